@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
 )
 
 from graft.tasks.examples import Example
+from graft.tasks.head import Head
+from graft.tasks.lm import LanguageModelHead
 from graft.tasks.similarity import SimilarityHead
 from graft.tasks.spec import DataSpec, HeadSpec, TaskSpec
+from graft.tasks.verbalizer import VerbalizerHead
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 GLAD = ["good", "great", "fine", "happy"]
@@ -36,9 +41,13 @@ FILMS = ["film", "actor", "scene", "plot", "camera", "screen", "story", "music"]
 MEALS = ["soup", "bread", "salad", "waiter", "table", "kitchen", "sauce", "cake"]
 SMALL = ["the", "a", "was", "is", "and", "with", "very", "this", "that", "it", "all", "one"]
 WORDS = [*SPECIAL, *GLAD, *SAD, *FILMS, *MEALS, *SMALL]
+MASKABLE = [*WORDS, "[MASK]"]
 MOODS = ("sad", "glad")
 TEXTS = ("bad sorry", "good happy")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+VERBALIZER = {"kind": "verbalizer", "template": "{text} it was {mask}", "words": ["bad", "good"]}
+CHOICE = {"kind": "choice", "template": "{text} it was {choice}"}
 
 Rows = list[dict[str, Any]]
 
@@ -53,6 +62,19 @@ def toy_rows(n: int, seed: int, things: Iterable[str] = FILMS) -> Rows:
         words.insert(draw.randint(0, len(words)), draw.choice((SAD, GLAD)[i % 2]))
         rows.append({"text": " ".join(words), "label": i % 2})
     draw.shuffle(rows)
+    return rows
+
+
+def choice_rows(n: int, seed: int) -> Rows:
+    """n sentences with two to four choices, of which one has the sentence's mood."""
+    draw = random.Random(seed)
+    rows = []
+    for row in toy_rows(n, seed):
+        right, wrong = (GLAD, SAD) if row["label"] else (SAD, GLAD)
+        others = [draw.choice(wrong), *draw.sample(MEALS, draw.randint(0, 2))]
+        place = draw.randint(0, len(others))
+        choices = [*others[:place], draw.choice(right), *others[place:]]
+        rows.append({"text": row["text"], "choices": choices, "label": place})
     return rows
 
 
@@ -90,6 +112,16 @@ def write_task(folder: Path, **changes: Any) -> Path:
     return write_yaml(folder / "task.yaml", toy_content(**changes))
 
 
+def write_choices(folder: Path, **changes: Any) -> Path:
+    """A task of choices as a folder, for the choice head."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, n) in enumerate({"train": 160, "validation": 48, "test": 80, "other": 40}.items()):
+        write_rows(folder / f"{split}.jsonl", choice_rows(n, seed))
+    content = toy_content(ood={"other": "other.jsonl"}, choices="choices", head=CHOICE)
+    del content["labels"]
+    return write_yaml(folder / "task.yaml", content | changes)
+
+
 def toy_spec(**changes: Any) -> TaskSpec:
     """The toy task's typed content, for a head that is opened by hand."""
     fields: dict[str, Any] = {
@@ -105,9 +137,9 @@ def toy_examples(n: int, seed: int = 7) -> list[Example]:
     return [Example((row["text"],), row["label"]) for row in toy_rows(n, seed)]
 
 
-def word_tokenizer(**more: Any) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: Sequence[str] = WORDS, **more: Any) -> PreTrainedTokenizerFast:
     """One token a word, [CLS] before and [SEP] after, as BERT has them."""
-    tokens = Tokenizer(WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokens = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(name, WORDS.index(name)) for name in ("[CLS]", "[SEP]")]
     tokens.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
@@ -141,14 +173,47 @@ def write_base(folder: Path, seed: int = 0, steps: int = 60) -> Path:
     """A BERT that was trained to tell films from meals, so that its loss is not that of a random model."""
     write_bert(folder, seed)
     task = toy_spec(labels=("films", "meals"), head=HeadSpec(texts=("film actor scene", "soup bread salad")))
-    head = SimilarityHead.load(folder, task, torch.float32)
+    return _teach_topics(SimilarityHead.load(folder, task, torch.float32), folder, steps, seed)
+
+
+def write_masked(folder: Path, seed: int = 0, steps: int = 60) -> Path:
+    """A masked language model that says of a sentence whether it is about a film or soup.
+
+    ModernBERT, whose norms come first: of two layers it learns in a second what a BERT does in minutes.
+    """
+    torch.manual_seed(seed)
+    ids = {
+        f"{name}_token_id": WORDS.index(word) for name, word in zip(("pad", "unk", "cls", "sep"), SPECIAL, strict=True)
+    }
+    more: dict[str, Any] = {"initializer_range": 0.2, "bos_token_id": 2, "eos_token_id": 3, **ids}
+    config = ModernBertConfig(vocab_size=len(MASKABLE), max_position_embeddings=64, **more, **SIZES)
+    ModernBertForMaskedLM(config).save_pretrained(folder)
+    word_tokenizer(MASKABLE, pad_token="[PAD]", mask_token="[MASK]").save_pretrained(folder)
+    asked = HeadSpec("verbalizer", template="{text} it was {mask}")
+    head = VerbalizerHead.load(folder, toy_spec(labels=("film", "soup"), head=asked), torch.float32)
+    return _teach_topics(head, folder, steps, seed, lr=5e-3)
+
+
+def write_causal(folder: Path, seed: int = 0, steps: int = 60) -> Path:
+    """A causal language model that has read about films and meals, embeddings and output layer tied."""
+    torch.manual_seed(seed)
+    more: dict[str, Any] = {"num_key_value_heads": 1, "tie_word_embeddings": True, "initializer_range": 0.2}
+    config = LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=64, **more, **SIZES)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    word_tokenizer(pad_token="[PAD]", eos_token="[SEP]").save_pretrained(folder)
+    spec = toy_spec(labels=(), head=HeadSpec("lm"))
+    return _teach_topics(LanguageModelHead.load(folder, spec, torch.float32), folder, steps, seed, lr=5e-3)
+
+
+def _teach_topics(head: Head, folder: Path, steps: int, seed: int, lr: float = 2e-3) -> Path:
+    """Train a head on sentences about films (label 0) and meals (1), and save its model."""
     examples = [
         Example((row["text"],), label)
         for label, things in enumerate((FILMS, MEALS))
         for row in toy_rows(8 * steps, seed + label, things)
     ]
     random.Random(seed).shuffle(examples)
-    optimizer = torch.optim.AdamW(head.model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(head.model.parameters(), lr=lr)
     head.model.eval()
     for step in range(steps):
         head.loss(examples[16 * step : 16 * step + 16]).backward()

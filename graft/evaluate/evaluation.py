@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,29 +17,41 @@ from graft.evaluate.report import Report, measure
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.tasks.examples import NONE_OF_THESE, Example
-from graft.tasks.head import Head, open_head
+from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.lm import LanguageModelHead, TokenColumns
 from graft.tasks.task import Task
 from graft.tensors.location import locate
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's probabilities on one set.
+    """A model's logits on one set.
 
     Attributes:
-        probabilities: (n, n_labels) float64.
+        logits: (n, n_labels) float64; -inf where a row has no such label, as where it has fewer choices; (n, 0)
+            for the lm head, which has no labels.
         labels: (n,) int64, -1 for a class that the task lacks.
+        tokens: what happened to each token of the texts, from the lm head alone.
     """
 
-    probabilities: np.ndarray
+    logits: np.ndarray
     labels: np.ndarray
+    tokens: TokenColumns | None = None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(n, n_labels) float64, softmax of the logits."""
+        powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
     def outcomes(self) -> Outcomes:
-        """Per-example results on the examples whose label is one of the task's.
+        """Per-example results on the examples whose label is one of the task's; per token from the lm head.
 
         Raises:
             DataError: there is none.
         """
+        if self.tokens is not None:
+            return Outcomes(**vars(self.tokens))
         known = self.labels != NONE_OF_THESE
         if not known.any():
             raise DataError("no example of the set has one of the task's labels")
@@ -100,21 +113,43 @@ def predict_model(
 
 
 def predict_task(head: Head, task: Task, *, limit: int | None = None, batch_size: int = 64) -> Predictions:
-    """Probabilities of a loaded model on the test split and the out-of-distribution sets."""
-    test = _predict(head, task.test_examples(limit), batch_size, "test")
-    ood = {name: _predict(head, task.ood_examples(name, limit), batch_size, name) for name in task.spec.ood}
+    """Logits of a loaded model on the test split and the out-of-distribution sets."""
+    test = predict_examples(head, task.test_examples(limit), batch_size, "test")
+    ood = {name: predict_examples(head, task.ood_examples(name, limit), batch_size, name) for name in task.spec.ood}
     return Predictions(test, ood)
 
 
-def _predict(head: Head, examples: list[Example], batch_size: int, name: str) -> Prediction:
-    logits = head.predict(examples, batch_size=batch_size, label=name).double()
-    if not logits.isfinite().all():
+def predict_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> Prediction:
+    """Logits of a loaded model on some examples, which `name` names in the progress bar and the error.
+
+    Raises:
+        CheckpointError: an output is not finite.
+    """
+    labels = np.array([example.label for example in examples])
+    if isinstance(head, LanguageModelHead):
+        tokens = head.predict_tokens(examples, batch_size=batch_size, label=name)
+        prediction = Prediction(np.empty((len(examples), 0)), labels, tokens)
+        finite = bool(np.isfinite(tokens.log_likelihood).all())
+    else:
+        logits = head.predict(examples, batch_size=batch_size, label=name)
+        prediction = Prediction(logits.double().numpy(), labels)
+        finite = are_finite(logits, examples)
+    if not finite:
         raise CheckpointError(
             f"{name}: the model's outputs are not finite; its weights hold NaN, or overflow in its dtype"
         )
-    return Prediction(logits.softmax(-1).numpy(), np.array([example.label for example in examples]))
+    return prediction
 
 
 def _report(prediction: Prediction) -> Report:
-    n_none = int((prediction.labels == NONE_OF_THESE).sum())
-    return dataclasses.replace(measure(prediction.outcomes()), n_none=n_none)
+    report = measure(prediction.outcomes())
+    if prediction.tokens is not None:
+        return _with_perplexity(report)
+    return dataclasses.replace(report, n_none=int((prediction.labels == NONE_OF_THESE).sum()))
+
+
+def _with_perplexity(report: Report) -> Report:
+    """exp of the mean NLL per token; monotone, so that the ends of its interval are those of the NLL's."""
+    low, high = report.ci["nll"]
+    metrics = {**report.metrics, "perplexity": math.exp(report["nll"])}
+    return dataclasses.replace(report, metrics=metrics, ci={**report.ci, "perplexity": (math.exp(low), math.exp(high))})

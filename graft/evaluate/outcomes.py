@@ -25,7 +25,8 @@ ROW_SUM_TOLERANCE = 1e-4
 class Outcomes:
     """Per-example results of one model on n labelled examples, in their order.
 
-    Built by `from_probabilities`, which checks its input; the constructor itself checks nothing.
+    Built by `from_probabilities`, which checks its input; the constructor itself checks nothing. The examples may be
+    the tokens of texts: those of one text depend on each other, so that resampling draws whole texts.
     """
 
     label: Integers  # (n,) int64, in 0..n_classes-1
@@ -34,6 +35,7 @@ class Outcomes:
     log_likelihood: Floats  # (n,) fp64, nats, ln of the true label's probability, in ln(1e-12)..0
     squared_error: Floats  # (n,) fp64, Σ over classes of (p - one-hot)², in 0..2
     n_classes: int
+    group: Integers | None = None  # (n,) int64, ascending: what is drawn together; None: each by itself
 
     @classmethod
     def from_probabilities(cls, probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Outcomes:
@@ -79,7 +81,19 @@ class Outcomes:
             log_likelihood=self.log_likelihood[rows],
             squared_error=self.squared_error[rows],
             n_classes=self.n_classes,
+            group=None if self.group is None else self.group[rows],
         )
+
+    def resample(self, rng: np.random.Generator) -> Integers:
+        """Rows of one bootstrap resample: as many examples, or groups with all their rows, drawn with replacement."""
+        if self.group is None:
+            return rng.integers(0, len(self), size=len(self))
+        starts = np.flatnonzero(np.diff(self.group, prepend=self.group[0] - 1))  # (groups,)
+        sizes = np.diff(starts, append=len(self))
+        drawn = rng.integers(0, len(starts), size=len(starts))
+        ends = sizes[drawn].cumsum()  # of each drawn group in the resample
+        first = starts[drawn] - ends + sizes[drawn]  # (groups,) its first row, less its place in the resample
+        return np.asarray(np.arange(ends[-1]) + np.repeat(first, sizes[drawn]), dtype=np.int64)
 
 
 def _integers(labels: npt.ArrayLike) -> Integers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,15 +38,35 @@ class Head(ABC):
         if tokenizer.pad_token is None:
             raise CheckpointError("the tokenizer has no padding token, nor one for the end that could stand for it")
 
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> Head:
+        """Load a model folder for this kind of head.
+
+        Raises:
+            CheckpointError: the folder cannot be loaded, or its model is of another kind.
+            ConfigError: the task's words or template do not fit the tokenizer.
+        """
+
     @property
     def device(self) -> torch.device:
         """Where the model's first parameter is."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def limit(self) -> int:
+        """Longest input in tokens."""
+        return int(min(self.task.max_length, self.tokenizer.model_max_length))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether column c of the logits is the same class in every row, so that it can have an offset of its own."""
+        return self.task.has_classes
+
     @abstractmethod
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32 logits; gradients flow."""
+        """(n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""
@@ -58,22 +79,37 @@ class Head(ABC):
 
         Examples of like length share a batch, which saves padding; the result is in the order given.
         """
-        order = sorted(range(len(examples)), key=lambda i: sum(map(len, examples[i].texts)))
-        result = torch.empty(len(examples), len(self.task.labels))
-        was_training = self.model.training
-        self.model.eval()
-        with torch.inference_mode(), self._repeated_work_done_once():
+        order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
+        width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
+        result = torch.full((len(examples), width), -torch.inf)
+        with self.evaluating(), self._repeated_work_done_once():
             for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
                 batch = order[start : start + batch_size]
-                result[batch] = self.logits([examples[i] for i in batch]).float().cpu()
-        self.model.train(was_training)
+                logits = self.logits([examples[i] for i in batch]).float().cpu()
+                result[batch, : logits.shape[1]] = logits
         return result
+
+    def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
+        """Share of examples whose most probable label is the right one; NaN where an output is not finite."""
+        logits = self.predict(examples, batch_size=batch_size, label=label)
+        labels = torch.tensor([example.label for example in examples])
+        return float((logits.argmax(-1) == labels).double().mean()) if are_finite(logits, examples) else math.nan
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """A context in evaluation mode and without gradients; the mode is as before after it."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.train(was_training)
 
     def tokenize(self, texts: Sequence[tuple[str, ...]]) -> Any:
         """Texts, or pairs of texts, as a padded batch on the model's device."""
         columns = [list(column) for column in zip(*texts, strict=True)]
-        limit = min(self.task.max_length, self.tokenizer.model_max_length)
-        batch = self.tokenizer(*columns, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        batch = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
         return batch.to(self.device)
 
     def _repeated_work_done_once(self) -> Any:
@@ -92,15 +128,21 @@ def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = 
         seed: of a classifier head that the checkpoint lacks.
 
     Raises:
-        CheckpointError: transformers cannot load the folder.
-        ConfigError: an unknown device or dtype.
+        CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
+        ConfigError: an unknown device or dtype, or words and template that do not fit the tokenizer.
     """
+    from graft.tasks.choice import ChoiceHead
     from graft.tasks.classifier import ClassifierHead
+    from graft.tasks.lm import LanguageModelHead
     from graft.tasks.similarity import SimilarityHead
+    from graft.tasks.verbalizer import VerbalizerHead
 
-    kinds: dict[str, type[SimilarityHead] | type[ClassifierHead]] = {
+    kinds: dict[str, type[Head]] = {
         "similarity": SimilarityHead,
         "classifier": ClassifierHead,
+        "verbalizer": VerbalizerHead,
+        "choice": ChoiceHead,
+        "lm": LanguageModelHead,
     }
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
@@ -108,6 +150,23 @@ def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = 
     head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
     head.model.to(find_device(device)).eval()
     return head
+
+
+def pad_rows(values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Values (sum of sizes,) as rows (n, largest size) that end in -inf; no gradient flows through the padding.
+
+    Under softmax and cross-entropy -inf is a label of probability exactly 0.
+    """
+    filled = torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1)  # (n, largest size)
+    rows = torch.full(filled.shape, -torch.inf, dtype=values.dtype, device=values.device)
+    return rows.masked_scatter(filled.to(values.device), values)
+
+
+def are_finite(logits: torch.Tensor, examples: Sequence[Example]) -> bool:
+    """Whether all of (n, n_labels) logits on the CPU are finite, the padding of rows with fewer choices aside."""
+    sizes = torch.tensor([len(example.choices) or logits.shape[1] for example in examples])
+    padded = torch.arange(logits.shape[1]) >= sizes.unsqueeze(1)
+    return bool((logits.isfinite() | padded).all())
 
 
 def find_device(name: str) -> torch.device:

@@ -2,7 +2,8 @@
 
 Sentence and label texts are embedded by the model at hand, mean-pooled over tokens and normalised;
 logits = 20 x cosine. Both sides are trained through, and nothing is stored beside the weights. Mean pooling
-and the scale of 20 are those of Sentence-BERT (arXiv 1908.10084; its multiple-negatives ranking loss).
+and the scale of 20 are those of Sentence-BERT (arXiv 1908.10084; its multiple-negatives ranking loss). Where rows
+bring their own choices, these stand in the place of the label texts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, load_pretrained
+from graft.tasks.head import Head, load_pretrained, pad_rows
 from graft.tasks.spec import TaskSpec
 
 SCALE = 20.0
@@ -36,14 +37,16 @@ class SimilarityHead(Head):
 
     @property
     def label_texts(self) -> list[tuple[str, ...]]:
-        """The text of each label, put into the template."""
-        texts = self.task.head.texts or self.task.labels
-        return [(self.task.head.template.replace("{}", text),) for text in texts]
+        """The text of each label, put into the template; none where rows bring their own choices."""
+        return self._filled(self.task.head.texts or self.task.labels) if self.has_classes else []
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32: 20 x cosine(sentence, label text)."""
+        """(n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
+        texts = self.embed([example.texts for example in examples])
+        if not self.has_classes:
+            return self._logits_of_choices(texts, [example.choices for example in examples])
         labels = self.embed(self.label_texts) if self._cached is None else self._cached
-        return SCALE * self.embed([example.texts for example in examples]) @ labels.T
+        return SCALE * texts @ labels.T
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """(n, width) fp32 unit vectors."""
@@ -53,9 +56,18 @@ class SimilarityHead(Head):
         pooled = (hidden * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
+    def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[tuple[str, ...]]) -> torch.Tensor:
+        sizes = [len(row) for row in choices]
+        embedded = self.embed(self._filled([choice for row in choices for choice in row]))  # (all choices, width)
+        owners = texts.repeat_interleave(torch.tensor(sizes, device=self.device), dim=0)
+        return pad_rows(SCALE * (owners * embedded).sum(-1), sizes)
+
+    def _filled(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        return [(self.task.head.pattern.replace("{}", text),) for text in texts]
+
     @contextlib.contextmanager
     def _repeated_work_done_once(self) -> Iterator[None]:
-        self._cached = self.embed(self.label_texts)
+        self._cached = self.embed(self.label_texts) if self.has_classes else None
         try:
             yield
         finally:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from graft.tasks.head_spec import HeadSpec as HeadSpec
+
 
 @dataclass(frozen=True)
 class SplitSpec:
@@ -15,7 +17,7 @@ class SplitSpec:
     Attributes:
         path: a local jsonl, csv or parquet file, relative to the TASK file, or the Hub id of a dataset.
         name, split: configuration and split of a Hub dataset.
-        text, label, labels: columns and label names of this file, where they differ from the task's.
+        text, label, choices, labels: columns and label names of this file, where they differ from the task's.
         map: this file's label name -> the task's; null means "none of these" (-1).
     """
 
@@ -24,6 +26,7 @@ class SplitSpec:
     split: str | None = None
     text: str | tuple[str, ...] | None = None
     label: str | None = None
+    choices: str | None = None
     labels: tuple[str, ...] | None = None
     map: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -35,26 +38,6 @@ class DataSpec:
     train: str | SplitSpec
     validation: str | SplitSpec
     test: str | SplitSpec
-
-
-@dataclass(frozen=True)
-class HeadSpec:
-    """How a model's outputs become logits over the labels.
-
-    Attributes:
-        kind: "similarity" (20 x cosine between sentence and label-text embeddings) or "classifier"
-            (AutoModelForSequenceClassification, its head stored dense in the patch).
-        texts: one text per label for the similarity head; the label names where absent.
-        template: a text with "{}" into which each label text is put.
-    """
-
-    kind: Literal["similarity", "classifier"] = "similarity"
-    texts: tuple[str, ...] | None = None
-    template: str = "{}"
-
-    def __post_init__(self) -> None:
-        if "{}" not in self.template:
-            raise ValueError("template needs a {} where the label text goes")
 
 
 @dataclass(frozen=True)
@@ -74,6 +57,8 @@ class TrainSpec:
         clip: largest gradient norm.
         scope: which tensors train, as in `graft.tensors.scope`.
         seed: of the order of examples and dropout; the task's where absent.
+        stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
+        check_every: steps between looks at it; the end of each epoch alone where absent.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -87,6 +72,8 @@ class TrainSpec:
     clip: float = 1.0
     scope: str = "all"
     seed: int | None = None
+    stop_at: float | None = None
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "batch_size", "clip"):
@@ -97,6 +84,10 @@ class TrainSpec:
         for name in ("weight_decay", "l1"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more")
+        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+            raise ValueError("stop_at must be above 0 and at most 1")
+        if self.check_every is not None and (self.check_every < 1 or self.stop_at is None):
+            raise ValueError("check_every must be 1 or more, and needs stop_at")
         check_seed(self.seed or 0)
         try:
             re.compile(self.scope)
@@ -111,23 +102,27 @@ class TaskSpec:
     Attributes:
         name: of the task.
         data: train, validation and test.
-        labels: label names; a row's label is one of these or its 0-based position.
+        labels: label names; a row's label is one of these or its 0-based position. Not needed with `choices`,
+            where they name the places of the choices, such as A to E, and for the lm head.
         ood: name -> a split from elsewhere that is evaluated through the same head.
         text: column of the text, or of both texts of a pair.
-        label: column of the label.
+        label: column of the label; the lm head reads none.
+        choices: column of a row's choices, a list of texts; its label is the place of the right one.
         head: how outputs become logits.
-        max_length: longest input in tokens; longer ones are cut.
+        max_length: longest input in tokens; longer texts are cut, those of the lm head into pieces.
         shots: examples per class drawn from train and, at the same count, from validation; all where absent.
+            Where a task has no classes to balance (choices, lm), examples in all.
         seed: of that drawing.
         train: how to fine-tune.
     """
 
     name: str
     data: DataSpec
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     ood: Mapping[str, str | SplitSpec] = field(default_factory=dict)
     text: str | tuple[str, ...] = "text"
     label: str = "label"
+    choices: str | None = None
     head: HeadSpec = field(default_factory=HeadSpec)
     max_length: int = 128
     shots: int | None = None
@@ -135,10 +130,8 @@ class TaskSpec:
     train: TrainSpec = field(default_factory=TrainSpec)
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+        if (self.has_classes or self.labels) and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
             raise ValueError("labels must be two or more different names")
-        if self.head.texts is not None and len(self.head.texts) != len(self.labels):
-            raise ValueError(f"head.texts has {len(self.head.texts)} texts for {len(self.labels)} labels")
         if self.shots is not None and self.shots < 1:
             raise ValueError("shots must be 1 or more")
         if not isinstance(self.text, str) and len(self.text) != 2:
@@ -147,7 +140,15 @@ class TaskSpec:
             raise ValueError("max_length must be 1 or more")
         if "test" in self.ood:
             raise ValueError("ood: a set cannot be called 'test', which is the test split's name")
+        self.head.check_for(
+            labels=len(self.labels), pair=not isinstance(self.text, str), choices=self.choices is not None
+        )
         check_seed(self.seed)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a label means the same in every row; a choice's place means nothing, and lm has no label."""
+        return self.choices is None and self.head.kind != "lm"
 
 
 def check_seed(seed: int) -> None:

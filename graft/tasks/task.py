@@ -42,7 +42,7 @@ class Task:
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, seed=seed, train=train))
 
     def train_examples(self) -> list[Example]:
-        """The training examples: `shots` per class where the task says so.
+        """The training examples: `shots` per class where the task says so, in all where it has no classes.
 
         Raises:
             DataError: missing or malformed data, or too few examples of a class.
@@ -50,7 +50,7 @@ class Task:
         return self._known_split(self.spec.data.train, draw=True, strict=True)
 
     def validation_examples(self) -> list[Example]:
-        """The examples that selection uses: at most `shots` per class."""
+        """The examples that selection uses: at most `shots` per class, in all where the task has no classes."""
         return self._known_split(self.spec.data.validation, draw=True, strict=False)
 
     def test_examples(self, limit: int | None = None) -> list[Example]:
@@ -62,15 +62,18 @@ class Task:
         return self._split(self.spec.ood[name])[:limit]
 
     def describe(self) -> dict[str, Any]:
-        """Name, head and labels, for a patch's provenance."""
-        return {"name": self.spec.name, "head": to_plain(self.spec.head), "labels": list(self.spec.labels)}
+        """Name, head with its template written out, labels and the column of choices, for a patch's provenance."""
+        head = to_plain(self.spec.head) | ({"template": self.spec.head.pattern} if self.spec.head.pattern else {})
+        described = {"name": self.spec.name, "head": head, "labels": list(self.spec.labels)}
+        return described if self.spec.choices is None else described | {"choices": self.spec.choices}
 
     def _known_split(self, place: str | SplitSpec, *, draw: bool, strict: bool) -> list[Example]:
         examples = [example for example in self._split(place) if example.label != NONE_OF_THESE]
         if not examples:
             raise DataError(f"{_spec_of(place).path}: no example has one of the task's labels")
         if draw and self.spec.shots is not None:
-            return draw_shots(examples, self.spec.shots, self.spec.labels, self.spec.seed, strict=strict)
+            classes = self.spec.labels if self.spec.has_classes else ()
+            return draw_shots(examples, self.spec.shots, classes, self.spec.seed, strict=strict)
         return examples
 
     def _split(self, place: str | SplitSpec) -> list[Example]:

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError, DataError, PatchMismatchError
+from graft.evaluate.bootstrap import bootstrap_metrics
+from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import Prediction, evaluate_task, predict_task
 from graft.localize.movement import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.tasks.head import open_head
+from graft.tasks.lm import TokenColumns
 from graft.tasks.task import Task
 from tests.checkpoints import bits_of
-from tests.models import copy_with, write_base, write_task
+from tests.models import WORDS, copy_with, write_base, write_causal, write_task
 
 
 def test_accuracy_is_the_share_of_right_rows(tuned: Path, task: Task) -> None:
@@ -74,3 +77,60 @@ def test_a_label_without_any_example_still_takes_part(base: Path, task: Task) ->
     )
     report = evaluate_task(base, dataclasses.replace(task, spec=spec))
     assert 0 <= report["accuracy"] <= 1
+
+
+def test_probabilities_are_the_softmax_of_the_logits_and_of_the_choices_that_a_row_has() -> None:
+    logits = np.array([[1.0, 2.0, 3.0], [800.0, 0.0, -800.0], [0.0, 0.0, -np.inf]])
+    found = Prediction(logits, np.array([2, 0, 1]))
+    np.testing.assert_allclose(found.probabilities[0], np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum())
+    np.testing.assert_allclose(found.probabilities[1:], [[1, 0, 0], [0.5, 0.5, 0]])
+    assert found.outcomes().correct.tolist() == [True, True, False]
+
+
+def texts_task(folder: Path) -> Task:
+    path = write_task(folder, head={"kind": "lm"}, labels=[], ood={"meals": "meals.jsonl"})
+    return Task.load(path)
+
+
+def test_a_language_model_is_measured_by_token_with_intervals_over_texts(tmp_path: Path) -> None:
+    task = texts_task(tmp_path / "texts")
+    head = open_head(write_causal(tmp_path / "causal"), task.spec)
+    found = predict_task(head, task)
+    tokens = found.test.tokens
+    assert tokens is not None
+    assert (found.test.logits.shape, len(found.test.labels)) == ((80, 0), 80)
+    report = found.report()
+    assert report.n == len(tokens.label) > 400
+    assert report["perplexity"] == pytest.approx(np.exp(-tokens.log_likelihood.mean()))
+    assert report["accuracy"] == (tokens.predicted == tokens.label).mean()
+    assert report.ood["meals"]["perplexity"] < len(WORDS)  # it has read, and so does better than one in all words
+    low, high = report.ci["perplexity"]
+    assert (np.log(low), np.log(high)) == pytest.approx(report.ci["nll"])
+    assert low < report["perplexity"] < high
+    assert report.to_json()["ood"]["meals"]["ci"]["perplexity"]
+
+
+def test_texts_of_one_kind_count_as_few_however_many_tokens_they_have() -> None:
+    """Ten texts, each right throughout or wrong throughout: by token the interval would be ten times too narrow."""
+    group = np.repeat(np.arange(10), 100)
+    label = np.zeros(1000, dtype=np.int64)
+    predicted = (group % 2).astype(np.int64)
+    half = np.full(1000, 0.5)
+    tokens = TokenColumns(label, predicted, half, np.log(half), half, group, 2)
+    outcomes = Prediction(np.empty((10, 0)), np.zeros(10, dtype=np.int64), tokens).outcomes()
+    by_text, by_token = (
+        bootstrap_metrics(item, {"accuracy": accuracy}, draws=300)["accuracy"]
+        for item in (outcomes, dataclasses.replace(outcomes, group=None))
+    )
+    assert by_token[1] - by_token[0] == pytest.approx(2 * 1.96 * 0.5 / 1000**0.5, rel=0.25)
+    assert by_text[1] - by_text[0] == pytest.approx(2 * 1.96 * 0.5 / 10**0.5, rel=0.25)
+
+
+def test_a_language_model_with_nan_is_refused(tmp_path: Path) -> None:
+    task = texts_task(tmp_path / "texts")
+    head = open_head(write_causal(tmp_path / "causal", steps=1), task.spec)
+    assert predict_task(head, task)
+    with torch.no_grad():
+        head.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"test: the model's outputs are not finite"):
+        predict_task(head, task)

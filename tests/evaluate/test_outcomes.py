@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -79,3 +81,24 @@ def test_a_row_sum_within_the_tolerance_is_accepted_and_confidence_kept_below_1(
 def test_bad_input_is_refused(probabilities: npt.ArrayLike, labels: npt.ArrayLike, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Outcomes.from_probabilities(probabilities, labels)
+
+
+def test_examples_are_resampled_one_by_one_and_groups_whole() -> None:
+    single = Outcomes.from_probabilities(np.full((50, 2), 0.5), np.zeros(50, dtype=np.int64))
+    expected = np.random.default_rng(3).integers(0, 50, size=50)
+    np.testing.assert_array_equal(single.resample(np.random.default_rng(3)), expected)
+    group = np.repeat([2, 5, 6, 9], [1, 4, 2, 3])
+    grouped = dataclasses.replace(single.take(np.arange(10)), group=group)
+    members = {int(name): np.flatnonzero(group == name).tolist() for name in np.unique(group)}
+    rng, sizes = np.random.default_rng(0), set()
+    for _ in range(50):
+        rows = grouped.resample(rng)
+        sizes.add(len(rows))
+        taken, drawn = rows.tolist(), 0
+        while taken:  # one whole group after another
+            whole = members[int(group[taken[0]])]
+            assert taken[: len(whole)] == whole
+            taken, drawn = taken[len(whole) :], drawn + 1
+        assert drawn == 4
+    assert len(sizes) > 3
+    np.testing.assert_array_equal(grouped.take(np.array([9, 0])).group, [9, 2])

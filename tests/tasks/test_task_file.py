@@ -8,7 +8,7 @@ import pytest
 from graft.errors import ConfigError, DataError
 from graft.tasks.spec import SplitSpec
 from graft.tasks.task import Task
-from tests.models import toy_content, write_rows, write_task, write_yaml
+from tests.models import CHOICE, VERBALIZER, toy_content, write_rows, write_task, write_yaml
 
 
 def test_every_key_of_a_task_file_is_read(tmp_path: Path) -> None:
@@ -43,9 +43,30 @@ def test_the_data_may_be_on_the_hub(tmp_path: Path) -> None:
         ({"head": {"kind": "similarity", "text": ["a"]}}, r"head: unknown key 'text' .*allowed are kind, texts, templ"),
         ({"train": {"learning": 1}}, r"train: unknown key 'learning'.*allowed are optimizer, lr, "),
         ({"data": {"train": "a.jsonl"}}, r"data: the key 'validation' is missing"),
-        ({"head": {"kind": "oracle"}}, r"head: kind: must be one of similarity, classifier, not 'oracle'"),
+        (
+            {"head": {"kind": "oracle"}},
+            r"head: kind: must be one of similarity, .*, verbalizer, choice, lm, not",
+        ),
         ({"head": {"texts": ["one"]}}, r"head.texts has 1 texts for 2 labels"),
         ({"head": {"template": "no place"}}, r"template needs a \{\}"),
+        ({"head": {"words": ["a", "b"]}}, r"head: words goes with kind verbalizer, not with similarity"),
+        (
+            {"head": {"kind": "lm", "template": "{}"}},
+            r"template goes with kind similarity and verbalizer and choice",
+        ),
+        ({"head": {"kind": "verbalizer"}}, r'head: the verbalizer needs a template, such as "\{text\} It was'),
+        ({"head": {**VERBALIZER, "words": ["good"]}}, r"head.words has 1 words for 2 labels"),
+        ({"head": {**VERBALIZER, "template": "{txt} {mask}"}}, r"must hold \{text\}, \{mask\} and no other place"),
+        ({"head": {**VERBALIZER, "template": "{text} {mask} {mask}"}}, r"no other place, \{mask\} once"),
+        ({"head": VERBALIZER, "text": ["a", "b"]}, r"must hold \{text_a\}, \{text_b\}, \{mask\} and no other"),
+        ({"head": CHOICE}, r"head.kind choice needs choices"),
+        ({"head": CHOICE | {"normalize": "words"}}, r"head: normalize: must be one of none, tokens, bytes, not"),
+        ({"head": CHOICE | {"template": "{choice} {text}"}, "choices": "c"}, r"must end with \{choice\}"),
+        ({"head": VERBALIZER, "choices": "c"}, r"choices go with head.kind similarity and choice, not with verbalizer"),
+        ({"choices": "c"}, r"head.texts belong to labels: with choices each row brings its own"),
+        ({"head": {"kind": "lm"}}, r"head.kind lm reads one text column and no labels"),
+        ({"head": {"kind": "lm"}, "labels": [], "text": ["a", "b"]}, r"head.kind lm reads one text column$"),
+        ({"labels": []}, r"labels must be two or more different names"),
         ({"labels": ["same", "same"]}, r"labels must be two or more different names"),
         ({"labels": ["only"]}, r"labels must be two or more different names"),
         ({"text": ["a", "b", "c"]}, r"text must be one column, or two"),
@@ -80,7 +101,37 @@ def test_the_splits_of_the_toy_task(task: Task) -> None:
     assert [example.label for example in task.ood_examples("novel")] == [-1] * 8
     assert [example.label for example in task.ood_examples("meals")].count(-1) == 1
     assert task.test_examples(limit=3) == task.test_examples()[:3]
-    assert task.describe()["labels"] == ["sad", "glad"]
+    described = task.describe()
+    assert (described["labels"], described["head"]["template"]) == (["sad", "glad"], "{}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "head"),
+    [
+        ({"head": VERBALIZER}, VERBALIZER),
+        ({"head": {"kind": "choice"}, "choices": "c"}, {"kind": "choice", "template": "{text} {choice}"}),
+        ({"head": CHOICE | {"normalize": "bytes"}, "choices": "c"}, CHOICE | {"normalize": "bytes"}),
+        ({"head": {"kind": "similarity"}, "choices": "c"}, {"kind": "similarity", "template": "{}"}),
+        ({"head": {"kind": "classifier"}}, {"kind": "classifier"}),
+        ({"head": {"kind": "lm"}, "labels": []}, {"kind": "lm"}),
+    ],
+)
+def test_every_head_is_described_with_all_that_it_read(
+    changes: dict[str, Any], head: dict[str, Any], tmp_path: Path
+) -> None:
+    task = Task.load(write_task(tmp_path, **changes))
+    described = task.describe()
+    assert described["head"] == head
+    assert described.get("choices") == changes.get("choices")
+    assert task.spec.has_classes is (head["kind"] in ("verbalizer", "classifier"))
+
+
+def test_shots_of_150_classes_are_drawn_of_each(tmp_path: Path) -> None:
+    names = [f"intent {i}" for i in range(150)]
+    path = write_task(tmp_path, labels=names, head={"kind": "similarity"}, shots=2)
+    write_rows(tmp_path / "train.jsonl", [{"text": f"{name} {i}", "label": name} for name in names for i in range(3)])
+    labels = [example.label for example in Task.load(path).train_examples()]
+    assert sorted(labels) == [i for i in range(150) for _ in range(2)]
 
 
 def test_a_split_without_any_of_the_labels_is_refused(tmp_path: Path) -> None:

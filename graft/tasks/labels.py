@@ -1,0 +1,87 @@
+"""The label of a row as a position: of a class among the task's, or of the right one among the row's choices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graft.errors import DataError
+from graft.tasks.rows import Row
+from graft.tasks.spec import SplitSpec, TaskSpec
+
+NONE_OF_THESE = -1  # a class that training does not have: left out of accuracy, used for OOD detection
+
+LabelReader = Callable[[Row, int, int], int]  # row, its number in the file, its count of choices -> position
+
+
+def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
+    """How the labels of a file are read; what it gives raises a DataError that names the row.
+
+    Args:
+        rows: of the file; the first one tells whether it spells labels by name or by position.
+        spec: the file's own columns, label names and map.
+        task: the task's.
+    """
+    if task.head.kind == "lm":
+        return lambda row, number, n_choices: 0
+    return _class_reader(rows, spec, task) if task.has_classes else _choice_reader(spec, task)
+
+
+def cell_of(row: Row, column: str, spec: SplitSpec, number: int) -> Any:
+    """What a row holds in a column.
+
+    Raises:
+        DataError: it has no such column.
+    """
+    if column not in row:
+        raise refuse_row(spec, number, f"no column {column!r}; it has {', '.join(map(str, row))}")
+    return row[column]
+
+
+def refuse_row(spec: SplitSpec, number: int, fact: str) -> DataError:
+    """The error that names file and row."""
+    return DataError(f"{spec.path}, row {number}: {fact}")
+
+
+def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
+    """Names and positions may not be mixed in one file."""
+    column, names = spec.label or task.label, spec.labels or task.labels
+    by_name = bool(rows) and isinstance(_spelled(rows[0].get(column), names), str)
+    positions = {name: i for i, name in enumerate(task.labels)} | {None: NONE_OF_THESE}
+
+    def read(row: Row, number: int, n_choices: int) -> int:
+        value = _spelled(cell_of(row, column, spec, number), names)
+        if isinstance(value, str) is not by_name or isinstance(value, (bool, float)) or value is None:
+            kind = "a name" if by_name else "a position"
+            raise refuse_row(spec, number, f"label {value!r} in column {column!r} is not {kind}")
+        if value == NONE_OF_THESE:
+            return NONE_OF_THESE
+        if value not in (names if by_name else range(len(names))):
+            raise refuse_row(spec, number, f"label {value!r} is outside the list {list(names)}")
+        name = value if by_name else names[value]
+        mapped = spec.map.get(name, name)
+        if mapped not in positions:
+            raise refuse_row(spec, number, f"label {name!r} is not one of the task's; give it a place with `map`")
+        return positions[mapped]
+
+    return read
+
+
+def _choice_reader(spec: SplitSpec, task: TaskSpec) -> LabelReader:
+    column, names = spec.label or task.label, spec.labels or task.labels
+
+    def read(row: Row, number: int, n_choices: int) -> int:
+        value = _spelled(cell_of(row, column, spec, number), names)
+        position = names.index(value) if value in names else value
+        if not isinstance(position, int) or isinstance(position, bool) or not NONE_OF_THESE <= position < n_choices:
+            raise refuse_row(spec, number, f"label {value!r} is not the place of one of its {n_choices} choices")
+        return position
+
+    return read
+
+
+def _spelled(value: Any, names: Sequence[str]) -> Any:
+    """A position that a csv file spells as text is a number, unless it is the name of a label."""
+    is_position = isinstance(value, str) and value not in names and re.fullmatch(r"-?\d{1,9}", value)
+    return int(value) if is_position else value

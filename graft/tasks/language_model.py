@@ -1,0 +1,66 @@
+"""Masked and causal language models, told apart by the architecture that a folder's config names."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from graft.errors import CheckpointError
+from graft.tasks.head import load_pretrained
+
+Family = Literal["masked", "causal"]
+
+
+def family_of(path: Path) -> Family | None:
+    """What the first architecture in the config predicts tokens with; None where it does not, as a bare encoder.
+
+    Raises:
+        CheckpointError: the folder has no config that transformers can read.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    named = (load_pretrained(AutoConfig, path).architectures or [None])[0]
+    if named in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
+        return "masked"
+    return "causal" if named in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None
+
+
+def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -> tuple[Any, Any, Family]:
+    """Model, tokenizer and family.
+
+    Args:
+        path: a local model folder.
+        dtype: a torch dtype or "auto".
+        only: the family that the head needs; either where absent.
+
+    Raises:
+        CheckpointError: the folder cannot be loaded, or its model is none of that family: an output layer that the
+            checkpoint lacks would be drawn at random.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    family = family_of(path)
+    if family is None or only not in (None, family):
+        wanted = f"{only or 'masked or causal'} language model"
+        raise CheckpointError(f"{path}: this head needs a {wanted}, and the config's architecture is none")
+    kind = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
+    return load_pretrained(kind, path, dtype=dtype), load_pretrained(AutoTokenizer, path), family
+
+
+def logits_at(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+    """A causal model's logits (n, m, vocabulary) at `positions` (m,) int64; gradients flow.
+
+    The output layer is the widest of a small model, so that what is not needed is not computed where the model can
+    be told.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+    if "logits_to_keep" not in accepted:
+        logits: torch.Tensor = model(**batch, **options).logits[:, positions]
+    else:
+        logits = model(**batch, **options, logits_to_keep=positions).logits
+    return logits

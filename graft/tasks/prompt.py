@@ -1,0 +1,100 @@
+"""Prompts: a template filled with a row's texts, as token ids in which only the texts were ever cut.
+
+Whole strings are tokenised, not pieces that are then joined, so that a word has the tokens that it has in running
+text whatever the tokenizer does with spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from graft.errors import DataError
+
+Texts = tuple[str, ...]
+
+
+class PromptEncoder:
+    """A template with its tokenizer.
+
+    Args:
+        tokenizer: of the model at hand.
+        template: with {text}, or {text_a} and {text_b}, and the slot.
+        slot: the name of the place that is not a row's text, such as "mask".
+        limit: longest prompt in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, template: str, slot: str, limit: int) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.slot = slot
+        self.limit = limit
+        special = tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
+        # an end-of-text token that the tokenizer adds would stand between a prompt and what follows it
+        self._n_closing = list(reversed(special)).index(0) if 0 in special else 0
+
+    def fill(self, texts: Texts, content: str) -> str:
+        """The template with texts and slot filled in, in one pass: braces within a text mean nothing."""
+        return self._substitute(self.template, texts, content)
+
+    def before(self, texts: Texts) -> str:
+        """What comes before the slot."""
+        return self._substitute(self.template.partition(f"{{{self.slot}}}")[0], texts, "")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the special tokens that the tokenizer adds."""
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def encode_open(self, text: str) -> list[int]:
+        """As `encode`, less special tokens at the end: a text that goes on."""
+        ids = self.encode(text)
+        return ids[: len(ids) - self._n_closing]
+
+    def shorten(self, texts: Texts, length: Callable[[Texts], int]) -> Texts:
+        """The texts, the longer one cut first, such that `length` of them is within the limit.
+
+        Raises:
+            DataError: even one character of each is too long; the template or the choices are.
+        """
+        if length(texts) <= self.limit:
+            return texts
+        low, high = 1, max(map(len, texts))  # `low` characters fit, `high` do not
+        if length(_cut(texts, low)) > self.limit:
+            rest = length(_cut(texts, low))
+            raise DataError(
+                f"{texts[0][:40]!r}: the prompt takes {rest} tokens without its text, and max_length is {self.limit}"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if length(_cut(texts, middle)) <= self.limit else (low, middle)
+        return _cut(texts, low)
+
+    def _substitute(self, template: str, texts: Texts, content: str) -> str:
+        names = ("text",) if len(texts) == 1 else ("text_a", "text_b")
+        values = dict(zip(names, texts, strict=True)) | {self.slot: content}
+        return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences share from the start."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Token ids as (n, tokens) int64 with their attention mask.
+
+    On the right whatever side the tokenizer would take: in a causal model no real token then sees a padded one, and
+    positions count from 0 without being told.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _cut(texts: Texts, characters: int) -> Texts:
+    return tuple(text[:characters] for text in texts)
