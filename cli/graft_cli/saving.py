@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,22 @@ if TYPE_CHECKING:
     from graft.patch.skill_patch import Patch
 
 
-def save_and_show(patch: Patch, output: Path, *, force: bool, as_json: bool) -> None:
-    """Save the patch and print what is in it."""
+def save_and_show(
+    patch: Patch,
+    output: Path,
+    *,
+    force: bool,
+    as_json: bool,
+    more: Mapping[str, object] | None = None,
+    lines: Sequence[str] = (),
+) -> None:
+    """Save the patch and print what is in it; `more` goes into the JSON, `lines` are for a person."""
     from graft.patch.file import save_patch
     from graft.patch.summary import describe_patch
 
     save_patch(patch, output, force=force)
     content = describe_patch(patch, output.stat().st_size, patch.provenance)
-    options.show(content, as_json, [*describe_lines(content), f"wrote {output}"])
+    options.show(content | dict(more or {}), as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 
 def describe_lines(content: dict[str, object]) -> list[str]:

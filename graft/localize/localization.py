@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,12 +13,9 @@ import graft
 from graft.config import to_plain
 from graft.errors import BudgetError
 from graft.localize.budget import allocate, resolve_budget
+from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
-from graft.localize.scores import SCORES
-from graft.localize.scores.table import ScoreInput, ScoreTable
-from graft.localize.selection import select_top
 from graft.localize.spec import LocalizeSpec
-from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tasks.head import open_head, tokenizer_digest
@@ -38,6 +35,7 @@ def localize_skill(
     device: str = "auto",
     dtype: str = "auto",
     with_base_values: bool = False,
+    tables: Tables | None = None,
 ) -> Patch:
     """Find the entries that hold a skill and cut them out of the tuned checkpoint.
 
@@ -50,6 +48,8 @@ def localize_skill(
         config: how to choose.
         device, dtype: of the model that attributions are computed with.
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
+        tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
+            in scope for those that take gradients).
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
@@ -62,21 +62,12 @@ def localize_skill(
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
     changed = count_changed(pair, names)
     groups = allocate(k, changed, config.allocation)  # refuses before the costly part
-    path = _open_path(located, pair, names, task, config, device, dtype)
-    choose = partial(select_mask, pair, groups=groups) if config.path == "graft" else None
-    table = SCORES[config.method].function(ScoreInput(pair, names, config.seed, config.points, path, choose))
-    mask = select_mask(pair, table, groups)
+    search = Search(pair, names, changed, groups, config, tables={} if tables is None else tables)
+    if METHODS[config.method].needs_data:
+        search = _with_data(search, located, task, device, dtype)
+    mask = METHODS[config.method].choose(search)
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
-
-
-def select_mask(pair: CheckpointPair, table: ScoreTable, groups: Sequence[tuple[tuple[str, ...], int]]) -> Mask:
-    """The best-scored changed entries, as many of each group of tensors as its share says."""
-    only_changed = {name: partial(_score_changed, pair, name, table) for name in table}
-    indices = {}
-    for group, share in groups:
-        indices.update(select_top(only_changed, group, share))
-    return Mask.of({name: pair.base.spec(name) for name in indices}, indices)
 
 
 def count_changed(pair: CheckpointPair, names: Sequence[str]) -> dict[str, int]:
@@ -113,30 +104,24 @@ def describe_origin(
     )
 
 
-def _open_path(
-    base: Located,
-    pair: CheckpointPair,
-    names: tuple[str, ...],
-    task: Task | None,
-    config: LocalizeSpec,
-    device: str,
-    dtype: str,
-) -> GradientPath | None:
-    if not SCORES[config.method].needs_data:
-        return None
+def _with_data(search: Search, base: Located, task: Task | None, device: str, dtype: str) -> Search:
+    """The search with a model at hand and the task's examples."""
+    config = search.config
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
+    validation = task.validation_examples() if METHODS[config.method].needs_validation else []
     head = open_head(base.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
-    _take_head(head.model, pair)
-    return GradientPath(
+    _take_head(head.model, search.pair)
+    path = GradientPath(
         head,
-        pair,
-        names,
+        search.pair,
+        search.names,
         task.train_examples(),
         batch_size=config.batch_size,
         seed=config.seed,
         centred=config.centred,
     )
+    return dataclasses.replace(search, path=path, validation=validation)
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
@@ -146,11 +131,6 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
         for name in pair.extra:
             if name in own:
                 own[name].copy_(pair.tuned.read(name))
-
-
-def _score_changed(pair: CheckpointPair, name: str, table: ScoreTable) -> torch.Tensor:
-    _, changed = pair.read_delta(name)
-    return table[name]().masked_fill_(~changed, -torch.inf)
 
 
 def _architecture_named_in(config: Path) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
@@ -32,7 +33,8 @@ class GradientPath:
         examples: what the loss is averaged over.
         batch_size: examples per forward and backward.
         seed: of the path in low precision.
-        centred: whether class offsets are fitted and set aside at each point.
+        centred: whether class offsets are fitted and set aside at each point, where the head has classes: the place
+            of a choice and the next token have none.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class GradientPath:
             CheckpointError: the loss is not finite there.
         """
         self.move_to(alpha)
-        return self._gradients(f"{alpha:.2f} of the way from base to tuned")
+        return self._gradients(_point(alpha))
 
     def gradients_of_graft(self, mask: Mask) -> dict[str, torch.Tensor]:
         """Gradients of the mean loss at the graft of a mask: base name -> (n,) fp32.
@@ -76,21 +78,80 @@ class GradientPath:
         self.move_to_graft(mask)
         return self._gradients(f"a graft of {len(mask):,} entries")
 
+    def squared_gradients_at(
+        self, alpha: float, *, micro_batch: int = 1, drawn: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Diagonal of the Fisher information at base + alpha * delta: base name -> (n,) fp32.
+
+        (1/n) * sum over micro-batches of b examples of b * (gradient of their mean loss)^2; with b = 1 one backward
+        per example.
+
+        Args:
+            alpha: the point.
+            micro_batch: b, at least 1.
+            drawn: take labels drawn from the model's own predictions there by the seed (the Fisher information
+                itself) instead of the task's (the empirical one); class offsets are not set aside then.
+
+        Raises:
+            CheckpointError: the loss is not finite there.
+        """
+        self.move_to(alpha)
+        offsets = self._prepare(centred=self.centred and not drawn)
+        examples = self._with_drawn_labels() if drawn else self.examples
+        mean = {name: torch.zeros(weight.numel(), device=weight.device) for name, weight in self.weights.items()}
+        for batch in self._batches(examples, micro_batch, where := _point(alpha)):
+            self._backward(batch, offsets, 1.0, where)
+            for name, weight in self.weights.items():
+                gradient = self._take_gradient(weight)
+                mean[name].addcmul_(gradient, gradient, value=len(batch) / len(examples))
+        return mean
+
     def _gradients(self, where: str) -> dict[str, torch.Tensor]:
+        return self.gradients_here(self.examples, where, centred=self.centred)
+
+    def gradients_here(
+        self, examples: Sequence[Example], where: str, *, centred: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Gradients of the mean loss where the weights are now: base name -> (n,) fp32.
+
+        Args:
+            examples: what the loss is averaged over.
+            where: the name of the point, for progress and errors.
+            centred: set class offsets aside, which are fitted on the path's own examples.
+
+        Raises:
+            CheckpointError: the loss is not finite.
+        """
+        offsets = self._prepare(centred=centred)
+        for batch in self._batches(examples, self.batch_size, where):
+            self._backward(batch, offsets, len(batch) / len(examples), where)
+        return {name: self._take_gradient(weight) for name, weight in self.weights.items()}
+
+    def _prepare(self, *, centred: bool) -> torch.Tensor | None:
+        """Gradients for the tensors in scope alone, evaluation mode, and the class offsets where asked for."""
         wanted = {id(weight) for weight in self.weights.values()}
         for weight in self.head.model.parameters():
             weight.requires_grad_(id(weight) in wanted)
             weight.grad = None
         self.head.model.eval()
-        offsets = self._fit_offsets() if self.centred else None
-        starts = range(0, len(self.examples), self.batch_size)
+        return self._fit_offsets() if centred and self.head.has_classes else None
+
+    def _batches(self, examples: Sequence[Example], size: int, where: str) -> Iterator[Sequence[Example]]:
+        starts = range(0, len(examples), size)
         for start in tqdm(starts, desc=f"gradients at {where}", disable=None, leave=False):
-            batch = self.examples[start : start + self.batch_size]
-            loss = self.head.loss(batch, offsets) * (len(batch) / len(self.examples))
-            if not torch.isfinite(loss):
-                raise CheckpointError(f"the loss is {loss.item()} at {where}")
-            loss.backward()  # type: ignore[no-untyped-call]
-        return {name: self._take_gradient(weight) for name, weight in self.weights.items()}
+            yield examples[start : start + size]
+
+    def _backward(self, batch: Sequence[Example], offsets: torch.Tensor | None, factor: float, where: str) -> None:
+        loss = self.head.loss(batch, offsets) * factor
+        if not torch.isfinite(loss):
+            raise CheckpointError(f"the loss is {loss.item()} at {where}")
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def _with_drawn_labels(self) -> list[Example]:
+        logits = self.head.predict(self.examples, batch_size=self.batch_size, label="labels")
+        generator = torch.Generator().manual_seed(self.seed)
+        labels = torch.multinomial(logits.double().softmax(-1), 1, generator=generator).squeeze(1).tolist()
+        return [dataclasses.replace(example, label=label) for example, label in zip(self.examples, labels, strict=True)]
 
     def _fit_offsets(self) -> torch.Tensor:
         labels = torch.tensor([example.label for example in self.examples])
@@ -114,6 +175,13 @@ class GradientPath:
                 values = base.flatten().index_copy(0, indices, tuned.flatten()[indices])
                 weight.copy_(values.view(weight.shape))
 
+    def move_to_each(self, share: Callable[[str], torch.Tensor]) -> None:
+        """Set every entry in scope to its own point, base + share * delta; `share` gives a tensor's (n,) fp32."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                base, tuned = (tensor.flatten().to(weight.dtype) for tensor in self.pair.read(name))
+                weight.copy_(torch.lerp(base, tuned, share(name).to(weight.dtype)).view(weight.shape))
+
     def return_to_base(self) -> None:
         """Set every tensor in scope to the base's bits."""
         self.move_to(0.0)
@@ -123,6 +191,10 @@ class GradientPath:
         if gradient is None:  # a tensor that the head does not use, such as a pooler
             return torch.zeros(weight.numel(), device=weight.device)
         return gradient.detach().float().flatten()
+
+
+def _point(alpha: float) -> str:
+    return f"{alpha:.2f} of the way from base to tuned"
 
 
 def path_point(base: torch.Tensor, tuned: torch.Tensor, alpha: float, key: str) -> torch.Tensor:

@@ -2,10 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Allocation = Literal["global", "per-tensor", "per-layer"]
+
+
+@dataclass(frozen=True)
+class LearnSpec:
+    """Of method "learned" (`graft.localize.learner.learned`).
+
+    Attributes:
+        start: the score that gives the candidates and what they start from.
+        multiple: candidates per entry of the budget.
+        lr: how many more points of the path a pass weighs.
+        epochs: passes over the training examples.
+        batch_size: examples per step.
+        restarts: how often, with other orders of examples.
+        data: "train" keeps the mask with the lowest NLL on validation; "train+validation" learns from both and keeps
+            the last, so that figures on validation no longer say how good the mask is.
+    """
+
+    start: Literal["attribution", "taylor"] = "attribution"
+    multiple: int = 10
+    lr: float = 1.0
+    epochs: int = 6
+    batch_size: int = 128
+    restarts: int = 1
+    data: Literal["train", "train+validation"] = "train"
+
+    def __post_init__(self) -> None:
+        for name in ("multiple", "lr", "epochs", "batch_size", "restarts"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+
+
+@dataclass(frozen=True)
+class PaperSpec:
+    """Of method "paper" (`graft.localize.learner.published`); the defaults are the published values.
+
+    Attributes:
+        lr: rate of gradient descent on S.
+        steps: how many.
+        batch_size: largest number of examples per step.
+        check_every: steps between looks at the rounded mask's accuracy.
+    """
+
+    lr: float = 1e7
+    steps: int = 100
+    batch_size: int = 1024
+    check_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "steps", "batch_size", "check_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -13,8 +64,9 @@ class LocalizeSpec:
     """What chooses the entries of a patch.
 
     Attributes:
-        method: a score of `graft.localize.scores`: "attribution" (path-integrated), "taylor" (first order),
-            "magnitude" or "random".
+        method: of `graft.localize.methods`: "learned" at the exact budget, or the "paper"'s procedure, or a score:
+            "attribution" (path-integrated), "taylor" (first order), "fisher" (Fisher-weighted movement), "talos" (the
+            least sensitive, a contrast), "magnitude", "relative" (magnitude by the weight's own size) or "random".
         density: share of all parameters to keep; `budget` overrides it by a number of entries.
         budget: number of entries k.
         scope: where they may lie, as in `graft.tensors.scope`.
@@ -23,10 +75,15 @@ class LocalizeSpec:
         points: of that path.
         centred: set class offsets aside at every point of the path (`graft.localize.offsets`).
         batch_size: examples per forward and backward.
-        seed: of "random", and of the path in low precision.
+        micro_batch: of "fisher" and "talos": examples whose gradients are averaged before they are squared; 1 is
+            exact, more is faster (`graft.localize.scores.fisher`).
+        learn, paper: of the methods of these names.
+        seed: of "random" and the learners, of the labels that "talos" draws, and of the path in low precision.
     """
 
-    method: Literal["attribution", "taylor", "magnitude", "random"] = "attribution"
+    method: Literal[
+        "attribution", "learned", "paper", "taylor", "fisher", "talos", "magnitude", "relative", "random"
+    ] = "attribution"
     density: float = 1e-4
     budget: int | None = None
     scope: str = "layers"
@@ -35,8 +92,13 @@ class LocalizeSpec:
     points: int = 8
     centred: bool = True
     batch_size: int = 32
+    micro_batch: int = 1
+    learn: LearnSpec = field(default_factory=LearnSpec)
+    paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.points < 1 or self.batch_size < 1:
             raise ValueError("points and batch_size must be 1 or more")
+        if self.micro_batch < 1:
+            raise ValueError("micro_batch must be 1 or more")

@@ -11,6 +11,7 @@ from graft.localize.offsets import fit_offsets
 from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.random import draw
+from graft.localize.scores.relative import FLOOR
 from graft.localize.scores.table import ScoreInput
 from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
@@ -18,6 +19,8 @@ from graft.patch.mask import Mask
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import layer_of
+from tests.checkpoints import write_single
 from tests.models import copy_with
 
 PLANTED = "embeddings.word_embeddings.weight"
@@ -75,6 +78,100 @@ def test_magnitude_is_the_size_of_the_movement(base: Path, tuned: Path) -> None:
     assert torch.equal(table[PLANTED](), (after - before).abs().flatten())
 
 
+def test_relative_movement_is_by_the_size_of_the_weight(tmp_path: Path) -> None:
+    before = {"layers.0.w": torch.tensor([2.0, -0.5, 0.0, 0.0]), "layers.1.w": torch.zeros(2)}
+    moved = {"layers.0.w": torch.tensor([3.0, -0.6, 1e-6, 0.0]), "layers.1.w": torch.tensor([0.0, 0.01])}
+    pair = CheckpointPair.open(write_single(tmp_path / "base", before), write_single(tmp_path / "tuned", moved))
+    table = SCORES["relative"].function(ScoreInput(pair, ("layers.0.w", "layers.1.w")))
+    eps = FLOOR * (4.25 / 6) ** 0.5
+    expected = torch.tensor([1 / (2 + eps), 0.1 / (0.5 + eps), 1e-6 / eps, 0.0])
+    assert torch.allclose(table["layers.0.w"](), expected)
+    assert torch.allclose(table["layers.1.w"](), torch.tensor([0.0, 0.01 / eps]))  # whole tensors of zeros, too
+    alone = SCORES["relative"].function(ScoreInput(pair, ("layers.1.w",)))
+    assert torch.allclose(alone["layers.1.w"](), torch.tensor([0.0, 0.01]) / FLOOR)  # by |delta| alone
+
+
+def open_path(base: Path, tuned: Path, task: Task, centred: bool = False) -> GradientPath:
+    pair = CheckpointPair.open(base, tuned)
+    names = tuple(name for name in pair.base.parameters if "layer.1" in name)
+    return GradientPath(open_head(base, task.spec), pair, names, task.train_examples()[:24], centred=centred)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_fisher_information_is_the_mean_of_squared_gradients(
+    centred: bool, base: Path, tuned: Path, task: Task
+) -> None:
+    path = open_path(base, tuned, task, centred)
+    found = path.squared_gradients_at(1.0)
+    offsets = path._fit_offsets() if centred else None
+    expected = {name: torch.zeros_like(weight) for name, weight in path.weights.items()}
+    for example in path.examples:
+        for weight in path.weights.values():
+            weight.grad = None
+        path.head.loss([example], offsets).backward()
+        for name, weight in path.weights.items():
+            if weight.grad is not None:
+                expected[name] += weight.grad**2 / len(path.examples)
+    name = "encoder.layer.1.output.dense.weight"
+    assert expected[name].mean() > 1e-9
+    for name, fisher in found.items():
+        assert torch.allclose(fisher, expected[name].flatten(), rtol=1e-4, atol=1e-12)
+
+
+def test_micro_batches_square_mean_gradients(base: Path, tuned: Path, task: Task) -> None:
+    path = open_path(base, tuned, task)
+    name = "encoder.layer.1.output.dense.weight"
+    mean = path.gradients_at(0.0)[name]
+    exact, halves, whole = (path.squared_gradients_at(0.0, micro_batch=size)[name] for size in (1, 12, 24))
+    assert torch.allclose(whole, mean**2, rtol=1e-3, atol=1e-10)
+    assert float(exact.sum()) > 2 * float(whole.sum())  # the spread over examples is lost
+    assert bool((whole <= halves + 1e-9).all())
+    assert bool((halves <= exact + 1e-9).all())  # Jensen's inequality
+
+
+def test_drawn_labels_are_the_models_own(base: Path, tuned: Path, task: Task) -> None:
+    path = open_path(base, tuned, task)
+    path.move_to(1.0)
+    path.examples = path.examples * 20
+    drawn = path._with_drawn_labels()
+    assert drawn == path._with_drawn_labels()
+    chance = path.head.predict(path.examples).softmax(-1)[:, 1]
+    spread = float((chance * (1 - chance)).sum().sqrt())
+    assert abs(sum(example.label for example in drawn) - float(chance.sum())) < 4 * spread
+    assert [example.texts for example in drawn] == [example.texts for example in path.examples]
+    path.seed += 1
+    assert drawn != path._with_drawn_labels()
+
+
+def test_sensitivities_weigh_the_movement_or_turn_it_away(base: Path, tuned: Path, task: Task) -> None:
+    path = open_path(base, tuned, task, centred=True)
+    given = ScoreInput(path.pair, tuple(path.weights), path=path, micro_batch=6)
+    fisher, talos = (SCORES[method].function(given) for method in ("fisher", "talos"))
+    name = "encoder.layer.1.output.dense.weight"
+    sensitive = path.squared_gradients_at(1.0, micro_batch=6)[name]
+    assert torch.equal(fisher[name](), sensitive * path.pair.read_delta(name)[0] ** 2)
+    own = path.squared_gradients_at(0.0, micro_batch=6, drawn=True)[name]
+    assert torch.equal(talos[name](), -own)
+    assert not torch.equal(own, path.squared_gradients_at(0.0, micro_batch=6)[name])  # the task's labels differ
+
+
+@pytest.mark.parametrize("method", SCORES)
+def test_budgets_can_be_shared_out_whatever_the_score(method: str, base: Path, tuned: Path, task: Task) -> None:
+    shares = {}
+    for allocation in ("global", "per-layer", "per-tensor"):
+        config = LocalizeSpec(method, budget=500, allocation=allocation, points=1, micro_batch=32)  # type: ignore[arg-type]
+        mask = localize_skill(base, tuned, task, config).mask
+        assert len(mask) == 500
+        by_layer: dict[str, int] = {}
+        for name in mask:
+            by_layer[layer_of(name)] = by_layer.get(layer_of(name), 0) + len(mask[name])
+        shares[allocation] = by_layer
+    sizes = shares["per-layer"]
+    assert sizes.keys() == {"encoder.layer.0", "encoder.layer.1"}
+    assert abs(sizes["encoder.layer.0"] - 250) <= 10  # both layers are of a size, nearly all of it changed
+    assert all(abs(shares["per-tensor"][layer] - sizes[layer]) <= 10 for layer in sizes)
+
+
 def test_random_scores_depend_on_seed_and_name_alone(base: Path, tuned: Path) -> None:
     pair = CheckpointPair.open(base, tuned)
     alone = SCORES["random"].function(ScoreInput(pair, (PLANTED,), seed=3))[PLANTED]()
@@ -107,9 +204,17 @@ def planted(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 @pytest.mark.parametrize(
     ("method", "found", "kept"),
-    [("attribution", {40}, True), ("taylor", {40}, True), ("magnitude", {0}, False), ("random", range(12), False)],
+    [
+        ("attribution", {40}, True),
+        ("taylor", {40}, True),
+        ("fisher", {40}, True),
+        ("talos", {0}, False),
+        ("magnitude", {0}, False),
+        ("relative", {0}, False),
+        ("random", range(12), False),
+    ],
 )
-def test_a_planted_skill_is_found_by_attribution_and_by_nothing_else(
+def test_a_planted_skill_is_found_by_what_looks_at_the_loss_and_by_nothing_else(
     method: str, found: Collection[int], kept: bool, planted: tuple[Path, Mask], base: Path, task: Task
 ) -> None:
     tuned, mask = planted

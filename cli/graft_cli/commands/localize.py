@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from graft_cli import options
 from graft_cli.saving import save_and_show
+
+if TYPE_CHECKING:
+    from graft.evaluate.curve import GainCurve
+
+METHODS = {
+    "learned": "a mask learned at the exact budget",
+    "paper": "the published procedure, whose size is its own",
+    "attribution": "-g.delta integrated along a path",
+    "taylor": "-g.delta to first order at the base",
+    "fisher": "F.delta^2, F the Fisher information at the tuned weights",
+    "talos": "least sensitive weights of the base, a contrast",
+    "magnitude": "|delta|",
+    "relative": "|delta|/|theta|",
+    "random": "the control",
+}
 
 
 @click.command("localize")
@@ -18,11 +35,10 @@ from graft_cli.saving import save_and_show
 @options.budget
 @click.option(
     "--method",
-    type=click.Choice(["attribution", "taylor", "magnitude", "random"]),
+    type=click.Choice(list(METHODS)),
     default="attribution",
     show_default=True,
-    help="attribution: -g.delta integrated along the path; taylor: to first order at the base; "
-    "magnitude: |delta|; random: the control.",
+    help="; ".join(f"{name}: {about}" for name, about in METHODS.items()) + ".",
 )
 @options.scope
 @click.option(
@@ -48,8 +64,18 @@ from graft_cli.saving import save_and_show
 )
 @options.seed
 @options.batch_size(32)
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of fisher and talos: gradients averaged before they are squared; 1 is exact, more is faster.",
+)
+@click.option(
+    "--curve", is_flag=True, help="Show the gain on validation at densities from 1e-5 to 1e-2; -o is optional."
+)
 @options.with_base_values
-@options.output("Patch file to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
 @options.device
 @options.dtype
 @options.force
@@ -60,8 +86,9 @@ def command(
     tuned: str,
     task_file: Path,
     seed: int | None,
+    curve: bool,
     with_base_values: bool,
-    output: Path,
+    output: Path | None,
     device: str,
     dtype: str,
     force: bool,
@@ -71,20 +98,50 @@ def command(
     """Find the weights in which TUNED keeps what it learned beyond BASE, and cut them out as a patch.
 
     Keeps exactly round(density x parameters) entries (default 1e-4), within the scope (default: the numbered
-    layers). Only the task's training examples are used.
+    layers). Only the task's training examples are used; --curve measures on its validation examples.
 
     \b
     Example:
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
     """
     from graft.config import read_config
+    from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
     from graft.localize.spec import LocalizeSpec
     from graft.outputs import refuse_existing
 
-    refuse_existing(output, force=force)
+    _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
+    if output is not None:
+        refuse_existing(output, force=force)
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
     config = read_config(LocalizeSpec, {**given, "seed": task.spec.seed}, "command line")
+    found = measure_curve(base, tuned, task, config, device=device, dtype=dtype) if curve else None
+    if output is None:
+        assert found is not None
+        options.show(found.to_json(), as_json, _curve_lines(found))
+        return
     patch = localize_skill(base, tuned, task, config, device=device, dtype=dtype, with_base_values=with_base_values)
-    save_and_show(patch, output, force=force, as_json=as_json)
+    more = {"curve": found.to_json()} if found else {}
+    lines = ["", *_curve_lines(found), ""] if found else []
+    save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines)
+
+
+def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:
+    if output is None and not curve:
+        raise click.UsageError("Missing option '-o' / '--output' (or --curve).")
+    if output is None and any(of_patch.get(key) for key in ("density", "budget", "with_base_values", "force")):
+        raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
+
+
+def _curve_lines(curve: GainCurve) -> list[str]:
+    rows = [f"{'density':>8}  {'k':>11}  {'accuracy':>8}  {'gain':>6}"]
+    rows.append(f"{'base':>8}  {'':>11}  {curve.base:>8.3f}")
+    for point in curve.points:
+        gain = "" if point.gain is None else f"{point.gain:.2f}"
+        rows.append(f"{point.density:>8g}  {point.k:>11,}  {point.accuracy:>8.3f}  {gain:>6}")
+    rows.append(f"{'tuned':>8}  {'':>11}  {curve.tuned:>8.3f}")
+    note = f"(on {curve.n:,} validation examples, by {curve.method})"
+    if curve.method in ("learned", "paper"):
+        note = f"(on {curve.n:,} validation examples, on which {curve.method} also chooses: take it as an upper bound)"
+    return [*(row.rstrip() for row in rows), note, curve.sentence]

@@ -28,6 +28,7 @@ class ScoreInput:
         path: the model on its way from base to tuned with the task's data; None for scores without data.
         choose: from a table of scores to the mask that they would select, for scores that look at their own graft;
             None keeps to the straight path.
+        micro_batch: examples whose gradients are averaged before they are squared, for scores that square them.
     """
 
     pair: CheckpointPair
@@ -36,3 +37,4 @@ class ScoreInput:
     points: int = 8
     path: GradientPath | None = None
     choose: Callable[[ScoreTable], Mask] | None = None
+    micro_batch: int = 1

@@ -1,0 +1,154 @@
+"""Does a checkpoint localise, asked of the data: the recovered gain against density, on validation.
+
+The validation split is the one that selection may use, so that a density can be chosen by the curve and the chosen
+patch still be reported on test. Methods that themselves keep what is best on validation ("learned", "paper") look
+better here than they are. Each density is a localisation of its own: a method that looks at its own graft
+(attribution along the graft's path) chooses otherwise for another budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.config import to_plain
+from graft.errors import BudgetError, CheckpointError
+from graft.evaluate.comparison import recovered_gain
+from graft.localize.localization import count_changed, localize_skill
+from graft.localize.spec import LocalizeSpec
+from graft.patch.live import apply_patch
+from graft.tasks.examples import Example
+from graft.tasks.head import Head, open_head
+from graft.tasks.task import Task
+from graft.tensors.location import locate
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+
+DENSITIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+ENOUGH = 0.9  # of the gain
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One density's graft on validation.
+
+    Attributes:
+        density: share of all parameters that was asked for.
+        k: entries kept.
+        accuracy: of the graft, 0 to 1.
+        gain: (accuracy - base) / (tuned - base); None where tuning changed nothing.
+    """
+
+    density: float
+    k: int
+    accuracy: float
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class GainCurve:
+    """Recovered gain against density, on validation.
+
+    Attributes:
+        method: what chose the entries.
+        n: validation examples.
+        base, tuned: accuracy of both models on them.
+        points: by ascending density.
+    """
+
+    method: str
+    n: int
+    base: float
+    tuned: float
+    points: tuple[CurvePoint, ...]
+
+    @property
+    def reached(self) -> CurvePoint | None:
+        """The sparsest point with `ENOUGH` of the gain; None where there is none, or nothing was gained."""
+        if self.tuned <= self.base:
+            return None
+        return next((point for point in self.points if point.gain is not None and point.gain >= ENOUGH), None)
+
+    @property
+    def sentence(self) -> str:
+        """Where enough of the gain is reached, for a person."""
+        if self.tuned <= self.base:
+            return (
+                f"Tuning did not raise the validation accuracy ({self.base:.3f} before, {self.tuned:.3f} after): "
+                "there is no gain to recover."
+            )
+        if (point := self.reached) is not None:
+            return f"{ENOUGH:.0%} of the gain is reached at a density of {point.density:g} ({point.k:,} weights)."
+        best = max(self.points, key=lambda point: point.gain or 0.0)
+        return (
+            f"No density up to {self.points[-1].density:g} recovers {ENOUGH:.0%} of the gain; "
+            f"the most is {best.gain or 0.0:.0%} at {best.density:g}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and the sentence."""
+        result: dict[str, Any] = to_plain(self)
+        return result | {"reached": self.reached.density if self.reached else None, "sentence": self.sentence}
+
+
+def measure_curve(
+    base: str | Path,
+    tuned: str | Path,
+    task: Task,
+    config: LocalizeSpec | None = None,
+    *,
+    densities: Sequence[float] = DENSITIES,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> GainCurve:
+    """Localise at each density and measure the grafts on the validation split.
+
+    Args:
+        base: the pretrained model; a local folder, the embedded encoder or a Hub id.
+        tuned: the fine-tuned model.
+        task: training examples for the localisation, validation examples for the measurement.
+        config: how to choose; its density and budget are replaced.
+        densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
+        device, dtype: where and in what precision.
+
+    Raises:
+        BudgetError: the checkpoints are equal in scope, or no density can be had.
+        MismatchError, PatchMismatchError, CheckpointError, DataError, ConfigError.
+    """
+    config = config or LocalizeSpec()
+    budgets = _budgets(base, tuned, config.scope, densities)
+    examples = task.validation_examples()
+    where: dict[str, Any] = {"device": device, "dtype": dtype}
+    after = _accuracy(open_head(locate(tuned).path, task.spec, **where), examples, config.batch_size)
+    head = open_head(locate(base).path, task.spec, **where, seed=task.spec.seed)
+    before = _accuracy(head, examples, config.batch_size)
+    points = []
+    for density, k in budgets.items():
+        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **where)
+        with apply_patch(head.model, patch):
+            accuracy = _accuracy(head, examples, config.batch_size)
+        points.append(CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, before, after)))
+    return GainCurve(config.method, len(examples), before, after, tuple(points))
+
+
+def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    changed = sum(count_changed(pair, names).values())
+    budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}
+    possible = {density: k for density, k in budgets.items() if 1 <= k <= changed}
+    if not possible:
+        raise BudgetError(f"none of the densities keeps at least 1 and at most the {changed:,} entries that changed")
+    return possible
+
+
+def _accuracy(head: Head, examples: Sequence[Example], batch_size: int) -> float:
+    logits = head.predict(examples, batch_size=batch_size, label="validation").numpy()
+    if np.isnan(logits).any():
+        raise CheckpointError("validation: the model's outputs are not finite; its weights overflow in its dtype")
+    return float((logits.argmax(axis=1) == np.array([example.label for example in examples])).mean())

@@ -1,0 +1,189 @@
+"""Does a checkpoint localise? An answer before any data is touched, from the movement of its weights alone.
+
+What decides is how much of the squared movement lies in as many entries as the patch may have: where the rest is the
+small change of every weight that an optimizer leaves behind, no choice of a few entries holds the skill. Measured
+(all-MiniLM-L6-v2, layers tuned; sst2 with 256 examples per class, trec with 64; all validation rows, 872 and 500, so
+that a gain on sst2 is known to about .15), the share of the squared movement in the k largest | the gain recovered by
+just these k, by density:
+
+    tuned by                                  1e-4          1e-3          1e-2          1e-4 by attribution
+    sst2, SGD 1e-1 x 5 epochs, l1 5e-5        .43 | .81     .75 | 1.00    .96 | .97     .86
+    the same, seed 1                          .41 | .59
+    sst2, SGD 1e-1 x 3 epochs                 .16 | .52     .30 | .77     .53 | 1.04    .65
+    sst2, SGD 5e-2 x 5 epochs                 .15 | .53     .29 | .82     .52 | .95     .57
+    sst2, AdamW 5e-5 x 3 epochs               .003 | .00    .025 | .09    .15 | .35     .14
+    sst2, AdamW 2e-5 x 3 epochs               .003 | .00    .024 | .08    .15 | .33     .10
+    trec, SGD 1e-1 x 3 epochs, l1 5e-5        .40 | .55     .66 | .77     .90 | .95
+    trec, AdamW 5e-5 x 3 epochs               .003 | .01    .022 | .08    .15 | .41
+
+The gain rises with the share, across optimizers and densities: where the share is `LOCAL` or more, more than half of
+it (.55 and up); below `SPREAD`, little (.14 and less), at every density. What looks at the task's data gets somewhat
+more out of the same checkpoint, as the last column shows. Kurtosis and the effective number tell the three kinds of
+checkpoint apart, but not the densities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from graft.config import to_plain
+from graft.localize.concentration import Concentration, measure_concentration
+from graft.tensors.location import locate
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+
+DENSITIES = (1e-4, 1e-3, 1e-2)  # shares of all parameters, as the density of a patch
+LOCAL = 0.25  # between .16, which held .52 of the gain, and .29, which held .82
+SPREAD = 0.05  # between .025, which held .09 of the gain, and .15, which held .33 to .53
+
+Verdict = Literal["still", "local", "between", "spread"]
+
+
+@dataclass(frozen=True)
+class TopShare:
+    """What the largest movements are of all movement.
+
+    Attributes:
+        density: share of all parameters.
+        k: that many entries in scope, the largest |delta|.
+        squared: their share of the sum of delta^2, 0 to 1.
+        absolute: their share of the sum of |delta|, 0 to 1.
+    """
+
+    density: float
+    k: int
+    squared: float
+    absolute: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How the movement from base to tuned is spread over the weights in scope.
+
+    Attributes:
+        scope: which tensors were looked at.
+        n_parameters: of the base, all of them.
+        n_scope: weights in scope.
+        changed: share of those in scope whose bits changed.
+        excess_kurtosis: of delta over all entries in scope; 0 for a normal distribution.
+        effective: (sum delta^2)^2 / sum delta^4, the number of weights that moved if all had moved alike, as a share
+            of those in scope.
+        effective_l1: (sum |delta|)^2 / sum delta^2, the same from lower powers.
+        top: the share of the largest movements, for each of `DENSITIES`.
+    """
+
+    scope: str
+    n_parameters: int
+    n_scope: int
+    changed: float
+    excess_kurtosis: float
+    effective: float
+    effective_l1: float
+    top: tuple[TopShare, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the share of the squared movement in the top 1e-4 foretells."""
+        if not self.top[0].squared:
+            return "still"
+        if self.top[0].squared >= LOCAL:
+            return "local"
+        return "spread" if self.top[0].squared < SPREAD else "between"
+
+    @property
+    def suggested(self) -> float | None:
+        """The sparsest density that is likely to hold more than half of the skill; None where none is."""
+        return next((top.density for top in self.top if top.squared >= LOCAL), None)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for a person."""
+        if self.verdict == "still":
+            return f"No weight in the scope {self.scope} moved: there is nothing to localise."
+        first = self.top[0]
+        fact = f"{_percent(first.squared)} of the squared movement lies in {_percent(first.density)} of the weights"
+        foretold = f"{fact}: a patch of {first.density:g} is likely to hold {_FORETELLS[self.verdict]} of the skill."
+        return foretold if self.verdict == "local" else f"{foretold} {self._advice}"
+
+    @property
+    def _advice(self) -> str:
+        pull = "tuning with a pull towards the base (train.l1) gathers it in fewer"
+        if self.suggested is None:
+            return (
+                f"Nor is one of {self.top[-1].density:g} to hold more than half: too many weights moved alike; {pull}."
+            )
+        return f"One of {self.suggested:g} is likely to hold more than half of it; {pull}."
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The facts and the verdict for a person."""
+        if self.verdict == "still":
+            return (self.sentence,)
+        return (
+            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved.",
+            f"The movement is as concentrated as if {_percent(self.effective)} of them had moved alike "
+            f"(excess kurtosis {self.excess_kurtosis:,.3g}).",
+            self.sentence,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, the verdict, the suggested density and the sentence."""
+        result: dict[str, Any] = to_plain(self)
+        return result | {"verdict": self.verdict, "suggested": self.suggested, "sentence": self.sentence}
+
+
+_FORETELLS: dict[str, str] = {"local": "more than half", "between": "a part", "spread": "little"}
+
+
+def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "layers") -> Diagnosis:
+    """Diagnose a tuned checkpoint, reading both tensor by tensor, three times.
+
+    Args:
+        base, tuned: local folders, the embedded encoder or Hub ids.
+        scope: which tensors to look at, as in `graft.tensors.scope`.
+
+    Raises:
+        MismatchError, CheckpointError, ConfigError.
+    """
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    changed = sum(int(pair.read_delta(name)[1].sum()) for name in names)
+    ks = {density: max(1, int(density * pair.base.n_parameters + 0.5)) for density in DENSITIES}
+    deltas: dict[str, Callable[[], torch.Tensor]] = {name: partial(_delta, pair, name) for name in names}
+    found = measure_concentration(deltas, list(ks.values()))
+    n = max(found.n, 1)
+    return Diagnosis(
+        scope=scope,
+        n_parameters=pair.base.n_parameters,
+        n_scope=found.n,
+        changed=changed / n,
+        excess_kurtosis=found.excess_kurtosis,
+        effective=found.participation / n,
+        effective_l1=found.participation_l1 / n,
+        top=tuple(_top_share(found, density, k) for density, k in ks.items()),
+    )
+
+
+def _delta(pair: CheckpointPair, name: str) -> torch.Tensor:
+    return pair.read_delta(name)[0]
+
+
+def _top_share(found: Concentration, density: float, k: int) -> TopShare:
+    absolute, squared = found.largest[k]
+    k = min(k, found.n)
+    return TopShare(density, k, _ratio(squared, found.squared), _ratio(absolute, found.absolute))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole else 0.0
+
+
+def _percent(share: float) -> str:
+    """A share for a person, two digits: .0001 -> "0.01 %"."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.4g} %"

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from graft.errors import CheckpointError, ConfigError
+from graft.localize.diagnosis import LOCAL, SPREAD, Diagnosis, TopShare, diagnose_movement
+from graft.tensors.pair import CheckpointPair
+from tests.checkpoints import write_single
+from tests.models import copy_with
+
+N = 40_000  # of which a density of 1e-4 keeps 4
+
+
+def pair_of(folder: Path, delta: torch.Tensor, embedding: float = 0.0) -> tuple[Path, Path]:
+    """A base of zeros in two layers and an embedding, and the same moved by delta in the layers."""
+    before = {f"layers.{i}.w": torch.zeros(N // 4) for i in range(2)} | {"embed.weight": torch.zeros(N // 2)}
+    halves = delta.split(N // 4)
+    after = {f"layers.{i}.w": halves[i].clone() for i in range(2)} | {"embed.weight": torch.full((N // 2,), embedding)}
+    return write_single(folder / "base", before), write_single(folder / "tuned", after)
+
+
+def noise(scale: float) -> torch.Tensor:
+    return scale * torch.randn(N // 2, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_movement_of_few_weights_is_told_from_one_of_all(tmp_path: Path) -> None:
+    spikes = noise(1e-3)
+    spikes[[3, 50, 15_000, 19_999]] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    local = diagnose_movement(*pair_of(tmp_path / "local", spikes))
+    assert local.verdict == "local"
+    assert local.top[0] == TopShare(1e-4, 4, pytest.approx(4 / (4 + 0.02), rel=0.01), pytest.approx(4 / 20, rel=0.03))
+    assert local.effective == pytest.approx(4 / (N // 2), rel=0.02)
+    assert local.excess_kurtosis > 1000
+    spread = diagnose_movement(*pair_of(tmp_path / "spread", noise(1.0)))
+    assert spread.verdict == "spread"
+    assert spread.top[0].squared < 0.01
+    assert spread.effective == pytest.approx(1 / 3, rel=0.05)  # of a normal distribution
+    assert spread.effective_l1 == pytest.approx(2 / torch.pi, rel=0.05)
+    assert spread.excess_kurtosis == pytest.approx(0, abs=0.1)
+
+
+def test_shares_are_those_of_a_sort_over_all_tensors(base: Path, tuned: Path) -> None:
+    pair = CheckpointPair.open(base, tuned)
+    found = diagnose_movement(base, tuned, scope="all")
+    delta = torch.cat([pair.read_delta(name)[0].double() for name in pair.base.parameters])
+    sizes = delta.abs().sort(descending=True).values
+    assert (found.n_scope, found.n_parameters) == (len(sizes), len(sizes))
+    assert found.changed == pytest.approx(float((delta != 0).double().mean()))
+    for top, density in zip(found.top, (1e-4, 1e-3, 1e-2), strict=True):
+        assert top.k == int(density * len(sizes) + 0.5)
+        assert top.absolute == pytest.approx(float(sizes[: top.k].sum() / sizes.sum()))
+        assert top.squared == pytest.approx(float(sizes[: top.k].square().sum() / sizes.square().sum()))
+    centred = delta - delta.mean()
+    kurtosis = float((centred**4).mean() / (centred**2).mean() ** 2) - 3
+    assert kurtosis > 1  # there is something to compare
+    assert found.excess_kurtosis == pytest.approx(kurtosis)
+
+
+def test_the_scope_limits_what_is_looked_at_and_not_the_density(tmp_path: Path) -> None:
+    delta = torch.zeros(N // 2)
+    delta[:8] = 1.0
+    folders = pair_of(tmp_path, delta, embedding=1.0)
+    layers = diagnose_movement(*folders)
+    assert (layers.n_scope, layers.changed, layers.top[0].k) == (N // 2, 8 / (N // 2), 4)
+    assert layers.top[0].squared == pytest.approx(0.5)
+    everything = diagnose_movement(*folders, scope="all")
+    assert (everything.n_scope, everything.changed) == (N, (8 + N // 2) / N)
+    assert everything.top[0].squared == pytest.approx(4 / (8 + N // 2))
+
+
+def test_what_did_not_move_is_said_so(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path, torch.zeros(N // 2), embedding=1.0)
+    found = diagnose_movement(base, tuned)
+    assert found.sentences == ("No weight in the scope layers moved: there is nothing to localise.",)
+    assert (found.verdict, found.changed, found.effective, found.top[0].squared) == ("still", 0.0, 0.0, 0.0)
+    assert diagnose_movement(base, tuned, scope="embeddings").verdict == "spread"
+    negative = write_single(tmp_path / "negative", {"layers.0.w": torch.tensor([0.0, 0.0])})
+    zeros = write_single(tmp_path / "zeros", {"layers.0.w": torch.tensor([-0.0, 0.0])})
+    assert diagnose_movement(negative, zeros).changed == 0.5  # a bit, but no distance
+
+
+def diagnosis(*squared: float) -> Diagnosis:
+    top = [TopShare(density, 2, share, 0.1) for density, share in zip((1e-4, 1e-3, 1e-2), squared, strict=True)]
+    return Diagnosis("layers", 20_000, 10_000, 0.5, 1234.5, 0.0125, 0.2, tuple(top))
+
+
+PULL = "tuning with a pull towards the base (train.l1) gathers it in fewer."
+
+
+@pytest.mark.parametrize(
+    ("squared", "verdict", "suggested", "said"),
+    [
+        ((LOCAL, 0.9, 0.9), "local", 1e-4, "likely to hold more than half of the skill."),
+        (
+            (LOCAL - 0.01, LOCAL, 0.9),
+            "between",
+            1e-3,
+            f"likely to hold a part of the skill. One of 0.001 is likely to hold more than half of it; {PULL}",
+        ),
+        (
+            (SPREAD, SPREAD, LOCAL),
+            "between",
+            1e-2,
+            f"likely to hold a part of the skill. One of 0.01 is likely to hold more than half of it; {PULL}",
+        ),
+        (
+            (SPREAD - 0.01, SPREAD, LOCAL - 0.01),
+            "spread",
+            None,
+            "likely to hold little of the skill. "
+            f"Nor is one of 0.01 to hold more than half: too many weights moved alike; {PULL}",
+        ),
+    ],
+)
+def test_the_verdict_follows_the_share_of_the_squared_movement(
+    squared: tuple[float, ...], verdict: str, suggested: float | None, said: str
+) -> None:
+    found = diagnosis(*squared)
+    assert (found.verdict, found.suggested) == (verdict, suggested)
+    fact = f"{100 * squared[0]:.2g} % of the squared movement lies in 0.01 % of the weights"
+    assert found.sentence == f"{fact}: a patch of 0.0001 is {said}"
+    moved, alike, last = found.sentences
+    assert moved == "50 % of the 10,000 weights in the scope layers moved."
+    assert alike == "The movement is as concentrated as if 1.2 % of them had moved alike (excess kurtosis 1.23e+03)."
+    assert last == found.sentence
+    plain = json.loads(json.dumps(found.to_json()))
+    assert [plain[key] for key in ("verdict", "suggested", "sentence")] == [verdict, suggested, found.sentence]
+    assert plain["top"][0] == {"density": 1e-4, "k": 2, "squared": squared[0], "absolute": 0.1}
+
+
+def test_what_cannot_be_read_is_refused(base: Path, tuned: Path, tmp_path: Path) -> None:
+    assert diagnose_movement(base, tuned).verdict != "still"
+    with pytest.raises(ConfigError, match=r"scope 'nothing' holds no tensor"):
+        diagnose_movement(base, tuned, scope="nothing")
+    holed = copy_with(tuned, tmp_path / "nan", lambda _, w: w.view(-1)[:1].fill_(float("nan")))
+    with pytest.raises(CheckpointError, match=r"nan: tensor '.*' holds NaN or infinite values"):
+        diagnose_movement(base, holed)
