@@ -19,6 +19,7 @@ COMMANDS = {
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",
     "verify": "Check whether a patch fits a model.",
+    "report": "Show finished runs on one HTML page, with plots.",
 }
 
 INTERRUPTED = "interrupted; nothing half-written is left (`train --resume` and `run` go on where they were)"

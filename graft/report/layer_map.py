@@ -25,9 +25,9 @@ def plot_layer_map(mask: Mask, path: Path, *, title: str) -> list[Path]:
     """
     layers, modules, counts = count_entries(mask)
     with in_style():
-        figure = new_figure(2.4 + 0.85 * len(modules), 1.9 + 0.38 * len(layers))
+        figure = new_figure(max(2.4 + 0.85 * len(modules), 0.5 + 0.085 * len(title)), 1.9 + 0.38 * len(layers))
         axes = figure.subplots()
-        axes.set_title(title)
+        figure.suptitle(title, fontsize=10, fontweight="bold")
         image = axes.imshow(np.log10(1 + counts), cmap="Blues", aspect="auto")
         axes.set_xticks(range(len(modules)), modules, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(layers)), layers)

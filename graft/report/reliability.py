@@ -9,29 +9,42 @@ from typing import Any
 import numpy as np
 
 from graft.evaluate.calibration import ReliabilityBins
-from graft.report.figure import COLOURS, in_style, new_figure, save_figure
+from graft.report.figure import INK, in_style, model_colour, new_figure, save_figure, short_label
+
+PER_ROW = 4
 
 
-def plot_reliability(models: Mapping[str, ReliabilityBins], path: Path, *, title: str) -> list[Path]:
+def plot_reliability(
+    models: Mapping[str, ReliabilityBins], path: Path, *, title: str, errors: Mapping[str, float] | None = None
+) -> list[Path]:
     """Draw one panel per model; bars are accuracy per confidence bin, the diagonal is perfect calibration.
 
     Args:
         models: name -> its bins; names that start with base, tuned or graft get their colours.
         path: of the files, without suffix.
         title: over all panels.
+        errors: name -> the ECE to write over its panel, where it is not that of the bins: pooling seeds lowers it.
 
     Returns:
         The PNG and SVG files.
     """
     with in_style():
-        figure = new_figure(3.1 * len(models), 3.9)
+        columns, rows = min(PER_ROW, len(models)), -(-len(models) // PER_ROW)
+        figure = new_figure(3.1 * columns, 0.5 + 3.4 * rows)
         figure.suptitle(f"{title}\nhatched: gap between confidence and accuracy", fontsize=10)
-        grid = figure.subplots(2, len(models), sharex=True, squeeze=False, height_ratios=[4, 1])
-        for column, (name, bins) in enumerate(models.items()):
-            _draw_accuracy(grid[0][column], name, bins)
-            _draw_counts(grid[1][column], name, bins)
-        grid[0][0].set_ylabel("accuracy in bin")
-        grid[1][0].set_ylabel("share")
+        grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[4, 1] * rows)
+        left = min(_left_edge(bins) for bins in models.values())
+        for place, (name, bins) in enumerate(models.items()):
+            row, column = divmod(place, PER_ROW)
+            _draw_accuracy(grid[2 * row][column], name, bins, left)
+            _name_panel(grid[2 * row][column], name, (errors or {}).get(name, float(bins.share @ bins.gap)))
+            _draw_counts(grid[2 * row + 1][column], name, bins, left)
+        for row in range(rows):
+            grid[2 * row][0].set_ylabel("accuracy in bin")
+            grid[2 * row + 1][0].set_ylabel("share")
+        for place in range(len(models), rows * columns):
+            for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+                axes.set_axis_off()
         return save_figure(figure, path)
 
 
@@ -46,13 +59,17 @@ def pool_bins(parts: list[ReliabilityBins]) -> ReliabilityBins:
     return ReliabilityBins(parts[0].edges, count, *means)
 
 
-def _draw_accuracy(axes: Any, name: str, bins: ReliabilityBins) -> None:
+def _draw_accuracy(axes: Any, name: str, bins: ReliabilityBins, left: float) -> None:
     width = np.diff(bins.edges)
     filled = bins.count > 0
-    ece = float(np.sum(bins.share[filled] * np.abs(bins.gap[filled])))
-    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
     axes.bar(
-        bins.edges[:-1][filled], bins.accuracy[filled], width[filled], align="edge", color=_colour(name), alpha=0.75
+        bins.edges[:-1][filled],
+        bins.accuracy[filled],
+        width[filled],
+        align="edge",
+        color=model_colour(name),
+        alpha=0.75,
     )
     # the gap between what the model promised and what it held
     axes.bar(
@@ -62,18 +79,19 @@ def _draw_accuracy(axes: Any, name: str, bins: ReliabilityBins) -> None:
         bottom=bins.accuracy[filled],
         align="edge",
         facecolor="none",
-        edgecolor="black",
+        edgecolor=INK,
         linewidth=0.5,
         hatch="////",
     )
-    axes.set_title(f"{name}: ECE {ece:.3f}")
-    axes.set_xlim(_left_edge(bins), 1)
+    axes.set_xlim(left, 1)
+    axes.tick_params(labelbottom=False)
     axes.set_ylim(0, 1)
 
 
-def _draw_counts(axes: Any, name: str, bins: ReliabilityBins) -> None:
-    axes.bar(bins.edges[:-1], bins.share, np.diff(bins.edges), align="edge", color=_colour(name), alpha=0.75)
+def _draw_counts(axes: Any, name: str, bins: ReliabilityBins, left: float) -> None:
+    axes.bar(bins.edges[:-1], bins.share, np.diff(bins.edges), align="edge", color=model_colour(name), alpha=0.75)
     axes.set_xlabel("confidence")
+    axes.set_xlim(left, 1)
     axes.set_ylim(0, 1)
 
 
@@ -82,5 +100,6 @@ def _left_edge(bins: ReliabilityBins) -> float:
     return 0.45 if bins.count[bins.edges[1:] <= 0.45].sum() == 0 else 0.0
 
 
-def _colour(name: str) -> str:
-    return next((colour for key, colour in COLOURS.items() if name.startswith(key)), "#009E73")
+def _name_panel(axes: Any, name: str, ece: float) -> None:
+    name = short_label(name)
+    axes.set_title(f"{name}: ECE {ece:.3f}" if len(name) < 22 else f"{name}:\nECE {ece:.3f}")

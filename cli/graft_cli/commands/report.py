@@ -1,0 +1,38 @@
+"""graft report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graft_cli import options
+
+
+@click.command("report")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.output("HTML file to write; its plots go into a folder FILE_plots beside it.")
+@options.force
+@options.as_json
+@options.debug
+def command(folders: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
+    """Show finished runs on one self-contained HTML page: tables, plots, intervals.
+
+    DIR is a folder that `graft run` wrote. The page asks no network and runs no script; the plots are also written
+    as PNG and SVG. With several runs an overview of all tasks comes first.
+
+    \b
+    Example:
+      graft report runs/sst2 runs/trec -o report.html
+    """
+    from graft.report.writing import write_report
+
+    written = write_report(folders, output, force=force)
+    result = {
+        "page": str(written.page),
+        "plots": [str(plot) for plot in written.plots],
+        "headlines": written.headlines,
+    }
+    lines = [f"{name}: {text}" for name, text in written.headlines.items()]
+    lines += [f"wrote {written.page}", f"wrote {len(written.plots)} plots into {output.stem}_plots"]
+    options.show(result, as_json, lines)

@@ -1,0 +1,172 @@
+"""Figures of a run over its seeds: a mean, the interval that belongs to it, and who is ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from graft.evaluate.bootstrap import Difference
+from graft.evaluate.comparison import recovered_gain
+from graft.evaluate.over_seeds import mean_interval, short_decimal
+from graft.report.run_folder import TEST, RunFolder, Seed
+
+Verdict = Literal["ahead", "behind", "tie", "unknown"]
+CONTROLS = ("tuned, temperature-scaled", "interpolation", "early-stopped", "random, larger")
+LOWER_IS_BETTER = {"ece", "ece_mass", "ece_debiased", "mce", "nll", "brier", "fpr95"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure.
+
+    Attributes:
+        mean: over seeds.
+        low, high: the ends of its 95 % interval: Student's t over seeds where there are several, else the
+            bootstrap over the test examples of the one seed; None where neither is known.
+        values: of the seeds.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+
+    @property
+    def interval(self) -> str:
+        """As text: "± .012" over seeds, "[.780, .812]" over examples, "" where it is unknown or all seeds agree."""
+        if self.low is None or self.high is None or self.high - self.low < 1e-9:
+            return ""
+        if len(self.values) > 1:
+            return f"± {decimal((self.high - self.low) / 2)}"
+        return f"[{decimal(self.low)}, {decimal(self.high)}]"
+
+    def __str__(self) -> str:
+        return f"{decimal(self.mean)} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Main graft minus another model on the same examples.
+
+    Attributes:
+        estimate: over seeds (or, where `parts` is empty, over tasks).
+        parts: of each seed, with the paired bootstrap interval over its examples.
+        metric: what was compared.
+    """
+
+    estimate: Estimate
+    parts: tuple[Difference, ...]
+    metric: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the main graft is better; a tie where the interval holds 0."""
+        low, high = self.estimate.low, self.estimate.high
+        if low is None or high is None:
+            return "unknown"
+        if low <= 0 <= high:
+            return "tie"
+        return "ahead" if (low > 0) != (self.metric in LOWER_IS_BETTER) else "behind"
+
+    @property
+    def apart(self) -> int:
+        """In how many seeds the paired interval over examples excludes 0 on the side of the mean."""
+        return sum(part.low > 0 if self.estimate.mean > 0 else part.high < 0 for part in self.parts)
+
+
+def decimal(number: float) -> str:
+    """Three decimals with a typographic minus."""
+    return short_decimal(number).replace("-", "−")
+
+
+def average(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
+    """The mean of one figure over seeds; `interval` is that of the examples and counts for one seed only."""
+    found = mean_interval(values)
+    mean, half = found["mean"], found["half"]
+    low, high = (mean - half, mean + half) if half is not None else (interval or (None, None))
+    return Estimate(mean, low, high, tuple(values))
+
+
+def figure_of(run: RunFolder, model: str, metric: str, name: str = TEST) -> Estimate | None:
+    """A metric of a model on a set, None where a seed lacks it."""
+    found = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
+    values = [item.numbers[metric] for item in found if metric in item.numbers]
+    if len(values) < len(run.seeds):
+        return None
+    return average(values, found[0].intervals.get(metric))
+
+
+def gain_of(run: RunFolder, model: str) -> Estimate | None:
+    """The recovered gain on test, None unless tuning raised the accuracy in every seed and all have the model."""
+    gains = [seed_gain(seed, accuracy_of(seed, model)) for seed in run.seeds]
+    values = [gain for gain in gains if gain is not None]
+    return average(values) if len(values) == len(run.seeds) else None
+
+
+def seed_gain(seed: Seed, accuracy: float | None) -> float | None:
+    """(accuracy - base) / (tuned - base) in one seed, None where tuning raised nothing."""
+    base, tuned = accuracy_of(seed, "base"), accuracy_of(seed, "tuned")
+    if accuracy is None or base is None or tuned is None or tuned <= base:
+        return None
+    return recovered_gain(accuracy, base, tuned)
+
+
+def accuracy_of(seed: Seed, model: str) -> float | None:
+    """The accuracy of a model on test in one seed."""
+    return seed.models[model][TEST].numbers["accuracy"] if model in seed.models else None
+
+
+def difference_of(run: RunFolder, other: str, metric: str, name: str = TEST) -> Paired | None:
+    """Main graft minus another model, None where a seed lacks it."""
+    found = [seed.differences.get(other, {}).get(name, {}).get(metric) for seed in run.seeds]
+    parts = tuple(item for item in found if item is not None)
+    if len(parts) < len(run.seeds):
+        return None
+    return Paired(average([part.estimate for part in parts], (parts[0].low, parts[0].high)), parts, metric)
+
+
+def over_tasks(pairs: Sequence[Paired]) -> Paired:
+    """The mean over tasks of their mean differences, with Student's t over tasks."""
+    return Paired(average([pair.estimate.mean for pair in pairs]), (), pairs[0].metric)
+
+
+def models_of(run: RunFolder) -> list[str]:
+    """The models that every seed has, in the order of the first."""
+    return [name for name in run.seeds[0].models if all(name in seed.models for seed in run.seeds)]
+
+
+def rivals_of(run: RunFolder) -> list[str]:
+    """The models that the main graft is held against: all but itself and the tuned ones without a region."""
+    return [name for name in models_of(run) if name != run.main and not name.startswith("tuned without (")]
+
+
+def methods_of(run: RunFolder) -> list[str]:
+    """The methods whose grafts every seed has, the main one first."""
+    found = [name[7:-1] for name in models_of(run) if name.startswith("graft (") and name.endswith(")")]
+    return [run.method, *(method for method in found if method != run.method)]
+
+
+def sets_of(run: RunFolder) -> list[str]:
+    """The sets that the main graft has in every seed, test first."""
+    first = run.seeds[0].models[run.main]
+    return [name for name in first if all(name in seed.models[run.main] for seed in run.seeds)]
+
+
+def curve_of(run: RunFolder) -> dict[str, dict[float, dict[str, Estimate]]]:
+    """Method -> density, ascending -> metric -> over seeds; points that a seed lacks are left out."""
+    table: dict[str, dict[float, list[Mapping[str, float]]]] = {}
+    for seed in run.seeds:
+        for point in seed.curve:
+            gain = seed_gain(seed, point.numbers.get("accuracy"))
+            numbers = {**({} if gain is None else {"recovered_gain": gain}), **point.numbers, "k": point.k}
+            table.setdefault(point.method, {}).setdefault(point.density, []).append(numbers)
+    return {
+        method: {density: _means(rows) for density, rows in sorted(points.items()) if len(rows) == len(run.seeds)}
+        for method, points in table.items()
+    }
+
+
+def _means(rows: list[Mapping[str, float]]) -> dict[str, Estimate]:
+    shared = [key for key in rows[0] if all(key in row for row in rows)]
+    return {key: average([row[key] for row in rows]) for key in shared}

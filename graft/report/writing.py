@@ -1,0 +1,165 @@
+"""`graft report`: folders of finished runs become one page and its plots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.outputs import new_file, new_folder, refuse_existing
+from graft.patch.skill_patch import Patch
+from graft.report.estimates import figure_of, gain_of
+from graft.report.markup import Html, Piece, bullets, element, folded
+from graft.report.overview import overview_section
+from graft.report.page import note, render_page, section
+from graft.report.plot_book import PlotBook
+from graft.report.run_controls import controls_section, two_sides_section
+from graft.report.run_folder import RunFolder, read_run
+from graft.report.run_plots import curves_section, differences_section, layers_section, reliability_section
+from graft.report.run_tables import (
+    detection_section,
+    diagnosis_section,
+    interval_words,
+    main_table,
+    ood_section,
+    recipe_section,
+)
+from graft.report.wording import Share, elsewhere, headline, percent
+
+READING = (
+    "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model.",
+    "ECE: mean gap between confidence and accuracy over 15 equal-width bins, 0 to 1, lower is better. It is biased "
+    "upward: compare it with the floor, the ECE that a perfectly calibrated model would show at this n, not with 0.",
+    "Debiased ECE: root mean square gap over equal-mass bins less its sampling bias (arXiv 1909.10155).",
+    "Intervals are 95 %. Over several seeds: Student's t over seeds, which covers few-shot draw, training order and "
+    "dropout, not the choice of test examples. Of one seed: basic bootstrap over test examples.",
+    "Differences are paired: both models answer the same examples. Ahead or behind: the interval excludes 0. "
+    "Otherwise it is a tie: the data do not tell the two apart, which is not to say that they are equal. "
+    "No correction is made for the number of comparisons.",
+    "Test figures are from the held-out test split and its out-of-distribution partners; whatever was chosen, was "
+    "chosen on train and validation.",
+)
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What was written.
+
+    Attributes:
+        page: the HTML file.
+        plots: the PNG and SVG files beside it.
+        headlines: name of a run -> what it showed.
+    """
+
+    page: Path
+    plots: tuple[Path, ...]
+    headlines: dict[str, str]
+
+
+def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> WrittenReport:
+    """Write one self-contained page about finished runs, and its plots into a folder beside it.
+
+    The same runs give the same bytes. The plots go into `STEM_plots`, STEM the name of the page without suffix.
+
+    Args:
+        folders: that `graft run` wrote, in the order of the page.
+        out: the HTML file.
+        force: replace page and plots where they exist.
+
+    Raises:
+        DataError: a folder is none, or its results are broken.
+        PatchFormatError: a run's patch is broken.
+        OutputError: page or plots exist and `force` is off, or cannot be written.
+    """
+    plots = out.with_name(f"{out.stem}_plots")
+    for path in (out, plots):
+        refuse_existing(path, force=force)
+    runs = _named_apart([read_run(folder) for folder in folders])
+    patches = [run.patch() for run in runs]
+    with new_file(out, force=force) as page, new_folder(plots, force=force) as folder:
+        book = PlotBook(folder)
+        page.write_text(_compose(runs, patches, book), encoding="utf-8")
+    headlines = {run.name: headline(run, _share(run, patch)) for run, patch in zip(runs, patches, strict=True)}
+    return WrittenReport(out, tuple(plots / name for name in book.files), headlines)
+
+
+def _named_apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Runs of one recipe also wear the name of their folder, and a number where that is the same too."""
+    names = Counter(run.name for run in runs)
+    longer = [f"{run.name} ({run.path.resolve().name})" if names[run.name] > 1 else run.name for run in runs]
+    return [
+        dataclasses.replace(run, name=name if longer.count(name) == 1 else f"{name} #{longer[:i].count(name) + 1}")
+        for i, (run, name) in enumerate(zip(runs, longer, strict=True))
+    ]
+
+
+def _compose(runs: Sequence[RunFolder], patches: Sequence[Patch | None], book: PlotBook) -> str:
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
+    several = len(runs) > 1
+    links = (element("a", run.name, href=f"#run-{i}") for i, run in enumerate(runs, 1))
+    return render_page(
+        f"Where the skill lives: {title}",
+        element("h1", "Where the skill lives"),
+        element("nav", element("a", "All tasks at a glance", href="#overview"), *links) if several else None,
+        overview_section(runs, book) if several else None,
+        *(_run_section(run, patch, book, i) for i, (run, patch) in enumerate(zip(runs, patches, strict=True), 1)),
+        folded("How to read this page", bullets(READING)),
+    )
+
+
+def _run_section(run: RunFolder, patch: Patch | None, book: PlotBook, number: int) -> Html:
+    share = _share(run, patch)
+    return section(
+        f"run-{number}",
+        run.name,
+        element("p", headline(run, share).replace(" ± ", "\u00a0±\u00a0"), klass="lead"),
+        element("p", text) if (text := elsewhere(run)) else None,
+        _tiles(run, share),
+        main_table(run),
+        reliability_section(run, book),
+        differences_section(run, book),
+        ood_section(run),
+        controls_section(run, book),
+        two_sides_section(run, book),
+        curves_section(run, book),
+        layers_section(run, book, patch),
+        detection_section(run),
+        diagnosis_section(run),
+        recipe_section(run),
+        level=2,
+    )
+
+
+def _share(run: RunFolder, patch: Patch | None) -> Share:
+    n = patch.provenance.base.n_parameters if patch else 0
+    density = run.settings.get("localize.density")
+    return Share(run.seeds[0].k, n or None, float(density) if density and not n else None)
+
+
+def _tiles(run: RunFolder, share: Share) -> Html:
+    """The figures that matter most, large."""
+    tiles = [_tile("weights in the patch", f"{share.k:,}", _of_all(share))]
+    gain = gain_of(run, run.main)
+    if gain:
+        tiles.append(_tile("of the gain recovered", *str(gain).split(" ", 1)))
+    for metric, title in (("accuracy", "accuracy"), ("ece", "ECE, lower is better")):
+        graft, tuned = figure_of(run, run.main, metric), figure_of(run, "tuned", metric)
+        if graft and tuned:
+            tiles.append(_tile(title, *str(graft).split(" ", 1), f"tuned {tuned}"))
+    return element("div", element("div", *tiles, klass="tiles"), note(f"Test split; {interval_words(run)}."))
+
+
+def _tile(title: str, value: str, *below: Piece) -> Html:
+    return element(
+        "div",
+        element("span", title),
+        element("b", value),
+        *(element("span", line) for line in below if line),
+        klass="tile",
+    )
+
+
+def _of_all(share: Share) -> str:
+    return f"{percent(share.k / share.n_parameters)} of {share.n_parameters:,}" if share.n_parameters else ""
