@@ -63,11 +63,7 @@ def bootstrap_metrics(
     All metrics see the same resamples, which depend on n, `draws` and `seed` alone: a metric's interval is
     the same whichever others are asked for. `limits` clips by name. Raises ValueError where `draws` < 1.
     """
-    values = {name: np.empty(max(draws, 0)) for name in metrics}  # (draws,) fp64 each
-    for draw, rows in enumerate(_resampled_rows(len(outcomes), draws, seed)):
-        resample = outcomes.take(rows)
-        for name, metric in metrics.items():
-            values[name][draw] = metric(resample)
+    values = _draw_metrics(outcomes, metrics, draws, seed)
     bounds = limits or {}
     return {
         name: basic_interval(values[name], metric(outcomes), level, limits=bounds.get(name))
@@ -84,17 +80,49 @@ def paired_difference(
     for two separate evaluations wherever they tend to agree. Raises ValueError where `a` and `b` do not hold
     the same labels in the same order, or `draws` < 1.
     """
-    if not np.array_equal(a.label, b.label):
+    return paired_differences(a, {"b": b}, {"metric": metric}, draws=draws, level=level, seed=seed)["b"]["metric"]
+
+
+def paired_differences(
+    a: Outcomes,
+    others: Mapping[str, Outcomes],
+    metrics: Mapping[str, Metric],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, Difference]]:
+    """Name of the other model -> metric -> `paired_difference`; each model is resampled once for all of them."""
+    if not all(np.array_equal(a.label, other.label) for other in others.values()):
         raise ValueError("A paired difference needs two outcomes on the same examples in the same order.")
-    values = [metric(a.take(rows)) - metric(b.take(rows)) for rows in _resampled_rows(len(a), draws, seed)]
-    estimate = metric(a) - metric(b)
-    return Difference(estimate, *basic_interval(values, estimate, level))
+    of_a, at = _draw_metrics(a, metrics, draws, seed), {key: metric(a) for key, metric in metrics.items()}
+    found: dict[str, dict[str, Difference]] = {}
+    for name, other in others.items():
+        of_other = _draw_metrics(other, metrics, draws, seed)
+        estimates = {key: at[key] - metric(other) for key, metric in metrics.items()}
+        found[name] = {
+            key: Difference(estimate, *basic_interval(of_a[key] - of_other[key], estimate, level))
+            for key, estimate in estimates.items()
+        }
+    return found
 
 
-def _resampled_rows(n: int, draws: int, seed: int) -> Iterator[Integers]:
-    """`draws` arrays of n row numbers drawn with replacement."""
+def _draw_metrics(
+    outcomes: Outcomes, metrics: Mapping[str, Metric], draws: int, seed: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Each metric on the same resamples, (draws,) fp64."""
+    values = {name: np.empty(max(draws, 0)) for name in metrics}
+    for draw, rows in enumerate(_resampled_rows(outcomes, draws, seed)):
+        resample = outcomes.take(rows)
+        for name, metric in metrics.items():
+            values[name][draw] = metric(resample)
+    return values
+
+
+def _resampled_rows(outcomes: Outcomes, draws: int, seed: int) -> Iterator[Integers]:
+    """`draws` arrays of row numbers drawn with replacement, by example or by whole group."""
     if draws < 1:
         raise ValueError(f"The bootstrap needs at least one draw, not {draws}.")
     rng = np.random.default_rng(seed)
     for _ in range(draws):
-        yield rng.integers(0, n, size=n)
+        yield outcomes.resample(rng)

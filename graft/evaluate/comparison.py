@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.evaluate.bootstrap import Difference, paired_difference
-from graft.evaluate.calibration import expected_calibration_error
+from graft.evaluate.bootstrap import Difference, Metric, paired_differences
+from graft.evaluate.calibration import brier_score, expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
+from graft.evaluate.detection import detect_foreign
 from graft.evaluate.evaluation import Prediction, Predictions, predict_model
+from graft.evaluate.necessity import lost_gain
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
 from graft.tasks.task import Task
 
-COMPARED = {"accuracy": accuracy, "ece": expected_calibration_error}
+COMPARED: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "ece": expected_calibration_error,
+    "nll": negative_log_likelihood,
+    "brier": brier_score,
+}
 
 
 def evaluate_against(
-    base: str | Path, tuned: str | Path, task: Task, *, patches: tuple[Patch, ...] = (), **options: Any
+    base: str | Path, tuned: str | Path | None, task: Task, *, patches: tuple[Patch, ...] = (), **options: Any
 ) -> Report:
-    """As `evaluate_task` of the base with patches, with agreement and recovered gain against the tuned model.
+    """As `evaluate_task` of the base with patches, with detection of novel rows wherever a set has any.
 
     Args:
-        base, tuned: the models.
+        base: the model.
+        tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
         options: `limit`, `batch_size`, `device` and `dtype` of `evaluate_task`.
@@ -34,7 +43,11 @@ def evaluate_against(
     """
     where: dict[str, Any] = {"device": "auto", "dtype": "auto", **options}
     grafted = predict_model(base, task, patches, **where)
-    return compare(grafted, predict_model(base, task, **where), predict_model(tuned, task, **where))
+    if tuned is None:
+        report = grafted.report()
+    else:
+        report = compare(grafted, predict_model(base, task, **where), predict_model(tuned, task, **where))
+    return dataclasses.replace(report, detection=detect_foreign(grafted))
 
 
 def compare(graft: Predictions, base: Predictions, tuned: Predictions) -> Report:
@@ -42,6 +55,18 @@ def compare(graft: Predictions, base: Predictions, tuned: Predictions) -> Report
     report = graft.report()
     ood = {name: _related(report.ood[name], graft.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
     return dataclasses.replace(_related(report, graft.test, base.test, tuned.test), ood=ood)
+
+
+def compare_without(without: Predictions, base: Predictions, tuned: Predictions) -> Report:
+    """The report of the tuned model without a region, as `compare` with its lost gain on every set."""
+    report = compare(without, base, tuned)
+
+    def lost(report: Report, base: Prediction, tuned: Prediction) -> Report:
+        ends = (accuracy(item.outcomes()) for item in (base, tuned))
+        return dataclasses.replace(report, lost_gain=lost_gain(report["accuracy"], *ends))
+
+    ood = {name: lost(report.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
+    return dataclasses.replace(lost(report, base.test, tuned.test), ood=ood)
 
 
 def recovered_gain(graft: float, base: float, tuned: float) -> float | None:
@@ -54,16 +79,17 @@ def agreement(left: Outcomes, right: Outcomes) -> float:
     return float((left.predicted == right.predicted).mean())
 
 
-def differences(graft: Predictions, other: Predictions, *, seed: int = 0) -> dict[str, dict[str, Difference]]:
-    """Set -> metric -> graft minus other, with 95 % intervals from the same resampled examples."""
-    left, right = graft.labelled(), other.labelled()
-    return {
-        name: {
-            key: paired_difference(left[name].outcomes(), right[name].outcomes(), metric, seed=seed)
-            for key, metric in COMPARED.items()
-        }
-        for name in left
-    }
+def differences(
+    graft: Predictions, others: Mapping[str, Predictions], *, seed: int = 0
+) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Model -> set -> metric -> graft minus that model, with 95 % intervals from the same resampled examples."""
+    sets = {name: item.outcomes() for name, item in graft.labelled().items()}
+    found: dict[str, dict[str, dict[str, Difference]]] = {model: {} for model in others}
+    for name, outcomes in sets.items():
+        columns = {model: other.labelled()[name].outcomes() for model, other in others.items()}
+        for model, metrics in paired_differences(outcomes, columns, COMPARED, seed=seed).items():
+            found[model][name] = metrics
+    return found
 
 
 def _related(report: Report, graft: Prediction, base: Prediction, tuned: Prediction) -> Report:

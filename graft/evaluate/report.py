@@ -46,7 +46,9 @@ class Report:
         n_none: examples of a class that the task lacks (label -1), left out of the figures.
         agreement: share of examples on which the prediction is the reference model's.
         recovered_gain: (accuracy - base) / (reference - base), where both were measured.
+        lost_gain: (reference - accuracy) / (reference - base), for a reference whose region was put back to base.
         ood: name -> the same for each out-of-distribution set.
+        detection: set -> how well its novel rows are told from the task's (`graft.evaluate.detection`), as JSON.
     """
 
     n: int
@@ -56,7 +58,9 @@ class Report:
     n_none: int = 0
     agreement: float | None = None
     recovered_gain: float | None = None
+    lost_gain: float | None = None
     ood: Mapping[str, Report] = field(default_factory=dict)
+    detection: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, metric: str) -> float:
         return self.metrics[metric]
@@ -64,12 +68,14 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, intervals in `ci`, the sets in `ood` (contract, section 6)."""
         result: dict[str, Any] = {"n": self.n, **self.metrics, "ece_floor": self.ece_floor}
-        optional = {"agreement": self.agreement, "recovered_gain": self.recovered_gain, "n_none": self.n_none or None}
+        optional = {key: getattr(self, key) for key in ("agreement", "recovered_gain", "lost_gain")}
+        optional["n_none"] = self.n_none or None
         result |= {key: value for key, value in optional.items() if value is not None}
         result["ci"] = {name: list(interval) for name, interval in self.ci.items()}
-        if self.ood:
-            result["ood"] = {name: report.to_json() for name, report in self.ood.items()}
-        return result
+        ood = {name: report.to_json() for name, report in self.ood.items()}
+        for name, found in self.detection.items():  # a set of novel rows alone has detection and no accuracy
+            ood.setdefault(name, {"n": 0, "n_none": found["n_out"]})["detection"] = dict(found)
+        return result | ({"ood": ood} if ood else {})
 
 
 def measure(outcomes: Outcomes, *, draws: int = 1000, seed: int = 0) -> Report:

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
-from graft.localize.scores import SCORES
+from graft.evaluate.pooling import pool_seeds
+from graft.localize.methods import METHODS
 from graft.outputs import new_file, new_folder
 from graft.patch.file import load_patch
-from graft.recipes.seed import Machine, bins_from_json, run_seed
+from graft.recipes.bench import Machine, graft_name
+from graft.recipes.seed import bins_from_json, run_seed
 from graft.recipes.spec import RecipeSpec
-from graft.recipes.summary import format_table, summarise
+from graft.recipes.summary import format_tables, summarise
 from graft.report.layer_map import plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
 from graft.tasks.task import Task
@@ -32,7 +34,7 @@ class RunResult:
 
     Attributes:
         results: everything that results.json holds.
-        table: the table as text.
+        table: the tables as text.
         files: what was written, in the order in which to look at it.
         missed: expectations that were not met, each as a sentence.
     """
@@ -50,9 +52,10 @@ def load_recipe(path: Path, assignments: tuple[str, ...] = ()) -> tuple[RecipeSp
         ConfigError: naming file and key.
     """
     recipe = read_config(RecipeSpec, override(load_yaml(path), assignments), str(path))
-    for method in recipe.controls:
-        if method not in SCORES:
-            raise ConfigError(f"{path}: controls: {method!r} is not a method; choose from {', '.join(SCORES)}")
+    for key, methods in (("controls", recipe.controls), ("analysis.curve.methods", recipe.curve_methods)):
+        for method in methods:
+            if method not in METHODS:
+                raise ConfigError(f"{path}: {key}: {method!r} is not a method; choose from {', '.join(METHODS)}")
     # the recipe's train block overrides the task's key by key
     changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
     return recipe, Task.load(path.parent / recipe.task, changes)
@@ -116,9 +119,12 @@ def _run_or_read(recipe: RecipeSpec, task: Task, seed: int, out: Path, machine: 
 
 def _finish(recipe: RecipeSpec, task: Task, seeds: list[dict[str, Any]], out: Path) -> RunResult:
     summary = summarise(seeds)
-    table = format_table(summary, [name for name in task.spec.ood if f"{name}.accuracy" in summary["base"]])
+    pooled = pool_seeds(seeds)
+    sets = [name for name in task.spec.ood if f"{name}.accuracy" in summary["base"]]
+    table = format_tables(graft_name(recipe.localize.method), sets, summary, seeds, pooled)
     missed = _missed(recipe, summary)
-    results = {"recipe": to_plain(recipe), "summary": summary, "seeds": seeds, "missed": list(missed)}
+    results = {"recipe": to_plain(recipe), "summary": summary, "pooled": pooled, "seeds": seeds}
+    results["missed"] = list(missed)
     patch = out / f"seed-{recipe.seeds[0]}" / f"{recipe.localize.method}.safetensors"
     files = [*_plot(recipe, seeds, out), patch]
     for name, text in (("table.md", table + "\n"), (RESULTS, json.dumps(results, indent=1))):
@@ -129,7 +135,7 @@ def _finish(recipe: RecipeSpec, task: Task, seeds: list[dict[str, Any]], out: Pa
 
 
 def _plot(recipe: RecipeSpec, seeds: list[dict[str, Any]], out: Path) -> list[Path]:
-    main = f"graft ({recipe.localize.method})"
+    main = graft_name(recipe.localize.method)
     bins = {name: pool_bins([bins_from_json(seed["bins"][name]) for seed in seeds]) for name in ("base", "tuned", main)}
     over = f"{len(seeds)} seeds pooled" if len(seeds) > 1 else "1 seed"
     files = plot_reliability(bins, out / "reliability", title=f"{recipe.name}: reliability on test, {over}")
@@ -142,7 +148,7 @@ def _missed(recipe: RecipeSpec, summary: Mapping[str, Mapping[str, Any]]) -> tup
     missed = []
     for key, expected in recipe.expect.items():
         model, _, metric = key.partition(".")
-        name = f"graft ({recipe.localize.method})" if model == "graft" else model
+        name = graft_name(recipe.localize.method) if model == "graft" else model
         found = summary.get(name, {}).get(metric)
         if found is None:
             missed.append(f"{key}: no such figure")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# two-sided 95 % quantiles of Student's t for 1 ... 9 degrees of freedom
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+from graft.evaluate.over_seeds import flatten_report, mean_interval, short_decimal
 
 
 def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -20,26 +18,29 @@ def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
     }
 
 
-def flatten_report(report: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers of a report: "METRIC" of the test split, "SET.METRIC" of the others."""
-    numbers = {key: float(value) for key, value in report.items() if isinstance(value, (int, float))}
-    for name, inner in report.get("ood", {}).items():
-        numbers |= {f"{name}.{key}": float(value) for key, value in inner.items() if isinstance(value, (int, float))}
-    return numbers
+def format_tables(
+    main: str,
+    sets: Sequence[str],
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    seeds: Sequence[Mapping[str, Any]],
+    pooled: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
+) -> str:
+    """All tables of a run as Markdown: base, tuned and grafts; controls and necessity; the main graft minus each.
 
-
-def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and half-width t * s / sqrt(n) of the 95 % interval over seeds; None for one seed.
-
-    Above ten seeds t stays that of ten, which is a little too wide.
+    Args:
+        main: name of the main graft.
+        sets: the out-of-distribution sets that have accuracy.
+        summary: of `summarise`.
+        seeds: what `run_seed` returned.
+        pooled: of `graft.evaluate.pooling.pool_seeds`.
     """
-    n = len(values)
-    mean = sum(values) / n
-    half = None
-    if n > 1:
-        variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-        half = _T[min(n - 2, len(_T) - 1)] * math.sqrt(variance / n)
-    return {"mean": mean, "half": half, "values": list(values)}
+    parts = [format_table({name: figures for name, figures in summary.items() if is_main_row(name)}, sets)]
+    controls = format_controls(summary, seeds)
+    if controls is not None:
+        parts += [f"Controls, chosen on validation to match {main}; the tuned model without a region:", controls]
+    over = "mean over seeds [95 % for the choice of test examples]"
+    parts += [f"{main} minus each other model, paired by example, {over}:", format_differences(pooled)]
+    return "\n\n".join(parts)
 
 
 def format_table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], sets: Sequence[str]) -> str:
@@ -49,21 +50,66 @@ def format_table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], sets: S
         columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
     rows = [["model", *columns.values()]]
     rows += [[model, *(_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
+    return _markdown(rows)
+
+
+def format_controls(
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Controls and necessity as Markdown, a row per model that is neither base, tuned nor graft; None without any.
+
+    Before the figures of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
+    model without a region.
+    """
+    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "lost_gain": "lost gain"}
+    columns |= {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    rows = [["model", "setting", "validation", *columns.values()]]
+    for model, figures in summary.items():
+        if not is_main_row(model):
+            cells = [_cell(figures.get(key)) for key in columns]
+            rows.append([model, *_setting([seed.get("controls", {}).get(model) for seed in seeds]), *cells])
+    return _markdown(rows) if len(rows) > 1 else None
+
+
+def format_differences(pooled: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:
+    """The pooled paired differences on test as Markdown: a row per model, a column per metric, [low, high]."""
+    metrics = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    rows = [["minus", *metrics.values()]]
+    for model, sets in pooled.items():
+        found = (sets["test"].get(key) for key in metrics)
+        rows.append([model, *("–" if item is None else _signed(item) for item in found)])
+    return _markdown(rows)
+
+
+def is_main_row(model: str) -> bool:
+    """Whether a model stands in the main table: base, tuned and grafts do, controls and removals do not."""
+    return model in ("base", "tuned") or model.startswith("graft")
+
+
+def _setting(controls: Sequence[Mapping[str, Any] | None]) -> tuple[str, str]:
+    found = [control for control in controls if control]
+    if not found:
+        return "–", "–"
+    value, reached = (mean_interval([item[key] for item in found]) for key in ("value", "validation_accuracy"))
+    shown = f"{value['mean']:.3g}" + ("" if value["half"] is None else f" ± {value['half']:.2g}")
+    return f"{found[0]['setting']} {shown}", _cell(reached)
+
+
+def _signed(item: Mapping[str, Any]) -> str:
+    mean, low, high = (short_decimal(item[key]) for key in ("mean", "low", "high"))
+    return f"{'' if mean.startswith('-') else '+'}{mean} [{low}, {high}]"
+
+
+def _cell(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "–"
+    return short_decimal(figure["mean"]) + ("" if figure["half"] is None else f" ± {short_decimal(figure['half'])}")
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
-
-
-def _cell(figure: Mapping[str, Any] | None) -> str:
-    if figure is None:
-        return "–"
-    return _short(figure["mean"]) + ("" if figure["half"] is None else f" ± {_short(figure['half'])}")
-
-
-def _short(number: float) -> str:
-    """Three decimals, without the 0 before the point."""
-    text = f"{number:.3f}"
-    return text.replace("0.", ".", 1) if abs(number) < 1 else text  # 10.5 holds a "0." too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,19 @@ from graft.tasks.head import Head, open_head, quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.location import locate
+from graft.train.record import RECORD, print_training, read_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
-
-RECORD = "graft_training.json"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training examples: mean loss in nats, and accuracy on validation."""
+    """One pass over the training examples, or the part of it until training stopped.
+
+    Attributes:
+        loss: mean over its steps, nats.
+        validation_accuracy: at its end.
+    """
 
     loss: float
     validation_accuracy: float
@@ -40,10 +45,12 @@ class TrainResult:
     Attributes:
         path: the folder with the tuned checkpoint, its tokenizer and `graft_training.json`.
         epochs: what happened, in order.
+        steps: taken; fewer than planned where `stop_at` was reached.
     """
 
     path: Path
     epochs: tuple[Epoch, ...]
+    steps: int
 
 
 def train_task(
@@ -85,14 +92,34 @@ def train_task(
     plan = Plan(len(train), config, seed)
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan))
     stepper = Stepper.start(head, plan, located.path)
-    epochs = _run(stepper, train, validation, state if resume else state.cleared())
+    epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
     with new_folder(out, force=force) as folder:
         _save_model(head, folder, out)
         record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
-        record["epochs"] = [dataclasses.asdict(epoch) for epoch in epochs]
+        record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
+        record["print"] = print_training(located.path, task, config, seed, dtype)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     state.cleared()
-    return TrainResult(out, tuple(epochs))
+    return TrainResult(out, tuple(epochs), steps)
+
+
+def find_training(
+    base: str | Path, task: Task, out: str | Path, *, config: TrainSpec | None = None, dtype: str = "auto"
+) -> TrainResult | None:
+    """The finished training in a folder, where `train_task` of the same arguments made it; else None.
+
+    Its record must hold the same print (`graft.train.record`): the same base, examples, settings and seed.
+
+    Raises:
+        CheckpointError, DataError: the base or the task cannot be read.
+    """
+    out = Path(out)
+    config = config or task.spec.train
+    seed = task.spec.seed if config.seed is None else config.seed
+    record = read_record(out)
+    if "print" not in record or record["print"] != print_training(locate(base).path, task, config, seed, dtype):
+        return None
+    return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
 
 def _fingerprint(head: Head, base: Path, task: Task, plan: Plan) -> str:
@@ -114,37 +141,43 @@ def _save_model(head: Head, folder: Path, out: Path) -> None:
 
 def _run(
     stepper: Stepper, train: Sequence[Example], validation: Sequence[Example], state: TrainingState
-) -> list[Epoch]:
+) -> tuple[list[Epoch], int]:
+    """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
     torch.manual_seed(plan.seed)  # of dropout
     epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer)]
-    done = len(epochs)
+    done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, plan.epochs):
-            loss = _train_epoch(stepper, train, number)
-            epochs.append(Epoch(loss, _accuracy(head, validation)))
-            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{epochs[-1].validation_accuracy:.3f}")
+            epoch, steps = _train_epoch(stepper, train, validation, number)
+            epochs.append(epoch)
+            bar.set_postfix(loss=f"{epoch.loss:.3f}", validation=f"{epoch.validation_accuracy:.3f}")
             bar.update()
+            if plan.reaches(epoch.validation_accuracy):
+                break
             if number + 1 < plan.epochs:
                 state.save(head.model, stepper.optimizer, [dataclasses.astuple(epoch) for epoch in epochs])
-    return epochs
+    return epochs, steps
 
 
-def _train_epoch(stepper: Stepper, train: Sequence[Example], number: int) -> float:
+def _train_epoch(
+    stepper: Stepper, train: Sequence[Example], validation: Sequence[Example], number: int
+) -> tuple[Epoch, int]:
+    """One epoch, broken off at a check that reaches `stop_at`, and the number of steps taken since the start."""
     stepper.head.model.train()
-    batches = stepper.plan.batches(number)
-    losses = [
-        stepper.take([train[i] for i in positions], step)
-        for step, positions in tqdm(batches, desc="epoch", unit="step", disable=None, leave=False)
-    ]
-    return sum(losses) / len(losses)
+    plan, losses, steps = stepper.plan, [], 0
+    for step, positions in tqdm(plan.batches(number), desc="epoch", unit="step", disable=None, leave=False):
+        losses.append(stepper.take([train[i] for i in positions], step))
+        steps = step + 1
+        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(stepper.head, validation)):
+            return Epoch(sum(losses) / len(losses), accuracy), steps
+    return Epoch(sum(losses) / len(losses), _accuracy(stepper.head, validation)), steps
 
 
 def _accuracy(head: Head, examples: Sequence[Example]) -> float:
-    labels = torch.tensor([example.label for example in examples])
-    logits = head.predict(examples, label="validation")
-    if not torch.isfinite(logits).all():  # the last step can have gone astray without a loss that shows it
+    share = head.accuracy(examples, label="validation")
+    if math.isnan(share):  # the last step can have gone astray without a loss that shows it
         raise TrainingError(
             "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"
         )
-    return float((logits.argmax(-1) == labels).float().mean())
+    return share

@@ -56,6 +56,15 @@ class Plan:
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         return list(enumerate(parts, start=first))[: self.steps - first]
 
+    def checks_after(self, steps: int) -> bool:
+        """Whether validation is looked at within an epoch, after so many steps."""
+        every = self.config.check_every
+        return every is not None and steps % every == 0
+
+    def reaches(self, accuracy: float) -> bool:
+        """Whether an accuracy on validation ends the training."""
+        return self.config.stop_at is not None and accuracy >= self.config.stop_at
+
     def rate(self, step: int) -> float:
         """Learning rate of a step: lr, or lr * (1 - step / steps)."""
         return self.config.lr * (1 - step / self.steps if self.config.schedule == "linear" else 1)

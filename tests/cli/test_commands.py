@@ -3,15 +3,19 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
+from graft_cli.commands.localize import METHODS
 from graft_cli.entry import COMMANDS
 from safetensors.torch import load_file
 
 from graft import __version__
+from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
+from graft.localize.diagnosis import diagnose_movement
+from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch
 from graft.recipes.run import RunResult
 from tests.checkpoints import equal_tensors, make_patch, write_single
@@ -50,6 +54,7 @@ def test_every_command_explains_itself_and_its_options(name: str, cli: Cli) -> N
 def test_diff_apply_verify_and_inspect(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
     patch, merged = tmp_path / "skill.safetensors", tmp_path / "merged"
     made = parsed(cli("diff", base, tuned, "-o", patch, "--json"))
+    assert made.pop("diagnosis") == parsed(cli("diff", base, tuned, "--json"))
     assert made == parsed(cli("inspect", patch, "--json"))
     assert made["k"] == len(load_patch(patch))
     keys = {"k", "n_parameters", "n_maskable", "density", "bytes", "bytes_per_entry", "bound_ratio", "layers", "kind"}
@@ -60,6 +65,18 @@ def test_diff_apply_verify_and_inspect(base: Path, tuned: Path, tmp_path: Path, 
     assert equal_tensors(load_file(merged / "model.safetensors"), load_file(tuned / "model.safetensors"))
     assert (merged / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert parsed(cli("verify", patch, "--base", base, "--full", "--json")) == {"fits": True, "reasons": []}
+
+
+def test_diff_without_an_output_is_a_diagnosis(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
+    found = diagnose_movement(base, tuned, scope="layers")
+    finished = cli("diff", base, tuned, "--scope", "layers")
+    assert (finished.code, finished.err) == (0, "")
+    assert tuple(finished.out.splitlines()) == found.sentences
+    assert parsed(cli("diff", base, tuned, "--scope", "layers", "--json")) == found.to_json()
+    cut = cli("diff", base, tuned, "--scope", "layers", "--budget", 9, "-o", tmp_path / "p")
+    assert cut.out.splitlines()[-2:] == [found.sentence, f"wrote {tmp_path / 'p'}"]
+    assert cli("diff", base, base).out.endswith("moved: there is nothing to localise.\n")
+    assert cli("diff", base, base, "-o", tmp_path / "none").code == 1
 
 
 def test_verify_says_no_by_its_exit_code(base: Path, tuned: Path, skill: Path, cli: Cli) -> None:
@@ -105,8 +122,41 @@ def test_train_localize_and_evaluate(base: Path, task_file: Path, tmp_path: Path
     }
     report = parsed(cli("evaluate", base, "--task", task_file, "--patch", patch, "--tuned", out, "--json"))
     assert {"accuracy", "f1", "nll", "brier", "ece", "n", "ci", "ood", "agreement", "recovered_gain"} <= set(report)
-    assert set(report["ood"]) == {"meals"}
+    assert set(report["ood"]) == {"meals", "novel"}
+    assert {"msp", "energy", "n_in", "n_out"} == set(report["ood"]["novel"]["detection"])
     assert parsed(cli("evaluate", out, "--task", task_file, "--limit", 5, "--json"))["n"] == 5
+
+
+def test_methods_are_those_of_the_library() -> None:
+    assert set(METHODS) == set(get_args(get_type_hints(LocalizeSpec)["method"]))
+    assert all(METHODS.values())
+
+
+def test_a_curve_goes_with_a_patch_or_alone(
+    base: Path, tuned: Path, task_file: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["localize", base, tuned, "--task", task_file, "--method", "magnitude", "--scope", "all"]
+    alone = parsed(cli(*asked, "--curve", "--json"))
+    assert [point["k"] for point in alone["points"]] == [1, 2, 6, 21, 62, 206]  # the base has 20,576 weights
+    both = parsed(cli(*asked, "--curve", "--budget", 9, "-o", tmp_path / "p", "--json"))
+    assert both.pop("curve") == alone
+    assert both == parsed(cli("inspect", tmp_path / "p", "--json"))
+    assert both["k"] == 9
+    curve = GainCurve(
+        "magnitude", 96, 0.5, 0.75, (CurvePoint(1e-4, 12_345, 0.7375, 0.95), CurvePoint(1.0, 9, 0.5, None))
+    )
+    monkeypatch.setattr("graft.evaluate.curve.measure_curve", lambda *_, **__: curve)
+    finished = cli(*asked, "--curve")
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.splitlines() == [
+        " density            k  accuracy    gain",
+        "    base                  0.500",
+        "  0.0001       12,345     0.738    0.95",
+        "       1            9     0.500",
+        "   tuned                  0.750",
+        "(on 96 validation examples, by magnitude)",
+        curve.sentence,
+    ]
 
 
 def test_run_passes_on_what_it_is_told(shelf: Path, tmp_path: Path, cli: Cli) -> None:
@@ -151,10 +201,19 @@ def test_evaluate_shows_a_person_every_figure(
 ) -> None:
     metrics = {"accuracy": 0.5, "f1": 1.0, "nll": 10.5, "brier": 0.25, "ece": 0.0625, "ece_mass": 0.1, "mce": 0.5}
     inner = Report(1234, metrics, {"nll": (10.25, 20.125), "accuracy": (0.25, 1.0)}, 0.01)
-    report = Report(56, metrics, {"nll": (0.0, 0.5)}, 0.01, recovered_gain=0.25, ood={"far": inner})
-    monkeypatch.setattr("graft.evaluate.evaluation.evaluate_task", lambda *_, **__: report)
-    finished = cli("evaluate", base, "--task", task_file)
-    head, test, far, note = finished.out.splitlines()
+    ends = {"auroc": (0.5, 1.0), "fpr95": (0.0, 0.125)}
+    found = {score: {"auroc": 0.75, "fpr95": 0.0625, "ci": ends} for score in ("msp", "energy")}
+    detection = {"novel": found | {"n_in": 56, "n_out": 1000}}
+    gain: dict[str, Any] = {"recovered_gain": 0.25, "ood": {"far": inner}}
+    for more in ({}, {"detection": detection}):
+        report = Report(56, metrics, {"nll": (0.0, 0.5)}, 0.01, **gain, **more)
+        monkeypatch.setattr("graft.evaluate.comparison.evaluate_against", lambda *_, report=report, **__: report)
+        finished = cli("evaluate", base, "--task", task_file)
+        assert len(finished.out.splitlines()) == 4 + 3 * len(more)
+    head, test, far, title, columns, novel, note = finished.out.splitlines()
+    assert title == "novel classes told from the task's:"
+    assert columns.split() == ["n", "msp", "auroc", "msp", "fpr95", "energy", "auroc", "energy", "fpr95"]
+    assert novel.split() == ["novel", "1,000", *["0.750[.50,1.00]", "0.062[.00,.12]"] * 2]
     assert head.split()[:4] == ["n", "accuracy", "f1", "nll"]
     assert test.split()[:7] == ["test", "56", "0.500", "1.000", "10.500[.00,.50]", "0.250", "0.062"]
     assert test.split()[-2:] == ["0.010", "0.250"]

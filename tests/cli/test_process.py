@@ -30,7 +30,9 @@ def graft(*arguments: object) -> subprocess.CompletedProcess[str]:
     [
         (["fly"], "No such command 'fly'"),
         (["diff", "a"], "Missing argument 'TUNED'"),
-        (["diff", "a", "b"], "Missing option '-o'"),
+        (["diff", "a", "b", "--density", "1e-4"], "--density, --budget, --with-base-values and --force need -o"),
+        (["localize", "a", "b", "--task", "t"], "Missing option '-o'"),
+        (["localize", "a", "b", "--task", "t", "--curve", "--budget", "9"], "--force need -o"),
         (["diff", "a", "b", "-o", "c", "--density", "many"], "'many' is not a valid float"),
         (["localize", "a", "b", "--task", "t", "-o", "c", "--method", "luck"], "'luck' is not one of"),
         (["evaluate", "a", "--task", "t", "--limit", "0"], "0 is not in the range"),

@@ -5,8 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.evaluate.comparison import agreement, compare, differences, evaluate_against, recovered_gain
+from graft.evaluate.comparison import (
+    agreement,
+    compare,
+    compare_without,
+    differences,
+    evaluate_against,
+    recovered_gain,
+)
 from graft.evaluate.evaluation import Prediction, Predictions, evaluate_task, predict_task
+from graft.evaluate.necessity import lost_gain
 from graft.localize.movement import diff_checkpoints
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
@@ -15,8 +23,8 @@ from graft.tasks.task import Task
 def one_hot(right: list[int], labels: list[int]) -> Predictions:
     """A sure model of two classes that is right where `right` is 1; the last row belongs to no class."""
     predicted = [label if hit else 1 - label for hit, label in zip(right, labels, strict=True)]
-    test = Prediction(np.eye(2)[predicted] * 0.8 + 0.1, np.array(labels))
-    odd = Prediction(np.eye(2)[[*predicted, 0]] * 0.8 + 0.1, np.array([*labels, -1]))
+    test = Prediction(np.log(np.eye(2)[predicted] * 0.8 + 0.1), np.array(labels))
+    odd = Prediction(np.log(np.eye(2)[[*predicted, 0]] * 0.8 + 0.1), np.array([*labels, -1]))
     return Predictions(test, {"odd": odd, "novel": Prediction(np.eye(2), np.array([-1, -1]))})
 
 
@@ -41,13 +49,28 @@ def test_a_model_agrees_with_itself_and_has_its_own_gain() -> None:
     assert recovered_gain(0.5, 0.7, 0.7) is None
 
 
+def test_the_lost_gain_is_what_the_region_alone_held() -> None:
+    without = compare_without(GRAFT, BASE, TUNED)
+    assert without.lost_gain == pytest.approx((0.8 - 0.6) / (0.8 - 0.2))
+    assert without.ood["odd"].lost_gain == pytest.approx(1 / 3)
+    assert without.recovered_gain == pytest.approx(2 / 3)
+    assert (compare_without(TUNED, BASE, TUNED).lost_gain, compare_without(BASE, BASE, TUNED).lost_gain) == (0, 1)
+    assert compare(GRAFT, BASE, TUNED).lost_gain is None
+    assert lost_gain(0.5, 0.7, 0.7) is None
+
+
 def test_differences_by_hand() -> None:
-    found = differences(GRAFT, BASE)
+    both = differences(GRAFT, {"base": BASE, "graft": GRAFT})
+    assert list(both) == ["base", "graft"]
+    found = both["base"]
     assert list(found) == ["test", "odd"]
+    assert list(found["test"]) == ["accuracy", "ece", "nll", "brier"]
+    assert found["test"]["brier"].estimate == pytest.approx(-0.4 * (2 * 0.9**2 - 2 * 0.1**2))
+    assert found["test"]["nll"].estimate == pytest.approx(-0.4 * np.log(9))
     gain = found["test"]["accuracy"]
     assert gain.estimate == pytest.approx(0.4)
     assert gain.low <= gain.estimate <= gain.high
-    itself = differences(GRAFT, GRAFT)["test"]["ece"]
+    itself = both["graft"]["test"]["ece"]
     assert (itself.estimate, itself.low, itself.high) == (0, 0, 0)
 
 
@@ -66,3 +89,12 @@ def test_a_patch_against_base_and_tuned(base: Path, tuned: Path, task: Task) -> 
     predictions = [predict_task(open_head(path, task.spec), task, limit=40) for path in (base, tuned)]
     before, after = (item.report()["accuracy"] for item in predictions)
     assert some.recovered_gain == pytest.approx((some["accuracy"] - before) / (after - before))
+
+
+def test_detection_is_measured_where_rows_are_of_no_class(base: Path, tuned: Path, task: Task) -> None:
+    alone = evaluate_against(tuned, None, task)
+    assert {name: figures["n_out"] for name, figures in alone.detection.items()} == {"meals": 1, "novel": 8}
+    assert (alone.recovered_gain, alone.agreement) == (None, None)
+    patch = diff_checkpoints(base, tuned)
+    against = evaluate_against(base, tuned, task, patches=(patch,))
+    assert (against.detection, against.metrics) == (alone.detection, alone.metrics)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -15,7 +16,7 @@ from graft.evaluate.report import LIMITS, METRICS, Report, measure
 def predict(n: int, seed: int, novel: int = 0, classes: int = 3) -> Prediction:
     draws = np.random.default_rng(seed)
     labels = np.concatenate([draws.integers(0, classes, n), np.full(novel, -1)])
-    return Prediction(draws.dirichlet(np.ones(classes), n + novel), labels)
+    return Prediction(np.log(draws.dirichlet(np.ones(classes), n + novel)), labels)
 
 
 def test_a_report_holds_every_metric_with_its_interval() -> None:
@@ -46,16 +47,25 @@ def test_the_json_is_the_contract_s() -> None:
 def test_what_was_compared_is_added_and_left_out_where_it_was_not() -> None:
     outcomes = predict(10, 0).outcomes()
     base = measure(outcomes, draws=10)
-    related = Report(base.n, base.metrics, base.ci, base.ece_floor, agreement=0.5, recovered_gain=-2.0)
+    related = Report(base.n, base.metrics, base.ci, base.ece_floor, agreement=0.5, recovered_gain=-2.0, lost_gain=3.0)
     assert related.to_json()["agreement"] == 0.5
     assert related.to_json()["recovered_gain"] == -2.0
-    assert {"agreement", "recovered_gain", "n_none", "ood"}.isdisjoint(base.to_json())
+    assert related.to_json()["lost_gain"] == 3.0
+    assert {"agreement", "recovered_gain", "lost_gain", "n_none", "ood"}.isdisjoint(base.to_json())
+
+
+def test_detection_stands_with_its_set_which_may_have_no_other_figures() -> None:
+    report = Predictions(predict(40, 0), {"shifted": predict(30, 1, novel=7)}).report()
+    figures = {"msp": {"auroc": 0.5}, "n_out": 7}
+    found = dataclasses.replace(report, detection={"shifted": figures, "novel": figures}).to_json()["ood"]
+    assert found["shifted"] == report.to_json()["ood"]["shifted"] | {"detection": figures}
+    assert found["novel"] == {"n": 0, "n_none": 7, "detection": figures}
 
 
 def test_rows_of_no_known_class_are_left_out_of_the_figures() -> None:
     known = predict(50, 3)
     more = Prediction(
-        np.concatenate([known.probabilities, np.eye(3)[[0, 1]]]), np.concatenate([known.labels, np.array([-1, -1])])
+        np.concatenate([known.logits, np.eye(3)[[0, 1]]]), np.concatenate([known.labels, np.array([-1, -1])])
     )
     assert Predictions(more).report().metrics == Predictions(known).report().metrics
     assert Predictions(more).report().n_none == 2

@@ -10,9 +10,12 @@ import pytest
 from graft.errors import ConfigError, DataError, GraftError, OutputError
 from graft.patch.file import load_patch
 from graft.recipes import run as running
+from graft.recipes import seed as seeding
+from graft.recipes.bench import Machine
 from graft.recipes.run import RunResult, load_recipe, run_recipe
 from graft.recipes.seed import run_seed
 from graft.tasks.task import Task
+from graft.train.fine_tuning import train_task
 from tests.checkpoints import files_below
 from tests.models import write_yaml
 
@@ -62,7 +65,8 @@ def test_the_folder_holds_everything(finished: tuple[Path, RunResult]) -> None:
 
 def test_the_results_say_what_happened(finished: tuple[Path, RunResult]) -> None:
     results = finished[1].results
-    assert list(results["summary"]) == ["base", "tuned", "graft (attribution)", "graft (magnitude)"]
+    scaled = "tuned, temperature-scaled"
+    assert list(results["summary"]) == ["base", "tuned", "graft (attribution)", "graft (magnitude)", scaled]
     summary = {name: figures["accuracy"]["mean"] for name, figures in results["summary"].items()}
     assert summary["tuned"] > summary["base"] + 0.1
     assert summary["graft (attribution)"] > summary["base"]
@@ -76,9 +80,20 @@ def test_the_results_say_what_happened(finished: tuple[Path, RunResult]) -> None
     assert graft["recovered_gain"] == pytest.approx(
         (graft["accuracy"] - first["models"]["base"]["accuracy"]) / gain, abs=1e-9
     )
-    assert set(first["differences"]) == {"base", "tuned", "graft (magnitude)"}
+    assert set(first["differences"]) == {"base", "tuned", "graft (magnitude)", scaled}
     assert sum(first["bins"]["tuned"]["count"]) == first["models"]["tuned"]["n"] == 80
-    assert set(first["seconds"]) == {"train", "localize", "evaluate"}
+    assert set(first["seconds"]) == {"train", "localize", "evaluate", "controls"}
+    assert set(first["detection"]) == {"meals", "novel"}
+    assert first["curve"] == []
+
+
+def test_differences_are_pooled_over_seeds(finished: tuple[Path, RunResult]) -> None:
+    results = finished[1].results
+    pooled = results["pooled"]["graft (magnitude)"]["test"]["accuracy"]
+    parts = [seed["differences"]["graft (magnitude)"]["test"]["accuracy"] for seed in results["seeds"]]
+    assert pooled["mean"] == pytest.approx(sum(part["estimate"] for part in parts) / 2)
+    assert pooled["low"] == pytest.approx(sum(part["low"] for part in parts) / 2)
+    assert set(results["pooled"]["base"]) == {"test", "meals"}
 
 
 def test_patches_carry_their_metrics_and_budget(finished: tuple[Path, RunResult]) -> None:
@@ -127,6 +142,32 @@ def test_a_run_that_was_broken_off_goes_on_with_the_next_seed(
     assert result.table == whole.table
 
 
+def test_a_checkpoint_of_an_earlier_try_is_taken_up_only_where_it_is_the_same(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_recipe(shelf, tmp_path / "tiny.yaml", localize={"method": "magnitude", "density": 0.05}, controls=[])
+    trained: list[int] = []
+
+    def count(base: Any, task: Task, *rest: Any, **options: Any) -> Any:
+        trained.append(task.spec.seed)
+        return train_task(base, task, *rest, **options)
+
+    monkeypatch.setattr(seeding, "train_task", count)
+
+    def seed_of(*assignments: str) -> dict[str, Any]:
+        recipe, task = load_recipe(path, assignments)
+        return {**run_seed(recipe, task, 0, tmp_path / "seed-0", Machine()), "seconds": None}
+
+    first = seed_of()
+    assert trained == [0]
+    assert seed_of() == first
+    assert trained == [0]
+    assert seed_of("train.lr=0.01")["models"]["tuned"] != first["models"]["tuned"]
+    assert trained == [0, 0]
+    assert seed_of() == first
+    assert trained == [0, 0, 0]
+
+
 def test_a_finished_run_is_not_overwritten_but_by_force(
     finished: tuple[Path, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,12 +199,22 @@ def test_assignments_and_the_train_block_override(shelf: Path, tmp_path: Path) -
         ({"sead": [0]}, r"tiny.yaml: unknown key 'sead' \(did you mean 'seeds'\?\); allowed are name, base, task"),
         ({"localize": {"densety": 1}}, r"localize: unknown key 'densety' \(did you mean 'density'\?\)"),
         ({"localize": {"points": 0}}, r"localize: points and batch_size must be 1 or more"),
-        ({"controls": ["luck"]}, r"controls: 'luck' is not a method; choose from attribution, taylor, magnitude, rand"),
+        ({"controls": ["luck"]}, r"controls: 'luck' is not a method; choose from learned, paper, attribution, "),
         ({"train": {"rate": 1}}, r"task.yaml: train: unknown key 'rate'.*allowed are optimizer"),
         ({"train": {"lr": "2020-01-01"}}, r"task.yaml: train: lr: must be a number"),
         ({"seeds": []}, r"seeds must be one or more different"),
         ({"seeds": [1, 1]}, r"seeds must be one or more different"),
         ({"seeds": [-1]}, r"seed must be a whole number from 0"),
+        ({"analysis": {"control": []}}, r"analysis: unknown key 'control' \(did you mean 'controls'\?\)"),
+        (
+            {"analysis": {"controls": ["luck"]}},
+            r"analysis: controls.*temperature, interpolation, early",
+        ),
+        ({"analysis": {"curve": {"densities": [0]}}}, r"densities must be one or more numbers above 0 and at most 1"),
+        (
+            {"analysis": {"curve": {"densities": [0.1], "methods": ["luck"]}}},
+            r"analysis.curve.methods: 'luck' is not a method; choose from",
+        ),
         ({"evaluate": {"batch_size": 0}}, r"evaluate: batch_size and limit must be 1 or more"),
         ({"expect": {"graft.ece": 0.1}}, r"expect.graft.ece: must be a mapping"),
         ({"task": "gone.yaml"}, r"gone.yaml: cannot be read"),

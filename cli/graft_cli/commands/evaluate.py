@@ -43,29 +43,37 @@ def command(
       graft evaluate embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --patch skill.safetensors
     """
     from graft.evaluate.comparison import evaluate_against
-    from graft.evaluate.evaluation import evaluate_task
     from graft.patch.file import load_patch
     from graft.tensors.location import locate
 
     task = options.load_task(task_file, seed)
     loaded = tuple(load_patch(locate(patch).path) for patch in patches)
     where: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "dtype": dtype}
-    if tuned:
-        report = evaluate_against(model, tuned, task, patches=loaded, **where)
-    else:
-        report = evaluate_task(model, task, patches=loaded, **where)
-    result = report.to_json()
+    result = evaluate_against(model, tuned, task, patches=loaded, **where).to_json()
     options.show(result, as_json, _lines(result))
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
     sets = {"test": result, **result.get("ood", {})}
     columns = [*COLUMNS, *(key for key in ("agreement", "recovered_gain") if key in result)]
-    width = max(len(name) for name in sets)
-    lines = [" " * width + "".join(f" {column:>16}" for column in columns)]
-    for name, figures in sets.items():
-        lines.append(name.ljust(width) + "".join(f" {_cell(figures, column):>16}" for column in columns))
-    return [*lines, "brackets: 95 % basic bootstrap interval over examples"]
+    rows = {name: [_cell(figures, column) for column in columns] for name, figures in sets.items() if figures["n"]}
+    lines = _table(columns, rows)
+    found = {name: figures["detection"] for name, figures in sets.items() if "detection" in figures}
+    return [*lines, *_detection_lines(found), "brackets: 95 % basic bootstrap interval over examples"]
+
+
+def _detection_lines(found: dict[str, Any]) -> list[str]:
+    if not found:
+        return []
+    keys = [(score, figure) for score in ("msp", "energy") for figure in ("auroc", "fpr95")]
+    rows = {of: [f"{item['n_out']:,}", *(_cell(item[score], key) for score, key in keys)] for of, item in found.items()}
+    return ["novel classes told from the task's:", *_table(["n", *(" ".join(key) for key in keys)], rows)]
+
+
+def _table(columns: list[str], rows: dict[str, list[str]]) -> list[str]:
+    width = max(map(len, rows))
+    lines = [name.ljust(width) + "".join(f" {cell:>16}" for cell in cells) for name, cells in rows.items()]
+    return [" " * width + "".join(f" {column:>16}" for column in columns), *lines]
 
 
 def _cell(figures: dict[str, Any], column: str) -> str:

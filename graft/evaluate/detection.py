@@ -1,0 +1,119 @@
+"""Out-of-distribution detection: does a score of the logits tell the task's examples from foreign ones?
+
+Two scores, both higher for examples that look like the task's:
+
+    msp     max_c p_c, the maximum softmax probability (Hendrycks & Gimpel 2017, arXiv 1610.02136)
+    energy  -E(x) = ln Σ_c exp(z_c), the negative free energy at T = 1 (Liu et al. 2020, arXiv 2010.03759)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graft.errors import DataError
+from graft.evaluate.bootstrap import Interval, basic_interval
+from graft.evaluate.evaluation import Predictions
+from graft.evaluate.outcomes import Floats, Integers
+from graft.tasks.examples import NONE_OF_THESE
+
+KEPT_PERCENT = 95  # of the in-distribution examples, at the threshold of FPR@95
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well one score separates.
+
+    Attributes:
+        auroc: the chance, in 0..1, that an example of the task scores above a foreign one, a tie counting half.
+        fpr95: the share of foreign examples, in 0..1, that pass the threshold which 95 % of the task's pass.
+        ci: "auroc", "fpr95" -> 95 % basic bootstrap interval, both kinds of examples resampled.
+    """
+
+    auroc: float
+    fpr95: float
+    ci: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, intervals in `ci`."""
+        return {"auroc": self.auroc, "fpr95": self.fpr95, "ci": {name: list(ends) for name, ends in self.ci.items()}}
+
+
+def maximum_probability(logits: Floats) -> Floats:
+    """(n,) fp64 ln max_c p_c of logits (n, n_labels): the order of max p, without its ties at a saturated 1.0."""
+    powers = np.sort(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)  # the last column is 1
+    return np.asarray(-np.log1p(powers[:, :-1].sum(axis=1)), dtype=np.float64)
+
+
+def negative_energy(logits: Floats) -> Floats:
+    """(n,) fp64 ln Σ_c exp(z_c) of logits (n, n_labels), nats."""
+    return np.asarray(logits.max(axis=1) - maximum_probability(logits), dtype=np.float64)
+
+
+DETECTORS: dict[str, Callable[[Floats], Floats]] = {"msp": maximum_probability, "energy": negative_energy}
+
+
+def measure_detection(inside: npt.ArrayLike, outside: npt.ArrayLike, *, draws: int = 1000, seed: int = 0) -> Detection:
+    """AUROC and FPR@95 of scores (n_in,) of the task's examples against scores (n_out,) of foreign ones.
+
+    Both are exact with ties. The threshold of FPR@95 is the largest score that at least 95 % of the task's
+    examples reach, so it is itself one of their scores, no quantile is interpolated, and a foreign example that
+    ties with it passes. Raises DataError where either side is empty or a score is NaN.
+    """
+    scores = [np.asarray(side, dtype=np.float64) for side in (inside, outside)]
+    if not all(side.size for side in scores) or np.isnan(np.concatenate(scores)).any():
+        raise DataError("detection needs at least one example of each side, all with a score")
+    values, ranks = np.unique(np.concatenate(scores), return_inverse=True)
+    sides, rng = (ranks[: scores[0].size], ranks[scores[0].size :]), np.random.default_rng(seed)
+    found = _figures(*(np.bincount(side, minlength=values.size) for side in sides))
+    drawn = np.empty((draws, 2))
+    for draw in range(draws):
+        resampled = (side[rng.integers(0, side.size, side.size)] for side in sides)
+        drawn[draw] = _figures(*(np.bincount(side, minlength=values.size) for side in resampled))
+    pairs = zip(("auroc", "fpr95"), drawn.T, found, strict=True)
+    return Detection(*found, {name: basic_interval(of, at, limits=(0.0, 1.0)) for name, of, at in pairs})
+
+
+def detect_foreign(
+    predictions: Predictions, *, shifted: bool = False, draws: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Set -> {"msp", "energy": `Detection` as JSON, "n_in", "n_out"}, the test split's rows against the set's.
+
+    Args:
+        predictions: of one model.
+        shifted: take all rows of every set as foreign; else those with label -1 (novel classes), and only the
+            sets that have any. A language model, which has no labels, has neither.
+        draws, seed: of the bootstrap.
+    """
+    known = predictions.test.labels != NONE_OF_THESE
+    if not predictions.test.logits.shape[1]:
+        return {}
+    inside, result = predictions.test.logits[known], {}
+    for name, item in predictions.ood.items():
+        outside = item.logits if shifted else item.logits[item.labels == NONE_OF_THESE]
+        if not len(outside):
+            continue
+        figures: dict[str, Any] = {
+            key: measure_detection(score(inside), score(outside), draws=draws, seed=seed).to_json()
+            for key, score in DETECTORS.items()
+        }
+        result[name] = figures | {"n_in": len(inside), "n_out": len(outside)}
+    return result
+
+
+def _figures(inside: Integers, outside: Integers) -> tuple[float, float]:
+    """(AUROC, FPR@95) from counts (m,) of both sides at the m distinct scores in ascending order.
+
+    AUROC = Σ_v in_v · (out_below_v + out_v / 2) / (n_in · n_out), the Mann-Whitney U of Bamber 1975.
+    """
+    n_in, n_out = int(inside.sum()), int(outside.sum())
+    below = np.cumsum(outside) - outside  # (m,)
+    auroc = float((inside * (below + outside / 2)).sum() / (n_in * n_out))
+    must_pass = -(-KEPT_PERCENT * n_in // 100)  # the ceiling, in whole numbers
+    passing = n_in - (np.cumsum(inside) - inside)  # (m,) of the task's at or above each score, descending
+    threshold = int((passing >= must_pass).nonzero()[0][-1])
+    return auroc, float(outside[threshold:].sum() / n_out)

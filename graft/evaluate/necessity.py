@@ -1,0 +1,42 @@
+"""Necessity: what is left of the skill when its region alone goes back to the base.
+
+A graft shows that the region suffices; the tuned model with the base's values in the region shows whether it is
+needed. A region can suffice and not be needed where tuning stored the skill more than once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from graft.patch.mask import Mask
+from graft.patch.provenance import Provenance
+from graft.patch.skill_patch import Patch, cut_patch
+from graft.tensors.location import locate
+from graft.tensors.pair import CheckpointPair
+
+
+def cut_removal(base: str | Path, tuned: str | Path, mask: Mask) -> Patch:
+    """The patch that, applied to the tuned model, puts the base's values back at the mask.
+
+    It holds no whole tensors: a classifier head that only the tuned model has stays on it. It belongs to the tuned
+    model, and is not meant to be saved.
+
+    Raises:
+        BudgetError: the mask is empty.
+        MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
+    """
+    forth = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    back = CheckpointPair.open(forth.tuned, forth.base)
+    places = {forth.names[name]: indices for name, indices in mask.indices.items()}
+    there = Mask.of({name: back.base.spec(name) for name in places}, places)
+    tied = tuple(tuple(sorted(group)) for group in back.base.tied)
+    return dataclasses.replace(cut_patch(back, there, Provenance(tied=tied)), dense={})
+
+
+def lost_gain(without: float, base: float, tuned: float) -> float | None:
+    """(tuned - without) / (tuned - base) on the task metric; None where tuning changed nothing.
+
+    1 where the region was all of the gain, 0 where the rest makes up for it.
+    """
+    return None if tuned == base else (tuned - without) / (tuned - base)

@@ -1,0 +1,111 @@
+"""Bench: one seed of a recipe and where it is run, with the few things that every stage does."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
+from graft.localize.localization import count_changed, localize_skill
+from graft.localize.methods import Tables
+from graft.patch.skill_patch import Patch
+from graft.recipes.spec import RecipeSpec
+from graft.tasks.head import Head, open_head
+from graft.tasks.task import Task
+from graft.tensors.location import locate
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a recipe runs, and in what precision."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed at work.
+
+    Attributes:
+        recipe: the whole recipe.
+        task: the task under this seed.
+        seed: of few-shot draws, training order and random masks.
+        folder: of the seed's outputs.
+        machine: where it runs.
+        tables: scores that more than one method starts from.
+    """
+
+    recipe: RecipeSpec
+    task: Task
+    seed: int
+    folder: Path
+    machine: Machine
+    tables: Tables = field(default_factory=dict)
+
+    @property
+    def tuned(self) -> Path:
+        """The folder of the tuned checkpoint."""
+        return self.folder / "tuned"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Device and dtype, as options."""
+        return {"device": self.machine.device, "dtype": self.machine.dtype}
+
+    @property
+    def main(self) -> str:
+        """The name of the main graft among the models."""
+        return graft_name(self.recipe.localize.method)
+
+    @cached_property
+    def pair(self) -> CheckpointPair:
+        """Base and tuned checkpoints side by side, once there is a tuned one."""
+        return CheckpointPair.open(locate(self.recipe.base).path, self.tuned)
+
+    def names(self) -> list[str]:
+        """The base's tensors in the recipe's scope that the tuned checkpoint has."""
+        scope = Scope(self.recipe.localize.scope)
+        return [name for name in scope.names(self.pair.base) if name in self.pair.names]
+
+    def count_changed(self) -> int:
+        """Entries in scope that tuning changed: the largest possible k."""
+        return sum(count_changed(self.pair, self.names()).values())
+
+    def open(self, model: str | Path) -> Head:
+        """A model with the task's head."""
+        return open_head(locate(model).path, self.task.spec, **self.where, seed=self.seed)
+
+    def localize(self, method: str, **changes: Any) -> Patch:
+        """The patch of a method; `changes` replace fields of the recipe's `localize` block."""
+        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
+        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.where)
+
+    def predict(self, head: Head) -> Predictions:
+        """On the test split and all out-of-distribution sets."""
+        evaluate = self.recipe.evaluate
+        return predict_task(head, self.task, limit=evaluate.limit, batch_size=evaluate.batch_size)
+
+    def predict_test(self, head: Head) -> Prediction:
+        """On the test split alone."""
+        examples = self.task.test_examples(self.recipe.evaluate.limit)
+        return predict_examples(head, examples, self.recipe.evaluate.batch_size, "test")
+
+    def predict_validation(self, head: Head) -> Prediction:
+        """On the validation examples, by which settings are chosen."""
+        return predict_examples(head, self.task.validation_examples(), self.recipe.evaluate.batch_size, "validation")
+
+    def validate(self, head: Head) -> float:
+        """Accuracy on validation, as training measures it."""
+        examples = self.task.validation_examples()
+        return head.accuracy(examples, batch_size=self.recipe.evaluate.batch_size, label="validation")
+
+
+def graft_name(method: str) -> str:
+    """What the base with a method's patch is called in results."""
+    return f"graft ({method})"

@@ -1,0 +1,39 @@
+"""What a training leaves beside its weights: how it was made, and the print by which it can be known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from graft.config import to_plain
+from graft.tasks.spec import TrainSpec
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.prints import digest_of
+
+RECORD = "graft_training.json"
+# where the examples come from; the print holds the examples themselves
+_PLACES = ("data", "ood", "train", "seed")
+
+
+def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: str) -> str:
+    """64 hex digits over all that a training's weights depend on, the machine and the versions of packages aside.
+
+    It covers every bit of the base, the examples of train and validation as drawn, head, labels and lengths, the
+    train block, the seed and the dtype as asked for. No path is in it.
+    """
+    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
+    examples = [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
+    asked = [digest_of(Checkpoint.open(base)), spec, examples, to_plain(config), seed, dtype]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a training in a folder; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from graft.errors import DataError
+from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
+from graft.evaluate.evaluation import Prediction, Predictions
+from graft.evaluate.temperature import COLDEST, HOTTEST, fit_temperature, scale_logits, scale_predictions
+
+
+def calibrated(n: int, seed: int, classes: int = 3, spread: float = 2.0) -> Prediction:
+    """Labels drawn from the softmax of the logits themselves."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, spread, (n, classes))
+    p = Prediction(logits, np.zeros(n, dtype=int)).probabilities
+    return Prediction(logits, (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1))
+
+
+def nll(prediction: Prediction) -> float:
+    return negative_log_likelihood(prediction.outcomes())
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
+def test_the_factor_of_overconfidence_is_found_and_undone(factor: float) -> None:
+    honest = calibrated(20_000, 0)
+    overdone = scale_logits(honest, 1 / factor)
+    temperature = fit_temperature(overdone)
+    assert temperature == pytest.approx(factor, rel=0.04)
+    before, after = (expected_calibration_error(item.outcomes()) for item in (overdone, scale_logits(overdone, factor)))
+    assert after < 0.015
+    assert factor == 1 or before > 0.1
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.floats(0.2, 8))
+def test_no_other_temperature_has_a_smaller_nll(seed: int, classes: int, factor: float) -> None:
+    prediction = scale_logits(calibrated(60, seed, classes), 1 / factor)
+    found = fit_temperature(prediction)
+    best = minimize_scalar(
+        lambda log_t: nll(scale_logits(prediction, float(np.exp(log_t)))),
+        bounds=(np.log(COLDEST), np.log(HOTTEST)),
+        method="bounded",
+    )
+    assert nll(scale_logits(prediction, found)) <= best.fun + 1e-7
+    grid = [nll(scale_logits(prediction, t)) for t in (found * 0.9, found, found * 1.1)]
+    assert grid[1] <= min(grid[0], grid[2]) + 1e-12 or found in (COLDEST, HOTTEST)
+
+
+def test_predictions_stay_and_every_set_is_scaled_alike() -> None:
+    test, far = calibrated(200, 1), calibrated(50, 2)
+    scaled = scale_predictions(Predictions(test, {"far": far}), 2.5)
+    for before, after in ((test, scaled.test), (far, scaled.ood["far"])):
+        np.testing.assert_array_equal(after.outcomes().predicted, before.outcomes().predicted)
+        assert (after.outcomes().confidence < before.outcomes().confidence).all()
+        assert after.labels is before.labels
+
+
+def test_a_faultless_model_is_cooled_and_a_useless_one_heated_to_the_ends() -> None:
+    labels = np.arange(30) % 3
+    right = Prediction(np.eye(3)[labels], labels)
+    assert fit_temperature(right) == COLDEST
+    assert fit_temperature(Prediction(-right.logits, labels)) == HOTTEST
+
+
+def test_rows_of_no_class_and_labels_that_a_row_lacks_take_no_part() -> None:
+    known = calibrated(300, 3)
+    more = Prediction(np.vstack([known.logits, np.full((5, 3), 9.0)]), np.append(known.labels, [-1] * 5))
+    assert fit_temperature(more) == fit_temperature(known)
+    fewer = Prediction(np.hstack([known.logits, np.full((300, 1), -np.inf)]), known.labels)
+    assert fit_temperature(fewer) == pytest.approx(fit_temperature(known), rel=1e-12)
+    with pytest.raises(DataError, match=r"fitted on labelled examples, and there are none"):
+        fit_temperature(Prediction(np.eye(2), np.array([-1, -1])))
