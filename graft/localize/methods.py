@@ -97,16 +97,39 @@ def _choose_by_score(search: Search, name: str) -> Mask:
 
 def _choose_learned(search: Search) -> Mask:
     """Learned among the best-scored `learn.multiple` x k entries."""
-    path, learn = search.model, search.config.learn
-    table = search.score(learn.start)
+    path, config, learn = search.model, search.config, search.config.learn
+    table = _start_table(search)
     wide = [(names, min(learn.multiple * k, _available(search, names))) for names, k in search.groups]
     candidates = Candidates(search.pair, path.weights, select_mask(search.pair, table, wide), search.groups)
-    points = search.config.points if learn.start == "attribution" else 1  # tables hold the mean over them
-    scores = points * torch.cat([table[name]()[torch.tensor(candidates.mask[name])] for name in candidates.mask])
+    scores = _gather(table, candidates.mask)
     train, validation = path.examples, search.validation
     if learn.data == "train+validation":
         train, validation = [*train, *validation], ()
-    return learn_mask(path.head, candidates, scores, train, validation, learn, search.config.seed)
+    return learn_mask(path.head, candidates, scores, train, validation, learn, config.seed, centred=config.centred)
+
+
+def _start_table(search: Search) -> ScoreTable:
+    """T * (attribution + w * |delta|), in nats: the learner's own first T points, and what training says of each entry.
+
+    Attributions come from as many examples as the few-shot split has; |delta| is what the gradients of all steps
+    of training added up to, and less noisy. w = prior * a / d, where a and d are the medians of both over their own
+    best k, so that with a prior of 1 both weigh the same.
+    """
+    learn, pair, groups = search.config.learn, search.pair, search.groups
+    points = search.config.points if learn.start == "attribution" else 1  # tables hold the mean over them
+    attributions, sizes = search.score(learn.start), search.score("magnitude")
+    typical = [_gather(table, select_mask(pair, table, groups)).median() for table in (attributions, sizes)]
+    weight = learn.prior * float(typical[0].clamp_min(0) / typical[1])
+
+    def add(name: str) -> torch.Tensor:
+        return (attributions[name]() + weight * sizes[name]()).mul_(points)
+
+    return {name: partial(add, name) for name in attributions}
+
+
+def _gather(table: ScoreTable, mask: Mask) -> torch.Tensor:
+    """(k,) fp32 scores at a mask, by tensor name, then index."""
+    return torch.cat([table[name]()[torch.tensor(mask[name])] for name in mask])
 
 
 def _choose_published(search: Search) -> Mask:

@@ -43,3 +43,22 @@ def fit_offsets(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return offsets.detach().float()
+
+
+class RunningOffsets:
+    """Class offsets of a model that changes a little at each step: fitted on the latest logits of every example.
+
+    Args:
+        logits: (n, n_labels) on the CPU, of all examples to start with.
+        labels: (n,) int64 positions.
+    """
+
+    def __init__(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self._logits = logits.clone()
+        self._labels = labels
+
+    def loss(self, places: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in nats of some examples, their logits (b, n_labels) put right by the present offsets."""
+        offsets = fit_offsets(self._logits, self._labels).to(logits.device)
+        self._logits[places] = logits.detach().float().cpu()
+        return torch.nn.functional.cross_entropy(logits + offsets, self._labels[places].to(logits.device))

@@ -14,6 +14,7 @@ class LearnSpec:
 
     Attributes:
         start: the score that gives the candidates and what they start from.
+        prior: weight of |delta| beside that score where the learner starts: 0 for none, 1 for as much.
         multiple: candidates per entry of the budget.
         lr: how many more points of the path a pass weighs.
         epochs: passes over the training examples.
@@ -24,9 +25,10 @@ class LearnSpec:
     """
 
     start: Literal["attribution", "taylor"] = "attribution"
+    prior: float = 1.0
     multiple: int = 10
-    lr: float = 1.0
-    epochs: int = 6
+    lr: float = 0.5
+    epochs: int = 4
     batch_size: int = 128
     restarts: int = 1
     data: Literal["train", "train+validation"] = "train"
@@ -35,6 +37,8 @@ class LearnSpec:
         for name in ("multiple", "lr", "epochs", "batch_size", "restarts"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        if self.prior < 0:
+            raise ValueError("prior must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class LocalizeSpec:
         allocation: one budget over all tensors, or shared out per tensor or per layer by size.
         path: of "attribution": through the "graft" as it grows (the default), or "straight" from base to tuned.
         points: of that path.
-        centred: set class offsets aside at every point of the path (`graft.localize.offsets`).
+        centred: set class offsets aside at every point of the path and step of the learner (`graft.localize.offsets`).
         batch_size: examples per forward and backward.
         micro_batch: of "fisher" and "talos": examples whose gradients are averaged before they are squared; 1 is
             exact, more is faster (`graft.localize.scores.fisher`).

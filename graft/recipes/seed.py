@@ -114,9 +114,10 @@ def _measure_controls(bench: Bench, patch: Patch, models: Mapping[str, Predictio
 
 
 def _measure_without(bench: Bench, patches: Mapping[str, Patch]) -> Models:
-    """The tuned model with the region of each patch put back to the base."""
+    """The tuned model with the main patch's region put back to the base, and with a random one of the same size."""
     head, models = bench.open(bench.tuned), {}
-    for name, patch in patches.items():
+    wanted = {bench.main, graft_name("random")}
+    for name, patch in ((name, patch) for name, patch in patches.items() if name in wanted):
         with apply_patch(head.model, cut_removal(bench.recipe.base, bench.tuned, patch.mask)):
             models[name.replace("graft", "tuned without")] = bench.predict(head)
     return models

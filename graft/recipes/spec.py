@@ -58,7 +58,7 @@ class AnalysisSpec:
         controls: for "it merely moved less", each chosen on validation to match the main graft's accuracy
             (`graft.recipes.controls`): "interpolation" from base to tuned, "early_stopping" of the same training,
             "larger_random" masks; and "temperature" scaling of the tuned model.
-        necessity: the tuned model without each method's region.
+        necessity: the tuned model without the main method's region, and without that of "random" where it is a control.
         detection: AUROC and FPR@95 wherever a set has rows of novel classes.
         curve: grafts over density.
         diagnosis: whether the tuned checkpoint looks as if its skill can be localised, from its weights alone.

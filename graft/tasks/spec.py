@@ -41,6 +41,29 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class LocalizableSpec:
+    """Training only the few weights that a first training picks out (`graft.train.localizable`).
+
+    Attributes:
+        density: how many, as a share of all parameters.
+        pull_lr, pull_epochs, pull_l1: of the first training, by SGD with an L1 pull.
+        lr, epochs: of the second, by AdamW.
+    """
+
+    density: float = 1e-4
+    pull_lr: float = 1e-1
+    pull_epochs: int = 5
+    pull_l1: float = 1.5e-4
+    lr: float = 1e-3
+    epochs: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("density", "pull_lr", "pull_epochs", "pull_l1", "lr", "epochs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """Fine-tuning. The defaults are the published procedure's spirit: plain SGD, so that the skill localises.
 
@@ -59,6 +82,7 @@ class TrainSpec:
         seed: of the order of examples and dropout; the task's where absent.
         stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
         check_every: steps between looks at it; the end of each epoch alone where absent.
+        localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -74,6 +98,7 @@ class TrainSpec:
     seed: int | None = None
     stop_at: float | None = None
     check_every: int | None = None
+    localizable: LocalizableSpec | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "batch_size", "clip"):

@@ -5,21 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from graft.config import to_plain
 from graft.errors import OutputError, TrainingError
+from graft.localize.budget import resolve_budget
+from graft.localize.localization import count_changed
+from graft.localize.movement import diff_checkpoints
 from graft.outputs import new_folder, refuse_existing
+from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.location import locate
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+from graft.train.localizable import configure_pull, configure_restart
 from graft.train.record import RECORD, print_training, read_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
@@ -88,10 +97,14 @@ def train_task(
     refuse_existing(out, force=force)
     train, validation = task.train_examples(), task.validation_examples()
     located = locate(base)
+    mask, stage = None, config
+    if config.localizable is not None:
+        where: dict[str, Any] = {"device": device, "dtype": dtype, "resume": resume}
+        mask, stage = _find_mask(base, task, out, config, where), configure_restart(config, config.localizable)
     head = open_head(located.path, task.spec, device=device, dtype=dtype, seed=seed)
-    plan = Plan(len(train), config, seed)
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan))
-    stepper = Stepper.start(head, plan, located.path)
+    plan = Plan(len(train), stage, seed)
+    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, mask))
+    stepper = Stepper.start(head, plan, located.path, mask)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
     with new_folder(out, force=force) as folder:
         _save_model(head, folder, out)
@@ -100,6 +113,7 @@ def train_task(
         record["print"] = print_training(located.path, task, config, seed, dtype)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     state.cleared()
+    shutil.rmtree(_pulled_folder(out), ignore_errors=True)
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -122,10 +136,29 @@ def find_training(
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
 
-def _fingerprint(head: Head, base: Path, task: Task, plan: Plan) -> str:
+def _find_mask(base: str | Path, task: Task, out: Path, config: TrainSpec, where: dict[str, Any]) -> Mask:
+    """The weights that a first training with a pull moves most; it stays beside the output until that is there."""
+    assert config.localizable is not None
+    pulled, pull = _pulled_folder(out), configure_pull(config, config.localizable)
+    if find_training(base, task, pulled, config=pull, dtype=where["dtype"]) is None:
+        train_task(base, task, pulled, config=pull, **where, force=True)
+    pair = CheckpointPair.open(locate(base).path, pulled)
+    names = [name for name in Scope(config.scope).names(pair.base) if name in pair.names]
+    k = resolve_budget(pair.base.n_parameters, config.localizable.density, None)
+    moved = sum(count_changed(pair, names).values())  # the pull may leave fewer than k
+    return diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
+
+
+def _pulled_folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.pulled")
+
+
+def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, mask: Mask | None) -> str:
     """What the weights depend on; it stays on this machine, so that it may name paths."""
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
-    return json.dumps([str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan)], sort_keys=True)
+    kept = {name: mask[name].tolist() for name in mask} if mask else None
+    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), kept]
+    return json.dumps(parts, sort_keys=True)
 
 
 def _save_model(head: Head, folder: Path, out: Path) -> None:

@@ -5,8 +5,9 @@ After each step of the optimizer every trained weight takes the proximal step of
     w <- base + soft(w - base, rate * l1),   soft(x, t) = sign(x) * max(|x| - t, 0)
 
 (proximal gradient descent; Parikh and Boyd 2014, section 4.2). Where the task's gradient stays below l1 the weight
-is the base's, bit for bit; what is learned gathers in the others. arXiv 2302.06600 adds the L1 norm to the loss
-instead (about 1e-3, with AdamW), which shrinks but never reaches zero.
+is the base's, bit for bit; what is learned gathers in the others. AdamW divides its steps by s = sqrt(v) + eps, and so
+is the threshold: the proximal step in the optimizer's own metric, rate * l1 / s. arXiv 2302.06600 adds the L1 norm to
+the loss instead (about 1e-3, with AdamW), which shrinks but never reaches zero.
 """
 
 from __future__ import annotations
@@ -34,9 +35,21 @@ class BasePull:
         self.weights = [(weight, found[name]) for name, weight in trained.items() if name in found]
 
     @torch.no_grad()
-    def step(self, threshold: float) -> None:
-        """Take the proximal step; `threshold` is the learning rate times l1."""
+    def step(self, threshold: float, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
         for weight, name in self.weights:
             base = self.base.read(name).to(weight.device, weight.dtype)
-            moved = torch.nn.functional.softshrink(weight - base, threshold)
+            moved = weight - base
+            size = moved.abs() - threshold / _scale_of(weight, optimizer)
+            moved = moved.sign() * size.relu()
             weight.copy_(torch.where(moved == 0, base, base + moved))
+
+
+def _scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | float:
+    """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps, or 1."""
+    state = optimizer.state.get(weight, {}) if optimizer else {}
+    if optimizer is None or "exp_avg_sq" not in state:
+        return 1.0
+    group = optimizer.param_groups[0]
+    second: torch.Tensor = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+    return second.sqrt() + float(group["eps"])

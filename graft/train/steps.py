@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 
 from graft.errors import ConfigError, TrainingError
+from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
+from graft.train.confinement import Confinement
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -79,23 +81,26 @@ class Stepper:
         optimizer: over its weights in scope.
         plan: of the whole training.
         pull: towards the base, where there is one.
+        confinement: to a mask, where there is one.
     """
 
     head: Head
     optimizer: torch.optim.Optimizer
     plan: Plan
     pull: BasePull | None = None
+    confinement: Confinement | None = None
 
     @classmethod
-    def start(cls, head: Head, plan: Plan, base: Path) -> Stepper:
-        """The stepper of a fresh training.
+    def start(cls, head: Head, plan: Plan, base: Path, mask: Mask | None = None) -> Stepper:
+        """The stepper of a fresh training, confined to a mask where there is one.
 
         Raises:
             ConfigError: the scope holds no tensor of the model.
         """
-        optimizer = make_optimizer(head.model, plan.config)
+        choose_trained(head.model, plan.config)
+        confinement = None if mask is None else Confinement(head.model, Checkpoint.open(base), mask)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        return cls(head, optimizer, plan, pull)
+        return cls(head, make_optimizer(head.model, plan.config), plan, pull, confinement)
 
     def take(self, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
@@ -108,11 +113,15 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        if self.confinement is not None:
+            self.confinement.mask_gradients()
         torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.pull is not None:
-            self.pull.step(rate * config.l1)
+            self.pull.step(rate * config.l1, self.optimizer)
+        if self.confinement is not None:
+            self.confinement.restore_others()
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
@@ -128,8 +137,8 @@ class Stepper:
         return value
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainSpec) -> torch.optim.Optimizer:
-    """The optimizer over the weights in scope; the others stop requiring gradients.
+def choose_trained(model: torch.nn.Module, config: TrainSpec) -> None:
+    """Make the weights in scope, and those of a new head, the only ones that take gradients.
 
     Raises:
         ConfigError: the scope holds no tensor of the model.
@@ -137,9 +146,13 @@ def make_optimizer(model: torch.nn.Module, config: TrainSpec) -> torch.optim.Opt
     scope = Scope(config.scope)
     for name, weight in model.named_parameters():
         weight.requires_grad_(scope.holds(name) or name.startswith(_HEADS))  # a new head always trains
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if not weights:
+    if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError(f"train.scope {config.scope!r} holds no tensor of the model")
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainSpec) -> torch.optim.Optimizer:
+    """The optimizer over the weights that take gradients."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)

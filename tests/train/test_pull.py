@@ -71,3 +71,16 @@ def test_a_head_that_the_base_lacks_is_not_pulled(tmp_path: Path) -> None:
             weight.fill_(0.25)
     BasePull(model, Checkpoint.open(tmp_path / "base")).step(1.0)
     assert [weight.item() for weight in model.parameters()] == [0.0, 0.25]
+
+
+def test_the_pull_is_taken_in_the_metric_of_adamw(tmp_path: Path) -> None:
+    base = torch.zeros(1, 2)
+    write_single(tmp_path / "base", {"weight": base})
+    model = torch.nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.weight.grad = torch.tensor([[1.0, 0.01]])
+    optimizer.step()  # second moments of 1 and .0001
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.5, 0.5]]))
+    BasePull(model, Checkpoint.open(tmp_path / "base")).step(0.001, optimizer)
+    assert torch.allclose(model.weight, torch.tensor([[0.5 - 0.001, 0.5 - 0.1]]), atol=1e-5)

@@ -18,6 +18,13 @@ from graft_cli import options
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: the task's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples per step. [default: the task's]")
 @click.option("--scope", help="Which tensors train: all, layers, a sum, or a regex. [default: the task's]")
+@click.option(
+    "--localizable",
+    is_flag=True,
+    help="Train only few weights, which a first training with a pull towards the base picks out: the patch is then "
+    "the whole of what was learned.",
+)
+@click.option("--density", type=float, help="Share of all parameters that --localizable trains. [default: 1e-4]")
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
 @options.output("Folder to make.")
@@ -29,6 +36,8 @@ from graft_cli import options
 def command(
     base: str,
     task_file: Path,
+    localizable: bool,
+    density: float | None,
     seed: int | None,
     resume: bool,
     output: Path,
@@ -45,6 +54,7 @@ def command(
     \b
     Example:
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml -o runs/tuned
+      graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --localizable -o runs/sparse
     """
     from graft.config import read_config, to_plain
     from graft.tasks.spec import TrainSpec
@@ -52,7 +62,12 @@ def command(
 
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
-    config = read_config(TrainSpec, {**to_plain(task.spec.train), **given}, "command line")
+    if density is not None and not localizable:
+        raise click.UsageError("--density is how many weights --localizable trains")
+    block = to_plain(task.spec.train)
+    if localizable:
+        given["localizable"] = {**(block["localizable"] or {}), **({} if density is None else {"density": density})}
+    config = read_config(TrainSpec, {**block, **given}, "command line")
     result = train_task(base, task, output, config=config, device=device, dtype=dtype, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [

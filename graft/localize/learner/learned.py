@@ -1,7 +1,8 @@
 """A mask learned at an exact budget, by stochastic dual averaging through the hard top k.
 
-Candidates are the `multiple` x k entries with the best attributions to start with, and s_i is the sum of entry i's
-attributions over the points of their path. At each step, on a minibatch B of the n training examples,
+Candidates are the `multiple` x k entries with the best scores to start with: s_i is the sum of entry i's attributions
+over the points of their path, plus a prior in proportion to |delta_i| (`graft.localize.methods`). At each step, on a
+minibatch B of the n training examples,
 
     m = top k of s (hard, exactly k, ties to the earlier coordinate),    theta = base + m * delta,
     s <- s - lr * |B| / n * g * delta,                                   g = gradient of B's mean loss at theta,
@@ -11,7 +12,9 @@ so that a pass over the examples weighs as much as `lr` more points of the path.
 gradient of a mask entry is g * delta, but taken at the very graft that will be used, never between base and tuned.
 Summing is what Nesterov's dual averaging does (2009, Mathematical Programming 120), and the start is its own first
 points, so s keeps its unit, nats, and the loss's scale drops out of the order. Dividing by the gradient's size as Adam
-does gives noise a vote: on sst2 it fitted no better and generalised worse (artifacts/LOG.md).
+does gives noise a vote: on sst2 it fitted no better and generalised worse (artifacts/LOG.md). As in attribution, class
+offsets are set aside (`graft.localize.offsets`), here fitted at each step on the latest logits of all examples: without
+them the mask swings from one class to the other.
 
 After each pass the mask's NLL on validation is measured, and the mask with the lowest is kept, the starting one
 among them. Restarts differ in the order of examples. Without validation examples (`learn.data: train+validation`,
@@ -28,6 +31,7 @@ from tqdm import tqdm
 
 from graft.errors import CheckpointError
 from graft.localize.learner.candidates import Candidates
+from graft.localize.offsets import RunningOffsets
 from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
@@ -44,36 +48,50 @@ class MaskLearner:
         head: the model at hand, on which the candidates live.
         candidates: what may be kept.
         scores: (n,) fp32, where to start.
+        examples: to learn from.
         config: rate, batch size.
+        centred: set class offsets aside, where the head has classes.
     """
 
-    def __init__(self, head: Head, candidates: Candidates, scores: torch.Tensor, config: LearnSpec) -> None:
+    def __init__(
+        self,
+        head: Head,
+        candidates: Candidates,
+        scores: torch.Tensor,
+        examples: Sequence[Example],
+        config: LearnSpec,
+        *,
+        centred: bool = True,
+    ) -> None:
         self.head = head
         self.candidates = candidates
+        self.examples = examples
         self.config = config
         self.scores = scores.clone()
+        self._offsets = self._start_offsets() if centred and head.has_classes else None
 
     @property
     def kept(self) -> torch.Tensor:
         """(n,) bool: the present mask."""
         return self.candidates.keep_top(self.scores)
 
-    def run_epoch(self, examples: Sequence[Example], generator: torch.Generator) -> float:
+    def run_epoch(self, generator: torch.Generator) -> float:
         """One pass over the examples in random order; the mean loss in nats.
 
         Raises:
             CheckpointError: a loss is not finite.
         """
-        order, size, total = torch.randperm(len(examples), generator=generator).tolist(), self.config.batch_size, 0.0
+        n, size, total = len(self.examples), self.config.batch_size, 0.0
+        order = torch.randperm(n, generator=generator).tolist()
         with self.candidates.gathering(self.head.model) as gradient:
-            for start in range(0, len(order), size):
-                batch = [examples[i] for i in order[start : start + size]]
+            for start in range(0, n, size):
+                places = order[start : start + size]
                 self.candidates.write(self.kept)
-                total += self._backward(batch) * len(batch)
-                weight = self.config.lr * len(batch) / len(examples)
+                total += self._backward(places) * len(places)
+                weight = self.config.lr * len(places) / n
                 self.scores.addcmul_(gradient, self.candidates.movement, value=-weight)
                 gradient.zero_()
-        return total / len(examples)
+        return total / n
 
     def measure(self, examples: Sequence[Example], kept: torch.Tensor) -> float:
         """Mean NLL in nats of a mask."""
@@ -83,12 +101,19 @@ class MaskLearner:
             batches = [examples[start : start + size] for start in range(0, len(examples), size)]
             return sum(self.head.loss(batch).item() * len(batch) for batch in batches) / len(examples)
 
-    def _backward(self, batch: Sequence[Example]) -> float:
-        loss = self.head.loss(batch)
+    def _backward(self, places: list[int]) -> float:
+        batch = [self.examples[i] for i in places]
+        offsets = self._offsets
+        loss = self.head.loss(batch) if offsets is None else offsets.loss(places, self.head.logits(batch))
         if not torch.isfinite(loss):
             raise CheckpointError(f"the loss is {loss.item()} at a graft of {int(self.kept.sum()):,} entries")
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
+
+    def _start_offsets(self) -> RunningOffsets:
+        self.candidates.write(self.kept)
+        logits = self.head.predict(self.examples, batch_size=self.config.batch_size, label="class offsets")
+        return RunningOffsets(logits, torch.tensor([example.label for example in self.examples]))
 
 
 def learn_mask(
@@ -99,6 +124,8 @@ def learn_mask(
     validation: Sequence[Example],
     config: LearnSpec,
     seed: int,
+    *,
+    centred: bool = True,
 ) -> Mask:
     """The mask of exactly k candidates with the lowest validation NLL that was met; the last without validation.
 
@@ -109,16 +136,16 @@ def learn_mask(
     """
     head.model.eval()
     validation = sorted(validation, key=lambda example: sum(map(len, example.texts)))  # saves padding
-    learner = MaskLearner(head, candidates, scores, config)
-    best = learner.kept
-    lowest = learner.measure(validation, best) if validation else math.inf
+    best, lowest = candidates.keep_top(scores), math.inf
     try:
         for restart in range(config.restarts):
-            learner = MaskLearner(head, candidates, scores, config)
+            learner = MaskLearner(head, candidates, scores, train, config, centred=centred)
+            if validation and not restart:
+                lowest = learner.measure(validation, best)
             generator = torch.Generator().manual_seed(seed * 100_003 + restart)
             bar = tqdm(range(config.epochs), desc=f"learning the mask {restart + 1}", unit="epoch", disable=None)
             for _ in bar:
-                loss = learner.run_epoch(train, generator)
+                loss = learner.run_epoch(generator)
                 kept = learner.kept
                 found = learner.measure(validation, kept) if validation else math.inf
                 if found < lowest or not validation:

@@ -75,13 +75,14 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_base_comes_back(
     path: GradientPath, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bits_of(path.head.model)
-    loss = path.head.loss
+    loss, logits = path.head.loss, path.head.logits
     monkeypatch.setattr(path.head, "loss", lambda *given: loss(*given) * torch.nan)
     with pytest.raises(CheckpointError, match="the loss is nan"):
-        MaskLearner(path.head, candidates, torch.rand(len(candidates)), CONFIG).run_epoch(
-            path.examples, torch.Generator()
+        MaskLearner(path.head, candidates, torch.rand(len(candidates)), path.examples, CONFIG, centred=False).run_epoch(
+            torch.Generator()
         )
-    with pytest.raises(CheckpointError):
+    monkeypatch.setattr(path.head, "logits", lambda *given: logits(*given) * 1e30 * 1e30)
+    with pytest.raises(CheckpointError, match=r"not finite|the loss is"):
         learn(path, candidates)
     assert bits_of(path.head.model) == before
 
@@ -110,10 +111,10 @@ def test_candidates_are_no_more_than_there_are(base: Path, tuned: Path, task: Ta
 
 def test_without_validation_examples_the_last_mask_is_kept(path: GradientPath, candidates: Candidates) -> None:
     start = torch.rand(len(candidates), generator=torch.Generator().manual_seed(5))
-    learner = MaskLearner(path.head, candidates, start, CONFIG)
+    learner = MaskLearner(path.head, candidates, start, path.examples, CONFIG)
     generator = torch.Generator().manual_seed(0)
     for _ in range(CONFIG.epochs):
-        learner.run_epoch(path.examples, generator)
+        learner.run_epoch(generator)
     last = candidates.mask_of(learner.kept)
     assert learn_mask(path.head, candidates, start, path.examples, [], CONFIG, 0) == last
 
@@ -136,8 +137,22 @@ def test_a_score_that_was_computed_before_is_taken_as_it_is(base: Path, tuned: P
         localize_skill(base, tuned, task, learned, tables=tables).mask
         == localize_skill(base, tuned, task, learned).mask
     )
-    assert list(tables.values()) == [table]
+    assert next(iter(tables.values())) is table
+    assert len(tables) == 2  # and the magnitudes, of the prior
     other = localize_skill(base, tuned, task, dataclasses.replace(config, budget=301), tables=tables)
-    assert len(tables) == 2  # the graft's own path depends on the budget
+    assert len(tables) == 3  # the graft's own path depends on the budget
     assert len(first) == 300
     assert len(other) == 301
+
+
+def test_the_prior_draws_the_start_towards_the_largest_movements(base: Path, tuned: Path, task: Task) -> None:
+    def mask(method: str, prior: float = 0.0) -> Mask:
+        learn = LearnSpec(prior=prior, epochs=1, lr=1e-9)  # so slow that the start is what comes out
+        config = LocalizeSpec(method, budget=300, scope="all", points=1, learn=learn)  # type: ignore[arg-type]
+        return localize_skill(base, tuned, task, config).mask
+
+    largest, attributed = mask("magnitude"), mask("attribution")
+    shares = [mask("learned", prior).jaccard(largest) for prior in (0.0, 1.0, 1e6)]
+    assert mask("learned", 0.0) == attributed
+    assert attributed.jaccard(largest) == shares[0] < shares[1] < shares[2]
+    assert shares[2] == 1
