@@ -38,6 +38,9 @@ on_overlap = _option(
     help="Whose value stays where patches disagree.",
 )
 allow_mismatch = _option("--allow-mismatch", is_flag=True, help="Do not compare the base's values.")
+assignments = _option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any other key of the block; may be repeated."
+)
 with_base_values = _option("--with-base-values", is_flag=True, help="Also store the base's values, for exact undo.")
 
 

@@ -26,8 +26,7 @@ def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: 
     """
     spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
     examples = [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
-    train = {key: value for key, value in to_plain(config).items() if key != "localizable" or value is not None}
-    asked = [digest_of(Checkpoint.open(base)), spec, examples, train, seed, dtype]
+    asked = [digest_of(Checkpoint.open(base)), spec, examples, to_plain(config), seed, dtype]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -8,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import click
 import pytest
 from graft_cli.commands.localize import METHODS
-from graft_cli.entry import COMMANDS
+from graft_cli.entry import COMMANDS, group
 from safetensors.torch import load_file
 
 from graft import __version__
@@ -47,7 +46,8 @@ def test_every_command_explains_itself_and_its_options(name: str, cli: Cli) -> N
     assert finished.out.startswith(f"Usage: graft {name} [OPTIONS]")
     for option in ("--json", "--debug", "--help"):
         assert option in finished.out
-    command = importlib.import_module(f"graft_cli.commands.{name}").command
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
     assert not [param.name for param in command.params if isinstance(param, click.Option) and not param.help]
 
 
@@ -253,3 +253,28 @@ def test_a_state_is_looked_at_only_where_training_should_go_on(
     command = ["train", base, "--task", task_file, "--epochs", 1, "-o", tmp_path / "out"]
     assert "out.resume: not readable; delete it to start anew" in cli(*command, "--resume").err
     assert cli(*command).code == 0
+
+
+def test_localize_learns_with_settings_from_the_command_line(
+    base: Path, tuned: Path, task_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    patch = tmp_path / "skill.safetensors"
+    given = ("localize", base, tuned, "--task", task_file, "--scope", "all", "--budget", 300, "--points", 1)
+    made = parsed(cli(*given, "--method", "learned", "--set", "learn.epochs=2", "-o", patch, "--json"))
+    assert made["k"] == 300
+    method = load_patch(patch).provenance.method
+    assert method["learn"]["epochs"] == 2  # type: ignore[index]
+    wrong = cli(*given, "--method", "learned", "--set", "learn.epoch=2", "-o", patch, "--force")
+    assert wrong.code == 1
+    assert "'epoch'" in wrong.err
+
+
+def test_train_localizable_leaves_a_small_difference(base: Path, task_file: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "few"
+    given = ("train", base, "--task", task_file, "--scope", "all", "-o", out)
+    assert cli(*given, "--density", 0.01).code == 2  # it belongs to --localizable
+    short = ("--set", "localizable.pull_epochs=1", "--set", "localizable.epochs=1")
+    made = parsed(cli(*given, "--localizable", "--density", 0.01, *short, "--json"))
+    assert len(made["epochs"]) == 1
+    diff = parsed(cli("diff", base, out, "-o", tmp_path / "all.safetensors", "--json"))
+    assert 0 < diff["k"] <= 0.01 * diff["n_parameters"] + 1

@@ -74,6 +74,7 @@ METHODS = {
 @click.option(
     "--curve", is_flag=True, help="Show the gain on validation at densities from 1e-5 to 1e-2; -o is optional."
 )
+@options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
 @options.device
@@ -87,6 +88,7 @@ def command(
     task_file: Path,
     seed: int | None,
     curve: bool,
+    assignments: tuple[str, ...],
     with_base_values: bool,
     output: Path | None,
     device: str,
@@ -98,13 +100,14 @@ def command(
     """Find the weights in which TUNED keeps what it learned beyond BASE, and cut them out as a patch.
 
     Keeps exactly round(density x parameters) entries (default 1e-4), within the scope (default: the numbered
-    layers). Only the task's training examples are used; --curve measures on its validation examples.
+    layers). Scores use the task's training examples alone; learned, paper and --curve look at validation too.
 
     \b
     Example:
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
+      graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
-    from graft.config import read_config
+    from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
     from graft.localize.spec import LocalizeSpec
@@ -115,7 +118,8 @@ def command(
         refuse_existing(output, force=force)
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
-    config = read_config(LocalizeSpec, {**given, "seed": task.spec.seed}, "command line")
+    block = override({**given, "seed": task.spec.seed}, assignments)
+    config = read_config(LocalizeSpec, block, "command line")
     found = measure_curve(base, tuned, task, config, device=device, dtype=dtype) if curve else None
     if output is None:
         assert found is not None

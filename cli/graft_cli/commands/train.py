@@ -25,6 +25,7 @@ from graft_cli import options
     "the whole of what was learned.",
 )
 @click.option("--density", type=float, help="Share of all parameters that --localizable trains. [default: 1e-4]")
+@options.assignments
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
 @options.output("Folder to make.")
@@ -38,6 +39,7 @@ def command(
     task_file: Path,
     localizable: bool,
     density: float | None,
+    assignments: tuple[str, ...],
     seed: int | None,
     resume: bool,
     output: Path,
@@ -56,7 +58,7 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml -o runs/tuned
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --localizable -o runs/sparse
     """
-    from graft.config import read_config, to_plain
+    from graft.config import override, read_config, to_plain
     from graft.tasks.spec import TrainSpec
     from graft.train.fine_tuning import train_task
 
@@ -66,8 +68,8 @@ def command(
         raise click.UsageError("--density is how many weights --localizable trains")
     block = to_plain(task.spec.train)
     if localizable:
-        given["localizable"] = {**(block["localizable"] or {}), **({} if density is None else {"density": density})}
-    config = read_config(TrainSpec, {**block, **given}, "command line")
+        given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
+    config = read_config(TrainSpec, override({**block, **given}, assignments), "command line")
     result = train_task(base, task, output, config=config, device=device, dtype=dtype, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [
