@@ -12,8 +12,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check graft cli tests
-	$(BIN)/ruff format --check graft cli tests
+	$(BIN)/ruff check graft cli tests examples
+	$(BIN)/ruff format --check graft cli tests examples
 	$(BIN)/mypy
 
 bench: $(INSTALLED)

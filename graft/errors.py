@@ -13,6 +13,7 @@
     │   ├── OverlapError          two patches want different values at the same coordinate
     │   └── RevertError           a graft cannot be taken off exactly now
     ├── BudgetError               a budget of nothing, or of more than there is
+    ├── HubError                  the Hub cannot be reached, refuses, or gave other bytes than it announced
     ├── OutputError               an output exists already, or cannot be written
     ├── ProtectionError           a protected coordinate moved
     └── TrainingError             training broke off: loss not finite, out of memory
@@ -68,6 +69,10 @@ class RevertError(PatchError):
 
 class BudgetError(GraftError):
     """A budget of nothing, or of more entries than there are."""
+
+
+class HubError(GraftError):
+    """The Hub cannot be reached, refuses, or gave other bytes than it announced."""
 
 
 class OutputError(GraftError):

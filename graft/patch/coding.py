@@ -77,7 +77,7 @@ def decode_bits(bits: Bits, k: int, n: int) -> Indices:
     Raises:
         ValueError: not k bits are set, or a padding bit is.
     """
-    indices = np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.int64)
+    indices = np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.int64, copy=False)
     if indices.size != k:
         raise ValueError(f"its bits hold {indices.size} indices, not {k}")
     if k and indices[-1] >= n:

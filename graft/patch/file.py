@@ -17,7 +17,7 @@ from graft.patch.provenance import Provenance
 from graft.patch.rows import Row, read_rows
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import DTYPE_NAMES
-from graft.tensors.header import parse_json, read_header
+from graft.tensors.header import Header, parse_json, read_header, shown
 from graft.tensors.prints import print_of
 
 KEY = "skill_patch"
@@ -104,24 +104,41 @@ def load_region(path: Path | str) -> tuple[Patch | Mask, Provenance]:
 def _load(path: Path) -> tuple[str, tuple[Row, ...], Payload, Provenance]:
     try:
         file = path / FILE_NAME if path.is_dir() else path
-        where = str(file)
         header = read_header(file, MAX_PATCH_HEADER)
+    except (CheckpointError, OSError) as error:
+        raise PatchFormatError(str(error)) from error
+    kind, rows, provenance = read_declaration(header, str(file))
+    return kind, rows, read_payload(file, header, rows, kind), provenance
+
+
+def read_declaration(header: Header, where: str) -> tuple[str, tuple[Row, ...], Provenance]:
+    """What a file declares in its header alone: its kind, its table of tensors, and where it came from.
+
+    Args:
+        header: of a file here, or read from afar.
+        where: the file's name for an error.
+
+    Raises:
+        PatchFormatError: not a patch, another format, or a table that contradicts itself.
+    """
+    try:
         if set(header.metadata) != {KEY}:
             raise PatchFormatError(f"{where}: not a skill patch (no {KEY!r} in its header, or more than that)")
         meta = parse_json(header.metadata[KEY], where)
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     kind = meta.get("kind")
     if meta.get("format") != FORMAT or type(meta["format"]) is not int:
-        raise PatchFormatError(f"{where}: format {meta.get('format')!r} is not known here; this reads format {FORMAT}")
+        found = shown(meta.get("format"))
+        raise PatchFormatError(f"{where}: format {found} is not known here; this reads format {FORMAT}")
     if kind not in ("patch", "mask"):
-        raise PatchFormatError(f"{where}: kind {kind!r} is neither 'patch' nor 'mask'")
+        raise PatchFormatError(f"{where}: kind {shown(kind)} is neither 'patch' nor 'mask'")
     rows = read_rows(meta.get("tensors"), kind, where)
     try:
         provenance = Provenance.from_json(meta)
     except ValueError as error:
         raise PatchFormatError(f"{where}: {error}") from error
-    return kind, rows, read_payload(file, header, rows, kind), provenance
+    return kind, rows, provenance
 
 
 def _encode_mask(mask: Mask, patch: Patch | None) -> tuple[list[Row], dict[str, torch.Tensor]]:
@@ -166,4 +183,4 @@ def _metadata(kind: str, rows: list[Row], k: int, provenance: Provenance) -> str
 def _check_prints(rows: tuple[Row, ...], values: Mapping[str, torch.Tensor], key: str, where: str) -> None:
     for row in rows:
         if row.name in values and print_of(values[row.name]) != getattr(row, key):
-            raise PatchFormatError(f"{where}: tensor {row.name!r}: its values do not match its {key}")
+            raise PatchFormatError(f"{where}: tensor {shown(row.name)}: its values do not match its {key}")

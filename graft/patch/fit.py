@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from graft.tensors.names import match_names
 from graft.tensors.prints import digest_of, print_of
 
 
-class Target(Protocol):
-    """Something that a patch may land on: a live model or a checkpoint on disk."""
+class Listing(Protocol):
+    """The names, dtypes and shapes of something that a patch may land on, as headers alone tell them."""
 
     names: tuple[str, ...]
     prefix: str
@@ -27,12 +27,16 @@ class Target(Protocol):
         """Dtype and shape of a tensor."""
         ...
 
-    def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
-        """The (k,) values of a tensor at flat indices, on the CPU."""
-        ...
-
     def owner(self, name: str) -> str:
         """The one name that stands for all that share the tensor's storage."""
+        ...
+
+
+class Target(Listing, Protocol):
+    """Something that a patch may land on: a live model or a checkpoint on disk."""
+
+    def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        """The (k,) values of a tensor at flat indices, on the CPU."""
         ...
 
 
@@ -76,16 +80,45 @@ def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bo
         check_base: whether the base's values must be bitwise the ones the patch was cut from.
         cast: whether another dtype is accepted; needs stored base values, whose casts are compared.
     """
+    whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
+    fit = check_specs(patch.mask.specs, whole, patch.provenance.tied, target, cast=cast)
+    if not check_base or not fit.names:
+        return fit
+    sound = [
+        name for name, spec in patch.mask.specs.items() if not _check_spec(spec, fit.names.get(name), target, cast)
+    ]
+    facts = ((name, _check_values(patch, name, fit.names[name], target)) for name in sound)
+    wrong = (f"tensor {name!r}: {fact}" for name, fact in facts if fact)
+    return Fit(fit.names, fit.dense, (*fit.reasons, *wrong))
+
+
+def check_specs(
+    specs: Mapping[str, TensorSpec],
+    whole: Mapping[str, tuple[int, ...]],
+    tied: Sequence[Sequence[str]],
+    listing: Listing,
+    *,
+    cast: bool = False,
+) -> Fit:
+    """Compare names, shapes and dtypes: all that can be known before any value is read.
+
+    Args:
+        specs: tensor name -> dtype and shape, of the tensors that a mask touches.
+        whole: name -> shape, of the tensors that are replaced whole.
+        tied: groups of base names that share one storage.
+        listing: what the patch should land on.
+        cast: whether another dtype is accepted.
+    """
     try:
-        names = _match(patch, tuple(patch.mask), target)
-        dense = _match(patch, tuple(patch.dense), target)
+        names = _match(tied, tuple(specs), listing)
+        dense = _match(tied, tuple(whole), listing)
     except MismatchError as error:
         return Fit({}, {}, (str(error),))
-    checks = (_check(patch, name, names.get(name), target, check_base, cast) for name in patch.mask)
-    wrong = [f"tensor {name!r}: {fact}" for name, fact in zip(patch.mask, checks, strict=True) if fact]
+    checks = (_check_spec(specs[name], names.get(name), listing, cast) for name in specs)
+    wrong = [f"tensor {name!r}: {fact}" for name, fact in zip(specs, checks, strict=True) if fact]
     for name, place in dense.items():
-        if target.spec(place).shape != tuple(patch.dense[name].shape):
-            wrong.append(f"tensor {name!r}: {target.spec(place)} cannot be replaced whole by {patch.dense[name].shape}")
+        if listing.spec(place).shape != whole[name]:
+            wrong.append(f"tensor {name!r}: {listing.spec(place)} cannot be replaced whole by {list(whole[name])}")
     return Fit(names, dense, tuple(wrong))
 
 
@@ -98,27 +131,30 @@ def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
     return None if found == recorded else f"the base's digest is {recorded[:16]}…, this checkpoint's {found[:16]}…"
 
 
-def _match(patch: Patch, wanted: tuple[str, ...], target: Target) -> dict[str, str]:
-    matched = match_names(wanted, target.names, prefix=target.prefix, rename=target.rename)
+def _match(tied: Sequence[Sequence[str]], wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:
+    matched = match_names(wanted, listing.names, prefix=listing.prefix, rename=listing.rename)
     found = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
-        siblings = next((group for group in patch.provenance.tied if name in group), ())
-        by_sibling = match_names(siblings, target.names, prefix=target.prefix, rename=target.rename).found
+        siblings = next((tuple(group) for group in tied if name in group), ())
+        by_sibling = match_names(siblings, listing.names, prefix=listing.prefix, rename=listing.rename).found
         if by_sibling:
             found[name] = next(iter(by_sibling.values()))
-    return {name: target.owner(place) for name, place in found.items()}
+    return {name: listing.owner(place) for name, place in found.items()}
 
 
-def _check(patch: Patch, name: str, place: str | None, target: Target, check_base: bool, cast: bool) -> str | None:
+def _check_spec(wanted: TensorSpec, place: str | None, listing: Listing, cast: bool) -> str | None:
     if place is None:
         return "the model has no such tensor"
-    wanted, found = patch.mask.specs[name], target.spec(place)
+    found = listing.spec(place)
     if wanted.shape != found.shape:
         return f"shape {list(found.shape)}, the patch was cut from {list(wanted.shape)}"
     if wanted.dtype != found.dtype and not cast:
         return f"dtype {found.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
-    if not check_base:
-        return None
+    return None
+
+
+def _check_values(patch: Patch, name: str, place: str, target: Target) -> str | None:
+    wanted, found = patch.mask.specs[name], target.spec(place)
     values = target.gather(place, torch.tensor(patch.mask[name]))
     if wanted.dtype == found.dtype:
         same = print_of(values) == patch.base_prints[name]

@@ -14,7 +14,7 @@ from graft.patch.coding import decode_bits, decode_gaps
 from graft.patch.mask import Indices, Mask
 from graft.patch.rows import Row
 from graft.tensors.dtypes import from_bytes
-from graft.tensors.header import Header
+from graft.tensors.header import Header, clip_text, shown
 from graft.tensors.pair import refuse_not_finite
 
 _CODES = {"gaps": "U16", "bits": "U8"}
@@ -40,16 +40,7 @@ def read_payload(file: Path, header: Header, rows: Sequence[Row], kind: str) -> 
         PatchFormatError: a tensor is missing, not allowed, or of another length, dtype or shape; a value is
             not finite.
     """
-    expected = _expected_lengths(rows, kind, with_base=any(name.startswith("base.") for name in header.tensors))
-    specs = {name: stored.spec for name, stored in header.tensors.items()}
-    dense = {name for name in specs if name.startswith("dense/") and len(name) > 6 and kind == "patch"}
-    dense -= {name for name in dense if not specs[name].numel}
-    for name in specs.keys() - dense - expected.keys():
-        raise PatchFormatError(f"{file}: tensor {name!r} is not allowed in a {kind} file")
-    for name, (dtype, length) in expected.items():
-        if name not in specs or specs[name].dtype != dtype or specs[name].shape != (length,):
-            found = specs.get(name, "nothing")
-            raise PatchFormatError(f"{file}: tensor {name!r} must be {dtype}[{length}], but the file holds {found}")
+    dense = check_layout(header, rows, kind, str(file))
     tensors = _read(file, header)
     for name, tensor in tensors.items():
         try:
@@ -58,6 +49,30 @@ def read_payload(file: Path, header: Header, rows: Sequence[Row], kind: str) -> 
             raise PatchFormatError(str(error)) from error
     whole = {name.removeprefix("dense/"): tensors.pop(name) for name in sorted(dense)}
     return Payload(str(file), tensors, whole)
+
+
+def check_layout(header: Header, rows: Sequence[Row], kind: str, where: str) -> set[str]:
+    """Check from the header alone that a file's tensors are the ones that its rows call for.
+
+    Returns:
+        The names of the whole tensors, "dense/..." each.
+
+    Raises:
+        PatchFormatError: a tensor is missing, not allowed, or of another length or dtype.
+    """
+    expected = _expected_lengths(rows, kind, with_base=any(name.startswith("base.") for name in header.tensors))
+    specs = {name: stored.spec for name, stored in header.tensors.items()}
+    dense = {name for name in specs if name.startswith("dense/") and len(name) > 6 and kind == "patch"}
+    dense -= {name for name in dense if not specs[name].numel}
+    for name in specs.keys() - dense - expected.keys():
+        raise PatchFormatError(f"{where}: tensor {shown(name)} is not allowed in a {kind} file")
+    for name, (dtype, length) in expected.items():
+        if name not in specs or specs[name].dtype != dtype or specs[name].shape != (length,):
+            found = clip_text(str(specs.get(name, "nothing")))
+            raise PatchFormatError(
+                f"{where}: tensor {shown(name)} must be {dtype}[{length}], but the file holds {found}"
+            )
+    return dense
 
 
 def decode_mask(payload: Payload, rows: Sequence[Row]) -> Mask:
@@ -70,10 +85,13 @@ def decode_mask(payload: Payload, rows: Sequence[Row]) -> Mask:
     indices = {}
     for row, row_gaps, row_bits in zip(rows, gaps, bits, strict=True):
         try:
-            indices[row.name] = _decode(row, row_gaps.numpy(), row_bits.numpy())
+            decoded = _decode(row, row_gaps.numpy(), row_bits.numpy())
         except ValueError as error:
-            raise PatchFormatError(f"{payload.where}: tensor {row.name!r}: {error}") from error
-    return Mask.of({row.name: row.spec for row in rows}, indices)
+            raise PatchFormatError(f"{payload.where}: tensor {shown(row.name)}: {error}") from error
+        decoded.setflags(write=False)
+        indices[row.name] = decoded
+    # not `Mask.of`: what is decoded is sorted, unique and in range, and a copy would double the memory
+    return Mask({row.name: row.spec for row in rows}, indices)
 
 
 def split_values(payload: Payload, key: str, rows: Sequence[Row]) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from graft.errors import PatchFormatError
 from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
+from graft.tensors.header import clip_text, shown
 
 _PRINT = re.compile(r"[0-9a-f]{16}")
 # "all" rows of a mask file take no bytes, so that only this bounds what a small file can make us allocate
@@ -66,7 +67,7 @@ def _read_row(item: Any, kind: str, where: str) -> Row:
     name, dtype, shape, code, k, t, base_print, result_print = item
 
     def refuse(fact: str) -> PatchFormatError:
-        return PatchFormatError(f"{where}: tensor {name!r} {fact}")
+        return PatchFormatError(f"{where}: tensor {shown(name)} {clip_text(fact)}")
 
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise refuse(f"has an unknown dtype {dtype!r}")
@@ -94,7 +95,7 @@ def _check_prints(row: Row, kind: str, refuse: Any) -> None:
 def _check_order(rows: Sequence[Row], where: str) -> None:
     for before, after in itertools.pairwise(rows):
         if before.name >= after.name:
-            raise PatchFormatError(f"{where}: tensor {after.name!r} is out of order or occurs twice")
+            raise PatchFormatError(f"{where}: tensor {shown(after.name)} is out of order or occurs twice")
 
 
 def _is_count(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import ITEM_SIZES
+from graft.tensors.dtypes import ITEM_SIZES, TensorSpec, spec_of
 from graft.tensors.scope import layer_of
 
 
@@ -38,10 +38,7 @@ class Sizes:
 
 def measure_sizes(patch: Patch, n_bytes: int) -> Sizes:
     """Compare a patch file's size with the entropy bound."""
-    value_bytes = sum(len(patch.mask[name]) * ITEM_SIZES[patch.mask.specs[name].dtype] for name in patch.mask)
-    dense = sum(tensor.numel() * tensor.element_size() for tensor in patch.dense.values())
-    bits = log2_choose(max(patch.provenance.base.n_parameters, len(patch)), len(patch))
-    return Sizes(n_bytes, dense, value_bytes if patch.base_values else 0, bits / 8 + value_bytes)
+    return _measure(outline_of(patch, patch.provenance), n_bytes)
 
 
 def log2_choose(n: int, k: int) -> float:
@@ -51,13 +48,7 @@ def log2_choose(n: int, k: int) -> float:
 
 def entries_by_layer(mask: Mask) -> dict[str, dict[str, int]]:
     """Entries per numbered block and, within it, per module: {layer: {module: k}}."""
-    table: dict[str, dict[str, int]] = {}
-    for name in mask:
-        layer = layer_of(name)
-        module = name.removeprefix(f"{layer}.")
-        row = table.setdefault(layer, {})
-        row[module] = row.get(module, 0) + len(mask[name])
-    return dict(sorted(table.items(), key=lambda item: natural_key(item[0])))
+    return _by_layer({name: len(mask[name]) for name in mask})
 
 
 def natural_key(text: str) -> list[Any]:
@@ -65,35 +56,92 @@ def natural_key(text: str) -> list[Any]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in text.split(".")]
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a header alone tells of a patch: enough to describe it.
+
+    Attributes:
+        kind: "patch" or "mask".
+        entries: tensor name -> (dtype and shape of the tensor, k).
+        dense: name -> dtype and shape, of whole tensors.
+        has_base_values: whether the base's values are stored too.
+        provenance: where it came from.
+    """
+
+    kind: str
+    entries: Mapping[str, tuple[TensorSpec, int]]
+    dense: Mapping[str, TensorSpec]
+    has_base_values: bool
+    provenance: Provenance
+
+    @property
+    def k(self) -> int:
+        """Number of entries."""
+        return sum(k for _, k in self.entries.values())
+
+
+def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
+    """The outline of what is in memory."""
+    mask = patch.mask if isinstance(patch, Patch) else patch
+    entries = {name: (mask.specs[name], len(mask[name])) for name in mask}
+    if not isinstance(patch, Patch):
+        return Outline("mask", entries, {}, False, provenance)
+    dense = {name: spec_of(tensor) for name, tensor in patch.dense.items()}
+    return Outline("patch", entries, dense, patch.base_values is not None, provenance)
+
+
 def describe_patch(patch: Patch | Mask, n_bytes: int, provenance: Provenance) -> dict[str, Any]:
     """Plain values for `graft inspect --json`: counts, densities, sizes, provenance."""
-    mask = patch.mask if isinstance(patch, Patch) else patch
-    n, maskable, k = provenance.base.n_parameters, provenance.n_maskable, len(mask)
+    return describe_outline(outline_of(patch, provenance), n_bytes)
+
+
+def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
+    """As `describe_patch`, from the header alone; `n_bytes` is the size of the whole file."""
+    provenance, k = outline.provenance, outline.k
+    n, maskable = provenance.base.n_parameters, provenance.n_maskable
+    by_layer = _by_layer({name: k for name, (_, k) in outline.entries.items()})
     result: dict[str, Any] = {
-        "kind": "patch" if isinstance(patch, Patch) else "mask",
+        "kind": outline.kind,
         "k": k,
         "n_parameters": n,
         "n_maskable": maskable,
         "density": k / n if n else None,
         "density_maskable": k / maskable if maskable else None,
         "bytes": n_bytes,
-        "layers": {layer: sum(modules.values()) for layer, modules in entries_by_layer(mask).items()},
+        "layers": {layer: sum(modules.values()) for layer, modules in by_layer.items()},
     }
-    if isinstance(patch, Patch):
-        result |= _sizes_of(patch, n_bytes)
+    if outline.kind == "patch":
+        result |= _sizes_of(outline, n_bytes)
     return result | _without_counts(provenance.to_json())
 
 
-def _sizes_of(patch: Patch, n_bytes: int) -> dict[str, Any]:
-    sizes = measure_sizes(patch, n_bytes)
+def _sizes_of(outline: Outline, n_bytes: int) -> dict[str, Any]:
+    sizes = _measure(outline, n_bytes)
     return {
-        "bytes_per_entry": (n_bytes - sizes.dense_bytes - sizes.base_bytes) / len(patch),
+        "bytes_per_entry": (n_bytes - sizes.dense_bytes - sizes.base_bytes) / outline.k,
         "bound_bytes": round(sizes.bound_bytes),
         "bound_ratio": sizes.bound_ratio,
-        "dense": {name: list(tensor.shape) for name, tensor in patch.dense.items()},
+        "dense": {name: list(spec.shape) for name, spec in outline.dense.items()},
         "dense_bytes": sizes.dense_bytes,
-        "has_base_values": patch.base_values is not None,
+        "has_base_values": outline.has_base_values,
     }
+
+
+def _measure(outline: Outline, n_bytes: int) -> Sizes:
+    value_bytes = sum(k * ITEM_SIZES[spec.dtype] for spec, k in outline.entries.values())
+    dense = sum(spec.numel * ITEM_SIZES[spec.dtype] for spec in outline.dense.values())
+    bits = log2_choose(max(outline.provenance.base.n_parameters, outline.k), outline.k)
+    return Sizes(n_bytes, dense, value_bytes if outline.has_base_values else 0, bits / 8 + value_bytes)
+
+
+def _by_layer(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for name, k in counts.items():
+        layer = layer_of(name)
+        module = name.removeprefix(f"{layer}.")
+        row = table.setdefault(layer, {})
+        row[module] = row.get(module, 0) + k
+    return dict(sorted(table.items(), key=lambda item: natural_key(item[0])))
 
 
 def _without_counts(provenance: Mapping[str, Any]) -> dict[str, Any]:

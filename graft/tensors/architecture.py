@@ -29,6 +29,12 @@ class Architecture:
 
 def read_architecture(folder: Path) -> Architecture | None:
     """The architecture of a model folder; None where no config.json tells one that transformers knows."""
+    model = build_on_meta(folder)
+    return None if model is None else architecture_of(model)
+
+
+def build_on_meta(folder: Path) -> torch.nn.Module | None:
+    """The model of a folder's config.json without weights; None where transformers cannot build one."""
     if not (folder / "config.json").is_file():
         return None
     from transformers import AutoConfig
@@ -36,10 +42,10 @@ def read_architecture(folder: Path) -> Architecture | None:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = _model_class(config)(config)
+            model: torch.nn.Module = _model_class(config)(config)
     except Exception:  # remote code, a newer architecture, a config that no model can be built from
         return None  # names are taken as they stand
-    return architecture_of(model)
+    return model
 
 
 def architecture_of(model: torch.nn.Module) -> Architecture:

@@ -67,7 +67,7 @@ class Checkpoint:
 
     @classmethod
     def _of_index(cls, folder: Path) -> Checkpoint:
-        shard_of = _read_index(folder / INDEX)
+        shard_of = read_index(folder / INDEX)
         headers = {shard: read_header(folder / shard) for shard in sorted(set(shard_of.values()))}
         stored = {}
         for name, shard in shard_of.items():
@@ -135,7 +135,12 @@ class Checkpoint:
         return sum(self.stored[name].spec.numel for name in self.parameters)
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name of its shard, from an index that may be a stranger's.
+
+    Raises:
+        CheckpointError: not an index, or one that reaches out of its folder.
+    """
     try:
         shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         pairs = list(shard_of.items())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from graft.errors import CheckpointError
 from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
+LONGEST_SHOWN = 150  # characters of a name or value in a message
 MAX_DEPTH = 64  # of nested JSON: what reads it later may recurse, and must not run out of stack
 
 
@@ -51,7 +54,10 @@ def read_header(path: Path, limit: int = MAX_HEADER) -> Header:
         CheckpointError: missing, truncated, not safetensors, or a header that contradicts the file's size.
     """
     try:
-        total = path.stat().st_size
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe would wait for ever
+            raise CheckpointError(f"{path}: cannot be read (not a file)")
+        total = state.st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
@@ -83,7 +89,7 @@ def parse_header(text: bytes, total: int, where: str) -> Header:
     end = origin
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if stored.start != end:
-            raise CheckpointError(f"{where}: tensor {name!r} overlaps another or leaves a hole")
+            raise CheckpointError(f"{where}: tensor {shown(name)} overlaps another or leaves a hole")
         end = stored.stop
     if end != total:
         state = "cut short" if end > total else "longer than it declares"
@@ -99,7 +105,7 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")  # json itself would guess UTF-16 too
-        value = json.loads(plain, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(plain, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
         _check_nodes(value)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({str(error)[:80]})") from error
@@ -108,9 +114,19 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     return value
 
 
+def shown(value: object) -> str:
+    """An untrusted value for a message of one line: its repr, which escapes line ends and control characters, cut."""
+    return clip_text(repr(value))
+
+
+def clip_text(text: str) -> str:
+    """The start of a text that may be long."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
 def _stored(name: str, entry: Any, origin: int, where: str) -> StoredTensor:
     def refuse(fact: str) -> CheckpointError:
-        return CheckpointError(f"{where}: tensor {name!r} {fact}")
+        return CheckpointError(f"{where}: tensor {shown(name)} {clip_text(fact)}")
 
     if not isinstance(entry, dict):
         raise refuse("is not described by an object")
@@ -150,6 +166,13 @@ def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return itertools.chain(value, value.values())
     return value if isinstance(value, list) else ()
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{clip_text(text)} is out of range")
+    return value
 
 
 def _no_constant(name: str) -> None:

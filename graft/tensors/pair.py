@@ -12,6 +12,7 @@ from graft.errors import CheckpointError, MismatchError
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits
+from graft.tensors.header import shown
 from graft.tensors.names import match_names
 from graft.tensors.scope import is_layer_name
 
@@ -85,7 +86,7 @@ def refuse_not_finite(tensor: torch.Tensor, name: str, path: Path) -> None:
         CheckpointError: naming the tensor.
     """
     if not is_finite(tensor):
-        raise CheckpointError(f"{path.name}: tensor {name!r} holds NaN or infinite values")
+        raise CheckpointError(f"{path.name}: tensor {shown(name)} holds NaN or infinite values")
 
 
 def _follow_ties(

@@ -81,6 +81,7 @@ CORRUPTIONS: dict[str, tuple[bytes, str]] = {
     "deep unknown key": (with_json(lambda text: f'{{"zebra":{deep(200)},{text[1:]}'), "levels deep"),
     "NaN in JSON": (with_json(lambda text: f'{{"zebra":NaN,{text[1:]}'), "NaN is not allowed"),
     "infinity in JSON": (with_json(lambda text: f'{{"zebra":-Infinity,{text[1:]}'), "not allowed"),
+    "number out of range": (with_json(lambda text: f'{{"zebra":1e999,{text[1:]}'), "1e999 is out of range"),
     "duplicate key": (with_json(lambda text: f'{{"k":6,{text[1:]}'), "occurs twice"),
     "number of 5000 digits": (with_json(lambda text: f'{{"zebra":{"9" * 5000},{text[1:]}'), "JSON"),
     "lone surrogate": (with_json(lambda text: f'{{"zebra":"\\ud800",{text[1:]}'), "JSON"),

@@ -31,7 +31,8 @@ def command(
     """Write a copy of MODEL with patches grafted on: same shards, index, dtypes, tokenizer, configs.
 
     Everything is checked before the first write. Files are copied and patched in place, so that memory does
-    not grow with the model.
+    not grow with the model. Where patches disagree, --on-overlap decides; sign and slerp measure from MODEL's own
+    values, which are the base's unless --allow-mismatch was given.
 
     \b
     Example:
@@ -39,14 +40,14 @@ def command(
     """
     from tqdm import tqdm
 
+    from graft.hub.pull import pull_patch
     from graft.outputs import refuse_existing
-    from graft.patch.file import load_patch
     from graft.patch.merge import merge_patches
     from graft.tensors.checkpoint import Checkpoint
     from graft.tensors.location import locate
 
     refuse_existing(output, force=force)
-    loaded = [load_patch(locate(patch).path) for patch in patches]
+    loaded = [pull_patch(patch) for patch in patches]
     checkpoint = Checkpoint.open(locate(model).path)
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
     with tqdm(total=total, desc="apply", unit="B", unit_scale=True, disable=None, leave=False) as bar:

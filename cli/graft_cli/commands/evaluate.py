@@ -43,11 +43,10 @@ def command(
       graft evaluate embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --patch skill.safetensors
     """
     from graft.evaluate.comparison import evaluate_against
-    from graft.patch.file import load_patch
-    from graft.tensors.location import locate
+    from graft.hub.pull import pull_patch
 
     task = options.load_task(task_file, seed)
-    loaded = tuple(load_patch(locate(patch).path) for patch in patches)
+    loaded = tuple(pull_patch(patch) for patch in patches)
     where: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "dtype": dtype}
     result = evaluate_against(model, tuned, task, patches=loaded, **where).to_json()
     options.show(result, as_json, _lines(result))

@@ -16,14 +16,18 @@ def command(patch: str, as_json: bool) -> None:
     """Show what is in a PATCH: entries, densities, size against the entropy bound, where it came from.
 
     The bound is log2 C(N, k) bits for the mask and the bits of the raw values: what a file could not beat if
-    any k of the N weights were as likely as any others.
+    any k of the N weights were as likely as any others. Of a patch on the Hub only the header is read.
     """
+    from graft.hub.preflight import describe_from_afar
     from graft.patch.file import FILE_NAME, load_region
     from graft.patch.summary import describe_patch
-    from graft.tensors.location import locate
+    from graft.tensors.location import is_on_hub, locate_patch
 
-    path = locate(patch).path
-    file = path / FILE_NAME if path.is_dir() else path
-    region, provenance = load_region(file)
-    content = describe_patch(region, file.stat().st_size, provenance)
+    if is_on_hub(patch):
+        content = describe_from_afar(patch)
+    else:
+        path = locate_patch(patch, FILE_NAME).path
+        file = path / FILE_NAME if path.is_dir() else path
+        region, provenance = load_region(file)
+        content = describe_patch(region, file.stat().st_size, provenance)
     options.show(content, as_json, describe_lines(content))

@@ -20,21 +20,21 @@ SHOWN = 5  # reasons that a person reads
 def command(patch: str, base: str, full: bool, as_json: bool) -> None:
     """Check whether a PATCH fits a model: names, shapes, dtypes, and the base's values under the mask.
 
+    Where one of the two is on the Hub, headers are compared first, and what cannot fit is said before anything
+    large is fetched. Where both are, that is all: --full fetches them and compares the values too.
+
     Exit code 0 where it fits, 1 where it does not.
     """
-    from graft.patch.file import load_patch
-    from graft.patch.fit import check_digest, check_fit
-    from graft.patch.merge import StoredTarget
-    from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate
+    from graft.hub.verification import verify_patch
 
-    loaded = load_patch(locate(patch).path)
-    checkpoint = Checkpoint.open(locate(base).path)
-    reasons = list(check_fit(loaded, StoredTarget(checkpoint)).reasons)
-    if full and (difference := check_digest(loaded, checkpoint)):
-        reasons.append(difference)
+    verdict = verify_patch(patch, base, full=full)
+    reasons = verdict.reasons
     lines = ["does not fit:", *(f"  {reason}" for reason in reasons[:SHOWN])] if reasons else ["fits"]
     if len(reasons) > SHOWN:
         lines.append(f"  and {len(reasons) - SHOWN} more; --json names them all")
-    options.show({"fits": not reasons, "reasons": reasons}, as_json, lines)
+    result: dict[str, object] = {"fits": not reasons, "reasons": list(reasons)}
+    if verdict.checked == "headers":
+        result["checked"] = "headers"
+        lines.append("(by names, shapes and dtypes; values were not fetched)")
+    options.show(result, as_json, lines)
     sys.exit(1 if reasons else 0)

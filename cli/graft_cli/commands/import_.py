@@ -1,0 +1,57 @@
+"""graft import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graft_cli import options
+from graft_cli.saving import save_and_show
+
+
+@click.command("import")
+@click.argument("file")
+@click.option(
+    "--from", "form", required=True, type=click.Choice(["shira", "composable-sft", "lora", "dense"]), help="The format."
+)
+@click.option("--base", required=True, metavar="MODEL", help="The model that the file belongs to.")
+@options.density
+@options.budget
+@options.with_base_values
+@options.output("Patch file to write.")
+@options.force
+@options.as_json
+@options.debug
+def command(
+    file: str,
+    form: str,
+    base: str,
+    density: float | None,
+    budget: int | None,
+    with_base_values: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a patch of another tool's FILE and its base: every changed entry, or those that move furthest.
+
+    \b
+    shira           an adapter folder of PEFT
+    composable-sft  pytorch_diff.bin, opened by an allow-list: nothing in it is run
+    lora            an adapter folder of PEFT, merged against its base
+    dense           a safetensors file or model folder with tuned tensors, some or all
+
+    \b
+    Example:
+      graft import runs/lora --from lora --base ORG/MODEL --density 1e-3 -o skill.safetensors
+    """
+    from graft.hub.interop.importing import import_patch
+    from graft.outputs import refuse_existing
+    from graft.tensors.location import locate
+
+    refuse_existing(output, force=force)
+    patch = import_patch(
+        locate(file).path, form, base, density=density, budget=budget, with_base_values=with_base_values
+    )
+    save_and_show(patch, output, force=force, as_json=as_json)

@@ -1,0 +1,91 @@
+"""graft push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graft_cli import options
+
+if TYPE_CHECKING:
+    from graft.hub.push import Pushed
+
+
+@click.command("push")
+@click.argument("patch")
+@click.argument("repository", metavar="REPO_ID")
+@click.option("--base-model", metavar="HUB_ID", help="The base, where the patch was cut from a local copy of it.")
+@click.option("--license", "licence", help="Of the patch, such as mit. [default: the patch's, else the base's]")
+@click.option("--dataset", "datasets", multiple=True, metavar="HUB_ID", help="Trained on this; may be repeated.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="The YAML file that made it, to publish beside it.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--revision", metavar="BRANCH", help="Branch to commit to; made where it is missing.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--message", help="Of the commit.")
+@click.option("--dry-run", is_flag=True, help="Print the card, then the files; send nothing.")
+@options.as_json
+@options.debug
+def command(
+    patch: str,
+    repository: str,
+    base_model: str | None,
+    licence: str | None,
+    datasets: tuple[str, ...],
+    recipe: Path | None,
+    private: bool,
+    revision: str | None,
+    create_pr: bool,
+    message: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Publish a PATCH on the Hub: patch, card, plot and recipe in one commit.
+
+    REPO_ID is NAME or ORG/NAME; it is made where it is missing. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what
+    they mean to huggingface_hub. A patch that names a path of this machine is not published.
+
+    \b
+    Example:
+      graft push skill.safetensors me/topics --base-model sentence-transformers/all-MiniLM-L6-v2 --dry-run
+    """
+    from graft.hub.push import push_patch
+    from graft.patch.file import FILE_NAME
+    from graft.tensors.location import locate_patch
+
+    pushed = push_patch(
+        locate_patch(patch, FILE_NAME).path,
+        repository,
+        base_model=base_model,
+        licence=licence,
+        datasets=datasets,
+        recipe=recipe,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        message=message,
+        dry_run=dry_run,
+    )
+    for note in pushed.notes:
+        click.echo(f"note: {note}", err=True)
+    options.show(_result(pushed, dry_run), as_json, _lines(pushed, dry_run))
+
+
+def _result(pushed: Pushed, dry_run: bool) -> dict[str, object]:
+    return {
+        "repository": pushed.repository,
+        "commit": pushed.commit,
+        "pull_request": pushed.pull_request,
+        "files": {name: len(data) for name, data in pushed.files.items()},
+        "notes": list(pushed.notes),
+        **({"card": pushed.card} if dry_run else {}),
+    }
+
+
+def _lines(pushed: Pushed, dry_run: bool) -> list[str]:
+    files = options.columns((name, f"{len(data):,} bytes") for name, data in pushed.files.items())
+    if dry_run:
+        return [pushed.card, f"would commit to {pushed.repository}:", *files]
+    where = f"{pushed.repository}@{pushed.commit}" if pushed.pull_request is None else pushed.pull_request
+    return [*files, f"published as {where}"]

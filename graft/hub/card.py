@@ -1,0 +1,187 @@
+"""The card of a patch: README.md of its repository, made of a template beside this file and checked values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from graft.hub.base_model import BaseModel, Licence
+from graft.hub.card_data import make_card_data
+from graft.hub.card_text import json_block, one_line, prose
+from graft.hub.companions import PLOT, RECIPE, RELIABILITY, RUN
+from graft.hub.figures import TEST, SetFigures, read_figures
+from graft.patch.summary import Outline, describe_outline
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+# head of a task -> the class that loads a model with it
+_CLASSES = {"classifier": "AutoModelForSequenceClassification", "lm": "AutoModelForCausalLM"}
+_COMMANDS = """\
+graft inspect {repository}
+graft verify {repository} --base {base}
+graft evaluate {base} --task task.yaml --patch {repository}
+graft apply {base} {repository} -o merged"""
+_USAGE_OF_MASK = """\
+import graft
+
+mask = graft.load_mask("core")  # the folder of the second command below
+print(len(mask), "weights")"""
+_COMMANDS_OF_MASK = """\
+graft inspect {repository}
+graft pull {repository} -o core"""
+_LIMITS = """\
+- It lands only where every value under it is bitwise the base's: another revision, another dtype or a quantised copy
+  of the base is refused, not approximated.
+- {figures}
+- It teaches the task above and nothing else; the base's gaps and biases stay."""
+_USAGE = """\
+import graft
+from transformers import {auto}
+
+patch = graft.pull_patch("{repository}")
+model = {auto}.from_pretrained("{base}", dtype="auto")
+with graft.apply_patch(model, patch):  # every check comes before the first write
+    ...  # here the model has the skill
+# and here it is bitwise the base again"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is about, beside the patch.
+
+    Attributes:
+        repository: Hub id under which the patch is published.
+        base: what the Hub says of its base; None for a local one.
+        licence: that the card states.
+        datasets: Hub ids of the training data.
+        n_bytes: size of the patch file.
+        files: names of what lies beside the card.
+    """
+
+    repository: str
+    base: BaseModel | None
+    licence: Licence | None
+    datasets: Sequence[str]
+    n_bytes: int = 0
+    files: frozenset[str] = frozenset()
+
+
+def compose_card(outline: Outline, facts: CardFacts) -> str:
+    """The whole card, head and body.
+
+    Every word that comes out of the patch passes `graft.hub.card_text`, so that it can be no Markdown, HTML or YAML.
+    """
+    task = outline.provenance.task or {}
+    figures = read_figures(outline.provenance.metrics)
+    title = _title(outline, facts)
+    data = make_card_data(
+        title, task, figures, base=facts.base, licence=facts.licence, datasets=facts.datasets
+    ).to_yaml(line_break="\n")
+    body = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(_values(outline, facts, task, figures, title))
+    return f"---\n{data}\n---\n\n{body}"
+
+
+def _title(outline: Outline, facts: CardFacts) -> str:
+    name = (outline.provenance.task or {}).get("name")
+    return f"{one_line(name, 60) if name else 'A skill'} on {_base_name(outline, facts)}"
+
+
+def _base_name(outline: Outline, facts: CardFacts) -> str:
+    """The base's Hub id or a placeholder of the same name; a name that fits into code and a command line."""
+    name = outline.provenance.base.name or ""
+    plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in one_line(name, 60))
+    return facts.base.id if facts.base else plain.strip("-.") or "BASE"
+
+
+def _values(
+    outline: Outline, facts: CardFacts, task: Mapping[str, Any], figures: Sequence[SetFigures], title: str
+) -> dict[str, str]:
+    base = _base_name(outline, facts)
+    is_patch = outline.kind == "patch"
+    head = task.get("head")
+    auto = _CLASSES.get(str(head.get("kind")) if isinstance(head, Mapping) else "", "AutoModel")
+    names = {"auto": auto, "repository": facts.repository, "base": base}
+    return {
+        "title": prose(title),
+        "about": _about(outline, facts, task, base),
+        "usage": (_USAGE if is_patch else _USAGE_OF_MASK).format(**names),
+        "commands": (_COMMANDS if is_patch else _COMMANDS_OF_MASK).format(**names),
+        "limits": _LIMITS.format(figures=_limit(figures)) if is_patch else "It holds coordinates and no values.",
+        "results": _results_table(figures) + _reliability(facts),
+        "where": _where(outline, facts),
+        "method": _method(outline, task, facts),
+        "siblings": _siblings(facts),
+    }
+
+
+def _about(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: str) -> str:
+    n = outline.provenance.base.n_parameters
+    share = f" ({outline.k / n:.4%} of {n:,})" if n else ""
+    local = f"{prose(base)} (a local checkpoint, which the author did not name on the Hub)"
+    of = f"{outline.k:,} weights{share} of {f'[{base}](/{base})' if facts.base else local}"
+    if outline.kind == "mask":
+        return f"A **core region**: {of}, which later training may be told to leave as they are."
+    return (
+        f"A **skill patch**: {of}, with the values that they have after\nfine-tuning on the task "
+        f"*{prose(task.get('name') or 'unnamed')}*. Put on the base it gives the skill; taken off, the base is bitwise "
+        "what it was."
+    )
+
+
+def _results_table(figures: Sequence[SetFigures]) -> str:
+    if not figures:
+        return "The patch carries no measurements."
+    lines = ["| set | n | accuracy | ECE | ECE of a perfect model at this n |", "|---|---|---|---|---|"]
+    for item in figures:
+        name = "test split" if item.name == TEST else f"{prose(item.name)} (out of distribution)"
+        floor = f"{item.values['ece_floor']:.3f}" if "ece_floor" in item.values else ""
+        lines.append(f"| {name} | {item.n:,} | {_cell(item, 'accuracy')} | {_cell(item, 'ece')} | {floor} |")
+    gain = figures[0].values.get("recovered_gain")
+    if gain is not None and figures[0].name == TEST:
+        lines.append(f"\nRecovered gain on the test split: {gain:.2f} of what fine-tuning gained in accuracy.")
+    return "\n".join([*lines, "\nBrackets: 95 % basic bootstrap interval over examples."])
+
+
+def _reliability(facts: CardFacts) -> str:
+    picture = f"\n\n![Reliability of base, tuned and grafted models]({RELIABILITY})"
+    return picture if RELIABILITY in facts.files else ""
+
+
+def _cell(figures: SetFigures, metric: str) -> str:
+    if metric not in figures.values:
+        return ""
+    ends = figures.intervals.get(metric)
+    return f"{figures.values[metric]:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+
+
+def _where(outline: Outline, facts: CardFacts) -> str:
+    rows = describe_outline(outline, facts.n_bytes)["layers"]
+    lines = [f"![Entries by layer and module]({PLOT})\n"] if PLOT in facts.files else []
+    lines += ["| layer | entries |", "|---|---|", *(f"| {prose(layer)} | {k:,} |" for layer, k in rows.items())]
+    return "\n".join([*lines, f"\nThe file takes {facts.n_bytes:,} bytes."])
+
+
+def _method(outline: Outline, task: Mapping[str, Any], facts: CardFacts) -> str:
+    provenance = outline.provenance
+    made = {"method": provenance.method, "task": task, "scope": provenance.scope, "tool": provenance.tool}
+    made["base"] = {key: value for key, value in vars(provenance.base).items() if value is not None}
+    recipe = next(
+        (f"\n\nThe whole recipe is in [{name}]({name})." for name in (RECIPE, RUN) if name in facts.files), ""
+    )
+    return json_block({key: value for key, value in made.items() if value}) + recipe
+
+
+def _limit(figures: Sequence[SetFigures]) -> str:
+    if not figures:
+        return "How well it works was not recorded."
+    return "The figures are the author's, measured on held-out data as recorded in the file; nobody else checked them."
+
+
+def _siblings(facts: CardFacts) -> str:
+    """Links from the root of the site that shows the card: they name no host."""
+    if facts.base is None:
+        return "Nothing: the base has no Hub id."
+    lines = [f"- [{other}](/{other})" for other in facts.base.siblings]
+    return "\n".join([*lines, f"- [All adapters of the base](/models?other=base_model:adapter:{facts.base.id})"])

@@ -1,0 +1,55 @@
+"""Foreign words in a card: whatever a patch says of itself is shown as words and can be nothing else.
+
+A card is Markdown with HTML in it, behind a head of YAML. Task names, labels and methods come out of a file that
+may be a stranger's, so that each is written by one of the functions below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST = 200  # characters of a foreign text in prose
+DEEPEST = 12_000  # characters of a configuration
+_RISKY = re.compile(r"[^\w ,./-]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+_LINKS = re.compile(r"(?i)(https?|ftp|mailto|javascript|data):|www\.")
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """Words without line breaks, control or direction-changing characters, cut where they go on and on."""
+    plain = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in str(text))
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+def prose(text: object) -> str:
+    """Words for Markdown: punctuation as character references, which can begin no markup (CommonMark 2.5).
+
+    What would become a link by itself is taken apart, since some renderers look for links after references.
+    """
+    plain = _LINKS.sub(lambda found: found[0][:-1] + " " + found[0][-1], one_line(text))
+    return _RISKY.sub(lambda found: f"&#{ord(found[0])};", plain)
+
+
+def json_block(value: Mapping[str, Any]) -> str:
+    """A fenced block of JSON; no line of it can close the fence, and <, > and & are written as JSON escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True, default=str)
+    if len(text) > DEEPEST:
+        text = json.dumps({"left out": f"{len(text):,} characters; the patch file holds them"}, indent=2)
+    text = "".join(f"\\u{ord(letter):04x}" if _is_risky(letter) else letter for letter in text)
+    return f"```json\n{text}\n```"
+
+
+def _is_risky(letter: str) -> bool:
+    """HTML's own letters, and invisible ones, which JSON may write as escapes; astral ones stay."""
+    invisible = unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") and letter != "\n"
+    return letter in "<>&`" or (invisible and ord(letter) < 0x10000)
+
+
+def identifier(text: object) -> str:
+    """Lower-case letters, digits and single hyphens, for a tag or the name of a data set; "" where none is left."""
+    plain = unicodedata.normalize("NFKD", one_line(text)).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60]

@@ -1,0 +1,75 @@
+"""What goes along with a patch: the plot of where it lies, and from the run that made it, recipe and calibration."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graft.config import load_yaml
+from graft.errors import CheckpointError, PatchError
+from graft.hub.private_words import refuse_private
+from graft.patch.mask import Mask
+from graft.tensors.header import parse_json
+
+PLOT, RELIABILITY = "layers.png", "reliability.png"
+RECIPE, RUN = "recipe.yaml", "recipe.json"
+NAMES = (PLOT, RELIABILITY, RECIPE, RUN)
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Files beside the patch: name -> bytes; and what is to be said of those that stay behind."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def draw_mask(mask: Mask) -> bytes:
+    """The PNG of where a mask lies, layer by module."""
+    from graft.report.layer_map import plot_layer_map
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = plot_layer_map(mask, Path(folder) / "layers", title=f"where the {len(mask):,} entries lie")
+        return next(file for file in files if file.name == PLOT).read_bytes()
+
+
+def read_recipe(path: Path) -> bytes:
+    """A recipe that the author wants to publish.
+
+    Raises:
+        ConfigError: it is no YAML.
+        PatchError: it names a place on this machine.
+    """
+    refuse_private(load_yaml(path), path.name)
+    return path.read_bytes()
+
+
+def find_companions(patch: Path) -> Companions:
+    """What `graft run` left beside the main patch of a seed (RUN/seed-N/METHOD.safetensors); nothing elsewhere."""
+    run = patch.resolve().parent.parent
+    recipe = _read_run(run / RUN) if patch.parent.resolve().name.startswith("seed-") else None
+    if recipe is None or patch.stem != _method_of(recipe):
+        return Companions()
+    plot = run / RELIABILITY
+    files = {RELIABILITY: plot.read_bytes()} if plot.is_file() else {}
+    try:
+        refuse_private(recipe, RUN)
+    except PatchError as error:
+        return Companions(files, (f"the run's recipe stays here ({error})",))
+    return Companions(files | {RUN: (run / RUN).read_bytes()})
+
+
+def _read_run(path: Path) -> dict[str, Any] | None:
+    try:
+        return parse_json(path.read_bytes(), path.name)
+    except (OSError, CheckpointError):
+        return None
+
+
+def _method_of(run: dict[str, Any]) -> str | None:
+    recipe = run.get("recipe")
+    localize = recipe.get("localize") if isinstance(recipe, dict) else None
+    method = localize.get("method", "attribution") if isinstance(localize, dict) else "attribution"
+    return method if isinstance(method, str) else None

@@ -1,0 +1,85 @@
+"""What an exporter reads from: a patch, and the base that it was cut from where one is at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from graft.errors import ConfigError
+from graft.patch.fit import check_fit
+from graft.patch.mask import Mask
+from graft.patch.merge import StoredTarget
+from graft.patch.skill_patch import Patch
+from graft.tensors.architecture import build_on_meta
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.location import locate
+
+
+@dataclass(frozen=True, eq=False)
+class ExportSource:
+    """A patch with its base.
+
+    Attributes:
+        patch: the patch.
+        target: its base on disk, whose values under the mask have been checked; None without one.
+        places: the patch's tensor names -> the base's; empty without a base.
+    """
+
+    patch: Patch
+    target: StoredTarget | None = None
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, patch: Patch, base: str | None) -> ExportSource:
+        """A patch and its base, all checks done.
+
+        Raises:
+            PatchMismatchError: the base is another than the patch was cut from.
+            CheckpointError: the base cannot be read.
+        """
+        if base is None:
+            return cls(patch)
+        located = locate(base)
+        target = StoredTarget(Checkpoint.open(located.path))
+        return cls(patch, target, dict(check_fit(patch, target).require(located.name).names))
+
+    @property
+    def has_before(self) -> bool:
+        """Whether the base's values under the mask are known."""
+        return self.target is not None or self.patch.base_values is not None
+
+    @cached_property
+    def model(self) -> torch.nn.Module | None:
+        """The base's model on the meta device; None where no config.json tells one."""
+        path = self.target.checkpoint.path if self.target else None
+        return build_on_meta(path) if path is not None and path.is_dir() else None
+
+    def before(self, name: str) -> torch.Tensor:
+        """(k,) the base's values at the mask's entries in one tensor."""
+        if self.target is not None:
+            return self.target.gather(self.places[name], torch.tensor(self.patch.mask[name]))
+        if self.patch.base_values is None:
+            raise ConfigError("the patch stores no base values: pass --base MODEL")
+        return self.patch.base_values[name]
+
+    def whole(self, name: str) -> torch.Tensor:
+        """The base's tensor, mapped from disk; treat it as read-only."""
+        if self.target is None:
+            raise ConfigError("whole tensors need the base: pass --base MODEL")
+        return self.target.checkpoint.read(self.places[name])
+
+    def without(self, names: Iterable[str]) -> ExportSource:
+        """The source less some tensors, entries and whole ones alike.
+
+        Raises:
+            BudgetError: no entry is left.
+        """
+        patch, left_out = self.patch, set(names)
+        kept = {name: indices for name, indices in patch.mask.indices.items() if name not in left_out}
+        dense = {name: tensor for name, tensor in patch.dense.items() if name not in left_out}
+        mask = Mask.of({name: patch.mask.specs[name] for name in kept}, kept)
+        return dataclasses.replace(self, patch=dataclasses.replace(patch, mask=mask, dense=dense))

@@ -1,0 +1,107 @@
+"""From a patch to another tool's file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.errors import ConfigError, PatchError
+from graft.hub.interop.additive import add_difference, find_difference
+from graft.hub.interop.export_source import ExportSource
+from graft.hub.interop.formats import EXPORTS, ExportFormat
+from graft.outputs import new_file, new_folder, refuse_existing
+from graft.patch.skill_patch import Patch
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        k: entries.
+        dense: whole tensors.
+        skipped: tensors that the format cannot hold -> why.
+        missed: tensor -> number of entries that no difference reaches; they land beside the patch's value.
+        largest_miss: the largest |landed - patch's value| among them.
+    """
+
+    k: int
+    dense: int
+    skipped: Mapping[str, str]
+    missed: Mapping[str, int]
+    largest_miss: float
+
+    @property
+    def n_missed(self) -> int:
+        """Entries that land beside the patch's value."""
+        return sum(self.missed.values())
+
+
+def export_patch(
+    patch: Patch,
+    to: str,
+    out: Path,
+    *,
+    base: str | None = None,
+    strict: bool = False,
+    skip_unsupported: bool = False,
+    force: bool = False,
+) -> Exported:
+    """Write a patch in another tool's format, one tensor in memory at a time.
+
+    Args:
+        patch: the patch.
+        to: a name of `formats.EXPORTS`.
+        out: the file or folder to make.
+        base: the model it was cut from; needed for whole tensors, and for differences unless base values are stored.
+        strict: refuse where an additive format misses a value by rounding.
+        skip_unsupported: leave out the tensors that the format cannot hold instead of refusing.
+        force: replace an existing output.
+
+    Raises:
+        ConfigError: no such format, or it needs a base.
+        PatchError: the format cannot hold a tensor, or misses a value under `strict`.
+        BudgetError: nothing is left to write.
+        PatchMismatchError, CheckpointError: the base is another, or cannot be read.
+        OutputError: the output exists, or cannot be written.
+    """
+    if to not in EXPORTS:
+        raise ConfigError(f"no format {to!r} to export to; choose from {', '.join(EXPORTS)}")
+    refuse_existing(out, force=force)
+    form, source = EXPORTS[to], ExportSource.of(patch, base)
+    if (form.needs_base and source.target is None) or (form.is_additive and not source.has_before):
+        raise ConfigError(f"{to} needs the base's values, which the patch does not store: pass --base MODEL")
+    skipped = dict(sorted(form.refuse(source).items()))
+    if skipped and not skip_unsupported:
+        raise PatchError(_refusal(to, skipped))
+    source = source.without(skipped) if skipped else source
+    missed, largest = _count_missed(source) if form.is_additive else ({}, 0.0)
+    if missed and strict:
+        raise PatchError(f"{to}: no difference reaches {sum(missed.values()):,} of {len(source.patch):,} values")
+    _write(form, source, out, force)
+    return Exported(len(source.patch), len(source.patch.dense), skipped, missed, largest)
+
+
+def _write(form: ExportFormat, source: ExportSource, out: Path, force: bool) -> None:
+    with (new_folder if form.is_folder else new_file)(out, force=force) as temporary:
+        form.write(source, temporary)
+
+
+def _refusal(to: str, skipped: Mapping[str, str]) -> str:
+    name, reason = next(iter(skipped.items()))
+    more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+    return f"{to} cannot hold tensor {name!r}: {reason}{more}; --skip-unsupported leaves such tensors out"
+
+
+def _count_missed(source: ExportSource) -> tuple[dict[str, int], float]:
+    """Tensor -> entries that no difference reaches, and by how much the worst of them is missed."""
+    missed, largest = {}, 0.0
+    for name in source.patch.mask:
+        before, tuned = source.before(name), source.patch.values[name]
+        difference, reached = find_difference(before, tuned)
+        if not bool(reached.all()):
+            beside = add_difference(before, difference).double() - tuned.double()
+            missed[name] = int((~reached).sum())
+            largest = max(largest, float(beside.abs().max()))
+    return missed, largest

@@ -1,0 +1,155 @@
+"""From another tool's file and a base to a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import graft
+from graft.errors import BudgetError, ConfigError, MismatchError
+from graft.hub.interop.foreign import Edit, Foreign, replace_whole
+from graft.hub.interop.formats import IMPORTS
+from graft.localize.budget import resolve_budget
+from graft.localize.selection import select_top
+from graft.patch.mask import Indices, Mask
+from graft.patch.provenance import BaseIdentity, Provenance
+from graft.patch.skill_patch import Patch
+from graft.tensors.architecture import naming_of
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import as_bits, same_bits, take
+from graft.tensors.location import Located, locate
+from graft.tensors.names import match_names
+from graft.tensors.pair import refuse_not_finite
+from graft.tensors.prints import digest_of, print_of
+
+
+def import_patch(
+    file: Path,
+    form: str,
+    base: str,
+    *,
+    density: float | None = None,
+    budget: int | None = None,
+    with_base_values: bool = False,
+) -> Patch:
+    """A patch of what another tool's file does to a base, one tensor in memory at a time.
+
+    Args:
+        file: the file or folder.
+        form: a name of `formats.IMPORTS`.
+        base: the model that the file belongs to.
+        density, budget: how many entries to keep, those that move furthest; without them every changed entry.
+        with_base_values: also store the base's values.
+
+    Raises:
+        ConfigError: no such format.
+        CheckpointError: the file is junk or of another kind, or the base cannot be read.
+        MismatchError: the file does not belong to this base; the tensor is named.
+        BudgetError: the file changes nothing, or less than the budget.
+    """
+    if form not in IMPORTS:
+        raise ConfigError(f"no format {form!r} to import from; choose from {', '.join(IMPORTS)}")
+    foreign = IMPORTS[form](file)
+    located = locate(base)
+    checkpoint = Checkpoint.open(located.path)
+    edits, dense = _match(foreign, checkpoint)
+    edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
+    mask = _choose(checkpoint, edited, density, budget)
+    for name, tensor in dense.items():
+        refuse_not_finite(tensor, name, file)
+    config = {"method": "import", "from": form, "density": density, "budget": budget, **foreign.config}
+    provenance = _provenance(located, checkpoint, config)
+    values, before = _cut(checkpoint, edited, mask)
+    prints = {name: print_of(tensor) for name, tensor in before.items()}
+    return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
+
+
+def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
+    """The base's tensor -> its edits, more than one where the file lists tied names; and what the base lacks."""
+    wanted = [*foreign.edits, *foreign.whole]
+    places = _places(wanted, base)
+    dense = {name: read() for name, read in foreign.whole.items() if name not in places}
+    lacking = sorted(set(foreign.edits) - places.keys())
+    if lacking or not places:
+        what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
+        raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
+    edits: dict[str, list[Edit]] = {}
+    for name, place in places.items():
+        whole = foreign.whole.get(name)
+        edits.setdefault(place, []).append(foreign.edits[name] if whole is None else replace_whole(name, whole))
+    return edits, {name: tensor.clone() for name, tensor in dense.items()}
+
+
+def _places(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Foreign name -> the base's listed name; tied names stand for one."""
+    listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
+    owners = {name: names[0] for group, names in listed if names for name in group}
+    prefix, rename = naming_of(base.architecture)
+    found = match_names(wanted, {*base.names, *owners}, prefix=prefix, rename=rename).found
+    return {name: owners.get(place, place) for name, place in found.items()}
+
+
+def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """One tensor of the base and what becomes of it.
+
+    Raises:
+        MismatchError: the file gives tied names different values.
+        CheckpointError: a value is NaN or infinite.
+    """
+    before = base.read(name)
+    tuned = edits[0](before)
+    for other in edits[1:]:
+        if not same_bits(tuned, other(before)):
+            raise MismatchError(f"the base ties {name!r} with another tensor, but the imported file unties them")
+    refuse_not_finite(tuned, name, file)
+    return before, tuned
+
+
+Edited = Mapping[str, Callable[[], tuple[torch.Tensor, torch.Tensor]]]
+
+
+def _choose(base: Checkpoint, edited: Edited, density: float | None, budget: int | None) -> Mask:
+    indices: Mapping[str, Indices]
+    if density is None and budget is None:
+        indices = {name: _changed(*edit()).nonzero().squeeze(1).numpy() for name, edit in edited.items()}
+    else:
+        k = resolve_budget(base.n_parameters, density or 0.0, budget)
+        names = [name for name in edited if name in base.parameters]
+        indices = select_top({name: partial(_movement, edited[name]) for name in names}, names, k)
+    mask = Mask.of({name: base.spec(name) for name in indices}, indices)
+    if not len(mask):
+        raise BudgetError("the imported file changes nothing of the base: there is nothing to cut out")
+    return mask
+
+
+def _changed(before: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    return (as_bits(before) != as_bits(tuned)).flatten()
+
+
+def _movement(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """(n,) fp32 |tuned - base|, -inf where the bits are equal."""
+    before, tuned = edit()
+    return (tuned.float() - before.float()).abs().flatten().masked_fill_(~_changed(before, tuned), -torch.inf)
+
+
+def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The tuned values at a mask and the base's."""
+    values, before = {}, {}
+    for name, indices in mask.indices.items():
+        before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())
+    return values, before
+
+
+def _provenance(located: Located, base: Checkpoint, config: Mapping[str, object]) -> Provenance:
+    n = base.n_parameters
+    return Provenance(
+        base=BaseIdentity(located.id, located.revision, located.name, digest_of(base), n),
+        tied=tuple(tuple(sorted(group)) for group in base.tied),
+        scope="all",
+        n_maskable=n,
+        method=config,
+        tool=f"skillgraft {graft.__version__}",
+    )

@@ -1,0 +1,68 @@
+"""An adapter folder of PEFT: adapter_config.json beside adapter_model.safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import CheckpointError
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.header import parse_json
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # what PEFT puts before the live model's names
+MAX_CONFIG = 10_000_000  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter that was opened; its tensors are read one at a time.
+
+    Attributes:
+        where: its folder, for errors.
+        config: adapter_config.json.
+        stored: adapter_model.safetensors, headers checked.
+        keys: the live model's name and what follows -> the key in the file.
+    """
+
+    where: str
+    config: Mapping[str, Any]
+    stored: Checkpoint
+    keys: Mapping[str, str]
+
+    def groups(self, endings: tuple[str, ...]) -> dict[str, dict[str, str]]:
+        """Module -> {ending: key} for the keys that end so."""
+        found: dict[str, dict[str, str]] = {}
+        for name, key in self.keys.items():
+            for ending in endings:
+                if name.endswith(f".{ending}"):
+                    found.setdefault(name.removesuffix(f".{ending}"), {})[ending] = key
+        return found
+
+
+def open_adapter(folder: Path, kind: str) -> Adapter:
+    """Open an adapter of one PEFT type ("LORA", "SHIRA").
+
+    Raises:
+        CheckpointError: not such an adapter, or saved as a pickle only.
+    """
+    folder = folder if folder.is_dir() else folder.parent
+    config = _read_config(folder / CONFIG)
+    if config.get("peft_type") != kind:
+        raise CheckpointError(f"{folder}: a PEFT adapter of type {config.get('peft_type')!r}, not {kind}")
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: holds no {WEIGHTS}; pickles are not read, save it anew with a present PEFT")
+    stored = Checkpoint.open(folder / WEIGHTS)
+    return Adapter(str(folder), config, stored, {key.removeprefix(PREFIX): key for key in stored.names})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{path}: too large for an adapter's config")
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); an adapter folder holds it") from error

@@ -1,0 +1,52 @@
+"""What must not be published: absolute paths, which tell of the machine and the person that a patch comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.errors import PatchError
+
+_PATHS = re.compile(
+    r"(?:^|[\s'\"=:(,\[])(?:/(?:home|Users|root|tmp|var|mnt|media|data|opt|srv|usr|private|workspace|work)/|~\w*/|"
+    r"[A-Za-z]:[\\/]|\\\\\w|file://)"
+)
+
+
+def refuse_private(value: Mapping[str, Any], where: str) -> None:
+    """Refuse to publish texts that hold an absolute path, the home folder, or the name of the machine.
+
+    Raises:
+        PatchError: naming the place of the first such text.
+    """
+    home, names = str(Path.home()), _names()
+    for place, text in _texts(value, where):
+        if _PATHS.search(text) or (len(home) > 1 and home in text):
+            raise PatchError(f"{place}: {text[:60]!r} names a place on a machine, which is not published")
+        if any(re.search(rf"\b{re.escape(name)}\b", text) for name in names):
+            raise PatchError(f"{place}: {text[:60]!r} names a machine or its user, which is not published")
+
+
+def _names() -> list[str]:
+    """The machine's name and its user's, where they cannot be ordinary words: with a digit or a sign in them."""
+    names = [socket.gethostname()]
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
+        names.append(getpass.getuser())
+    return [name for name in names if len(name) > 3 and not name.isalpha()]
+
+
+def _texts(value: object, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(str(key), place)
+            yield from _texts(item, f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _texts(item, f"{place}[{i}]")

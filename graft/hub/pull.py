@@ -1,0 +1,87 @@
+"""Fetching a published patch: checked before it is handed on, and complete or not there at all."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.errors import HubError
+from graft.hub.companions import NAMES
+from graft.hub.push import CARD
+from graft.outputs import new_folder, refuse_existing
+from graft.patch.file import FILE_NAME, load_patch, load_region
+from graft.patch.skill_patch import Patch
+from graft.tensors.hub_failures import explain_failure, failures
+from graft.tensors.location import fetch_file, locate_patch
+
+BESIDES = (CARD, *NAMES)
+LARGEST = 2**24  # bytes of what comes besides the patch
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A fetched repository.
+
+    Attributes:
+        repository: its Hub id.
+        revision: the commit, 40 hex digits.
+        files: names of what was written.
+        k: entries of the patch or mask.
+    """
+
+    repository: str
+    revision: str | None
+    files: tuple[str, ...]
+    k: int
+
+
+def pull_patch(reference: str | Path, out: Path | None = None, *, force: bool = False) -> Patch:
+    """A patch from the Hub, or from a local file or folder.
+
+    Args:
+        reference: NAME or ORG/NAME, with @revision behind it where not the newest is meant; or a local path. Pinned to
+            a commit, a cached patch is loaded without any request.
+        out: a folder to keep it in, with card, plot and recipe.
+        force: replace an existing folder.
+
+    Raises:
+        HubError: the Hub gave none, or other bytes than it announced.
+        PatchFormatError: what came is not a patch; nothing is written.
+    """
+    if out is not None:
+        pull_folder(str(reference), out, force=force)
+        return load_patch(out)
+    return load_patch(locate_patch(reference, FILE_NAME).path)
+
+
+def pull_folder(reference: str, out: Path, *, force: bool = False) -> Pulled:
+    """Fetch a patch or mask with its card, plot and recipe into a new folder; nothing else is fetched.
+
+    Raises:
+        HubError, PatchFormatError: as `pull_patch`; there is no folder then.
+        OutputError: the folder exists and `force` is off.
+    """
+    refuse_existing(out, force=force)
+    found = fetch_file(reference, FILE_NAME)
+    region, _ = load_region(found.path)
+    pinned = f"{found.id}@{found.revision}" if found.revision else reference
+    others = {name: fetch_file(pinned, name).path for name in _present(pinned)}
+    with new_folder(out, force=force) as folder:
+        for name, path in {FILE_NAME: found.path, **others}.items():
+            shutil.copyfile(path, folder / name)
+    return Pulled(str(found.id), found.revision, (FILE_NAME, *others), len(region))
+
+
+def _present(pinned: str) -> list[str]:
+    """Which of the other files there are, and are no larger than such files are."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    repository, _, revision = pinned.partition("@")
+    try:
+        found = HfApi().get_paths_info(repository, list(BESIDES), revision=revision or None)
+    except failures() as error:
+        raise HubError(explain_failure(error, repository, revision)) from error
+    sizes = {item.path: item.size for item in found if isinstance(item, RepoFile)}
+    return [name for name in BESIDES if sizes.get(name, LARGEST + 1) <= LARGEST]

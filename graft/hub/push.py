@@ -1,0 +1,147 @@
+"""Publishing a patch: patch, card, plot and recipe in one commit, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import CheckpointError, ConfigError, HubError
+from graft.hub.base_model import BaseModel, check_id, is_out_of_reach, look_up_base, settle_licence
+from graft.hub.card import CardFacts, compose_card
+from graft.hub.companions import PLOT, RECIPE, Companions, draw_mask, find_companions, read_recipe
+from graft.hub.preflight import foresee_fit, peek_base
+from graft.hub.private_words import refuse_private
+from graft.hub.sending import send_commit, sign_in
+from graft.patch.file import FILE_NAME, load_region, patch_bytes
+from graft.patch.mask import Mask
+from graft.patch.provenance import Provenance
+from graft.patch.skill_patch import Patch
+from graft.patch.summary import Outline, outline_of
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was published, or with `dry_run` would be.
+
+    Attributes:
+        repository: its full Hub id.
+        files: name -> bytes.
+        notes: what the author should know, such as why the card names no base.
+        commit: 40 hex digits; None where nothing was sent.
+        pull_request: its address, where one was asked for.
+    """
+
+    repository: str
+    files: dict[str, bytes]
+    notes: tuple[str, ...]
+    commit: str | None = None
+    pull_request: str | None = None
+
+    @property
+    def card(self) -> str:
+        """The card's text."""
+        return self.files[CARD].decode()
+
+
+def push_patch(
+    patch: Patch | Path | str,
+    repository: str,
+    *,
+    base_model: str | None = None,
+    licence: str | None = None,
+    datasets: Sequence[str] = (),
+    recipe: Path | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Publish a patch or mask on the Hub as one commit; the repository is made where it is missing.
+
+    Args:
+        patch: a patch in memory, or a local file or folder.
+        repository: Hub id, NAME or ORG/NAME.
+        base_model: Hub id of the base, where the patch does not know it.
+        licence: of the patch; else the one it states, else the base's.
+        datasets: Hub ids of the training data.
+        recipe: the YAML file that made it, published beside it.
+        private: make a new repository private.
+        revision: branch to commit to, made where it is missing.
+        create_pr: open a pull request instead.
+        message: of the commit.
+        dry_run: compose everything and send nothing.
+
+    Raises:
+        PatchFormatError: the file is not a patch.
+        PatchError: it names a place on this machine.
+        PatchMismatchError: it cannot fit the base, by the base's headers.
+        ConfigError: an id, licence or recipe that cannot be published.
+        HubError: the Hub refused, or could not be reached; nothing was published.
+    """
+    check_id(repository, "REPO_ID")
+    if create_pr and revision not in (None, "main"):
+        raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
+    region, provenance = (patch, patch.provenance) if isinstance(patch, Patch) else load_region(patch)
+    refuse_private(provenance.to_json(), "the patch's metadata")
+    beside = Companions() if isinstance(patch, Patch) else find_companions(Path(patch))
+    more = {RECIPE: read_recipe(recipe)} if recipe else {}
+    full_name = sign_in(repository, offline_too=dry_run)
+    base, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
+    stated = settle_licence(licence or provenance.licence, base)
+    if stated is None:
+        notes.append("no licence is stated, neither by you (--license) nor by the base")
+    facts = CardFacts(full_name, base, stated, tuple(check_id(dataset, "--dataset") for dataset in datasets))
+    files = _compose(region, provenance, beside.files | more, facts)
+    pushed = Pushed(full_name, files, (*notes, *beside.notes))
+    if dry_run:
+        return pushed
+    target: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
+    sent = send_commit(full_name, files, message or f"Skill patch of {len(region):,} weights", **target)
+    return dataclasses.replace(pushed, commit=sent.oid, pull_request=sent.pr_url)
+
+
+def _compose(
+    region: Patch | Mask, provenance: Provenance, beside: Mapping[str, bytes], facts: CardFacts
+) -> dict[str, bytes]:
+    """Every file of the commit, the card last, since it speaks of the others."""
+    mask = region.mask if isinstance(region, Patch) else region
+    files = {FILE_NAME: patch_bytes(region, provenance), PLOT: draw_mask(mask), **beside}
+    facts = dataclasses.replace(facts, n_bytes=len(files[FILE_NAME]), files=frozenset(files))
+    return files | {CARD: compose_card(outline_of(region, provenance), facts).encode()}
+
+
+def _find_base(outline: Outline, asked: str | None, besides: str, dry_run: bool) -> tuple[BaseModel | None, list[str]]:
+    """The base on the Hub, None for a local one; and what is to be said of it."""
+    identity = outline.provenance.base
+    name = asked or identity.id
+    if name is None:
+        local = identity.name or "unknown"
+        return None, [f"the base is local ({local}), so that the card names no base_model; pass --base-model HUB_ID"]
+    check_id(name, "--base-model" if asked else "the patch's base")
+    try:
+        base = look_up_base(name, besides=besides)
+    except HubError as error:
+        if dry_run and is_out_of_reach(error):
+            return BaseModel(name), [f"the Hub was not asked about {name}: its licence and other patches are unknown"]
+        raise
+    return base, [] if dry_run else _compare_base(outline, base)
+
+
+def _compare_base(outline: Outline, base: BaseModel) -> list[str]:
+    """Refuse a base that the patch cannot fit, by headers; what cannot be compared is noted.
+
+    Raises:
+        PatchMismatchError: another name, shape or dtype.
+    """
+    try:
+        listing = peek_base(base.id)
+    except (CheckpointError, HubError) as error:
+        return [f"the patch was not compared with {base.id} ({error})"]
+    foresee_fit(outline, listing).require(base.id)
+    return []

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from graft.localize.movement import diff_checkpoints
+from graft.patch.file import save_patch
+from graft.tasks.task import Task
+from tests.hub.client import Client
+from tests.hub.local_hub import LocalHub
+
+FIGURES = {"n": 80, "accuracy": 0.9, "ece": 0.04, "ece_floor": 0.03, "recovered_gain": 0.8}
+METRICS = FIGURES | {
+    "ci": {"accuracy": [0.85, 0.95], "ece": [0.0, 0.08]},
+    "ood": {"meals": {"n": 40, "accuracy": 0.8, "ece": 0.1, "ci": {}}},
+}
+
+
+@pytest.fixture(scope="session")
+def skill(shelf: Path) -> Path:
+    """A patch of the 300 largest movements with a task and figures; tests do not write to it."""
+    patch = diff_checkpoints(shelf / "base", shelf / "tuned", budget=300)
+    task = Task.load(shelf / "toy" / "task.yaml").describe()
+    provenance = dataclasses.replace(patch.provenance, task=task, metrics=METRICS)
+    save_patch(dataclasses.replace(patch, provenance=provenance), shelf / "published.safetensors")
+    return shelf / "published.safetensors"
+
+
+@pytest.fixture(scope="module")
+def running(shelf: Path) -> Iterator[LocalHub]:
+    """A Hub with a base of bob's."""
+    hub = LocalHub()
+    hub.add_folder("bob/base", shelf / "base", owner="bob")
+    card = b"---\nlicense: apache-2.0\n---\n# A base\n"
+    hub.commit("bob/base", "main", "card", {"README.md": card})
+    yield hub
+    hub.close()
+
+
+@pytest.fixture(scope="module")
+def alice(running: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A process that may write as alice."""
+    with Client(running.url, tmp_path_factory.mktemp("alice"), "hf_alice") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def carol(running: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A process of someone without a token."""
+    with Client(running.url, tmp_path_factory.mktemp("carol")) as client:
+        yield client
+
+
+@pytest.fixture
+def hub(running: LocalHub) -> LocalHub:
+    """The Hub, in which all is well and nothing is logged yet."""
+    running.order()
+    return running
