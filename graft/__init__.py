@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from graft.compose.composition import compose_patches as compose_patches
+    from graft.compose.exclusion import exclude_patches as exclude_patches
+    from graft.compose.measurement import measure_overlap as measure_overlap
     from graft.evaluate.evaluation import evaluate_task as evaluate_task
     from graft.evaluate.report import Report as Report
+    from graft.hub.pull import pull_patch as pull_patch
+    from graft.hub.push import push_patch as push_patch
     from graft.localize.localization import localize_skill as localize_skill
     from graft.localize.movement import diff_checkpoints as diff_checkpoints
     from graft.patch.file import load_mask as load_mask
@@ -32,11 +37,16 @@ _HOMES = {
     "Report": "graft.evaluate.report",
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",
+    "compose_patches": "graft.compose.composition",
     "diff_checkpoints": "graft.localize.movement",
+    "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
     "load_mask": "graft.patch.file",
     "load_patch": "graft.patch.file",
     "localize_skill": "graft.localize.localization",
+    "measure_overlap": "graft.compose.measurement",
+    "pull_patch": "graft.hub.pull",
+    "push_patch": "graft.hub.push",
     "save_patch": "graft.patch.file",
     "train_task": "graft.train.fine_tuning",
 }

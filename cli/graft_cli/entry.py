@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -19,6 +20,14 @@ COMMANDS = {
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",
     "verify": "Check whether a patch fits a model.",
+    "compose": "Join several patches of one base into one.",
+    "exclude": "Take the regions of other skills out of a patch.",
+    "overlap": "Show where patches collide, beside chance.",
+    "fuse": "Fuse several fine-tuned models into one.",
+    "push": "Publish a patch on the Hub.",
+    "pull": "Fetch a patch from the Hub.",
+    "export": "Write a patch in another tool's format.",
+    "import": "Make a patch of another tool's file.",
     "report": "Show finished runs on one HTML page, with plots.",
 }
 
@@ -36,7 +45,8 @@ class LazyGroup(click.Group):
         """The command of that name, None where there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"graft_cli.commands.{cmd_name}")
+        file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # a file named import could not be imported
+        module = importlib.import_module(f"graft_cli.commands.{file}")
         command: click.Command = module.command
         return command
 

@@ -32,11 +32,14 @@ density = _option("--density", type=float, help="Share of all parameters to keep
 budget = _option("--budget", type=int, help="Number of entries to keep, instead of a density.")
 on_overlap = _option(
     "--on-overlap",
-    type=click.Choice(["error", "first", "last"]),
+    type=click.Choice(["error", "first", "last", "mean", "sign", "slerp"]),
     default="error",
     show_default=True,
-    help="Whose value stays where patches disagree.",
+    help="What stays where patches disagree: the first's or last's value; the mean of their values; the mean of those "
+    "on the side of the base that their differences elect (TIES); the spherical mean of the differences. sign and "
+    "slerp measure from the base's values.",
 )
+base_values_from = _option("--base", metavar="MODEL", help="The base, where its values are needed.")
 allow_mismatch = _option("--allow-mismatch", is_flag=True, help="Do not compare the base's values.")
 assignments = _option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any other key of the block; may be repeated."
@@ -67,8 +70,13 @@ def load_task(path: Path, seed: int | None) -> Any:
     return task if seed is None else task.with_seed(seed)
 
 
+def _printable(text: str) -> str:
+    """Without the characters that steer a terminal: what a stranger's patch says of itself is shown here."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
 def columns(rows: Iterable[tuple[str, object]]) -> list[str]:
     """Names and values in two columns."""
-    rows = [(name, str(value)) for name, value in rows]
+    rows = [(name, _printable(str(value))) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     return [f"{name.ljust(width)}  {value}" for name, value in rows]

@@ -156,7 +156,7 @@ def apply_patch(
         check_fit(patch, target, check_base=not allow_mismatch, cast=cast).require(type(model).__name__)
         for patch in patches
     ]
-    assignment = stack_patches(patches, fits, on_overlap)
+    assignment = stack_patches(patches, fits, on_overlap, target.gather)
     lacking = assignment.dense.keys() - set(target.names)
     if lacking:
         raise CheckpointError(

@@ -90,9 +90,9 @@ def merge_patches(
     fits: list[Fit] = [
         check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
     ]
-    assignment = stack_patches(patches, fits, on_overlap)
+    assignment = stack_patches(patches, fits, on_overlap, target.gather)
     with new_folder(out, force=force) as folder:
-        _copy_others(checkpoint, folder)
+        copy_companions(checkpoint, folder)
         for file in sorted(set(checkpoint.files.values())):
             shutil.copyfile(file, folder / file.name)
             progress(file.stat().st_size)
@@ -101,7 +101,7 @@ def merge_patches(
     return len(assignment)
 
 
-def _copy_others(checkpoint: Checkpoint, folder: Path) -> None:
+def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Everything but weights: stale shards and other formats would contradict the merged values."""
     if checkpoint.path.is_file():
         return

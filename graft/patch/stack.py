@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
-import numpy as np
 import torch
 
 from graft.errors import OverlapError
 from graft.patch.fit import Fit
+from graft.patch.mask import Indices
+from graft.patch.overlap_rules import OverlapRule as OverlapRule
+from graft.patch.overlap_rules import join_entries
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import same_bits
 
-OverlapRule = Literal["error", "first", "last"]
+Gather = Callable[[str, torch.Tensor], torch.Tensor]  # a target's tensor, (s,) flat indices -> (s,) values
 
 
 @dataclass(frozen=True)
@@ -28,48 +30,49 @@ class Assignment:
         return sum(indices.numel() for indices, _ in self.entries.values())
 
 
-def stack_patches(patches: Sequence[Patch], fits: Sequence[Fit], rule: OverlapRule = "error") -> Assignment:
+def stack_patches(
+    patches: Sequence[Patch], fits: Sequence[Fit], rule: OverlapRule = "error", gather: Gather | None = None
+) -> Assignment:
     """Join patches into one assignment to the target's tensors.
 
-    Patches overlap without conflict where they agree bitwise. `rule` says whose value stays where they do not.
+    Patches overlap without conflict where they agree bitwise. `rule` says what stays where they do not
+    (`graft.patch.overlap_rules`); "sign" and "slerp" measure from the target's own values, which `gather` gives.
 
     Raises:
-        OverlapError: two patches disagree and the rule is "error".
+        OverlapError: two patches disagree and the rule is "error", or it cannot be followed.
     """
-    entries: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    found: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
     for patch, fit in zip(patches, fits, strict=True):
         for name, place in fit.names.items():
-            new = torch.tensor(patch.mask[name]), patch.values[name]
-            entries[place] = _join(entries[place], new, place, rule) if place in entries else new
+            found.setdefault(place, []).append((patch.mask[name], patch.values[name]))
         for name, tensor in patch.dense.items():
             place = fit.dense.get(name, name)
-            if place in dense and not same_bits(dense[place], tensor) and rule == "error":
-                raise OverlapError(
-                    f"two patches bring their own whole tensor {place!r}; choose --on-overlap first or last"
-                )
-            if place not in dense or rule == "last":
-                dense[place] = tensor
-    return Assignment(entries, dense)
+            dense[place] = choose_whole(dense[place], tensor, rule, place) if place in dense else tensor
+    return Assignment({place: _join(parts, rule, place, gather) for place, parts in found.items()}, dense)
+
+
+def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: str) -> torch.Tensor:
+    """Which of two patches' whole tensors stays; such tensors are never blended, since the base lacks them.
+
+    Raises:
+        OverlapError: they differ and the rule is neither "first" nor "last".
+    """
+    if old.shape == new.shape and same_bits(old, new):
+        return old
+    if rule not in ("first", "last"):
+        raise OverlapError(f"two patches bring their own whole tensor {name!r}; choose --on-overlap first or last")
+    return new if rule == "last" else old
 
 
 def _join(
-    old: tuple[torch.Tensor, torch.Tensor],
-    new: tuple[torch.Tensor, torch.Tensor],
-    place: str,
-    rule: OverlapRule,
+    parts: list[tuple[Indices, torch.Tensor]], rule: OverlapRule, place: str, gather: Gather | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if old[1].dtype != new[1].dtype:
-        raise OverlapError(f"tensor {place!r}: the patches hold {old[1].dtype} and {new[1].dtype} values")
-    _, at_old, at_new = np.intersect1d(old[0].numpy(), new[0].numpy(), assume_unique=True, return_indices=True)
-    if rule == "error" and not same_bits(old[1][at_old], new[1][at_new]):
-        raise OverlapError(
-            f"tensor {place!r}: two patches want different values at shared coordinates "
-            f"({at_old.size:,} shared); choose --on-overlap first or last, or exclude one from the other"
-        )
-    loser, kept, dropped = (old, new, at_old) if rule == "last" else (new, old, at_new)
-    keep = torch.ones(loser[0].numel(), dtype=torch.bool)
-    keep[dropped] = False
-    indices = torch.cat([kept[0], loser[0][keep]])
-    order = indices.argsort()
-    return indices[order], torch.cat([kept[1], loser[1][keep]])[order]
+    if len(parts) == 1:
+        return torch.tensor(parts[0][0]), parts[0][1]
+    first = parts[0][1].dtype
+    for _, values in parts[1:]:
+        if values.dtype != first:
+            raise OverlapError(f"tensor {place!r}: the patches hold {first} and {values.dtype} values")
+    meeting = join_entries(parts, rule, place, partial(gather, place) if gather else None)
+    return meeting.indices, meeting.values

@@ -1,0 +1,50 @@
+"""graft compose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graft_cli import options
+from graft_cli.regions import locate_regions
+from graft_cli.saving import save_and_show
+
+
+@click.command("compose")
+@click.argument("patches", nargs=-1, required=True, metavar="PATCH...")
+@options.on_overlap
+@options.base_values_from
+@options.with_base_values
+@options.output("Patch file to write.")
+@options.force
+@options.as_json
+@options.debug
+def command(
+    patches: tuple[str, ...],
+    on_overlap: Any,
+    base: str | None,
+    with_base_values: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Join several patches of one base into one, and count every coordinate where they meet.
+
+    A patch holds a print of the base's values, so that where two patches touch one tensor these values are needed:
+    from --base, or from the patches, where they were cut --with-base-values or from the embedded encoder.
+
+    \b
+    Example:
+      graft compose topics.safetensors reviews.safetensors --on-overlap sign -o both.safetensors
+    """
+    from graft.compose.composition import compose_patches
+    from graft.outputs import refuse_existing
+
+    refuse_existing(output, force=force)
+    paths, labels = locate_regions(patches)
+    patch = compose_patches(*paths, on_overlap=on_overlap, base=base, with_base_values=with_base_values, labels=labels)
+    overlap = patch.provenance.method["overlap"]
+    line = f"shared       {overlap['shared']:,} entries, of which {overlap['differing']:,} differed: {on_overlap}"
+    save_and_show(patch, output, force=force, as_json=as_json, more={"overlap": overlap}, lines=[line])

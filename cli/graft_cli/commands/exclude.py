@@ -1,0 +1,72 @@
+"""graft exclude."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graft_cli import options
+from graft_cli.regions import locate_regions
+from graft_cli.saving import save_and_show
+
+
+@click.command("exclude")
+@click.argument("patch")
+@click.option("--without", multiple=True, required=True, metavar="PATCH", help="Take this region out; may be repeated.")
+@options.base_values_from
+@options.output("Patch file to write, or folder for a model.")
+@options.force
+@options.as_json
+@options.debug
+def command(patch: str, without: tuple[str, ...], base: str | None, output: Path, force: bool, as_json: bool) -> None:
+    """Take the regions of other skills out of a PATCH, or out of a tuned model.
+
+    From a PATCH the entries go that lie in the other regions, whatever their values. In place of PATCH a tuned model
+    may stand, with --base: a copy of it is written in which the regions have the base's values again. --without takes
+    patches and masks.
+
+    \b
+    Example:
+      graft exclude both.safetensors --without reviews.safetensors -o topics-alone.safetensors
+      graft exclude runs/tuned --without skill.safetensors --base embedded:all-MiniLM-L6-v2 -o runs/without-skill
+    """
+    from graft.compose.exclusion import exclude_patches
+    from graft.outputs import refuse_existing
+
+    refuse_existing(output, force=force)
+    regions, names = locate_regions(without)
+    if _is_model(patch):
+        _exclude_from_model(patch, base, regions, output, force, as_json)
+        return
+    (path,), (label,) = locate_regions([patch])
+    rest = exclude_patches(path, *regions, base=base, labels=[label, *names])
+    removed = rest.provenance.method["removed"]
+    more = {"removed": removed, "without": rest.provenance.method["without"]}
+    line = f"removed      {removed:,} entries"
+    save_and_show(rest, output, force=force, as_json=as_json, more=more, lines=[line])
+
+
+def _is_model(reference: str) -> bool:
+    """A folder with a checkpoint in it, or the embedded encoder; anything else is taken for a patch."""
+    folder = Path(reference).expanduser()
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return reference.startswith("embedded:") or any((folder / name).is_file() for name in names)
+
+
+def _exclude_from_model(
+    tuned: str, base: str | None, regions: list[Path], output: Path, force: bool, as_json: bool
+) -> None:
+    from graft.evaluate.necessity import cut_removal
+    from graft.patch.file import load_mask
+    from graft.patch.merge import merge_patches
+    from graft.tensors.checkpoint import Checkpoint
+    from graft.tensors.location import locate
+
+    if base is None:
+        raise click.UsageError("to put regions of a model back to the base, give --base MODEL")
+    mask = load_mask(regions[0])
+    for region in regions[1:]:
+        mask = mask | load_mask(region)
+    k = merge_patches(Checkpoint.open(locate(tuned).path), [cut_removal(base, tuned, mask)], output, force=force)
+    options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries back at the base's"])

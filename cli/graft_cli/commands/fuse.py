@@ -1,0 +1,68 @@
+"""graft fuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graft_cli import options
+
+if TYPE_CHECKING:
+    from graft.compose.fusion import Fusion
+
+METHODS = ["mean", "slerp", "task-arithmetic", "ties", "cpi"]
+
+
+@click.command("fuse")
+@click.argument("base")
+@click.argument("tuned", nargs=-1, required=True, metavar="TUNED...")
+@click.option("--method", type=click.Choice(METHODS), default="cpi", show_default=True, help="How to fuse; see above.")
+@click.option("--scale", type=float, help="Factor of the differences. [default: task-arithmetic 0.4, ties 1]")
+@click.option("--density", type=float, default=0.2, show_default=True, help="ties: share kept of each difference.")
+@click.option("--core", type=float, default=0.01, show_default=True, help="cpi: share of all weights in each core.")
+@click.option("--threshold", type=float, default=0.1, show_default=True, help="Jaccard similarity that groups cores.")
+@click.option("--rest", type=click.Choice(["slerp", "lerp"]), default="slerp", show_default=True, help="cpi: the rest.")
+@click.option(
+    "--angle", type=click.Choice(["tensor", "model"]), default="tensor", show_default=True, help="slerp: angle between."
+)
+@options.output("Folder to make.")
+@options.force
+@options.as_json
+@options.debug
+def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_json: bool, **settings: Any) -> None:
+    """Fuse several models that were tuned from BASE into one, streamed.
+
+    mean; slerp of the weights, folded in the order given; task-arithmetic (arXiv 2212.04089); ties (arXiv 2306.01708);
+    cpi, in the style of CPI-FT (arXiv 2508.21741): the weights that moved furthest in each model are transplanted, the
+    rest is interpolated. Heads that only tuned models have are left out, and named.
+
+    \b
+    Example:
+      graft fuse embedded:all-MiniLM-L6-v2 runs/topics runs/reviews -o runs/fused
+    """
+    from tqdm import tqdm
+
+    from graft.compose.fusion import fuse_models
+    from graft.compose.fusion_spec import FusionSpec
+    from graft.config import read_config
+
+    spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
+    with tqdm(desc="fuse", unit="weight", unit_scale=True, disable=None, leave=False) as bar:
+        result = fuse_models(base, tuned, output, spec, force=force, progress=bar.update)
+    options.show({"output": str(output), **result.to_json()}, as_json, [*_lines(result), f"wrote {output}"])
+
+
+def _lines(result: Fusion) -> list[str]:
+    rows: list[tuple[str, object]] = [("method", result.spec.method), ("models", ", ".join(result.models))]
+    rows.append(("fused", f"{result.n_fused:,} weights"))
+    if result.angles:
+        rows.append(("widest angle", f"{max(map(max, result.angles)):.4f} degrees"))
+    if result.selected:
+        rows.append(("selected", ", ".join(f"{k:,}" for k in result.selected)))
+        rows.append(("groups", "; ".join(" + ".join(group) for group in result.clusters)))
+    for name, tensors in (("kept", result.kept), ("left out", result.left_out)):
+        if tensors:
+            rows.append((name, ", ".join(tensors)))
+    return options.columns(rows)

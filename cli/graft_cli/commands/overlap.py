@@ -1,0 +1,66 @@
+"""graft overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graft_cli import options
+from graft_cli.regions import locate_regions
+
+if TYPE_CHECKING:
+    from graft.compose.measurement import Overlap
+
+
+@click.command("overlap")
+@click.argument("patches", nargs=-1, required=True, metavar="PATCH...")
+@click.option(
+    "--threshold", type=float, default=0.1, show_default=True, help="Jaccard similarity that joins two in a cluster."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder for overlap.json, a heat map and a dendrogram."
+)
+@options.force
+@options.as_json
+@options.debug
+def command(patches: tuple[str, ...], threshold: float, output: Path | None, force: bool, as_json: bool) -> None:
+    """Show how far the regions of patches or masks overlap: pair by pair, beside chance, in clusters.
+
+    Chance is given twice: k1 k2 / N over all weights, and tensor by tensor, since masks favour the same tensors. For a
+    ceiling, put the same task over another seed among the PATCHes. --json has every layer too.
+
+    \b
+    Example:
+      graft overlap topics.safetensors reviews.safetensors -o runs/overlap
+    """
+    from graft.compose.measurement import measure_overlap
+    from graft.outputs import refuse_existing
+
+    if output is not None:
+        refuse_existing(output, force=force)
+    elif force:
+        raise click.UsageError("--force needs -o")
+    paths, _ = locate_regions(patches)
+    result = measure_overlap(*paths, threshold=threshold, labels=patches)
+    if output is not None:
+        from graft.report.overlap_map import write_overlap
+
+        write_overlap(result, output, force=force)
+    wrote = [] if output is None else [f"wrote {output}"]
+    options.show(result.to_json(), as_json, [*_lines(result), *wrote])
+
+
+def _lines(result: Overlap) -> list[str]:
+    lines = []
+    for pair in result.pairs:
+        unknown = "unknown" if pair.expected is None else f"{pair.expected:,.2f}"
+        lines += [
+            f"{pair.a}  {pair.b}",
+            f"  shared {pair.intersection:,}: jaccard {pair.jaccard:.4f}, {pair.share_of_a:.2%} of the first, "
+            f"{pair.share_of_b:.2%} of the second",
+            f"  by chance {unknown} over all weights, {pair.expected_by_tensor:,.2f} tensor by tensor",
+        ]
+    together = [" + ".join(group) for group in result.clusters if len(group) > 1]
+    return [*lines, f"clusters at {result.threshold:g}: {'; '.join(together) or 'none'}"]

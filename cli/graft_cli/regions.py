@@ -1,0 +1,24 @@
+"""What `compose`, `exclude` and `overlap` do with the patches named on their command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files of patches and masks, from here or from the Hub, and labels that hold no path."""
+    from graft.patch.file import FILE_NAME
+    from graft.tensors.location import is_on_hub, locate_patch
+
+    found = [locate_patch(reference, FILE_NAME).path for reference in references]
+    labels = [
+        reference if is_on_hub(reference) else _label(Path(reference).expanduser().resolve())
+        for reference in references
+    ]
+    return found, labels
+
+
+def _label(path: Path) -> str:
+    """A file's name, or its folder's where the file is called as every patch is."""
+    return path.parent.name if path.name == "patch.safetensors" else path.name.removesuffix(".safetensors")

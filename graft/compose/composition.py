@@ -1,0 +1,123 @@
+"""The union of skills: one patch of several, every coordinate where they meet decided by a named rule and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from graft.compose.common_base import BaseValues, require_one_base
+from graft.compose.origin import OverlapTally, describe_composition
+from graft.compose.sources import Entries, Region, Source, open_sources
+from graft.errors import ConfigError, OverlapError
+from graft.patch.mask import Indices, Mask
+from graft.patch.overlap_rules import RULES, OverlapRule, join_entries
+from graft.patch.skill_patch import Patch
+from graft.patch.stack import choose_whole
+from graft.tensors.dtypes import TensorSpec, same_bits
+
+
+def compose_patches(
+    *patches: Patch | str | Path,
+    on_overlap: OverlapRule = "error",
+    base: str | Path | None = None,
+    with_base_values: bool = False,
+    labels: Sequence[str] | None = None,
+) -> Patch:
+    """One patch that holds what several hold: the union of their entries.
+
+    Files are read row by row: memory holds the result and one tensor's entries of the parts. The result counts every
+    coordinate that parts share in its provenance: under which rule, how many, with whom.
+
+    Args:
+        patches: in memory, or paths of patch files; of one base.
+        on_overlap: what a coordinate gets where patches want different bits (`graft.patch.overlap_rules`).
+        base: the base model. It is needed where two patches touch one tensor, for the print of the base's values there
+            and for "sign" and "slerp", unless the patches store the base's values or are of the embedded encoder.
+        with_base_values: store the base's values; they are stored anyway where every part does.
+        labels: what the provenance calls the parts; by default file or task names.
+
+    Raises:
+        OverlapError: patches disagree and the rule is "error", or it cannot be followed.
+        PatchMismatchError: patches of different bases, or one that does not fit `base`.
+        PatchError: the base's values are needed and not known.
+        PatchFormatError: a file that is no patch, or a mask.
+    """
+    if on_overlap not in RULES:
+        raise ConfigError(f"on_overlap {on_overlap!r}: choose from {', '.join(RULES)}")
+    regions: Sequence[Region] = patches
+    sources = open_sources(regions, labels, values=True)
+    composer = _Composer(sources, on_overlap, BaseValues(sources, base), with_base_values)
+    for name in sorted({name for source in sources for name in source.specs}):
+        composer.add(name, {i: source.read(name) for i, source in enumerate(sources) if name in source.specs})
+    return composer.finish()
+
+
+class _Composer:
+    """Gathers the result tensor by tensor."""
+
+    def __init__(self, sources: Sequence[Source], rule: OverlapRule, before: BaseValues, keep_base: bool) -> None:
+        self._sources, self._rule, self._before = sources, rule, before
+        self._keep_base = keep_base or all(source.has_base for source in sources)
+        self._tally = OverlapTally(len(sources))
+        self._specs: dict[str, TensorSpec] = {}
+        self._indices: dict[str, Indices] = {}
+        self._values: dict[str, torch.Tensor] = {}
+        self._prints: dict[str, str] = {}
+        self._base: dict[str, torch.Tensor] = {}
+
+    def add(self, name: str, held: dict[int, Entries]) -> None:
+        """Join the entries that the sources hold in one tensor."""
+        parts = [(entries.indices, _values_of(entries)) for entries in held.values()]
+        meeting = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
+        self._tally.add(list(held), meeting.lineup, meeting.differing, meeting.cancelled)
+        union = meeting.lineup.union
+        base = self._before.at(name, union, held)
+        self._specs[name] = self._sources[next(iter(held))].specs[name]
+        self._indices[name], self._values[name] = union, meeting.values
+        self._prints[name] = self._before.print_at(name, union, held, base)
+        if self._keep_base:
+            self._base[name] = self._before.require(name, base)
+
+    def finish(self) -> Patch:
+        """The composed patch."""
+        dense = self._join_whole()
+        identity = require_one_base(self._sources)
+        provenance = describe_composition(self._sources, identity, self._rule, self._tally)
+        base = self._base if self._keep_base else None
+        return Patch(Mask.of(self._specs, self._indices), self._values, self._prints, provenance, base, dense)
+
+    def _base_at(self, name: str, held: dict[int, Entries], indices: torch.Tensor) -> torch.Tensor:
+        """The base's values at shared coordinates, which every part that stores them has."""
+        wanted = indices.numpy()
+        here = {i: _only(entries, wanted) for i, entries in held.items()} if not self._before.at_hand else {}
+        return self._before.require(name, self._before.at(name, wanted, here))
+
+    def _join_whole(self) -> dict[str, torch.Tensor]:
+        dense: dict[str, torch.Tensor] = {}
+        for source in self._sources:
+            for name, read in source.dense.items():
+                new = read()
+                old = dense.get(name)
+                if old is not None and not (old.shape == new.shape and same_bits(old, new)):
+                    self._tally.whole.append(name)
+                try:
+                    dense[name] = new if old is None else choose_whole(old, new, self._rule, name)
+                except OverlapError as error:
+                    raise OverlapError(f"{error} ({source.label} and one before it)") from error
+        return dense
+
+
+def _values_of(entries: Entries) -> torch.Tensor:
+    assert entries.values is not None  # masks were refused on opening
+    return entries.values
+
+
+def _only(entries: Entries, wanted: Indices) -> Entries:
+    """The part of a source's entries that lies among the wanted ones."""
+    among = np.isin(entries.indices, wanted, assume_unique=True)
+    at = torch.from_numpy(np.flatnonzero(among))
+    return Entries(entries.indices[among], None, None if entries.base is None else entries.base[at])

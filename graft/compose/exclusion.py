@@ -1,0 +1,90 @@
+"""A skill less the regions of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from graft.compose.common_base import BaseValues, require_one_base
+from graft.compose.origin import describe_exclusion
+from graft.compose.sources import Entries, Region, Source, open_sources
+from graft.errors import BudgetError
+from graft.patch.mask import Indices, Mask
+from graft.patch.skill_patch import Patch
+
+
+def exclude_patches(
+    patch: Patch | str | Path,
+    *without: Patch | Mask | str | Path,
+    base: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+) -> Patch:
+    """A patch without the entries that lie in the regions of others, and without the whole tensors that they bring.
+
+    Values are not looked at: an entry goes wherever another region has its coordinate. Where the parts of a
+    composition are disjoint, taking the others out of it gives each part back.
+
+    Args:
+        patch: in memory, or the path of a patch file.
+        without: patches or masks, of the same base.
+        base: the base model, needed where a tensor keeps some of its entries and loses others, unless the patch stores
+            the base's values or is of the embedded encoder.
+        labels: what the provenance calls the patch and the others; by default file or task names.
+
+    Raises:
+        BudgetError: nothing is left.
+        PatchMismatchError: they are of different bases, or the patch does not fit `base`.
+        PatchError: the base's values are needed and not known.
+        PatchFormatError: a file that is no patch, or a mask to exclude from.
+    """
+    regions: Sequence[Region] = (patch, *without)
+    sources = open_sources(regions, labels, values=False)
+    open_sources(regions[:1], [sources[0].label], values=True)
+    source, others = sources[0], sources[1:]
+    identity, before = require_one_base(sources), BaseValues([source], base)
+    removed: dict[str, int] = {"": 0} | dict.fromkeys((other.label for other in others), 0)
+    parts: dict[str, tuple[Indices, torch.Tensor, str, torch.Tensor | None]] = {}
+    for name in source.specs:
+        entries = source.read(name)
+        keep = _mark_kept(name, entries, others, removed)
+        removed[""] += int((~keep).sum())
+        if keep.any():
+            parts[name] = _cut(name, entries, keep, before)
+    whole = sorted({name for other in others for name in other.dense} & set(source.dense))
+    if not parts:
+        raise BudgetError(f"nothing is left of {source.label}: every entry lies in {' or '.join(removed)[4:]}")
+    return Patch(
+        Mask.of({name: source.specs[name] for name in parts}, {name: part[0] for name, part in parts.items()}),
+        {name: part[1] for name, part in parts.items()},
+        {name: part[2] for name, part in parts.items()},
+        describe_exclusion(source, others, removed, whole, identity),
+        {name: part[3] for name, part in parts.items() if part[3] is not None} if source.has_base else None,
+        {name: read() for name, read in source.dense.items() if name not in whole},
+    )
+
+
+def _mark_kept(name: str, entries: Entries, others: Sequence[Source], removed: dict[str, int]) -> np.ndarray:
+    """(k,) bool, where no other region has the coordinate; counts what each of them takes."""
+    keep = np.ones(entries.indices.size, np.bool_)
+    for other in others:
+        if name in other.specs:
+            taken = np.isin(entries.indices, other.read(name).indices, assume_unique=True)
+            removed[other.label] += int(taken.sum())
+            keep &= ~taken
+    return keep
+
+
+def _cut(
+    name: str, entries: Entries, keep: np.ndarray, before: BaseValues
+) -> tuple[Indices, torch.Tensor, str, torch.Tensor | None]:
+    """Indices, tuned values, print of the base's values, and these where the patch stores them."""
+    assert entries.values is not None  # masks were refused on opening
+    values = before.at(name, entries.indices, {0: entries})  # over all of them, so that a wrong base is seen
+    at = torch.from_numpy(np.flatnonzero(keep))
+    kept = Entries(entries.indices[keep], entries.values[at], entries.base[at] if entries.base is not None else None)
+    left = None if values is None else values[at]
+    held = {0: entries}  # its own print serves where all of it is kept
+    return kept.indices, entries.values[at], before.print_at(name, kept.indices, held, left), kept.base

@@ -1,0 +1,145 @@
+"""Patches and masks as sources of entries, one tensor in memory at a time, from files or from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from graft.compose.patch_file import PatchFile
+from graft.errors import ConfigError, PatchFormatError
+from graft.patch.mask import Indices, Mask
+from graft.patch.provenance import Provenance
+from graft.patch.skill_patch import Patch
+from graft.tensors.dtypes import TensorSpec
+
+LARGEST = 1024  # patches at once: what a result says of its parts must fit into a patch file's header
+Region = Patch | Mask | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """What one patch holds of one tensor.
+
+    Attributes:
+        indices: (k,) int64 sorted unique flat indices.
+        values: (k,) the tuned values; None from a mask.
+        base: (k,) the base's values, where they are stored.
+    """
+
+    indices: Indices
+    values: torch.Tensor | None = None
+    base: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A patch or mask to read from, tensor by tensor.
+
+    Attributes:
+        label: what to call it, without any path.
+        kind: "patch" or "mask".
+        specs: tensor name -> dtype and shape, of the tensors with entries.
+        counts: tensor name -> k.
+        prints: tensor name -> print of the base's values there, None in a mask.
+        has_base: whether the base's values are stored.
+        dense: name -> function that gives a whole tensor.
+        provenance: where it came from.
+        read: tensor name -> its entries.
+    """
+
+    label: str
+    kind: str
+    specs: Mapping[str, TensorSpec]
+    counts: Mapping[str, int]
+    prints: Mapping[str, str | None]
+    has_base: bool
+    dense: Mapping[str, Callable[[], torch.Tensor]]
+    provenance: Provenance
+    read: Callable[[str], Entries]
+
+    @property
+    def k(self) -> int:
+        """Number of entries."""
+        return sum(self.counts.values())
+
+
+def open_sources(regions: Sequence[Region], labels: Sequence[str] | None = None, *, values: bool) -> list[Source]:
+    """Open patches and masks; of files only the headers are read.
+
+    Args:
+        regions: patches or masks in memory, or paths of such files or of folders that hold one.
+        labels: what to call them; by default a file's or a task's name.
+        values: whether masks are refused.
+
+    Raises:
+        PatchFormatError: a file that is none, or a mask where values are needed.
+        ConfigError: none, or more than `LARGEST`.
+    """
+    if not 1 <= len(regions) <= LARGEST:
+        raise ConfigError(f"{len(regions):,} patches at once, where 1 to {LARGEST:,} can be: take them in groups")
+    names = _distinct(labels or [_label(region, i) for i, region in enumerate(regions)])
+    return [_open(region, label, values) for region, label in zip(regions, names, strict=True)]
+
+
+def _open(region: Region, label: str, values: bool) -> Source:
+    source = _of_memory(region, label) if isinstance(region, (Patch, Mask)) else _of_file(Path(region), label)
+    if values and source.kind != "patch":
+        where = label if isinstance(region, Mask) else region
+        raise PatchFormatError(f"{where}: a mask holds no values; this needs a patch")
+    return source
+
+
+def _of_memory(region: Patch | Mask, label: str) -> Source:
+    mask = region.mask if isinstance(region, Patch) else region
+    counts = {name: len(mask[name]) for name in mask}
+    if not isinstance(region, Patch):
+        nothing = dict.fromkeys(counts, None)
+        return Source(
+            label, "mask", mask.specs, counts, nothing, False, {}, Provenance(), lambda name: Entries(mask[name])
+        )
+    patch = region
+
+    def read(name: str) -> Entries:
+        return Entries(mask[name], patch.values[name], patch.base_values[name] if patch.base_values else None)
+
+    dense = {name: partial(patch.dense.__getitem__, name) for name in patch.dense}
+    has_base = patch.base_values is not None
+    return Source(label, "patch", mask.specs, counts, patch.base_prints, has_base, dense, patch.provenance, read)
+
+
+def _of_file(path: Path, label: str) -> Source:
+    file = PatchFile.open(path)
+    return Source(
+        label=label,
+        kind=file.kind,
+        specs={row.name: row.spec for row in file.rows.values()},
+        counts={row.name: row.k for row in file.rows.values()},
+        prints={row.name: row.base_print for row in file.rows.values()},
+        has_base=file.has_base,
+        dense={name: partial(file.read_dense, name) for name in file.dense},
+        provenance=file.provenance,
+        read=lambda name: Entries(*file.read(name)),
+    )
+
+
+def _label(region: Region, i: int) -> str:
+    """A file's name without its path, or its folder's; of what is in memory, its task's name."""
+    if isinstance(region, (str, Path)):
+        path = Path(region).resolve()
+        return path.parent.name if path.stem == "patch" else path.stem
+    task = region.provenance.task if isinstance(region, Patch) else None
+    return str((task or {}).get("name") or f"{i + 1}")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names that are there already get a number."""
+    found: dict[str, int] = {}
+    result = []
+    for name in names:
+        found[name] = found.get(name, 0) + 1
+        result.append(name if found[name] == 1 else f"{name} ({found[name]})")
+    return result

@@ -1,0 +1,152 @@
+"""What a coordinate gets where several patches want it: the rules of `compose` and `apply`.
+
+Where the patches agree bit for bit they do not conflict, whatever the rule. Where they do not, with v_1 ... v_m the
+tuned values there, b the base's, and d_i = v_i - b:
+
+    error   refused
+    first   v_1
+    last    v_m
+    mean    (v_1 + ... + v_m) / m
+    sign    the mean of those v_i whose d_i has the sign of d_1 + ... + d_m, and b where that sum is 0: the sign
+            election and disjoint mean of TIES (Yadav et al. 2023, arXiv 2306.01708); the masks stand for its trimming
+    slerp   b + the spherical mean of the d_i, taken as vectors over all coordinates of the tensor that the very same
+            patches share and differ on (`graft.patch.spherical`)
+
+Arithmetic is in fp64, rounded to nearest-even in the base's dtype. Mean and sign do not depend on the order of the
+patches, bit for bit; slerp does from three patches on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from graft.errors import OverlapError
+from graft.patch.lineup import Ints, Lineup, line_up
+from graft.patch.mask import Indices
+from graft.patch.spherical import mean_on_sphere
+from graft.tensors.dtypes import as_bits, is_finite
+
+OverlapRule = Literal["error", "first", "last", "mean", "sign", "slerp"]
+RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
+RULES_WITH_BASE = ("sign", "slerp")
+BaseAt = Callable[[torch.Tensor], torch.Tensor]  # (s,) int64 flat indices -> (s,) values of the base, any float dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """One tensor's entries of several patches, joined.
+
+    Attributes:
+        indices: (k,) int64 sorted unique.
+        values: (k,) what each gets.
+        lineup: who holds which coordinate.
+        differing: number of coordinates where patches wanted different bits.
+        cancelled: of these, the ones that "sign" gave back to the base.
+    """
+
+    indices: torch.Tensor
+    values: torch.Tensor
+    lineup: Lineup
+    differing: int
+    cancelled: int
+
+
+def join_entries(
+    parts: Sequence[tuple[Indices, torch.Tensor]], rule: OverlapRule, where: str, base_at: BaseAt | None = None
+) -> Meeting:
+    """Join the entries that patches have in one tensor.
+
+    Args:
+        parts: for each patch its (k_i,) int64 sorted unique flat indices and (k_i,) values, all of one dtype.
+        rule: for the coordinates where they want different bits.
+        where: the tensor's name, for an error.
+        base_at: gives the base's values; asked only under "sign" and "slerp", for differing coordinates alone.
+
+    Raises:
+        OverlapError: they differ and the rule is "error", or it cannot be followed: no values of the base, whole
+            numbers to average, a result outside the dtype's range.
+    """
+    lineup = line_up([indices for indices, _ in parts])
+    dtype = parts[0][1].dtype
+    bits = torch.cat([as_bits(values) for _, values in parts])[torch.from_numpy(lineup.order)]
+    start = torch.from_numpy(lineup.start)
+    apart = (bits != bits[start].repeat_interleave(torch.from_numpy(lineup.length))).numpy()
+    differing = np.logical_or.reduceat(apart, lineup.start)
+    count = int(differing.sum())
+    if count and rule == "error":
+        raise OverlapError(
+            f"tensor {where!r}: two patches want different values at shared coordinates ({lineup.shared:,} shared); "
+            "choose --on-overlap first or last, or mean, sign or slerp, or exclude one from the other"
+        )
+    chosen = bits[torch.from_numpy(lineup.start + lineup.length - 1) if rule == "last" else start]
+    indices, cancelled = torch.from_numpy(lineup.union), 0
+    if count and rule in ("mean", *RULES_WITH_BASE):
+        _check_float(dtype, where)
+        at = torch.from_numpy(np.flatnonzero(differing))
+        before = _base_values(rule, base_at, indices[at], where)
+        blended, zeroed = _blend(rule, bits.view(dtype).double(), lineup, differing, before)
+        rounded = blended.to(dtype)
+        if not is_finite(rounded):
+            raise OverlapError(f"tensor {where!r}: a blended value is too large for {dtype}; choose first or last")
+        chosen = chosen.index_copy(0, at, as_bits(rounded))
+        cancelled = int(zeroed)
+    return Meeting(indices, chosen.view(dtype), lineup, count, cancelled)
+
+
+def _check_float(dtype: torch.dtype, where: str) -> None:
+    if not dtype.is_floating_point:
+        raise OverlapError(f"tensor {where!r}: {dtype} values cannot be averaged; choose --on-overlap first or last")
+
+
+def _base_values(rule: str, base_at: BaseAt | None, indices: torch.Tensor, where: str) -> torch.Tensor:
+    """(s,) fp64 values of the base; zeros where the rule does not look at them."""
+    if rule not in RULES_WITH_BASE:
+        return torch.zeros(len(indices), dtype=torch.float64)
+    if base_at is None:
+        raise OverlapError(f"tensor {where!r}: the rule {rule!r} needs the base's values at shared coordinates")
+    return base_at(indices).double()
+
+
+def _blend(
+    rule: str, values: torch.Tensor, lineup: Lineup, differing: npt.NDArray[np.bool_], before: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """(s,) fp64 blended values at the differing coordinates, and how many of them went back to the base."""
+    start, length = lineup.start[differing], lineup.length[differing]
+    result = before.clone()
+    for m in np.unique(length):
+        at = np.flatnonzero(length == m)
+        places = start[at][:, None] + np.arange(m)  # (s_m, m) entries of these coordinates
+        held, base = values[torch.from_numpy(places)], before[torch.from_numpy(at)]
+        if rule == "mean":
+            blended = held.sort(dim=1).values.mean(dim=1)  # sorted: the same sum in whatever order the patches came
+        elif rule == "sign":
+            blended = _elect(held, base)
+        else:
+            blended = base + _on_spheres(held - base[:, None], lineup.owner[places])
+        result[torch.from_numpy(at)] = blended
+    return result, int((result == before).sum()) if rule == "sign" else 0
+
+
+def _elect(held: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """TIES at s coordinates: (s, m) values and (s,) base -> (s,)."""
+    moved = held - base[:, None]
+    elected = moved.sort(dim=1).values.sum(dim=1, keepdim=True).sign()
+    agrees = moved * elected > 0
+    total = torch.where(agrees, held, 0).sort(dim=1).values.sum(dim=1)
+    return torch.where(agrees.any(dim=1), total / agrees.sum(dim=1).clamp(min=1), base)
+
+
+def _on_spheres(moved: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """Spherical means, one for each set of patches that share coordinates: (s, m) differences and owners -> (s,)."""
+    result = torch.empty(len(moved), dtype=moved.dtype)
+    groups, member = np.unique(owners, axis=0, return_inverse=True)
+    for group in range(len(groups)):
+        at = torch.from_numpy(np.flatnonzero(member.reshape(-1) == group))
+        result[at] = mean_on_sphere(moved[at].T.contiguous())
+    return result

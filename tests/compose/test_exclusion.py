@@ -1,0 +1,102 @@
+"""Exclusion is a difference: what goes, what stays, and that it undoes a disjoint composition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graft.compose.composition import compose_patches
+from graft.compose.exclusion import exclude_patches
+from graft.errors import BudgetError, PatchError, PatchMismatchError
+from graft.patch.file import load_patch, save_patch
+from graft.patch.skill_patch import Patch
+from graft.tensors.dtypes import same_bits
+from tests.checkpoints import make_patch, write_single
+from tests.compose.patches import BASE, disjoint_patches, patch_of, patches, same_content
+
+QUIET = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+@QUIET
+@given(disjoint_patches(3))
+def test_composing_then_excluding_gives_back_the_first(parts: list[Patch]) -> None:
+    a, b, c = parts
+    assert same_content(exclude_patches(compose_patches(a, b, c), b, c), a)
+    assert same_content(exclude_patches(compose_patches(a, b), b.mask), a)
+    untouched = exclude_patches(a, b, c)
+    assert same_content(untouched, a)
+    assert untouched.provenance.method["removed"] == 0
+
+
+@QUIET
+@given(patches(2))
+def test_what_stays_is_the_difference_of_masks_with_its_values(parts: list[Patch]) -> None:
+    first, *others = parts
+    kept = first.mask
+    for other in others:
+        kept = kept - other.mask
+    if not len(kept):
+        with pytest.raises(BudgetError, match="nothing is left of 1: every entry lies in 2"):
+            exclude_patches(first, *others)
+        return
+    rest = exclude_patches(first, *others)
+    assert rest.mask == kept
+    for name in kept:
+        at = torch.tensor(kept[name])
+        order = {int(i): j for j, i in enumerate(first.mask[name])}
+        assert same_bits(rest.values[name], first.values[name][[order[int(i)] for i in at]])
+        assert rest.base_values is not None
+        assert same_bits(rest.base_values[name], BASE[name].view(-1)[at])
+    method = rest.provenance.method
+    assert method["removed"] == len(first) - len(rest)
+    assert [part["shared"] for part in method["without"]] == [len(first.mask & other.mask) for other in others]
+    assert same_content(exclude_patches(first, *reversed(others)), rest)  # in any order
+    assert same_content(exclude_patches(rest, *others), rest)  # and once is enough
+
+
+@QUIET
+@given(patches(2, 2), st.sampled_from(["first", "last", "mean", "sign", "slerp"]))
+def test_two_patches_fall_apart_into_three_disjoint_ones(parts: list[Patch], rule: str) -> None:
+    a, b = parts
+    if not len(a.mask - b.mask) or not len(b.mask - a.mask):
+        return
+    whole = compose_patches(a, b, on_overlap=rule)  # type: ignore[arg-type]
+    assert same_content(exclude_patches(whole, b), exclude_patches(a, b))
+    assert same_content(exclude_patches(whole, a), exclude_patches(b, a))
+
+
+WHOLE = {("layers.0.w", 1): 5.0, ("layers.0.w", 2): 6.0, ("head.b", 0): 1.0}
+PART = {("layers.0.w", 1): 9.0}
+
+
+def test_files_and_the_base_give_the_same(tmp_path: Path) -> None:
+    base = write_single(tmp_path / "base", BASE)
+    for name, changes in (("whole", WHOLE), ("part", PART)):
+        save_patch(patch_of(changes, stored=False), tmp_path / name)
+    with pytest.raises(PatchError, match=r"'layers.0.w': the base's values are needed .* give --base MODEL \(base\)"):
+        exclude_patches(tmp_path / "whole", tmp_path / "part")
+    rest = exclude_patches(tmp_path / "whole", tmp_path / "part", base=base)
+    assert rest.base_prints == exclude_patches(patch_of(WHOLE), patch_of(PART)).base_prints
+    save_patch(rest, tmp_path / "rest")
+    assert same_content(load_patch(tmp_path / "rest"), rest)
+    assert rest.provenance.method["without"][0]["name"] == "part"
+    wrong = write_single(tmp_path / "wrong", {name: tensor + 1 for name, tensor in BASE.items()})
+    with pytest.raises(PatchMismatchError, match="whole does not fit"):
+        exclude_patches(tmp_path / "whole", tmp_path / "part", base=wrong)
+
+
+def test_a_whole_tensor_that_another_brings_goes_too() -> None:
+    heads = {"a.cls": torch.ones(1), "b.cls": torch.zeros(2)}
+    a, b = (
+        make_patch(BASE, {"head.b": {i: 1.0}}, with_base_values=True, dense={name: heads[name]})
+        for i, name in enumerate(heads)
+    )
+    both = compose_patches(a, b)
+    assert set(both.dense) == set(heads)
+    rest = exclude_patches(both, b)
+    assert same_content(rest, a)
+    assert rest.provenance.method["whole"] == ["b.cls"]
