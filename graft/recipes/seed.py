@@ -151,7 +151,7 @@ def _save(patch: Patch, report: Report, path: Path) -> None:
 
 
 class _Clock:
-    """Seconds of each stage that took any."""
+    """Seconds of each stage; 0 for one that the recipe does not ask for."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -159,5 +159,5 @@ class _Clock:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds |= {stage: seconds} if (seconds := round(now - self._last, 1)) else {}
+        self.seconds[stage] = round(now - self._last, 1)
         self._last = now
