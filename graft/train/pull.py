@@ -39,17 +39,22 @@ class BasePull:
         """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
         for weight, name in self.weights:
             base = self.base.read(name).to(weight.device, weight.dtype)
-            moved = weight - base
-            size = moved.abs() - threshold / _scale_of(weight, optimizer)
-            moved = moved.sign() * size.relu()
+            moved = _shrink(weight - base, threshold, _scale_of(weight, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 
 
-def _scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | float:
-    """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps, or 1."""
+def _shrink(moved: torch.Tensor, threshold: float, scale: torch.Tensor | None) -> torch.Tensor:
+    """soft(moved, threshold / scale), in one pass where the scale is 1."""
+    if scale is None:
+        return torch.nn.functional.softshrink(moved, threshold)
+    return moved.sign() * (moved.abs() - threshold / scale).relu()
+
+
+def _scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
+    """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps; None for 1."""
     state = optimizer.state.get(weight, {}) if optimizer else {}
     if optimizer is None or "exp_avg_sq" not in state:
-        return 1.0
+        return None
     group = optimizer.param_groups[0]
     second: torch.Tensor = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
     return second.sqrt() + float(group["eps"])
