@@ -66,6 +66,7 @@ def localize_skill(
     if METHODS[config.method].needs_data:
         search = _with_data(search, located, task, device, dtype)
     mask = METHODS[config.method].choose(search)
+    del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 

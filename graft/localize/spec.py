@@ -64,6 +64,23 @@ class PaperSpec:
 
 
 @dataclass(frozen=True)
+class CandidateSpec:
+    """Of attribution in one model's memory: how the weights that it looks at are found.
+
+    Attributes:
+        micro_batches: how many, evenly spread over the training examples, look at every weight.
+        multiple: candidates that each of them names per entry of the budget.
+    """
+
+    micro_batches: int = 4
+    multiple: int = 5
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1 or self.multiple < 1:
+            raise ValueError("micro_batches and multiple must be 1 or more")
+
+
+@dataclass(frozen=True)
 class LocalizeSpec:
     """What chooses the entries of a patch.
 
@@ -81,6 +98,8 @@ class LocalizeSpec:
         batch_size: examples per forward and backward.
         micro_batch: of "fisher" and "talos": examples whose gradients are averaged before they are squared; 1 is
             exact, more is faster (`graft.localize.scores.fisher`).
+        candidates: of "attribution", "taylor" and "learned", which look at these alone.
+        exact_scores: let them look at every weight in scope instead, at 4 bytes of host memory each.
         learn, paper: of the methods of these names.
         seed: of "random" and the learners, of the labels that "talos" draws, and of the path in low precision.
     """
@@ -97,6 +116,8 @@ class LocalizeSpec:
     centred: bool = True
     batch_size: int = 32
     micro_batch: int = 1
+    candidates: CandidateSpec = field(default_factory=CandidateSpec)
+    exact_scores: bool = False
     learn: LearnSpec = field(default_factory=LearnSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0

@@ -30,7 +30,8 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
-from graft.localize.learner.candidates import Candidates
+from graft.localize.candidates import Candidates, CandidateSum
+from graft.localize.gradients import pouring
 from graft.localize.offsets import RunningOffsets
 from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
@@ -73,7 +74,7 @@ class MaskLearner:
     @property
     def kept(self) -> torch.Tensor:
         """(n,) bool: the present mask."""
-        return self.candidates.keep_top(self.scores)
+        return self.candidates.choose(self.scores)
 
     def run_epoch(self, generator: torch.Generator) -> float:
         """One pass over the examples in random order; the mean loss in nats.
@@ -83,14 +84,15 @@ class MaskLearner:
         """
         n, size, total = len(self.examples), self.config.batch_size, 0.0
         order = torch.randperm(n, generator=generator).tolist()
-        with self.candidates.gathering(self.head.model) as gradient:
+        sink = CandidateSum(self.candidates)
+        with pouring(self.head.model, self.candidates.weights, sink):
             for start in range(0, n, size):
                 places = order[start : start + size]
                 self.candidates.write(self.kept)
                 total += self._backward(places) * len(places)
+                sink.end_batch()
                 weight = self.config.lr * len(places) / n
-                self.scores.addcmul_(gradient, self.candidates.movement, value=-weight)
-                gradient.zero_()
+                self.scores.addcmul_(sink.drain(), self.candidates.movement, value=-weight)
         return total / n
 
     def measure(self, examples: Sequence[Example], kept: torch.Tensor) -> float:
@@ -136,7 +138,7 @@ def learn_mask(
     """
     head.model.eval()
     validation = sorted(validation, key=lambda example: sum(map(len, example.texts)))  # saves padding
-    best, lowest = candidates.keep_top(scores), math.inf
+    best, lowest = candidates.choose(scores), math.inf
     try:
         for restart in range(config.restarts):
             learner = MaskLearner(head, candidates, scores, train, config, centred=centred)
@@ -152,5 +154,5 @@ def learn_mask(
                     best, lowest = kept, found
                 bar.set_postfix(train=f"{loss:.4f}", validation=f"{found:.4f}", best=f"{lowest:.4f}")
     finally:
-        candidates.write(torch.zeros(len(candidates), dtype=torch.bool))
+        candidates.return_to_base()
     return candidates.mask_of(best)
