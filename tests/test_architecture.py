@@ -39,7 +39,7 @@ PACKAGES = {
     "outputs": set(),
     "tensors": {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"},
     "patch": {"numpy", "safetensors", "torch"},
-    "tasks": {"datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
+    "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "localize": {"numpy", "torch", "tqdm"},
     "compose": {"numpy", "torch"},
     "train": {"safetensors", "torch", "tqdm"},
@@ -49,7 +49,17 @@ PACKAGES = {
     "recipes": {"numpy", "tqdm"},
     "graft_cli": {"click", "tqdm"},
 }
-LATE = {"datasets", "huggingface_hub", "pyarrow", "safetensors", "scipy", "sklearn", "transformers", "yaml"}
+LATE = {
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "transformers",
+    "yaml",
+}
 
 
 def part_of(path: Path) -> str:

@@ -105,6 +105,7 @@ def measure_curve(
     densities: Sequence[float] = DENSITIES,
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
 ) -> GainCurve:
     """Localise at each density and measure the grafts on the validation split.
 
@@ -115,6 +116,7 @@ def measure_curve(
         config: how to choose; its density and budget are replaced.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
         device, dtype: where and in what precision.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
 
     Raises:
         BudgetError: the checkpoints are equal in scope, or no density can be had.
@@ -127,9 +129,10 @@ def measure_curve(
     after = _accuracy(open_head(locate(tuned).path, task.spec, **where), examples, config.batch_size)
     head = open_head(locate(base).path, task.spec, **where, seed=task.spec.seed)
     before = _accuracy(head, examples, config.batch_size)
+    again = {**where, "gradient_checkpointing": gradient_checkpointing}
     points = []
     for density, k in budgets.items():
-        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **where)
+        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **again)
         with apply_patch(head.model, patch):
             accuracy = _accuracy(head, examples, config.batch_size)
         points.append(CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, before, after)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ def localize_skill(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
     with_base_values: bool = False,
     tables: Tables | None = None,
 ) -> Patch:
@@ -46,10 +48,10 @@ def localize_skill(
         tuned: the fine-tuned model.
         task: the data that attributions are computed on (its training examples); None for scores without data.
         config: how to choose.
-        device, dtype: of the model that attributions are computed with.
+        device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
         tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
-            in scope for those that take gradients).
+            in scope for those that take gradients of every weight).
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
@@ -64,7 +66,8 @@ def localize_skill(
     groups = allocate(k, changed, config.allocation)  # refuses before the costly part
     search = Search(pair, names, changed, groups, config, tables={} if tables is None else tables)
     if METHODS[config.method].needs_data:
-        search = _with_data(search, located, task, device, dtype)
+        where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+        search = _with_data(search, located, task, where)
     mask = METHODS[config.method].choose(search)
     del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
@@ -105,13 +108,13 @@ def describe_origin(
     )
 
 
-def _with_data(search: Search, base: Located, task: Task | None, device: str, dtype: str) -> Search:
+def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[str, Any]) -> Search:
     """The search with a model at hand and the task's examples."""
     config = search.config
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
     validation = task.validation_examples() if METHODS[config.method].needs_validation else []
-    head = open_head(base.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    head = open_head(base.path, task.spec, **where, seed=task.spec.seed)
     _take_head(head.model, search.pair)
     path = GradientPath(
         head,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from graft.errors import CheckpointError, ConfigError
 from graft.tasks.examples import Example
+from graft.tasks.placement import checkpoint_layers, place_model
 from graft.tasks.spec import TaskSpec
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -117,15 +118,24 @@ class Head(ABC):
         return contextlib.nullcontext()
 
 
-def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Head:
+def open_head(
+    path: Path,
+    task: TaskSpec,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
+) -> Head:
     """Load a model folder with the head that the task names.
 
     Args:
         path: a local model folder.
         task: the task.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or any torch device.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", any torch device, or "auto-map" (over all GPUs).
         dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
         seed: of a classifier head that the checkpoint lacks.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
 
     Raises:
         CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
@@ -148,7 +158,10 @@ def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = 
         raise ConfigError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     torch.manual_seed(seed)
     head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
-    head.model.to(find_device(device)).eval()
+    if gradient_checkpointing:
+        checkpoint_layers(head.model)
+    place_model(head.model, device)
+    head.model.eval()
     return head
 
 
@@ -167,22 +180,6 @@ def are_finite(logits: torch.Tensor, examples: Sequence[Example]) -> bool:
     sizes = torch.tensor([len(example.choices) or logits.shape[1] for example in examples])
     padded = torch.arange(logits.shape[1]) >= sizes.unsqueeze(1)
     return bool((logits.isfinite() | padded).all())
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes a GPU where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).partition(chr(10))[0]}") from error
-    return device
 
 
 def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:

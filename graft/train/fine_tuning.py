@@ -70,6 +70,7 @@ def train_task(
     config: TrainSpec | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
     resume: bool = False,
     force: bool = False,
 ) -> TrainResult:
@@ -83,7 +84,7 @@ def train_task(
         task: the task; its few shots are drawn by its own seed.
         out: the folder to make.
         config: how to train; the task's own block where absent.
-        device, dtype: where and in what precision.
+        device, dtype, gradient_checkpointing: where and how, as in `open_head`.
         resume: go on from `OUT.resume`.
         force: replace an existing folder.
 
@@ -98,10 +99,13 @@ def train_task(
     train, validation = task.train_examples(), task.validation_examples()
     located = locate(base)
     mask, stage = None, config
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
-        where: dict[str, Any] = {"device": device, "dtype": dtype, "resume": resume}
-        mask, stage = _find_mask(base, task, out, config, where), configure_restart(config, config.localizable)
-    head = open_head(located.path, task.spec, device=device, dtype=dtype, seed=seed)
+        mask, stage = (
+            _find_mask(base, task, out, config, {**where, "resume": resume}),
+            configure_restart(config, config.localizable),
+        )
+    head = open_head(located.path, task.spec, **where, seed=seed)
     plan = Plan(len(train), stage, seed)
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, mask))
     stepper = Stepper.start(head, plan, located.path, mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,6 +32,7 @@ from graft_cli import options
 @options.output("Folder to make.")
 @options.device
 @options.dtype
+@options.gradient_checkpointing
 @options.force
 @options.as_json
 @options.debug
@@ -45,6 +47,7 @@ def command(
     output: Path,
     device: str,
     dtype: str,
+    gradient_checkpointing: bool,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -70,7 +73,8 @@ def command(
     if localizable:
         given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
     config = read_config(TrainSpec, override({**block, **given}, assignments), "command line")
-    result = train_task(base, task, output, config=config, device=device, dtype=dtype, resume=resume, force=force)
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    result = train_task(base, task, output, config=config, **where, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
