@@ -86,6 +86,7 @@ METHODS = {
 @options.device
 @options.dtype
 @options.gradient_checkpointing
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -101,6 +102,7 @@ def command(
     device: str,
     dtype: str,
     gradient_checkpointing: bool,
+    plan: bool,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -118,10 +120,12 @@ def command(
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
+    from graft.localize.planning import plan_localization
     from graft.localize.spec import LocalizeSpec
     from graft.outputs import refuse_existing
 
-    _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
+    if not plan:
+        _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
     if output is not None:
         refuse_existing(output, force=force)
     task = options.load_task(task_file, seed)
@@ -129,6 +133,10 @@ def command(
     block = override({**given, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    if plan:
+        planned = plan_localization(base, task, config, **where)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
     found = measure_curve(base, tuned, task, config, **where) if curve else None
     if output is None:
         assert found is not None
@@ -142,7 +150,7 @@ def command(
 
 def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:
     if output is None and not curve:
-        raise click.UsageError("Missing option '-o' / '--output' (or --curve).")
+        raise click.UsageError("Missing option '-o' / '--output' (or --curve, --plan).")
     if output is None and any(of_patch.get(key) for key in ("density", "budget", "with_base_values", "force")):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
 

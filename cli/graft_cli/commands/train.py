@@ -29,10 +29,11 @@ from graft_cli import options
 @options.assignments
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
-@options.output("Folder to make.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
 @options.device
 @options.dtype
 @options.gradient_checkpointing
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -44,10 +45,11 @@ def command(
     assignments: tuple[str, ...],
     seed: int | None,
     resume: bool,
-    output: Path,
+    output: Path | None,
     device: str,
     dtype: str,
     gradient_checkpointing: bool,
+    plan: bool,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -64,7 +66,10 @@ def command(
     from graft.config import override, read_config, to_plain
     from graft.tasks.spec import TrainSpec
     from graft.train.fine_tuning import train_task
+    from graft.train.planning import plan_training
 
+    if output is None and not plan:
+        raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
     if density is not None and not localizable:
@@ -74,6 +79,10 @@ def command(
         given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
     config = read_config(TrainSpec, override({**block, **given}, assignments), "command line")
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    if output is None or plan:
+        planned = plan_training(base, task, config, **where)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
     result = train_task(base, task, output, config=config, **where, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [
