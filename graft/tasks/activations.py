@@ -62,12 +62,14 @@ def estimate_activations(
     for name, weight in model.to(dtype).eval().named_parameters():
         weight.requires_grad_(trains(name))
     longest = getattr(model.config, "max_position_embeddings", task.max_length)
-    ids = torch.zeros((_rows(task, batch_size), min(task.max_length, longest)), dtype=torch.int64, device="meta")
+    rows, tokens = _rows(task, batch_size), min(task.max_length, longest)
+    ids = torch.zeros((rows, tokens), dtype=torch.int64, device="meta")
+    mask = torch.ones((rows, 1, tokens, tokens), dtype=torch.bool, device="meta")  # a smaller one would be looked into
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in _parameters(model) else {}
     if "logits_to_keep" in _parameters(model) and task.head.kind != "lm":
         options["logits_to_keep"] = 1
     try:
-        return _run(model, {"input_ids": ids, **options})
+        return _run(model, {"input_ids": ids, "attention_mask": mask, **options})
     except Exception:  # an operation without a meta kernel, inputs of another kind
         return None
 
@@ -104,5 +106,7 @@ def _run(model: Any, inputs: dict[str, Any]) -> Kept:
             layer.register_forward_pre_hook(enter, with_kwargs=True)
             layer.register_forward_hook(lambda *_: kept.within.append(kept.total - before.pop()))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(**inputs)
+        output = model(**inputs)
+        if "logits" in output:
+            output.logits.float().log_softmax(-1)
     return kept
