@@ -37,7 +37,7 @@ PACKAGES = {
     "errors": set(),
     "config": {"yaml"},
     "outputs": set(),
-    "tensors": {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"},
+    "tensors": {"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers"},
     "patch": {"numpy", "safetensors", "torch"},
     "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "localize": {"numpy", "torch", "tqdm"},

@@ -19,7 +19,8 @@ import numpy as np
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
-from graft.localize.localization import count_changed, localize_skill
+from graft.localize.changes import Changes
+from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.tasks.examples import Example
@@ -142,7 +143,7 @@ def measure_curve(
 def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
-    changed = sum(count_changed(pair, names).values())
+    changed = sum(Changes(pair, names).counts.values())
     budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}
     possible = {density: k for density, k in budgets.items() if 1 <= k <= changed}
     if not possible:

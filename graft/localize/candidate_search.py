@@ -16,62 +16,13 @@ import torch
 from graft.errors import CheckpointError
 from graft.localize.coordinates import Groups
 from graft.localize.gradients import GradientSink
+from graft.localize.running_top import RunningTop
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.streaming import PART
 
-PART, PART_ON_DEVICE = 1 << 18, 1 << 21  # entries scored together: in the processor's cache; in under 64 MiB
-
-
-class RunningTop:
-    """The m largest of scores that come part by part; ties go to the lower position.
-
-    Attributes:
-        floor: what is below it cannot be among them any more.
-
-    Args:
-        m: how many, at least 1.
-    """
-
-    def __init__(self, m: int) -> None:
-        self.m = m
-        self.floor = -torch.inf
-        self._kept = (torch.empty(0), torch.empty(0, dtype=torch.int64))  # scores, positions
-        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._n_waiting = 0
-
-    def offer(self, scores: torch.Tensor, start: int) -> None:
-        """Look at (n,) fp32 scores of the positions from `start` on; -inf marks what may not be taken."""
-        places = ((scores >= self.floor) & (scores > -torch.inf)).nonzero().squeeze(1)
-        if len(places) > self.m:
-            places = places[_largest(scores[places], places, self.m)]
-        self._waiting.append((scores[places].cpu(), places.cpu() + start))
-        self._n_waiting += len(places)
-        if self._n_waiting >= self.m:
-            self._settle()
-
-    def drain(self) -> torch.Tensor:
-        """(m or fewer,) int64 positions in no order; it starts anew."""
-        self._settle()
-        _, positions = self._kept
-        self._kept, self.floor = (torch.empty(0), torch.empty(0, dtype=torch.int64)), -torch.inf
-        return positions
-
-    def _settle(self) -> None:
-        scores, positions = (torch.cat(parts) for parts in zip(self._kept, *self._waiting, strict=True))
-        if len(scores) >= self.m:
-            kept = _largest(scores, positions, self.m)
-            scores, positions = scores[kept], positions[kept]
-            self.floor = float(scores.min())
-        self._kept, self._waiting, self._n_waiting = (scores, positions), [], 0
-
-
-def _largest(scores: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
-    """(m,) places of the m largest of m or more scores; ties go to the lower position."""
-    cut = scores.topk(m, sorted=False).values.min()
-    above, ties = (compare(scores, cut).nonzero().squeeze(1) for compare in (torch.gt, torch.eq))
-    ties = ties[positions[ties].argsort()[: m - len(above)]]
-    return torch.cat([above, ties])
+PART_ON_DEVICE = 1 << 21  # entries scored together in under 64 MiB; on the CPU in what its cache holds
 
 
 class CandidateSearch(GradientSink):
@@ -117,7 +68,7 @@ class CandidateSearch(GradientSink):
             if name not in self._seen and self._tops[name].floor <= 0:  # untouched by the loss, and so scores 0
                 self.receive(name, torch.zeros(1).expand(self.pair.base.spec(name).numel))
         tops = {id(top): top for top in self._tops.values()}
-        self._found = torch.cat([self._found, *(top.drain() for top in tops.values())]).unique()  # type: ignore[no-untyped-call]
+        self._found = torch.cat([self._found, *(top.drain()[1] for top in tops.values())]).unique()  # type: ignore[no-untyped-call]
         self._seen.clear()
 
     @property

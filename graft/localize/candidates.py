@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from graft.localize.coordinates import Coordinates, Groups, movement_at, read_at
+from graft.localize.coordinates import Coordinates, Groups, movement_at
 from graft.localize.gradients import GradientSink
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import assign, take
@@ -58,7 +58,7 @@ class Candidates(Coordinates):
 
     def _endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self.weights[name].dtype
-        base, tuned = (values.to(dtype) for values in read_at(pair, name, self.indices[name]))
+        base, tuned = (values.to(dtype) for values in pair.read_at(name, self.indices[name]))
         return base, tuned
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from graft.patch.mask import Mask
-from graft.tensors.dtypes import TORCH_DTYPES, take
 from graft.tensors.pair import CheckpointPair
 
 Groups = Sequence[tuple[tuple[str, ...], int]]  # (names, share of the budget), as `allocate` gives
@@ -57,13 +56,7 @@ class Coordinates:
         return torch.cat([torch.empty(0, dtype=torch.int64), *(torch.arange(part.start, part.stop) for part in parts)])
 
 
-def read_at(pair: CheckpointPair, name: str, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The (k,) values of base and tuned checkpoint at flat indices of a tensor, both in the base's dtype."""
-    tuned = take(pair.tuned.read(pair.names[name]), indices)
-    return take(pair.base.read(name), indices), tuned.to(TORCH_DTYPES[pair.base.spec(name).dtype])
-
-
 def movement_at(pair: CheckpointPair, coordinates: Coordinates) -> torch.Tensor:
     """(n,) fp32, tuned - base in the base's dtype."""
-    ends = (read_at(pair, name, indices) for name, indices in coordinates.indices.items())
+    ends = (pair.read_at(name, indices) for name, indices in coordinates.indices.items())
     return torch.cat([torch.empty(0), *(tuned.float() - base.float() for base, tuned in ends)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 import graft
 from graft.config import to_plain
 from graft.errors import BudgetError
-from graft.localize.budget import allocate, resolve_budget
+from graft.localize.budget import resolve_budget
+from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
 from graft.localize.spec import LocalizeSpec
@@ -62,28 +63,15 @@ def localize_skill(
     pair = CheckpointPair.open(located.path, locate(tuned).path)
     names = tuple(name for name in Scope(config.scope).names(pair.base) if name in pair.names)
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    changed = count_changed(pair, names)
-    groups = allocate(k, changed, config.allocation)  # refuses before the costly part
-    search = Search(pair, names, changed, groups, config, tables={} if tables is None else tables)
+    search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
     if METHODS[config.method].needs_data:
+        search.groups  # noqa: B018 - refuses before the costly part
         where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
         search = _with_data(search, located, task, where)
     mask = METHODS[config.method].choose(search)
     del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
-
-
-def count_changed(pair: CheckpointPair, names: Sequence[str]) -> dict[str, int]:
-    """Changed entries of each tensor that has any.
-
-    Raises:
-        BudgetError: none has; the checkpoints are equal there.
-    """
-    counts = {name: int(pair.read_delta(name)[1].sum()) for name in names}
-    if not any(counts.values()):
-        raise BudgetError("base and tuned checkpoints are equal in scope: there is no skill to cut out")
-    return {name: count for name, count in counts.items() if count}
 
 
 def describe_origin(

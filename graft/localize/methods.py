@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from graft.localize.budget import allocate
 from graft.localize.candidates import Candidates
+from graft.localize.changes import Changes
 from graft.localize.coordinates import Groups
 from graft.localize.learner.learned import learn_mask
 from graft.localize.learner.published import learn_published
+from graft.localize.movement_search import MovementSearch
 from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.magnitude import score_magnitude
@@ -28,24 +31,39 @@ class Search:
     """What a method chooses from.
 
     Attributes:
-        pair: base and tuned checkpoints.
-        names: base names in scope.
-        changed: tensor name -> number of changed entries, for those that have any.
-        groups: (names, share of the budget); the shares sum to k.
+        changes: the changed entries in scope, of which the mask is made.
+        k: how many to choose.
         config: how to choose.
         path: the model at hand with the training examples; None for methods without data.
         validation: the validation examples; empty for methods without data.
         tables: scores computed before, by the settings that they depend on.
     """
 
-    pair: CheckpointPair
-    names: tuple[str, ...]
-    changed: dict[str, int]
-    groups: Groups
+    changes: Changes
+    k: int
     config: LocalizeSpec
     path: GradientPath | None = None
     validation: Sequence[Example] = ()
     tables: Tables = field(default_factory=dict)
+
+    @property
+    def pair(self) -> CheckpointPair:
+        """Base and tuned checkpoints."""
+        return self.changes.pair
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Base names in scope."""
+        return self.changes.names
+
+    @property
+    def groups(self) -> Groups:
+        """(names, share of the budget); the shares sum to k.
+
+        Raises:
+            BudgetError: fewer than k entries changed.
+        """
+        return allocate(self.k, self.changes.counts, self.config.allocation)
 
     @property
     def model(self) -> GradientPath:
@@ -88,6 +106,15 @@ def _choose_by_score(search: Search, name: str) -> Mask:
     return search.score(name).select(search.groups)
 
 
+def _choose_largest(search: Search) -> Mask:
+    """In one pass where the budget is not shared out; else, or where too few moved, as by any other score."""
+    if search.config.allocation == "global":
+        mask = MovementSearch(search.pair, search.names, search.k).run()
+        if mask is not None:
+            return mask
+    return _choose_by_score(search, "magnitude")
+
+
 def _choose_learned(search: Search) -> Mask:
     """Learned among the best-scored `learn.multiple` x k entries."""
     path, config, learn = search.model, search.config, search.config.learn
@@ -126,11 +153,12 @@ def _choose_published(search: Search) -> Mask:
 
 
 def _available(search: Search, names: tuple[str, ...]) -> int:
-    return sum(search.changed[name] for name in names)
+    return sum(search.changes.counts[name] for name in names)
 
 
 METHODS = {
     "learned": Method(_choose_learned, needs_data=True, needs_validation=True),
     "paper": Method(_choose_published, needs_data=True, needs_validation=True),
     **{name: Method(partial(_choose_by_score, name=name), score.needs_data) for name, score in SCORES.items()},
+    "magnitude": Method(_choose_largest, needs_data=False),
 }

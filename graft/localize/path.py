@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError, PatchMismatchError
-from graft.localize.coordinates import read_at
 from graft.localize.gradients import DenseSquares, DenseSum, GradientSink, pouring
 from graft.localize.offsets import fit_offsets
 from graft.patch.live import LiveTarget
@@ -206,7 +205,7 @@ class GradientPath:
     def _assign(self, mask: Mask, *, tuned: bool) -> None:
         for name in mask:
             indices = torch.tensor(mask[name])
-            values = read_at(self.pair, name, indices)[tuned]
+            values = self.pair.read_at(name, indices)[tuned]
             assign(self.weights[name], indices, values.to(self.weights[name].dtype))
 
 

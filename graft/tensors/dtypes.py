@@ -102,8 +102,12 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
     """The little-endian bytes of a tensor's values in row-major order."""
-    data: bytes = little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).tobytes()
-    return data
+    return byte_view(tensor).tobytes()
+
+
+def byte_view(tensor: torch.Tensor) -> np.ndarray:
+    """The same bytes, (n,) uint8, without a copy where the tensor lies on the CPU in that order."""
+    return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from graft.config import to_plain
 from graft.errors import OutputError, TrainingError
 from graft.localize.budget import resolve_budget
-from graft.localize.localization import count_changed
+from graft.localize.changes import Changes
 from graft.localize.movement import diff_checkpoints
 from graft.outputs import new_folder, refuse_existing
 from graft.patch.mask import Mask
@@ -149,7 +149,7 @@ def _find_mask(base: str | Path, task: Task, out: Path, config: TrainSpec, where
     pair = CheckpointPair.open(locate(base).path, pulled)
     names = [name for name in Scope(config.scope).names(pair.base) if name in pair.names]
     k = resolve_budget(pair.base.n_parameters, config.localizable.density, None)
-    moved = sum(count_changed(pair, names).values())  # the pull may leave fewer than k
+    moved = sum(Changes(pair, names).counts.values())  # the pull may leave fewer than k
     return diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
 
 

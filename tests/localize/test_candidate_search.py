@@ -41,16 +41,16 @@ def test_the_running_top_is_that_of_a_stable_sort(seed: int, n: int, m: int, lev
     for i in torch.randperm(len(starts), generator=generator).tolist():  # the order of parts does not matter
         top.offer(scores[starts[i] : starts[i] + part], starts[i])
     order = [i for i in scores.argsort(descending=True, stable=True).tolist() if scores[i] > -torch.inf]
-    assert sorted(top.drain().tolist()) == sorted(order[:m])
+    assert sorted(top.drain()[1].tolist()) == sorted(order[:m])
     top.offer(scores[:1], 0)  # it starts anew
-    assert len(top.drain()) == int(scores[0] > -torch.inf)
+    assert len(top.drain()[1]) == int(scores[0] > -torch.inf)
 
 
 def test_positions_beyond_two_to_the_31_are_kept() -> None:
     top = RunningTop(2)
     top.offer(torch.tensor([1.0, 3.0]), 2**31 - 1)
     top.offer(torch.tensor([2.0]), 2**40)
-    assert sorted(top.drain().tolist()) == [2**31, 2**40]
+    assert sorted(top.drain()[1].tolist()) == [2**31, 2**40]
 
 
 def search_of(path: GradientPath, mask: Mask, k: int = 50, multiple: int = 3) -> CandidateSearch:
