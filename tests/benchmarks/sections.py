@@ -45,6 +45,12 @@ SECTIONS = (
     Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
             f"{SIZE}{UNEVEN} (share times a lognormal factor, sigma 1.5).", "size", {"concentration": 1.5}),
     Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
+    Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
+            "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
+            "entries with everything at hand. Medians of 41 rounds in turn.", "live", on_gpu=True),
+    Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
+            "Medians. LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences.", "live_peft",
+            on_gpu=True),
     Section("compose", "Ten patches of an 8B model in bf16",
             "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
     Section("fuse-253m", "Fusing two models of 253M parameters in bf16",
