@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from graft.patch.file import load_mask as load_mask
     from graft.patch.file import load_patch as load_patch
     from graft.patch.file import save_patch as save_patch
-    from graft.patch.live import Grafted as Grafted
+    from graft.patch.grafted import Grafted as Grafted
+    from graft.patch.live import Fitted as Fitted
     from graft.patch.live import apply_patch as apply_patch
+    from graft.patch.live import fit_patch as fit_patch
     from graft.patch.mask import Mask as Mask
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
 
 _HOMES = {
-    "Grafted": "graft.patch.live",
+    "Fitted": "graft.patch.live",
+    "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
     "Patch": "graft.patch.skill_patch",
     "Report": "graft.evaluate.report",
@@ -41,6 +44,7 @@ _HOMES = {
     "diff_checkpoints": "graft.localize.movement",
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
+    "fit_patch": "graft.patch.live",
     "load_mask": "graft.patch.file",
     "load_patch": "graft.patch.file",
     "localize_skill": "graft.localize.localization",

@@ -80,12 +80,24 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(wide).all())
 
 
-def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device."""
+def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bits of a tensor of any layout as a 1-D view of its storage, and where flat row-major indices are in it.
+
+    Both are on the tensor's device. In a contiguous tensor the places are the indices themselves.
+    """
     bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
     if bits.is_contiguous():
-        return bits.view(-1).index_select(0, indices).view(tensor.dtype)
-    return bits[torch.unravel_index(indices, bits.shape)].view(tensor.dtype)
+        return bits.view(-1), indices
+    strides = torch.tensor(bits.stride(), device=bits.device)  # place = sum over dimensions of index x stride
+    places = (torch.stack(torch.unravel_index(indices, bits.shape)) * strides.unsqueeze(1)).sum(0)
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(bits.shape, bits.stride(), strict=True))
+    return bits.as_strided((extent,), (1,)), places
+
+
+def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device."""
+    flat, places = lay_flat(tensor, indices)
+    return flat.index_select(0, places).view(tensor.dtype)
 
 
 def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> None:
@@ -93,11 +105,8 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
 
     index_copy_ is thousands of times faster on the CPU than scatter_ (design, section 8).
     """
-    bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
-    if bits.is_contiguous():
-        bits.view(-1).index_copy_(0, indices, as_bits(values.to(tensor.device)))
-    else:
-        bits[torch.unravel_index(indices, bits.shape)] = as_bits(values.to(tensor.device))
+    flat, places = lay_flat(tensor, indices)
+    flat.index_copy_(0, places, as_bits(values.to(tensor.device)))
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
