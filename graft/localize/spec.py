@@ -72,7 +72,7 @@ class CandidateSpec:
         multiple: candidates that each of them names per entry of the budget.
     """
 
-    micro_batches: int = 4
+    micro_batches: int = 8
     multiple: int = 5
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ SIZES = {  # hidden, intermediate, layers, heads, heads of keys and values, voca
 }
 ON = {"cpu": ("0.06B", "0.13B", "0.35B", "1.0B"), "cuda": ("0.35B", "1.0B", "2.8B", "8B")}
 STRAIGHTFORWARD = {"cpu": ("0.06B", "0.13B", "0.35B"), "cuda": ("0.35B", "1.0B", "2.8B")}  # where it fits
-BATCH, STEPS = 2, 5
+BATCH, STEPS = 2, 3
 CONFIG = LocalizeSpec("learned", points=2, batch_size=BATCH, learn=LearnSpec(epochs=1, batch_size=BATCH))
 
 Row = dict[str, object]

@@ -28,7 +28,7 @@ def test_the_figures_are_those_of_the_tensors(dtype: str, itemsize: int, base: P
     assert found["weights"] == itemsize * checkpoint.n_parameters
     assert found["largest gradient"] == itemsize * max(in_scope)
     assert "a number per weight in scope" not in found
-    assert "candidates (at most 1,000)" in {part.what for part in plan.parts}  # 4 micro-batches x 5 x 50
+    assert "candidates (at most 2,000)" in {part.what for part in plan.parts}  # 8 micro-batches x 5 x 50
     exact = sizes(plan_localization(base, task, LocalizeSpec(budget=50, exact_scores=True), device="cpu", dtype=dtype))
     assert exact["a number per weight in scope"] == 4 * sum(in_scope)
     assert {key: exact[key] for key in ("weights", "largest gradient")} == {
