@@ -42,7 +42,7 @@ PACKAGES = {
     "tasks": {"datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "localize": {"numpy", "torch", "tqdm"},
     "compose": {"numpy", "torch"},
-    "train": {"safetensors", "torch", "tqdm"},
+    "train": {"numpy", "safetensors", "torch", "tqdm"},
     "evaluate": {"numpy", "torch"},
     "report": {"matplotlib", "numpy"},
     "hub": {"huggingface_hub", "numpy", "torch"},

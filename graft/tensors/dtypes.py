@@ -113,6 +113,15 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
         bits[torch.unravel_index(indices, bits.shape)] = as_bits(values.to(tensor.device))
 
 
+def clear(tensor: torch.Tensor, indices: torch.Tensor) -> None:
+    """Set the entries at flat row-major indices to 0, in place."""
+    bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
+    if bits.is_contiguous():
+        bits.view(-1).index_fill_(0, indices, 0)
+    else:
+        bits[torch.unravel_index(indices, bits.shape)] = 0
+
+
 def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     local = local_of(tensor)
     places, here = piece_of(tensor).locate(indices.to(local.device))

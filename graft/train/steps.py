@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from graft.errors import ConfigError, TrainingError
-from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.confinement import Confinement
+from graft.train.protection.core import Core
+from graft.train.protection.guard import How, Protection
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -81,26 +81,30 @@ class Stepper:
         optimizer: over its weights in scope.
         plan: of the whole training.
         pull: towards the base, where there is one.
-        confinement: to a mask, where there is one.
+        protection: of what must not move, where there is something.
     """
 
     head: Head
     optimizer: torch.optim.Optimizer
     plan: Plan
     pull: BasePull | None = None
-    confinement: Confinement | None = None
+    protection: Protection | None = None
 
     @classmethod
-    def start(cls, head: Head, plan: Plan, base: Path, mask: Mask | None = None) -> Stepper:
-        """The stepper of a fresh training, confined to a mask where there is one.
+    def start(cls, head: Head, plan: Plan, base: Path, core: Core | None = None) -> Stepper:
+        """The stepper of a fresh training, with its core protected where there is one.
 
         Raises:
-            ConfigError: the scope holds no tensor of the model.
+            ConfigError: the scope holds no tensor of the model, or all of it is protected.
+            PatchMismatchError: a patch of the core does not fit.
         """
         choose_trained(head.model, plan.config)
-        confinement = None if mask is None else Confinement(head.model, Checkpoint.open(base), mask)
+        regions, standing = core.place(head.model, Checkpoint.open(base)) if core else ([], "")
+        optimizer = make_optimizer(head.model, plan.config)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        return cls(head, make_optimizer(head.model, plan.config), plan, pull, confinement)
+        how: How = "restore" if pull else "auto"  # the pull moves every weight that trains
+        protection = Protection(head.model, optimizer, regions, how, standing) if core else None
+        return cls(head, optimizer, plan, pull, protection)
 
     def take(self, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
@@ -113,15 +117,13 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        if self.confinement is not None:
-            self.confinement.mask_gradients()
         torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.pull is not None:
             self.pull.step(rate * config.l1, self.optimizer)
-        if self.confinement is not None:
-            self.confinement.restore_others()
+            if self.protection is not None:
+                self.protection.restore()
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
