@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
+    from graft.train.protection.callback import ProtectionCallback as ProtectionCallback
     from graft.train.protection.guard import protect as protect
 
 _HOMES = {
     "Grafted": "graft.patch.live",
     "Mask": "graft.patch.mask",
     "Patch": "graft.patch.skill_patch",
+    "ProtectionCallback": "graft.train.protection.callback",
     "Report": "graft.evaluate.report",
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",

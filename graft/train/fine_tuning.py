@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +169,7 @@ def _confine(
     k = resolve_budget(pair.base.n_parameters, config.localizable.density, None)
     moved = sum(count_changed(pair, names).values())  # the pull may leave fewer than k
     mask = diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
-    return Core(only=mask), configure_restart(config, config.localizable)
+    return Core(only=mask, names=pair.base.names), configure_restart(config, config.localizable)
 
 
 def _pulled_folder(out: Path) -> Path:
@@ -182,12 +181,6 @@ def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> 
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
     parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), core.digest()]
     return json.dumps(parts, sort_keys=True)
-
-
-def _announce(stepper: Stepper) -> None:
-    """Say on stderr what is protected; the bars go there too."""
-    if stepper.protection is not None:
-        tqdm.write(stepper.protection.describe(), file=sys.stderr)
 
 
 def _save_model(head: Head, folder: Path, out: Path) -> None:
@@ -206,7 +199,6 @@ def _run(
 ) -> tuple[list[Epoch], int]:
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
-    _announce(stepper)
     torch.manual_seed(plan.seed)  # of dropout
     epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer)]
     done, steps = len(epochs), 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
 from graft.tasks.examples import Example
@@ -16,6 +18,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.protection.core import Core
 from graft.train.protection.guard import How, Protection
+from graft.train.protection.region import Region, freeze_wholes
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -99,11 +102,11 @@ class Stepper:
             PatchMismatchError: a patch of the core does not fit.
         """
         choose_trained(head.model, plan.config)
-        regions, standing = core.place(head.model, Checkpoint.open(base)) if core else ([], "")
+        regions = core.regions(head.model) if core else []
+        freeze_wholes(head.model, regions)
         optimizer = make_optimizer(head.model, plan.config)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        how: How = "restore" if pull else "auto"  # the pull moves every weight that trains
-        protection = Protection(head.model, optimizer, regions, how, standing) if core else None
+        protection = _guard(head.model, optimizer, core, regions, pull) if core else None
         return cls(head, optimizer, plan, pull, protection)
 
     def take(self, batch: Sequence[Example], step: int) -> float:
@@ -137,6 +140,16 @@ class Stepper:
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
         return value
+
+
+def _guard(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, core: Core, regions: list[Region], pull: BasePull | None
+) -> Protection:
+    how: How = "restore" if pull else "auto"  # the pull moves every weight that trains
+    protection = Protection(model, optimizer, regions, how, core.standing(model))
+    if core.keep:
+        tqdm.write(protection.describe(), file=sys.stderr)
+    return protection
 
 
 def choose_trained(model: torch.nn.Module, config: TrainSpec) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from graft.tensors.dtypes import as_bits, assign, take
+from graft.tensors.pieces import local_of
 from graft.tensors.prints import print_of
 from graft.train.protection.region import Region
 
@@ -30,7 +31,7 @@ class Compact:
 
     Attributes:
         region: its protected coordinates.
-        free: (n - k,) int64, the others.
+        free: (n - k,) int64, the others; of the piece here where the tensor is in pieces.
         vector: (n - k,) what the optimizer moves in the tensor's place.
     """
 
@@ -39,7 +40,7 @@ class Compact:
     def __init__(self, region: Region) -> None:
         self.region = region
         self.free = region.free()
-        self.vector = torch.nn.Parameter(take(region.tensor, self.free))
+        self.vector = torch.nn.Parameter(take(region.local, self.free))
         self._print = self._print_of_protected()
 
     @property
@@ -49,6 +50,7 @@ class Compact:
 
     def mask_gradient(self, gradient: torch.Tensor) -> None:
         """Set the gradients of the protected entries to 0, so that clipping does not see them."""
+        gradient = local_of(gradient)
         kept = take(gradient, self.free)
         gradient.zero_()
         assign(gradient, self.free, kept)
@@ -90,7 +92,7 @@ class Compact:
         return whole
 
     def _print_of_protected(self) -> str:
-        bits = as_bits(self.region.tensor.detach()).clone()
+        bits = as_bits(self.region.local).clone()
         assign(bits, self.free, torch.zeros_like(self.free, dtype=bits.dtype))
         return print_of(bits)
 

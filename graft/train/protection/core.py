@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from graft.errors import ConfigError
 from graft.patch.file import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tensors.checkpoint import Checkpoint
-from graft.train.protection.region import Region, find_regions, freeze_wholes, regions_outside
+from graft.train.protection.region import Region, find_regions, regions_outside
 from graft.train.protection.standing import what_stands
+
+Masks = Mask | Patch | Sequence[Mask | Patch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,32 +25,42 @@ class Core:
         keep: patches and masks whose coordinates are protected.
         without: patches and masks whose coordinates are not, although `keep` has them.
         only: the one mask that may move, in place of these.
+        names: of the base's tensors, for `only`: what the base lacks trains as a whole.
     """
 
     keep: Sequence[Mask | Patch] = ()
     without: Sequence[Mask | Patch] = ()
     only: Mask | None = None
+    names: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, masks: Masks, unprotect: Masks = ()) -> Core:
+        """From one patch or mask, or several."""
+        return cls(_as_list(masks), _as_list(unprotect))
 
     def __bool__(self) -> bool:
         return bool(self.keep) or self.only is not None
 
-    def place(self, model: torch.nn.Module, base: Checkpoint) -> tuple[list[Region], str]:
-        """The regions in a model, and what they hold; tensors without a free entry take no gradients from now on.
+    def regions(self, model: torch.nn.Module) -> list[Region]:
+        """Its coordinates in a model.
 
         Raises:
-            PatchMismatchError: the model lacks a tensor, or holds neither a patch's values nor the base's.
-            ConfigError: nothing is left to train.
+            PatchMismatchError: the model lacks a tensor, or it has another shape.
         """
         if self.only is not None:
-            regions, standing = regions_outside(model, self.only, base.names), "base"
-        else:
-            standing = what_stands(model, [item for item in self.keep if isinstance(item, Patch)])
-            keep, without = ([mask_of(item) for item in items] for items in (self.keep, self.without))
-            regions = find_regions(model, keep, without)
-        freeze_wholes(regions)
-        if not any(weight.requires_grad for weight in model.parameters()):
-            raise ConfigError("nothing is left to train: every weight in scope is protected")
-        return regions, standing
+            return regions_outside(model, self.only, self.names)
+        keep, without = ([_mask_of(item) for item in items] for items in (self.keep, self.without))
+        return find_regions(model, keep, without)
+
+    def standing(self, model: torch.nn.Module) -> str:
+        """What a model holds there: "skill", "base", "skill and base", or "present" values.
+
+        Raises:
+            PatchMismatchError: neither a patch's own values nor its base's.
+        """
+        if self.only is not None:
+            return "base"
+        return what_stands(model, [item for item in self.keep if isinstance(item, Patch)])
 
     def digest(self) -> str | None:
         """64 hex digits that tell one core from another; None where there is none."""
@@ -63,6 +73,9 @@ class Core:
         return whole.hexdigest()
 
 
-def mask_of(item: Mask | Patch) -> Mask:
-    """The coordinates of either."""
+def _as_list(masks: Masks) -> list[Mask | Patch]:
+    return [masks] if isinstance(masks, (Mask, Patch)) else list(masks)
+
+
+def _mask_of(item: Mask | Patch) -> Mask:
     return item.mask if isinstance(item, Patch) else item

@@ -11,16 +11,15 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import ProtectionError
-from graft.patch.mask import Mask
-from graft.patch.skill_patch import Patch
+from graft.tensors.pieces import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
-from graft.train.protection.core import mask_of
-from graft.train.protection.region import Region, find_regions
+from graft.train.protection.core import Core, Masks
+from graft.train.protection.region import Region
 from graft.train.protection.restored import Restored
-from graft.train.protection.standing import what_stands
+from graft.train.protection.watched import Watched
 
 How = Literal["auto", "restore", "bits", "compact"]
-Masks = Mask | Patch | Sequence[Mask | Patch]
+Part = Restored | Compact | Watched
 _FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
 _guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
@@ -178,18 +177,8 @@ def protect(
         PatchMismatchError: the model lacks a tensor or it has another shape; a patch of another base.
         ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
     """
-    given, left_out = _as_list(masks), _as_list(unprotect)
-    standing = what_stands(model, [item for item in given if isinstance(item, Patch)])
-    regions = find_regions(model, [mask_of(item) for item in given], [mask_of(item) for item in left_out])
-    return Protection(model, optimizer, regions, how, standing)
-
-
-def _as_list(masks: Masks) -> list[Mask | Patch]:
-    return [masks] if isinstance(masks, (Mask, Patch)) else list(masks)
-
-
-def _mask_of(item: Mask | Patch) -> Mask:
-    return item.mask if isinstance(item, Patch) else item
+    core = Core.of(masks, unprotect)
+    return Protection(model, optimizer, core.regions(model), how, core.standing(model))
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:
@@ -214,16 +203,18 @@ def _check_optimizer(
         )
 
 
-def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Restored | Compact:
-    if isinstance(region.tensor, torch.nn.Parameter) and not held:
-        return Compact(region)  # the optimizer never sees it: it is only checked
+def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Part:
+    if not isinstance(region.tensor, torch.nn.Parameter):
+        return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
+    if not held:
+        return Watched(region)  # the optimizer never sees it
     few = how == "compact" or (how == "auto" and region.free_share < _FEW)
-    if few and elementwise and region.tensor.ndim:
+    if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
         return Compact(region)
     return Restored(region, packed=how == "bits")
 
 
-def _mask_gradients(part: Restored | Compact) -> Any:
+def _mask_gradients(part: Part) -> Any:
     def mask(weight: torch.Tensor) -> None:
         if weight.grad is not None and not weight.grad.is_sparse:  # torch clips no sparse gradients
             part.mask_gradient(weight.grad)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from graft.tensors.dtypes import as_bits, assign, clear, take
+from graft.tensors.pieces import local_of
 from graft.train.protection.region import Region
 
 _CHUNK = 1 << 20  # entries unpacked at a time
@@ -38,8 +39,8 @@ class PackedBits:
     """One bit for every entry of the tensor, unpacked part by part at each step."""
 
     def __init__(self, region: Region) -> None:
-        n = region.tensor.numel()
-        chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.tensor.device)
+        n = region.local.numel()
+        chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
         chosen[region.protected()] = True
         self._shifts = torch.arange(8, dtype=torch.uint8, device=chosen.device)
         # the sum of eight different powers of 2 is below 256
@@ -66,7 +67,7 @@ class Restored:
 
     def __init__(self, region: Region, *, packed: bool = False) -> None:
         self.region = region
-        self.values = take(region.tensor, region.protected())
+        self.values = take(region.local, region.protected())
         self.coordinates: Coordinates = PackedBits(region) if packed else ResidentIndices(region)
 
     @property
@@ -82,16 +83,16 @@ class Restored:
     def mask_gradient(self, gradient: torch.Tensor) -> None:
         """Set the gradients of the protected entries to 0, so that neither clipping nor moments see them."""
         for indices, _ in self.coordinates:
-            clear(gradient, indices)
+            clear(local_of(gradient), indices)
 
     def restore(self) -> None:
         """Put the protected entries back, bit for bit."""
         for indices, part in self.coordinates:
-            assign(self.region.tensor, indices, self.values[part])
+            assign(self.region.local, indices, self.values[part])
 
     def moved(self) -> int:
         """Number of protected entries that do not hold the bits they held."""
         return sum(
-            int((as_bits(take(self.region.tensor, indices)) != as_bits(self.values[part])).sum())
+            int((as_bits(take(self.region.local, indices)) != as_bits(self.values[part])).sum())
             for indices, part in self.coordinates
         )

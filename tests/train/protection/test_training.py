@@ -45,8 +45,15 @@ def tensors_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
     return [(name, checkpoint.read(name)) for name in checkpoint.parameters]
 
 
-@pytest.mark.parametrize("share", [0.001, 0.4, 0.95])
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}, {"l1": 1e-4}])
+@pytest.mark.parametrize(
+    ("share", "changes"),
+    [
+        (0.001, {}),
+        (0.4, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}),
+        (0.95, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}),
+        (0.95, {"l1": 1e-4}),
+    ],
+)
 def test_a_masks_coordinates_keep_their_bits(
     share: float, changes: dict[str, Any], base: Path, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +74,7 @@ def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, opti
     mask, examples = draw_mask(checkpoint), task.train_examples()
     free, confined = open_head(base, task.spec), open_head(base, task.spec)
     plan = Plan(len(examples), config, seed=0)
-    for head, core in ((free, None), (confined, Core(only=mask))):
+    for head, core in ((free, None), (confined, Core(only=mask, names=checkpoint.names))):
         stepper = Stepper.start(head, plan, base, core)
         for step in range(6):
             stepper.take(examples[8 * step : 8 * step + 8], step)
