@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,19 @@ class Plan:
         return self.config.lr * (1 - step / self.steps if self.config.schedule == "linear" else 1)
 
 
+@contextlib.contextmanager
+def _saying_what_to_lower() -> Iterator[None]:
+    """One line for memory that ran out, in the forward pass, the backward pass or the optimizer's first step."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):  # so torch says it on the CPU
+            raise
+        advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
+        raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Stepper:
     """What takes a step.
@@ -109,6 +123,7 @@ class Stepper:
         protection = _guard(head.model, optimizer, core, regions, pull) if core else None
         return cls(head, optimizer, plan, pull, protection)
 
+    @_saying_what_to_lower()
     def take(self, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
 
@@ -130,12 +145,8 @@ class Stepper:
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
-        try:
-            loss = self.head.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
-            raise TrainingError(f"out of memory: {advice}") from error
+        loss = self.head.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
         value = loss.item()
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
