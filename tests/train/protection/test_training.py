@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from graft.errors import ProtectionError, TrainingError
 from graft.patch.mask import Mask
 from graft.tasks.head import open_head
-from graft.tasks.spec import TrainSpec
+from graft.tasks.spec import LocalizableSpec, TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
-from graft.train.fine_tuning import train_task
+from graft.train.fine_tuning import find_training, train_task
 from graft.train.protection.core import Core
 from graft.train.steps import Plan, Stepper
 
@@ -81,3 +82,63 @@ def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, opti
     assert changed_at(checkpoint, free.model.named_parameters(), mask, outside=True) > 1000  # the control
     assert changed_at(checkpoint, confined.model.named_parameters(), mask, outside=True) == 0
     assert changed_at(checkpoint, confined.model.named_parameters(), mask) > 0.5 * len(mask)
+
+
+def test_going_on_keeps_the_core_and_ends_in_the_same_bits(
+    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask = draw_mask(checkpoint, 0.95)
+    adamw = {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1, "epochs": 2}
+    given: dict[str, Any] = {"config": dataclasses.replace(task.spec.train, **adamw)}
+    whole = train_task(base, task, tmp_path / "whole", protect=[mask], **given).path
+    taken, take = iter(range(20)), Stepper.take
+
+    def broken(*arguments: Any) -> float:
+        if next(taken, None) is None:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "take", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train_task(base, task, tmp_path / "out", protect=[mask], **given)
+    part = draw_mask(checkpoint, 0.5)
+    others: tuple[dict[str, Any], ...] = ({}, {"protect": [part]}, {"protect": [mask], "unprotect": [part]})
+    for other in others:
+        with pytest.raises(TrainingError, match=r"belongs to a training with other settings"):
+            train_task(base, task, tmp_path / "out", resume=True, **other, **given)
+    out = train_task(base, task, tmp_path / "out", protect=[mask], resume=True, **given).path
+    pairs = zip(tensors_of(whole), tensors_of(out), strict=True)
+    assert all(torch.equal(as_bits(left), as_bits(right)) for (_, left), (_, right) in pairs)
+    assert changed_at(checkpoint, tensors_of(out), mask) == 0
+    assert find_training(base, task, out, protect=[mask], **given) is not None
+    assert find_training(base, task, out, protect=[part], **given) is None
+    assert find_training(base, task, out, **given) is None
+
+
+def test_a_core_that_moved_leaves_no_output(
+    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, take = draw_mask(Checkpoint.open(base), 0.4), Stepper.take
+
+    def tampering(stepper: Stepper, *arguments: Any) -> float:
+        loss = take(stepper, *arguments)
+        next(w for w in stepper.head.model.parameters() if w.ndim == 2).data.add_(1e-3)
+        return loss
+
+    monkeypatch.setattr(Stepper, "take", tampering)
+    with pytest.raises(ProtectionError, match=r"tensor 'embeddings.word_embeddings.weight': .* do not hold their bits"):
+        train_task(base, task, tmp_path / "out", protect=[mask])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_localizable_training_stays_out_of_the_core(base: Path, task: Task, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask, few = draw_mask(checkpoint, 0.5), LocalizableSpec(density=0.05, pull_epochs=1, epochs=1, lr=1e-2)
+    config = dataclasses.replace(task.spec.train, localizable=few)
+    free = train_task(base, task, tmp_path / "free", config=config).path
+    kept = train_task(base, task, tmp_path / "kept", config=config, protect=[mask]).path
+    assert changed_at(checkpoint, tensors_of(free), mask) > 100  # the control
+    assert changed_at(checkpoint, tensors_of(kept), mask) == 0
+    assert changed_at(checkpoint, tensors_of(kept), mask, outside=True) > 100
