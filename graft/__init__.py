@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
+    from graft.train.protection.callback import ProtectionCallback as ProtectionCallback
+    from graft.train.protection.guard import protect as protect
 
 _HOMES = {
     "Fitted": "graft.patch.live",
     "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
     "Patch": "graft.patch.skill_patch",
+    "ProtectionCallback": "graft.train.protection.callback",
     "Report": "graft.evaluate.report",
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",
@@ -49,6 +52,7 @@ _HOMES = {
     "load_patch": "graft.patch.file",
     "localize_skill": "graft.localize.localization",
     "measure_overlap": "graft.compose.measurement",
+    "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
     "save_patch": "graft.patch.file",

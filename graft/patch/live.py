@@ -16,6 +16,7 @@ from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import architecture_of
 from graft.tensors.dtypes import TensorSpec, spec_of, take
+from graft.tensors.pieces import is_distributed
 
 
 class LiveTarget:
@@ -47,7 +48,9 @@ class LiveTarget:
     def owner(self, name: str) -> str:
         """One name for all that share a storage: the first that was asked for."""
         tensor = self.tensors[name]
-        place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
+        if not is_distributed(tensor):
+            place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
 
 

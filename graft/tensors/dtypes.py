@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from graft.tensors.pieces import is_distributed, local_of, piece_of, sum_over_pieces
+
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -95,7 +97,12 @@ def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device."""
+    """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device.
+
+    Of a DTensor every process gets all values, whoever holds them: a collective call.
+    """
+    if is_distributed(tensor):
+        return _take_from_all(tensor, indices)
     flat, places = lay_flat(tensor, indices)
     return flat.index_select(0, places).view(tensor.dtype)
 
@@ -103,10 +110,31 @@ def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> None:
     """Write the bits of (k,) values of the tensor's dtype at flat row-major indices, in place.
 
-    index_copy_ is thousands of times faster on the CPU than scatter_ (design, section 8).
+    index_copy_ is thousands of times faster on the CPU than scatter_ (design, section 8). Of a DTensor each process
+    writes what lies in its own piece.
     """
+    if is_distributed(tensor):
+        local = local_of(tensor)
+        places, here = piece_of(tensor).locate(indices.to(local.device))
+        assign(local, here, values.to(local.device)[places])
+        return
     flat, places = lay_flat(tensor, indices)
     flat.index_copy_(0, places, as_bits(values.to(tensor.device)))
+
+
+def clear(tensor: torch.Tensor, indices: torch.Tensor) -> None:
+    """Set the entries at flat row-major indices to 0, in place."""
+    flat, places = lay_flat(tensor, indices)
+    flat.index_fill_(0, places, 0)
+
+
+def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    local = local_of(tensor)
+    places, here = piece_of(tensor).locate(indices.to(local.device))
+    wide = torch.int64 if local.element_size() == 8 else torch.int32  # not every engine adds 16-bit integers
+    bits = torch.zeros(len(indices), dtype=wide, device=local.device)
+    bits[places] = as_bits(take(local, here)).to(wide)  # one process holds each, so that the sum is its bits
+    return sum_over_pieces(tensor, bits).to(_BITS[local.element_size()]).view(local.dtype)
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
