@@ -23,7 +23,7 @@ def digest_of(checkpoint: Checkpoint) -> str:
     """
 
     def print_whole(name: str) -> bytes:
-        inner = hashlib.sha256(byte_view(checkpoint.read(name))).hexdigest()
+        inner = hashlib.sha256(byte_view(checkpoint.read(name)).data).hexdigest()
         return f"{name}\0{checkpoint.spec(name)}\0{inner}\n".encode()
 
     whole = hashlib.sha256()

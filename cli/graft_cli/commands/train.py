@@ -100,7 +100,7 @@ def command(
         planned = plan_training(base, task, config, **where)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    regions = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
+    regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [
