@@ -47,7 +47,7 @@ SECTIONS = (
     Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
-            "entries with everything at hand. Medians of 41 rounds in turn.", "live", on_gpu=True),
+            "entries with everything at hand. Medians of 25 rounds in turn.", "live", on_gpu=True),
     Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
             "Medians. LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences.", "live_peft",
             on_gpu=True),
