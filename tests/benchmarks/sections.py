@@ -39,6 +39,7 @@ class Section:
 
 
 SIZE = "Bound: log2 C(N, k) bits and 16 bits a value. Random masks over the layers of real geometries; entries "
+CLOCK = "on the CPU of one thread's own time"
 EVEN, UNEVEN = "spread uniformly", "that favour some tensors"
 SECTIONS = (
     Section("size", f"Size of a patch file at density 1e-4 in bf16, entries {EVEN}", f"{SIZE}{EVEN}.", "size"),
@@ -47,10 +48,10 @@ SECTIONS = (
     Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
-            "entries with everything at hand. Medians of 41 rounds in turn.", "live", on_gpu=True),
+            f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),
     Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
-            "Medians. LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences.", "live_peft",
-            on_gpu=True),
+            f"LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences. Medians, {CLOCK}.",
+            "live_peft", on_gpu=True),
     Section("compose", "Ten patches of an 8B model in bf16",
             "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
     Section("fuse-253m", "Fusing two models of 253M parameters in bf16",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from graft.tensors.dtypes import as_bits, assign, clear, take
@@ -42,16 +43,14 @@ class PackedBits:
         n = region.local.numel()
         chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
         chosen[region.protected()] = True
-        self._shifts = torch.arange(8, dtype=torch.uint8, device=chosen.device)
         # the sum of eight different powers of 2 is below 256
-        self.bits = (chosen.view(-1, 8).to(torch.uint8) << self._shifts).sum(1, dtype=torch.uint8)
+        self.bits = (chosen.view(-1, 8).to(torch.uint8) << _shifts(chosen)).sum(1, dtype=torch.uint8)
         self.nbytes = self.bits.nbytes
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
         done = 0
         for start in range(0, len(self.bits), _CHUNK // 8):
-            bits = self.bits[start : start + _CHUNK // 8, None]
-            indices = ((bits >> self._shifts) & 1).view(-1).nonzero().view(-1) + 8 * start
+            indices = _set_bits(self.bits[start : start + _CHUNK // 8]) + 8 * start
             yield indices, slice(done, done + len(indices))
             done += len(indices)
 
@@ -96,3 +95,14 @@ class Restored:
             int((as_bits(take(self.region.local, indices)) != as_bits(self.values[part])).sum())
             for indices, part in self.coordinates
         )
+
+
+def _set_bits(packed: torch.Tensor) -> torch.Tensor:
+    """(m,) int64 places of the bits that are set in (n,) uint8, least significant first."""
+    if packed.device.type == "cpu":  # eight times as fast as `nonzero` there
+        return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), bitorder="little")))
+    return ((packed[:, None] >> _shifts(packed)) & 1).view(-1).nonzero().view(-1)
+
+
+def _shifts(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)
