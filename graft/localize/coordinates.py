@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from graft.localize.running_top import largest_of
 from graft.patch.mask import Mask
 from graft.tensors.pair import CheckpointPair
 
@@ -35,8 +36,8 @@ class Coordinates:
         kept = torch.zeros(len(self), dtype=torch.bool)
         for names, share in groups:
             places = self._of(names)
-            order = scores[places].argsort(descending=True, stable=True)
-            kept[places[order[:share]]] = True
+            if len(places):
+                kept[places[largest_of(scores[places], places, min(share, len(places)))]] = True
         return kept
 
     def mask_of(self, kept: torch.Tensor) -> Mask:

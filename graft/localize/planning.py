@@ -18,7 +18,7 @@ from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
 
-CANDIDATE = 56  # bytes: index twice, movement, both values, gradient, sum, scores, and the mask that comes of them
+CANDIDATE = 64  # bytes: index three times, movement, both values, gradient, sum, scores, and their order
 WAITING = 48  # bytes per candidate of a micro-batch while the best are sought
 SCORED = 16  # bytes per weight of the one tensor whose scores are looked at
 _OF_CANDIDATES = ("attribution", "taylor", "learned")

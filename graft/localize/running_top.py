@@ -26,7 +26,7 @@ class RunningTop:
         """Look at (n,) fp32 scores of the positions from `start` on; -inf marks what may not be taken."""
         places = ((scores >= self.floor) & (scores > -torch.inf)).nonzero().squeeze(1)
         if len(places) > self.m:
-            places = places[_largest(scores[places], places, self.m)]
+            places = places[largest_of(scores[places], places, self.m)]
         self.add(scores[places].cpu(), places.cpu() + start)
 
     def add(self, scores: torch.Tensor, positions: torch.Tensor) -> None:
@@ -45,13 +45,13 @@ class RunningTop:
     def _settle(self) -> None:
         scores, positions = (torch.cat(parts) for parts in zip(self._kept, *self._waiting, strict=True))
         if len(scores) >= self.m:
-            kept = _largest(scores, positions, self.m)
+            kept = largest_of(scores, positions, self.m)
             scores, positions = scores[kept], positions[kept]
             self.floor = float(scores.min())
         self._kept, self._waiting, self._n_waiting = (scores, positions), [], 0
 
 
-def _largest(scores: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
+def largest_of(scores: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
     """(m,) places of the m largest of m or more scores; ties go to the lower position."""
     cut = scores.topk(m, sorted=False).values.min()
     above, ties = (compare(scores, cut).nonzero().squeeze(1) for compare in (torch.gt, torch.eq))
