@@ -54,7 +54,7 @@ SECTIONS = (
             "live_peft", on_gpu=True),
     Section("protection", "Training with a core protected, against a plain step",
             "Forward, backward, clipping and fused AdamW of a Llama, a random share of each tensor protected. CPU: 31M "
-            "weights in fp32, 512 tokens a step, processor time. GPU: 1.1B in bf16, 2,048 tokens. Median of the ratios "
+            "weights in fp32, 512 tokens a step, processor time. GPU: 1.0B in bf16, 2,048 tokens. Median of the ratios "
             "in 30 rounds of turns, with its 95 % bootstrap interval.", "protection", on_gpu=True),
     Section("compose", "Ten patches of an 8B model in bf16",
             "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
