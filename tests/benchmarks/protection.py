@@ -1,16 +1,15 @@
 """Cost of protection: a protected step of training against a plain one on a Llama of 31M parameters, 512 tokens a step.
 
 All variants take their steps in turn, in one process, on models of their own; a ratio is the median over the rounds of
-a variant's time to the plain step's in the same round, with its 95 % bootstrap interval. On the CPU times are processor
-time, so that other processes do not count. A step is forward, backward, clipping, fused AdamW.
+a variant's time to the plain step's in the same round, with its 95 % bootstrap interval. A step is forward,
+backward, clipping, fused AdamW.
 
-`measure("cuda")` takes a Llama of 1.1B parameters in bf16 and 2,048 tokens a step.
+`measure("cuda")` takes a Llama of 1.0B parameters in bf16 and 2,048 tokens a step.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,9 @@ import graft
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import spec_of
 from graft.train.protection.guard import How, Protection
+from tests.benchmarks.timing import times_in_turn
 
-ROUNDS, WARM_UP = 30, 2
+ROUNDS = 30
 SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
 LARGE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
 VARIANTS: tuple[tuple[float, How], ...] = ((1e-4, "auto"), (0.5, "auto"), (0.5, "bits"), (0.999, "auto"))
@@ -51,15 +51,12 @@ class Runner:
         ids = torch.randint(0, 8192, (1, tokens), device=device)
         return cls(density, model, optimizer, protection, ids)
 
-    def step(self) -> float:
-        """Its seconds."""
-        clock = _clock(self.ids.device)
-        start = clock()
+    def step(self) -> None:
+        """Forward, backward, clipping, update."""
         self.model(input_ids=self.ids, labels=self.ids).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return clock() - start
 
     @property
     def state_bytes(self) -> int:
@@ -74,15 +71,12 @@ def measure(
     """One row per variant: the ratio of the step's times with its interval, and memory."""
     asked: tuple[tuple[float, How], ...] = ((0.0, "auto"), *variants)
     runners = [Runner.make(density, how, device) for density, how in asked]
-    for runner in runners:
-        for _ in range(WARM_UP):
-            runner.step()
-    seconds = np.array([[runner.step() for runner in runners] for _ in range(rounds)])  # (rounds, variants)
+    steps = [(str(i), runner.step) for i, runner in enumerate(runners)]
+    seconds = [np.array(found) / 1e3 for found in times_in_turn(steps, rounds, device).values()]
     for runner in runners[1:]:
         assert runner.protection is not None
         runner.protection.check()
-    plain = runners[0]
-    return [_row(runner, plain, seconds[:, i], seconds[:, 0]) for i, runner in enumerate(runners) if i]
+    return [_row(runner, runners[0], seconds[i], seconds[0]) for i, runner in enumerate(runners) if i]
 
 
 def draw_mask(model: torch.nn.Module, density: float) -> Mask:
@@ -123,14 +117,6 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
     draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), (2.5, 97.5))
     return float(low), float(high)
-
-
-def _clock(device: torch.device) -> Callable[[], float]:
-    def with_synchronisation() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return with_synchronisation if device.type == "cuda" else time.process_time
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ SECTIONS = (
     Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
             f"LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences. Medians, {CLOCK}.",
             "live_peft", on_gpu=True),
+    Section("protection", "Training with a core protected, against a plain step",
+            "Forward, backward, clipping and fused AdamW of a Llama, a random share of each tensor protected. CPU: 31M "
+            "weights in fp32, 512 tokens a step, processor time. GPU: 1.0B in bf16, 2,048 tokens. Median of the ratios "
+            "in 30 rounds of turns, with its 95 % bootstrap interval.", "protection", on_gpu=True),
     Section("compose", "Ten patches of an 8B model in bf16",
             "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
     Section("fuse-253m", "Fusing two models of 253M parameters in bf16",

@@ -12,7 +12,12 @@ Step = tuple[str, Callable[[], object]]  # a step without a name is run and not 
 
 
 def time_in_turn(steps: Sequence[Step], runs: int, device: str = "cpu") -> dict[str, float]:
-    """Median milliseconds of each named step over so many rounds of all steps, after one round to warm up.
+    """The medians of `times_in_turn`."""
+    return {name: statistics.median(found) for name, found in times_in_turn(steps, runs, device).items()}
+
+
+def times_in_turn(steps: Sequence[Step], runs: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Milliseconds of each named step in so many rounds of all steps, after one round to warm up.
 
     On the CPU those of one thread's own time, so that other processes on the machine do not count; on a GPU until the
     device has done what it was asked for.
@@ -30,7 +35,7 @@ def time_in_turn(steps: Sequence[Step], runs: int, device: str = "cpu") -> dict[
                 times[name].append((clock() - start) * 1e3)
     finally:
         torch.set_num_threads(threads)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
+    return {name: found[1:] for name, found in times.items()}
 
 
 def _wait(device: str) -> None:
