@@ -24,7 +24,12 @@ from graft.recipes.spec import RecipeSpec
 from graft.recipes.summary import format_tables, summarise
 from graft.report.layer_map import plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
+from graft.tasks.head import DTYPES
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES
+from graft.tensors.location import locate
+from graft.tensors.scope import Scope
 
 MARK = "recipe.json"  # what is being run, from the start; results.json comes at the end
 RESULTS = "results.json"
@@ -86,9 +91,11 @@ def run_recipe(
 
     Raises:
         OutputError: the folder holds something else and `force` is off.
+        ConfigError: `dtype` is another than the base's, on which no patch would land.
         GraftError: whatever a stage raises.
     """
     recipe, task = load_recipe(path, assignments)
+    _check_dtype(recipe, dtype)
     for split in (task.train_examples, task.validation_examples, task.test_examples):
         split()  # bad data are said before the first costly step
     for name in task.spec.ood:
@@ -100,6 +107,16 @@ def run_recipe(
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         seeds.append(_run_or_read(recipe, task, seed, out, machine))
     return _finish(recipe, task, seeds, out)
+
+
+def _check_dtype(recipe: RecipeSpec, dtype: str) -> None:
+    """A patch is cut in the base's dtype and lands in no other: say so before training rather than after it."""
+    base = Checkpoint.open(locate(recipe.base).path)
+    kept = sorted({base.spec(name).dtype for name in Scope(recipe.localize.scope).names(base)})
+    if dtype != "auto" and any(TORCH_DTYPES[name] != DTYPES[dtype] for name in kept):
+        raise ConfigError(
+            f"dtype {dtype}: {recipe.base} is kept in {', '.join(kept)}, where its patches land; leave it out"
+        )
 
 
 def _claim(out: Path, what: Mapping[str, Any], force: bool) -> None:

@@ -120,6 +120,7 @@ def layers_section(run: RunFolder, book: PlotBook, patch: Patch | None) -> Html 
     if patch is None:
         return None
     seed, mask = run.seeds[0].seed, patch.mask
+    of = f", the first of {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
     layers, modules, counts = count_entries(mask)
     i, j = divmod(int(counts.argmax()), counts.shape[1])
     title = f"{run.name}: where the {len(mask):,} entries lie ({run.method}, seed {seed})"
@@ -127,7 +128,7 @@ def layers_section(run: RunFolder, book: PlotBook, patch: Patch | None) -> Html 
         f"{run.name}-layers",
         lambda path: plot_layer_map(mask, path, title=title),
         alt=f"Map of layers by modules. The most entries, {counts[i, j]:,}, lie in {layers[i]}, {modules[j]}.",
-        caption=f"Entries of the patch in each layer and module (weight and bias together), seed {seed}; darker is "
-        "more, on a logarithmic scale.",
+        caption=f"Entries of the patch in each layer and module (weight and bias together), seed {seed}{of}; "
+        "darker is more, on a logarithmic scale.",
     )
     return section(None, "Where does it live?", figure)

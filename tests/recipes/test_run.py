@@ -237,6 +237,22 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: dict[str, Any], said: str, 
         load_recipe(write_recipe(shelf, tmp_path / "tiny.yaml", **changes))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_dtype_in_which_no_patch_lands_is_said_before_training(
+    dtype: str, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(*_: Any) -> None:
+        raise GraftError("the first seed is begun")
+
+    recipe = write_recipe(shelf, tmp_path / "tiny.yaml")
+    monkeypatch.setattr(running, "run_seed", reached)
+    with pytest.raises(GraftError, match="the first seed is begun"):
+        run_recipe(recipe, tmp_path / "same", dtype="float32")
+    with pytest.raises(ConfigError, match=rf"dtype {dtype}: .*base is kept in F32, where its patches land"):
+        run_recipe(recipe, tmp_path / "out", dtype=dtype)
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_data_are_said_before_anything_is_made(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
