@@ -9,6 +9,7 @@ from graft.tensors.architecture import architecture_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import assign, take
 from graft.tensors.names import match_names
+from graft.tensors.pieces import local_of, piece_of
 
 
 class Confinement:
@@ -50,5 +51,5 @@ class Confinement:
         """Put all other coordinates back to the base's bits."""
         for weight, name, indices in self._confined:
             moved = take(weight, indices)
-            weight.copy_(self.base.read(name))
+            local_of(weight).copy_(piece_of(weight).cut(self.base.read(name)))
             assign(weight, indices, moved)

@@ -20,9 +20,10 @@ from graft.localize.budget import resolve_budget
 from graft.localize.localization import count_changed
 from graft.localize.movement import diff_checkpoints
 from graft.outputs import new_folder, refuse_existing
+from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, open_head, quiet_transformers
+from graft.tasks.head import Head, quiet_transformers, spread_head
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.location import locate
@@ -70,6 +71,7 @@ def train_task(
     config: TrainSpec | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    parallel: str = "ddp",
     resume: bool = False,
     force: bool = False,
 ) -> TrainResult:
@@ -78,12 +80,16 @@ def train_task(
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
 
+    Where a launcher started several processes, all of them call this: each takes a part of every batch, the updates
+    are those of one process up to rounding (`graft.train.distribution`), and the first writes. Dropout draws by rank.
+
     Args:
         base: a local folder, the embedded encoder or a Hub id.
         task: the task; its few shots are drawn by its own seed.
         out: the folder to make.
         config: how to train; the task's own block where absent.
         device, dtype: where and in what precision.
+        parallel: over several processes: the whole model on each ("ddp"), or shards of it ("fsdp", FSDP2).
         resume: go on from `OUT.resume`.
         force: replace an existing folder.
 
@@ -99,21 +105,23 @@ def train_task(
     located = locate(base)
     mask, stage = None, config
     if config.localizable is not None:
-        where: dict[str, Any] = {"device": device, "dtype": dtype, "resume": resume}
+        where: dict[str, Any] = {"device": device, "dtype": dtype, "parallel": parallel, "resume": resume}
         mask, stage = _find_mask(base, task, out, config, where), configure_restart(config, config.localizable)
-    head = open_head(located.path, task.spec, device=device, dtype=dtype, seed=seed)
+    head = spread_head(located.path, task.spec, parallel=parallel, device=device, dtype=dtype, seed=seed)
     plan = Plan(len(train), stage, seed)
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, mask))
+    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, mask), head.ranks)
     stepper = Stepper.start(head, plan, located.path, mask)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    with new_folder(out, force=force) as folder:
-        _save_model(head, folder, out)
+    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
+    if head.ranks.is_first:
         record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
         record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
         record["print"] = print_training(located.path, task, config, seed, dtype)
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with new_folder(out, force=force) as folder:
+            _save_model(head, folder, out, weights)
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
     state.cleared()
-    shutil.rmtree(_pulled_folder(out), ignore_errors=True)
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -161,12 +169,12 @@ def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, mask: Mask | No
     return json.dumps(parts, sort_keys=True)
 
 
-def _save_model(head: Head, folder: Path, out: Path) -> None:
+def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
     from safetensors import SafetensorError
 
     try:
         with quiet_transformers():
-            head.model.save_pretrained(folder)
+            head.model.save_pretrained(folder, state_dict=weights)
             head.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own kind, where Python would raise OSError
         raise OutputError(f"{out}: cannot be written ({error})") from error
@@ -177,7 +185,7 @@ def _run(
 ) -> tuple[list[Epoch], int]:
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
-    torch.manual_seed(plan.seed)  # of dropout
+    torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
     epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer)]
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:

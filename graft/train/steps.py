@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import ConfigError, TrainingError
+from graft.parallel.refusal import refuse_partitioned
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -16,6 +17,7 @@ from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.confinement import Confinement
+from graft.train.distribution import SharedLoss
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -80,6 +82,7 @@ class Stepper:
         head: the model in training.
         optimizer: over its weights in scope.
         plan: of the whole training.
+        loss: of a batch, shared out to the head's processes.
         pull: towards the base, where there is one.
         confinement: to a mask, where there is one.
     """
@@ -87,6 +90,7 @@ class Stepper:
     head: Head
     optimizer: torch.optim.Optimizer
     plan: Plan
+    loss: SharedLoss
     pull: BasePull | None = None
     confinement: Confinement | None = None
 
@@ -95,12 +99,13 @@ class Stepper:
         """The stepper of a fresh training, confined to a mask where there is one.
 
         Raises:
-            ConfigError: the scope holds no tensor of the model.
+            ConfigError: the scope holds no tensor of the model, or its weights are partitioned by another engine.
         """
+        refuse_partitioned(head.model)
         choose_trained(head.model, plan.config)
         confinement = None if mask is None else Confinement(head.model, Checkpoint.open(base), mask)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        return cls(head, make_optimizer(head.model, plan.config), plan, pull, confinement)
+        return cls(head, make_optimizer(head.model, plan.config), plan, SharedLoss(head), pull, confinement)
 
     def take(self, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
@@ -126,8 +131,7 @@ class Stepper:
 
     def _backward(self, batch: Sequence[Example]) -> float:
         try:
-            loss = self.head.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.loss.backward(batch)
         except torch.OutOfMemoryError as error:
             advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
             raise TrainingError(f"out of memory: {advice}") from error
