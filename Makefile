@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
@@ -18,6 +18,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks --gpu
 
 # constraints.txt pins torch 2.13.0: unpinned it can draw in gigabytes of packages for a GPU that is not there.
 $(INSTALLED): pyproject.toml constraints.txt

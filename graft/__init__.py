@@ -23,17 +23,23 @@ if TYPE_CHECKING:
     from graft.patch.file import load_mask as load_mask
     from graft.patch.file import load_patch as load_patch
     from graft.patch.file import save_patch as save_patch
-    from graft.patch.live import Grafted as Grafted
+    from graft.patch.grafted import Grafted as Grafted
+    from graft.patch.live import Fitted as Fitted
     from graft.patch.live import apply_patch as apply_patch
+    from graft.patch.live import fit_patch as fit_patch
     from graft.patch.mask import Mask as Mask
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
+    from graft.train.protection.callback import ProtectionCallback as ProtectionCallback
+    from graft.train.protection.guard import protect as protect
 
 _HOMES = {
-    "Grafted": "graft.patch.live",
+    "Fitted": "graft.patch.live",
+    "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
     "Patch": "graft.patch.skill_patch",
+    "ProtectionCallback": "graft.train.protection.callback",
     "Report": "graft.evaluate.report",
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",
@@ -41,10 +47,12 @@ _HOMES = {
     "diff_checkpoints": "graft.localize.movement",
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
+    "fit_patch": "graft.patch.live",
     "load_mask": "graft.patch.file",
     "load_patch": "graft.patch.file",
     "localize_skill": "graft.localize.localization",
     "measure_overlap": "graft.compose.measurement",
+    "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
     "save_patch": "graft.patch.file",

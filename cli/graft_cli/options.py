@@ -19,7 +19,22 @@ def _option(*names: str, **settings: Any) -> Callable[[F], F]:
 as_json = _option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 debug = _option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 force = _option("--force", is_flag=True, help="Overwrite what exists.")
-device = _option("--device", default="auto", show_default=True, help="auto, cpu, cuda or any torch device.")
+device = _option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, any torch device, or auto-map: all GPUs."
+)
+plan = _option(
+    "--plan", is_flag=True, help="Only say, from headers alone, what memory each part will take and whether it fits."
+)
+gradient_checkpointing = _option(
+    "--gradient-checkpointing", is_flag=True, help="Compute activations again on the way back: less memory, more time."
+)
+parallel = _option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp"]),
+    default="ddp",
+    show_default=True,
+    help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
+)
 dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 task = _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
 seed = _option(

@@ -1,9 +1,10 @@
-"""What `compose`, `exclude` and `overlap` do with the patches named on their command lines."""
+"""The patches and masks named on a command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -17,6 +18,13 @@ def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
         for reference in references
     ]
     return found, labels
+
+
+def load_regions(references: Sequence[str]) -> list[Any]:
+    """Patches and masks, from here or from the Hub, as `Patch` and `Mask`."""
+    from graft.patch.file import load_region
+
+    return [load_region(path)[0] for path in locate_regions(references)[0]]
 
 
 def _label(path: Path) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
-from graft.localize.localization import count_changed, localize_skill
+from graft.localize.changes import Changes
+from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.tasks.examples import Example
@@ -105,6 +106,7 @@ def measure_curve(
     densities: Sequence[float] = DENSITIES,
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
 ) -> GainCurve:
     """Localise at each density and measure the grafts on the validation split.
 
@@ -115,6 +117,7 @@ def measure_curve(
         config: how to choose; its density and budget are replaced.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
         device, dtype: where and in what precision.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
 
     Raises:
         BudgetError: the checkpoints are equal in scope, or no density can be had.
@@ -127,9 +130,10 @@ def measure_curve(
     after = _accuracy(open_head(locate(tuned).path, task.spec, **where), examples, config.batch_size)
     head = open_head(locate(base).path, task.spec, **where, seed=task.spec.seed)
     before = _accuracy(head, examples, config.batch_size)
+    again = {**where, "gradient_checkpointing": gradient_checkpointing}
     points = []
     for density, k in budgets.items():
-        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **where)
+        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **again)
         with apply_patch(head.model, patch):
             accuracy = _accuracy(head, examples, config.batch_size)
         points.append(CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, before, after)))
@@ -139,7 +143,7 @@ def measure_curve(
 def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
-    changed = sum(count_changed(pair, names).values())
+    changed = sum(Changes(pair, names).counts.values())
     budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}
     possible = {density: k for density, k in budgets.items() if 1 <= k <= changed}
     if not possible:

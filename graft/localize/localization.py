@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import graft
 from graft.config import to_plain
-from graft.errors import BudgetError
-from graft.localize.budget import allocate, resolve_budget
+from graft.errors import BudgetError, ConfigError
+from graft.localize.budget import resolve_budget
+from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
 from graft.localize.spec import LocalizeSpec
+from graft.parallel.launch import find_ranks
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.tasks.head import open_head, tokenizer_digest
+from graft.tasks.head import spread_head, tokenizer_digest
 from graft.tasks.task import Task
 from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.pieces import local_of, piece_of
 from graft.tensors.prints import digest_of
 from graft.tensors.scope import Scope
 
@@ -34,6 +38,8 @@ def localize_skill(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
+    parallel: str = "ddp",
     with_base_values: bool = False,
     tables: Tables | None = None,
 ) -> Patch:
@@ -46,10 +52,13 @@ def localize_skill(
         tuned: the fine-tuned model.
         task: the data that attributions are computed on (its training examples); None for scores without data.
         config: how to choose.
-        device, dtype: of the model that attributions are computed with.
+        device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
+        parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
+            one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
+            processes in another order, and candidates are those of their sums).
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
         tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
-            in scope for those that take gradients).
+            in scope for those that take gradients of every weight).
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
@@ -60,26 +69,15 @@ def localize_skill(
     pair = CheckpointPair.open(located.path, locate(tuned).path)
     names = tuple(name for name in Scope(config.scope).names(pair.base) if name in pair.names)
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    changed = count_changed(pair, names)
-    groups = allocate(k, changed, config.allocation)  # refuses before the costly part
-    search = Search(pair, names, changed, groups, config, tables={} if tables is None else tables)
+    search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
     if METHODS[config.method].needs_data:
-        search = _with_data(search, located, task, device, dtype)
+        search.groups  # noqa: B018 - refuses before the costly part
+        where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+        search = _with_data(search, located, task, {**where, "parallel": parallel})
     mask = METHODS[config.method].choose(search)
+    del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
-
-
-def count_changed(pair: CheckpointPair, names: Sequence[str]) -> dict[str, int]:
-    """Changed entries of each tensor that has any.
-
-    Raises:
-        BudgetError: none has; the checkpoints are equal there.
-    """
-    counts = {name: int(pair.read_delta(name)[1].sum()) for name in names}
-    if not any(counts.values()):
-        raise BudgetError("base and tuned checkpoints are equal in scope: there is no skill to cut out")
-    return {name: count for name, count in counts.items() if count}
 
 
 def describe_origin(
@@ -104,13 +102,14 @@ def describe_origin(
     )
 
 
-def _with_data(search: Search, base: Located, task: Task | None, device: str, dtype: str) -> Search:
+def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[str, Any]) -> Search:
     """The search with a model at hand and the task's examples."""
     config = search.config
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
     validation = task.validation_examples() if METHODS[config.method].needs_validation else []
-    head = open_head(base.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    _refuse_dense(config)
+    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed)
     _take_head(head.model, search.pair)
     path = GradientPath(
         head,
@@ -130,7 +129,18 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
     with torch.no_grad():
         for name in pair.extra:
             if name in own:
-                own[name].copy_(pair.tuned.read(name))
+                local_of(own[name]).copy_(piece_of(own[name]).cut(pair.tuned.read(name)))
+
+
+def _refuse_dense(config: LocalizeSpec) -> None:
+    """Refuse over several processes what holds a number for every weight."""
+    dense = config.method in ("paper", "fisher", "talos") or config.exact_scores
+    if dense and not find_ranks().is_alone:
+        what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
+        raise ConfigError(
+            f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
+            "or use attribution, taylor or learned without exact scores"
+        )
 
 
 def _architecture_named_in(config: Path) -> str | None:

@@ -7,22 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
-
-from graft.localize.learner.candidates import Candidates, Groups
+from graft.localize.budget import allocate
+from graft.localize.candidates import Candidates
+from graft.localize.changes import Changes
+from graft.localize.coordinates import Groups
 from graft.localize.learner.learned import learn_mask
 from graft.localize.learner.published import learn_published
+from graft.localize.movement_search import MovementSearch
 from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.magnitude import score_magnitude
-from graft.localize.scores.table import ScoreInput, ScoreTable
-from graft.localize.selection import select_top
+from graft.localize.scores.table import CandidateScores, DenseScores, ScoreInput, Scores
 from graft.localize.spec import LearnSpec, LocalizeSpec, PaperSpec
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tensors.pair import CheckpointPair
 
-Tables = dict[LocalizeSpec, ScoreTable]
+Tables = dict[LocalizeSpec, Scores]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +31,39 @@ class Search:
     """What a method chooses from.
 
     Attributes:
-        pair: base and tuned checkpoints.
-        names: base names in scope.
-        changed: tensor name -> number of changed entries, for those that have any.
-        groups: (names, share of the budget); the shares sum to k.
+        changes: the changed entries in scope, of which the mask is made.
+        k: how many to choose.
         config: how to choose.
         path: the model at hand with the training examples; None for methods without data.
         validation: the validation examples; empty for methods without data.
         tables: scores computed before, by the settings that they depend on.
     """
 
-    pair: CheckpointPair
-    names: tuple[str, ...]
-    changed: dict[str, int]
-    groups: Groups
+    changes: Changes
+    k: int
     config: LocalizeSpec
     path: GradientPath | None = None
     validation: Sequence[Example] = ()
     tables: Tables = field(default_factory=dict)
+
+    @property
+    def pair(self) -> CheckpointPair:
+        """Base and tuned checkpoints."""
+        return self.changes.pair
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Base names in scope."""
+        return self.changes.names
+
+    @property
+    def groups(self) -> Groups:
+        """(names, share of the budget); the shares sum to k.
+
+        Raises:
+            BudgetError: fewer than k entries changed.
+        """
+        return allocate(self.k, self.changes.counts, self.config.allocation)
 
     @property
     def model(self) -> GradientPath:
@@ -56,15 +72,24 @@ class Search:
             raise ValueError(f"method {self.config.method!r} needs a task's data")
         return self.path
 
-    def score(self, name: str) -> ScoreTable:
-        """The table of a score; computed once."""
+    def score(self, name: str) -> Scores:
+        """The scores of a name; computed once."""
         config = self.config
         key = dataclasses.replace(config, method=name, learn=LearnSpec(), paper=PaperSpec())  # type: ignore[arg-type]
         if key not in self.tables:
-            choose = partial(select_mask, self.pair, groups=self.groups) if config.path == "graft" else None
-            points, micro_batch = config.points, config.micro_batch
-            given = ScoreInput(self.pair, self.names, config.seed, points, self.path, choose, micro_batch)
-            self.tables[key] = SCORES[name].function(given)
+            given = ScoreInput(
+                self.pair,
+                self.names,
+                seed=config.seed,
+                points=config.points,
+                path=self.path,
+                straight=config.path == "straight",
+                groups=self.groups,
+                candidates=None if config.exact_scores else config.candidates,
+                micro_batch=config.micro_batch,
+            )
+            found = SCORES[name].function(given)
+            self.tables[key] = found if isinstance(found, CandidateScores) else DenseScores(self.pair, found)
         return self.tables[key]
 
 
@@ -77,75 +102,63 @@ class Method:
     needs_validation: bool = False
 
 
-def select_mask(pair: CheckpointPair, table: ScoreTable, groups: Groups) -> Mask:
-    """The best-scored changed entries, as many of each group of tensors as its share says."""
-    only_changed = {name: partial(_score_changed, pair, name, table) for name in table}
-    indices = {}
-    for group, share in groups:
-        indices.update(select_top(only_changed, group, share))
-    return Mask.of({name: pair.base.spec(name) for name in indices}, indices)
-
-
-def _score_changed(pair: CheckpointPair, name: str, table: ScoreTable) -> torch.Tensor:
-    _, changed = pair.read_delta(name)
-    return table[name]().masked_fill_(~changed, -torch.inf)
-
-
 def _choose_by_score(search: Search, name: str) -> Mask:
-    return select_mask(search.pair, search.score(name), search.groups)
+    return search.score(name).select(search.groups)
+
+
+def _choose_largest(search: Search) -> Mask:
+    """In one pass where the budget is not shared out; else, or where too few moved, as by any other score."""
+    if search.config.allocation == "global":
+        mask = MovementSearch(search.pair, search.names, search.k).run()
+        if mask is not None:
+            return mask
+    return _choose_by_score(search, "magnitude")
 
 
 def _choose_learned(search: Search) -> Mask:
     """Learned among the best-scored `learn.multiple` x k entries."""
     path, config, learn = search.model, search.config, search.config.learn
-    table = _start_table(search)
+    start = _start_scores(search)
     wide = [(names, min(learn.multiple * k, _available(search, names))) for names, k in search.groups]
-    candidates = Candidates(search.pair, path.weights, select_mask(search.pair, table, wide), search.groups)
-    scores = _gather(table, candidates.mask)
+    candidates = Candidates(search.pair, path.weights, start.select(wide), search.groups)
+    scores = start.at(candidates.mask)
     train, validation = path.examples, search.validation
     if learn.data == "train+validation":
         train, validation = [*train, *validation], ()
     return learn_mask(path.head, candidates, scores, train, validation, learn, config.seed, centred=config.centred)
 
 
-def _start_table(search: Search) -> ScoreTable:
+def _start_scores(search: Search) -> Scores:
     """T * (attribution + w * |delta|), in nats: the learner's own first T points, and what training says of each entry.
 
     Attributions come from as many examples as the few-shot split has; |delta| is what the gradients of all steps
     of training added up to, and less noisy. w = prior * a / d, where a and d are the medians of both over their own
     best k, so that with a prior of 1 both weigh the same.
     """
-    learn, pair, groups = search.config.learn, search.pair, search.groups
-    points = search.config.points if learn.start == "attribution" else 1  # tables hold the mean over them
-    attributions, sizes = search.score(learn.start), search.score("magnitude")
-    typical = [_gather(table, select_mask(pair, table, groups)).median() for table in (attributions, sizes)]
+    learn, groups = search.config.learn, search.groups
+    points = search.config.points if learn.start == "attribution" else 1  # scores hold the mean over them
+    attributions = search.score(learn.start)
+    sizes = attributions.movement()
+    typical = [scores.at(scores.select(groups)).median() for scores in (attributions, sizes)]
     weight = learn.prior * float(typical[0].clamp_min(0) / typical[1])
-
-    def add(name: str) -> torch.Tensor:
-        return (attributions[name]() + weight * sizes[name]()).mul_(points)
-
-    return {name: partial(add, name) for name in attributions}
-
-
-def _gather(table: ScoreTable, mask: Mask) -> torch.Tensor:
-    """(k,) fp32 scores at a mask, by tensor name, then index."""
-    return torch.cat([table[name]()[torch.tensor(mask[name])] for name in mask])
+    return attributions.plus(sizes, weight, points)
 
 
 def _choose_published(search: Search) -> Mask:
     """The published procedure; the budget sizes its starting patch, the largest movements."""
     given = ScoreInput(search.pair, search.names)
-    start = select_mask(search.pair, score_magnitude(given), search.groups)
+    start = DenseScores(search.pair, score_magnitude(given)).select(search.groups)
     config = search.config
     return learn_published(search.model, start, list(search.validation), config.paper, config.seed)
 
 
 def _available(search: Search, names: tuple[str, ...]) -> int:
-    return sum(search.changed[name] for name in names)
+    return sum(search.changes.counts[name] for name in names)
 
 
 METHODS = {
     "learned": Method(_choose_learned, needs_data=True, needs_validation=True),
     "paper": Method(_choose_published, needs_data=True, needs_validation=True),
     **{name: Method(partial(_choose_by_score, name=name), score.needs_data) for name, score in SCORES.items()},
+    "magnitude": Method(_choose_largest, needs_data=False),
 }

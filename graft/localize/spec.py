@@ -19,6 +19,8 @@ class LearnSpec:
         lr: how many more points of the path a pass weighs.
         epochs: passes over the training examples.
         batch_size: examples per step.
+        micro_batch: examples per forward and backward within a step; where absent the whole step, or over several
+            processes an equal part for each. Masks are equal for any number of processes where it is given.
         restarts: how often, with other orders of examples.
         data: "train" keeps the mask with the lowest NLL on validation; "train+validation" learns from both and keeps
             the last, so that figures on validation no longer say how good the mask is.
@@ -30,6 +32,7 @@ class LearnSpec:
     lr: float = 0.5
     epochs: int = 4
     batch_size: int = 128
+    micro_batch: int | None = None
     restarts: int = 1
     data: Literal["train", "train+validation"] = "train"
 
@@ -37,6 +40,8 @@ class LearnSpec:
         for name in ("multiple", "lr", "epochs", "batch_size", "restarts"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError("micro_batch must be 1 or more")
         if self.prior < 0:
             raise ValueError("prior must be 0 or more")
 
@@ -64,6 +69,23 @@ class PaperSpec:
 
 
 @dataclass(frozen=True)
+class CandidateSpec:
+    """Of attribution in one model's memory: how the weights that it looks at are found.
+
+    Attributes:
+        micro_batches: how many, evenly spread over the training examples, look at every weight.
+        multiple: candidates that each of them names per entry of the budget.
+    """
+
+    micro_batches: int = 8
+    multiple: int = 5
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1 or self.multiple < 1:
+            raise ValueError("micro_batches and multiple must be 1 or more")
+
+
+@dataclass(frozen=True)
 class LocalizeSpec:
     """What chooses the entries of a patch.
 
@@ -81,6 +103,8 @@ class LocalizeSpec:
         batch_size: examples per forward and backward.
         micro_batch: of "fisher" and "talos": examples whose gradients are averaged before they are squared; 1 is
             exact, more is faster (`graft.localize.scores.fisher`).
+        candidates: of "attribution", "taylor" and "learned", which look at these alone.
+        exact_scores: let them look at every weight in scope instead, at 4 bytes of host memory each.
         learn, paper: of the methods of these names.
         seed: of "random" and the learners, of the labels that "talos" draws, and of the path in low precision.
     """
@@ -97,6 +121,8 @@ class LocalizeSpec:
     centred: bool = True
     batch_size: int = 32
     micro_batch: int = 1
+    candidates: CandidateSpec = field(default_factory=CandidateSpec)
+    exact_scores: bool = False
     learn: LearnSpec = field(default_factory=LearnSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0

@@ -48,6 +48,11 @@ class Ranks:
         places = [number * self.world + self.rank for number in rounds]
         return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
 
+    def collect(self, values: Sequence[float], n: int) -> list[float]:
+        """What each of n dealt items gave, in the items' order, from one value per item dealt here; collective."""
+        parts = self.gather(torch.tensor(values, dtype=torch.float64))
+        return [float(parts[place % self.world][place // self.world]) for place in range(n)]
+
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every process's tensor, of one shape and dtype, in the order of ranks; collective.
 

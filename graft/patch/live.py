@@ -1,20 +1,22 @@
-"""Grafting onto a live model by assignment, and exact revert."""
+"""Grafting onto a live model by assignment: at once, or fitted once and put on many times."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import TracebackType
+import itertools
+from collections.abc import Callable
 
 import torch
 
-from graft.errors import CheckpointError, RevertError
+from graft.errors import CheckpointError, PatchMismatchError
 from graft.patch.fit import check_fit
+from graft.patch.grafted import Grafted, write_all
+from graft.patch.holding import Holding
+from graft.patch.places import Entries, Places, WholeTensor
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import architecture_of
-from graft.tensors.dtypes import TensorSpec, assign, spec_of, take
+from graft.tensors.dtypes import TensorSpec, spec_of, take
+from graft.tensors.pieces import is_distributed
 
 
 class LiveTarget:
@@ -46,84 +48,58 @@ class LiveTarget:
     def owner(self, name: str) -> str:
         """One name for all that share a storage: the first that was asked for."""
         tensor = self.tensors[name]
-        place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
+        if not is_distributed(tensor):
+            place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
 
 
-@dataclass(frozen=True, eq=False)
-class _Saved:
-    """What one tensor held before: enough to undo one assignment."""
+class Fitted:
+    """Patches that were found to fit a model, ready to be put on and taken off again and again.
 
-    tensor: torch.Tensor
-    indices: torch.Tensor | None  # on the CPU; None: the whole tensor was replaced
-    original: torch.Tensor
-
-    def restore(self) -> None:
-        if self.indices is None:
-            self.tensor.detach().copy_(self.original)
-        else:
-            assign(self.tensor, self.indices, self.original)
-
-    def meets(self, other: _Saved) -> bool:
-        """Whether both wrote to a common coordinate."""
-        if self.tensor.untyped_storage().data_ptr() != other.tensor.untyped_storage().data_ptr():
-            return False
-        if self.indices is None or other.indices is None:
-            return True
-        return bool(torch.isin(self.indices, other.indices).any())
-
-
-_active: list[weakref.ref[Grafted]] = []  # grafts in force, oldest first
-
-
-class Grafted:
-    """A graft in force. `revert()` takes it off bit for bit; as a context manager it does so on leaving.
-
-    Attributes:
-        model: the model that carries it.
-        k: number of entries assigned, whole tensors not counted.
+    Names, indices, values and the bits that the model held are in place, so that `apply` costs little more than to read
+    and write its entries once each. It holds on to the model's memory: after a cast or a move drop it, and fit anew.
     """
 
-    def __init__(self, model: torch.nn.Module, saved: list[_Saved], k: int) -> None:
-        self.model = model
-        self.k = k
-        self._saved = saved
-        _active.append(weakref.ref(self))
+    def __init__(self, model: torch.nn.Module, target: LiveTarget, assignment: Assignment) -> None:
+        self._model = model
+        self._entries, values = _place_entries(target, assignment)
+        whole = [WholeTensor(name, target.tensors[name]) for name in assignment.dense]
+        self._places: list[Places] = [*self._entries, *whole]
+        self._values = [*values, *assignment.dense.values()]
+        self._expected = [place.read() for place in self._entries]
+        self._holding = Holding(model, {name for place in self._places for name in place.tensors})
+        self._k = len(assignment)
 
-    def revert(self) -> None:
-        """Restore every coordinate to the bits it held before, or none.
+    def apply(self) -> Grafted:
+        """Graft, all or nothing.
 
         Raises:
-            RevertError: reverted already, a later graft wrote to a shared coordinate, or the model was cast or
-                got other tensors in the meantime.
+            PatchMismatchError: the model holds other bits at the patches' entries than when they were fitted, or was
+                cast, moved or got other tensors since; nothing was written.
         """
-        if self not in (grafts := list(_in_force())):
-            raise RevertError("this graft was reverted already")
-        for later in grafts[grafts.index(self) + 1 :]:
-            if any(mine.meets(theirs) for mine in self._saved for theirs in later._saved):
-                raise RevertError("a later graft wrote to the same coordinates: revert that one first")
-        self._check_tensors()
-        for saved in reversed(self._saved):  # latest first: two names may share a storage
-            saved.restore()
-        _active[:] = [reference for reference in _active if reference() not in (self, None)]
+        lost = (name for place in self._places if (name := self._holding.lost(place.tensors)))
+        moved = (name for place in self._entries if (name := place.moved()))
+        for name in itertools.chain(lost, moved):
+            raise self._refusal(name, "it was cast, moved or replaced since the patch was fitted: fit it again")
+        originals = [place.read() for place in self._places]
+        for place, then, now in zip(self._entries, self._expected, originals, strict=False):
+            if name := place.differing(then, now):
+                raise self._refusal(name, "its values are not those that the patch was fitted to")
+        try:
+            write_all(self._places, self._values)
+        except BaseException:  # out of memory, Ctrl-C: leave the model as it was
+            write_all(self._places, originals)
+            raise
+        return Grafted(self._model, self._holding, self._places, originals, self._k)
 
-    def _check_tensors(self) -> None:
-        held = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
-        for saved in self._saved:
-            now, then = saved.tensor.dtype, saved.original.dtype
-            if now != then:
-                raise RevertError(f"the model was cast from {then} to {now} since the graft")
-            if id(saved.tensor) not in held:
-                raise RevertError(f"a tensor of shape {list(saved.tensor.shape)} was replaced since the graft")
+    def forget(self) -> None:
+        """Let go of the model's memory; a graft in force can still be taken off."""
+        for place in self._entries:
+            place.forget()
 
-    def __enter__(self) -> Grafted:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self in _in_force():
-            self.revert()
+    def _refusal(self, name: str, fact: str) -> PatchMismatchError:
+        return PatchMismatchError(f"the patch does not fit {type(self._model).__name__} now: tensor {name!r}: {fact}")
 
 
 def apply_patch(
@@ -151,6 +127,24 @@ def apply_patch(
         PatchMismatchError: a patch does not fit; tensor and reason are named, nothing was written.
         OverlapError: patches disagree and the rule is "error".
     """
+    fitted = fit_patch(model, *patches, on_overlap=on_overlap, cast=cast, allow_mismatch=allow_mismatch)
+    grafted = fitted.apply()
+    fitted.forget()
+    return grafted
+
+
+def fit_patch(
+    model: torch.nn.Module,
+    *patches: Patch,
+    on_overlap: OverlapRule = "error",
+    cast: bool = False,
+    allow_mismatch: bool = False,
+) -> Fitted:
+    """Check patches against a live model once, for grafts that come and go: `with fitted.apply(): ...`.
+
+    Nothing is written. Arguments and errors are those of `apply_patch`; with `allow_mismatch` too the model must hold
+    the same bits at each `apply` as it does now.
+    """
     target = LiveTarget(model)
     fits = [
         check_fit(patch, target, check_base=not allow_mismatch, cast=cast).require(type(model).__name__)
@@ -163,26 +157,16 @@ def apply_patch(
             f"the patch brings the whole tensor {sorted(lacking)[0]!r}, which {type(model).__name__} lacks: "
             "load the model with the task's head"
         )
-    return Grafted(model, _write(target, assignment), len(assignment))
+    return Fitted(model, target, assignment)
 
 
-def _write(target: LiveTarget, assignment: Assignment) -> list[_Saved]:
-    saved: list[_Saved] = []
-    try:
-        for name, (indices, values) in assignment.entries.items():
-            tensor = target.tensors[name]
-            saved.append(_Saved(tensor, indices, take(tensor, indices)))
-            assign(tensor, indices, values.to(tensor.dtype))
-        for name, whole in assignment.dense.items():
-            tensor = target.tensors[name]
-            saved.append(_Saved(tensor, None, tensor.detach().clone()))
-            tensor.detach().copy_(whole)
-    except BaseException:  # out of memory, Ctrl-C: leave the model as it was
-        for item in reversed(saved):
-            item.restore()
-        raise
-    return saved
-
-
-def _in_force() -> Iterator[Grafted]:
-    return (graft for reference in _active if (graft := reference()) is not None)
+def _place_entries(target: LiveTarget, assignment: Assignment) -> tuple[list[Entries], list[torch.Tensor]]:
+    """Entries by device and width of bits, since one comparison of such waits for the device once; and their values."""
+    groups: dict[tuple[torch.device, int], list[str]] = {}
+    for name in assignment.entries:
+        tensor = target.tensors[name]
+        groups.setdefault((tensor.device, tensor.element_size()), []).append(name)
+    indices = {name: found.to(target.tensors[name].device) for name, (found, _) in assignment.entries.items()}
+    values = {name: found for name, (_, found) in assignment.entries.items()}
+    entries = [Entries({name: target.tensors[name] for name in names}, indices) for names in groups.values()]
+    return entries, [place.lay_out(values) for place in entries]

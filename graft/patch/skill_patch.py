@@ -10,7 +10,7 @@ import torch
 from graft.errors import BudgetError, PatchError
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
-from graft.tensors.dtypes import TORCH_DTYPES, is_finite, take
+from graft.tensors.dtypes import TORCH_DTYPES, is_finite
 from graft.tensors.pair import CheckpointPair, refuse_not_finite
 from graft.tensors.prints import print_of
 
@@ -71,7 +71,7 @@ def cut_patch(pair: CheckpointPair, mask: Mask, provenance: Provenance, *, with_
     """
     values, before, prints = {}, {}, {}
     for name, indices in mask.indices.items():
-        base, tuned = (take(tensor, torch.tensor(indices)) for tensor in pair.read(name))
+        base, tuned = pair.read_at(name, torch.tensor(indices))
         values[name], before[name], prints[name] = tuned, base, print_of(base)
     dense = {name: pair.tuned.read(name).clone() for name in pair.extra}
     for name, tensor in dense.items():

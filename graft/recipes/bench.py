@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
-from graft.localize.localization import count_changed, localize_skill
+from graft.localize.changes import Changes
+from graft.localize.localization import localize_skill
 from graft.localize.methods import Tables
 from graft.patch.skill_patch import Patch
 from graft.recipes.spec import RecipeSpec
@@ -75,7 +76,7 @@ class Bench:
 
     def count_changed(self) -> int:
         """Entries in scope that tuning changed: the largest possible k."""
-        return sum(count_changed(self.pair, self.names()).values())
+        return sum(Changes(self.pair, self.names()).counts.values())
 
     def open(self, model: str | Path) -> Head:
         """A model with the task's head."""

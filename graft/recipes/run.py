@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ def load_recipe(path: Path, assignments: tuple[str, ...] = ()) -> tuple[RecipeSp
         ConfigError: naming file and key.
     """
     recipe = read_config(RecipeSpec, override(load_yaml(path), assignments), str(path))
+    recipe = dataclasses.replace(recipe, base=_find_base(path, recipe.base))
     for key, methods in (("controls", recipe.controls), ("analysis.curve.methods", recipe.curve_methods)):
         for method in methods:
             if method not in METHODS:
@@ -59,6 +62,12 @@ def load_recipe(path: Path, assignments: tuple[str, ...] = ()) -> tuple[RecipeSp
     # the recipe's train block overrides the task's key by key
     changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
     return recipe, Task.load(path.parent / recipe.task, changes)
+
+
+def _find_base(path: Path, base: str) -> str:
+    """A base that lies at a path relative to the recipe, as its task does; any other as it stands."""
+    beside = path.parent / base
+    return os.path.normpath(beside) if beside.is_dir() else base
 
 
 def run_recipe(

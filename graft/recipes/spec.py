@@ -77,7 +77,7 @@ class RecipeSpec:
 
     Attributes:
         name: of the experiment.
-        base: MODEL.
+        base: MODEL; a local folder may be named relative to the recipe.
         task: the TASK file, relative to the recipe.
         train: overrides of the task's train block.
         localize: how to choose the entries of the patch.

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from graft.errors import CheckpointError, ConfigError
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
-from graft.parallel.sharded import shard_weights
+from graft.parallel.sharded import is_sharded, shard_weights
 from graft.tasks.examples import Example
+from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
 
 ENGINES = ("ddp", "fsdp")
@@ -112,7 +113,8 @@ class Head(ABC):
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            # FSDP2 writes into the tensors that it gathered first, which inference mode forbids later on
+            with torch.no_grad() if is_sharded(self.model) else torch.inference_mode():
                 yield
         finally:
             self.model.train(was_training)
@@ -128,7 +130,7 @@ class Head(ABC):
         return contextlib.nullcontext()
 
 
-def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str, dtype: str, seed: int) -> Head:
+def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str = "auto", **how: Any) -> Head:
     """`open_head` on every process of this run: each has the whole model ("ddp"), or a shard of each tensor ("fsdp").
 
     Alone it is `open_head`, whatever `parallel` says.
@@ -138,24 +140,33 @@ def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str, dtype
     """
     if parallel not in ENGINES:
         raise ConfigError(f"parallel {parallel!r}: choose from {', '.join(ENGINES)}")
-    ranks, target = find_ranks(), find_device(device)
+    ranks = find_ranks()
     sharded = parallel == "fsdp" and not ranks.is_alone
-    head = open_head(path, task, device="cpu" if sharded else device, dtype=dtype, seed=seed)
+    head = open_head(path, task, device="cpu" if sharded else device, **how)
     head.ranks = ranks
     if sharded:
-        shard_weights(head.model, target)
+        shard_weights(head.model, find_device(device))
     return head
 
 
-def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Head:
+def open_head(
+    path: Path,
+    task: TaskSpec,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
+) -> Head:
     """Load a model folder with the head that the task names.
 
     Args:
         path: a local model folder.
         task: the task.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or any torch device.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", any torch device, or "auto-map" (over all GPUs).
         dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
         seed: of a classifier head that the checkpoint lacks.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
 
     Raises:
         CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
@@ -178,7 +189,10 @@ def open_head(path: Path, task: TaskSpec, *, device: str = "auto", dtype: str = 
         raise ConfigError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     torch.manual_seed(seed)
     head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
-    head.model.to(find_device(device)).eval()
+    if gradient_checkpointing:
+        checkpoint_layers(head.model)
+    place_model(head.model, device)
+    head.model.eval()
     return head
 
 
@@ -197,22 +211,6 @@ def are_finite(logits: torch.Tensor, examples: Sequence[Example]) -> bool:
     sizes = torch.tensor([len(example.choices) or logits.shape[1] for example in examples])
     padded = torch.arange(logits.shape[1]) >= sizes.unsqueeze(1)
     return bool((logits.isfinite() | padded).all())
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes a GPU where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).partition(chr(10))[0]}") from error
-    return device
 
 
 def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:

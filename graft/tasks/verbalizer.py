@@ -34,6 +34,7 @@ class VerbalizerHead(Head):
             )
         self._family = family
         self._prompts = PromptEncoder(tokenizer, task.head.pattern, "mask", self.limit)
+        self._lead: list[int] = []  # tokens between prompt and choice
         self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
 
     @classmethod
@@ -68,30 +69,39 @@ class VerbalizerHead(Head):
         return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
 
     def _open(self, texts: Texts) -> list[int]:
-        return self._prompts.encode_open(self._prompts.before(texts).rstrip())
+        return [*self._prompts.encode_open(self._prompts.before(texts).rstrip()), *self._lead]
 
     def _find_words(self) -> torch.Tensor:
         words = self.task.head.words or self.task.labels
-        ids = [self._find_word(word) for word in words]
+        pieces = [self._split(word) for word in words]
+        if self._family == "causal":
+            # what all words begin with, such as a space that is a token of its own, is read before that choice
+            shared = min([common_prefix(pieces[0], other) for other in pieces] + [len(found) - 1 for found in pieces])
+            self._lead = pieces[0][: max(0, shared)]
+        ids = [self._single(word, found[len(self._lead) :]) for word, found in zip(words, pieces, strict=True)]
         for i, (word, token) in enumerate(zip(words, ids, strict=True)):
             if token in ids[:i]:
                 other = words[ids.index(token)]
                 raise ConfigError(f"head.words: {other!r} and {word!r} are the same token to this model")
         return torch.tensor(ids)
 
-    def _find_word(self, word: str) -> int:
-        """The token of a word where the template has it, which may be that of the word with its space before."""
+    def _split(self, word: str) -> list[int]:
+        """The tokens of a word where the template has it, its space before it among them."""
         texts = ("x",) if isinstance(self.task.text, str) else ("x", "x")
         if self._family == "causal":
             around = self._open(texts)
             within = self._prompts.encode_open(self._prompts.fill(texts, word))
             start, end = common_prefix(around, within), 0
+            if start < len(around):
+                raise ConfigError(f"head.words: {word!r} is not one token in the template: it joins what is before it")
         else:
             around = self._prompts.encode(self._prompts.fill(texts, self.tokenizer.mask_token))
             within = self._prompts.encode(self._prompts.fill(texts, word))
             start, end = common_prefix(around, within), common_prefix(around[::-1], within[::-1])
-        pieces = within[start : len(within) - end]
-        if len(pieces) != 1 or (self._family == "causal" and start < len(around)):
+        return within[start : len(within) - end]
+
+    def _single(self, word: str, pieces: list[int]) -> int:
+        if len(pieces) != 1:
             shown = " ".join(self.tokenizer.convert_ids_to_tokens(pieces))
             raise ConfigError(f"head.words: {word!r} is not one token in the template, but {len(pieces)}: {shown}")
         if pieces[0] == self.tokenizer.unk_token_id:

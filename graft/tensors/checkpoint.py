@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +39,7 @@ class Checkpoint:
         self.stored = stored
         self.names = tuple(sorted(files))
         self._handles: dict[Path, Any] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -82,14 +85,28 @@ class Checkpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, mapped from disk on the CPU; treat it as read-only."""
-        file = self.files[name]
-        if file not in self._handles:
-            from safetensors import safe_open
-
-            # kept open on purpose: the mapping is shared by all tensors of the shard
-            self._handles[file] = safe_open(file, framework="pt", device="cpu")
-        tensor: torch.Tensor = self._handles[file].get_tensor(name)
+        tensor: torch.Tensor = self._handle_of(self.files[name]).get_tensor(name)
         return tensor
+
+    def _handle_of(self, file: Path) -> Any:
+        with self._opening:  # several threads may read
+            if file not in self._handles:
+                from safetensors import safe_open
+
+                # kept open on purpose: the mapping is shared by all tensors of the shard
+                self._handles[file] = safe_open(file, framework="pt", device="cpu")
+            return self._handles[file]
+
+    def n_bytes(self, name: str) -> int:
+        """Bytes that a tensor takes on disk."""
+        return self.stored[name].stop - self.stored[name].start
+
+    def prefetch(self, name: str) -> None:
+        """Ask the system to read a tensor's bytes before they are needed, where it can be asked."""
+        if hasattr(os, "posix_fadvise"):
+            stored = self.stored[name]
+            with self.files[name].open("rb") as file:
+                os.posix_fadvise(file.fileno(), stored.start, stored.stop - stored.start, os.POSIX_FADV_WILLNEED)
 
     @cached_property
     def architecture(self) -> Architecture | None:

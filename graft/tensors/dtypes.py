@@ -82,6 +82,20 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(wide).all())
 
 
+def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bits of a tensor of any layout as a 1-D view of its storage, and where flat row-major indices are in it.
+
+    Both are on the tensor's device. In a contiguous tensor the places are the indices themselves.
+    """
+    bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
+    if bits.is_contiguous():
+        return bits.view(-1), indices
+    strides = torch.tensor(bits.stride(), device=bits.device)  # place = sum over dimensions of index x stride
+    places = (torch.stack(torch.unravel_index(indices, bits.shape)) * strides.unsqueeze(1)).sum(0)
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(bits.shape, bits.stride(), strict=True))
+    return bits.as_strided((extent,), (1,)), places
+
+
 def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device.
 
@@ -89,10 +103,8 @@ def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """
     if is_distributed(tensor):
         return _take_from_all(tensor, indices)
-    bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
-    if bits.is_contiguous():
-        return bits.view(-1).index_select(0, indices).view(tensor.dtype)
-    return bits[torch.unravel_index(indices, bits.shape)].view(tensor.dtype)
+    flat, places = lay_flat(tensor, indices)
+    return flat.index_select(0, places).view(tensor.dtype)
 
 
 def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> None:
@@ -106,11 +118,14 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
         places, here = piece_of(tensor).locate(indices.to(local.device))
         assign(local, here, values.to(local.device)[places])
         return
-    bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
-    if bits.is_contiguous():
-        bits.view(-1).index_copy_(0, indices, as_bits(values.to(tensor.device)))
-    else:
-        bits[torch.unravel_index(indices, bits.shape)] = as_bits(values.to(tensor.device))
+    flat, places = lay_flat(tensor, indices)
+    flat.index_copy_(0, places, as_bits(values.to(tensor.device)))
+
+
+def clear(tensor: torch.Tensor, indices: torch.Tensor) -> None:
+    """Set the entries at flat row-major indices to 0, in place."""
+    flat, places = lay_flat(tensor, indices)
+    flat.index_fill_(0, places, 0)
 
 
 def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -124,8 +139,12 @@ def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
     """The little-endian bytes of a tensor's values in row-major order."""
-    data: bytes = little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).tobytes()
-    return data
+    return byte_view(tensor).tobytes()
+
+
+def byte_view(tensor: torch.Tensor) -> np.ndarray:
+    """The same bytes, (n,) uint8, without a copy where the tensor lies on the CPU in that order."""
+    return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from graft.errors import CheckpointError, MismatchError
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
 from graft.tensors.header import shown
 from graft.tensors.names import match_names
 from graft.tensors.scope import is_layer_name
@@ -67,6 +67,15 @@ class CheckpointPair:
         for checkpoint, tensor in ((self.base, base), (self.tuned, tuned)):
             refuse_not_finite(tensor, name, checkpoint.path)
         return base, tuned
+
+    def read_at(self, name: str, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The (k,) values of base and tuned at flat row-major indices of a tensor, both in the base's dtype."""
+        base, tuned = self.base.read(name), self.tuned.read(self.names[name])
+        return take(base, indices), take(tuned, indices).to(base.dtype)
+
+    def stored(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """What reading a tensor of both reads."""
+        return [(self.base, name), (self.tuned, self.names[name])]
 
     def read_delta(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Delta in fp32 and the changed entries of one tensor, both flat.

@@ -7,7 +7,8 @@ import hashlib
 import torch
 
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import to_bytes
+from graft.tensors.dtypes import byte_view, to_bytes
+from graft.tensors.streaming import stream_tensors
 
 
 def print_of(values: torch.Tensor) -> str:
@@ -20,9 +21,12 @@ def digest_of(checkpoint: Checkpoint) -> str:
 
     Each tensor is hashed by itself first, so that shards can be read in any order and in parallel.
     """
+
+    def print_whole(name: str) -> bytes:
+        inner = hashlib.sha256(byte_view(checkpoint.read(name)).data).hexdigest()
+        return f"{name}\0{checkpoint.spec(name)}\0{inner}\n".encode()
+
     whole = hashlib.sha256()
-    for name in checkpoint.names:
-        spec = checkpoint.spec(name)
-        inner = hashlib.sha256(to_bytes(checkpoint.read(name))).hexdigest()
-        whole.update(f"{name}\0{spec}\0{inner}\n".encode())
+    for line in stream_tensors(print_whole, checkpoint.names, lambda name: [(checkpoint, name)], "digest"):
+        whole.update(line)
     return whole.hexdigest()

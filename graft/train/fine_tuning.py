@@ -17,11 +17,12 @@ from tqdm import tqdm
 from graft.config import to_plain
 from graft.errors import OutputError, TrainingError
 from graft.localize.budget import resolve_budget
-from graft.localize.localization import count_changed
+from graft.localize.changes import Changes
 from graft.localize.movement import diff_checkpoints
 from graft.outputs import new_folder, refuse_existing
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
+from graft.patch.skill_patch import Patch
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, quiet_transformers, spread_head
 from graft.tasks.spec import TrainSpec
@@ -30,6 +31,7 @@ from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.train.localizable import configure_pull, configure_restart
+from graft.train.protection.core import Core
 from graft.train.record import RECORD, print_training, read_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
@@ -69,8 +71,11 @@ def train_task(
     out: str | Path,
     *,
     config: TrainSpec | None = None,
+    protect: Sequence[Patch | Mask] = (),
+    unprotect: Sequence[Patch | Mask] = (),
     device: str = "auto",
     dtype: str = "auto",
+    gradient_checkpointing: bool = False,
     parallel: str = "ddp",
     resume: bool = False,
     force: bool = False,
@@ -88,35 +93,41 @@ def train_task(
         task: the task; its few shots are drawn by its own seed.
         out: the folder to make.
         config: how to train; the task's own block where absent.
-        device, dtype: where and in what precision.
+        protect: core regions, which stay bitwise as they are: patches whose values, or whose base's values, the base
+            holds, and masks.
+        unprotect: coordinates to leave out of them.
+        device, dtype, gradient_checkpointing: where and how, as in `open_head`.
         parallel: over several processes: the whole model on each ("ddp"), or shards of it ("fsdp", FSDP2).
         resume: go on from `OUT.resume`.
         force: replace an existing folder.
 
     Raises:
         TrainingError: the loss is not finite, or memory ran out; the last good state is kept for `resume`.
+        PatchMismatchError: a region to protect does not fit the base.
+        ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
-    out = Path(out)
-    config = config or task.spec.train
+    out, config = Path(out), config or task.spec.train
     seed = task.spec.seed if config.seed is None else config.seed
     refuse_existing(out, force=force)
     train, validation = task.train_examples(), task.validation_examples()
     located = locate(base)
-    mask, stage = None, config
+    asked = Core(protect, unprotect)
+    core, stage = asked, config
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
-        where: dict[str, Any] = {"device": device, "dtype": dtype, "parallel": parallel, "resume": resume}
-        mask, stage = _find_mask(base, task, out, config, where), configure_restart(config, config.localizable)
-    head = spread_head(located.path, task.spec, parallel=parallel, device=device, dtype=dtype, seed=seed)
+        core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
+    head = spread_head(located.path, task.spec, parallel=parallel, **where, seed=seed)
     plan = Plan(len(train), stage, seed)
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, mask), head.ranks)
-    stepper = Stepper.start(head, plan, located.path, mask)
+    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
+    stepper = Stepper.start(head, plan, located.path, core)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
         record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
         record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
-        record["print"] = print_training(located.path, task, config, seed, dtype)
+        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
+        record["print"] = print_training(located.path, task, config, seed, dtype, asked.digest())
         with new_folder(out, force=force) as folder:
             _save_model(head, folder, out, weights)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -126,11 +137,18 @@ def train_task(
 
 
 def find_training(
-    base: str | Path, task: Task, out: str | Path, *, config: TrainSpec | None = None, dtype: str = "auto"
+    base: str | Path,
+    task: Task,
+    out: str | Path,
+    *,
+    config: TrainSpec | None = None,
+    protect: Sequence[Patch | Mask] = (),
+    unprotect: Sequence[Patch | Mask] = (),
+    dtype: str = "auto",
 ) -> TrainResult | None:
     """The finished training in a folder, where `train_task` of the same arguments made it; else None.
 
-    Its record must hold the same print (`graft.train.record`): the same base, examples, settings and seed.
+    Its record must hold the same print (`graft.train.record`): the same base, examples, settings, seed and core.
 
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
@@ -138,34 +156,40 @@ def find_training(
     out = Path(out)
     config = config or task.spec.train
     seed = task.spec.seed if config.seed is None else config.seed
-    record = read_record(out)
-    if "print" not in record or record["print"] != print_training(locate(base).path, task, config, seed, dtype):
+    record, core = read_record(out), Core(protect, unprotect).digest()
+    if "print" not in record or record["print"] != print_training(locate(base).path, task, config, seed, dtype, core):
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
 
-def _find_mask(base: str | Path, task: Task, out: Path, config: TrainSpec, where: dict[str, Any]) -> Mask:
-    """The weights that a first training with a pull moves most; it stays beside the output until that is there."""
+def _confine(
+    base: str | Path, task: Task, out: Path, config: TrainSpec, core: Core, where: dict[str, Any]
+) -> tuple[Core, TrainSpec]:
+    """All but the weights that a first training with a pull moves most, and how to train these.
+
+    The first training stays beside the output until that is there.
+    """
     assert config.localizable is not None
     pulled, pull = _pulled_folder(out), configure_pull(config, config.localizable)
-    if find_training(base, task, pulled, config=pull, dtype=where["dtype"]) is None:
-        train_task(base, task, pulled, config=pull, **where, force=True)
+    kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
+    if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
+        train_task(base, task, pulled, **kept, **where, force=True)
     pair = CheckpointPair.open(locate(base).path, pulled)
     names = [name for name in Scope(config.scope).names(pair.base) if name in pair.names]
     k = resolve_budget(pair.base.n_parameters, config.localizable.density, None)
-    moved = sum(count_changed(pair, names).values())  # the pull may leave fewer than k
-    return diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
+    moved = sum(Changes(pair, names).counts.values())  # the pull may leave fewer than k
+    mask = diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
+    return Core(only=mask, names=pair.base.names), configure_restart(config, config.localizable)
 
 
 def _pulled_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.pulled")
 
 
-def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, mask: Mask | None) -> str:
+def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> str:
     """What the weights depend on; it stays on this machine, so that it may name paths."""
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
-    kept = {name: mask[name].tolist() for name in mask} if mask else None
-    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), kept]
+    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), core.digest()]
     return json.dumps(parts, sort_keys=True)
 
 
@@ -192,6 +216,8 @@ def _run(
         for number in range(done, plan.epochs):
             epoch, steps = _train_epoch(stepper, train, validation, number)
             epochs.append(epoch)
+            if stepper.protection is not None:
+                stepper.protection.check()
             bar.set_postfix(loss=f"{epoch.loss:.3f}", validation=f"{epoch.validation_accuracy:.3f}")
             bar.update()
             if plan.reaches(epoch.validation_accuracy):

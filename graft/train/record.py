@@ -18,15 +18,15 @@ RECORD = "graft_training.json"
 _PLACES = ("data", "ood", "train", "seed")
 
 
-def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: str) -> str:
+def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: str, core: str | None = None) -> str:
     """64 hex digits over all that a training's weights depend on, the machine and the versions of packages aside.
 
     It covers every bit of the base, the examples of train and validation as drawn, head, labels and lengths, the
-    train block, the seed and the dtype as asked for. No path is in it.
+    train block, the seed, the dtype as asked for and the digest of what was protected. No path is in it.
     """
     spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
     examples = [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
-    asked = [digest_of(Checkpoint.open(base)), spec, examples, to_plain(config), seed, dtype]
+    asked = [digest_of(Checkpoint.open(base)), spec, examples, to_plain(config), seed, dtype, *([core] if core else [])]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

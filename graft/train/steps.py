@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
 from graft.parallel.refusal import refuse_partitioned
-from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.confinement import Confinement
 from graft.train.distribution import SharedLoss
+from graft.train.protection.core import Core
+from graft.train.protection.guard import How, Protection
+from graft.train.protection.region import Region, freeze_wholes
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -74,6 +78,19 @@ class Plan:
         return self.config.lr * (1 - step / self.steps if self.config.schedule == "linear" else 1)
 
 
+@contextlib.contextmanager
+def _saying_what_to_lower() -> Iterator[None]:
+    """One line for memory that ran out, in the forward pass, the backward pass or the optimizer's first step."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):  # so torch says it on the CPU
+            raise
+        advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
+        raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Stepper:
     """What takes a step.
@@ -84,7 +101,7 @@ class Stepper:
         plan: of the whole training.
         loss: of a batch, shared out to the head's processes.
         pull: towards the base, where there is one.
-        confinement: to a mask, where there is one.
+        protection: of what must not move, where there is something.
     """
 
     head: Head
@@ -92,21 +109,27 @@ class Stepper:
     plan: Plan
     loss: SharedLoss
     pull: BasePull | None = None
-    confinement: Confinement | None = None
+    protection: Protection | None = None
 
     @classmethod
-    def start(cls, head: Head, plan: Plan, base: Path, mask: Mask | None = None) -> Stepper:
-        """The stepper of a fresh training, confined to a mask where there is one.
+    def start(cls, head: Head, plan: Plan, base: Path, core: Core | None = None) -> Stepper:
+        """The stepper of a fresh training, with its core protected where there is one.
 
         Raises:
-            ConfigError: the scope holds no tensor of the model, or its weights are partitioned by another engine.
+            ConfigError: the scope holds no tensor of the model, all of it is protected, or its weights are partitioned
+                by another engine.
+            PatchMismatchError: a patch of the core does not fit.
         """
         refuse_partitioned(head.model)
         choose_trained(head.model, plan.config)
-        confinement = None if mask is None else Confinement(head.model, Checkpoint.open(base), mask)
+        regions = core.regions(head.model) if core else []
+        freeze_wholes(head.model, regions)
+        optimizer = make_optimizer(head.model, plan.config)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        return cls(head, make_optimizer(head.model, plan.config), plan, SharedLoss(head), pull, confinement)
+        protection = _guard(head.model, optimizer, core, regions, pull) if core else None
+        return cls(head, optimizer, plan, SharedLoss(head), pull, protection)
 
+    @_saying_what_to_lower()
     def take(self, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
 
@@ -118,27 +141,31 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        if self.confinement is not None:
-            self.confinement.mask_gradients()
         torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.pull is not None:
             self.pull.step(rate * config.l1, self.optimizer)
-        if self.confinement is not None:
-            self.confinement.restore_others()
+            if self.protection is not None:
+                self.protection.restore()
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
-        try:
-            loss = self.loss.backward(batch)
-        except torch.OutOfMemoryError as error:
-            advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
-            raise TrainingError(f"out of memory: {advice}") from error
+        loss = self.loss.backward(batch)
         value = loss.item()
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
         return value
+
+
+def _guard(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, core: Core, regions: list[Region], pull: BasePull | None
+) -> Protection:
+    how: How = "restore" if pull else "auto"  # the pull moves every weight that trains
+    protection = Protection(model, optimizer, regions, how, core.standing(model))
+    if core.keep:
+        tqdm.write(protection.describe(), file=sys.stderr)
+    return protection
 
 
 def choose_trained(model: torch.nn.Module, config: TrainSpec) -> None:

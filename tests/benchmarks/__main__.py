@@ -1,46 +1,85 @@
-"""`make bench`: run every CPU benchmark and write artifacts/benchmarks.md."""
+"""`make bench` and `make bench-gpu`: measure, and write artifacts/benchmarks.md.
+
+`python -m tests.benchmarks NAME...` measures these sections alone; the others stay in the file as they are.
+"""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import os
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import transformers
 
-from tests.benchmarks import compose, fuse, size, speed
+from tests.benchmarks.sections import SECTIONS, Section
 
 OUT = Path("artifacts/benchmarks.md")
+HEAD = """\
+# Benchmarks
+
+Written by `make bench`, and by `make bench-gpu` where there is a GPU. Ratios are to the named baseline in the same run.
+"""
 
 
-def main() -> None:
-    """Measure and write."""
-    cores = len(os.sched_getaffinity(0))
-    about = f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}, "
-    about += f"torch {torch.__version__}, transformers {transformers.__version__}"
-    parts = [
-        "# Benchmarks\n\nWritten by `make bench`. Ratios are to the named baseline in the same run.\n",
-        f"Hardware and versions: {about}.\n",
-        "## Size of a patch file at density 1e-4 in bf16\n\nBound: log2 C(N, k) bits and 16 bits a value. "
-        "Random masks over the layers of real geometries.\n",
-        "Entries spread uniformly:\n\n" + _table(size.measure()),
-        "Entries that favour some tensors (each tensor's share times a lognormal factor, sigma 1.5):\n\n"
-        + _table(size.measure(1.5)),
-        "## Time on the embedded encoder (22.7M parameters, fp32)\n\n" + _table(speed.measure()),
-        "## Ten patches of an 8B model in bf16\n\nTime without imports, and the highest anonymous memory of the "
-        "process, torch included.\n\n" + _table(compose.measure()),
-        "## Fusing two models of 253M parameters in bf16\n\n" + _table(fuse.measure()),
-    ]
-    OUT.write_text("\n".join(parts), encoding="utf-8")
-    print(OUT.read_text(encoding="utf-8"))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure each section and put it into the file as soon as it is there."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(section.name for section in SECTIONS))
+    parser.add_argument("--gpu", action="store_true", help="the sections that run on a GPU, on it")
+    chosen = parser.parse_args(arguments)
+    if chosen.gpu and not torch.cuda.is_available():
+        parser.exit(1, "there is no CUDA GPU here: `make bench` measures on the CPU\n")
+    possible = {section.name: section for section in SECTIONS if section.on_gpu or not chosen.gpu}
+    if unknown := [name for name in chosen.names if name not in possible]:
+        parser.error(f"no section {unknown[0]!r}; there are {', '.join(possible)}")
+    for name in chosen.names or possible:
+        title, text = run_section(possible[name], gpu=chosen.gpu)
+        put_section(OUT, title, text)
+        print(f"## {title}\n\n{text}")
 
 
-def _table(rows: Sequence[dict[str, object]]) -> str:
-    cells = [list(rows[0]), *([_show(value) for value in row.values()] for row in rows)]
+def run_section(section: Section, *, gpu: bool = False) -> tuple[str, str]:
+    """The heading and the text of a section: intro, hardware, table."""
+    title = f"{section.title}, on {torch.cuda.get_device_name()}" if gpu else section.title
+    rows = section.measure(**({"device": "cuda"} if gpu else {}))
+    return title, f"{section.intro}\n\n{_about(gpu=gpu)}\n\n{format_table(rows)}"
+
+
+def put_section(path: Path, title: str, text: str) -> None:
+    """Put a section into the file: in the place of an earlier one of this title, else where the table has it."""
+    found = _read_sections(path) | {title: text}
+    order = [section.title for section in SECTIONS]
+    places = {
+        title: next((i for i, start in enumerate(order) if title.startswith(start)), len(order)) for title in found
+    }
+    parts = [f"## {title}\n\n{found[title].strip()}\n" for title in sorted(found, key=places.__getitem__)]
+    path.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
+
+
+def format_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as Markdown; a column that a row lacks stays empty there."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_show(row.get(column, "")) for column in columns] for row in rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]]) + "\n"
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def _read_sections(path: Path) -> dict[str, str]:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _about(*, gpu: bool) -> str:
+    where = f"{torch.cuda.get_device_name()}, " if gpu else ""
+    where += f"{len(os.sched_getaffinity(0))} CPU core(s) of {os.cpu_count()} ({platform.machine()})"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"*{where}, {versions}; {datetime.datetime.now(datetime.UTC).date()}*"
 
 
 def _show(value: object) -> str:

@@ -80,10 +80,15 @@ class Peak:
         self._thread.join()
         return round(self._highest / 1024)
 
+    @staticmethod
+    def now() -> int:
+        """KiB of anonymous memory at the moment."""
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if "RssAnon" in line)
+
     def _watch(self) -> None:
         while not self._over.wait(0.005):
-            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-            self._highest = max(self._highest, *(int(line.split()[1]) for line in lines if "RssAnon" in line))
+            self._highest = max(self._highest, self.now())
 
 
 def _shapes() -> Mapping[str, TensorSpec]:

@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from graft.patch.file import load_mask, save_patch
+from graft.patch.mask import Mask
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TensorSpec
 from tests.checkpoints import files_below, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import copy_with, write_llama, write_rows, write_task, write_yaml
@@ -38,6 +41,10 @@ def bad(shelf: Path, skill: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     write_llama(folder / "llama")
     write_single(folder / "bare", {"layers.0.w": torch.zeros(3)})
     copy_with(shelf / "base", folder / "nan", lambda _, w: w.view(-1)[:1].fill_(float("nan")))
+    copy_with(shelf / "base", folder / "moved", lambda _, w: w.add_(1))
+    base = Checkpoint.open(shelf / "base")
+    save_patch(Mask.full({name: base.spec(name) for name in base.parameters}), folder / "all")
+    save_patch(Mask.of({"layers.0.w": TensorSpec("F32", (3,))}, {"layers.0.w": [1]}), folder / "elsewhere")
     (folder / "empty").mkdir()
     (folder / "junk").write_bytes(os.urandom(1000))
     (folder / "half").write_bytes(skill.read_bytes()[:2000])
@@ -112,6 +119,18 @@ CASES: dict[str, tuple[str, Case]] = {
     "NaN to localise": (r"holds NaN or infinite", lambda b: ["localize", b / "base", b / "nan", *task(b)]),
     "NaN to train": (r"the loss is nan", lambda b: ["train", b / "nan", *task(b)]),
     "NaN to evaluate": (r"test: the model's outputs are not finite", lambda b: ["evaluate", b / "nan", *task(b)]),
+    "a core of another model": (
+        r"does not fit BertModel: tensor 'layers.0.w': the model has no such tensor",
+        lambda b: ["train", b / "base", *task(b), "--protect", b / "elsewhere"],
+    ),
+    "a core of another base": (
+        r"neither in BertModel nor absent from it: tensor '.*': the values at its .* entries are not all the patch's",
+        lambda b: ["train", b / "moved", *task(b), "--protect", b / "skill"],
+    ),
+    "nothing left to train": (
+        r"nothing is left to train",
+        lambda b: ["train", b / "base", *task(b), "--protect", b / "all"],
+    ),
     "no such device": (r"device 'abacus'", lambda b: ["evaluate", b / "base", *task(b), "--device", "abacus"]),
     "no such dtype": (r"dtype 'int4': choose from", lambda b: ["evaluate", b / "base", *task(b), "--dtype", "int4"]),
     "a recipe of no YAML": (r"recipe.yaml: not valid YAML", lambda b: ["run", b / "recipe.yaml"]),

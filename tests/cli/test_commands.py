@@ -15,8 +15,10 @@ from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
 from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch
+from graft.patch.file import load_patch, save_patch
+from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
+from graft.train.record import read_record
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml
@@ -278,3 +280,22 @@ def test_train_localizable_leaves_a_small_difference(base: Path, task_file: Path
     assert len(made["epochs"]) == 1
     diff = parsed(cli("diff", base, out, "-o", tmp_path / "all.safetensors", "--json"))
     assert 0 < diff["k"] <= 0.01 * diff["n_parameters"] + 1
+
+
+def test_train_keeps_the_protected_regions(
+    base: Path, tuned: Path, skill: Path, task_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    half = load_patch(skill).mask
+    name = next(iter(half))
+    save_patch(Mask.of({name: half.specs[name]}, {name: half[name]}), tmp_path / "half")
+    given = ("--task", task_file, "--epochs", 1, "--protect", skill, "--json")
+    frozen = cli("train", tuned, *given, "--method", "core-freeze", "-o", tmp_path / "frozen")
+    assert "protected: 300 entries (0.0" in frozen.err
+    assert "skill values; " in frozen.err
+    held = cli("train", base, *given, "--unprotect", tmp_path / "half", "-o", tmp_path / "held")
+    assert f"protected: {300 - len(half[name])} entries" in held.err
+    assert "base values; " in held.err
+    assert json.loads(held.out)["output"].endswith("held")
+    assert read_record(tmp_path / "held")["protected"] == held.err.strip()
+    assert cli("train", base, "--task", task_file, "--method", "core-freeze", "-o", tmp_path / "x").code == 2
+    assert cli("train", base, "--task", task_file, "--unprotect", skill, "-o", tmp_path / "x").code == 2

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError
-from graft.localize.localization import count_changed, localize_skill
+from graft.localize.changes import Changes
+from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch, patch_bytes, save_patch
 from graft.patch.live import apply_patch
@@ -36,7 +37,7 @@ def test_exactly_the_budget_within_the_scope_and_only_what_changed(
 ) -> None:
     patch = cut(base, tuned, task, method, budget=777, allocation=allocation)
     pair = CheckpointPair.open(base, tuned)
-    changed = count_changed(pair, pair.base.parameters)
+    changed = Changes(pair, pair.base.parameters).counts
     assert len(patch) == 777
     assert all(".layer." in name for name in patch.mask)
     assert all(patch.mask[name].size <= changed[name] for name in patch.mask)

@@ -194,6 +194,16 @@ def test_assignments_and_the_train_block_override(shelf: Path, tmp_path: Path) -
     assert (train.epochs, train.lr, train.scope, train.batch_size) == (2, 1e-5, "layers", 8)
 
 
+def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(shelf / "base", tmp_path / "bases" / "own")
+    (tmp_path / "recipes").mkdir()
+    path = write_recipe(shelf, tmp_path / "recipes" / "tiny.yaml", base="../bases/own")
+    monkeypatch.chdir(tmp_path / "bases")  # wherever one stands
+    assert Path(load_recipe(path)[0].base).samefile(tmp_path / "bases" / "own")
+    assert load_recipe(path, ("base=embedded:all-MiniLM-L6-v2",))[0].base == "embedded:all-MiniLM-L6-v2"
+    assert load_recipe(path, ("base=own",))[0].base == "own"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -124,6 +124,17 @@ def test_a_word_takes_its_space_with_it_where_the_tokenizer_wants_one(tmp_path: 
     assert opened(folder).word_ids.tolist() == [words.index("▁bad"), words.index("▁good")]
 
 
+@torch.no_grad()
+def test_what_all_words_begin_with_is_read_before_the_choice_among_them(causal: Path) -> None:
+    """As where a space is a token of its own: p(good | ... very) against p(bad | ... very)."""
+    head, longer = opened(causal, words=("very bad", "very good")), opened(causal, template="{text} it was very {mask}")
+    assert head.word_ids.tolist() == WORD_IDS
+    assert torch.equal(head.logits(EXAMPLES), longer.logits(EXAMPLES))
+    assert not torch.equal(head.logits(EXAMPLES), opened(causal).logits(EXAMPLES))
+    with pytest.raises(ConfigError, match=r"'very bad' is not one token in the template, but 2"):
+        opened(causal, words=("very bad", "good"))
+
+
 def test_what_is_no_language_model_or_no_template_for_it_is_refused(masked: Path, causal: Path, tmp_path: Path) -> None:
     assert opened(masked, template="it was {mask} {text}").has_classes
     with pytest.raises(ConfigError, match=r"must end with \{mask\} under a causal"):

@@ -140,13 +140,22 @@ def test_a_base_with_nan_is_refused(base: Path, task: Task, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
+@pytest.mark.parametrize("place", ["graft.tasks.similarity.SimilarityHead.logits", "torch.optim.SGD.step"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmany GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate many bytes"),
+        MemoryError(),
+    ],
+)
 def test_running_out_of_memory_is_said_in_one_line(
-    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, error: Exception, base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmany GiB")
+    def full(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr("graft.tasks.similarity.SimilarityHead.logits", full)
+    monkeypatch.setattr(place, full)
     with pytest.raises(TrainingError, match=r"^out of memory: lower train.batch_size or max_length, or use --dtype"):
         train(base, task, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

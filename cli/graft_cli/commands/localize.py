@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -74,11 +74,20 @@ METHODS = {
 @click.option(
     "--curve", is_flag=True, help="Show the gain on validation at densities from 1e-5 to 1e-2; -o is optional."
 )
+@click.option(
+    "--exact-scores",
+    is_flag=True,
+    help="Of attribution, taylor and learned: score every weight in scope (4 bytes each in host memory), instead of "
+    "candidates from the first gradients.",
+)
 @options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
 @options.device
 @options.dtype
+@options.gradient_checkpointing
+@options.parallel
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -93,6 +102,9 @@ def command(
     output: Path | None,
     device: str,
     dtype: str,
+    gradient_checkpointing: bool,
+    parallel: str,
+    plan: bool,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -110,22 +122,29 @@ def command(
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
+    from graft.localize.planning import plan_localization
     from graft.localize.spec import LocalizeSpec
     from graft.outputs import refuse_existing
 
-    _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
+    if not plan:
+        _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
     if output is not None:
         refuse_existing(output, force=force)
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
     block = override({**given, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
-    found = measure_curve(base, tuned, task, config, device=device, dtype=dtype) if curve else None
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    if plan:
+        planned = plan_localization(base, task, config, **where)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
+    found = measure_curve(base, tuned, task, config, **where) if curve else None
     if output is None:
         assert found is not None
         options.show(found.to_json(), as_json, _curve_lines(found))
         return
-    patch = localize_skill(base, tuned, task, config, device=device, dtype=dtype, with_base_values=with_base_values)
+    patch = localize_skill(base, tuned, task, config, **where, parallel=parallel, with_base_values=with_base_values)
     more = {"curve": found.to_json()} if found else {}
     lines = ["", *_curve_lines(found), ""] if found else []
     save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines)
@@ -133,7 +152,7 @@ def command(
 
 def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:
     if output is None and not curve:
-        raise click.UsageError("Missing option '-o' / '--output' (or --curve).")
+        raise click.UsageError("Missing option '-o' / '--output' (or --curve, --plan).")
     if output is None and any(of_patch.get(key) for key in ("density", "budget", "with_base_values", "force")):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
 from graft_cli import options
+from graft_cli.regions import load_regions
 
 
 @click.command("train")
@@ -25,12 +27,25 @@ from graft_cli import options
     "the whole of what was learned.",
 )
 @click.option("--density", type=float, help="Share of all parameters that --localizable trains. [default: 1e-4]")
+@click.option("--protect", multiple=True, metavar="PATCH", help="Keep this region bitwise; may be repeated.")
+@click.option("--unprotect", multiple=True, metavar="PATCH", help="Leave this region out of it; may be repeated.")
+@click.option(
+    "--method",
+    type=click.Choice(["full", "core-freeze"]),
+    default="full",
+    show_default=True,
+    help="full: every weight in scope trains that is not protected. core-freeze: the same, and refuses to run without "
+    "a core region to protect.",
+)
 @options.assignments
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
-@options.output("Folder to make.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
 @options.device
 @options.dtype
+@options.gradient_checkpointing
+@options.parallel
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -39,12 +54,18 @@ def command(
     task_file: Path,
     localizable: bool,
     density: float | None,
+    protect: tuple[str, ...],
+    unprotect: tuple[str, ...],
+    method: str,
     assignments: tuple[str, ...],
     seed: int | None,
     resume: bool,
-    output: Path,
+    output: Path | None,
     device: str,
     dtype: str,
+    gradient_checkpointing: bool,
+    parallel: str,
+    plan: bool,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -53,27 +74,51 @@ def command(
 
     The folder appears only when training is done; the state after each epoch lies in OUTPUT.resume meanwhile.
 
+    --protect takes patches and masks. A patch must be in BASE with its own values (the skill is frozen) or with the
+    base's (what is there is frozen); a mask protects any values. A line on stderr says which.
+
     \b
     Example:
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml -o runs/tuned
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --localizable -o runs/sparse
+      graft train runs/merged --task task.yaml --protect skill.safetensors --unprotect old.safetensors -o runs/next
     """
     from graft.config import override, read_config, to_plain
     from graft.tasks.spec import TrainSpec
     from graft.train.fine_tuning import train_task
+    from graft.train.planning import plan_training
 
+    if output is None and not plan:
+        raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
+    _check_usage(method, protect, unprotect, density if not localizable else None)
     task = options.load_task(task_file, seed)
     given = {key: value for key, value in settings.items() if value is not None}
-    if density is not None and not localizable:
-        raise click.UsageError("--density is how many weights --localizable trains")
     block = to_plain(task.spec.train)
     if localizable:
         given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
     config = read_config(TrainSpec, override({**block, **given}, assignments), "command line")
-    result = train_task(base, task, output, config=config, device=device, dtype=dtype, resume=resume, force=force)
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    if output is None or plan:
+        planned = plan_training(base, task, config, **where)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
+    regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
+    where["parallel"] = parallel
+    result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
         for number, epoch in enumerate(result.epochs, start=1)
     ]
     options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
+
+
+def _check_usage(
+    method: str, protect: tuple[str, ...], unprotect: tuple[str, ...], unused_density: float | None
+) -> None:
+    if method == "core-freeze" and not protect:
+        raise click.UsageError("--method core-freeze needs the core: --protect PATCH")
+    if unprotect and not protect:
+        raise click.UsageError("--unprotect takes out of what --protect names")
+    if unused_density is not None:
+        raise click.UsageError("--density is how many weights --localizable trains")

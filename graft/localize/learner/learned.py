@@ -30,7 +30,8 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
-from graft.localize.learner.candidates import Candidates
+from graft.localize.candidates import Candidates, CandidateSum
+from graft.localize.gradients import backpropagate, pouring
 from graft.localize.offsets import RunningOffsets
 from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
@@ -73,7 +74,7 @@ class MaskLearner:
     @property
     def kept(self) -> torch.Tensor:
         """(n,) bool: the present mask."""
-        return self.candidates.keep_top(self.scores)
+        return self.candidates.choose(self.scores)
 
     def run_epoch(self, generator: torch.Generator) -> float:
         """One pass over the examples in random order; the mean loss in nats.
@@ -83,14 +84,14 @@ class MaskLearner:
         """
         n, size, total = len(self.examples), self.config.batch_size, 0.0
         order = torch.randperm(n, generator=generator).tolist()
-        with self.candidates.gathering(self.head.model) as gradient:
+        sink = CandidateSum(self.candidates, self.head.ranks)
+        with pouring(self.head.model, self.candidates.weights, sink):
             for start in range(0, n, size):
                 places = order[start : start + size]
                 self.candidates.write(self.kept)
-                total += self._backward(places) * len(places)
+                total += self._step(places, sink) * len(places)
                 weight = self.config.lr * len(places) / n
-                self.scores.addcmul_(gradient, self.candidates.movement, value=-weight)
-                gradient.zero_()
+                self.scores.addcmul_(sink.drain(), self.candidates.movement, value=-weight)
         return total / n
 
     def measure(self, examples: Sequence[Example], kept: torch.Tensor) -> float:
@@ -99,16 +100,31 @@ class MaskLearner:
         with torch.no_grad():
             size = self.config.batch_size
             batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-            return sum(self.head.loss(batch).item() * len(batch) for batch in batches) / len(examples)
+            sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.deal(batches)]
+            return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
 
-    def _backward(self, places: list[int]) -> float:
-        batch = [self.examples[i] for i in places]
-        offsets = self._offsets
+    def _step(self, places: list[int], sink: CandidateSum) -> float:
+        """The gradient of some examples' mean loss, in micro-batches that are dealt out to processes; that loss."""
+        ranks, offsets, losses = self.head.ranks, self._offsets, []
+        size = self.config.micro_batch or -(-len(places) // ranks.world)
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
+        if offsets is not None:
+            offsets.fit()
+        for part, counts in ranks.deal(parts):
+            loss = self._loss(part) * (len(part) / len(places))
+            losses.append(loss.item())
+            backpropagate(self.head, loss, counts)
+            sink.end_batch(counts=counts)
+        if offsets is not None:
+            offsets.share(parts, ranks)
+        return sum(ranks.collect(losses, len(parts)))
+
+    def _loss(self, places: list[int]) -> torch.Tensor:
+        batch, offsets = [self.examples[i] for i in places], self._offsets
         loss = self.head.loss(batch) if offsets is None else offsets.loss(places, self.head.logits(batch))
         if not torch.isfinite(loss):
             raise CheckpointError(f"the loss is {loss.item()} at a graft of {int(self.kept.sum()):,} entries")
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        return loss
 
     def _start_offsets(self) -> RunningOffsets:
         self.candidates.write(self.kept)
@@ -136,7 +152,7 @@ def learn_mask(
     """
     head.model.eval()
     validation = sorted(validation, key=lambda example: sum(map(len, example.texts)))  # saves padding
-    best, lowest = candidates.keep_top(scores), math.inf
+    best, lowest = candidates.choose(scores), math.inf
     try:
         for restart in range(config.restarts):
             learner = MaskLearner(head, candidates, scores, train, config, centred=centred)
@@ -152,5 +168,5 @@ def learn_mask(
                     best, lowest = kept, found
                 bar.set_postfix(train=f"{loss:.4f}", validation=f"{found:.4f}", best=f"{lowest:.4f}")
     finally:
-        candidates.write(torch.zeros(len(candidates), dtype=torch.bool))
+        candidates.return_to_base()
     return candidates.mask_of(best)

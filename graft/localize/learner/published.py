@@ -14,7 +14,8 @@ validation examples is kept.
 
 Its quirks, kept because they are the procedure: sigma' is 4.5e-5 at the start, so that lr 1e7 is a rate of about 450,
 and an entry joins or leaves only after S has climbed all of c; nothing sets the size of the final mask (the budget
-sizes the starting patch, and the achieved density is what comes out); S is as large as the scope, in fp32.
+sizes the starting patch, and the achieved density is what comes out); S and the gradients of a step are as large as
+the scope, in fp32 and in host memory.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class RelaxedMask:
         self.path.move_to_each(self.gamma)
         order = torch.randperm(len(self.path.examples), generator=self._order).tolist()
         batch = [self.path.examples[i] for i in order[: self.config.batch_size]]
-        gradients = self.path.gradients_here(batch, "the relaxed mask")
+        gradients = self.path.gradients_of(batch)
         for name, logits in self.logits.items():
             delta, _ = self.path.pair.read_delta(name)
             opened = torch.sigmoid(logits - CUT)
             slope = opened * (1 - opened) * (1 - 2 * self._started(name))
-            logits -= self.config.lr * gradients[name].cpu() * delta * slope
+            logits -= self.config.lr * gradients[name] * delta * slope
 
     def gamma(self, name: str) -> torch.Tensor:
         """(n,) fp32 share of the tuned value at each entry of a tensor."""

@@ -10,7 +10,7 @@ from graft.localize.scores.fisher import score_fisher
 from graft.localize.scores.magnitude import score_magnitude
 from graft.localize.scores.random import score_random
 from graft.localize.scores.relative import score_relative
-from graft.localize.scores.table import ScoreInput, ScoreTable
+from graft.localize.scores.table import CandidateScores, ScoreInput, ScoreTable
 from graft.localize.scores.talos import score_talos
 
 
@@ -18,7 +18,7 @@ from graft.localize.scores.talos import score_talos
 class Score:
     """A way to score weights, and whether it needs data."""
 
-    function: Callable[[ScoreInput], ScoreTable]
+    function: Callable[[ScoreInput], ScoreTable | CandidateScores]
     needs_data: bool
 
 

@@ -13,68 +13,94 @@ arXiv 2302.06600 is close. Two paths:
 - "graft": theta_1 = base, theta_{j+1} = the graft of the top k by the scores so far. The gradients are those where the
   graft is, so that entries which only repeat what others do, or push it past its mark, lose. This is dual averaging
   (Nesterov 2009, Mathematical Programming 120) of min L(base + m * delta) over masks m of k entries.
+
+Either of candidates alone, in one model's memory (`graft.localize.candidate_search` finds them first), or of every
+weight in scope, which takes 4 bytes per weight of host memory for the mean gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from functools import partial
 
 import torch
 
-from graft.localize.path import GradientPath
-from graft.localize.scores.table import ScoreInput, ScoreTable
+from graft.localize.candidate_search import CandidateSearch
+from graft.localize.candidates import Candidates, CandidateSum
+from graft.localize.coordinates import Coordinates
+from graft.localize.gradients import DenseSum
+from graft.localize.scores.table import CandidateScores, DenseScores, ScoreInput, ScoreTable
+from graft.localize.spec import CandidateSpec
 from graft.patch.mask import Mask
 from graft.tensors.pair import CheckpointPair
 
-Gradients = dict[str, torch.Tensor]  # base name -> (n,) fp32
+
+def score_attribution(given: ScoreInput) -> ScoreTable | CandidateScores:
+    """The attribution along the graft's own path or the straight one, of candidates or of every weight."""
+    path = given.model
+    try:
+        so_far = Dense(given) if given.candidates is None else OfCandidates(given, find_candidates(given))
+        for point in range(given.points):
+            if given.straight:
+                path.move_to((point + 0.5) / given.points)
+            elif point:
+                path.move_to_graft(so_far.select())
+            path.pour(so_far, so_far.weights)
+    finally:
+        path.return_to_base()
+    return so_far.scores()
 
 
-def score_attribution(given: ScoreInput) -> ScoreTable:
-    """The attribution along the graft's own path, or the straight one where there is no `choose`."""
-    if given.choose is None:
-        return attribute(given, [(j + 0.5) / given.points for j in range(given.points)])
-    path, mask = _path_of(given), Mask({}, {})
-    mean: Gradients = {}
-    for point in range(given.points):
-        if point:
-            mask = given.choose(_contributions(given, mean))
-        _add(mean, path.gradients_of_graft(mask), given.points)
-    path.return_to_base()
-    return _contributions(given, mean)
-
-
-def score_taylor(given: ScoreInput) -> ScoreTable:
+def score_taylor(given: ScoreInput) -> ScoreTable | CandidateScores:
     """The first-order term -g * delta at the base."""
-    return attribute(given, [0.0])
+    return score_attribution(dataclasses.replace(given, points=1, straight=False))
 
 
-def attribute(given: ScoreInput, alphas: Sequence[float]) -> ScoreTable:
-    """-delta times the gradient averaged over points of the straight path."""
-    path = _path_of(given)
-    mean: Gradients = {}
-    for alpha in alphas:
-        _add(mean, path.gradients_at(alpha), len(alphas))
-    path.return_to_base()
-    return _contributions(given, mean)
+class Dense(DenseSum):
+    """Attributions of every weight, from the points so far."""
+
+    def __init__(self, given: ScoreInput) -> None:
+        super().__init__(given.model.weights)
+        self.given = given
+        self.weights = given.model.weights
+
+    def scores(self) -> ScoreTable:
+        """-delta times the mean gradient."""
+        pair, points = self.given.pair, self.given.points
+        return {name: partial(contribution, pair, name, self.sums[name], points) for name in self.given.names}
+
+    def select(self) -> Mask:
+        """The graft that they call for."""
+        return DenseScores(self.given.pair, self.scores()).select(self.given.groups)
 
 
-def _path_of(given: ScoreInput) -> GradientPath:
-    if given.path is None:
-        raise ValueError("attribution needs a task's data")
-    return given.path
+class OfCandidates(CandidateSum):
+    """Attributions of candidates, from the points so far."""
+
+    def __init__(self, given: ScoreInput, mask: Mask) -> None:
+        super().__init__(Candidates(given.pair, given.model.weights, mask, given.groups), given.model.head.ranks)
+        self.given = given
+        self.weights = self.candidates.weights
+
+    def scores(self) -> CandidateScores:
+        """-delta times the mean gradient."""
+        values = self.candidates.movement * (self.total / self.given.points)
+        return CandidateScores(self.given.pair, Coordinates(self.candidates.mask), values.neg_())
+
+    def select(self) -> Mask:
+        """The graft that they call for."""
+        return self.scores().select(self.given.groups)
 
 
-def _add(mean: Gradients, gradients: Gradients, n: int) -> None:
-    for name, gradient in gradients.items():
-        mean[name] = mean[name].add_(gradient, alpha=1 / n) if name in mean else gradient / n
+def find_candidates(given: ScoreInput) -> Mask:
+    """The best of a few micro-batches at the base."""
+    spec = given.candidates or CandidateSpec()
+    search = CandidateSearch(given.pair, given.groups, spec.multiple, given.model.head.ranks)
+    given.model.pour(search, micro_batches=spec.micro_batches)
+    return search.mask
 
 
-def _contributions(given: ScoreInput, mean: Gradients) -> ScoreTable:
-    return {name: partial(contribution, given.pair, name, mean[name]) for name in given.names}
-
-
-def contribution(pair: CheckpointPair, name: str, gradient: torch.Tensor) -> torch.Tensor:
-    """(n,) fp32: -delta * gradient of one tensor."""
+def contribution(pair: CheckpointPair, name: str, total: torch.Tensor, points: int) -> torch.Tensor:
+    """(n,) fp32: -delta * total / points of one tensor."""
     delta, _ = pair.read_delta(name)
-    return delta.mul_(gradient.cpu()).neg_()
+    return delta.mul_(total / points).neg_()

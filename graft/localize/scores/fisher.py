@@ -24,14 +24,12 @@ from graft.tensors.pair import CheckpointPair
 
 def score_fisher(given: ScoreInput) -> ScoreTable:
     """F * delta^2 per weight, F at the tuned weights."""
-    if given.path is None:
-        raise ValueError("the Fisher information needs a task's data")
-    fisher = given.path.squared_gradients_at(1.0, micro_batch=given.micro_batch)
-    given.path.return_to_base()
+    fisher = given.model.squared_gradients_at(1.0, micro_batch=given.micro_batch)
+    given.model.return_to_base()
     return {name: partial(weighted_movement, given.pair, name, fisher[name]) for name in given.names}
 
 
 def weighted_movement(pair: CheckpointPair, name: str, fisher: torch.Tensor) -> torch.Tensor:
     """(n,) fp32 F * delta^2 of one tensor."""
     delta, _ = pair.read_delta(name)
-    return delta.square_().mul_(fisher.cpu())
+    return delta.square_().mul_(fisher)

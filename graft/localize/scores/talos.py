@@ -22,12 +22,10 @@ from graft.localize.scores.table import ScoreInput, ScoreTable
 
 def score_talos(given: ScoreInput) -> ScoreTable:
     """-F per weight, F at the base with labels drawn from the model."""
-    if given.path is None:
-        raise ValueError("the Fisher information needs a task's data")
-    fisher = given.path.squared_gradients_at(0.0, micro_batch=given.micro_batch, drawn=True)
+    fisher = given.model.squared_gradients_at(0.0, micro_batch=given.micro_batch, drawn=True)
     return {name: partial(insensitivity, fisher[name]) for name in given.names}
 
 
 def insensitivity(fisher: torch.Tensor) -> torch.Tensor:
     """(n,) fp32 -F of one tensor."""
-    return fisher.neg().cpu()
+    return fisher.neg()

@@ -49,7 +49,7 @@ def test_a_step_is_gradient_descent_on_the_loss(path: GradientPath, start: Mask)
     opened = torch.sigmoid(logits - CUT)
     gamma = first * (1 - opened) + (1 - first) * opened
     path.move_to_each(relaxed.gamma)
-    here = path.gradients_here(path.examples, "here")[name]
+    here = path.gradients_of(path.examples)[name]
     delta, _ = path.pair.read_delta(name)
     (gamma * (here * delta)).sum().backward()  # chain rule: d theta / d gamma = delta
     relaxed.step()

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from graft.localize.learner.candidates import Candidates
+from graft.localize.candidates import Candidates, CandidateSum
+from graft.localize.gradients import pouring
 from graft.localize.path import GradientPath
 from graft.patch.live import apply_patch
 from graft.patch.provenance import Provenance
@@ -30,13 +31,13 @@ def vector(candidates: Candidates, seed: int, levels: int = 0) -> torch.Tensor:
 @given(seed=st.integers(0, 1000), levels=st.sampled_from([0, 1, 2, 5]))
 def test_the_budget_is_exact_also_among_ties(candidates: Candidates, seed: int, levels: int) -> None:
     scores = vector(candidates, seed, levels)
-    kept = candidates.keep_top(scores)
+    kept = candidates.choose(scores)
     assert int(kept.sum()) == K == len(candidates.mask_of(kept))
     assert scores[kept].min() >= scores[~kept].max()
 
 
 def test_ties_go_to_the_earlier_coordinate(candidates: Candidates) -> None:
-    kept = candidates.keep_top(torch.zeros(len(candidates)))
+    kept = candidates.choose(torch.zeros(len(candidates)))
     assert kept[:K].all()
     assert not kept[K:].any()
 
@@ -46,13 +47,13 @@ def test_each_group_keeps_its_own_share(path: GradientPath) -> None:
     names = tuple(mask)
     groups = [(names[1::2], 30), (names[::2], 11)]
     candidates = Candidates(path.pair, path.weights, mask, groups)
-    kept = candidates.mask_of(candidates.keep_top(vector(candidates, 0)))
+    kept = candidates.mask_of(candidates.choose(vector(candidates, 0)))
     assert [sum(len(kept[name]) for name in group) for group, _ in groups] == [30, 11]
 
 
 def test_what_is_written_is_the_graft_of_the_mask(candidates: Candidates, path: GradientPath) -> None:
     before = bits_of(path.head.model)
-    kept = candidates.keep_top(vector(candidates, 1))
+    kept = candidates.choose(vector(candidates, 1))
     patch = cut_patch(path.pair, candidates.mask_of(kept), Provenance())
     with apply_patch(path.head.model, patch):
         grafted = bits_of(path.head.model)
@@ -64,14 +65,18 @@ def test_what_is_written_is_the_graft_of_the_mask(candidates: Candidates, path: 
 
 
 def test_the_gathered_gradient_is_that_of_each_candidate(candidates: Candidates, path: GradientPath) -> None:
-    every = path.gradients_here(path.examples, "the base")
+    every = path.gradients_of(path.examples)
     expected = torch.cat([every[name][torch.tensor(candidates.mask[name])] for name in candidates.mask])
     assert expected.abs().max() > 1e-4  # there is something to gather
-    with candidates.gathering(path.head.model) as gradient:
+    sink = CandidateSum(candidates)
+    with pouring(path.head.model, candidates.weights, sink):
         for half in (path.examples[::2], path.examples[1::2]):
             (path.head.loss(half) * len(half) / len(path.examples)).backward()  # type: ignore[no-untyped-call]
-        assert torch.allclose(gradient, expected, atol=1e-6)
+            sink.end_batch()
+    assert torch.allclose(sink.total, expected, atol=1e-6)
     assert all(weight.grad is None for weight in path.head.model.parameters())
+    assert sink.drain().any()
+    assert not sink.total.any()
 
 
 def test_the_movement_is_that_of_each_candidate(candidates: Candidates, path: GradientPath) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.localize.learner.candidates import Candidates
+from graft.localize.candidates import Candidates
 from graft.localize.path import GradientPath
 from graft.tasks.head import open_head
 from graft.tasks.task import Task

@@ -1,4 +1,4 @@
-"""Training confined to a mask, and training that makes its own."""
+"""Training confined to few weights, which a first training picks out."""
 
 from __future__ import annotations
 
@@ -6,77 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.movement import diff_checkpoints
-from graft.patch.mask import Mask
-from graft.tasks.head import open_head
-from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.tasks.spec import LocalizableSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
-from graft.train.confinement import Confinement
 from graft.train.fine_tuning import find_training, train_task
-from graft.train.steps import Plan, Stepper
+from graft.train.steps import Stepper
 from tests.models import write_task
 
 FEW = LocalizableSpec(density=0.05, pull_epochs=4, pull_l1=1e-4, lr=2e-2, epochs=6)
-
-
-def draw_mask(base: Checkpoint, share: float = 0.1) -> Mask:
-    """A share of some tensors, nothing of others."""
-    generator = np.random.default_rng(0)
-    names = [name for name in base.parameters if base.spec(name).numel > 50][::2]
-    indices = {name: generator.choice(n := base.spec(name).numel, int(share * n) + 1, replace=False) for name in names}
-    return Mask.of({name: base.spec(name) for name in names}, indices)
-
-
-def changed_outside(base: Checkpoint, model: torch.nn.Module, mask: Mask) -> int:
-    """Number of coordinates outside the mask whose bits are not the base's."""
-    count = 0
-    for name, weight in model.named_parameters():
-        changed = (as_bits(weight.detach()) != as_bits(base.read(name))).flatten()
-        changed[torch.tensor(mask[name])] = False
-        count += int(changed.sum())
-    return count
-
-
-@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adamw", 0.1)])
-def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, optimizer: Any, decay: float) -> None:
-    checkpoint, config = Checkpoint.open(base), TrainSpec(optimizer, lr=1e-2, weight_decay=decay, steps=6)
-    mask, examples = draw_mask(checkpoint), task.train_examples()
-    free, confined = open_head(base, task.spec), open_head(base, task.spec)
-    plan = Plan(len(examples), config, seed=0)
-    for head, only in ((free, None), (confined, mask)):
-        stepper = Stepper.start(head, plan, base, only)
-        for step in range(6):
-            stepper.take(examples[8 * step : 8 * step + 8], step)
-    assert changed_outside(checkpoint, free.model, mask) > 1000  # the control
-    assert changed_outside(checkpoint, confined.model, mask) == 0
-    assert changed_outside(checkpoint, confined.model, Mask.of({}, {})) > 0.5 * len(mask)
-
-
-def test_clipping_sees_the_gradients_of_the_mask_alone(base: Path, task: Task) -> None:
-    head, checkpoint = open_head(base, task.spec), Checkpoint.open(base)
-    for weight in head.model.parameters():
-        weight.requires_grad_(True)
-    mask = draw_mask(checkpoint)
-    confinement = Confinement(head.model, checkpoint, mask)
-    head.loss(task.train_examples()[:8]).backward()  # type: ignore[no-untyped-call]
-    before = {name: weight.grad.clone() for name, weight in head.model.named_parameters() if weight.grad is not None}
-    assert set(before) == set(mask)  # a tensor without an entry takes no gradient
-    confinement.mask_gradients()
-    for name, weight in head.model.named_parameters():
-        if name in mask.indices:
-            expected = torch.zeros(weight.numel())
-            kept = torch.tensor(mask[name])
-            expected[kept] = before[name].flatten()[kept]
-            assert weight.grad is not None
-            assert torch.equal(weight.grad.flatten(), expected)
 
 
 def test_what_is_trained_localizably_differs_in_few_weights_and_has_learned(
@@ -109,7 +51,7 @@ def test_an_interrupted_restart_ends_in_the_same_bits(
     real, calls = Stepper.take, []
 
     def take(self: Stepper, *given: Any) -> float:
-        calls.append(self.confinement is not None)
+        calls.append(self.protection is not None)
         if sum(calls) > self.plan.steps_per_epoch + 1:
             raise KeyboardInterrupt
         return real(self, *given)

@@ -1,0 +1,42 @@
+"""How many entries of each tensor differ between base and tuned checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from graft.errors import BudgetError
+from graft.tensors.dtypes import as_bits
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.streaming import stream_tensors
+
+
+class Changes:
+    """The changed entries in scope, counted when first asked for.
+
+    Attributes:
+        pair: base and tuned checkpoints.
+        names: base names in scope.
+    """
+
+    def __init__(self, pair: CheckpointPair, names: Sequence[str]) -> None:
+        self.pair = pair
+        self.names = tuple(names)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Changed entries of each tensor that has any.
+
+        Raises:
+            BudgetError: none has; the checkpoints are equal there.
+            CheckpointError: a value is NaN or infinite.
+        """
+        found = stream_tensors(self._count, self.names, self.pair.stored, "changes")
+        counts = {name: count for name, count in zip(self.names, found, strict=True) if count}
+        if not counts:
+            raise BudgetError("base and tuned checkpoints are equal in scope: there is no skill to cut out")
+        return counts
+
+    def _count(self, name: str) -> int:
+        base, tuned = self.pair.read(name)
+        return int((as_bits(base) != as_bits(tuned)).sum())

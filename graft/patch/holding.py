@@ -1,0 +1,37 @@
+"""Whether a live model still holds the tensors that it held, quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+
+class Holding:
+    """A model's hold on some of its parameters and buffers: the entries of its modules' tables that lead to them.
+
+    Args:
+        model: the model.
+        names: of the tensors, as `named_parameters` and `named_buffers` give them.
+    """
+
+    def __init__(self, model: torch.nn.Module, names: Iterable[str]) -> None:
+        self._model = model
+        self._links: dict[tuple[int, str], tuple[Mapping[str, object], object]] = {}
+        for name in names:
+            module, (*path, leaf) = model, name.split(".")
+            for part in path:
+                module = self._follow(module._modules, part)
+            self._follow(module._parameters if leaf in module._parameters else module._buffers, leaf)
+
+    def lost(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        """The first of the tensors that the model does not hold any more, None where it holds all."""
+        if all(table.get(key) is held for (_, key), (table, held) in self._links.items()):
+            return None
+        ids = {id(tensor) for tensor in (*self._model.parameters(), *self._model.buffers())}  # a module may be wrapped
+        return next((name for name, tensor in tensors.items() if id(tensor) not in ids), None)
+
+    def _follow(self, table: Mapping[str, Any], key: str) -> Any:
+        self._links[id(table), key] = table, table[key]
+        return table[key]

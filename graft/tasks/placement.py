@@ -1,0 +1,75 @@
+"""Where a model lies while it works: one device, or its layers over several; and activations kept or made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from graft.errors import ConfigError
+
+SPREAD = "auto-map"  # the device that stands for all of them
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" takes a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r}: {str(error).partition(chr(10))[0]}") from error
+    return device
+
+
+def place_model(model: Any, device: str) -> None:
+    """Move a model to a device; "auto-map" spreads its layers over all GPUs by accelerate's device map.
+
+    Raises:
+        ConfigError: no such device here; for "auto-map", accelerate is missing, or the GPUs hold less than the model:
+            weights that are swapped in and out take no gradient.
+    """
+    if device != SPREAD:
+        model.to(find_device(device))
+        return
+    try:
+        from accelerate import dispatch_model, infer_auto_device_map
+    except ImportError as error:
+        raise ConfigError(f"device {SPREAD!r} needs the package accelerate") from error
+    places = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules or ()))
+    kinds = set(places.values())
+    if "disk" in kinds or ("cpu" in kinds and len(kinds) > 1):
+        raise ConfigError(f"device {SPREAD!r}: the model does not fit the GPUs here; try --dtype bfloat16")
+    dispatch_model(model, places)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Keep only what enters each layer, and compute what is within again on the way back (arXiv 1604.06174).
+
+    In evaluation mode too, where transformers' own switch does nothing.
+
+    Raises:
+        ConfigError: the model has no layers that transformers can compute again.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(f"{type(model).__name__} has no layers for --gradient-checkpointing")
+    for layer in layers:
+        layer.forward = partial(_compute_again, layer.forward)
+
+
+def _compute_again(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
+    caches = {"past_key_values": None, "use_cache": False}  # which a second computation would fill twice
+    options |= {name: off for name, off in caches.items() if name in options}
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)

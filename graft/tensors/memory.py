@@ -1,0 +1,105 @@
+"""A memory plan: what each part of a piece of work will take, and whether the machine has it, before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Place = Literal["host", "device"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Memory for one purpose.
+
+    Attributes:
+        what: the purpose, for a person.
+        bytes: the most that it takes; None where that is not known beforehand.
+        place: the host's memory, or the device's; the same on a machine that computes on the CPU.
+    """
+
+    what: str
+    bytes: int | None
+    place: Place = "device"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a piece of work takes above the imported interpreter; pages of mapped files do not count.
+
+    Attributes:
+        device: where it computes, such as "cpu" or "cuda:0".
+        parts: the purposes.
+        available: place -> bytes that are free now; a place that cannot be asked is left out.
+    """
+
+    device: str
+    parts: tuple[Part, ...]
+    available: dict[Place, int]
+
+    @classmethod
+    def of(cls, device: torch.device, parts: list[Part]) -> MemoryPlan:
+        """The plan of parts on a device, beside what is free there now."""
+        if device.type == "cpu":
+            parts = [Part(part.what, part.bytes, "host") for part in parts]
+        asked: dict[Place, torch.device] = {"host": torch.device("cpu"), "device": device}
+        free = {place: free_memory(where) for place, where in asked.items() if device.type != "cpu" or place == "host"}
+        parts = [part for part in parts if part.bytes != 0]
+        return cls(str(device), tuple(parts), {place: size for place, size in free.items() if size is not None})
+
+    def total(self, place: Place) -> int:
+        """Bytes of all parts in a place, as far as they are known."""
+        return sum(part.bytes or 0 for part in self.parts if part.place == place)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every place that could be asked has enough."""
+        return all(self.total(place) <= size for place, size in self.available.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Parts, totals and what is free, in bytes."""
+        places: tuple[Place, ...] = ("host", "device")
+        return {
+            "device": self.device,
+            "parts": [{"what": part.what, "bytes": part.bytes, "place": part.place} for part in self.parts],
+            "total": {place: self.total(place) for place in places if self.total(place)},
+            "available": dict(self.available),
+            "fits": self.fits,
+        }
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        places: tuple[Place, ...] = ("device", "host")
+        rows = [*self.parts, *(Part("total", self.total(place), place) for place in places if self.total(place))]
+        width = max(len(part.what) for part in rows)
+        shown = [f"{part.what:<{width}}  {show_bytes(part.bytes):>10}  {self._name(part.place)}" for part in rows]
+        free = ", ".join(f"{show_bytes(size)} in {self._name(place)}" for place, size in self.available.items())
+        verdict = "it fits" if self.fits else "it does not fit"
+        return [*shown, f"free now: {free}: {verdict}" if free else "what is free cannot be asked here"]
+
+    def _name(self, place: Place) -> str:
+        return "host memory" if place == "host" else self.device
+
+
+def show_bytes(size: int | None) -> str:
+    """A size for a person, three digits."""
+    if size is None:
+        return "unknown"
+    value, unit = float(size), 0
+    while value >= 999.5 and unit < 4:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device now; None where that cannot be asked."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)

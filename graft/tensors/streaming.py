@@ -1,0 +1,54 @@
+"""Work on a checkpoint's tensors one by one: several at once in threads, the next ones read ahead, with a bar of bytes.
+
+PyTorch's elementwise operations and hashlib let go of Python's lock, so that threads share the cores. Each works with
+one thread of PyTorch's own, on parts that fit the processor's cache; letting PyTorch split each operation costs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+from graft.tensors.checkpoint import Checkpoint
+
+PART = 1 << 18  # elements looked at together: a few such parts fit the processor's cache
+
+Result = TypeVar("Result")
+Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that one piece of work reads
+
+
+def stream_tensors(
+    work: Callable[[str], Result], names: Sequence[str], reads: Callable[[str], Reading], label: str
+) -> Iterator[Result]:
+    """`work(name)` for each name, in the order of names; a failure ends it once the work in hand is done.
+
+    Args:
+        work: called in threads, for several names at once.
+        names: the tensors.
+        reads: what the work on a name reads, for reading ahead and for progress.
+        label: of the bar on stderr.
+    """
+    n_threads = torch.get_num_threads()
+    ahead = dict(zip(names, [*names[n_threads:], *[None] * n_threads], strict=False))
+    sizes = {name: sum(checkpoint.n_bytes(stored) for checkpoint, stored in reads(name)) for name in names}
+
+    def run(name: str) -> Result:
+        following = ahead[name]
+        for checkpoint, stored in reads(following) if following is not None else ():
+            checkpoint.prefetch(stored)
+        return work(name)
+
+    bar = tqdm(total=sum(sizes.values()), desc=label, unit="B", unit_scale=True, disable=None, leave=False)
+    pool = ThreadPoolExecutor(n_threads, "tensors", torch.set_num_threads, (1,))
+    try:
+        with bar:
+            for name, result in zip(names, pool.map(run, names), strict=True):
+                bar.update(sizes[name])
+                yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)  # the threads' own setting is also the default of threads to come

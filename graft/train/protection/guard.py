@@ -1,0 +1,223 @@
+"""Protection in force: hooks on gradients and on the optimizer's step that keep core regions bitwise as they are."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from graft.errors import ProtectionError
+from graft.tensors.pieces import is_distributed
+from graft.train.protection.compact import Compact, Exchange, is_elementwise
+from graft.train.protection.core import Core, Masks
+from graft.train.protection.region import Region
+from graft.train.protection.restored import Restored
+from graft.train.protection.watched import Watched
+
+How = Literal["auto", "restore", "bits", "compact"]
+Part = Restored | Compact | Watched
+_FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
+_guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+
+
+class Protection:
+    """Core regions under an optimizer until `release()`; as a context manager, checked and released on leaving.
+
+    Args:
+        model: the model that the optimizer trains.
+        optimizer: any of torch, or a wrapper with the real one as its attribute `optimizer`.
+        regions: what to keep.
+        how: as in `protect`.
+        standing: what the regions hold, for people: "skill", "base" or "present".
+
+    Attributes:
+        k: number of protected entries.
+        n_parameters: of the model; tied ones counted once.
+
+    Raises:
+        ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        regions: Sequence[Region],
+        how: How = "auto",
+        standing: str = "present",
+    ) -> None:
+        self.optimizer = _innermost(optimizer)
+        held = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
+        _check_optimizer(model, self.optimizer, regions, held)
+        self.standing = standing
+        self.k = sum(region.k for region in regions)
+        self.n_parameters = sum(weight.numel() for weight in model.parameters())
+        elementwise = is_elementwise(self.optimizer)
+        self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
+        self._exchange = Exchange([part for part in self._parts if isinstance(part, Compact)])
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+            *(_mask_gradients(part) for part in self._parts if part.region.tensor.requires_grad),
+        ]
+        _guarded.add(self.optimizer)
+
+    def restore(self) -> None:
+        """Put the kept values back, where something other than the optimizer's step may have moved them."""
+        for part in self._parts:
+            if isinstance(part, Restored):
+                part.restore()
+
+    def check(self) -> None:
+        """Compare every protected entry with what it held when protection began, bit for bit.
+
+        Raises:
+            ProtectionError: one moved.
+        """
+        for part in self._parts:
+            if moved := part.moved():
+                count = f"{moved:,} of its {part.region.k:,}" if isinstance(part, Restored) else "some"
+                raise ProtectionError(
+                    f"tensor {part.region.name!r}: {count} protected entries do not hold their bits any more; "
+                    "something other than the optimizer wrote to them"
+                )
+
+    def release(self) -> None:
+        """End it; the weights and the optimizer go on as they are. State that was kept compactly grows back with 0."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._exchange.leave(self.optimizer)
+        self._exchange.spread(self.optimizer)
+        _guarded.discard(self.optimizer)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that protection holds."""
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def implementation(self) -> str:
+        """Which way each tensor is protected."""
+        ways = Counter(part.way for part in self._parts)
+        return ", ".join(f"{way} in {n} tensor{'s' * (n > 1)}" for way, n in sorted(ways.items()))
+
+    def describe(self) -> str:
+        """One line: how many entries, their share, what they hold, and the implementation."""
+        share = f"{self.k / self.n_parameters:.4g} of {self.n_parameters:,}"
+        return f"protected: {self.k:,} entries ({share}), {self.standing} values; {self.implementation}"
+
+    def __enter__(self) -> Protection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange.leave(self.optimizer)
+        try:
+            if error is None:
+                self.check()
+        finally:
+            self.release()
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if not self._exchange.parts:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None:  # an elementwise optimizer would call it once, first of all
+            with torch.enable_grad():
+                loss = closure()
+            args, kwargs = (args[0], lambda: loss), {}
+        self._exchange.enter(optimizer)
+        return args, kwargs
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._exchange.leave(optimizer)
+        self.restore()
+
+
+def protect(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    masks: Masks,
+    *,
+    unprotect: Masks = (),
+    how: How = "auto",
+) -> Protection:
+    """Keep core regions of a model bitwise as they are through any number of steps of any torch optimizer.
+
+    ::
+
+        with graft.protect(model, optimizer, [patch, mask]) as protection:
+            ...  # your loop
+        # checked here, and released
+
+    Their gradients are 0 from the moment they are there, so that clipping does not see them, and whatever momentum,
+    weight decay or anything else in the optimizer's step does, the entries hold their bits after it. Make the
+    optimizer after the model is moved or wrapped.
+
+    Args:
+        model: any torch module, also within data-parallel and compiled wrappers.
+        optimizer: over its parameters.
+        masks: a patch is accepted where the model holds its values, or the base's, at every entry; a mask protects
+            what is there.
+        unprotect: coordinates to leave out.
+        how: "restore" keeps the values and the indices (8 bytes an entry) and puts them back after each step; "bits"
+            keeps one bit a weight in place of indices, and takes longer; "compact" lets the optimizer have nothing
+            but the free entries, with as much state, where it treats every entry by itself; "auto" is "compact" for
+            tensors of which less than a quarter is free, else "restore".
+
+    Raises:
+        PatchMismatchError: the model lacks a tensor or it has another shape; a patch of another base.
+        ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
+    """
+    core = Core.of(masks, unprotect)
+    return Protection(model, optimizer, core.regions(model), how, core.standing(model))
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer within wrappers, such as accelerate's, whose own step runs no hooks."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    found: torch.optim.Optimizer = optimizer
+    return found
+
+
+def _check_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, regions: Sequence[Region], held: set[int]
+) -> None:
+    if optimizer in _guarded:
+        raise ProtectionError("the optimizer is under protection already: give all masks in one call")
+    own = {id(weight) for weight in model.parameters()}
+    lacking = [r.name for r in regions if r.tensor.requires_grad and r.tensor.is_leaf and id(r.tensor) not in held]
+    if lacking and not held <= own:
+        raise ProtectionError(
+            f"the optimizer holds other tensors than the model's, and not its {lacking[0]!r}: "
+            "make it after the model was moved or wrapped"
+        )
+
+
+def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Part:
+    if not isinstance(region.tensor, torch.nn.Parameter):
+        return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
+    if not held:
+        return Watched(region)  # the optimizer never sees it
+    few = how == "compact" or (how == "auto" and region.free_share < _FEW)
+    if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
+        return Compact(region)
+    return Restored(region, packed=how == "bits")
+
+
+def _mask_gradients(part: Part) -> Any:
+    def mask(weight: torch.Tensor) -> None:
+        if weight.grad is not None and not weight.grad.is_sparse:  # torch clips no sparse gradients
+            part.mask_gradient(weight.grad)
+
+    hook: Callable[[torch.Tensor], None] = torch.no_grad()(mask)
+    return part.region.tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]

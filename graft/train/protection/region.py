@@ -1,0 +1,117 @@
+"""Which coordinates of a live model's tensors are protected, told by themselves or by what is free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from graft.errors import ConfigError
+from graft.patch.fit import check_specs
+from graft.patch.live import LiveTarget
+from graft.patch.mask import NOTHING, Indices, Mask
+from graft.tensors.architecture import architecture_of
+from graft.tensors.names import match_names
+from graft.tensors.pieces import local_of, piece_of
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The protected coordinates of one tensor, which may be in pieces over processes (a DTensor).
+
+    Attributes:
+        name: in the live model.
+        tensor: parameter or buffer.
+        indices: (k,) int64 sorted unique flat indices of the whole tensor.
+        inverted: the indices are what is free, and all others are protected.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    indices: Indices
+    inverted: bool = False
+
+    @property
+    def k(self) -> int:
+        """Number of protected entries, those on other processes too."""
+        return self.tensor.numel() - len(self.indices) if self.inverted else len(self.indices)
+
+    @property
+    def free_share(self) -> float:
+        """Share of the tensor's entries that may move."""
+        return 1 - self.k / self.tensor.numel()
+
+    @property
+    def local(self) -> torch.Tensor:
+        """The entries that this process holds: the tensor, or its piece, sharing the memory."""
+        return local_of(self.tensor)
+
+    def protected(self) -> torch.Tensor:
+        """(m,) int64 flat indices of protected entries in `local`, on its device."""
+        return self._here(self.inverted)
+
+    def free(self) -> torch.Tensor:
+        """(n - m,) int64 flat indices in `local` of what may move, on its device."""
+        return self._here(not self.inverted)
+
+    def _here(self, others: bool) -> torch.Tensor:
+        _, here = piece_of(self.tensor).locate(torch.tensor(self.indices))
+        if others:
+            rest = torch.ones(self.local.numel(), dtype=torch.bool)
+            rest[here] = False
+            here = rest.nonzero().view(-1)
+        return here.to(self.local.device)
+
+
+def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequence[Mask] = ()) -> list[Region]:
+    """The union of masks, less others, as regions of a live model.
+
+    Raises:
+        PatchMismatchError: the model lacks a tensor, or it has another shape.
+        CheckpointError: the model is on the meta device.
+    """
+    target = LiveTarget(model)
+    kept = Mask.of({}, {})
+    for mask in masks:
+        kept = kept | _placed(mask, target, model)
+    for mask in without:
+        kept = kept - _placed(mask, target, model)
+    return [Region(name, target.tensors[name], kept[name]) for name in kept]
+
+
+def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[Region]:
+    """All that is not in a mask: the other entries of its tensors, and the base's other tensors as wholes.
+
+    Args:
+        model: weights that do not require gradients are left out, and so are those that the base lacks.
+        mask: what may move, by the base's names.
+        names: of the base's tensors.
+    """
+    architecture = architecture_of(model)
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    found = match_names(trained, names, prefix=architecture.prefix, rename=architecture.rename).found
+    return [Region(name, trained[name], mask[found[name]], inverted=True) for name in trained if name in found]
+
+
+def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
+    """Stop gradients of tensors without a free entry, which saves their part of the backward pass.
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    for region in regions:
+        if region.k == region.tensor.numel() and region.tensor.is_leaf:
+            region.tensor.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ConfigError("nothing is left to train: every weight in scope is protected")
+
+
+def _placed(mask: Mask, target: LiveTarget, model: torch.nn.Module) -> Mask:
+    """A mask by the model's own names; the model may be in another dtype."""
+    names = check_specs(mask.specs, {}, (), target, cast=True).require(type(model).__name__).names
+    placed: dict[str, Indices] = {}
+    for name in mask:  # two names of a tied tensor come to one place
+        placed[names[name]] = np.union1d(placed.get(names[name], NOTHING), mask[name])
+    return Mask.of({name: target.spec(name) for name in placed}, placed)

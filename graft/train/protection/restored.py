@@ -1,0 +1,108 @@
+"""Protection by putting back: the values of the protected entries are kept, and written again after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from graft.tensors.dtypes import as_bits, assign, clear, take
+from graft.tensors.pieces import local_of
+from graft.train.protection.region import Region
+
+_CHUNK = 1 << 20  # entries unpacked at a time
+
+
+class Coordinates(Protocol):
+    """Where the protected entries of a tensor are, part by part."""
+
+    nbytes: int
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
+        """(m,) int64 flat indices, and where their values lie among all k."""
+        ...
+
+
+class ResidentIndices:
+    """All indices at once: 8 bytes an entry, no work at a step."""
+
+    def __init__(self, region: Region) -> None:
+        self.indices = region.protected()
+        self.nbytes = self.indices.nbytes
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
+        yield self.indices, slice(0, len(self.indices))
+
+
+class PackedBits:
+    """One bit for every entry of the tensor, unpacked part by part at each step."""
+
+    def __init__(self, region: Region) -> None:
+        n = region.local.numel()
+        chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
+        chosen[region.protected()] = True
+        # the sum of eight different powers of 2 is below 256
+        self.bits = (chosen.view(-1, 8).to(torch.uint8) << _shifts(chosen)).sum(1, dtype=torch.uint8)
+        self.nbytes = self.bits.nbytes
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
+        done = 0
+        for start in range(0, len(self.bits), _CHUNK // 8):
+            indices = _set_bits(self.bits[start : start + _CHUNK // 8]) + 8 * start
+            yield indices, slice(done, done + len(indices))
+            done += len(indices)
+
+
+class Restored:
+    """One tensor whose protected entries are put back after each step of the optimizer.
+
+    Attributes:
+        region: its protected coordinates.
+        coordinates: where they are.
+        values: (k,) what they held when protection began.
+    """
+
+    def __init__(self, region: Region, *, packed: bool = False) -> None:
+        self.region = region
+        self.values = take(region.local, region.protected())
+        self.coordinates: Coordinates = PackedBits(region) if packed else ResidentIndices(region)
+
+    @property
+    def way(self) -> str:
+        """The implementation's name."""
+        return "restore" if isinstance(self.coordinates, ResidentIndices) else "bits"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return self.values.nbytes + self.coordinates.nbytes
+
+    def mask_gradient(self, gradient: torch.Tensor) -> None:
+        """Set the gradients of the protected entries to 0, so that neither clipping nor moments see them."""
+        for indices, _ in self.coordinates:
+            clear(local_of(gradient), indices)
+
+    def restore(self) -> None:
+        """Put the protected entries back, bit for bit."""
+        for indices, part in self.coordinates:
+            assign(self.region.local, indices, self.values[part])
+
+    def moved(self) -> int:
+        """Number of protected entries that do not hold the bits they held."""
+        return sum(
+            int((as_bits(take(self.region.local, indices)) != as_bits(self.values[part])).sum())
+            for indices, part in self.coordinates
+        )
+
+
+def _set_bits(packed: torch.Tensor) -> torch.Tensor:
+    """(m,) int64 places of the bits that are set in (n,) uint8, least significant first."""
+    if packed.device.type == "cpu":  # eight times as fast as `nonzero` there
+        return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), bitorder="little")))
+    return ((packed[:, None] >> _shifts(packed)) & 1).view(-1).nonzero().view(-1)
+
+
+def _shifts(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)

@@ -1,0 +1,59 @@
+"""The sections of artifacts/benchmarks.md, in their order: a line here is all that a new benchmark needs.
+
+A module's `measure()` gives the rows of its table; with `on_gpu` it takes `device="cuda"` too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table.
+
+    Attributes:
+        name: what the command line calls it.
+        title: its heading.
+        intro: what is measured, against what.
+        module: of this folder, with a function `measure`; imported when it runs.
+        options: of that function.
+        on_gpu: whether `measure` takes device="cuda".
+    """
+
+    name: str
+    title: str
+    intro: str
+    module: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    on_gpu: bool = False
+
+    def measure(self, **more: object) -> list[dict[str, object]]:
+        """The rows."""
+        module = importlib.import_module(f"tests.benchmarks.{self.module}")
+        rows: list[dict[str, object]] = module.measure(**self.options, **more)
+        return rows
+
+
+SIZE = "Bound: log2 C(N, k) bits and 16 bits a value. Random masks over the layers of real geometries; entries "
+CLOCK = "on the CPU of one thread's own time"
+EVEN, UNEVEN = "spread uniformly", "that favour some tensors"
+SECTIONS = (
+    Section("size", f"Size of a patch file at density 1e-4 in bf16, entries {EVEN}", f"{SIZE}{EVEN}.", "size"),
+    Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
+            f"{SIZE}{UNEVEN} (share times a lognormal factor, sigma 1.5).", "size", {"concentration": 1.5}),
+    Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
+    Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
+            "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
+            f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),
+    Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
+            f"LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences. Medians, {CLOCK}.",
+            "live_peft", on_gpu=True),
+    Section("compose", "Ten patches of an 8B model in bf16",
+            "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
+    Section("fuse-253m", "Fusing two models of 253M parameters in bf16",
+            "Each in a process of its own; anonymous memory as above.", "fuse"),
+)  # fmt: skip

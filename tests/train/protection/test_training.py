@@ -1,0 +1,144 @@
+"""What `train_task` protects."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graft.errors import ProtectionError, TrainingError
+from graft.patch.mask import Mask
+from graft.tasks.head import open_head
+from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import as_bits
+from graft.train.fine_tuning import find_training, train_task
+from graft.train.protection.core import Core
+from graft.train.steps import Plan, Stepper
+
+
+def draw_mask(base: Checkpoint, share: float = 0.1, seed: int = 0) -> Mask:
+    """A share of some tensors, nothing of others."""
+    generator = np.random.default_rng(seed)
+    names = [name for name in base.parameters if base.spec(name).numel > 50][::2]
+    indices = {name: generator.choice(n := base.spec(name).numel, int(share * n) + 1, replace=False) for name in names}
+    return Mask.of({name: base.spec(name) for name in names}, indices)
+
+
+def changed_at(base: Checkpoint, tensors: Any, mask: Mask, *, outside: bool = False) -> int:
+    """Number of coordinates at (or outside) a mask whose bits are not the base's."""
+    count = 0
+    for name, tensor in tensors:
+        changed = (as_bits(tensor.detach()) != as_bits(base.read(name))).flatten()
+        at = torch.zeros_like(changed)
+        at[torch.tensor(mask[name])] = True
+        count += int((changed & (at ^ outside)).sum())
+    return count
+
+
+def tensors_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    checkpoint = Checkpoint.open(folder)
+    return [(name, checkpoint.read(name)) for name in checkpoint.parameters]
+
+
+@pytest.mark.parametrize(
+    ("share", "changes"),
+    [
+        (0.001, {}),
+        (0.4, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}),
+        (0.95, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}),
+        (0.95, {"l1": 1e-4}),
+    ],
+)
+def test_a_masks_coordinates_keep_their_bits(
+    share: float, changes: dict[str, Any], base: Path, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask, config = draw_mask(checkpoint, share), dataclasses.replace(task.spec.train, epochs=1, **changes)
+    free = train_task(base, task, tmp_path / "free", config=config).path
+    assert changed_at(checkpoint, tensors_of(free), mask) > 0.4 * len(mask)  # the control
+    capsys.readouterr()
+    kept = train_task(base, task, tmp_path / "kept", config=config, protect=[mask]).path
+    assert changed_at(checkpoint, tensors_of(kept), mask) == 0
+    assert changed_at(checkpoint, tensors_of(kept), mask, outside=True) > 1000
+    assert f"protected: {len(mask):,} entries (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adamw", 0.1)])
+def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, optimizer: Any, decay: float) -> None:
+    checkpoint, config = Checkpoint.open(base), TrainSpec(optimizer, lr=1e-2, weight_decay=decay, steps=6)
+    mask, examples = draw_mask(checkpoint), task.train_examples()
+    free, confined = open_head(base, task.spec), open_head(base, task.spec)
+    plan = Plan(len(examples), config, seed=0)
+    for head, core in ((free, None), (confined, Core(only=mask, names=checkpoint.names))):
+        stepper = Stepper.start(head, plan, base, core)
+        for step in range(6):
+            stepper.take(examples[8 * step : 8 * step + 8], step)
+    assert changed_at(checkpoint, free.model.named_parameters(), mask, outside=True) > 1000  # the control
+    assert changed_at(checkpoint, confined.model.named_parameters(), mask, outside=True) == 0
+    assert changed_at(checkpoint, confined.model.named_parameters(), mask) > 0.5 * len(mask)
+
+
+def test_going_on_keeps_the_core_and_ends_in_the_same_bits(
+    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask = draw_mask(checkpoint, 0.95)
+    adamw = {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1, "epochs": 2}
+    given: dict[str, Any] = {"config": dataclasses.replace(task.spec.train, **adamw)}
+    whole = train_task(base, task, tmp_path / "whole", protect=[mask], **given).path
+    taken, take = iter(range(20)), Stepper.take
+
+    def broken(*arguments: Any) -> float:
+        if next(taken, None) is None:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "take", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train_task(base, task, tmp_path / "out", protect=[mask], **given)
+    part = draw_mask(checkpoint, 0.5)
+    others: tuple[dict[str, Any], ...] = ({}, {"protect": [part]}, {"protect": [mask], "unprotect": [part]})
+    for other in others:
+        with pytest.raises(TrainingError, match=r"belongs to a training with other settings"):
+            train_task(base, task, tmp_path / "out", resume=True, **other, **given)
+    out = train_task(base, task, tmp_path / "out", protect=[mask], resume=True, **given).path
+    pairs = zip(tensors_of(whole), tensors_of(out), strict=True)
+    assert all(torch.equal(as_bits(left), as_bits(right)) for (_, left), (_, right) in pairs)
+    assert changed_at(checkpoint, tensors_of(out), mask) == 0
+    assert find_training(base, task, out, protect=[mask], **given) is not None
+    assert find_training(base, task, out, protect=[part], **given) is None
+    assert find_training(base, task, out, **given) is None
+
+
+def test_a_core_that_moved_leaves_no_output(
+    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, take = draw_mask(Checkpoint.open(base), 0.4), Stepper.take
+
+    def tampering(stepper: Stepper, *arguments: Any) -> float:
+        loss = take(stepper, *arguments)
+        next(w for w in stepper.head.model.parameters() if w.ndim == 2).data.add_(1e-3)
+        return loss
+
+    monkeypatch.setattr(Stepper, "take", tampering)
+    with pytest.raises(ProtectionError, match=r"tensor 'embeddings.word_embeddings.weight': .* do not hold their bits"):
+        train_task(base, task, tmp_path / "out", protect=[mask])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_localizable_training_stays_out_of_the_core(base: Path, task: Task, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask, few = draw_mask(checkpoint, 0.5), LocalizableSpec(density=0.05, pull_epochs=1, epochs=1, lr=1e-2)
+    config = dataclasses.replace(task.spec.train, localizable=few)
+    free = train_task(base, task, tmp_path / "free", config=config).path
+    kept = train_task(base, task, tmp_path / "kept", config=config, protect=[mask]).path
+    assert changed_at(checkpoint, tensors_of(free), mask) > 100  # the control
+    assert changed_at(checkpoint, tensors_of(kept), mask) == 0
+    assert changed_at(checkpoint, tensors_of(kept), mask, outside=True) > 100
