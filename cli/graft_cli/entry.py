@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from graft import __version__
+from graft_cli import processes
 
 COMMANDS = {
     "run": "A whole experiment from a YAML recipe.",
@@ -77,7 +78,9 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run a command; exit 0 done, 1 refused or failed with one line, 2 wrong usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        processes.join(arguments)
         code = group.main(arguments, prog_name="graft", standalone_mode=False)
+        processes.leave()
     except click.exceptions.Abort:
         code = _say(INTERRUPTED, 130)
     except click.ClickException as error:
@@ -94,6 +97,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
     from graft.errors import GraftError
 
     if debug:
+        processes.may_speak_of_failure()
         raise error
     if isinstance(error, GraftError):
         return _say(f"error: {error}", error.exit_code)
@@ -103,5 +107,6 @@ def _explain(error: Exception, *, debug: bool) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    click.echo(line, err=True)
+    if processes.may_speak_of_failure():
+        click.echo(line, err=True)
     return code

@@ -28,6 +28,13 @@ plan = _option(
 gradient_checkpointing = _option(
     "--gradient-checkpointing", is_flag=True, help="Compute activations again on the way back: less memory, more time."
 )
+parallel = _option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp"]),
+    default="ddp",
+    show_default=True,
+    help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
+)
 dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 task = _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
 seed = _option(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft_cli import options
+from graft_cli import options, processes
 
 if TYPE_CHECKING:
     from graft.patch.skill_patch import Patch
@@ -25,6 +25,8 @@ def save_and_show(
     from graft.patch.file import save_patch
     from graft.patch.summary import describe_patch
 
+    if not processes.is_first():
+        return
     save_patch(patch, output, force=force)
     content = describe_patch(patch, output.stat().st_size, patch.provenance)
     options.show(content | dict(more or {}), as_json, [*describe_lines(content), *lines, f"wrote {output}"])

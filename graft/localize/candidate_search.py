@@ -17,9 +17,11 @@ from graft.errors import CheckpointError
 from graft.localize.coordinates import Groups
 from graft.localize.gradients import GradientSink
 from graft.localize.running_top import RunningTop
+from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.pieces import Piece, local_of, piece_of
 from graft.tensors.streaming import PART
 
 PART_ON_DEVICE = 1 << 21  # entries scored together in under 64 MiB; on the CPU in what its cache holds
@@ -32,10 +34,18 @@ class CandidateSearch(GradientSink):
         pair: base and tuned checkpoints.
         groups: (names, share of the budget): each group has a threshold of its own.
         multiple: candidates per micro-batch and entry of the budget.
+        ranks: the processes that the micro-batches are dealt out to; the union is over all of them.
     """
 
-    def __init__(self, pair: CheckpointPair, groups: Groups, multiple: int) -> None:
+    def __init__(
+        self,
+        pair: CheckpointPair,
+        groups: Groups,
+        multiple: int,
+        ranks: Ranks = Ranks(),  # noqa: B008 - immutable
+    ) -> None:
         self.pair = pair
+        self.ranks = ranks
         self._tops = {name: top for names, k in groups for top in [RunningTop(multiple * k)] for name in names}
         self._names = sorted(self._tops)
         sizes = [pair.base.spec(name).numel for name in self._names]
@@ -53,8 +63,9 @@ class CandidateSearch(GradientSink):
         if name not in self._tops:
             return
         self._seen.add(name)
-        top, start, flat = self._tops[name], self._starts[name], gradient.flatten()
-        for place, base, tuned in _read_parts(self.pair, name, gradient.device):
+        top, piece, flat = self._tops[name], piece_of(gradient), local_of(gradient).flatten()
+        start = self._starts[name] + piece.start
+        for place, base, tuned in _read_parts(self.pair, name, piece, flat.device):
             scores = tuned.float().sub(base.float()).mul_(flat[place : place + len(base)]).neg_()  # -g * delta, fp32
             if torch.isnan(scores).any():
                 raise CheckpointError(f"tensor {name!r}: its gradient is not finite")
@@ -62,13 +73,16 @@ class CandidateSearch(GradientSink):
                 scores.masked_fill_(as_bits(tuned) == as_bits(base), -torch.inf)
             top.offer(scores, start + place)
 
-    def end_batch(self) -> None:
+    def end_batch(self, *, counts: bool = True) -> None:
         """Join the best of the micro-batch to the union."""
         for name in self._names:
-            if name not in self._seen and self._tops[name].floor <= 0:  # untouched by the loss, and so scores 0
+            if (
+                counts and name not in self._seen and self._tops[name].floor <= 0
+            ):  # untouched by the loss, and so scores 0
                 self.receive(name, torch.zeros(1).expand(self.pair.base.spec(name).numel))
         tops = {id(top): top for top in self._tops.values()}
-        self._found = torch.cat([self._found, *(top.drain()[1] for top in tops.values())]).unique()  # type: ignore[no-untyped-call]
+        best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.drain()[1] for top in tops.values())])
+        self._found = torch.cat([self._found, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
         self._seen.clear()
 
     @property
@@ -84,10 +98,10 @@ class CandidateSearch(GradientSink):
 
 
 def _read_parts(
-    pair: CheckpointPair, name: str, device: torch.device
+    pair: CheckpointPair, name: str, piece: Piece, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """(place, base, tuned) of a tensor, in the base's dtype on a device, a part of the mapped files at a time."""
-    base, tuned = pair.base.read(name).flatten(), pair.tuned.read(pair.names[name]).flatten()
+    """(place, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
+    base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.tuned.read(pair.names[name])))
     size = PART if device.type == "cpu" else PART_ON_DEVICE
     for place in range(0, len(base), size):
         part = slice(place, place + size)

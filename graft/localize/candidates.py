@@ -11,9 +11,11 @@ import torch
 
 from graft.localize.coordinates import Coordinates, Groups, movement_at
 from graft.localize.gradients import GradientSink
+from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import assign, take
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.pieces import is_distributed, local_of, piece_of
 
 
 class Candidates(Coordinates):
@@ -53,8 +55,12 @@ class Candidates(Coordinates):
         self.write(torch.zeros(len(self), dtype=torch.bool))
 
     def gather(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
-        """(k_i,) fp32 on the CPU: a gradient's entries at the coordinates in a tensor."""
-        return take(gradient, self._places[name]).float().cpu()
+        """(k_i,) fp32 on the CPU: a gradient's entries at the coordinates in a tensor; 0 in the pieces of others."""
+        places = self._places[name]
+        if not is_distributed(gradient):
+            return take(gradient, places).float().cpu()
+        here, local = piece_of(gradient).locate(places)
+        return torch.zeros(len(places)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
 
     def _endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self.weights[name].dtype
@@ -65,13 +71,17 @@ class Candidates(Coordinates):
 class CandidateSum(GradientSink):
     """The sum of the gradients of candidates.
 
+    Over several processes every one gets the gathered vectors of all (4 bytes a candidate, process and micro-batch
+    travel) and adds them in the order in which the micro-batches were dealt out: the bits of one process's sum.
+
     Attributes:
         total: (n,) fp32 on the CPU, over the micro-batches that ended.
         gathered: (n,) fp32, of the present micro-batch; final when it ends.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
+    def __init__(self, candidates: Candidates, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
         self.candidates = candidates
+        self.ranks = ranks
         self.total = torch.zeros(len(candidates))
         self.gathered = torch.zeros(len(candidates))
 
@@ -79,9 +89,10 @@ class CandidateSum(GradientSink):
         """Gather the candidates' entries."""
         self.gathered[self.candidates.slices[name]] += self.candidates.gather(name, gradient)
 
-    def end_batch(self) -> None:
-        """Add what was gathered to the sum, in the order of micro-batches."""
-        self.total += self.gathered
+    def end_batch(self, *, counts: bool = True) -> None:
+        """Add what was gathered to the sum, in the order of micro-batches; zeros where there was none."""
+        for gathered in self.ranks.gather(self.gathered):
+            self.total += gathered
         self.gathered.zero_()
 
     def drain(self) -> torch.Tensor:

@@ -14,6 +14,9 @@ from functools import partial
 
 import torch
 
+from graft.parallel.sharded import is_sharded
+from graft.tasks.head import Head
+
 
 class GradientSink(ABC):
     """What becomes of the gradients of one micro-batch after another."""
@@ -22,8 +25,11 @@ class GradientSink(ABC):
     def receive(self, name: str, gradient: torch.Tensor) -> None:
         """Take the gradient of a weight, in its shape, dtype and place; it is freed when this returns."""
 
-    def end_batch(self) -> None:  # noqa: B027 - most sinks need nothing here
-        """Every weight that the micro-batch touches has been received: what was gathered of it is final."""
+    def end_batch(self, *, counts: bool = True) -> None:  # noqa: B027 - most sinks need nothing here
+        """Every weight that the micro-batch touches has been received: what was gathered of it is final.
+
+        Over several processes all end their micro-batches together; `counts` is off where there was none for this one.
+        """
 
 
 class DenseSum(GradientSink):
@@ -79,3 +85,16 @@ def _hand_over(sink: GradientSink, lock: threading.Lock, name: str, weight: torc
     with lock:
         sink.receive(name, weight.grad.detach())
     weight.grad = None
+
+
+def backpropagate(head: Head, loss: torch.Tensor, counts: bool) -> None:
+    """The backward pass of a loss that is this process's share of the work, or of nothing where it does not count.
+
+    Sharded weights need every process in every pass, and FSDP2 takes the mean over them: times their number it is the
+    sum of what each gives.
+    """
+    if is_sharded(head.model):
+        loss = loss * (head.ranks.world if counts else 0)
+    elif not counts:
+        return
+    loss.backward()  # type: ignore[no-untyped-call]

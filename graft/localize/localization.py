@@ -12,18 +12,20 @@ import torch
 
 import graft
 from graft.config import to_plain
-from graft.errors import BudgetError
+from graft.errors import BudgetError, ConfigError
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
 from graft.localize.spec import LocalizeSpec
+from graft.parallel.launch import find_ranks
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.tasks.head import open_head, tokenizer_digest
+from graft.tasks.head import spread_head, tokenizer_digest
 from graft.tasks.task import Task
 from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.pieces import local_of, piece_of
 from graft.tensors.prints import digest_of
 from graft.tensors.scope import Scope
 
@@ -37,6 +39,7 @@ def localize_skill(
     device: str = "auto",
     dtype: str = "auto",
     gradient_checkpointing: bool = False,
+    parallel: str = "ddp",
     with_base_values: bool = False,
     tables: Tables | None = None,
 ) -> Patch:
@@ -50,6 +53,9 @@ def localize_skill(
         task: the data that attributions are computed on (its training examples); None for scores without data.
         config: how to choose.
         device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
+        parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
+            one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
+            processes in another order, and candidates are those of their sums).
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
         tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
             in scope for those that take gradients of every weight).
@@ -67,7 +73,7 @@ def localize_skill(
     if METHODS[config.method].needs_data:
         search.groups  # noqa: B018 - refuses before the costly part
         where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
-        search = _with_data(search, located, task, where)
+        search = _with_data(search, located, task, {**where, "parallel": parallel})
     mask = METHODS[config.method].choose(search)
     del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
@@ -102,7 +108,8 @@ def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
     validation = task.validation_examples() if METHODS[config.method].needs_validation else []
-    head = open_head(base.path, task.spec, **where, seed=task.spec.seed)
+    _refuse_dense(config)
+    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed)
     _take_head(head.model, search.pair)
     path = GradientPath(
         head,
@@ -122,7 +129,18 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
     with torch.no_grad():
         for name in pair.extra:
             if name in own:
-                own[name].copy_(pair.tuned.read(name))
+                local_of(own[name]).copy_(piece_of(own[name]).cut(pair.tuned.read(name)))
+
+
+def _refuse_dense(config: LocalizeSpec) -> None:
+    """Refuse over several processes what holds a number for every weight."""
+    dense = config.method in ("paper", "fisher", "talos") or config.exact_scores
+    if dense and not find_ranks().is_alone:
+        what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
+        raise ConfigError(
+            f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
+            "or use attribution, taylor or learned without exact scores"
+        )
 
 
 def _architecture_named_in(config: Path) -> str | None:

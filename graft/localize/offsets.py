@@ -15,7 +15,11 @@ the change of L* from base to tuned. Fitting b alone is prior correction (Saeren
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from graft.parallel.ranks import Ranks
 
 _RIDGE = 1e-4  # keeps offsets finite where a class is told apart perfectly
 _ITERATIONS = 50
@@ -57,8 +61,20 @@ class RunningOffsets:
         self._logits = logits.clone()
         self._labels = labels
 
+        self._offsets = torch.zeros(logits.shape[1])
+
+    def fit(self) -> None:
+        """Fit the offsets on what is known now; losses until the next call are put right by these."""
+        self._offsets = fit_offsets(self._logits, self._labels)
+
+    def share(self, parts: Sequence[list[int]], ranks: Ranks) -> None:
+        """Take over the latest logits of micro-batches that were dealt out to processes; collective."""
+        known = ranks.gather(self._logits)
+        for number, places in enumerate(parts):
+            self._logits[places] = known[number % ranks.world][places]
+
     def loss(self, places: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy in nats of some examples, their logits (b, n_labels) put right by the present offsets."""
-        offsets = fit_offsets(self._logits, self._labels).to(logits.device)
+        """Mean cross-entropy in nats of some examples, their logits (b, n_labels) put right by the offsets."""
+        offsets = self._offsets.to(logits.device)
         self._logits[places] = logits.detach().float().cpu()
         return torch.nn.functional.cross_entropy(logits + offsets, self._labels[places].to(logits.device))

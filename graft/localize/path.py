@@ -11,8 +11,10 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError, PatchMismatchError
-from graft.localize.gradients import DenseSquares, DenseSum, GradientSink, pouring
+from graft.localize.gradients import DenseSquares, DenseSum, GradientSink, backpropagate, pouring
 from graft.localize.offsets import fit_offsets
+from graft.parallel.refusal import refuse_partitioned
+from graft.parallel.sharded import is_sharded
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
@@ -20,6 +22,7 @@ from graft.tasks.head import Head
 from graft.tensors.dtypes import as_bits, assign
 from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.pieces import local_of, piece_of
 
 NOTHING = Mask({}, {})
 
@@ -55,6 +58,7 @@ class GradientPath:
         seed: int = 0,
         centred: bool = True,
     ) -> None:
+        refuse_partitioned(head.model)
         self.head = head
         self.pair = pair
         self.batch_size = batch_size
@@ -144,16 +148,17 @@ class GradientPath:
         offsets: torch.Tensor | None,
         factors: Sequence[float],
     ) -> None:
-        """A backward pass of each batch's mean loss times its factor, in evaluation mode."""
+        """A backward pass of each batch's mean loss times its factor, in evaluation mode; dealt out to processes."""
         self.head.model.eval()
         with pouring(self.head.model, weights, sink):
-            bar = tqdm(batches, desc=f"gradients at {self._place}", disable=None, leave=False)
-            for batch, factor in zip(bar, factors, strict=True):
+            dealt = self.head.ranks.deal(list(zip(batches, factors, strict=True)))
+            bar = tqdm(dealt, desc=f"gradients at {self._place}", disable=None, leave=False)
+            for (batch, factor), counts in bar:
                 loss = self.head.loss(batch, offsets) * factor
                 if not torch.isfinite(loss):
                     raise CheckpointError(f"the loss is {loss.item()} at {self._place}")
-                loss.backward()  # type: ignore[no-untyped-call]
-                sink.end_batch()
+                backpropagate(self.head, loss, counts)
+                sink.end_batch(counts=counts or is_sharded(self.head.model))
 
     def _batches(self, examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
         return [examples[start : start + size] for start in range(0, len(examples), size)]
@@ -178,7 +183,8 @@ class GradientPath:
             for name, weight in self.weights.items():
                 # in the live model's dtype, which may be a lower one than the checkpoints'
                 base, tuned = (tensor.to(weight.dtype) for tensor in self.pair.read(name))
-                weight.copy_(path_point(base, tuned, alpha, f"{self.seed}\0{name}"))
+                point = path_point(base, tuned, alpha, f"{self.seed}\0{name}")
+                local_of(weight).copy_(piece_of(weight).cut(point))
 
     def move_to_graft(self, mask: Mask) -> None:
         """Set every tensor in scope to the base's, with the tuned values at a mask."""

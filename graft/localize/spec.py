@@ -19,6 +19,8 @@ class LearnSpec:
         lr: how many more points of the path a pass weighs.
         epochs: passes over the training examples.
         batch_size: examples per step.
+        micro_batch: examples per forward and backward within a step; where absent the whole step, or over several
+            processes an equal part for each. Masks are equal for any number of processes where it is given.
         restarts: how often, with other orders of examples.
         data: "train" keeps the mask with the lowest NLL on validation; "train+validation" learns from both and keeps
             the last, so that figures on validation no longer say how good the mask is.
@@ -30,6 +32,7 @@ class LearnSpec:
     lr: float = 0.5
     epochs: int = 4
     batch_size: int = 128
+    micro_batch: int | None = None
     restarts: int = 1
     data: Literal["train", "train+validation"] = "train"
 
@@ -37,6 +40,8 @@ class LearnSpec:
         for name in ("multiple", "lr", "epochs", "batch_size", "restarts"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError("micro_batch must be 1 or more")
         if self.prior < 0:
             raise ValueError("prior must be 0 or more")
 

@@ -14,10 +14,14 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError, ConfigError
+from graft.parallel.launch import find_ranks
+from graft.parallel.ranks import Ranks
+from graft.parallel.sharded import is_sharded, shard_weights
 from graft.tasks.examples import Example
-from graft.tasks.placement import checkpoint_layers, place_model
+from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
 
+ENGINES = ("ddp", "fsdp")
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,7 +32,10 @@ class Head(ABC):
         model: the transformers model; what is trained, localised and grafted.
         tokenizer: its tokenizer, with a padding token.
         task: the task's typed content.
+        ranks: the processes that share this head's work; alone unless `spread_head` says otherwise.
     """
+
+    ranks = Ranks()
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
         self.model = model
@@ -78,16 +85,20 @@ class Head(ABC):
     def predict(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> torch.Tensor:
         """(n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
 
-        Examples of like length share a batch, which saves padding; the result is in the order given.
+        Examples of like length share a batch, which saves padding; the result is in the order given. Batches are dealt
+        out to the processes, if there are several, and the result is the same on each: a collective call.
         """
         order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
         width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
         result = torch.full((len(examples), width), -torch.inf)
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         with self.evaluating(), self._repeated_work_done_once():
-            for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
-                batch = order[start : start + batch_size]
+            for batch, _ in tqdm(self.ranks.deal(batches), desc=label, disable=None, leave=False):
                 logits = self.logits([examples[i] for i in batch]).float().cpu()
                 result[batch, : logits.shape[1]] = logits
+        parts = self.ranks.gather(result)
+        for number, batch in enumerate(batches):
+            result[batch] = parts[number % self.ranks.world][batch]
         return result
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
@@ -102,7 +113,8 @@ class Head(ABC):
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            # FSDP2 writes into the tensors that it gathered first, which inference mode forbids later on
+            with torch.no_grad() if is_sharded(self.model) else torch.inference_mode():
                 yield
         finally:
             self.model.train(was_training)
@@ -116,6 +128,25 @@ class Head(ABC):
     def _repeated_work_done_once(self) -> Any:
         """A context in which weights do not change, so that a head may cache what depends on them alone."""
         return contextlib.nullcontext()
+
+
+def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str = "auto", **how: Any) -> Head:
+    """`open_head` on every process of this run: each has the whole model ("ddp"), or a shard of each tensor ("fsdp").
+
+    Alone it is `open_head`, whatever `parallel` says.
+
+    Raises:
+        CheckpointError, ConfigError: as `open_head`; and for no such engine.
+    """
+    if parallel not in ENGINES:
+        raise ConfigError(f"parallel {parallel!r}: choose from {', '.join(ENGINES)}")
+    ranks = find_ranks()
+    sharded = parallel == "fsdp" and not ranks.is_alone
+    head = open_head(path, task, device="cpu" if sharded else device, **how)
+    head.ranks = ranks
+    if sharded:
+        shard_weights(head.model, find_device(device))
+    return head
 
 
 def open_head(

@@ -68,6 +68,13 @@ class Piece:
         """Whether every element is here."""
         return self.size == self.shape
 
+    @property
+    def start(self) -> int:
+        """The flat index of its first element; the others follow it where the cut is along the first dimension."""
+        if any(part != whole for part, whole in zip(self.size[1:], self.shape[1:], strict=True)):
+            raise CheckpointError("weights must be cut along their first dimension, as fully_shard does by itself")
+        return self.offset[0] * math.prod(self.shape[1:]) if self.shape else 0
+
     def locate(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which of some elements of the whole are here, and where.
 

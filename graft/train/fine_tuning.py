@@ -20,10 +20,11 @@ from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.movement import diff_checkpoints
 from graft.outputs import new_folder, refuse_existing
+from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, open_head, quiet_transformers
+from graft.tasks.head import Head, quiet_transformers, spread_head
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.location import locate
@@ -75,6 +76,7 @@ def train_task(
     device: str = "auto",
     dtype: str = "auto",
     gradient_checkpointing: bool = False,
+    parallel: str = "ddp",
     resume: bool = False,
     force: bool = False,
 ) -> TrainResult:
@@ -82,6 +84,9 @@ def train_task(
 
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
+
+    Where a launcher started several processes, all of them call this: each takes a part of every batch, the updates
+    are those of one process up to rounding (`graft.train.distribution`), and the first writes. Dropout draws by rank.
 
     Args:
         base: a local folder, the embedded encoder or a Hub id.
@@ -92,6 +97,7 @@ def train_task(
             holds, and masks.
         unprotect: coordinates to leave out of them.
         device, dtype, gradient_checkpointing: where and how, as in `open_head`.
+        parallel: over several processes: the whole model on each ("ddp"), or shards of it ("fsdp", FSDP2).
         resume: go on from `OUT.resume`.
         force: replace an existing folder.
 
@@ -110,21 +116,23 @@ def train_task(
     core, stage = asked, config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
-        core, stage = _confine(base, task, out, config, asked, {**where, "resume": resume})
-    head = open_head(located.path, task.spec, **where, seed=seed)
+        core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
+    head = spread_head(located.path, task.spec, parallel=parallel, **where, seed=seed)
     plan = Plan(len(train), stage, seed)
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core))
+    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    with new_folder(out, force=force) as folder:
-        _save_model(head, folder, out)
+    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
+    if head.ranks.is_first:
         record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
         record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
         record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
         record["print"] = print_training(located.path, task, config, seed, dtype, asked.digest())
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with new_folder(out, force=force) as folder:
+            _save_model(head, folder, out, weights)
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
     state.cleared()
-    shutil.rmtree(_pulled_folder(out), ignore_errors=True)
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -185,12 +193,12 @@ def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> 
     return json.dumps(parts, sort_keys=True)
 
 
-def _save_model(head: Head, folder: Path, out: Path) -> None:
+def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
     from safetensors import SafetensorError
 
     try:
         with quiet_transformers():
-            head.model.save_pretrained(folder)
+            head.model.save_pretrained(folder, state_dict=weights)
             head.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own kind, where Python would raise OSError
         raise OutputError(f"{out}: cannot be written ({error})") from error
@@ -201,7 +209,7 @@ def _run(
 ) -> tuple[list[Epoch], int]:
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
-    torch.manual_seed(plan.seed)  # of dropout
+    torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
     epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer)]
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:

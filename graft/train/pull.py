@@ -17,6 +17,7 @@ import torch
 from graft.tensors.architecture import architecture_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.names import match_names
+from graft.tensors.pieces import local_of, piece_of
 
 
 class BasePull:
@@ -37,9 +38,10 @@ class BasePull:
     @torch.no_grad()
     def step(self, threshold: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
-        for weight, name in self.weights:
-            base = self.base.read(name).to(weight.device, weight.dtype)
-            moved = _shrink(weight - base, threshold, _scale_of(weight, optimizer))
+        for trained, name in self.weights:
+            weight = local_of(trained)  # each entry by itself, so that every process pulls its own piece
+            base = piece_of(trained).cut(self.base.read(name)).to(weight.device, weight.dtype)
+            moved = _shrink(weight - base, threshold, _scale_of(trained, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 
 
@@ -56,5 +58,5 @@ def _scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> 
     if optimizer is None or "exp_avg_sq" not in state:
         return None
     group = optimizer.param_groups[0]
-    second: torch.Tensor = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+    second: torch.Tensor = local_of(state["exp_avg_sq"]) / (1 - group["betas"][1] ** float(state["step"]))
     return second.sqrt() + float(group["eps"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from graft.errors import OutputError, TrainingError
 from graft.outputs import new_file
+from graft.parallel.ranks import Ranks
+from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 
 Figures = tuple[float, ...]
 
@@ -21,14 +24,18 @@ def state_folder(out: Path) -> Path:
 class TrainingState:
     """Model, optimizer and random state on disk, beside the output.
 
+    Over several processes the first writes, and all must see the folder; every call is collective then.
+
     Attributes:
         folder: where; it does not exist while there is no state.
         fingerprint: what was asked for; a state of another training is refused.
+        ranks: the processes.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
         self.folder = folder
         self.fingerprint = fingerprint
+        self.ranks = ranks
 
     @property
     def file(self) -> Path:
@@ -37,7 +44,9 @@ class TrainingState:
 
     def cleared(self) -> TrainingState:
         """Itself, after dropping what lay there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.ranks.is_first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.ranks.wait()
         return self
 
     def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, figures: list[Figures]) -> None:
@@ -48,12 +57,16 @@ class TrainingState:
         """
         content = {
             "fingerprint": self.fingerprint,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "model": gather_state(model, self.ranks),
+            "optimizer": self._gather_moments(optimizer),
             "figures": figures,
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": self.ranks.gather_objects(_random_state()),
         }
+        if self.ranks.is_first:
+            self._write(content)
+        self.ranks.wait()
+
+    def _write(self, content: dict[str, Any]) -> None:
         with new_file(self.file, force=True) as temporary:
             try:
                 torch.save(content, temporary)
@@ -74,9 +87,37 @@ class TrainingState:
             raise TrainingError(f"{self.folder}: not readable; delete it to start anew") from error
         if content["fingerprint"] != self.fingerprint:
             raise TrainingError(f"{self.folder}: belongs to a training with other settings; delete it to start anew")
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["cpu"])
-        if content["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(content["cuda"])
+        put_state(model, content["model"])
+        _load_moments(optimizer, content["optimizer"])
+        if self.ranks.rank < len(content["random"]):  # more processes than before: the new ones draw by their seed
+            _set_random_state(content["random"][self.ranks.rank])
         return [tuple(figures) for figures in content["figures"]]
+
+    def _gather_moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimizer's state, sharded moments made whole."""
+        whole = optimizer.state_dict()
+        whole["state"] = {
+            place: {name: gather_whole(v, self.ranks) if torch.is_tensor(v) else v for name, v in moments.items()}
+            for place, moments in whole["state"].items()
+        }
+        return whole
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
+    """Load the optimizer's state, in pieces as the weights are."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for place, moments in whole["state"].items():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.shape == weights[place].shape:
+                moments[name] = spread_like(value, weights[place])
+    optimizer.load_state_dict(whole)
+
+
+def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state[1])

@@ -12,11 +12,13 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
+from graft.parallel.refusal import refuse_partitioned
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
+from graft.train.distribution import SharedLoss
 from graft.train.protection.core import Core
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.region import Region, freeze_wholes
@@ -97,6 +99,7 @@ class Stepper:
         head: the model in training.
         optimizer: over its weights in scope.
         plan: of the whole training.
+        loss: of a batch, shared out to the head's processes.
         pull: towards the base, where there is one.
         protection: of what must not move, where there is something.
     """
@@ -104,6 +107,7 @@ class Stepper:
     head: Head
     optimizer: torch.optim.Optimizer
     plan: Plan
+    loss: SharedLoss
     pull: BasePull | None = None
     protection: Protection | None = None
 
@@ -112,16 +116,18 @@ class Stepper:
         """The stepper of a fresh training, with its core protected where there is one.
 
         Raises:
-            ConfigError: the scope holds no tensor of the model, or all of it is protected.
+            ConfigError: the scope holds no tensor of the model, all of it is protected, or its weights are partitioned
+                by another engine.
             PatchMismatchError: a patch of the core does not fit.
         """
+        refuse_partitioned(head.model)
         choose_trained(head.model, plan.config)
         regions = core.regions(head.model) if core else []
         freeze_wholes(head.model, regions)
         optimizer = make_optimizer(head.model, plan.config)
         pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
         protection = _guard(head.model, optimizer, core, regions, pull) if core else None
-        return cls(head, optimizer, plan, pull, protection)
+        return cls(head, optimizer, plan, SharedLoss(head), pull, protection)
 
     @_saying_what_to_lower()
     def take(self, batch: Sequence[Example], step: int) -> float:
@@ -145,8 +151,7 @@ class Stepper:
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
-        loss = self.head.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.loss.backward(batch)
         value = loss.item()
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")

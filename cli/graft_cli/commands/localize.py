@@ -86,6 +86,7 @@ METHODS = {
 @options.device
 @options.dtype
 @options.gradient_checkpointing
+@options.parallel
 @options.plan
 @options.force
 @options.as_json
@@ -102,6 +103,7 @@ def command(
     device: str,
     dtype: str,
     gradient_checkpointing: bool,
+    parallel: str,
     plan: bool,
     force: bool,
     as_json: bool,
@@ -142,7 +144,7 @@ def command(
         assert found is not None
         options.show(found.to_json(), as_json, _curve_lines(found))
         return
-    patch = localize_skill(base, tuned, task, config, **where, with_base_values=with_base_values)
+    patch = localize_skill(base, tuned, task, config, **where, parallel=parallel, with_base_values=with_base_values)
     more = {"curve": found.to_json()} if found else {}
     lines = ["", *_curve_lines(found), ""] if found else []
     save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines)

@@ -44,6 +44,7 @@ from graft_cli.regions import load_regions
 @options.device
 @options.dtype
 @options.gradient_checkpointing
+@options.parallel
 @options.plan
 @options.force
 @options.as_json
@@ -63,6 +64,7 @@ def command(
     device: str,
     dtype: str,
     gradient_checkpointing: bool,
+    parallel: str,
     plan: bool,
     force: bool,
     as_json: bool,
@@ -101,6 +103,7 @@ def command(
         options.show(planned.to_json(), as_json, planned.lines())
         return
     regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
+    where["parallel"] = parallel
     result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
     epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     lines = [

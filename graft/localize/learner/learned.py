@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from graft.errors import CheckpointError
 from graft.localize.candidates import Candidates, CandidateSum
-from graft.localize.gradients import pouring
+from graft.localize.gradients import backpropagate, pouring
 from graft.localize.offsets import RunningOffsets
 from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
@@ -84,13 +84,12 @@ class MaskLearner:
         """
         n, size, total = len(self.examples), self.config.batch_size, 0.0
         order = torch.randperm(n, generator=generator).tolist()
-        sink = CandidateSum(self.candidates)
+        sink = CandidateSum(self.candidates, self.head.ranks)
         with pouring(self.head.model, self.candidates.weights, sink):
             for start in range(0, n, size):
                 places = order[start : start + size]
                 self.candidates.write(self.kept)
-                total += self._backward(places) * len(places)
-                sink.end_batch()
+                total += self._step(places, sink) * len(places)
                 weight = self.config.lr * len(places) / n
                 self.scores.addcmul_(sink.drain(), self.candidates.movement, value=-weight)
         return total / n
@@ -101,16 +100,31 @@ class MaskLearner:
         with torch.no_grad():
             size = self.config.batch_size
             batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-            return sum(self.head.loss(batch).item() * len(batch) for batch in batches) / len(examples)
+            sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.deal(batches)]
+            return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
 
-    def _backward(self, places: list[int]) -> float:
-        batch = [self.examples[i] for i in places]
-        offsets = self._offsets
+    def _step(self, places: list[int], sink: CandidateSum) -> float:
+        """The gradient of some examples' mean loss, in micro-batches that are dealt out to processes; that loss."""
+        ranks, offsets, losses = self.head.ranks, self._offsets, []
+        size = self.config.micro_batch or -(-len(places) // ranks.world)
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
+        if offsets is not None:
+            offsets.fit()
+        for part, counts in ranks.deal(parts):
+            loss = self._loss(part) * (len(part) / len(places))
+            losses.append(loss.item())
+            backpropagate(self.head, loss, counts)
+            sink.end_batch(counts=counts)
+        if offsets is not None:
+            offsets.share(parts, ranks)
+        return sum(ranks.collect(losses, len(parts)))
+
+    def _loss(self, places: list[int]) -> torch.Tensor:
+        batch, offsets = [self.examples[i] for i in places], self._offsets
         loss = self.head.loss(batch) if offsets is None else offsets.loss(places, self.head.logits(batch))
         if not torch.isfinite(loss):
             raise CheckpointError(f"the loss is {loss.item()} at a graft of {int(self.kept.sum()):,} entries")
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        return loss
 
     def _start_offsets(self) -> RunningOffsets:
         self.candidates.write(self.kept)

@@ -78,7 +78,7 @@ class OfCandidates(CandidateSum):
     """Attributions of candidates, from the points so far."""
 
     def __init__(self, given: ScoreInput, mask: Mask) -> None:
-        super().__init__(Candidates(given.pair, given.model.weights, mask, given.groups))
+        super().__init__(Candidates(given.pair, given.model.weights, mask, given.groups), given.model.head.ranks)
         self.given = given
         self.weights = self.candidates.weights
 
@@ -95,7 +95,7 @@ class OfCandidates(CandidateSum):
 def find_candidates(given: ScoreInput) -> Mask:
     """The best of a few micro-batches at the base."""
     spec = given.candidates or CandidateSpec()
-    search = CandidateSearch(given.pair, given.groups, spec.multiple)
+    search = CandidateSearch(given.pair, given.groups, spec.multiple, given.model.head.ranks)
     given.model.pour(search, micro_batches=spec.micro_batches)
     return search.mask
 

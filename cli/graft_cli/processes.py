@@ -1,0 +1,59 @@
+"""Commands under a launcher, such as torchrun: which run over several processes, and who of these speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SHARED = ("train", "localize")
+
+
+def join(arguments: Sequence[str]) -> None:
+    """Join the launcher's other processes, if there are any; all but the first fall silent.
+
+    Raises:
+        ConfigError: the command has no work to share.
+    """
+    if not _is_launched():
+        return
+    from graft.errors import ConfigError
+    from graft.parallel.launch import find_ranks
+
+    if not find_ranks().is_first:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end
+    if arguments and arguments[0] not in SHARED:
+        raise ConfigError(f"graft {arguments[0]} runs in one process: start it without a launcher")
+
+
+def is_first() -> bool:
+    """Whether this process writes files: the only one, or the first of several."""
+    if not _is_launched():
+        return True
+    from graft.parallel.launch import find_ranks
+
+    return find_ranks().is_first
+
+
+def may_speak_of_failure() -> bool:
+    """Whether to show an error here: several processes fail one after another, and the first to fail says why."""
+    if not _is_launched():
+        return True
+    from graft.parallel.launch import is_first_to_fail
+
+    sys.stderr = sys.__stderr__
+    return is_first_to_fail()
+
+
+def leave() -> None:
+    """Part from the other processes at the end of a command."""
+    if _is_launched():
+        from graft.parallel.launch import leave
+
+        leave()
+
+
+def _is_launched() -> bool:
+    """A look at the environment that costs nothing: the library looks closer."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"

@@ -1,0 +1,82 @@
+"""Weights spread over processes by FSDP2, and brought together again tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+
+from graft.parallel.ranks import Ranks
+from graft.tensors.pieces import is_distributed, local_of, piece_of
+from graft.tensors.scope import layer_of
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def shard_weights(model: Model, device: torch.device) -> Model:
+    """Spread a model over all processes in place: one group of tensors per numbered layer, one for the rest.
+
+    Args:
+        model: the whole model, in host memory: each layer goes to the device alone and leaves its shard there.
+        device: where the shards go.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for name, module in model.named_modules():
+        if name and layer_of(f"{name}.") == name:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether a model's weights are DTensors."""
+    return any(is_distributed(weight) for weight in model.parameters())
+
+
+def gather_whole(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """A DTensor as a plain tensor in the first process's host memory, of no elements in the others; collective.
+
+    A plain tensor is returned as it is.
+    """
+    if not is_distributed(tensor):
+        return tensor
+    whole = tensor.full_tensor().detach()  # of one tensor at a time on the device
+    return whole.cpu() if ranks.is_first else torch.empty(0)
+
+
+def gather_state(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """A model's state as plain tensors in the first process, tensor by tensor; collective.
+
+    What is tied stays tied.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    gathered: dict[int, torch.Tensor] = {}
+    result = {}
+    for name, value in model.state_dict().items():
+        owner = weights.get(name, value)
+        if id(owner) not in gathered:
+            gathered[id(owner)] = gather_whole(value, ranks)
+        result[name] = gathered[id(owner)]
+    return result
+
+
+def put_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Write plain tensors, as every process read them, into a model's state or the pieces of it that are here."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            local_of(tensor).copy_(piece_of(tensor).cut(state[name]))
+
+
+def spread_like(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A plain tensor of a weight's shape in pieces as the weight is; itself where the weight is plain."""
+    if not is_distributed(weight):
+        return whole
+    from torch.distributed.tensor import DTensor
+
+    local = piece_of(weight).cut(whole).to(weight.device).contiguous()
+    mesh, placements, stride = weight.device_mesh, weight.placements, weight.stride()
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=weight.shape, stride=stride)

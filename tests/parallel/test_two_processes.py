@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from graft.patch.file import load_patch
+from tests.parallel import worker
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Two processes on one core each, as a person would start them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    more = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shelf with a base that drops nothing out: what one process draws, two cannot."""
+    folder = shutil.copytree(shelf, tmp_path_factory.mktemp("parallel") / "shelf")
+    config = json.loads((folder / "base" / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "base" / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(folder: Path) -> Path:
+    """What two processes made, all in one start."""
+    out = folder.with_name("out")
+    out.mkdir()
+    run = torchrun(ROOT / "tests" / "parallel" / "worker.py", folder, out)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(out: Path) -> Any:
+    return json.loads((out / "found.json").read_text())
+
+
+def distance(left: Path, right: Path) -> float:
+    """The largest difference between the weights of two folders of the same tensors."""
+    one, two = (load_file(folder / "model.safetensors") for folder in (left, right))
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def test_flat_indices_find_their_entries_in_shards(found: Any) -> None:
+    assert len(found["pieces"]) == 4
+    assert all(found["pieces"].values()), found["pieces"]
+
+
+def test_a_hook_on_a_sharded_weight_fires_once_the_gradients_are_summed(found: Any) -> None:
+    assert found["hooks"] == {"fired": [2], "exact": [True]}
+
+
+def test_items_are_dealt_in_turn_and_collected_in_their_order(found: Any) -> None:
+    assert found["dealt"] == [[["a", True], ["c", True]], [["b", True], ["c", False]]]
+    assert found["collected"] == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize("name", worker.TRAININGS)
+def test_two_processes_train_as_one_does(name: str, folder: Path, out: Path, tmp_path: Path) -> None:
+    worker.train(folder, name, tmp_path / "one")
+    moved = distance(folder / "base", tmp_path / "one")
+    for parallel in ("ddp", "fsdp"):
+        assert distance(tmp_path / "one", out / f"{name}-{parallel}") < 1e-3 * moved
+        files = {path.name for path in (out / f"{name}-{parallel}").iterdir()}
+        assert files == {path.name for path in (tmp_path / "one").iterdir()}
+    worker.train(folder, name, tmp_path / "other", parallel="fsdp")  # alone it changes nothing
+    assert distance(tmp_path / "one", tmp_path / "other") == 0
+    assert not list(out.glob("*.resume"))
+
+
+@pytest.mark.parametrize("name", worker.SEARCHES)
+def test_the_mask_of_two_processes_is_one_processes(name: str, folder: Path, out: Path) -> None:
+    one, two = worker.localize(folder, name), load_patch(out / f"{name}-ddp.safetensors")
+    assert one.mask == two.mask
+    assert all(torch.equal(one.values[tensor], two.values[tensor]) for tensor in one.mask)
+
+
+def test_other_micro_batches_can_give_another_mask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = worker.localize(folder, "attribution")
+    fewer = dataclasses.replace(worker.SEARCHES["attribution"], batch_size=64)
+    fewer = dataclasses.replace(fewer, candidates=dataclasses.replace(fewer.candidates, micro_batches=1, multiple=1))
+    monkeypatch.setitem(worker.SEARCHES, "attribution", fewer)
+    assert worker.localize(folder, "attribution").mask != one.mask
+
+
+def test_sharded_weights_give_nearly_the_same_mask(folder: Path, out: Path) -> None:
+    one, sharded = worker.localize(folder, "attribution").mask, load_patch(out / "attribution-fsdp.safetensors").mask
+    assert len(sharded) == len(one)
+    assert len(one & sharded) >= 0.9 * len(one)
+
+
+def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: Path) -> None:
+    """The second process cannot write its part of the answer; the first would wait for it."""
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import os, sys\n"
+        "from graft_cli import main\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    from graft.tasks.similarity import SimilarityHead\n"
+        "    from graft.errors import DataError\n"
+        "    def fail(*_):\n"
+        "        raise DataError('the second process has had enough')\n"
+        "    SimilarityHead.logits = fail\n"
+        "main()\n"
+    )
+    task = folder / "toy" / "task.yaml"
+    run = torchrun(broken, "train", folder / "base", "--task", task, "-o", tmp_path / "out")
+    assert run.returncode == 1
+    assert [line for line in run.stderr.splitlines() if line.startswith("error:")] == [
+        "error: the second process has had enough"
+    ]
+    assert 'Traceback (most recent call last):\n  File "' + str(broken) not in run.stderr
+    assert run.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_speaks_once(folder: Path, tmp_path: Path) -> None:
+    options = ["--task", folder / "toy" / "task.yaml", "--budget", 20, "--points", 1, "--json"]
+    module = ["-m", "graft_cli", "localize", folder / "base", folder / "tuned"]
+    run = torchrun(*module, *options, "-o", tmp_path / "skill.safetensors")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["k"] == 20
+    assert "error" not in run.stderr

@@ -1,0 +1,110 @@
+"""What each of two processes does; run by torchrun. The first writes what came out as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from graft.localize.localization import localize_skill
+from graft.localize.spec import LearnSpec, LocalizeSpec
+from graft.parallel.launch import find_ranks, leave
+from graft.patch.file import save_patch
+from graft.tasks.task import Task
+from graft.tensors.dtypes import assign, same_bits, take
+from graft.tensors.pieces import local_of, piece_of
+from graft.train.fine_tuning import train_task
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "sgd": {"l1": 1e-4, "epochs": 1},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 5, "epochs": 1},  # 128 examples: the last batch has 3
+}
+SEARCHES = {
+    "attribution": LocalizeSpec(budget=60, points=3, batch_size=12),
+    "learned": LocalizeSpec(
+        budget=60, points=2, batch_size=12, method="learned", learn=LearnSpec(batch_size=48, micro_batch=10, epochs=2)
+    ),
+}
+
+
+def train(folder: Path, name: str, out: Path, **how: Any) -> None:
+    task = Task.load(folder / "toy" / "task.yaml")
+    config = dataclasses.replace(task.spec.train, **TRAININGS[name])
+    train_task(folder / "base", task, out, config=config, **how)
+
+
+def localize(folder: Path, name: str, **how: Any) -> Any:
+    task = Task.load(folder / "toy" / "task.yaml")
+    return localize_skill(folder / "base", folder / "tuned", task, SEARCHES[name], **how)
+
+
+def check_pieces() -> dict[str, bool]:
+    """take and assign on DTensors against the full tensors, uneven and empty pieces among them."""
+    mesh, fine = init_device_mesh("cpu", (2,)), {}
+    for shape, dimension, dtype in (
+        ((5, 3), 0, torch.bfloat16),
+        ((5, 3), 1, torch.float32),
+        ((1, 4), 0, torch.float64),
+        ((3,), 0, torch.float16),
+    ):
+        whole = torch.arange(torch.Size(shape).numel()).sub(3).reshape(shape).to(dtype)
+        whole.view(-1)[0] = -0.0
+        spread = distribute_tensor(whole.clone(), mesh, [Shard(dimension)])
+        everywhere, indices = torch.arange(whole.numel()), torch.tensor([0, whole.numel() - 1, 1])
+        same = same_bits(take(spread, everywhere), whole.flatten())
+        same &= same_bits(piece_of(spread).cut(whole).contiguous(), local_of(spread).contiguous())
+        for tensor in (spread, whole):
+            assign(tensor, indices, torch.tensor([7, -0.0, 9]).to(dtype))
+        fine[f"{shape} {dimension}"] = same and same_bits(take(spread, everywhere), whole.flatten())
+    return fine
+
+
+def count_hooks() -> dict[str, Any]:
+    """When a hook on a sharded weight fires, over three micro-batches of which the last one is reduced."""
+    torch.manual_seed(0)
+    model, inputs = torch.nn.Linear(3, 5, bias=False), torch.randn(6, 3)
+    (whole,) = torch.autograd.grad(model(inputs).sum(), model.weight)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    fired, exact = [], []
+
+    def hook(weight: torch.Tensor) -> None:
+        fired.append(step)
+        assert weight.grad is not None
+        exact.append(torch.allclose(local_of(weight.grad), piece_of(weight).cut(whole)))
+
+    model.weight.register_post_accumulate_grad_hook(hook)
+    mine = inputs.chunk(2)[distributed.get_rank()]
+    for step in range(3):
+        model.set_requires_gradient_sync(step == 2)  # type: ignore[operator]
+        model(mine[step : step + 1]).sum().mul(2).backward()  # two processes, of which the mean is taken
+    return {"fired": fired, "exact": exact}
+
+
+def main(folder: Path, out: Path) -> None:
+    ranks = find_ranks()
+    found = {"pieces": check_pieces(), "hooks": count_hooks(), "world": ranks.world}
+    found["dealt"] = ranks.gather_objects(ranks.deal("abc"))
+    found["collected"] = ranks.collect([ranks.rank + 0.5, ranks.rank + 2.5], 3)
+    for name in TRAININGS:
+        for parallel in ("ddp", "fsdp"):
+            train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
+    for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
+        for name in names:
+            patch = localize(folder, name, parallel=parallel)
+            if ranks.is_first:
+                save_patch(patch, out / f"{name}-{parallel}.safetensors")
+    if ranks.is_first:
+        (out / "found.json").write_text(json.dumps(found))
+    leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
