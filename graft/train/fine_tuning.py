@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,16 +122,10 @@ def train_task(
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
-    if head.ranks.is_first:
-        record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
-        record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
-        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-        record["print"] = print_training(located.path, task, config, seed, dtype, asked.digest())
-        with new_folder(out, force=force) as folder:
-            _save_model(head, folder, out, weights)
-            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
+    record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
+    record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
+    record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
+    _save(head, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
 
@@ -191,6 +185,17 @@ def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> 
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
     parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), core.digest()]
     return json.dumps(parts, sort_keys=True)
+
+
+def _save(head: Head, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
+    """Make the folder; over several processes the first does, with what the others gave."""
+    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
+    if head.ranks.is_first:
+        record["print"] = find_print()
+        with new_folder(out, force=force) as folder:
+            _save_model(head, folder, out, weights)
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
 
 
 def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
