@@ -85,8 +85,7 @@ def train_task(
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
 
-    Where a launcher started several processes, all of them call this: each takes a part of every batch, the updates
-    are those of one process up to rounding (`graft.train.distribution`), and the first writes. Dropout draws by rank.
+    Several processes all call this: the updates are one's up to rounding (`graft.train.distribution`), the first writes.
 
     Args:
         base: a local folder, the embedded encoder or a Hub id.
@@ -110,10 +109,8 @@ def train_task(
     out, config = Path(out), config or task.spec.train
     seed = task.spec.seed if config.seed is None else config.seed
     refuse_existing(out, force=force)
-    train, validation = task.train_examples(), task.validation_examples()
-    located = locate(base)
-    asked = Core(protect, unprotect)
-    core, stage = asked, config
+    train, validation, located = task.train_examples(), task.validation_examples(), locate(base)
+    core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
