@@ -85,7 +85,7 @@ def train_task(
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
 
-    Several processes all call this: the updates are one's up to rounding (`graft.train.distribution`), the first writes.
+    Several processes all call this: updates are one process's up to rounding (`graft.train.distribution`).
 
     Args:
         base: a local folder, the embedded encoder or a Hub id.
