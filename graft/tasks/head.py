@@ -141,6 +141,8 @@ def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str = "aut
     if parallel not in ENGINES:
         raise ConfigError(f"parallel {parallel!r}: choose from {', '.join(ENGINES)}")
     ranks = find_ranks()
+    if device == "auto-map" and not ranks.is_alone:
+        raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
     sharded = parallel == "fsdp" and not ranks.is_alone
     head = open_head(path, task, device="cpu" if sharded else device, **how)
     head.ranks = ranks

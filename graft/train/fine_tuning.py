@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,7 @@ def train_task(
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
 
-    Where a launcher started several processes, all of them call this: each takes a part of every batch, the updates
-    are those of one process up to rounding (`graft.train.distribution`), and the first writes. Dropout draws by rank.
+    Several processes all call this: updates are one process's up to rounding (`graft.train.distribution`).
 
     Args:
         base: a local folder, the embedded encoder or a Hub id.
@@ -110,10 +109,8 @@ def train_task(
     out, config = Path(out), config or task.spec.train
     seed = task.spec.seed if config.seed is None else config.seed
     refuse_existing(out, force=force)
-    train, validation = task.train_examples(), task.validation_examples()
-    located = locate(base)
-    asked = Core(protect, unprotect)
-    core, stage = asked, config
+    train, validation, located = task.train_examples(), task.validation_examples(), locate(base)
+    core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
@@ -122,16 +119,10 @@ def train_task(
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core)
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
-    if head.ranks.is_first:
-        record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
-        record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
-        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-        record["print"] = print_training(located.path, task, config, seed, dtype, asked.digest())
-        with new_folder(out, force=force) as folder:
-            _save_model(head, folder, out, weights)
-            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
+    record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
+    record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
+    record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
+    _save(head, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
 
@@ -191,6 +182,17 @@ def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> 
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
     parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), core.digest()]
     return json.dumps(parts, sort_keys=True)
+
+
+def _save(head: Head, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
+    """Make the folder; over several processes the first does, with what the others gave."""
+    weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
+    if head.ranks.is_first:
+        record["print"] = find_print()
+        with new_folder(out, force=force) as folder:
+            _save_model(head, folder, out, weights)
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
 
 
 def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:

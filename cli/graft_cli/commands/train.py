@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,6 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --localizable -o runs/sparse
       graft train runs/merged --task task.yaml --protect skill.safetensors --unprotect old.safetensors -o runs/next
     """
-    from graft.config import override, read_config, to_plain
-    from graft.tasks.spec import TrainSpec
     from graft.train.fine_tuning import train_task
     from graft.train.planning import plan_training
 
@@ -92,11 +91,7 @@ def command(
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
     _check_usage(method, protect, unprotect, density if not localizable else None)
     task = options.load_task(task_file, seed)
-    given = {key: value for key, value in settings.items() if value is not None}
-    block = to_plain(task.spec.train)
-    if localizable:
-        given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
-    config = read_config(TrainSpec, override({**block, **given}, assignments), "command line")
+    config = _read_config(task, settings, density, localizable, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if output is None or plan:
         planned = plan_training(base, task, config, **where)
@@ -111,6 +106,20 @@ def command(
         for number, epoch in enumerate(result.epochs, start=1)
     ]
     options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
+
+
+def _read_config(
+    task: Any, settings: Mapping[str, object], density: float | None, localizable: bool, assignments: tuple[str, ...]
+) -> Any:
+    """The task's train block with what the options and --set change in it."""
+    from graft.config import override, read_config, to_plain
+    from graft.tasks.spec import TrainSpec
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    block = to_plain(task.spec.train)
+    if localizable:
+        given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
+    return read_config(TrainSpec, override({**block, **given}, assignments), "command line")
 
 
 def _check_usage(
