@@ -1,4 +1,8 @@
-"""Outputs are written beside their place and moved into it, so that a crash leaves no half file."""
+"""Outputs are written beside their place and moved into it, so that a crash leaves no half file.
+
+A process that is killed outright leaves its temporary behind, hidden beside the output. The next that writes the same
+output removes it: a temporary is locked for as long as its process lives, so that one without a lock is nobody's.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,11 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     with _parents_of(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        _remove_stale(path)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         temporary = Path(name)
         try:
+            _lock(handle)
             yield temporary
             _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
@@ -46,6 +51,8 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -59,8 +66,11 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     with _parents_of(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _remove_stale(path)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
+        handle = os.open(temporary, os.O_RDONLY)
         try:
+            _lock(handle)
             yield temporary
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
@@ -70,6 +80,38 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        finally:
+            os.close(handle)
+
+
+def _prefix(path: Path, what: str = "") -> str:
+    return f".{path.name}.graft-{what}"
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; whether nobody else holds it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # a system or a disk without such locks: nothing counts as stale there
+        return False
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporaries of this output that no living process holds; the only copy of an old output is kept."""
+    for left in path.parent.iterdir():
+        if not left.name.startswith(_prefix(path)) or left.is_symlink():
+            continue
+        if left.name.startswith(_prefix(path, "old-")) and not path.exists():
+            continue
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            if _lock(handle):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -100,7 +142,7 @@ def _swap_in(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.replace(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / "old"
+    old = Path(tempfile.mkdtemp(prefix=_prefix(path, "old-"), dir=path.parent)) / "old"
     path.replace(old)
     try:
         temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -155,3 +156,26 @@ def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
         place.write_text("x")
     assert entries(tmp_path) == ["out"]
     assert entries(tmp_path / "out") == []
+
+
+@BOTH
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(opener: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    (tmp_path / ".out.graft-killed00").write_text("half")
+    (tmp_path / ".out.graft-killed01").mkdir()
+    (tmp_path / ".out.graft-killed01" / "a.txt").write_text("half")
+    (tmp_path / ".out.graft-old-last0000").mkdir()  # the only copy of what stood there
+    others = [".out.settings", ".out2.graft-killed00"]
+    for name in others:
+        (tmp_path / name).write_text("someone else's")
+    with opener(path) as living:
+        fill(opener, living, "first")
+        with opener(tmp_path / "out", force=True) as place:
+            fill(opener, place, "second")
+        assert text_of(living) == "first"
+        assert entries(tmp_path) == sorted([living.name, ".out.graft-old-last0000", "out", *others])
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert text_of(path) == "first"
+    with opener(path, force=True) as place:
+        fill(opener, place, "third")
+    assert entries(tmp_path) == sorted(["out", *others])

@@ -20,9 +20,8 @@ from graft.localize.running_top import RunningTop
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
-from graft.tensors.pair import CheckpointPair
+from graft.tensors.pair import STRETCH, CheckpointPair
 from graft.tensors.pieces import Piece, local_of, piece_of
-from graft.tensors.streaming import PART
 
 PART_ON_DEVICE = 1 << 21  # entries scored together in under 64 MiB; on the CPU in what its cache holds
 
@@ -102,7 +101,7 @@ def _read_parts(
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """(place, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
     base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.tuned.read(pair.names[name])))
-    size = PART if device.type == "cpu" else PART_ON_DEVICE
+    size = STRETCH if device.type == "cpu" else PART_ON_DEVICE
     for place in range(0, len(base), size):
         part = slice(place, place + size)
         yield place, base[part].to(device), tuned[part].to(base.dtype).to(device)

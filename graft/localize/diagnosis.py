@@ -24,7 +24,6 @@ checkpoint apart, but not the densities.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +33,12 @@ import torch
 
 from graft.config import to_plain
 from graft.localize.concentration import Concentration, measure_concentration
+from graft.tensors.dtypes import as_bits
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
+SAMPLE = 1 << 23  # weights from which a larger model is judged
 DENSITIES = (1e-4, 1e-3, 1e-2)  # shares of all parameters, as the density of a patch
 LOCAL = 0.25  # between .16, which held .52 of the gain, and .29, which held .82
 SPREAD = 0.05  # between .025, which held .09 of the gain, and .15, which held .33 to .53
@@ -51,7 +52,7 @@ class TopShare:
 
     Attributes:
         density: share of all parameters.
-        k: that many entries in scope, the largest |delta|.
+        k: that many entries in scope, the largest |delta|; a multiple of the step where only a sample was seen.
         squared: their share of the sum of delta^2, 0 to 1.
         absolute: their share of the sum of |delta|, 0 to 1.
     """
@@ -70,6 +71,7 @@ class Diagnosis:
         scope: which tensors were looked at.
         n_parameters: of the base, all of them.
         n_scope: weights in scope.
+        n_seen: how many of them the rest is computed from, evenly spaced: all, up to `SAMPLE`.
         changed: share of those in scope whose bits changed.
         excess_kurtosis: of delta over all entries in scope; 0 for a normal distribution.
         effective: (sum delta^2)^2 / sum delta^4, the number of weights that moved if all had moved alike, as a share
@@ -81,6 +83,7 @@ class Diagnosis:
     scope: str
     n_parameters: int
     n_scope: int
+    n_seen: int
     changed: float
     excess_kurtosis: float
     effective: float
@@ -125,8 +128,9 @@ class Diagnosis:
         """The facts and the verdict for a person."""
         if self.verdict == "still":
             return (self.sentence,)
+        seen = "" if self.n_seen == self.n_scope else f" (told from {self.n_seen:,} of them, evenly spaced)"
         return (
-            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved.",
+            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved{seen}.",
             f"The movement is as concentrated as if {_percent(self.effective)} of them had moved alike "
             f"(excess kurtosis {self.excess_kurtosis:,.3g}).",
             self.sentence,
@@ -142,7 +146,10 @@ _FORETELLS: dict[str, str] = {"local": "more than half", "between": "a part", "s
 
 
 def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "layers") -> Diagnosis:
-    """Diagnose a tuned checkpoint, reading both tensor by tensor, three times.
+    """Diagnose a tuned checkpoint, reading both tensor by tensor.
+
+    All weights in scope are looked at, or of a large model an evenly spaced sample, so that neither time nor memory
+    grows with it. Values that are not looked at are not checked to be finite.
 
     Args:
         base, tuned: local folders, the embedded encoder or Hub ids.
@@ -153,30 +160,42 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
-    changed = sum(int(pair.read_delta(name)[1].sum()) for name in names)
-    ks = {density: max(1, int(density * pair.base.n_parameters + 0.5)) for density in DENSITIES}
-    deltas: dict[str, Callable[[], torch.Tensor]] = {name: partial(_delta, pair, name) for name in names}
+    n = sum(pair.base.spec(name).numel for name in names)
+    step = -(-n // SAMPLE) | 1  # odd: rows are even in length, and so every column has its turn
+    deltas = {name: partial(_delta, pair, name, step) for name in names}
+    ks = {density: max(1, int(density * pair.base.n_parameters / step + 0.5)) for density in DENSITIES}
     found = measure_concentration(deltas, list(ks.values()))
-    n = max(found.n, 1)
+    changed = sum(int((_sample(pair, name, step)[1]).count_nonzero()) for name in names)
+    seen = max(found.n, 1)
     return Diagnosis(
         scope=scope,
         n_parameters=pair.base.n_parameters,
-        n_scope=found.n,
-        changed=changed / n,
+        n_scope=n,
+        n_seen=found.n,
+        changed=changed / seen,
         excess_kurtosis=found.excess_kurtosis,
-        effective=found.participation / n,
-        effective_l1=found.participation_l1 / n,
-        top=tuple(_top_share(found, density, k) for density, k in ks.items()),
+        effective=found.participation / seen,
+        effective_l1=found.participation_l1 / seen,
+        top=tuple(_top_share(found, density, k, step) for density, k in ks.items()),
     )
 
 
-def _delta(pair: CheckpointPair, name: str) -> torch.Tensor:
-    return pair.read_delta(name)[0]
+def _sample(pair: CheckpointPair, name: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every step-th entry of one tensor: its fp32 delta, and whether its bits changed."""
+    base = pair.base.read(name).reshape(-1)[::step]
+    tuned = pair.tuned.read(pair.names[name]).reshape(-1)[::step].to(base.dtype)
+    base, tuned = base.contiguous(), tuned.contiguous()
+    pair.refuse_not_finite(name, base, tuned)
+    return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
 
 
-def _top_share(found: Concentration, density: float, k: int) -> TopShare:
+def _delta(pair: CheckpointPair, name: str, step: int) -> torch.Tensor:
+    return _sample(pair, name, step)[0]
+
+
+def _top_share(found: Concentration, density: float, k: int, step: int) -> TopShare:
     absolute, squared = found.largest[k]
-    k = min(k, found.n)
+    k = min(k, found.n) * step
     return TopShare(density, k, _ratio(squared, found.squared), _ratio(absolute, found.absolute))
 
 

@@ -13,6 +13,7 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
+from graft.tensors.streaming import stream_tensors
 
 
 def diff_checkpoints(
@@ -47,7 +48,8 @@ def diff_checkpoints(
 def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:
     scope.names(pair.base)  # refuses one that holds nothing
     names = [name for name in pair.names if scope.holds(name)]
-    indices = {name: pair.read_delta(name)[1].nonzero().squeeze(1).numpy() for name in names}
+    found = stream_tensors(pair.changed, names, pair.stored, "differences")
+    indices = {name: changed.numpy() for name, changed in zip(names, found, strict=True)}
     mask = Mask.of({name: pair.base.spec(name) for name in names}, indices)
     if not len(mask):
         raise BudgetError("base and tuned checkpoints are equal: there is nothing to cut out")

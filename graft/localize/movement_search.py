@@ -9,18 +9,18 @@ compared by their fp32 |delta|, by which alone they are chosen; ties go by tenso
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from graft.localize.running_top import RunningTop
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
-from graft.tensors.pair import CheckpointPair, refuse_not_finite
-from graft.tensors.streaming import PART, stream_tensors
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.streaming import stream_tensors
 
-_SIZE = {2: 0x7FFF, 4: 0x7FFFFFFF}  # all bits but the sign, by bytes per element
 _EXACT = (torch.bfloat16, torch.float16, torch.float32)  # dtypes whose subtraction is the rounded fp32 difference
 
 
@@ -57,25 +57,16 @@ class MovementSearch:
         return self._mask_of(found.sort().values.numpy()) if len(found) == self.k else None
 
     def _search(self, name: str) -> None:
-        top = self._top
-        for place, base, tuned in self._parts(name):
-            bits = as_bits(tuned - base).bitwise_and_(_SIZE[base.element_size()])  # of |tuned - base|
-            largest = int(bits.max())
-            if largest >= _bits_of(torch.inf, base.dtype):  # or the difference of two finite values overflows
-                refuse_not_finite(base, name, self.pair.base.path)
-                refuse_not_finite(tuned, name, self.pair.tuned.path)
-            # what a thread meets comes in ascending order, so that a tie with the floor comes too late
-            least = _bits_of(max(top.floor, 0.0), base.dtype)
-            if largest >= max(least, 1):
-                sizes, indices = _above(base, tuned, bits, max(least, 1), max(top.floor, 0.0))
-                top.add(sizes, indices + (self._starts[name] + place))
-
-    def _parts(self, name: str) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """(place, base, tuned) of a tensor, both in one dtype of `_EXACT`."""
-        base, tuned = (checkpoint.read(stored).flatten() for checkpoint, stored in self.pair.stored(name))
-        for place in range(0, len(base), PART):
-            left, right = base[place : place + PART], tuned[place : place + PART].to(base.dtype)
-            yield place, *((left, right) if base.dtype in _EXACT else (left.float(), right.float()))
+        top, start = self._top, self._starts[name]
+        for place, base, tuned in self.pair.stretches(name):
+            floor = max(top.floor, 0.0)
+            few = torch.from_numpy(_survivors(base, tuned, floor))
+            if len(few):
+                sizes = (tuned[few].float() - base[few].float()).abs_()
+                if not torch.isfinite(sizes).all():  # or two finite values lie further apart than fp32 reaches
+                    self.pair.refuse_not_finite(name, base[few], tuned[few])
+                above = sizes > floor  # a thread meets places in ascending order: a tie with the floor comes too late
+                top.add(sizes[above], few[above] + (start + place))
 
     @property
     def _top(self) -> RunningTop:
@@ -96,16 +87,10 @@ class MovementSearch:
         return Mask.of(specs, indices)
 
 
-def _above(
-    base: torch.Tensor, tuned: torch.Tensor, bits: torch.Tensor, least: int, floor: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The fp32 sizes above the floor and their (n,) indices, all of them with rounded bits of at least `least`."""
-    indices = (bits >= least).nonzero().squeeze(1)
-    sizes = (tuned[indices].float() - base[indices].float()).abs_()
-    above = sizes > floor
-    return sizes[above], indices[above]
-
-
-def _bits_of(size: float, dtype: torch.dtype) -> int:
-    """The bits of a size of at least 0 in a dtype, rounded to it as a difference would be."""
-    return int(as_bits(torch.tensor(size, dtype=torch.float32).to(dtype)))
+def _survivors(base: torch.Tensor, tuned: torch.Tensor, floor: float) -> npt.NDArray[np.int64]:
+    """Indices of a stretch at which |tuned - base| may be above the floor, or is no number."""
+    moved = tuned - base if base.dtype in _EXACT else tuned.float() - base.float()
+    bits = as_bits(moved)
+    bits.bitwise_and_(torch.iinfo(bits.dtype).max)  # the sign: NaN and infinity have the largest bits
+    least = max(int(as_bits(torch.tensor(floor, dtype=torch.float32).to(moved.dtype))), 1)
+    return np.flatnonzero(bits.numpy() >= least)  # ten times as fast as torch's compare of 16-bit integers

@@ -76,8 +76,19 @@ def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.dtype == right.dtype and torch.equal(as_bits(left), as_bits(right))
 
 
+# the bits of +infinity: without their sign, those of every finite value are below, those of every NaN above
+INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000, torch.float64: 0x7FF << 52}
+
+
+def size_bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bits of |values| of a 16-, 32- or 64-bit float, as signed integers in the order of the sizes: a copy."""
+    return as_bits(tensor) & torch.iinfo(_BITS[tensor.element_size()]).max
+
+
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether no value is NaN or infinite."""
+    if tensor.dtype in INFINITY and tensor.numel():
+        return int(size_bits(tensor).max()) < INFINITY[tensor.dtype]
     wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch.isfinite knows no 8-bit floats
     return bool(torch.isfinite(wide).all())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, ta
 from graft.tensors.header import shown
 from graft.tensors.names import match_names
 from graft.tensors.scope import is_layer_name
+
+STRETCH = 1 << 17  # weights at a time: what is computed of two stretches stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ class CheckpointPair:
         """
         base = self.base.read(name)
         tuned = self.tuned.read(self.names[name]).to(TORCH_DTYPES[self.base.spec(name).dtype])
-        for checkpoint, tensor in ((self.base, base), (self.tuned, tuned)):
-            refuse_not_finite(tensor, name, checkpoint.path)
+        self.refuse_not_finite(name, base, tuned)
         return base, tuned
 
     def read_at(self, name: str, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +77,38 @@ class CheckpointPair:
     def stored(self, name: str) -> list[tuple[Checkpoint, str]]:
         """What reading a tensor of both reads."""
         return [(self.base, name), (self.tuned, self.names[name])]
+
+    def stretches(self, name: str) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """One tensor of both in stretches, so that memory does not grow with the tensor.
+
+        Yields:
+            start: flat index of the stretch's first element.
+            base, tuned: (n,) n <= `STRETCH`, read-only, as in `read` but not checked (`refuse_not_finite` does that).
+        """
+        base, tuned = self.base.read(name).flatten(), self.tuned.read(self.names[name]).flatten()
+        for start in range(0, len(base), STRETCH):
+            yield start, base[start : start + STRETCH], tuned[start : start + STRETCH].to(base.dtype)
+
+    def changed(self, name: str) -> torch.Tensor:
+        """(k,) int64 flat indices of one tensor at which the bits differ.
+
+        Raises:
+            CheckpointError: as in `read`.
+        """
+        found = [torch.empty(0, dtype=torch.int64)]
+        for start, base, tuned in self.stretches(name):
+            self.refuse_not_finite(name, base, tuned)
+            found.append((as_bits(tuned) != as_bits(base)).nonzero().squeeze(1) + start)
+        return torch.cat(found)
+
+    def refuse_not_finite(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
+        """Refuse values of one tensor of both that are NaN or infinite.
+
+        Raises:
+            CheckpointError: naming the checkpoint and the tensor.
+        """
+        refuse_not_finite(base, name, self.base.path)
+        refuse_not_finite(tuned, name, self.tuned.path)
 
     def read_delta(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Delta in fp32 and the changed entries of one tensor, both flat.

@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from graft.tensors.checkpoint import Checkpoint
 
-PART = 1 << 18  # elements looked at together: a few such parts fit the processor's cache
-
 Result = TypeVar("Result")
 Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that one piece of work reads
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError, ConfigError
+from graft.localize import diagnosis as diagnosis_module
 from graft.localize.diagnosis import LOCAL, SPREAD, Diagnosis, TopShare, diagnose_movement
 from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import write_single
@@ -72,6 +73,22 @@ def test_the_scope_limits_what_is_looked_at_and_not_the_density(tmp_path: Path) 
     assert everything.top[0].squared == pytest.approx(4 / (8 + N // 2))
 
 
+def test_a_large_model_is_judged_from_evenly_spaced_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delta = noise(1.0)
+    delta[torch.rand(N // 2, generator=torch.Generator().manual_seed(1)) < 0.02] *= (
+        20  # a fiftieth of the weights hold nearly all of the squared movement
+    )
+    folders = pair_of(tmp_path, delta)
+    exact = diagnose_movement(*folders)
+    monkeypatch.setattr(diagnosis_module, "SAMPLE", N // 10)
+    found = diagnose_movement(*folders)
+    assert (exact.n_seen, found.n_seen, found.n_scope) == (N // 2, N // 10, N // 2)
+    assert f"moved (told from {N // 10:,} of them, evenly spaced)." in found.sentences[0]
+    assert found.top[2].squared == pytest.approx(exact.top[2].squared, rel=0.15)
+    assert found.top[2].k == pytest.approx(exact.top[2].k, rel=0.1)
+    assert (found.verdict, found.changed) == (exact.verdict, exact.changed)
+
+
 def test_what_did_not_move_is_said_so(tmp_path: Path) -> None:
     base, tuned = pair_of(tmp_path, torch.zeros(N // 2), embedding=1.0)
     found = diagnose_movement(base, tuned)
@@ -85,7 +102,7 @@ def test_what_did_not_move_is_said_so(tmp_path: Path) -> None:
 
 def diagnosis(*squared: float) -> Diagnosis:
     top = [TopShare(density, 2, share, 0.1) for density, share in zip((1e-4, 1e-3, 1e-2), squared, strict=True)]
-    return Diagnosis("layers", 20_000, 10_000, 0.5, 1234.5, 0.0125, 0.2, tuple(top))
+    return Diagnosis("layers", 20_000, 10_000, 10_000, 0.5, 1234.5, 0.0125, 0.2, tuple(top))
 
 
 PULL = "tuning with a pull towards the base (train.l1) gathers it in fewer."

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import CheckpointError
-from graft.localize import movement_search
 from graft.localize.movement_search import MovementSearch
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
@@ -52,7 +51,7 @@ def test_the_same_entries_as_a_full_stable_sort(
     pair = pair_of(base, tuned, tmp_path_factory.mktemp("pair"))
     moved = sum(int((pair.read_delta(name)[0] != 0).sum()) for name in pair.names)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(movement_search, "PART", part)
+        patched.setattr("graft.tensors.pair.STRETCH", part)
         if moved:
             k = data.draw(st.integers(1, moved))
             assert entries(MovementSearch(pair, tuple(pair.names), k).run()) == sort_all(pair, k)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from graft_cli import options
+from graft_cli.progress import byte_bar
 
 
 @click.command("apply")
@@ -38,8 +39,6 @@ def command(
     Example:
       graft apply embedded:all-MiniLM-L6-v2 skill.safetensors -o runs/merged
     """
-    from tqdm import tqdm
-
     from graft.hub.pull import pull_patch
     from graft.outputs import refuse_existing
     from graft.patch.merge import merge_patches
@@ -50,7 +49,7 @@ def command(
     loaded = [pull_patch(patch) for patch in patches]
     checkpoint = Checkpoint.open(locate(model).path)
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
-    with tqdm(total=total, desc="apply", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with byte_bar("apply", total) as progress:
         k = merge_patches(
             checkpoint,
             loaded,
@@ -58,6 +57,6 @@ def command(
             on_overlap=on_overlap,
             allow_mismatch=allow_mismatch,
             force=force,
-            progress=bar.update,
+            progress=progress,
         )
     options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries grafted"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graft_cli import options
+from graft_cli.progress import byte_bar, bytes_per_weight, size_of
 
 if TYPE_CHECKING:
     from graft.compose.fusion import Fusion
@@ -42,15 +43,17 @@ def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_jso
     Example:
       graft fuse embedded:all-MiniLM-L6-v2 runs/topics runs/reviews -o runs/fused
     """
-    from tqdm import tqdm
-
     from graft.compose.fusion import fuse_models
     from graft.compose.fusion_spec import FusionSpec
     from graft.config import read_config
+    from graft.tensors.checkpoint import Checkpoint
+    from graft.tensors.location import locate
 
     spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
-    with tqdm(desc="fuse", unit="weight", unit_scale=True, disable=None, leave=False) as bar:
-        result = fuse_models(base, tuned, output, spec, force=force, progress=bar.update)
+    checkpoint = Checkpoint.open(locate(base).path)
+    total = size_of(checkpoint) * spec.passes
+    with byte_bar("fuse", total, per_step=bytes_per_weight(checkpoint)) as progress:
+        result = fuse_models(base, tuned, output, spec, force=force, progress=progress)
     options.show({"output": str(output), **result.to_json()}, as_json, [*_lines(result), f"wrote {output}"])
 
 
