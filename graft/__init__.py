@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
+    from graft.train.importance.measuring import measure_importance as measure_importance
     from graft.train.protection.callback import ProtectionCallback as ProtectionCallback
     from graft.train.protection.guard import protect as protect
 
@@ -51,6 +52,7 @@ _HOMES = {
     "load_mask": "graft.patch.file",
     "load_patch": "graft.patch.file",
     "localize_skill": "graft.localize.localization",
+    "measure_importance": "graft.train.importance.measuring",
     "measure_overlap": "graft.compose.measurement",
     "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",

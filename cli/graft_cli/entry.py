@@ -15,6 +15,7 @@ from graft_cli import processes
 COMMANDS = {
     "run": "A whole experiment from a YAML recipe.",
     "train": "Fine-tune a base model on a task.",
+    "importance": "Find the weights that matter most to what a model knows.",
     "diff": "Cut a patch out of two checkpoints without data.",
     "localize": "Find the weights that hold a skill, with data.",
     "evaluate": "Measure accuracy, calibration and OOD behaviour.",

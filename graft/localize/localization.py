@@ -23,6 +23,7 @@ from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tasks.head import spread_head, tokenizer_digest
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.pieces import local_of, piece_of
@@ -88,15 +89,21 @@ def describe_origin(
     architecture = _architecture_named_in(pair.tuned.path / "config.json")
     if described is not None and pair.extra and architecture:
         described["head"]["architecture"] = architecture
-    digest = digest_of(pair.base)
-    maskable = sum(pair.base.spec(name).numel for name in scope.names(pair.base))
+    return describe_checkpoint(base, pair.base, scope, method, described)
+
+
+def describe_checkpoint(
+    base: Located, checkpoint: Checkpoint, scope: Scope, method: dict[str, object], task: dict[str, object] | None
+) -> Provenance:
+    """Where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
+    maskable = sum(checkpoint.spec(name).numel for name in scope.names(checkpoint))
     return Provenance(
-        base=BaseIdentity(base.id, base.revision, base.name, digest, pair.base.n_parameters),
-        tied=tuple(tuple(sorted(group)) for group in pair.base.tied),
+        base=BaseIdentity(base.id, base.revision, base.name, digest_of(checkpoint), checkpoint.n_parameters),
+        tied=tuple(tuple(sorted(group)) for group in checkpoint.tied),
         scope=scope.name,
         n_maskable=maskable,
         method=method,
-        task=described,
+        task=task,
         tokenizer=tokenizer_digest(base.path) if base.path.is_dir() else None,
         tool=f"skillgraft {graft.__version__}",
     )

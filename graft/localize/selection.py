@@ -39,7 +39,7 @@ def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Ind
     lower, above_in_bin = _boundary(_histogram(scores, names, lambda keys: _lower_half(keys, upper)), k - above)
     threshold = ((upper - HALF // 2) << 16) + lower
     if threshold <= _keys(torch.tensor([-torch.inf])).item():
-        raise BudgetError(f"fewer than {k:,} entries in scope changed")
+        raise BudgetError(f"fewer than {k:,} entries in scope may be chosen: those left have no score")
     ties_left = k - above - above_in_bin
     chosen: dict[str, Indices] = {}
     for name in names:

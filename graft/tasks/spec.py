@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graft.tasks.head_spec import HeadSpec as HeadSpec
+from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class TrainSpec:
         stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
         check_every: steps between looks at it; the end of each epoch alone where absent.
         localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
+        record: record on the way which weights matter, and leave it beside the tuned weights.
+        regularize: moving a weight costs in proportion to how much it matters.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -99,6 +102,8 @@ class TrainSpec:
     stop_at: float | None = None
     check_every: int | None = None
     localizable: LocalizableSpec | None = None
+    record: RecordSpec | None = None
+    regularize: RegularizeSpec | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "batch_size", "clip"):
@@ -113,6 +118,8 @@ class TrainSpec:
             raise ValueError("stop_at must be above 0 and at most 1")
         if self.check_every is not None and (self.check_every < 1 or self.stop_at is None):
             raise ValueError("check_every must be 1 or more, and needs stop_at")
+        if self.localizable is not None and (self.record is not None or self.regularize is not None):
+            raise ValueError("localizable trains in two stages: it goes with neither record nor regularize")
         check_seed(self.seed or 0)
         try:
             re.compile(self.scope)

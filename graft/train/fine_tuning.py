@@ -30,9 +30,10 @@ from graft.tasks.task import Task
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
+from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.localizable import configure_pull, configure_restart
 from graft.train.protection.core import Core
-from graft.train.record import RECORD, print_training, read_record
+from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
 
@@ -55,7 +56,8 @@ class TrainResult:
     """A finished fine-tuning.
 
     Attributes:
-        path: the folder with the tuned checkpoint, its tokenizer and `graft_training.json`.
+        path: the folder with the tuned checkpoint, its tokenizer and `graft_training.json`; `importance.safetensors`
+            where it was recorded.
         epochs: what happened, in order.
         steps: taken; fewer than planned where `stop_at` was reached.
     """
@@ -117,12 +119,13 @@ def train_task(
     head = spread_head(located.path, task.spec, parallel=parallel, **where, seed=seed)
     plan = Plan(len(train), stage, seed)
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
-    stepper = Stepper.start(head, plan, located.path, core)
+    stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    record = {"base": located.name, "task": task.describe(), "train": to_plain(config), "seed": seed}
+    record: dict[str, Any] = {"base": located.name, "task": task.describe()}
+    record |= {"train": describe_settings(config, located.path), "seed": seed}
     record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
     record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-    _save(head, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
+    _save(stepper, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
 
@@ -180,23 +183,28 @@ def _pulled_folder(out: Path) -> Path:
 def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> str:
     """What the weights depend on; it stays on this machine, so that it may name paths."""
     asked = dataclasses.replace(task.spec, train=plan.config, ood={})
-    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), core.digest()]
+    settings = describe_settings(plan.config, base)
+    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), settings, core.digest()]
     return json.dumps(parts, sort_keys=True)
 
 
-def _save(head: Head, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
+def _save(stepper: Stepper, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
     """Make the folder; over several processes the first does, with what the others gave."""
+    head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
         record["print"] = find_print()
         with new_folder(out, force=force) as folder:
-            _save_model(head, folder, out, weights)
+            _save_trained(stepper, folder, out, weights)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(_pulled_folder(out), ignore_errors=True)
 
 
-def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
+def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
+    """Weights and tokenizer, and what was recorded."""
     from safetensors import SafetensorError
+
+    head, record = stepper.head, stepper.plan.config.record
 
     try:
         with quiet_transformers():
@@ -204,6 +212,8 @@ def _save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Te
             head.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own kind, where Python would raise OSError
         raise OutputError(f"{out}: cannot be written ({error})") from error
+    if stepper.recorder is not None and record is not None:
+        save_consolidation(stepper.recorder.consolidate(record.share, record.xi), folder / FILE)
 
 
 def _run(
@@ -212,7 +222,7 @@ def _run(
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
     torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
-    epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer)]
+    epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer, stepper.recorder)]
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, plan.epochs):
@@ -225,7 +235,8 @@ def _run(
             if plan.reaches(epoch.validation_accuracy):
                 break
             if number + 1 < plan.epochs:
-                state.save(head.model, stepper.optimizer, [dataclasses.astuple(epoch) for epoch in epochs])
+                figures = [dataclasses.astuple(epoch) for epoch in epochs]
+                state.save(head.model, stepper.optimizer, figures, stepper.recorder)
     return epochs, steps
 
 

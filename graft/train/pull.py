@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import torch
 
-from graft.tensors.architecture import architecture_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.names import match_names
 from graft.tensors.pieces import local_of, piece_of
+from graft.train.trained_weights import match_trained
 
 
 class BasePull:
@@ -29,19 +28,16 @@ class BasePull:
     """
 
     def __init__(self, model: torch.nn.Module, base: Checkpoint) -> None:
-        architecture = architecture_of(model)
-        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        found = match_names(trained, base.names, prefix=architecture.prefix, rename=architecture.rename).found
         self.base = base
-        self.weights = [(weight, found[name]) for name, weight in trained.items() if name in found]
+        self.weights = match_trained(model, base.names)
 
     @torch.no_grad()
     def step(self, threshold: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
-        for trained, name in self.weights:
+        for name, trained in self.weights.items():
             weight = local_of(trained)  # each entry by itself, so that every process pulls its own piece
             base = piece_of(trained).cut(self.base.read(name)).to(weight.device, weight.dtype)
-            moved = _shrink(weight - base, threshold, _scale_of(trained, optimizer))
+            moved = _shrink(weight - base, threshold, scale_of(trained, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 
 
@@ -52,7 +48,7 @@ def _shrink(moved: torch.Tensor, threshold: float, scale: torch.Tensor | None) -
     return moved.sign() * (moved.abs() - threshold / scale).relu()
 
 
-def _scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
+def scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
     """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps; None for 1."""
     state = optimizer.state.get(weight, {}) if optimizer else {}
     if optimizer is None or "exp_avg_sq" not in state:

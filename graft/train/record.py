@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from graft.config import to_plain
+from graft.tasks.regularize_spec import UNIFORM
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.prints import digest_of
+from graft.train.importance.consolidation import Consolidation
+from graft.train.importance.consolidation_file import digest_of_file, find_consolidation, load_consolidation
 
 RECORD = "graft_training.json"
 # where the examples come from; the print holds the examples themselves
@@ -26,8 +29,28 @@ def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: 
     """
     spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
     examples = [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
-    asked = [digest_of(Checkpoint.open(base)), spec, examples, to_plain(config), seed, dtype, *([core] if core else [])]
+    settings = describe_settings(config, base)
+    asked = [digest_of(Checkpoint.open(base)), spec, examples, settings, seed, dtype, *([core] if core else [])]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:
+    """The train block as plain values; a file of importance by its digest instead of its path."""
+    plain: dict[str, Any] = to_plain(config)
+    if config.regularize is not None and config.regularize.importance != UNIFORM:
+        plain["regularize"]["importance"] = digest_of_file(find_consolidation(config.regularize.importance, base))
+    return plain
+
+
+def read_held(config: TrainSpec, base: Path) -> Consolidation | None:
+    """What a training is held by: None where nothing holds it, or all weights alike.
+
+    Raises:
+        CheckpointError: the file of importance is missing or not valid.
+    """
+    if config.regularize is None or config.regularize.importance == UNIFORM:
+        return None
+    return load_consolidation(find_consolidation(config.regularize.importance, base))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from graft.errors import OutputError, TrainingError
 from graft.outputs import new_file
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
+from graft.train.importance.recorder import PathRecorder
 
 Figures = tuple[float, ...]
 
@@ -49,7 +50,13 @@ class TrainingState:
         self.ranks.wait()
         return self
 
-    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, figures: list[Figures]) -> None:
+    def save(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        figures: list[Figures],
+        recorder: PathRecorder | None = None,
+    ) -> None:
         """Replace the state by the present one; a crash while writing keeps the one before.
 
         Raises:
@@ -60,6 +67,7 @@ class TrainingState:
             "model": gather_state(model, self.ranks),
             "optimizer": self._gather_moments(optimizer),
             "figures": figures,
+            "recorder": recorder.state_dict() if recorder else None,
             "random": self.ranks.gather_objects(_random_state()),
         }
         if self.ranks.is_first:
@@ -73,8 +81,10 @@ class TrainingState:
             except RuntimeError as error:  # what torch makes of a full disk
                 raise OutputError(f"{self.folder}: cannot be written ({str(error).partition(chr(10))[0]})") from error
 
-    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[Figures]:
-        """Put the state into model and optimizer; the figures of the epochs done, none where there is no state.
+    def load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recorder: PathRecorder | None = None
+    ) -> list[Figures]:
+        """Put the state into model, optimizer and recorder; the figures of the epochs done, if there is one.
 
         Raises:
             TrainingError: the state belongs to a training with other settings, or is not readable.
@@ -89,6 +99,8 @@ class TrainingState:
             raise TrainingError(f"{self.folder}: belongs to a training with other settings; delete it to start anew")
         put_state(model, content["model"])
         _load_moments(optimizer, content["optimizer"])
+        if recorder is not None:
+            recorder.load_state_dict(content["recorder"])
         if self.ranks.rank < len(content["random"]):  # more processes than before: the new ones draw by their seed
             _set_random_state(content["random"][self.ranks.rank])
         return [tuple(figures) for figures in content["figures"]]

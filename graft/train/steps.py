@@ -13,12 +13,16 @@ from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
 from graft.parallel.refusal import refuse_partitioned
+from graft.parallel.sharded import is_sharded
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
+from graft.train.importance.consolidation import Consolidation
+from graft.train.importance.recorder import PathRecorder
+from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.core import Core
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.region import Region, freeze_wholes
@@ -102,6 +106,8 @@ class Stepper:
         loss: of a batch, shared out to the head's processes.
         pull: towards the base, where there is one.
         protection: of what must not move, where there is something.
+        penalty: on moving what matters, where there is one.
+        recorder: of what matters, where it is recorded.
     """
 
     head: Head
@@ -110,24 +116,34 @@ class Stepper:
     loss: SharedLoss
     pull: BasePull | None = None
     protection: Protection | None = None
+    penalty: Penalty | None = None
+    recorder: PathRecorder | None = None
 
     @classmethod
-    def start(cls, head: Head, plan: Plan, base: Path, core: Core | None = None) -> Stepper:
-        """The stepper of a fresh training, with its core protected where there is one.
+    def start(
+        cls, head: Head, plan: Plan, base: Path, core: Core | None = None, held: Consolidation | None = None
+    ) -> Stepper:
+        """The stepper of a fresh training, with its core protected, and what matters held, where there are such.
 
         Raises:
-            ConfigError: the scope holds no tensor of the model, all of it is protected, or its weights are partitioned
-                by another engine.
+            ConfigError: the scope holds no tensor of the model, all of it is protected, its weights are partitioned by
+                another engine, or shared out where importance is recorded or gone by.
+            MismatchError: what is to be held is another model's.
             PatchMismatchError: a patch of the core does not fit.
         """
+        config, checkpoint = plan.config, Checkpoint.open(base)
         refuse_partitioned(head.model)
-        choose_trained(head.model, plan.config)
+        if (config.record or config.regularize) and is_sharded(head.model):
+            raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
+        choose_trained(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_wholes(head.model, regions)
-        optimizer = make_optimizer(head.model, plan.config)
-        pull = BasePull(head.model, Checkpoint.open(base)) if plan.config.l1 else None
-        protection = _guard(head.model, optimizer, core, regions, pull) if core else None
-        return cls(head, optimizer, plan, SharedLoss(head), pull, protection)
+        optimizer = make_optimizer(head.model, config)
+        pull = BasePull(head.model, checkpoint) if config.l1 else None
+        penalty = None if config.regularize is None else open_penalty(head.model, checkpoint, held, config.regularize)
+        protection = _guard(head.model, optimizer, core, regions, config) if core else None
+        recorder = None if config.record is None else PathRecorder(head.model, checkpoint, config.record.every)
+        return cls(head, optimizer, plan, SharedLoss(head), pull, protection, penalty, recorder)
 
     @_saying_what_to_lower()
     def take(self, batch: Sequence[Example], step: int) -> float:
@@ -141,13 +157,19 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        torch.nn.utils.clip_grad_norm_(weights, config.clip)
+        if self.penalty is not None:
+            self.penalty.before_step()
+        norm = torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.pull is not None:
             self.pull.step(rate * config.l1, self.optimizer)
-            if self.protection is not None:
-                self.protection.restore()
+        if self.penalty is not None:
+            self.penalty.after_step(rate, self.optimizer)
+        if self.protection is not None and (self.pull is not None or self.penalty is not None):
+            self.protection.restore()
+        if self.recorder is not None:
+            self.recorder.record(step, min(1.0, config.clip / (float(norm) + 1e-6)))  # as clip_grad_norm_ does
+        self.optimizer.zero_grad(set_to_none=True)
         return loss
 
     def _backward(self, batch: Sequence[Example]) -> float:
@@ -159,9 +181,9 @@ class Stepper:
 
 
 def _guard(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, core: Core, regions: list[Region], pull: BasePull | None
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, core: Core, regions: list[Region], config: TrainSpec
 ) -> Protection:
-    how: How = "restore" if pull else "auto"  # the pull moves every weight that trains
+    how: How = "restore" if config.l1 or config.regularize else "auto"  # these move weights beside the optimizer
     protection = Protection(model, optimizer, regions, how, core.standing(model))
     if core.keep:
         tqdm.write(protection.describe(), file=sys.stderr)

@@ -56,6 +56,8 @@ SECTIONS = (
             "Forward, backward, clipping and fused AdamW of a Llama, a random share of each tensor protected. CPU: 31M "
             "weights in fp32, 512 tokens a step, processor time. GPU: 1.0B in bf16, 2,048 tokens. Median of the ratios "
             "in 30 rounds of turns, with its 95 % bootstrap interval.", "protection", on_gpu=True),
+    Section("importance", "Importance against EWC's, on the embedded encoder",
+            "CPU seconds of one thread; 10.6M weights, 200 examples, batches of 8.", "importance"),
     Section("compose", "Ten patches of an 8B model in bf16",
             "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
     Section("fuse-253m", "Fusing two models of 253M parameters in bf16",

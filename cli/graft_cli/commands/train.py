@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graft_cli import options
 from graft_cli.regions import load_regions
+
+if TYPE_CHECKING:
+    from graft.train.fine_tuning import TrainResult
 
 
 @click.command("train")
@@ -32,12 +35,18 @@ from graft_cli.regions import load_regions
 @click.option("--unprotect", multiple=True, metavar="PATCH", help="Leave this region out of it; may be repeated.")
 @click.option(
     "--method",
-    type=click.Choice(["full", "core-freeze"]),
+    type=click.Choice(["full", "core-freeze", "regularize"]),
     default="full",
     show_default=True,
     help="full: every weight in scope trains that is not protected. core-freeze: the same, and refuses to run without "
-    "a core region to protect.",
+    "a core region to protect. regularize: moving a weight costs in proportion to how much it matters.",
 )
+@click.option(
+    "--importance",
+    help="Of regularize: what `--record` or `graft importance --soft` wrote, or uniform (L2 to BASE). "
+    "[default: the record in BASE's folder]",
+)
+@click.option("--record", is_flag=True, help="Record while tuning which weights matter, beside the tuned weights.")
 @options.assignments
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
@@ -58,6 +67,8 @@ def command(
     protect: tuple[str, ...],
     unprotect: tuple[str, ...],
     method: str,
+    importance: str | None,
+    record: bool,
     assignments: tuple[str, ...],
     seed: int | None,
     resume: bool,
@@ -83,15 +94,20 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml -o runs/tuned
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/reviews/task.yaml --localizable -o runs/sparse
       graft train runs/merged --task task.yaml --protect skill.safetensors --unprotect old.safetensors -o runs/next
+      graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/topics/task.yaml --record -o runs/topics
+      graft train runs/topics --task recipes/starter/reviews/task.yaml --method regularize -o runs/both
     """
     from graft.train.fine_tuning import train_task
     from graft.train.planning import plan_training
 
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
-    _check_usage(method, protect, unprotect, density if not localizable else None)
+    _check_usage(method, protect, unprotect, density if not localizable else None, importance)
     task = options.load_task(task_file, seed)
-    config = _read_config(task, settings, density, localizable, assignments)
+    opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
+    blocks: dict[str, dict[str, object]] = {"regularize": {"importance": importance}, "record": {}}
+    blocks["localizable"] = {"density": density}
+    config = _read_config(task, settings, {key: blocks[key] for key in blocks if opened[key]}, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if output is None or plan:
         planned = plan_training(base, task, config, **where)
@@ -100,34 +116,45 @@ def command(
     regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     where["parallel"] = parallel
     result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
-    epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
+    _show(result, output, as_json)
+
+
+def _show(result: TrainResult, output: Path, as_json: bool) -> None:
     lines = [
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
         for number, epoch in enumerate(result.epochs, start=1)
     ]
+    epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
     options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
 
 
 def _read_config(
-    task: Any, settings: Mapping[str, object], density: float | None, localizable: bool, assignments: tuple[str, ...]
+    task: Any, settings: Mapping[str, object], more: Mapping[str, Mapping[str, object]], assignments: tuple[str, ...]
 ) -> Any:
-    """The task's train block with what the options and --set change in it."""
+    """The task's train block with what the options, the blocks that they open and --set change in it."""
     from graft.config import override, read_config, to_plain
     from graft.tasks.spec import TrainSpec
 
-    given = {key: value for key, value in settings.items() if value is not None}
     block = to_plain(task.spec.train)
-    if localizable:
-        given["localizable"] = {**block.get("localizable", {}), **({} if density is None else {"density": density})}
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key, options_of in more.items():
+        given[key] = {**block.get(key, {}), **{name: value for name, value in options_of.items() if value is not None}}
     return read_config(TrainSpec, override({**block, **given}, assignments), "command line")
 
 
 def _check_usage(
-    method: str, protect: tuple[str, ...], unprotect: tuple[str, ...], unused_density: float | None
+    method: str,
+    protect: tuple[str, ...],
+    unprotect: tuple[str, ...],
+    stray_density: float | None,
+    importance: str | None,
 ) -> None:
+    """Refuse options that mean nothing without another."""
     if method == "core-freeze" and not protect:
         raise click.UsageError("--method core-freeze needs the core: --protect PATCH")
     if unprotect and not protect:
         raise click.UsageError("--unprotect takes out of what --protect names")
-    if unused_density is not None:
+    if stray_density is not None:
         raise click.UsageError("--density is how many weights --localizable trains")
+    if importance is not None and method != "regularize":
+        raise click.UsageError("--importance is what --method regularize goes by")

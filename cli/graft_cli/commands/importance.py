@@ -1,0 +1,96 @@
+"""graft importance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graft_cli import options
+from graft_cli.saving import describe_lines
+
+METHODS = {
+    "saliency": "|g.theta|, mean over micro-batches",
+    "fisher": "squared gradients",
+    "movement": "|theta - base|, without data",
+    "path": "what `graft train --record` recorded",
+}
+
+
+@click.command("importance")
+@click.argument("model")
+@click.option("--task", "task_file", type=click.Path(path_type=Path), help="The data that shows what to keep (YAML).")
+@click.option(
+    "--domain",
+    "domain_file",
+    type=click.Path(path_type=Path),
+    help="The data to be learned next: importance is then general / (domain + eps).",
+)
+@click.option(
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default="saliency",
+    show_default=True,
+    help="; ".join(f"{name}: {about}" for name, about in METHODS.items()) + ".",
+)
+@click.option("--top", type=float, default=0.1, show_default=True, help="Share of the weights in scope to keep.")
+@click.option("--soft", is_flag=True, help="Write strengths and anchors for `train --method regularize`, not a mask.")
+@click.option("--base", help="What MODEL was tuned from, for movement.")
+@click.option("--record", type=click.Path(path_type=Path), help="For path. [default: the one in MODEL's folder]")
+@click.option(
+    "--micro-batch", type=click.IntRange(1), default=1, show_default=True, help="Gradients averaged first; 1 is exact."
+)
+@click.option("--scope", default="all", show_default=True, help="layers, embeddings, heads, a sum, all, or a regex.")
+@options.seed
+@options.output("Mask file to write: a core region; with --soft a file of importance.")
+@options.device
+@options.dtype
+@options.force
+@options.as_json
+@options.debug
+def command(
+    model: str,
+    task_file: Path | None,
+    domain_file: Path | None,
+    top: float,
+    soft: bool,
+    base: str | None,
+    record: Path | None,
+    seed: int | None,
+    output: Path,
+    device: str,
+    dtype: str,
+    force: bool,
+    as_json: bool,
+    **settings: object,
+) -> None:
+    """Find the weights of MODEL that matter most to what it knows, as a core region for `train --protect`.
+
+    \b
+    Example:
+      graft importance runs/general --task general.yaml --domain domain.yaml --top 0.5 -o core.safetensors
+      graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
+      graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
+    """
+    from graft.config import read_config
+    from graft.outputs import refuse_existing
+    from graft.patch.file import save_patch
+    from graft.patch.summary import describe_patch
+    from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
+    from graft.train.importance.measuring import ImportanceSpec, measure_importance
+
+    refuse_existing(output, force=force)
+    task, domain = (None if file is None else options.load_task(file, seed) for file in (task_file, domain_file))
+    config = read_config(ImportanceSpec, settings, "command line")
+    found = measure_importance(model, task, config, domain=domain, base=base, record=record, device=device, dtype=dtype)
+    if soft:
+        held = found.consolidate(top)
+        save_consolidation(held, output, force=force)
+        content = describe_consolidation(held, output)
+        lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
+    else:
+        mask = found.core(top)
+        save_patch(mask, output, provenance=found.provenance, force=force)
+        content = describe_patch(mask, output.stat().st_size, found.provenance)
+        lines = describe_lines(content)
+    options.show(content, as_json, [*lines, f"wrote {output}"])

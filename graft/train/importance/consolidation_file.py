@@ -1,0 +1,138 @@
+"""A consolidation as one safetensors file.
+
+Tensors per weight tensor NAME: `gaps/NAME` or `bits/NAME`, coded as in a patch file, neither where every entry is
+kept; `strength/NAME`. One metadata key, `skill_importance`: JSON with format, method, scale and a row [dtype, shape, k,
+print] per name. A file from a stranger is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graft.errors import CheckpointError
+from graft.outputs import new_file
+from graft.patch.coding import decode_bits, decode_gaps, encode_indices
+from graft.patch.mask import Indices, Mask
+from graft.tensors.dtypes import ITEM_SIZES, TensorSpec, is_finite
+from graft.tensors.header import Header, parse_json, read_header, shown
+from graft.train.importance.consolidation import Consolidation
+
+FILE = "importance.safetensors"
+KEY = "skill_importance"
+_FORMAT = 1
+
+
+def save_consolidation(consolidation: Consolidation, path: Path, *, force: bool = False) -> None:
+    """Write the file; the same content gives the same bytes.
+
+    Raises:
+        OutputError: it exists and `force` is off, or the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    mask = consolidation.mask
+    tensors: dict[str, torch.Tensor] = {}
+    for name in mask:
+        coded = encode_indices(mask[name], mask.specs[name].numel)
+        parts = {"gaps": torch.from_numpy(coded.gaps), "bits": torch.from_numpy(coded.bits)}
+        tensors |= {f"{kind}/{name}": part for kind, part in parts.items() if part.numel()}
+        tensors[f"strength/{name}"] = consolidation.strengths[name]
+    prints = consolidation.prints
+    rows = {name: [spec.dtype, list(spec.shape), mask[name].size, prints[name]] for name, spec in mask.specs.items()}
+    meta = {"format": _FORMAT, "method": consolidation.method, "scale": consolidation.scale, "tensors": rows}
+    with new_file(path, force=force) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(meta, sort_keys=True)})
+
+
+def load_consolidation(path: Path) -> Consolidation:
+    """Read and check the file.
+
+    Raises:
+        CheckpointError: missing, cut short, not such a file, or one that contradicts itself; the fact is named.
+    """
+    from safetensors import safe_open
+
+    header = read_header(path)
+    meta = parse_json(header.metadata.get(KEY, "{}"), str(path))
+    rows = _read_rows(meta, path)
+    indices, strengths = {}, {}
+    with safe_open(path, framework="pt") as file:
+        for name, (spec, k, _) in rows.items():
+            _check_length(header, name, k, path)
+            indices[name] = _read_indices(file, header, name, spec, k, path)
+            strengths[name] = file.get_tensor(f"strength/{name}")
+            if not (is_finite(strengths[name]) and bool((strengths[name].float() > 0).all())):
+                raise CheckpointError(f"{path}: tensor {shown(name)}: a strength is not finite, or not above 0")
+    mask = Mask.of({name: spec for name, (spec, _, _) in rows.items()}, indices)
+    prints = {name: mark for name, (_, _, mark) in rows.items()}
+    return Consolidation(mask, strengths, float(meta["scale"]), prints, meta["method"])
+
+
+def describe_consolidation(consolidation: Consolidation, path: Path) -> dict[str, Any]:
+    """What a file of importance holds, and its bytes beside those of dense fp32 importance and anchor."""
+    dense = 8 * sum(spec.numel for spec in consolidation.mask.specs.values())
+    size = path.stat().st_size
+    return {"method": consolidation.method, "k": len(consolidation.mask), "bytes": size, "bytes_dense": dense}
+
+
+def find_consolidation(importance: str | None, base: Path) -> Path:
+    """The file that a training is given, or the one that a recording training left in the base's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(importance).expanduser() if importance is not None else base / FILE
+    if not path.is_file():
+        how = "make one by `graft train --record` or `graft importance --soft`"
+        raise CheckpointError(f"{path}: no such file of importance; {how}")
+    return path
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_rows(meta: dict[str, Any], path: Path) -> dict[str, tuple[TensorSpec, int, str]]:
+    if meta.get("format") != _FORMAT or not isinstance(meta.get("method"), str) or not meta.get("tensors"):
+        raise CheckpointError(f"{path}: not a file of importance of format {_FORMAT}")
+    try:
+        rows = {
+            name: (TensorSpec(dtype, tuple(shape)), k, str(mark))
+            for name, (dtype, shape, k, mark) in meta["tensors"].items()
+        }
+        if meta["scale"] > 0 and all(s.dtype in ITEM_SIZES and 1 <= k <= s.numel for s, k, _ in rows.values()):
+            return rows
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise CheckpointError(f"{path}: its table of tensors contradicts itself")
+
+
+def _check_length(header: Header, name: str, k: int, path: Path) -> None:
+    """Before anything is allocated by what the table says."""
+    stored = header.tensors.get(f"strength/{name}")
+    if stored is None or stored.spec.shape != (k,) or stored.spec.dtype not in ("F8_E5M2", "BF16", "F32"):
+        raise CheckpointError(f"{path}: tensor {shown(name)}: its strength is not {k:,} values")
+
+
+def _read_indices(file: Any, header: Header, name: str, spec: TensorSpec, k: int, path: Path) -> Indices:
+    try:
+        if f"gaps/{name}" in header.tensors:
+            return decode_gaps(file.get_tensor(f"gaps/{name}").numpy(), k, spec.numel)
+        if f"bits/{name}" in header.tensors:
+            bits = file.get_tensor(f"bits/{name}").numpy()
+            if bits.dtype != np.uint8 or bits.shape != (-(-spec.numel // 8),):
+                raise ValueError(f"its bits are not those of {spec.numel:,} elements")
+            return decode_bits(bits, k, spec.numel)
+        if k != spec.numel:
+            raise ValueError("it is not said which of its elements are meant")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: tensor {shown(name)}: {error}") from error
+    return np.arange(k)

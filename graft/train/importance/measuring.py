@@ -1,0 +1,192 @@
+"""From a model and data to how much each of its weights matters, and to the core region of those that matter most."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from graft.config import to_plain
+from graft.errors import CheckpointError, ConfigError
+from graft.localize.localization import describe_checkpoint
+from graft.localize.scores.table import ScoreTable
+from graft.patch.live import LiveTarget
+from graft.patch.mask import Mask
+from graft.patch.provenance import Provenance
+from graft.tasks.head import open_head
+from graft.tasks.task import Task
+from graft.tensors.architecture import naming_of
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.location import Located, locate
+from graft.tensors.names import match_names
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+from graft.train.importance.consolidation import Consolidation, check_anchor, consolidate, select_core
+from graft.train.importance.consolidation_file import find_consolidation, load_consolidation
+from graft.train.importance.gathering import GradientMean
+from graft.train.importance.scores import IMPORTANCE_SCORES
+from graft.train.importance.scores.given import ImportanceInput
+
+FLOOR = 0.1  # of the mean domain importance: below it a weight counts as of no use to the domain
+
+
+@dataclass(frozen=True)
+class ImportanceSpec:
+    """How to measure importance.
+
+    Attributes:
+        method: of `IMPORTANCE_SCORES`: "saliency" (|g * theta|), "fisher" (squared gradients), "movement" (|theta -
+            base|) or "path" (recorded while tuning).
+        scope: which tensors, as in `graft.tensors.scope`.
+        micro_batch: examples whose gradients are averaged before their size or square is taken; 1 is exact.
+    """
+
+    method: Literal["saliency", "fisher", "movement", "path"] = "saliency"
+    scope: str = "all"
+    micro_batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.micro_batch < 1:
+            raise ValueError("micro_batch must be 1 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much each weight of a model matters.
+
+    Attributes:
+        scores: tensor name -> function that gives its (n,) fp32 scores, higher = matters more.
+        weights: tensor name -> its values.
+        method: the score's name.
+        provenance: of the masks made from it.
+    """
+
+    scores: ScoreTable
+    weights: Mapping[str, torch.Tensor]
+    method: str
+    provenance: Provenance
+
+    def core(self, top: float) -> Mask:
+        """The region of the best-scored share of the weights: exactly floor(top * n + 1/2), at most 1.
+
+        Raises:
+            BudgetError: the share keeps no weight, or more than were scored.
+        """
+        return select_core(self.scores, self.weights, top)
+
+    def consolidate(self, share: float, dtype: torch.dtype = torch.float8_e5m2) -> Consolidation:
+        """The best-scored share with its strengths, for `graft train --method regularize`.
+
+        Raises:
+            BudgetError: no weight scores above 0, or the share keeps none.
+        """
+        return consolidate(self.scores, self.weights, share, self.method, dtype)
+
+
+def measure_importance(
+    model: str | Path,
+    task: Task | None,
+    config: ImportanceSpec | None = None,
+    *,
+    domain: Task | None = None,
+    base: str | Path | None = None,
+    record: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Importance:
+    """Measure how much each weight matters to what a model knows.
+
+    Args:
+        model: a local folder, the embedded encoder or a Hub id.
+        task: the data that shows what to keep (its training examples); methods without data need none.
+        config: how to measure.
+        domain: the data to be learned next; scores are then general / (domain + eps), so that weights which the
+            domain needs as well are not fixed (arXiv 2604.17051, in its style).
+        base: what the model was tuned from, for "movement".
+        record: the file that a recording training left, for "path"; that of the model's folder where absent.
+        device, dtype: of the model that gradients are computed with.
+
+    Raises:
+        ConfigError: the method needs data or a base that was not given, or the scope holds no tensor.
+        CheckpointError, DataError, MismatchError.
+    """
+    config = config or ImportanceSpec()
+    needs = IMPORTANCE_SCORES[config.method].needs
+    _check_asked(config.method, needs, task, domain, base)
+    located = locate(model)
+    checkpoint = Checkpoint.open(located.path)
+    names = Scope(config.scope).names(checkpoint)
+    given = ImportanceInput({name: checkpoint.read(name) for name in names})
+    if needs == "base":
+        assert base is not None
+        given = dataclasses.replace(given, pair=CheckpointPair.open(locate(base).path, checkpoint))
+    if needs == "record":
+        path = find_consolidation(None if record is None else str(record), located.path)
+        given = dataclasses.replace(given, record=_recorded(path, checkpoint))
+    table = _score(given, config, located, task, device, dtype)
+    if domain is not None:
+        table = _divide(table, _score(given, config, located, domain, device, dtype))
+    if not table:
+        raise CheckpointError(f"{located.name}: no tensor in scope can be scored by {config.method}")
+    method = to_plain(config) | ({"domain": domain.describe()} if domain else {})
+    provenance = describe_checkpoint(
+        located, checkpoint, Scope(config.scope), method, task.describe() if task else None
+    )
+    weights = {name: given.weights[name] for name in table}
+    return Importance(table, weights, config.method, provenance)
+
+
+def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None, base: object) -> None:
+    if needs == "data" and task is None:
+        raise ConfigError(f"importance by {method} needs a task's data")
+    if needs == "base" and base is None:
+        raise ConfigError(f"importance by {method} needs the base that the model was tuned from")
+    if needs != "data" and domain is not None:
+        raise ConfigError(f"importance by {method} takes no data, and so no domain to divide by")
+
+
+def _score(
+    given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, device: str, dtype: str
+) -> ScoreTable:
+    score = IMPORTANCE_SCORES[config.method]
+    if score.needs != "data":
+        return score.function(given)
+    assert task is not None
+    head = open_head(model.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    target = LiveTarget(head.model)
+    found = match_names(given.weights, target.names, prefix=target.prefix, rename=target.rename).found
+    live = {name: target.tensors[own] for name, own in found.items()}
+    mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
+    held = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors
+    return score.function(dataclasses.replace(given, weights=held, mean=mean))
+
+
+def _divide(general: ScoreTable, domain: ScoreTable) -> ScoreTable:
+    """general / (domain + eps), eps = FLOOR * mean domain importance."""
+    shared = [name for name in general if name in domain]
+    total = sum(float(domain[name]().double().sum()) for name in shared)
+    eps = FLOOR * total / max(1, sum(domain[name]().numel() for name in shared)) or 1.0
+    return {name: partial(_ratio, general[name], domain[name], eps) for name in shared}
+
+
+def _ratio(general: Any, domain: Any, eps: float) -> torch.Tensor:
+    quotient: torch.Tensor = general() / (domain() + eps)
+    return quotient
+
+
+def _recorded(path: Path, checkpoint: Checkpoint) -> Consolidation:
+    """The record, by the checkpoint's names."""
+    record = load_consolidation(path)
+    prefix, rename = naming_of(checkpoint.architecture)
+    found = match_names(record.mask, checkpoint.names, prefix=prefix, rename=rename).found
+    for name, own in found.items():
+        check_anchor(record, name, checkpoint.read(own))
+    mask = Mask.of({own: checkpoint.spec(own) for own in found.values()}, {found[n]: record.mask[n] for n in found})
+    strengths = {own: record.strengths[name] for name, own in found.items()}
+    prints = {own: record.prints[name] for name, own in found.items()}
+    return Consolidation(mask, strengths, record.scale, prints, record.method)

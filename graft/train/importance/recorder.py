@@ -1,0 +1,93 @@
+"""The path integral of the loss over a training: what each weight's movement did to it, recorded on the way.
+
+    omega_i = -integral g_i dtheta_i = -sum over steps of g_i(t) * (theta_i(t + 1) - theta_i(t))
+
+(synaptic intelligence, Zenke et al. 2017, arXiv 1703.04200; recorded while tuning on general data in arXiv
+2501.13669). No backward is added: the gradients are those of the training's own steps, before they were clipped. The
+sum of all omega is, for small steps, by how much the loss fell. At the end
+
+    Omega_i = max(omega_i, 0) / (Delta_i^2 + xi * mean Delta^2),   Delta = theta(end) - theta(start)
+
+the curvature of a parabola that falls by omega_i over Delta_i. The paper's xi is an unspecified small constant; here
+it is in units of the mean squared movement, so that one default serves any rate and length. With xi near 0 the
+weights that hardly moved win: under SGD omega and Delta^2 are then both little more than lr^2 times the noise's
+power, and their ratio says nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from graft.localize.scores.table import ScoreTable
+from graft.tensors.checkpoint import Checkpoint
+from graft.train.importance.consolidation import Consolidation, consolidate
+from graft.train.trained_weights import match_trained
+
+METHOD = "path"
+
+
+class PathRecorder:
+    """Gathers omega step by step, at two tensors' memory for each trained weight's one.
+
+    Args:
+        model: the model in training, on which `requires_grad` says what trains.
+        base: its base checkpoint, where the path starts. Weights that it lacks, such as a new head, are left out.
+        every: steps between records.
+    """
+
+    def __init__(self, model: torch.nn.Module, base: Checkpoint, every: int = 1) -> None:
+        self.base = base
+        self.every = every
+        self.weights = match_trained(model, base.names)
+        self.omega = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in self.weights.items()}
+        self._last = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def record(self, step: int, clipped: float) -> None:
+        """After a step whose gradients are still there; `clipped` is what clipping multiplied them by."""
+        if (step + 1) % self.every:
+            return
+        for name, weight in self.weights.items():
+            if weight.grad is not None:
+                back = self._last[name].sub_(weight)  # -(theta(t + 1) - theta(t))
+                self.omega[name].addcmul_(weight.grad.float(), back.float(), value=1 / clipped)
+                back.copy_(weight)
+
+    def scores(self, xi: float) -> ScoreTable:
+        """Omega by tensor name: functions that give (n,) fp32."""
+        squares = sum(float(self._movement(name).square_().double().sum()) for name in self.weights)
+        mean = squares / sum(weight.numel() for weight in self.weights.values())
+        damping = xi * mean or 1.0  # where nothing moved, nothing matters
+        return {name: partial(self._score, name, damping) for name in self.weights}
+
+    def consolidate(self, share: float, xi: float) -> Consolidation:
+        """What is kept at the end: the weights that matter most, and their present values.
+
+        Raises:
+            BudgetError: no weight's movement brought the loss down.
+        """
+        return consolidate(self.scores(xi), self.weights, share, METHOD)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an interrupted training needs to go on."""
+        return {"omega": self.omega, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name in self.weights:
+            self.omega[name].copy_(state["omega"][name])
+            self._last[name].copy_(state["last"][name])
+
+    def _movement(self, name: str) -> torch.Tensor:
+        return self.weights[name].detach().float().cpu() - self.base.read(name).float()
+
+    def _score(self, name: str, damping: float) -> torch.Tensor:
+        return path_importance(self.omega[name].cpu(), self._movement(name), damping).flatten()
+
+
+def path_importance(omega: torch.Tensor, delta: torch.Tensor, damping: float) -> torch.Tensor:
+    """max(omega, 0) / (delta^2 + damping), elementwise in fp32."""
+    return omega.clamp_min(0) / (delta.square() + damping)

@@ -1,0 +1,175 @@
+"""A penalty on moving the weights that matter: soft protection.
+
+    loss = cross-entropy + phi * sum over layers l of c_l * sum over i in l of Omega_i * (theta_i - theta*_i)^2
+
+(arXiv 2501.13669). Its gradient, 2 * phi * c_l * Omega_i * (theta_i - theta*_i), is added to the loss's own before
+clipping; autograd never sees it. The coefficients are c = L * softmax over the L layers of the norms ||Omega_l||_2,
+divided by the largest of them: norms as they are (the plain form) are either so small that the softmax is flat or so
+large that it picks one layer. The factor L makes their mean 1, so that phi means the same with layers and without;
+where exactly the paper puts them is an inference.
+
+Where rate * 2 * phi * c_l * Omega_i nears 2, steps along that gradient overshoot the anchor, and a larger phi then
+moves what matters further, not less. The proximal step of the penalty, after the optimizer's and in its metric (as the
+pull's in `graft.train.pull`), cannot:
+
+    theta_i <- theta*_i + (theta_i - theta*_i) / (1 + rate * 2 * phi * c_l * Omega_i / s_i)
+
+One mechanism, three methods: with c = 1 and Omega the Fisher information it is EWC (arXiv 1612.00796; phi is half its
+lambda), and with Omega = 1 for every weight it is L2 to the base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from graft.errors import MismatchError
+from graft.patch.mask import Indices
+from graft.tasks.regularize_spec import RegularizeSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import take
+from graft.tensors.scope import layer_of
+from graft.train.importance.consolidation import Consolidation, check_anchor
+from graft.train.pull import scale_of
+from graft.train.trained_weights import match_trained
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """The penalty on one tensor.
+
+    Attributes:
+        weight: the live tensor.
+        indices: (k,) flat, int32 where the tensor's size allows; None for every entry.
+        anchors: (k,) values, or the whole tensor.
+        strengths: (k,) in a float dtype, or None for 1.
+        factor: 2 * phi * c_l.
+    """
+
+    weight: torch.Tensor
+    indices: torch.Tensor | None
+    anchors: torch.Tensor
+    strengths: torch.Tensor | None
+    factor: float
+
+    def add_gradient(self) -> None:
+        """Add factor * strength * (weight - anchor) to the weight's gradient."""
+        if self.weight.grad is None:
+            return
+        pull = (self._kept(self.weight) - self._anchors()).mul_(self.factor)
+        pull = pull if self.strengths is None else pull.mul_(self.strengths.float())
+        gradient = self.weight.grad.view(-1)
+        gradient.add_(pull) if self.indices is None else gradient.index_add_(0, self.indices, pull)
+
+    def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
+        """Take the proximal step in the metric of the optimizer."""
+        scale, anchors = scale_of(self.weight, optimizer), self._anchors()
+        hold = rate * self.factor * (1.0 if self.strengths is None else self.strengths.float())
+        moved = (self._kept(self.weight) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
+        values = torch.where(moved == 0, anchors, anchors + moved)
+        if self.indices is None:
+            self.weight.detach().view(-1).copy_(values)
+        else:
+            self.weight.detach().view(-1).index_copy_(0, self.indices.long(), values)
+
+    def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        flat = tensor.detach().view(-1)
+        return flat if self.indices is None else flat.index_select(0, self.indices)
+
+    def _anchors(self) -> torch.Tensor:
+        return self.anchors.view(-1).to(self.weight)  # of the base's file, where they are read from it
+
+
+class Penalty:
+    """The penalty on a model in training.
+
+    Attributes:
+        terms: by tensor; none where the strength is 0.
+        proximal: whether it acts by proximal steps, and not by its gradient.
+    """
+
+    def __init__(self, terms: list[Term], *, proximal: bool = False) -> None:
+        self.terms = [term for term in terms if term.factor]
+        self.proximal = proximal
+
+    @classmethod
+    def to_base(cls, model: torch.nn.Module, base: Checkpoint, config: RegularizeSpec) -> Penalty:
+        """L2 to the base: every trained weight alike, the anchors read from the base's mapped file."""
+        trained = match_trained(model, base.names)
+        terms = [Term(weight, None, base.read(name), None, 2 * config.strength) for name, weight in trained.items()]
+        return cls(terms, proximal=config.step == "proximal")
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, base: Checkpoint, held: Consolidation, config: RegularizeSpec) -> Penalty:
+        """The penalty by a consolidation of the base, on those of its weights that train.
+
+        Raises:
+            MismatchError: none of its tensors trains, or it belongs to another checkpoint.
+        """
+        trained = match_trained(model, tuple(held.mask))
+        if not trained:
+            raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
+        held = held if config.elements else _level(held)
+        factors = coefficients_of(held, config)
+        own = {id(weight): name for name, weight in match_trained(model, base.names).items()}
+        terms = []
+        for name, weight in trained.items():
+            anchor = base.read(own[id(weight)])
+            check_anchor(held, name, anchor)
+            terms.append(_term(weight, held.mask[name], anchor, held.strengths[name], 2 * factors[name] * held.scale))
+        return cls(terms, proximal=config.step == "proximal")
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Add the penalty's gradient to that of the loss, where it acts by that."""
+        for term in () if self.proximal else self.terms:
+            term.add_gradient()
+
+    @torch.no_grad()
+    def after_step(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
+        """Take the proximal step, where it acts by that."""
+        for term in self.terms if self.proximal else ():
+            term.shrink(rate, optimizer)
+
+
+def open_penalty(
+    model: torch.nn.Module, base: Checkpoint, held: Consolidation | None, config: RegularizeSpec
+) -> Penalty:
+    """By a consolidation, or L2 to the base where there is none."""
+    return Penalty.of(model, base, held, config) if held else Penalty.to_base(model, base, config)
+
+
+def coefficients_of(held: Consolidation, config: RegularizeSpec) -> dict[str, float]:
+    """phi * c_l by tensor name."""
+    layers = sorted({layer_of(name) for name in held.mask})
+    squares = dict.fromkeys(layers, 0.0)
+    for name in held.mask:
+        squares[layer_of(name)] += float(held.strength_of(name).double().square().sum())
+    norms = torch.tensor([squares[layer] for layer in layers], dtype=torch.float64).sqrt()
+    by_layer = dict(zip(layers, layer_coefficients(norms, config.layers).tolist(), strict=True))
+    return {name: config.strength * by_layer[layer_of(name)] for name in held.mask}
+
+
+def layer_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
+    """(L,) norms above 0 -> (L,) coefficients of mean 1."""
+    if how == "none":
+        return torch.ones_like(norms)
+    return len(norms) * (norms / norms.max() if how == "normalized" else norms).softmax(0)
+
+
+def _level(held: Consolidation) -> Consolidation:
+    """Every strength the mean of all, so that the whole stays as strong."""
+    mean = sum(float(held.strength_of(name).double().sum()) for name in held.mask) / len(held.mask)
+    strengths = {name: torch.full_like(values, mean, dtype=torch.float32) for name, values in held.strengths.items()}
+    return dataclasses.replace(held, strengths=strengths, scale=1.0)
+
+
+def _term(weight: torch.Tensor, kept: Indices, anchor: torch.Tensor, strengths: torch.Tensor, factor: float) -> Term:
+    """Of every entry the anchor stays mapped from the base's file; of some, their values are held."""
+    strengths = strengths.to(weight.device)
+    if kept.size == weight.numel():
+        return Term(weight, None, anchor.to(weight.device), strengths, factor)
+    indices = torch.tensor(kept, dtype=torch.int32 if weight.numel() < 2**31 else torch.int64)
+    return Term(weight, indices.to(weight.device), take(anchor, indices).to(weight.device), strengths, factor)
