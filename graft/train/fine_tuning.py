@@ -121,9 +121,8 @@ def train_task(
     state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    record: dict[str, Any] = {"base": located.name, "task": task.describe()}
-    record |= {"train": describe_settings(config, located.path), "seed": seed}
-    record |= {"epochs": [dataclasses.asdict(epoch) for epoch in epochs], "steps": steps}
+    record: dict[str, Any] = {"base": located.name, "task": task.describe(), "seed": seed, "steps": steps}
+    record |= {"train": describe_settings(config, located.path), "epochs": list(map(dataclasses.asdict, epochs))}
     record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
     _save(stepper, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
     state.cleared()
