@@ -46,6 +46,15 @@ SECTIONS = (
     Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
             f"{SIZE}{UNEVEN} (share times a lognormal factor, sigma 1.5).", "size", {"concentration": 1.5}),
     Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
+    Section("streaming", "Streaming over sharded checkpoints of a Llama in bf16",
+            "Each command and its baseline in a process of its own, in turn, medians of three; files in the page "
+            "cache. Memory: the highest anonymous memory above the imported interpreter.", "streaming"),
+    Section("localize", "Localising a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)",
+            "Against a forward and backward of the same micro-batch whose gradients are freed as they come, and beside "
+            "a straightforward version with three models, dense logits and dense gradients. Peak anonymous memory "
+            "above the imported interpreter; weights are copied out of their mapped files in every way.",
+            "localize_scale",
+            on_gpu=True),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
             f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),

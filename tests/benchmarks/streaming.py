@@ -45,7 +45,7 @@ def measure(sizes: tuple[str, ...] = tuple(LAYERS)) -> list[Row]:
             folder = Path(name)
             write_model(folder / "base", LAYERS[size], moved=False)
             write_model(folder / "tuned", LAYERS[size], moved=True)
-            rows.append(_compare(folder, size, "diff", "read both, max |a - b|", "largest"))
+            rows.append(_compare(folder, size, "diff", "read both, max abs(a - b)", "largest"))
             if size == "1B":
                 rows.append(_compare(folder, size, "apply", "copy the files and sync", "copy"))
                 rows.append(_compare(folder, size, "verify", "read the base", "read"))
