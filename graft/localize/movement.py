@@ -6,6 +6,8 @@ from pathlib import Path
 
 from graft.config import to_plain
 from graft.errors import BudgetError
+from graft.localize.budget import resolve_budget
+from graft.localize.changes import Changes
 from graft.localize.localization import describe_origin, localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
@@ -43,6 +45,20 @@ def diff_checkpoints(
     mask = _all_changed(pair, Scope(scope))
     provenance = describe_origin(located, pair, Scope(scope), to_plain({"method": "diff"}), None)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
+
+
+def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = "all") -> Mask:
+    """The weights that moved furthest, as a share of all parameters; all that moved where these are fewer.
+
+    Raises:
+        BudgetError: nothing moved, or the share is less than one weight.
+        MismatchError, CheckpointError, ConfigError.
+    """
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    k = resolve_budget(pair.base.n_parameters, density, None)
+    moved = sum(Changes(pair, names).counts.values())
+    return diff_checkpoints(base, tuned, budget=min(k, moved), scope=scope).mask
 
 
 def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:

@@ -90,7 +90,7 @@ def match_larger_random(bench: Bench, head: Head, target: float) -> Control:
 def match_early_stopping(bench: Bench, target: float) -> Control:
     """The same training, stopped at the first of its checks at which validation accuracy reaches the target."""
     config = bench.task.spec.train
-    every = max(1, Plan(len(bench.task.train_examples()), config, bench.seed).steps // CHECKS)
+    every = max(1, Plan((len(bench.task.train_examples()),), config, bench.seed).steps // CHECKS)
     out = bench.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
     made = train_task(bench.recipe.base, bench.task, out, config=config, **bench.where, resume=True, force=True)

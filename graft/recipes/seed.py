@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from graft.patch.file import save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.bench import Bench, Machine, graft_name
+from graft.recipes.clock import Clock
 from graft.recipes.controls import NAMES, Control, match_early_stopping, measure_blends, scale_tuned
 from graft.recipes.curve import trace_curve
 from graft.recipes.spec import RecipeSpec
@@ -43,7 +43,7 @@ def run_seed(recipe: RecipeSpec, task: Task, seed: int, folder: Path, machine: M
         name -> how it was matched; curve: points over density; detection: set -> name -> figures; diagnosis: of the
         tuned checkpoint, in numbers and in words (`text`).
     """
-    bench, clock = Bench(recipe, task.with_seed(seed), seed, folder, machine), _Clock()
+    bench, clock = Bench(recipe, task.with_seed(seed), seed, folder, machine), Clock()
     _train(bench)
     clock.lap("train")
     patches = {graft_name(method): bench.localize(method) for method in recipe.methods}
@@ -148,16 +148,3 @@ def _detect(models: Mapping[str, Predictions]) -> dict[str, dict[str, Any]]:
 def _save(patch: Patch, report: Report, path: Path) -> None:
     provenance = dataclasses.replace(patch.provenance, metrics=report.to_json())
     save_patch(dataclasses.replace(patch, provenance=provenance), path, force=True)
-
-
-class _Clock:
-    """Seconds of each stage; 0 for one that the recipe does not ask for."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = round(now - self._last, 1)
-        self._last = now

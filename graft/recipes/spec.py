@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from graft.localize.spec import LocalizeSpec
@@ -118,3 +120,9 @@ class RecipeSpec:
         """The methods of the curve over density; none where there is no curve."""
         curve = self.analysis.curve
         return () if curve is None else self.methods if curve.methods is None else curve.methods
+
+
+def find_base(recipe: Path, base: str) -> str:
+    """A base that lies at a path relative to the recipe, as its task does; any other as it stands."""
+    beside = recipe.parent / base
+    return os.path.normpath(beside) if beside.is_dir() else base

@@ -49,8 +49,8 @@ def format_table(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], sets: S
     for name in sets:
         columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
     rows = [["model", *columns.values()]]
-    rows += [[model, *(_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
-    return _markdown(rows)
+    rows += [[model, *(format_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
+    return format_rows(rows)
 
 
 def format_controls(
@@ -66,9 +66,9 @@ def format_controls(
     rows = [["model", "setting", "validation", *columns.values()]]
     for model, figures in summary.items():
         if not is_main_row(model):
-            cells = [_cell(figures.get(key)) for key in columns]
+            cells = [format_cell(figures.get(key)) for key in columns]
             rows.append([model, *_setting([seed.get("controls", {}).get(model) for seed in seeds]), *cells])
-    return _markdown(rows) if len(rows) > 1 else None
+    return format_rows(rows) if len(rows) > 1 else None
 
 
 def format_differences(pooled: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:
@@ -78,7 +78,7 @@ def format_differences(pooled: Mapping[str, Mapping[str, Mapping[str, Mapping[st
     for model, sets in pooled.items():
         found = (sets["test"].get(key) for key in metrics)
         rows.append([model, *("–" if item is None else _signed(item) for item in found)])
-    return _markdown(rows)
+    return format_rows(rows)
 
 
 def is_main_row(model: str) -> bool:
@@ -92,7 +92,7 @@ def _setting(controls: Sequence[Mapping[str, Any] | None]) -> tuple[str, str]:
         return "–", "–"
     value, reached = (mean_interval([item[key] for item in found]) for key in ("value", "validation_accuracy"))
     shown = f"{value['mean']:.3g}" + ("" if value["half"] is None else f" ± {value['half']:.2g}")
-    return f"{found[0]['setting']} {shown}", _cell(reached)
+    return f"{found[0]['setting']} {shown}", format_cell(reached)
 
 
 def _signed(item: Mapping[str, Any]) -> str:
@@ -100,13 +100,15 @@ def _signed(item: Mapping[str, Any]) -> str:
     return f"{'' if mean.startswith('-') else '+'}{mean} [{low}, {high}]"
 
 
-def _cell(figure: Mapping[str, Any] | None) -> str:
+def format_cell(figure: Mapping[str, Any] | None) -> str:
+    """Mean ± half-width, a dash where there is none."""
     if figure is None:
         return "–"
     return short_decimal(figure["mean"]) + ("" if figure["half"] is None else f" ± {short_decimal(figure['half'])}")
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def format_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

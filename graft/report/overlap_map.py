@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from graft.compose.clusters import leaf_order
+from graft.compose.families import FamilyOverlap
 from graft.compose.measurement import Overlap
 from graft.outputs import new_folder
 from graft.report.figure import COLOURS, INK, SOFT, in_style, new_figure, save_figure, short_label
+from graft.report.task_matrix import plot_task_matrix
 
 MOST_WRITTEN = 16  # regions up to which each cell carries its numbers
 
@@ -58,6 +60,35 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
             )
             _write_cells(axes, similarity, ratio, image)
         return save_figure(figure, path)
+
+
+def write_families(overlap: FamilyOverlap, folder: Path, *, force: bool = False) -> None:
+    """A folder with overlap.json, and overlap_map as PNG and SVG, of tasks over several seeds.
+
+    Raises:
+        OutputError: it exists and `force` is off, or cannot be written.
+    """
+    with new_folder(folder, force=force) as place:
+        text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (place / "overlap.json").write_text(text + "\n", encoding="utf-8")
+        plot_families(overlap, place / "overlap_map")
+
+
+def plot_families(overlap: FamilyOverlap, path: Path) -> list[Path]:
+    """Draw the mean Jaccard similarity of each two tasks, and under it its ratio to chance.
+
+    Returns:
+        The PNG and SVG files.
+    """
+    return plot_task_matrix(
+        overlap.means["jaccard"],
+        overlap.names,
+        overlap.names,
+        path,
+        title="Jaccard similarity of regions, × what chance gives tensor by tensor",
+        below=overlap.means["intersection"] / overlap.means["expected_by_tensor"],
+        note="diagonal: one task over two seeds, the ceiling",
+    )
 
 
 def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:

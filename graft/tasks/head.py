@@ -198,6 +198,23 @@ def open_head(
     return head
 
 
+def share_model(head: Head, task: TaskSpec) -> Head:
+    """A head for another task over the same loaded model, of the same kind; training one trains both.
+
+    Raises:
+        ConfigError: the task asks for another kind of head, or for one with a layer of its own.
+    """
+    kind, other = head.task.head.kind, task.head.kind
+    if kind != other or kind == "classifier":
+        raise ConfigError(
+            f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other}) cannot share a model: "
+            "heads of one kind can, and none with a layer of its own"
+        )
+    other_head = type(head)(head.model, head.tokenizer, task)
+    other_head.ranks = head.ranks
+    return other_head
+
+
 def pad_rows(values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """Values (sum of sizes,) as rows (n, largest size) that end in -inf; no gradient flows through the padding.
 

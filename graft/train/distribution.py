@@ -22,20 +22,19 @@ from graft.tasks.head import Head
 
 
 class WeightedLoss(torch.nn.Module):
-    """A head's loss as a module, which is what engines that wrap modules need.
+    """The loss of heads over one model as a module, which is what engines that wrap modules need.
 
     Attributes:
-        model: the head's.
+        model: the heads'.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = head.model
-        self._head = head
+        self.model = model
 
-    def forward(self, batch: Sequence[Example], weight: float) -> torch.Tensor:
+    def forward(self, head: Head, batch: Sequence[Example], weight: float) -> torch.Tensor:
         """Mean cross-entropy in nats times a weight, a scalar."""
-        return self._head.loss(batch) * weight
+        return head.loss(batch) * weight
 
 
 class SharedLoss:
@@ -47,18 +46,18 @@ class SharedLoss:
 
     def __init__(self, head: Head) -> None:
         self.ranks = head.ranks
-        self._loss: Any = WeightedLoss(head)
+        self._loss: Any = WeightedLoss(head.model)
         if not head.ranks.is_alone and not is_sharded(head.model):
             from torch.nn.parallel import DistributedDataParallel
 
             # unused: a pooler that the head does not read; the buffers of these models are constants
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True, broadcast_buffers=False)
 
-    def backward(self, batch: Sequence[Example]) -> torch.Tensor:
+    def backward(self, head: Head, batch: Sequence[Example]) -> torch.Tensor:
         """Add the gradient of the whole batch's mean loss on every process; that loss in nats, a scalar. Collective."""
         ranks = self.ranks
         part = batch[ranks.rank :: ranks.world]
-        loss = self._loss(part or batch[:1], ranks.world * len(part) / len(batch))
+        loss = self._loss(head, part or batch[:1], ranks.world * len(part) / len(batch))
         loss.backward()
         losses = torch.stack(ranks.gather(loss.detach()))
         return losses.mean()

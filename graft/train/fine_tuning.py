@@ -15,22 +15,19 @@ import torch
 from tqdm import tqdm
 
 from graft.config import to_plain
-from graft.errors import OutputError, TrainingError
-from graft.localize.budget import resolve_budget
-from graft.localize.changes import Changes
-from graft.localize.movement import diff_checkpoints
+from graft.errors import ConfigError, OutputError, TrainingError
+from graft.localize.movement import find_core
 from graft.outputs import new_folder, refuse_existing
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tasks.examples import Example
-from graft.tasks.head import Head, quiet_transformers, spread_head
+from graft.tasks.head import Head, quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
-from graft.tensors.pair import CheckpointPair
-from graft.tensors.scope import Scope
 from graft.train.importance.consolidation_file import FILE, save_consolidation
+from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.localizable import configure_pull, configure_restart
 from graft.train.protection.core import Core
 from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
@@ -69,7 +66,7 @@ class TrainResult:
 
 def train_task(
     base: str | Path,
-    task: Task,
+    task: Tasks,
     out: str | Path,
     *,
     config: TrainSpec | None = None,
@@ -82,7 +79,7 @@ def train_task(
     resume: bool = False,
     force: bool = False,
 ) -> TrainResult:
-    """Fine-tune a base model on a task and save it as a folder.
+    """Fine-tune a base model on a task, or on several at once, and save it as a folder.
 
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
@@ -91,9 +88,9 @@ def train_task(
 
     Args:
         base: a local folder, the embedded encoder or a Hub id.
-        task: the task; its few shots are drawn by its own seed.
+        task: its few shots are drawn by its own seed; of several, which share a head, every batch is of one.
         out: the folder to make.
-        config: how to train; the task's own block where absent.
+        config: how to train; the (first) task's own block where absent, as is the seed.
         protect: core regions, which stay bitwise as they are: patches whose values, or whose base's values, the base
             holds, and masks.
         unprotect: coordinates to leave out of them.
@@ -108,30 +105,29 @@ def train_task(
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
-    out, config = Path(out), config or task.spec.train
-    seed = task.spec.seed if config.seed is None else config.seed
+    out, tasks, located = Path(out), as_list(task), locate(base)
+    config, seed = _settings(tasks, config)
     refuse_existing(out, force=force)
-    train, validation, located = task.train_examples(), task.validation_examples(), locate(base)
     core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
-    head = spread_head(located.path, task.spec, parallel=parallel, **where, seed=seed)
-    plan = Plan(len(train), stage, seed)
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, task, plan, core), head.ranks)
+    lessons = Lessons.open(located.path, tasks, parallel=parallel, **where, seed=seed)
+    plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
+    state = TrainingState(state_folder(out), _fingerprint(head, located.path, tasks, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
-    epochs, steps = _run(stepper, train, validation, state if resume else state.cleared())
-    record: dict[str, Any] = {"base": located.name, "task": task.describe(), "seed": seed, "steps": steps}
+    epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
+    record: dict[str, Any] = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps}
     record |= {"train": describe_settings(config, located.path), "epochs": list(map(dataclasses.asdict, epochs))}
     record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-    _save(stepper, record, out, lambda: print_training(located.path, task, config, seed, dtype, asked.digest()), force)
+    _save(stepper, record, out, lambda: print_training(located.path, tasks, config, seed, dtype, asked.digest()), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
 
 
 def find_training(
     base: str | Path,
-    task: Task,
+    task: Tasks,
     out: str | Path,
     *,
     config: TrainSpec | None = None,
@@ -146,17 +142,29 @@ def find_training(
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
     """
-    out = Path(out)
-    config = config or task.spec.train
-    seed = task.spec.seed if config.seed is None else config.seed
+    out, tasks = Path(out), as_list(task)
+    config, seed = _settings(tasks, config)
     record, core = read_record(out), Core(protect, unprotect).digest()
-    if "print" not in record or record["print"] != print_training(locate(base).path, task, config, seed, dtype, core):
+    if "print" not in record or record["print"] != print_training(locate(base).path, tasks, config, seed, dtype, core):
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
 
+def _describe(tasks: Sequence[Task]) -> dict[str, Any] | list[dict[str, Any]]:
+    described = [task.describe() for task in tasks]
+    return described[0] if len(tasks) == 1 else described
+
+
+def _settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
+    """How to train, and the seed."""
+    if not tasks:
+        raise ConfigError("there is no task to train on")
+    config = config or tasks[0].spec.train
+    return config, tasks[0].spec.seed if config.seed is None else config.seed
+
+
 def _confine(
-    base: str | Path, task: Task, out: Path, config: TrainSpec, core: Core, where: dict[str, Any]
+    base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: Core, where: dict[str, Any]
 ) -> tuple[Core, TrainSpec]:
     """All but the weights that a first training with a pull moves most, and how to train these.
 
@@ -167,21 +175,19 @@ def _confine(
     kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
         train_task(base, task, pulled, **kept, **where, force=True)
-    pair = CheckpointPair.open(locate(base).path, pulled)
-    names = [name for name in Scope(config.scope).names(pair.base) if name in pair.names]
-    k = resolve_budget(pair.base.n_parameters, config.localizable.density, None)
-    moved = sum(Changes(pair, names).counts.values())  # the pull may leave fewer than k
-    mask = diff_checkpoints(base, pulled, budget=min(k, moved), scope=config.scope).mask
-    return Core(only=mask, names=pair.base.names), configure_restart(config, config.localizable)
+    mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
+    return Core(only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
+        config, config.localizable
+    )
 
 
 def _pulled_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.pulled")
 
 
-def _fingerprint(head: Head, base: Path, task: Task, plan: Plan, core: Core) -> str:
+def _fingerprint(head: Head, base: Path, tasks: Sequence[Task], plan: Plan, core: Core) -> str:
     """What the weights depend on; it stays on this machine, so that it may name paths."""
-    asked = dataclasses.replace(task.spec, train=plan.config, ood={})
+    asked = [dataclasses.replace(task.spec, train=plan.config, ood={}) for task in tasks]
     settings = describe_settings(plan.config, base)
     parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), settings, core.digest()]
     return json.dumps(parts, sort_keys=True)
@@ -215,9 +221,7 @@ def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, 
         save_consolidation(stepper.recorder.consolidate(record.share, record.xi), folder / FILE)
 
 
-def _run(
-    stepper: Stepper, train: Sequence[Example], validation: Sequence[Example], state: TrainingState
-) -> tuple[list[Epoch], int]:
+def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list[Epoch], int]:
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
     torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
@@ -225,7 +229,7 @@ def _run(
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, plan.epochs):
-            epoch, steps = _train_epoch(stepper, train, validation, number)
+            epoch, steps = _train_epoch(stepper, lessons, number)
             epochs.append(epoch)
             if stepper.protection is not None:
                 stepper.protection.check()
@@ -239,22 +243,21 @@ def _run(
     return epochs, steps
 
 
-def _train_epoch(
-    stepper: Stepper, train: Sequence[Example], validation: Sequence[Example], number: int
-) -> tuple[Epoch, int]:
+def _train_epoch(stepper: Stepper, lessons: Lessons, number: int) -> tuple[Epoch, int]:
     """One epoch, broken off at a check that reaches `stop_at`, and the number of steps taken since the start."""
     stepper.head.model.train()
     plan, losses, steps = stepper.plan, [], 0
-    for step, positions in tqdm(plan.batches(number), desc="epoch", unit="step", disable=None, leave=False):
-        losses.append(stepper.take([train[i] for i in positions], step))
-        steps = step + 1
-        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(stepper.head, validation)):
+    for batch in tqdm(plan.batches(number), desc="epoch", unit="step", disable=None, leave=False):
+        examples = [lessons.train[batch.task][i] for i in batch.positions]
+        losses.append(stepper.take(lessons.heads[batch.task], examples, batch.step))
+        steps = batch.step + 1
+        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(lessons)):
             return Epoch(sum(losses) / len(losses), accuracy), steps
-    return Epoch(sum(losses) / len(losses), _accuracy(stepper.head, validation)), steps
+    return Epoch(sum(losses) / len(losses), _accuracy(lessons)), steps
 
 
-def _accuracy(head: Head, examples: Sequence[Example]) -> float:
-    share = head.accuracy(examples, label="validation")
+def _accuracy(lessons: Lessons) -> float:
+    share = lessons.validate()
     if math.isnan(share):  # the last step can have gone astray without a loss that shows it
         raise TrainingError(
             "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"

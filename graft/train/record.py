@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,22 @@ RECORD = "graft_training.json"
 _PLACES = ("data", "ood", "train", "seed")
 
 
-def print_training(base: Path, task: Task, config: TrainSpec, seed: int, dtype: str, core: str | None = None) -> str:
+def print_training(
+    base: Path, tasks: Sequence[Task], config: TrainSpec, seed: int, dtype: str, core: str | None = None
+) -> str:
     """64 hex digits over all that a training's weights depend on, the machine and the versions of packages aside.
 
     It covers every bit of the base, the examples of train and validation as drawn, head, labels and lengths, the
     train block, the seed, the dtype as asked for and the digest of what was protected. No path is in it.
     """
-    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
-    examples = [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
-    settings = describe_settings(config, base)
-    asked = [digest_of(Checkpoint.open(base)), spec, examples, settings, seed, dtype, *([core] if core else [])]
+    asked = [digest_of(Checkpoint.open(base)), *(part for task in tasks for part in _asked_of(task))]
+    asked += [describe_settings(config, base), seed, dtype, *([core] if core else [])]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _asked_of(task: Task) -> tuple[Any, Any]:
+    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
+    return spec, [to_plain(split()) for split in (task.train_examples, task.validation_examples)]
 
 
 def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:

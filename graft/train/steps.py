@@ -32,23 +32,32 @@ _HEADS = ("classifier", "score")  # names that transformers gives a new classifi
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What one step trains on: positions among the training examples of one task."""
+
+    step: int
+    task: int
+    positions: list[int]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The steps of a training.
 
     Attributes:
-        n_examples: of the training split.
+        sizes: training examples of each task.
         config: how to train.
         seed: of the order of examples.
     """
 
-    n_examples: int
+    sizes: tuple[int, ...]
     config: TrainSpec
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches that cover every example once."""
-        return -(-self.n_examples // self.config.batch_size)
+        return sum(-(-size // self.config.batch_size) for size in self.sizes)
 
     @property
     def steps(self) -> int:
@@ -60,13 +69,20 @@ class Plan:
         """Epochs begun."""
         return -(-self.steps // self.steps_per_epoch)
 
-    def batches(self, epoch: int) -> list[tuple[int, list[int]]]:
-        """(step, positions of its examples) of one epoch, by seed and epoch alone, so that resuming meets the same."""
+    def batches(self, epoch: int) -> list[Batch]:
+        """The batches of one epoch, by seed and epoch alone, so that resuming meets the same.
+
+        A batch is of one task; those of several come in random order (as in MT-DNN, arXiv 1901.11504).
+        """
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(self.n_examples, generator=generator).tolist()
         size, first = self.config.batch_size, epoch * self.steps_per_epoch
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
-        return list(enumerate(parts, start=first))[: self.steps - first]
+        parts = []
+        for task, n in enumerate(self.sizes):
+            order = torch.randperm(n, generator=generator).tolist()
+            parts += [(task, order[start : start + size]) for start in range(0, n, size)]
+        if len(self.sizes) > 1:
+            parts = [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
+        return [Batch(step, *part) for step, part in enumerate(parts, start=first)][: self.steps - first]
 
     def checks_after(self, steps: int) -> bool:
         """Whether validation is looked at within an epoch, after so many steps."""
@@ -100,7 +116,7 @@ class Stepper:
     """What takes a step.
 
     Attributes:
-        head: the model in training.
+        head: with the model in training; of several over it, the first.
         optimizer: over its weights in scope.
         plan: of the whole training.
         loss: of a batch, shared out to the head's processes.
@@ -146,13 +162,18 @@ class Stepper:
         return cls(head, optimizer, plan, SharedLoss(head), pull, protection, penalty, recorder)
 
     @_saying_what_to_lower()
-    def take(self, batch: Sequence[Example], step: int) -> float:
+    def take(self, head: Head, batch: Sequence[Example], step: int) -> float:
         """One forward, backward and update; the loss in nats.
+
+        Args:
+            head: over the model.
+            batch: of the head's task.
+            step: from 0.
 
         Raises:
             TrainingError: the loss is not finite (the weights are as before the step), or memory ran out.
         """
-        loss = self._backward(batch)
+        loss = self._backward(head, batch)
         rate, config = self.plan.rate(step), self.plan.config
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -172,8 +193,8 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _backward(self, batch: Sequence[Example]) -> float:
-        loss = self.loss.backward(batch)
+    def _backward(self, head: Head, batch: Sequence[Example]) -> float:
+        loss = self.loss.backward(head, batch)
         value = loss.item()
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from graft.compose.exclusion import exclude_patches
 from graft.localize.movement import diff_checkpoints
@@ -20,16 +23,22 @@ from tests.cli.conftest import Cli as Cli
 from tests.cli.conftest import Finished
 from tests.cli.conftest import cli as cli
 
+EMBEDDINGS = "embeddings.word_embeddings.weight"
+
 
 @pytest.fixture(scope="module")
 def skills(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two patches of the tuned model that overlap: its largest movements, and all of those in one layer."""
+    """Two patches of the tuned model that overlap, its largest movements and all of those in one layer; and a base with
+    another vocabulary."""
     folder = tmp_path_factory.mktemp("skills")
     save_patch(diff_checkpoints(shelf / "base", shelf / "tuned", budget=300), folder / "top.safetensors")
     for name, scope, stored in (("layer", r"layer\.1\.", False), ("stored", r"layer\.1\.", True)):
         patch = diff_checkpoints(shelf / "base", shelf / "tuned", scope=scope, with_base_values=stored)
         save_patch(patch, folder / f"{name}.safetensors")
     save_patch(load_patch(folder / "top.safetensors").mask, folder / "mask.safetensors")
+    shutil.copytree(shelf / "base", folder / "wide")
+    weights = load_file(shelf / "base" / "model.safetensors")
+    save_file(weights | {EMBEDDINGS: torch.zeros(99, 32)}, folder / "wide" / "model.safetensors")
     rest = exclude_patches(patch, folder / "top.safetensors")
     save_patch(dataclasses.replace(rest, base_values=None), folder / "rest.safetensors")
     return folder
@@ -89,6 +98,30 @@ def test_overlap_shows_pairs_chance_and_clusters(skills: Path, tmp_path: Path, c
     assert cli("overlap", *files, "-o", tmp_path / "out", "--force").code == 0
 
 
+def test_folders_are_tasks_over_several_seeds(skills: Path, tmp_path: Path, cli: Cli) -> None:
+    for place in ("a/0", "a/1", "b/0"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(skills / ("top.safetensors" if place == "a/0" else "layer.safetensors"), tmp_path / place)
+    files = [tmp_path / place for place in ("a/0", "a/1", "b/0")]
+    shown = cli("overlap", *files, "--by-folder", "-o", tmp_path / "out")
+    first, ceiling, wrote = shown.out.splitlines()
+    assert first.startswith("a  b: jaccard 0.")
+    assert ceiling.startswith("a, two seeds: jaccard 0.")
+    assert wrote == f"wrote {tmp_path / 'out'}"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "overlap.json",
+        "overlap_map.png",
+        "overlap_map.svg",
+    ]
+    found = json.loads(cli("overlap", *files, "--by-folder", "--json").out)
+    assert found == json.loads((tmp_path / "out" / "overlap.json").read_text())
+    assert found["jaccard"][0][1] == pytest.approx((found["jaccard"][0][0] + 1) / 2)  # one of two pairs is of equals
+    assert found["jaccard"][1][1] is None
+    shutil.copytree(tmp_path / "a", tmp_path / "c" / "a")
+    refused = cli("overlap", *files, tmp_path / "c" / "a" / "0", "--by-folder")
+    assert (refused.code, refused.err.splitlines()[-1]) == (2, "Error: --by-folder: two folders have one name")
+
+
 def test_fuse_writes_a_model_and_says_what_it_did(
     skills: Path, base: Path, tuned: Path, tmp_path: Path, cli: Cli
 ) -> None:
@@ -137,6 +170,10 @@ CASES: dict[str, tuple[str, Case]] = {
     "one model to fuse": (r"two tuned models or more", lambda s, b: ["fuse", b, b.parent / "tuned"]),
     "a core of nothing": (r"fuse: core 0 is not above 0", lambda s, b: ["fuse", b, b, b, "--core", 0]),
     "a patch to fuse": (r"another architecture", lambda s, b: ["fuse", b, b, s / "top.safetensors"]),
+    "another vocabulary": (
+        r"'embeddings.word_embeddings.weight' has shape \[\d+, 32\] in the base, \[99, 32\] in the tuned checkpoint",
+        lambda s, b: ["fuse", b, b.parent / "tuned", s / "wide"],
+    ),
     "too many": (r"1,025 patches at once", lambda s, b: ["compose", *[s / "top.safetensors"] * 1025]),
 }
 

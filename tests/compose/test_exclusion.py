@@ -13,6 +13,7 @@ from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import BudgetError, PatchError, PatchMismatchError
 from graft.patch.file import load_patch, save_patch
+from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import same_bits
 from tests.checkpoints import make_patch, write_single
@@ -30,6 +31,24 @@ def test_composing_then_excluding_gives_back_the_first(parts: list[Patch]) -> No
     untouched = exclude_patches(a, b, c)
     assert same_content(untouched, a)
     assert untouched.provenance.method["removed"] == 0
+
+
+@QUIET
+@given(patches(1, 1))
+def test_excluding_nothing_changes_nothing_and_excluding_itself_leaves_nothing(parts: list[Patch]) -> None:
+    (a,) = parts
+    assert same_content(exclude_patches(a), a)
+    assert same_content(exclude_patches(a, Mask.of({}, {})), a)
+    with pytest.raises(BudgetError, match="nothing is left of 1"):
+        exclude_patches(a, a)
+
+
+@QUIET
+@given(patches(2), st.sampled_from(["first", "last", "mean", "sign", "slerp"]))
+def test_a_composition_less_all_of_its_parts_is_nothing_whatever_the_rule(parts: list[Patch], rule: str) -> None:
+    whole = compose_patches(*parts, on_overlap=rule)  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="nothing is left"):
+        exclude_patches(whole, *parts)
 
 
 @QUIET

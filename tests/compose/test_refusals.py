@@ -137,6 +137,18 @@ def test_a_thousand_patches_compose_and_more_are_refused_before_any_is_opened(tm
         compose_patches(*[tmp_path / "gone"] * 1025)
 
 
+def test_a_thousand_regions_are_excluded_and_compared_and_more_are_refused() -> None:
+    regions = [patch_of({("layers.0.w", i): 5.0}) for i in range(10)]
+    whole = patch_of({("layers.0.w", i): 5.0 for i in range(12)})
+    rest = exclude_patches(whole, *(regions[i % 10] for i in range(1000)))
+    assert rest.mask["layers.0.w"].tolist() == [10, 11]
+    pairs = measure_overlap(*(regions[i % 10] for i in range(1000))).pairs
+    assert sum(pair.intersection for pair in pairs) == 10 * (100 * 99 // 2)  # each with its 99 twins
+    for operate in (exclude_patches, measure_overlap):
+        with pytest.raises(ConfigError, match=r"1,025 patches at once"):
+            operate(*[whole] * 1025)
+
+
 def test_what_the_provenance_says_may_be_anything() -> None:
     odd = {"overlap": [1], "earlier": 3, "nested": {"a": {"b": []}}, "method": ["x"]}
     strange = dataclasses.replace(

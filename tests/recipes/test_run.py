@@ -122,11 +122,11 @@ def test_a_run_that_was_broken_off_goes_on_with_the_next_seed(
     recipe, whole = finished
     begun: list[int] = []
 
-    def interrupted(*arguments: Any) -> dict[str, Any]:
+    def interrupted(*arguments: Any, **where: Any) -> dict[str, Any]:
         begun.append(arguments[2])
         if begun == [0, 1]:
             raise KeyboardInterrupt
-        return run_seed(*arguments)
+        return run_seed(*arguments, **where)
 
     monkeypatch.setattr(running, "run_seed", interrupted)
     monkeypatch.setattr(running, "_plot", lambda *_: [])  # slow, and drawn in the run it is compared with
@@ -175,7 +175,7 @@ def test_a_finished_run_is_not_overwritten_but_by_force(
     recipe, _ = finished
     shutil.copytree(recipe.parent / "out", tmp_path / "out")
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(running, "run_seed", lambda *_: (_ for _ in ()).throw(GraftError("begun anew")))
+    monkeypatch.setattr(running, "run_seed", lambda *_, **__: (_ for _ in ()).throw(GraftError("begun anew")))
     for taken in ("out", "file"):
         with pytest.raises(OutputError, match=rf"{taken} exists already"):
             run_recipe(recipe, tmp_path / taken)

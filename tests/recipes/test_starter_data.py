@@ -11,6 +11,7 @@ import pytest
 
 from graft.config import load_yaml
 from graft.recipes.run import load_recipe
+from graft.recipes.suite.run import is_suite, load_suite
 from graft.tasks.task import Task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -94,8 +95,14 @@ def test_every_task_file_loads_and_its_data_where_they_are_here(path: Path) -> N
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=names(EXPERIMENTS))
 def test_every_recipe_loads_and_says_what_it_ran_on(path: Path) -> None:
-    recipe, task = load_recipe(path)
-    assert (path.parent / recipe.task).is_file()
-    assert task.spec.name
-    assert recipe.hardware
+    if is_suite(path):
+        suite, tasks, _ = load_suite(path)
+        assert len(tasks) == len(suite.tasks)
+        hardware = suite.hardware
+    else:
+        recipe, task = load_recipe(path)
+        assert (path.parent / recipe.task).is_file()
+        assert task.spec.name
+        hardware = recipe.hardware
+    assert hardware
     assert load_yaml(path)["name"] == path.stem

@@ -22,18 +22,23 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for overlap.json, a heat map and a dendrogram."
 )
+@click.option("--by-folder", is_flag=True, help="Patches in one folder are one task over several seeds.")
 @options.force
 @options.as_json
 @options.debug
-def command(patches: tuple[str, ...], threshold: float, output: Path | None, force: bool, as_json: bool) -> None:
+def command(
+    patches: tuple[str, ...], threshold: float, output: Path | None, by_folder: bool, force: bool, as_json: bool
+) -> None:
     """Show how far the regions of patches or masks overlap: pair by pair, beside chance, in clusters.
 
     Chance is given twice: k1 k2 / N over all weights, and tensor by tensor, since masks favour the same tensors. For a
-    ceiling, put the same task over another seed among the PATCHes. --json has every layer too.
+    ceiling, put the same task over another seed among the PATCHes; with --by-folder, means over all pairs of seeds are
+    shown. --json has every layer too, where folders are not put together.
 
     \b
     Example:
       graft overlap topics.safetensors reviews.safetensors -o runs/overlap
+      graft overlap runs/topics/*.safetensors runs/reviews/*.safetensors --by-folder
     """
     from graft.compose.measurement import measure_overlap
     from graft.outputs import refuse_existing
@@ -43,6 +48,9 @@ def command(patches: tuple[str, ...], threshold: float, output: Path | None, for
     elif force:
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)
+    if by_folder:
+        _show_families(paths, output, force, as_json)
+        return
     result = measure_overlap(*paths, threshold=threshold, labels=patches)
     if output is not None:
         from graft.report.overlap_map import write_overlap
@@ -50,6 +58,23 @@ def command(patches: tuple[str, ...], threshold: float, output: Path | None, for
         write_overlap(result, output, force=force)
     wrote = [] if output is None else [f"wrote {output}"]
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
+
+
+def _show_families(paths: list[Path], output: Path | None, force: bool, as_json: bool) -> None:
+    from graft.compose.families import measure_families
+
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.resolve().parent, []).append(path)
+    if len({folder.name for folder in folders}) < len(folders):
+        raise click.UsageError("--by-folder: two folders have one name")
+    result = measure_families({folder.name: found for folder, found in folders.items()})
+    if output is not None:
+        from graft.report.overlap_map import write_families
+
+        write_families(result, output, force=force)
+    wrote = [] if output is None else [f"wrote {output}"]
+    options.show(result.to_json(), as_json, [*result.lines(), *wrote])
 
 
 def _lines(result: Overlap) -> list[str]:

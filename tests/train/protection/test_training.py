@@ -74,11 +74,11 @@ def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, opti
     checkpoint, config = Checkpoint.open(base), TrainSpec(optimizer, lr=1e-2, weight_decay=decay, steps=6)
     mask, examples = draw_mask(checkpoint), task.train_examples()
     free, confined = open_head(base, task.spec), open_head(base, task.spec)
-    plan = Plan(len(examples), config, seed=0)
+    plan = Plan((len(examples),), config, seed=0)
     for head, core in ((free, None), (confined, Core(only=mask, names=checkpoint.names))):
         stepper = Stepper.start(head, plan, base, core)
         for step in range(6):
-            stepper.take(examples[8 * step : 8 * step + 8], step)
+            stepper.take(head, examples[8 * step : 8 * step + 8], step)
     assert changed_at(checkpoint, free.model.named_parameters(), mask, outside=True) > 1000  # the control
     assert changed_at(checkpoint, confined.model.named_parameters(), mask, outside=True) == 0
     assert changed_at(checkpoint, confined.model.named_parameters(), mask) > 0.5 * len(mask)

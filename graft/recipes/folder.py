@@ -1,0 +1,86 @@
+"""The folder of a run: taken up where it was broken off, seed by seed, and finished with its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.outputs import new_file, new_folder
+from graft.recipes.spec import Expectation
+
+MARK = "recipe.json"  # what is being run, from the start; results.json comes at the end
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished recipe.
+
+    Attributes:
+        results: everything that results.json holds.
+        table: the tables as text.
+        files: what was written, in the order in which to look at it.
+        missed: expectations that were not met, each as a sentence.
+    """
+
+    results: Mapping[str, Any]
+    table: str
+    files: tuple[Path, ...]
+    missed: tuple[str, ...]
+
+
+def claim_folder(out: Path, what: Mapping[str, Any], force: bool) -> None:
+    """Make the folder, or take up one that an earlier try at the same recipe left unfinished."""
+    try:
+        begun = json.loads((out / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        begun = None
+    if begun == what and not (out / RESULTS).exists():
+        return
+    with new_folder(out, force=force) as folder:
+        (folder / MARK).write_text(json.dumps(what, indent=2), encoding="utf-8")
+
+
+def run_or_read(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of a seed from its folder, where it was finished before; else run it there."""
+    done = folder / "seed.json"
+    if not done.is_file():
+        figures = run(folder)
+        with new_file(done, force=True) as file:
+            file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    read = json.loads(done.read_text(encoding="utf-8"))
+    assert isinstance(read, dict)
+    return read
+
+
+def write_results(out: Path, table: str, results: Mapping[str, Any]) -> list[Path]:
+    """The table and, last of all, the results: with them the run is finished."""
+    texts = {"table.md": table + "\n", RESULTS: json.dumps(results, indent=1)}
+    for name, text in texts.items():
+        with new_file(out / name, force=True) as file:
+            file.write_text(text, encoding="utf-8")
+    return [out / name for name in texts]
+
+
+def find_missed(
+    expect: Mapping[str, Expectation], summary: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Expectations that were not met, each as a sentence.
+
+    Args:
+        expect: "MODEL.FIGURE" -> value and tolerance.
+        summary: model -> figure -> its mean and more.
+        names: what a model is called in `expect` -> in `summary`, where that differs.
+    """
+    missed = []
+    for key, expected in expect.items():
+        model, _, metric = key.partition(".")
+        found = summary.get(names.get(model, model), {}).get(metric)
+        if found is None:
+            missed.append(f"{key}: no such figure")
+        elif abs(found["mean"] - expected.value) > expected.tolerance:
+            missed.append(f"{key} is {found['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
+    return tuple(missed)

@@ -1,0 +1,113 @@
+"""Running a suite: every seed, then tables, plots and the overlap of all regions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from graft.compose.families import FamilyOverlap, measure_families
+from graft.config import load_yaml, override, read_config, to_plain
+from graft.errors import ConfigError
+from graft.recipes.bench import Machine
+from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
+from graft.recipes.spec import find_base
+from graft.recipes.suite.bench import train_config, with_shots
+from graft.recipes.suite.seed import run_suite_seed
+from graft.recipes.suite.spec import SuiteSpec
+from graft.recipes.suite.summary import agree, format_suite, mean_matrix, summarise_suite
+from graft.report.overlap_map import plot_families
+from graft.report.stages import plot_stages
+from graft.report.task_matrix import plot_task_matrix
+from graft.tasks.task import Task
+
+
+def is_suite(path: Path) -> bool:
+    """Whether a recipe is over several tasks."""
+    return "tasks" in load_yaml(path)
+
+
+def load_suite(path: Path, assignments: tuple[str, ...] = ()) -> tuple[SuiteSpec, list[Task], list[Task]]:
+    """Read the recipe of a suite with its tasks, and those beside them; `assignments` override the recipe.
+
+    Raises:
+        ConfigError: naming file and key.
+    """
+    suite = read_config(SuiteSpec, override(load_yaml(path), assignments), str(path))
+    suite = dataclasses.replace(suite, base=find_base(path, suite.base))
+    tasks, beside = ([_load_task(path.parent / file, suite) for file in files] for files in (suite.tasks, suite.beside))
+    names = [task.spec.name for task in (*tasks, *beside)]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: two tasks have one name: {', '.join(names)}")
+    for changes in [how.train for how in suite.sequences.values()] + [mix.train for mix in suite.mixes.values()]:
+        train_config(tasks[0], changes)  # what is wrong in it is said before the first costly step
+    return suite, tasks, beside
+
+
+def _load_task(path: Path, suite: SuiteSpec) -> Task:
+    changes = [f"train.{key}={json.dumps(value, default=str)}" for key, value in suite.train.items()]
+    task = with_shots(Task.load(path, tuple(changes)), suite.shots)
+    longest = min(task.spec.max_length, suite.max_length or task.spec.max_length)
+    return Task.load(path, (*changes, f"shots={json.dumps(task.spec.shots)}", f"max_length={longest}", "ood={}"))
+
+
+def run_suite(
+    path: Path, out: Path, *, assignments: tuple[str, ...], device: str, dtype: str, force: bool
+) -> RunResult:
+    """As `run_recipe`, of a recipe over several tasks."""
+    suite, tasks, beside = load_suite(path, assignments)
+    for task in (*tasks, *beside):
+        for split in (task.train_examples, task.validation_examples, task.test_examples):
+            split()  # bad data are said before the first costly step
+    machine = Machine(device, dtype)
+    what = {"recipe": to_plain(suite), "tasks": [task.describe() for task in (*tasks, *beside)], "dtype": dtype}
+    claim_folder(out, what, force)
+    seeds = []
+    for seed in tqdm(suite.seeds, desc=suite.name, unit="seed", disable=None):
+        work = partial(run_suite_seed, suite, tasks, beside, seed, machine=machine)
+        seeds.append(run_or_read(out / f"seed-{seed}", work))
+    return _finish(suite, [task.spec.name for task in (*tasks, *beside)], seeds, out)
+
+
+def _finish(suite: SuiteSpec, names: list[str], seeds: list[dict[str, Any]], out: Path) -> RunResult:
+    summary = summarise_suite(seeds)
+    overlap = _overlap(names, "", suite.seeds, out)
+    agreement = agree(overlap, seeds)
+    table = format_suite(suite, summary, seeds, overlap, agreement)
+    missed = find_missed(suite.expect, summary, {})
+    results: dict[str, Any] = {"recipe": to_plain(suite), "summary": summary, "overlap": overlap.to_json()}
+    if suite.shared is not None:
+        shared = _overlap(names[: len(suite.tasks)], "shared-", suite.seeds, out)
+        results["shared_overlap"] = shared.to_json()
+    results |= {"agreement": agreement, "seeds": seeds, "missed": list(missed)}
+    files = [*_plot(suite, seeds, overlap, out), *write_results(out, table, results)]
+    return RunResult(results, table, tuple(files), missed)
+
+
+def _overlap(names: Sequence[str], prefix: str, seeds: Sequence[int], out: Path) -> FamilyOverlap:
+    places = {name: [out / f"seed-{seed}" / f"{prefix}{name}.safetensors" for seed in seeds] for name in names}
+    return measure_families(places)
+
+
+def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: FamilyOverlap, out: Path) -> list[Path]:
+    files = plot_families(overlap, out / "overlap")
+    for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
+        if key in seeds[0]:
+            names, gains = mean_matrix(seeds, key)
+            files += plot_task_matrix(
+                gains,
+                names,
+                names,
+                out / key,
+                title=f"Accuracy gained over the base by each task's {title}",
+                note="rows: the graft's task; columns: the task that is tested",
+            )
+    if suite.sequences:
+        stages = {name: [seed["stages"][name] for seed in seeds] for name in suite.sequences}
+        files += plot_stages(stages, out / "stages", title=f"{suite.name}: learning tasks in turn")
+    return files

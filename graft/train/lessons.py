@@ -1,0 +1,51 @@
+"""What a training teaches: the examples of one task, or of several that share the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.tasks.examples import Example
+from graft.tasks.head import Head, share_model, spread_head
+from graft.tasks.task import Task
+
+Tasks = Task | Sequence[Task]
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """One lesson per task: its head over the common model, and its examples.
+
+    Attributes:
+        heads: one per task, all with the same model.
+        train, validation: the examples of each.
+    """
+
+    heads: tuple[Head, ...]
+    train: tuple[list[Example], ...]
+    validation: tuple[list[Example], ...]
+
+    @classmethod
+    def open(cls, path: Path, tasks: Sequence[Task], **where: Any) -> Lessons:
+        """Read the examples, then load the model; `where` and the errors are those of `spread_head`."""
+        train, validation = ([read(task) for task in tasks] for read in (Task.train_examples, Task.validation_examples))
+        head = spread_head(path, tasks[0].spec, **where)
+        heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
+        return cls(heads, tuple(train), tuple(validation))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Training examples of each task."""
+        return tuple(map(len, self.train))
+
+    def validate(self) -> float:
+        """Accuracy on validation, as the mean over tasks; NaN where an output is not finite."""
+        each = [head.accuracy(rows, label="validation") for head, rows in zip(self.heads, self.validation, strict=True)]
+        return sum(each) / len(each)
+
+
+def as_list(tasks: Tasks) -> list[Task]:
+    """One task or several as a list."""
+    return [tasks] if isinstance(tasks, Task) else list(tasks)

@@ -1,0 +1,258 @@
+"""A suite of tiny tasks from start to end: every method runs, is measured alike, and says what was chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graft.config import read_config, to_plain
+from graft.errors import ConfigError, OutputError
+from graft.localize.spec import LocalizeSpec
+from graft.patch.file import load_patch
+from graft.patch.mask import Mask
+from graft.recipes.bench import Machine
+from graft.recipes.folder import RunResult
+from graft.recipes.run import run_recipe
+from graft.recipes.suite import sequences
+from graft.recipes.suite.bench import SuiteBench, with_shots
+from graft.recipes.suite.fusions import fuse_tuned, train_mix
+from graft.recipes.suite.run import load_suite
+from graft.recipes.suite.sequences import run_sequence
+from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import as_bits, take
+from tests.models import FILMS, MEALS, toy_rows, write_rows, write_task, write_yaml
+
+PLAIN: dict[str, Any] = {"train": {"l1": 0.0}}
+SUITE: dict[str, Any] = {
+    "name": "tiny",
+    "tasks": ["films/task.yaml", "long/task.yaml"],
+    "beside": ["meals/task.yaml"],
+    "shots": 16,
+    "train": {"epochs": 3, "lr": 0.2, "l1": 1e-4},
+    "localize": {"method": "magnitude", "density": 0.03, "scope": "all"},
+    "shared": {"method": "taylor", "density": 0.03, "scope": "all"},
+    "sequences": {"sequential": PLAIN, "continual": {"graft": True}},
+    "fusions": {
+        "mean": {"fuse": {"method": "mean"}},
+        "arithmetic": {"fuse": {"method": "task-arithmetic"}, "scales": [0.3, 1.0]},
+        "cpi": {"fuse": {"method": "cpi", "core": 0.05, "threshold": 1.0}},
+    },
+    "mixes": {"joint": {}, "staged": {"start": "cpi", "shots": 4, "staged": True, "freeze": True}},
+    "unions": {"union": {"density": 0.03}},
+    "evaluate": {"limit": 60},
+    "seeds": [0, 1],
+    "expect": {"tuned.accuracy": {"value": 0.8, "tolerance": 0.2}, "union.beauty": {"value": 1, "tolerance": 0}},
+}
+METHODS = [
+    "base",
+    "tuned",
+    "graft",
+    "joint",
+    "staged",
+    "sequential",
+    "continual",
+    "mean",
+    "arithmetic",
+    "cpi",
+    "union",
+]
+
+
+@pytest.fixture(scope="module")
+def recipe(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe over the moods of films and the length of sentences, beside them the moods of meals."""
+    folder = tmp_path_factory.mktemp("suite")
+    texts = {
+        "films": ["bad sorry", "good happy"],
+        "meals": ["bad sorry", "good happy"],
+        "long": ["one", "the and a is"],
+    }
+    for name, things in (("films", FILMS), ("meals", MEALS), ("long", FILMS)):
+        path = write_task(folder / name, name=name, ood={}, head={"kind": "similarity", "texts": texts[name]})
+        for seed, split in enumerate(("train", "validation", "test"), start=20):
+            rows = toy_rows(100, seed, things)
+            if name == "long":
+                rows = [row | {"label": int(len(row["text"].split()) > 6)} for row in rows]
+            write_rows(path.parent / f"{split}.jsonl", rows)
+    return write_yaml(folder / "suite.yaml", SUITE | {"base": str(shelf / "base")})
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path) -> RunResult:
+    return run_recipe(recipe, recipe.parent / "out")
+
+
+def bench_of(recipe: Path, folder: Path, *assignments: str) -> SuiteBench:
+    suite, tasks, beside = load_suite(recipe, assignments)
+    return SuiteBench(suite, tuple(tasks), tuple(beside), 0, folder, Machine())
+
+
+def test_every_method_is_measured_on_every_task(finished: RunResult) -> None:
+    results = finished.results
+    assert list(results["summary"]) == METHODS
+    for seed in results["seeds"]:
+        assert list(seed["methods"]) == METHODS
+        for figures in seed["methods"].values():
+            assert list(figures) == ["films", "long"]
+            assert all(row["n"] == 60 for row in figures.values())
+        assert set(seed["seconds"]) == {*METHODS, "shared"}
+        assert [[len(row) for row in rows] for rows in seed["stages"].values()] == [[1, 2]] * 2
+    summary = {name: row["accuracy"]["mean"] for name, row in results["summary"].items()}
+    assert summary["tuned"] > summary["base"] + 0.1
+    assert summary["joint"] > summary["base"] + 0.05
+    assert results["summary"]["tuned"]["gain_kept"]["mean"] == 1
+    assert {"forgetting", "transfer"} <= set(results["summary"]["continual"])
+    assert "forgetting" not in results["summary"]["mean"]
+    assert finished.missed == ("union.beauty: no such figure",)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_settings_come_from_validation_and_are_told(finished: RunResult) -> None:
+    for seed in finished.results["seeds"]:
+        found = seed["found"]
+        assert found["arithmetic"]["scale"] in (0.3, 1.0)
+        assert all("validation_accuracy" in found[name] for name in ("mean", "joint", "staged", "union"))
+        assert found["cpi"]["clusters"] == [["films"], ["long"]]
+        assert found["union"]["overlap"]["rule"] == "mean"
+
+
+def test_the_folder_holds_tables_plots_and_patches_but_no_checkpoints(finished: RunResult, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    plots = [f"{name}.{kind}" for name in ("overlap", "grafts", "shared", "stages") for kind in ("png", "svg")]
+    assert {path.name for path in out.iterdir()} == {
+        "seed-0",
+        "seed-1",
+        "recipe.json",
+        "results.json",
+        "table.md",
+        *plots,
+    }
+    patches = [
+        *(f"{name}.safetensors" for name in ("films", "long", "meals")),
+        "shared-films.safetensors",
+        "shared-long.safetensors",
+    ]
+    assert {path.name for path in (out / "seed-0").iterdir()} == {"seed.json", *patches}
+    n = load_patch(out / "seed-0" / "films.safetensors").provenance.base.n_parameters
+    assert all(len(load_patch(out / "seed-1" / name)) == int(0.03 * n + 0.5) for name in patches)
+    assert (out / "table.md").read_text() == finished.table + "\n"
+    for word in ("Test rows", "continual", "films, meals", "films, two seeds", "Spearman"):
+        assert word in finished.table
+
+
+def test_related_tasks_share_more_than_unrelated_ones(finished: RunResult) -> None:
+    overlap = finished.results["overlap"]
+    assert overlap["names"] == ["films", "long", "meals"]
+    jaccard = np.array(overlap["jaccard"])
+    assert (jaccard == jaccard.T).all()
+    assert jaccard[0, 2] > jaccard[0, 1]  # the moods of films and of meals depend on the same words
+    assert set(finished.results["agreement"]) == {"gradients", "texts"}
+    assert len(finished.results["shared_overlap"]["names"]) == 2
+
+
+def test_a_run_is_taken_up_and_a_finished_one_left_alone(finished: RunResult, recipe: Path) -> None:
+    (recipe.parent / "out" / "results.json").rename(recipe.parent / "kept.json")
+    again = run_recipe(recipe, recipe.parent / "out")  # both seeds are there
+    assert again.results == finished.results
+    with pytest.raises(OutputError, match="exists already"):
+        run_recipe(recipe, recipe.parent / "out")
+
+
+def test_continual_grafting_changes_nothing_outside_of_its_regions(recipe: Path, tmp_path: Path) -> None:
+    bench = bench_of(recipe, tmp_path)
+    free, kept = (run_sequence(bench, name, SequenceSpec(graft=name == "kept")) for name in ("free", "kept"))
+    base = Checkpoint.open(Path(bench.suite.base))
+    n = int(0.03 * base.n_parameters + 0.5)
+
+    def changed(folder: Path) -> int:
+        tuned = Checkpoint.open(folder)
+        return sum(int((as_bits(base.read(x)) != as_bits(tuned.read(x))).sum()) for x in base.parameters)
+
+    assert changed(free.last) > 4 * n  # the control
+    assert changed(kept.last) == 2 * n  # the second region lies wholly outside of the first
+
+
+def test_replay_trains_on_what_was_seen_before(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, lessons = bench_of(recipe, tmp_path), []
+
+    def train(_: SuiteBench, base: Any, tasks: Any, *rest: Any, **options: Any) -> Any:
+        lessons.append([(task.spec.name, task.spec.shots) for task in tasks])
+        return base
+
+    monkeypatch.setattr(sequences.SuiteBench, "train", train)
+    run_sequence(bench, "replay", SequenceSpec(replay=4))
+    assert lessons == [[("films", 16)], [("long", 16), ("films", 4)]]
+    seen, replayed = (with_shots(bench.tasks[0], n).train_examples() for n in (16, 4))
+    assert len(replayed) == 8
+    assert set(replayed) <= set(seen)
+
+
+def test_frozen_cores_stay_and_others_move(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, real = bench_of(recipe, tmp_path), SuiteBench.train
+    fused = fuse_tuned(bench, "cpi", bench.suite.fusions["cpi"])
+    config = LocalizeSpec("magnitude", 0.05, scope="all")
+    core = bench.localize(bench.suite.base, bench.tuned["films"], bench.tasks[0], config).mask
+    stages: list[tuple[Path, list[Mask], Path]] = []
+
+    def train(bench: SuiteBench, base: Any, tasks: Any, changes: Any, protect: list[Mask]) -> Path:
+        stages.append((base, list(protect), real(bench, base, tasks, changes, protect)))
+        return stages[-1][-1]
+
+    monkeypatch.setattr(SuiteBench, "train", train)
+    for freeze in (False, True):
+        train_mix(bench, MixSpec("cpi", 4, staged=True, freeze=freeze), fused)
+    (_, _, first), (_, _, free), (_, nothing, _), (_, frozen, kept) = stages
+    assert not nothing
+    assert frozen == [core]
+    before, moved, still = (Checkpoint.open(folder) for folder in (first, free, kept))
+    for end, stays in ((moved, False), (still, True)):
+        pairs = (
+            (take(before.read(name), torch.tensor(core[name])), take(end.read(name), torch.tensor(core[name])))
+            for name in core
+        )
+        assert all(torch.equal(*pair) for pair in pairs) is stays
+    assert any(not torch.equal(before.read(name), still.read(name)) for name in core)
+
+
+def test_the_best_scale_on_validation_is_kept(recipe: Path, tmp_path: Path) -> None:
+    bench = bench_of(recipe, tmp_path)
+    blend = read_config(BlendSpec, {"fuse": {"method": "task-arithmetic"}, "scales": [-1.0, 0.5]}, "blend")
+    fused = fuse_tuned(bench, "arithmetic", blend)
+    assert fused.found["scale"] == 0.5
+    assert bench.validate(bench.open(fused.path)) == fused.found["validation_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("tasks=[films/task.yaml]", "tasks must be two or more different files"),
+        ("beside=[films/task.yaml]", "and beside others than these"),
+        ("mixes.staged.start=other", "start 'other' is neither base nor a fusion"),
+        ("mixes.staged.start=mean", "staged needs the start to be a fusion by cpi"),
+        ("mixes.joint.freeze=true", "freeze needs staged"),
+        ("sequences.mean={}", "two methods have one name"),
+        ("sequences.sequential.train.rate=1", "unknown key 'rate'"),
+        ("sequences.sequential.replay=-1", "replay must be 0 or more"),
+        ("fusions.mean.fuse.method=luck", "must be one of mean, slerp"),
+        ("unions.union.on_overlap=luck", "must be one of error, first"),
+        ("seeds=[1, 1]", "seeds must be one or more different"),
+        ("mixes={}", "shared needs a mix"),
+        ("localise={}", "unknown key 'localise'"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(changes: str, said: str, recipe: Path) -> None:
+    assert load_suite(recipe)[0].name == "tiny"
+    with pytest.raises(ConfigError, match=said):
+        load_suite(recipe, (changes,))
+
+
+def test_caps_lower_what_a_task_asks_for_and_never_raise_it(recipe: Path) -> None:
+    _, (films, _), _ = load_suite(recipe, ("shots=200", "max_length=9", "train.lr=1e-3"))
+    assert (films.spec.shots, films.spec.max_length, films.spec.train.lr) == (64, 9, 1e-3)
+    assert to_plain(films.spec)["ood"] == {}
