@@ -198,7 +198,8 @@ def test_the_readme_s_lines_publish_here_and_evaluate_the_same_there(
     hub: LocalHub, alice: Client, carol: Client, skill: Path, shelf: Path
 ) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    block = next(block for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) if "graft push" in block)
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    block = next(block for block in blocks if "graft push" in block)
     meant = {"$BASE": str(shelf / "base"), "$TASK": str(shelf / "toy" / "task.yaml"), "me/": "alice/"}
     for word, meaning in meant.items():
         block = block.replace(word, meaning)

@@ -29,7 +29,7 @@ class Watcher(GradientSink):
         self.received.append(name)
         self.alive.append(sum(weight.grad is not None for weight in self.model.parameters()))
 
-    def end_batch(self) -> None:
+    def end_batch(self, *, counts: bool = True) -> None:
         self.batches += 1
 
 
