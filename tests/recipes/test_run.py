@@ -241,7 +241,7 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: dict[str, Any], said: str, 
 def test_a_dtype_in_which_no_patch_lands_is_said_before_training(
     dtype: str, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reached(*_: Any) -> None:
+    def reached(*_: Any, **__: Any) -> None:
         raise GraftError("the first seed is begun")
 
     recipe = write_recipe(shelf, tmp_path / "tiny.yaml")
