@@ -36,7 +36,7 @@ from graft.localize.learner.learned import MaskLearner
 from graft.localize.path import GradientPath
 from graft.localize.planning import plan_localization
 from graft.localize.spec import LearnSpec, LocalizeSpec
-from graft.tasks.head import Head, open_head
+from graft.tasks.head import Head, spread_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from tests.benchmarks.compose import Peak
@@ -166,7 +166,7 @@ class Memory:
 
 def work(folder: Path, way: str, device: str) -> None:
     """One way in this process; prints what it measured."""
-    localization.open_head = _open_copied  # type: ignore[assignment]
+    localization.spread_head = _open_copied  # type: ignore[assignment]
     _warm_up(folder)
     memory = Memory(device)
     found = {"plain": _plain, "localize": _localize, "times": _times, "straightforward": _straightforward}[way](
@@ -182,8 +182,8 @@ def _warm_up(folder: Path) -> None:
     LlamaForCausalLM(config)(input_ids=torch.zeros((1, len(tokens)), dtype=torch.int64)).logits.sum().backward()
 
 
-def _open_copied(path: Path, task: Any, **options: Any) -> Head:
-    head = open_head(path, task, **options)
+def _open_copied(path: Path, task: Any, *, parallel: str = "ddp", **options: Any) -> Head:
+    head = spread_head(path, task, parallel=parallel, **options)
     for weight in head.model.parameters():
         weight.data = weight.data.clone()
     return head
