@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from graft.errors import CheckpointError
 from graft.localize.coordinates import Groups
 from graft.localize.gradients import GradientSink
+from graft.localize.numbering import Numbering
 from graft.localize.running_top import RunningTop
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
@@ -46,10 +46,7 @@ class CandidateSearch(GradientSink):
         self.pair = pair
         self.ranks = ranks
         self._tops = {name: top for names, k in groups for top in [RunningTop(multiple * k)] for name in names}
-        self._names = sorted(self._tops)
-        sizes = [pair.base.spec(name).numel for name in self._names]
-        ends = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-        self._starts = dict(zip(self._names, ends, strict=False))  # a position counts through all tensors
+        self._numbering = Numbering(pair, list(self._tops))
         self._seen: set[str] = set()
         self._found = torch.empty(0, dtype=torch.int64)
 
@@ -63,7 +60,7 @@ class CandidateSearch(GradientSink):
             return
         self._seen.add(name)
         top, piece, flat = self._tops[name], piece_of(gradient), local_of(gradient).flatten()
-        start = self._starts[name] + piece.start
+        start = self._numbering.starts[name] + piece.start
         for place, base, tuned in _read_parts(self.pair, name, piece, flat.device):
             scores = tuned.float().sub(base.float()).mul_(flat[place : place + len(base)]).neg_()  # -g * delta, fp32
             if torch.isnan(scores).any():
@@ -74,10 +71,9 @@ class CandidateSearch(GradientSink):
 
     def end_batch(self, *, counts: bool = True) -> None:
         """Join the best of the micro-batch to the union."""
-        for name in self._names:
-            if (
-                counts and name not in self._seen and self._tops[name].floor <= 0
-            ):  # untouched by the loss, and so scores 0
+        for name in self._numbering.names:
+            untouched = name not in self._seen  # by the loss, and so scores 0
+            if counts and untouched and self._tops[name].floor <= 0:
                 self.receive(name, torch.zeros(1).expand(self.pair.base.spec(name).numel))
         tops = {id(top): top for top in self._tops.values()}
         best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.drain()[1] for top in tops.values())])
@@ -87,13 +83,7 @@ class CandidateSearch(GradientSink):
     @property
     def mask(self) -> Mask:
         """What was found."""
-        specs = {name: self.pair.base.spec(name) for name in self._names}
-        found, indices = self._found.numpy(), {}
-        for name, spec in specs.items():
-            start = self._starts[name]
-            first, last = np.searchsorted(found, [start, start + spec.numel])
-            indices[name] = found[first:last] - start
-        return Mask.of(specs, indices)
+        return self._numbering.mask_of(self._found)
 
 
 def _read_parts(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graft.localize.numbering import Numbering
 from graft.localize.running_top import RunningTop
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
@@ -35,10 +36,8 @@ class MovementSearch:
 
     def __init__(self, pair: CheckpointPair, names: Sequence[str], k: int) -> None:
         self.pair = pair
-        self.names = sorted(names)
         self.k = k
-        ends = [0, *np.cumsum([pair.base.spec(name).numel for name in self.names], dtype=np.int64).tolist()]
-        self._starts = dict(zip(self.names, ends, strict=False))  # a position counts through all tensors
+        self._numbering = Numbering(pair, names)
         self._local = threading.local()
         self._tops: list[RunningTop] = []
 
@@ -48,16 +47,16 @@ class MovementSearch:
         Raises:
             CheckpointError: a value is NaN or infinite.
         """
-        for _ in stream_tensors(self._search, self.names, self.pair.stored, "differences"):
+        for _ in stream_tensors(self._search, self._numbering.names, self.pair.stored, "differences"):
             pass
         best = RunningTop(self.k)  # each thread has kept the best of what it saw
         for top in self._tops:
             best.add(*top.drain())
         _, found = best.drain()
-        return self._mask_of(found.sort().values.numpy()) if len(found) == self.k else None
+        return self._numbering.mask_of(found.sort().values) if len(found) == self.k else None
 
     def _search(self, name: str) -> None:
-        top, start = self._top, self._starts[name]
+        top, start = self._top, self._numbering.starts[name]
         for place, base, tuned in self.pair.stretches(name):
             floor = max(top.floor, 0.0)
             few = torch.from_numpy(_survivors(base, tuned, floor))
@@ -76,15 +75,6 @@ class MovementSearch:
             self._tops.append(self._local.top)
         top: RunningTop = self._local.top
         return top
-
-    def _mask_of(self, found: np.ndarray) -> Mask:
-        specs = {name: self.pair.base.spec(name) for name in self.names}
-        indices = {}
-        for name, spec in specs.items():
-            start = self._starts[name]
-            first, last = np.searchsorted(found, [start, start + spec.numel])
-            indices[name] = found[first:last] - start
-        return Mask.of(specs, indices)
 
 
 def _survivors(base: torch.Tensor, tuned: torch.Tensor, floor: float) -> npt.NDArray[np.int64]:
