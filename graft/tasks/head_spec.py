@@ -15,6 +15,7 @@ _KEYS = {  # what each kind reads; another kind's key would be ignored without a
     "choice": {"template", "normalize"},
     "lm": set(),
 }
+SECOND = "{text_b}"
 _TEMPLATES = {"similarity": "{}", "choice": "{text} {choice}"}
 
 
@@ -28,7 +29,8 @@ class HeadSpec:
             of a label's word in a template, by a masked or causal language model), "choice" (the likelihood of
             each of a row's choices after its text, by a causal language model) or "lm" (the next token of the
             text itself, which needs no label).
-        texts: similarity: one text per label; the label names where absent.
+        texts: similarity: one text per label; the label names where absent. With {text_b} in them each is, of a pair,
+            the second text as it would be under the label, and is compared with the first alone.
         template: similarity: a text with "{}" into which each label text, or choice, is put. verbalizer: such as
             "{text} It was {mask}."; under a causal model {mask} comes last. choice: such as
             "Question: {text} Answer: {choice}", {choice} last; "{text} {choice}" where absent. Pairs are
@@ -59,6 +61,11 @@ class HeadSpec:
         """The template, or that of the kind where none is given; empty for a kind without."""
         return _TEMPLATES.get(self.kind, "") if self.template is None else self.template
 
+    @property
+    def completes_pairs(self) -> bool:
+        """Whether label texts are made of each row's second text."""
+        return any(SECOND in text for text in self.texts or ())
+
     def check_for(self, *, labels: int, pair: bool, choices: bool) -> None:
         """Refuse what does not go with the rest of the TASK file.
 
@@ -76,6 +83,8 @@ class HeadSpec:
             raise ValueError("head.kind choice needs choices: the column that holds each row's list of texts")
         if self.kind == "lm" and (labels or pair):
             raise ValueError(f"head.kind lm reads one text column{' and no labels' if labels else ''}")
+        if self.completes_pairs and not pair:
+            raise ValueError(f"head.texts with {SECOND} need a pair: text: [first column, second column]")
         if choices and self.texts is not None:
             raise ValueError("head.texts belong to labels: with choices each row brings its own")
         for key in ("texts", "words"):

@@ -3,7 +3,9 @@
 Sentence and label texts are embedded by the model at hand, mean-pooled over tokens and normalised;
 logits = 20 x cosine. Both sides are trained through, and nothing is stored beside the weights. Mean pooling
 and the scale of 20 are those of Sentence-BERT (arXiv 1908.10084; its multiple-negatives ranking loss). Where rows
-bring their own choices, these stand in the place of the label texts.
+bring their own choices, these stand in the place of the label texts; so do, for pairs, label texts that say what
+the second text would be under each label: an encoder of single sentences compares two of them, it cannot read both
+as one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained, pad_rows
+from graft.tasks.head_spec import SECOND
 from graft.tasks.spec import TaskSpec
 
 SCALE = 20.0
@@ -42,6 +45,9 @@ class SimilarityHead(Head):
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """(n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
+        if self.task.head.completes_pairs:
+            first = self.embed([example.texts[:1] for example in examples])
+            return self._logits_of_choices(first, [self._completed(example.texts[1]) for example in examples])
         texts = self.embed([example.texts for example in examples])
         if not self.has_classes:
             return self._logits_of_choices(texts, [example.choices for example in examples])
@@ -62,12 +68,16 @@ class SimilarityHead(Head):
         owners = texts.repeat_interleave(torch.tensor(sizes, device=self.device), dim=0)
         return pad_rows(SCALE * (owners * embedded).sum(-1), sizes)
 
+    def _completed(self, second: str) -> tuple[str, ...]:
+        return tuple(text.replace(SECOND, second) for text in self.task.head.texts or ())
+
     def _filled(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         return [(self.task.head.pattern.replace("{}", text),) for text in texts]
 
     @contextlib.contextmanager
     def _repeated_work_done_once(self) -> Iterator[None]:
-        self._cached = self.embed(self.label_texts) if self.has_classes else None
+        alike = self.has_classes and not self.task.head.completes_pairs  # label texts are the same in every row
+        self._cached = self.embed(self.label_texts) if alike else None
         try:
             yield
         finally:

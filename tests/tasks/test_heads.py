@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -47,6 +48,29 @@ def test_padding_does_not_change_an_embedding(head: SimilarityHead) -> None:
 def test_the_template_holds_the_label_texts(base: Path) -> None:
     spec = toy_spec(head=HeadSpec(template="it is {} and {}"))
     assert open_head(base, spec).label_texts == [("it is sad and sad",), ("it is glad and glad",)]
+
+
+@torch.no_grad()
+def test_label_texts_of_a_pair_are_made_of_its_second_text(tuned: Path) -> None:
+    pairs = [Example((a.texts[0], b.texts[0]), a.label) for a, b in itertools.pairwise(EXAMPLES)]
+    pairs.append(Example(("good film {}", "the {text_b} film"), 1))  # braces of a row mean nothing
+    texts = ("the {text_b}", "{text_b} film and {text_b}")
+    head = open_head(tuned, toy_spec(text=("a", "b"), head=HeadSpec(texts=texts)))
+    assert isinstance(head, SimilarityHead)
+    first = head.embed([pair.texts[:1] for pair in pairs])
+    made = [
+        head.embed([(f"the {pair.texts[1]}",) for pair in pairs]),
+        head.embed([(f"{pair.texts[1]} film and {pair.texts[1]}",) for pair in pairs]),
+    ]
+    expected = torch.stack([20 * (first * second).sum(1) for second in made], dim=1)
+    assert torch.allclose(head.logits(pairs), expected, atol=1e-4)
+    assert torch.allclose(head.predict(pairs, batch_size=5), expected, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+def test_label_texts_with_a_second_text_need_a_pair() -> None:
+    with pytest.raises(ValueError, match="need a pair"):
+        toy_spec(head=HeadSpec(texts=("the {text_b}", "{text_b}")))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
