@@ -55,6 +55,9 @@ SECTIONS = (
             "above the imported interpreter; weights are copied out of their mapped files in every way.",
             "localize_scale",
             on_gpu=True),
+    Section("candidates", "Attribution in one model's memory, against exact scores of every weight",
+            "sst2 on the embedded encoder, as in recipes/sst2.yaml and sst2_adamw.yaml; accuracy on test (1,821 rows). "
+            "Candidates: 8 micro-batches, the best 5 k of each. Learned masks search among 10 k.", "candidates"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
             f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),
