@@ -26,6 +26,7 @@ from graft.report.run_tables import (
     ood_section,
     recipe_section,
 )
+from graft.report.table_page import TableRun, read_table_run, table_section
 from graft.report.wording import Share, elsewhere, headline, percent
 
 READING = (
@@ -76,12 +77,15 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     plots = out.with_name(f"{out.stem}_plots")
     for path in (out, plots):
         refuse_existing(path, force=force)
-    runs = _named_apart([read_run(folder) for folder in folders])
+    tables = [run for folder in folders if (run := read_table_run(folder))]
+    compared = {run.path for run in tables}
+    runs = _named_apart([read_run(folder) for folder in folders if folder not in compared])
     patches = [run.patch() for run in runs]
     with new_file(out, force=force) as page, new_folder(plots, force=force) as folder:
         book = PlotBook(folder)
-        page.write_text(_compose(runs, patches, book), encoding="utf-8")
+        page.write_text(_compose(runs, patches, tables, book), encoding="utf-8")
     headlines = {run.name: headline(run, _share(run, patch)) for run, patch in zip(runs, patches, strict=True)}
+    headlines |= {run.name: run.headline for run in tables}
     return WrittenReport(out, tuple(plots / name for name in book.files), headlines)
 
 
@@ -95,17 +99,22 @@ def _named_apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
     ]
 
 
-def _compose(runs: Sequence[RunFolder], patches: Sequence[Patch | None], book: PlotBook) -> str:
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-    several = len(runs) > 1
-    links = (element("a", run.name, href=f"#run-{i}") for i, run in enumerate(runs, 1))
+def _compose(
+    runs: Sequence[RunFolder], patches: Sequence[Patch | None], tables: Sequence[TableRun], book: PlotBook
+) -> str:
+    names = [run.name for run in (*runs, *tables)]
+    title = names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(names)}"
+    overview = len(runs) > 1
+    links = [element("a", name, href=f"#run-{i}") for i, name in enumerate(names, 1)]
+    glance = element("a", "All tasks at a glance", href="#overview") if overview else None
     return render_page(
         f"Where the skill lives: {title}",
         element("h1", "Where the skill lives"),
-        element("nav", element("a", "All tasks at a glance", href="#overview"), *links) if several else None,
-        overview_section(runs, book) if several else None,
+        element("nav", glance, *links) if len(names) > 1 else None,
+        overview_section(runs, book) if overview else None,
         *(_run_section(run, patch, book, i) for i, (run, patch) in enumerate(zip(runs, patches, strict=True), 1)),
-        folded("How to read this page", bullets(READING)),
+        *(table_section(run, f"run-{i}") for i, run in enumerate(tables, len(runs) + 1)),
+        folded("How to read this page", bullets(READING)) if runs else None,
     )
 
 

@@ -172,10 +172,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path / "gone")
     with pytest.raises(DataError, match=r"holds no results.json; `graft run` writes it when a run is finished"):
         read_run(tmp_path)
-
-
-def test_a_run_over_several_tasks_has_no_page(whole: Path, tmp_path: Path) -> None:
-    results = read_results(whole)
-    write_results(tmp_path, results | {"recipe": results["recipe"] | {"tasks": ["a.yaml", "b.yaml"]}})
-    with pytest.raises(DataError, match=r"a run over several tasks; its tables and plots lie in the folder"):
-        read_run(tmp_path)

@@ -19,7 +19,8 @@ def command(folders: tuple[Path, ...], output: Path, force: bool, as_json: bool)
     """Show finished runs on one self-contained HTML page: tables, plots, intervals.
 
     DIR is a folder that `graft run` wrote. The page asks no network and runs no script; the plots are also written
-    as PNG and SVG. With several runs an overview of all tasks comes first.
+    as PNG and SVG. With several runs an overview of all tasks comes first. Of a run that compares methods over
+    several tasks or domains the page shows its own tables and plots.
 
     \b
     Example:
