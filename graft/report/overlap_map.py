@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ def write_overlap(overlap: Overlap, folder: Path, *, force: bool = False) -> Non
     Raises:
         OutputError: it exists and `force` is off, or cannot be written.
     """
-    with new_folder(folder, force=force) as place:
-        text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (place / "overlap.json").write_text(text + "\n", encoding="utf-8")
+    with _folder_of(overlap, folder, force) as place:
         plot_overlap_map(overlap, place / "overlap_map")
         plot_dendrogram(overlap, place / "dendrogram")
 
@@ -68,9 +67,7 @@ def write_families(overlap: FamilyOverlap, folder: Path, *, force: bool = False)
     Raises:
         OutputError: it exists and `force` is off, or cannot be written.
     """
-    with new_folder(folder, force=force) as place:
-        text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (place / "overlap.json").write_text(text + "\n", encoding="utf-8")
+    with _folder_of(overlap, folder, force) as place:
         plot_families(overlap, place / "overlap_map")
 
 
@@ -115,6 +112,15 @@ def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:
         axes.set_xlabel(f"1 - Jaccard similarity; clusters from {overlap.threshold:g} on are joined left of the dots")
         axes.set_title("Which regions hang together")
         return save_figure(figure, path)
+
+
+@contextlib.contextmanager
+def _folder_of(overlap: Overlap | FamilyOverlap, folder: Path, force: bool) -> Iterator[Path]:
+    """A new folder with overlap.json, to be filled with plots."""
+    with new_folder(folder, force=force) as place:
+        text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (place / "overlap.json").write_text(text + "\n", encoding="utf-8")
+        yield place
 
 
 def _plot_names(overlap: Overlap, order: Sequence[int]) -> list[str]:
