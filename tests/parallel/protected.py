@@ -22,7 +22,7 @@ _ADAMW = {
     "lr": 2e-3,
     "weight_decay": 0.1,
     "clip": 0.1,
-}  # a norm that saw the core would change all
+}  # so low that it always bites
 # name -> (share of the core, settings, steps after which the training is broken off)
 TRAININGS: dict[str, tuple[float, dict[str, Any], int]] = {
     "stopped": (0.5, {**_ADAMW, "epochs": 4, "stop_at": 0.85, "check_every": 3}, EPOCH + 2),
