@@ -49,12 +49,18 @@ SECTIONS = (
     Section("streaming", "Streaming over sharded checkpoints of a Llama in bf16",
             "Each command and its baseline in a process of its own, in turn, medians of three; files in the page "
             "cache. Memory: the highest anonymous memory above the imported interpreter.", "streaming"),
+    Section("huge", "A tensor of more than 2^31 elements through whole commands",
+            "Sparse checkpoints in bf16 of 4 GiB each; five weights moved, on both sides of element 2^31. The merged "
+            "file is then compared with the tuned one, bit for bit. Memory as above.", "huge"),
     Section("localize", "Localising a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)",
             "Against a forward and backward of the same micro-batch whose gradients are freed as they come, and beside "
             "a straightforward version with three models, dense logits and dense gradients. Peak anonymous memory "
             "above the imported interpreter; weights are copied out of their mapped files in every way.",
             "localize_scale",
             on_gpu=True),
+    Section("processes", "The mask of two processes, beside one process's",
+            "Attribution over 4 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
+            "two Gloo processes. The share of one process's entries that are among theirs.", "processes"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
             f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),
