@@ -36,7 +36,9 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
     Raises:
         PatchFormatError, PatchMismatchError: it would be refused for what headers tell.
     """
-    files, rows, whole = [], [], 0
+    files: list[Path] = []
+    rows: list[Row] = []
+    whole = 0
     for path in patches:
         file, header = read_patch_header(path)
         found, dense = _read_rows(file, header, checkpoint)
