@@ -23,7 +23,9 @@ device = _option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, any torch device, or auto-map: all GPUs."
 )
 plan = _option(
-    "--plan", is_flag=True, help="Only say, from headers alone, what memory each part will take and whether it fits."
+    "--plan",
+    is_flag=True,
+    help="Only say, from headers alone, what each part will take of memory (and of disk), and whether it fits.",
 )
 gradient_checkpointing = _option(
     "--gradient-checkpointing", is_flag=True, help="Compute activations again on the way back: less memory, more time."

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from graft.errors import CheckpointError, PatchMismatchError
 from graft.localize.gradients import DenseSquares, DenseSum, GradientSink, backpropagate, pouring
 from graft.localize.offsets import fit_offsets
-from graft.parallel.refusal import refuse_partitioned
+from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
@@ -58,7 +58,7 @@ class GradientPath:
         seed: int = 0,
         centred: bool = True,
     ) -> None:
-        refuse_partitioned(head.model)
+        refuse_copied(head.model)
         self.head = head
         self.pair = pair
         self.batch_size = batch_size

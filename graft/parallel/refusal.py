@@ -9,17 +9,26 @@ from graft.errors import ConfigError
 _INSTEAD = "use FSDP2 (torch.distributed.fsdp.fully_shard, --parallel fsdp on the command line)"
 
 
-def refuse_partitioned(model: torch.nn.Module) -> None:
-    """Refuse a model whose parameters are not tensors with a place for each coordinate.
-
-    DeepSpeed ZeRO-3 leaves parameters of no elements (`ds_id`, `ds_tensor`); FSDP1 joins them into flat ones, of which
-    each process has a part; DataParallel computes on copies that are gone after each step.
+def refuse_copied(model: torch.nn.Module) -> None:
+    """Refuse a model that cannot be trained or localised as one: copied at each step, or partitioned.
 
     Raises:
         ConfigError: naming the engine, and what to use instead.
     """
     if isinstance(model, torch.nn.DataParallel):
         raise ConfigError(f"DataParallel copies the model at each step: launch with torchrun, or {_INSTEAD}")
+    refuse_partitioned(model)
+
+
+def refuse_partitioned(model: torch.nn.Module) -> None:
+    """Refuse a model whose parameters are not tensors with a place for each coordinate.
+
+    DeepSpeed ZeRO-3 leaves parameters of no elements (`ds_id`, `ds_tensor`); FSDP1 joins them into flat ones, of which
+    each process has a part.
+
+    Raises:
+        ConfigError: naming the engine, and what to use instead.
+    """
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ConfigError(f"FSDP1 flattens parameters: {_INSTEAD}")
     for name, parameter in model.named_parameters():

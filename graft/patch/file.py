@@ -101,12 +101,21 @@ def load_region(path: Path | str) -> tuple[Patch | Mask, Provenance]:
     return Patch(mask, values, prints, provenance, before, payload.dense), provenance
 
 
-def _load(path: Path) -> tuple[str, tuple[Row, ...], Payload, Provenance]:
+def read_patch_header(path: Path) -> tuple[Path, Header]:
+    """A patch's or mask's file, which a folder may hold, and its header.
+
+    Raises:
+        PatchFormatError: missing, truncated or junk.
+    """
     try:
         file = path / FILE_NAME if path.is_dir() else path
-        header = read_header(file, MAX_PATCH_HEADER)
+        return file, read_header(file, MAX_PATCH_HEADER)
     except (CheckpointError, OSError) as error:
         raise PatchFormatError(str(error)) from error
+
+
+def _load(path: Path) -> tuple[str, tuple[Row, ...], Payload, Provenance]:
+    file, header = read_patch_header(path)
     kind, rows, provenance = read_declaration(header, str(file))
     return kind, rows, read_payload(file, header, rows, kind), provenance
 

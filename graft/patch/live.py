@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from graft.errors import CheckpointError, PatchMismatchError
+from graft.parallel.refusal import refuse_partitioned
 from graft.patch.fit import check_fit
 from graft.patch.grafted import Grafted, write_all
 from graft.patch.holding import Holding
@@ -20,9 +21,14 @@ from graft.tensors.pieces import is_distributed
 
 
 class LiveTarget:
-    """The parameters and buffers of a model, as a target for `check_fit`."""
+    """The parameters and buffers of a model, as a target for `check_fit`.
+
+    Raises:
+        ConfigError: another engine has partitioned the parameters, so that no coordinate has a place.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
+        refuse_partitioned(model)
         architecture = architecture_of(model)
         self.tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
@@ -126,6 +132,7 @@ def apply_patch(
     Raises:
         PatchMismatchError: a patch does not fit; tensor and reason are named, nothing was written.
         OverlapError: patches disagree and the rule is "error".
+        ConfigError: the model is partitioned by DeepSpeed ZeRO-3 or FSDP1.
     """
     fitted = fit_patch(model, *patches, on_overlap=on_overlap, cast=cast, allow_mismatch=allow_mismatch)
     grafted = fitted.apply()

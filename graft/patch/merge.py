@@ -103,15 +103,20 @@ def merge_patches(
 
 def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Everything but weights: stale shards and other formats would contradict the merged values."""
-    if checkpoint.path.is_file():
-        return
-    for source in sorted(checkpoint.path.rglob("*")):
-        relative = source.relative_to(checkpoint.path)
-        if any(part.startswith(".") for part in relative.parts) or source.suffix in _WEIGHT_SUFFIXES:
-            continue
-        if source.is_file():
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / relative)
+    for source in companions_of(checkpoint):
+        place = folder / source.relative_to(checkpoint.path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, place)
+
+
+def companions_of(checkpoint: Checkpoint) -> list[Path]:
+    """The files beside the weights, such as tokenizer and configs; none of a single file."""
+    found = []
+    for source in [] if checkpoint.path.is_file() else sorted(checkpoint.path.rglob("*")):
+        hidden = any(part.startswith(".") for part in source.relative_to(checkpoint.path).parts)
+        if not hidden and source.suffix not in _WEIGHT_SUFFIXES and source.is_file():
+            found.append(source)
+    return found
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, folder: Path) -> None:

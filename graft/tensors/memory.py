@@ -1,24 +1,26 @@
-"""A memory plan: what each part of a piece of work will take, and whether the machine has it, before it starts."""
+"""A plan: what each part of some work will take of memory and disk, and whether the machine has it, beforehand."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-Place = Literal["host", "device"]
+Place = Literal["host", "device", "disk"]
+_PLACES: tuple[Place, ...] = ("device", "host", "disk")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Memory for one purpose.
+    """Memory for one purpose, or room for one output.
 
     Attributes:
         what: the purpose, for a person.
         bytes: the most that it takes; None where that is not known beforehand.
-        place: the host's memory, or the device's; the same on a machine that computes on the CPU.
+        place: the host's memory, or the device's; the same on a machine that computes on the CPU; or the disk.
     """
 
     what: str
@@ -34,21 +36,26 @@ class MemoryPlan:
         device: where it computes, such as "cpu" or "cuda:0".
         parts: the purposes.
         available: place -> bytes that are free now; a place that cannot be asked is left out.
+        reads: bytes of files that are read; None where that was not counted.
     """
 
     device: str
     parts: tuple[Part, ...]
     available: dict[Place, int]
+    reads: int | None = None
 
     @classmethod
-    def of(cls, device: torch.device, parts: list[Part]) -> MemoryPlan:
-        """The plan of parts on a device, beside what is free there now."""
+    def of(
+        cls, device: torch.device, parts: list[Part], *, reads: int | None = None, out: Path | None = None
+    ) -> MemoryPlan:
+        """The plan of parts on a device, beside what is free now there and, where there is an output, on its disk."""
         if device.type == "cpu":
-            parts = [Part(part.what, part.bytes, "host") for part in parts]
+            parts = [Part(part.what, part.bytes, "host" if part.place == "device" else part.place) for part in parts]
         asked: dict[Place, torch.device] = {"host": torch.device("cpu"), "device": device}
         free = {place: free_memory(where) for place, where in asked.items() if device.type != "cpu" or place == "host"}
+        free |= {} if out is None else {"disk": free_disk(out)}
         parts = [part for part in parts if part.bytes != 0]
-        return cls(str(device), tuple(parts), {place: size for place, size in free.items() if size is not None})
+        return cls(str(device), tuple(parts), {place: size for place, size in free.items() if size is not None}, reads)
 
     def total(self, place: Place) -> int:
         """Bytes of all parts in a place, as far as they are known."""
@@ -60,28 +67,33 @@ class MemoryPlan:
         return all(self.total(place) <= size for place, size in self.available.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Parts, totals and what is free, in bytes."""
-        places: tuple[Place, ...] = ("host", "device")
+        """Parts, totals, what is read and what is free, in bytes."""
+        read = {} if self.reads is None else {"reads": self.reads}
         return {
             "device": self.device,
             "parts": [{"what": part.what, "bytes": part.bytes, "place": part.place} for part in self.parts],
-            "total": {place: self.total(place) for place in places if self.total(place)},
+            "total": {place: self.total(place) for place in _PLACES if self.total(place)},
+            **read,
             "available": dict(self.available),
             "fits": self.fits,
         }
 
     def lines(self) -> list[str]:
         """For a person."""
-        places: tuple[Place, ...] = ("device", "host")
-        rows = [*self.parts, *(Part("total", self.total(place), place) for place in places if self.total(place))]
+        rows = [*self.parts, *(Part("total", self.total(place), place) for place in _PLACES if self.total(place))]
         width = max(len(part.what) for part in rows)
         shown = [f"{part.what:<{width}}  {show_bytes(part.bytes):>10}  {self._name(part.place)}" for part in rows]
-        free = ", ".join(f"{show_bytes(size)} in {self._name(place)}" for place, size in self.available.items())
+        if self.reads is not None:
+            shown.append(f"{'to read':<{width}}  {show_bytes(self.reads):>10}  files")
+        free = ", ".join(
+            f"{show_bytes(size)} {'on' if place == 'disk' else 'in'} {self._name(place)}"
+            for place, size in self.available.items()
+        )
         verdict = "it fits" if self.fits else "it does not fit"
         return [*shown, f"free now: {free}: {verdict}" if free else "what is free cannot be asked here"]
 
     def _name(self, place: Place) -> str:
-        return "host memory" if place == "host" else self.device
+        return {"host": "host memory", "device": self.device, "disk": "disk"}[place]
 
 
 def show_bytes(size: int | None) -> str:
@@ -103,3 +115,8 @@ def free_memory(device: torch.device) -> int | None:
     except OSError:  # not Linux
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+
+
+def free_disk(out: Path) -> int:
+    """Bytes that are free on the disk on which an output would lie."""
+    return shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free

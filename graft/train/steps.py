@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
-from graft.parallel.refusal import refuse_partitioned
+from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -148,7 +148,7 @@ class Stepper:
             PatchMismatchError: a patch of the core does not fit.
         """
         config, checkpoint = plan.config, Checkpoint.open(base)
-        refuse_partitioned(head.model)
+        refuse_copied(head.model)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
         choose_trained(head.model, config)

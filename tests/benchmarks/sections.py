@@ -49,6 +49,9 @@ SECTIONS = (
     Section("streaming", "Streaming over sharded checkpoints of a Llama in bf16",
             "Each command and its baseline in a process of its own, in turn, medians of three; files in the page "
             "cache. Memory: the highest anonymous memory above the imported interpreter.", "streaming"),
+    Section("huge", "A tensor of more than 2^31 elements through whole commands",
+            "Sparse checkpoints in bf16 of 4 GiB each; five weights moved, on both sides of element 2^31. The merged "
+            "file is then compared with the tuned one, bit for bit. Memory as above.", "huge"),
     Section("localize", "Localising a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)",
             "Against a forward and backward of the same micro-batch whose gradients are freed as they come, and beside "
             "a straightforward version with three models, dense logits and dense gradients. Peak anonymous memory "
@@ -58,6 +61,9 @@ SECTIONS = (
     Section("candidates", "Attribution in one model's memory, against exact scores of every weight",
             "sst2 on the embedded encoder, as in recipes/sst2.yaml and sst2_adamw.yaml; accuracy on test (1,821 rows). "
             "Candidates: 8 micro-batches, the best 5 k of each. Learned masks search among 10 k.", "candidates"),
+    Section("processes", "The mask of two processes, beside one process's",
+            "Attribution over 4 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
+            "two Gloo processes. The share of one process's entries that are among theirs.", "processes"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
             f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from graft.localize.planning import plan_localization
 from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch
 from graft.tasks.task import Task
+from graft.tensors import memory
 from tests.cli.conftest import Cli
+from tests.models import write_llama
 
 
 def test_localize_says_what_it_will_take_and_does_nothing(
@@ -42,6 +45,53 @@ def test_train_says_what_it_will_take(base: Path, task_file: Path, tmp_path: Pat
     totals = [json.loads(cli(*asked, "--optimizer", name).out)["total"]["host"] for name in ("sgd", "adamw")]
     assert totals[0] < totals[1]
     assert cli("train", base, "--task", task_file).code == 2  # without --plan it needs -o
+
+
+def test_diff_says_what_it_will_take_and_does_nothing(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "skill.safetensors"
+    asked = ["diff", base, tuned, "--budget", 300, "-o", out]
+    shown = cli(*asked, "--plan")
+    assert (shown.code, shown.err) == (0, "")
+    assert re.search(r"^the largest 300 movements +58.6 KiB  host memory$", shown.out, re.MULTILINE)
+    assert re.search(r"^to read +\S+ KiB  files$", shown.out, re.MULTILINE)
+    assert shown.out.splitlines()[-1].endswith(" on disk: it fits")
+    plans = {name: json.loads(cli(*asked[:3], *more, "--plan", "--json").out) for name, more in {
+        "budget": asked[3:], "base values": [*asked[3:], "--with-base-values"], "all": ["-o", out], "diagnosis": [],
+    }.items()}  # fmt: skip
+    assert not list(tmp_path.iterdir())
+    disk = {name: plan["total"].get("disk", 0) for name, plan in plans.items()}
+    assert disk["diagnosis"] == 0 < disk["budget"] < disk["base values"] < disk["all"]
+    weights = sum(base.stat().st_size for base in (base / "model.safetensors", tuned / "model.safetensors"))
+    assert 0.9 * weights < plans["budget"]["reads"] < weights
+    assert cli(*asked).code == 0
+    assert disk["budget"] / 20 < out.stat().st_size < disk["budget"]
+    assert cli(*asked, "--plan").err.startswith(f"error: {out} exists already")
+    assert cli("diff", base, tuned, "--budget", 10**6, "-o", tmp_path / "more", "--plan").code == 1
+
+
+def test_apply_says_what_it_will_take_and_does_nothing(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
+    skill, out = tmp_path / "skill.safetensors", tmp_path / "merged"
+    assert cli("diff", base, tuned, "-o", skill).code == 0
+    plan = json.loads(cli("apply", base, skill, "-o", out, "--plan", "--json").out)
+    assert {path.name for path in tmp_path.iterdir()} == {skill.name}
+    parts = {part["what"]: part["bytes"] for part in plan["parts"]}
+    assert parts["patches"] == skill.stat().st_size
+    assert parts[f"their {len(load_patch(skill)):,} entries"] == 16 * len(load_patch(skill))
+    assert cli("apply", base, skill, "-o", out).code == 0
+    assert plan["total"]["disk"] == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    assert plan["reads"] == plan["total"]["disk"] + skill.stat().st_size
+    refused = cli("apply", write_llama(tmp_path / "other"), skill, "-o", tmp_path / "m", "--plan")
+    assert (refused.code, refused.out) == (1, "")
+    assert "the model has no such tensor" in refused.err
+
+
+def test_a_plan_that_does_not_fit_the_disk_says_so(
+    base: Path, tuned: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["diff", base, tuned, "-o", tmp_path / "skill.safetensors", "--plan"]
+    assert cli(*asked).out.endswith(": it fits\n")
+    monkeypatch.setattr(memory, "free_disk", lambda out: 1000)
+    assert cli(*asked).out.endswith("0.977 KiB on disk: it does not fit\n")
 
 
 @pytest.mark.parametrize("more", [["--exact-scores"], ["--gradient-checkpointing"]])

@@ -14,48 +14,58 @@ from pathlib import Path
 import torch
 from graft_cli.entry import main
 
+POLL = 5e-4  # seconds between two looks at whether writing has begun
+
 
 @dataclass(frozen=True)
 class Left:
-    """What a killed command left.
+    """What a command left, killed or not.
 
     Attributes:
         finished: whether it was done before the kill came.
         output: the digest of what stands under the final name, None where nothing does.
         temporaries: hidden names beside it.
+        seconds: from its start to its end, or to the kill.
+        writing: the part of them in which its temporary was there, where that was waited for.
     """
 
     finished: bool
     output: str | None
     temporaries: tuple[str, ...]
+    seconds: float
+    writing: float
 
 
-def run_and_kill(arguments: Sequence[object], output: Path, after: float | None) -> Left:
-    """Run `graft ARGUMENTS` in a fork, which spares it the imports, and kill it after so many seconds; None never."""
+def run_and_kill(
+    arguments: Sequence[object], output: Path, after: float | None, *, while_writing: bool = False
+) -> Left:
+    """Run `graft ARGUMENTS` in a fork, which spares it the imports, and kill it.
+
+    Args:
+        arguments: of the command.
+        output: what it makes.
+        after: seconds to the kill; None lets the command run to its end.
+        while_writing: count them from the moment at which the output's temporary is there, not from the start.
+    """
+    start = begun = time.perf_counter()
     child = os.fork()
     if child == 0:
-        with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-            torch.set_num_threads(1)  # a fork has none of the threads that PyTorch started before it
-            try:
-                main([*map(str, arguments)])
-            except SystemExit as done:
-                os._exit(int(done.code or 0))
-            os._exit(99)
+        _run(arguments)
+    if while_writing or after is None:
+        _wait_for_temporary(child, output)
+        begun = time.perf_counter()
     if after is not None:
         time.sleep(after)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)  # one that has ended already is there until it is waited for
     _, status = os.waitpid(child, 0)
-    hidden = sorted(item.name for item in output.parent.iterdir() if item.name.startswith(f".{output.name}."))
-    return Left(os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, digest(output), tuple(hidden))
+    end = time.perf_counter()
+    finished = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    return Left(finished, digest(output), temporaries_of(output), end - start, end - begun)
 
 
-def seconds_of(arguments: Sequence[object], output: Path) -> tuple[float, str]:
-    """How long an undisturbed run takes, and the digest of what it makes."""
-    start = time.perf_counter()
-    left = run_and_kill(arguments, output, None)
-    assert left.finished
-    assert left.output is not None
-    return time.perf_counter() - start, left.output
+def temporaries_of(output: Path) -> tuple[str, ...]:
+    """Hidden names beside an output, sorted."""
+    return tuple(sorted(item.name for item in output.parent.iterdir() if item.name.startswith(f".{output.name}.")))
 
 
 def digest(path: Path) -> str | None:
@@ -65,5 +75,24 @@ def digest(path: Path) -> str | None:
     whole = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
-            whole.update(f"{file.relative_to(path)}\0".encode() + file.read_bytes())
+            whole.update(f"{file.relative_to(path)}\0".encode())
+            with file.open("rb") as content:
+                while part := content.read(1 << 20):
+                    whole.update(part)
     return whole.hexdigest()
+
+
+def _run(arguments: Sequence[object]) -> None:
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        torch.set_num_threads(1)  # a fork has none of the threads that PyTorch started before it
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as done:
+            os._exit(int(done.code or 0))
+        os._exit(99)
+
+
+def _wait_for_temporary(child: int, output: Path) -> None:
+    """Until a child has begun to write its output, or has ended."""
+    while not temporaries_of(output) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(POLL)

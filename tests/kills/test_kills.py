@@ -1,37 +1,47 @@
-"""SIGKILL at any moment: nothing or the whole output under the final name, and the next run is undisturbed."""
+"""SIGKILL at any moment: the old output or the new one, whole, and the next run is undisturbed."""
 
 from __future__ import annotations
 
-import random
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from tests.kills.commands import run_and_kill, seconds_of
+from tests.kills.campaign import Command, Tally, kill_often
+from tests.kills.commands import Left, digest, run_and_kill, temporaries_of
 
 KILLS = 4
 
 
-def arguments_of(command: str, base: Path, tuned: Path, task: Path, skill: Path, out: Path) -> list[object]:
-    return {
-        "diff": ["diff", base, tuned, "--budget", "300", "-o", out],
-        "localize": ["localize", base, tuned, "--task", task, "--budget", "300", "--method", "taylor", "-o", out],
-        "apply": ["apply", base, skill, "-o", out],
-    }[command]
-
-
-@pytest.mark.parametrize("command", ["diff", "localize", "apply"])
+@pytest.mark.parametrize("name", ["diff", "localize", "apply"])
 def test_a_killed_command_starts_clean_or_is_done(
-    command: str, base: Path, tuned: Path, task_file: Path, tmp_path: Path
+    name: str, base: Path, tuned: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    skill, out = tmp_path / "skill.safetensors", tmp_path / "out"
-    seconds_of(arguments_of("diff", base, tuned, task_file, skill, skill), skill)
-    arguments = arguments_of(command, base, tuned, task_file, skill, out)
-    seconds, expected = seconds_of(arguments, out)
-    assert {item.name for item in tmp_path.iterdir()} == {"skill.safetensors", "out"}
-    moments = random.Random(command)
-    for _ in range(KILLS):
-        left = run_and_kill([*arguments, "--force"], out, moments.uniform(0, seconds))
-        assert left.output == expected  # the one that stood there, or the same again: never a half
-    again = run_and_kill([*arguments, "--force"], out, None)
-    assert (again.finished, again.output, again.temporaries) == (True, expected, ())
+    arguments = {
+        "diff": ["diff", base, tuned, "--budget", "300"],
+        "localize": ["localize", base, tuned, "--task", task_file, "--budget", "300", "--method", "taylor"],
+        "apply": ["apply", base, tmp_path / "skill"],
+    }
+    small = ["diff", base, tuned, "--budget", "5", "-o", tmp_path / "skill"]
+    assert run_and_kill(small, tmp_path / "skill", None).finished
+    older = tuned if name == "apply" else tmp_path / "skill"
+    out = tmp_path / "out"
+    tally = kill_often(Command([*arguments[name], "-o", out, "--force"], out, older), KILLS, seed=0)
+    assert tally.sound, tally
+    assert tally.old + tally.new + tally.aside == KILLS
+    assert {item.name for item in tmp_path.iterdir()} == {"skill", "out"} or tally.aside
+
+
+def test_half_an_output_is_seen(tmp_path: Path) -> None:
+    """A command that writes straight to its final name, killed half way."""
+    older, out = tmp_path / "older", tmp_path / "out"
+    older.write_bytes(b"old")
+    tally = Tally()
+    for number, (content, halves) in enumerate([(b"old", 0), (b"new", 0), (b"ne", 1), (None, 2)], start=1):
+        out.unlink(missing_ok=True)
+        if content is not None:
+            out.write_bytes(content)
+        left = Left(False, digest(out), temporaries_of(out), 1.0, 0.5)
+        tally.count(left, digest(older), hashlib.sha256(b".\0new").hexdigest(), out)
+        tally.restarts += 1
+        assert (tally.kills, tally.halves, tally.sound) == (number, halves, not halves)

@@ -10,7 +10,7 @@ from graft.errors import ConfigError
 from graft.parallel import launch
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
-from graft.parallel.refusal import refuse_partitioned
+from graft.parallel.refusal import refuse_copied
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -32,9 +32,9 @@ def mark(name: str, value: Any) -> Callable[[torch.nn.Module], torch.nn.Module]:
     ],
 )
 def test_weights_without_a_place_are_refused(change: Any, words: str) -> None:
-    refuse_partitioned(torch.nn.Linear(2, 2))
+    refuse_copied(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigError, match=words):
-        refuse_partitioned(change(torch.nn.Linear(2, 2)))
+        refuse_copied(change(torch.nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("engine", ["DEEPSPEED", "FSDP"])

@@ -2,61 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from graft.patch.file import load_patch
 from tests.parallel import worker
-
-ROOT = Path(__file__).parents[2]
-
-
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes on one core each, as a person would start them."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    more = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=240, check=False)
-
-
-@pytest.fixture(scope="module")
-def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shelf with a base that drops nothing out: what one process draws, two cannot."""
-    folder = shutil.copytree(shelf, tmp_path_factory.mktemp("parallel") / "shelf")
-    config = json.loads((folder / "base" / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "base" / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def out(folder: Path) -> Path:
-    """What two processes made, all in one start."""
-    out = folder.with_name("out")
-    out.mkdir()
-    run = torchrun(ROOT / "tests" / "parallel" / "worker.py", folder, out)
-    assert run.returncode == 0, run.stderr
-    return out
-
-
-@pytest.fixture(scope="module")
-def found(out: Path) -> Any:
-    return json.loads((out / "found.json").read_text())
-
-
-def distance(left: Path, right: Path) -> float:
-    """The largest difference between the weights of two folders of the same tensors."""
-    one, two = (load_file(folder / "model.safetensors") for folder in (left, right))
-    assert one.keys() == two.keys()
-    return max(float((one[name] - two[name]).abs().max()) for name in one)
+from tests.parallel.conftest import distance, torchrun
 
 
 def test_flat_indices_find_their_entries_in_shards(found: Any) -> None:

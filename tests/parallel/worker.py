@@ -22,6 +22,7 @@ from graft.tasks.task import Task
 from graft.tensors.dtypes import assign, same_bits, take
 from graft.tensors.pieces import local_of, piece_of
 from graft.train.fine_tuning import train_task
+from tests.parallel.protected import train_all
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"l1": 1e-4, "epochs": 1},
@@ -96,6 +97,7 @@ def main(folder: Path, out: Path) -> None:
     for name in TRAININGS:
         for parallel in ("ddp", "fsdp"):
             train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
+    found["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
     for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
         for name in names:
             patch = localize(folder, name, parallel=parallel)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from graft.errors import CheckpointError, OverlapError, PatchMismatchError
+from graft.errors import CheckpointError, ConfigError, OverlapError, PatchMismatchError
 from graft.patch.fit import check_digest, check_fit
 from graft.patch.live import LiveTarget, apply_patch
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
+from graft.train.protection.guard import protect
 from tests.checkpoints import (
     Tensors,
     bits_of,
@@ -97,6 +98,25 @@ def test_a_tied_name_is_found_by_its_sibling() -> None:
 def test_a_model_without_values_is_refused() -> None:
     with pytest.raises(CheckpointError, match="'a' is on the meta device"):
         apply_patch(fresh().to("meta"), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [({"ds_id": 3, "ds_status": 2}, "'a' is partitioned by DeepSpeed ZeRO-3"), ({"_is_flat_param": True}, "by FSDP1")],
+)
+def test_a_model_in_parts_that_have_no_coordinates_is_refused(marks: dict[str, Any], words: str) -> None:
+    model = fresh()
+    apply_patch(model, GOOD).revert()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    protect(model, optimizer, GOOD).release()
+    for name, mark in marks.items():
+        setattr(model.a, name, mark)
+    model.a.data = torch.empty(0)  # as ZeRO-3 leaves it, the values elsewhere
+    refuse(model, GOOD, match=words, error=ConfigError)
+    with pytest.raises(ConfigError, match=words):
+        protect(model, optimizer, GOOD)
+    with pytest.raises(ConfigError, match=words):
+        protect(model, optimizer, GOOD.mask)
 
 
 def test_another_dtype_is_refused_unless_cast() -> None:

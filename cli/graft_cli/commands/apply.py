@@ -17,6 +17,7 @@ from graft_cli.progress import byte_bar
 @options.on_overlap
 @options.allow_mismatch
 @options.output("Folder to make.")
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -26,6 +27,7 @@ def command(
     on_overlap: Any,
     allow_mismatch: bool,
     output: Path,
+    plan: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -41,13 +43,19 @@ def command(
     """
     from graft.hub.pull import pull_patch
     from graft.outputs import refuse_existing
+    from graft.patch.file import FILE_NAME
     from graft.patch.merge import merge_patches
+    from graft.patch.planning import plan_merge
     from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate
+    from graft.tensors.location import locate, locate_patch
 
     refuse_existing(output, force=force)
-    loaded = [pull_patch(patch) for patch in patches]
     checkpoint = Checkpoint.open(locate(model).path)
+    if plan:
+        planned = plan_merge(checkpoint, [locate_patch(patch, FILE_NAME).path for patch in patches], output)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
+    loaded = [pull_patch(patch) for patch in patches]
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
     with byte_bar("apply", total) as progress:
         k = merge_patches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from graft_cli.saving import save_and_show
 @options.scope
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write; without it, a diagnosis.")
+@options.plan
 @options.force
 @options.as_json
 @options.debug
@@ -29,6 +31,7 @@ def command(
     scope: str | None,
     with_base_values: bool,
     output: Path | None,
+    plan: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -44,19 +47,25 @@ def command(
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned --density 1e-4 -o skill.safetensors
     """
     from graft.localize.diagnosis import diagnose_movement
+    from graft.localize.diff_planning import plan_diff
     from graft.localize.movement import diff_checkpoints
     from graft.outputs import refuse_existing
 
+    if output is None and (density is not None or budget is not None or with_base_values or force):
+        raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
+    if output is not None:
+        refuse_existing(output, force=force)
+    kept: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
+    kept["with_base_values"] = with_base_values
+    if plan:
+        planned = plan_diff(base, tuned, output, **kept)
+        options.show(planned.to_json(), as_json, planned.lines())
+        return
     if output is None:
-        if density is not None or budget is not None or with_base_values or force:
-            raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
         diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
         options.show(diagnosis.to_json(), as_json, diagnosis.sentences)
         return
-    refuse_existing(output, force=force)
-    patch = diff_checkpoints(
-        base, tuned, density=density, budget=budget, scope=scope or "all", with_base_values=with_base_values
-    )
+    patch = diff_checkpoints(base, tuned, **kept)
     diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
     save_and_show(
         patch,

@@ -176,6 +176,7 @@ def protect(
     Raises:
         PatchMismatchError: the model lacks a tensor or it has another shape; a patch of another base.
         ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
+        ConfigError: the model is partitioned by DeepSpeed ZeRO-3 or FSDP1.
     """
     core = Core.of(masks, unprotect)
     return Protection(model, optimizer, core.regions(model), how, core.standing(model))

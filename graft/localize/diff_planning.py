@@ -1,0 +1,74 @@
+"""What cutting a patch out of two checkpoints without data will take, from headers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from graft.errors import BudgetError
+from graft.localize.budget import resolve_budget
+from graft.localize.diagnosis import SAMPLE
+from graft.patch.planning import patch_file_bytes
+from graft.tensors.dtypes import ITEM_SIZES
+from graft.tensors.location import locate
+from graft.tensors.memory import MemoryPlan, Part
+from graft.tensors.pair import STRETCH, CheckpointPair
+from graft.tensors.scope import Scope
+
+# bytes, measured: what is freed is not all used again, so that they are more than the arrays' own
+SOUGHT = 200  # per entry of the budget while the largest movements are sought, 108 to 216
+CHANGED = 44  # per changed entry: index twice, values, coded, as a file
+STRETCHES = 64  # per weight of the stretch at work in each thread
+SAMPLED = 32  # per entry of the largest tensor's sample in the diagnosis
+
+
+def plan_diff(
+    base: str | Path,
+    tuned: str | Path,
+    out: Path | None = None,
+    *,
+    density: float | None = None,
+    budget: int | None = None,
+    scope: str = "all",
+    with_base_values: bool = False,
+) -> MemoryPlan:
+    """What `diff_checkpoints`, the diagnosis and saving the patch will take; no weight is read.
+
+    Without density and budget as many entries are kept as changed, which headers do not tell: the plan is for all.
+
+    Args:
+        base, tuned, density, budget, scope, with_base_values: as in `diff_checkpoints`.
+        out: the patch file; without it nothing but the diagnosis is planned.
+
+    Raises:
+        BudgetError, CheckpointError, MismatchError, ConfigError: it would be refused.
+    """
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    specs = {name: pair.base.spec(name) for name in Scope(scope).names(pair.base) if name in pair.names}
+    n = sum(spec.numel for spec in specs.values())
+    threads = torch.get_num_threads()
+    step = -(-n // SAMPLE) | 1
+    parts = [
+        Part("stretches of both at work", STRETCHES * STRETCH * threads),
+        Part("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
+    ]
+    if out is not None:
+        item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
+        if density is None and budget is None:
+            k, what, each = n, f"changed entries (at most {n:,})", CHANGED
+        else:
+            k = resolve_budget(pair.base.n_parameters, density or 0.0, budget)
+            if k > n:
+                raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
+            what, each = f"the largest {k:,} movements", SOUGHT
+        item *= 2 if with_base_values else 1
+        whole = sum(pair.tuned.n_bytes(name) for name in pair.extra)
+        parts += [
+            Part(what, each * k),
+            Part("whole tensors that the base lacks", 3 * whole),
+            Part("patch file at most", patch_file_bytes(specs, k, item) + whole, "disk"),
+        ]
+    whole_pair = [(pair.base, name) for name in pair.base.names] + [(pair.tuned, name) for name in pair.names.values()]
+    reads = sum(checkpoint.n_bytes(name) for checkpoint, name in whole_pair)  # again and again from the page cache
+    return MemoryPlan.of(torch.device("cpu"), parts, reads=reads, out=out)

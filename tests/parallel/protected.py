@@ -1,0 +1,82 @@
+"""Trainings that protect, confine, stop early, are interrupted and go on, each in one process or in two."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.patch.mask import Mask
+from graft.tasks.spec import LocalizableSpec
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.train.fine_tuning import train_task
+from graft.train.steps import Stepper
+
+FEW = LocalizableSpec(density=0.05, pull_epochs=1, pull_l1=1e-4, lr=5e-3, epochs=2)
+EPOCH = 8  # steps
+_ADAMW = {
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.1,
+    "clip": 0.1,
+}  # so low that it always bites
+# name -> (share of the core, settings, steps after which the training is broken off)
+TRAININGS: dict[str, tuple[float, dict[str, Any], int]] = {
+    "stopped": (0.5, {**_ADAMW, "epochs": 4, "stop_at": 0.85, "check_every": 3}, EPOCH + 2),
+    "most": (0.95, {**_ADAMW, "epochs": 2}, EPOCH + 3),  # few are free: the compact way where the model is whole
+    "pulled": (0.5, {"l1": 1e-4, "epochs": 1}, 0),
+    "localizable": (0.3, {"localizable": FEW}, 2 * EPOCH + 1),  # in the second of its trainings
+}
+BROKEN = ("stopped", "most", "localizable")
+
+
+def core_of(base: Path, share: float) -> Mask:
+    """A share of every second tensor, and the whole of one."""
+    checkpoint, generator = Checkpoint.open(base), np.random.default_rng(0)
+    names = [name for name in checkpoint.parameters if checkpoint.spec(name).numel > 50]
+    sizes = {name: checkpoint.spec(name).numel for name in names[::2]}
+    indices = {name: generator.choice(n, int(share * n) + 1, replace=False) for name, n in sizes.items()}
+    indices[names[1]] = np.arange(checkpoint.spec(names[1]).numel)
+    return Mask.of({name: checkpoint.spec(name) for name in indices}, indices)
+
+
+def train(folder: Path, name: str, out: Path, *, protect: bool = True, **how: Any) -> dict[str, Any]:
+    """One training; the steps it took, and the accuracy after each epoch."""
+    share, changes, _ = TRAININGS[name]
+    task = Task.load(folder / "toy" / "task.yaml")
+    core = [core_of(folder / "base", share)] if protect else []
+    config = dataclasses.replace(task.spec.train, batch_size=16, **changes)
+    result = train_task(folder / "base", task, out, config=config, protect=core, **how)
+    return {"steps": result.steps, "accuracies": [epoch.validation_accuracy for epoch in result.epochs]}
+
+
+def train_all(folder: Path, out: Path, parallel: str) -> dict[str, Any]:
+    """Every training without and with an interruption; collective."""
+    found = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
+    for name in BROKEN:
+        again = out / f"{name}-{parallel}-again"
+        break_off(folder, name, again, parallel)
+        found[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
+    return found
+
+
+def break_off(folder: Path, name: str, out: Path, parallel: str) -> None:
+    """A training that Ctrl-C ends in all processes, after the same number of steps."""
+    taken, take = iter(range(TRAININGS[name][2])), Stepper.take
+
+    def step(*arguments: Any) -> float:
+        if next(taken, None) is None:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    Stepper.take = step  # type: ignore[assignment]
+    try:
+        train(folder, name, out, parallel=parallel)
+    except KeyboardInterrupt:
+        return
+    finally:
+        Stepper.take = take  # type: ignore[method-assign]
+    raise AssertionError(f"{name} was done before it could be broken off")
