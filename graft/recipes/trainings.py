@@ -1,4 +1,4 @@
-"""TrainingBench: what one seed of an experiment over several tasks does again and again: train, localise, graft, open."""
+"""TrainingBench: what one seed of an experiment over several tasks does again and again."""
 
 from __future__ import annotations
 
