@@ -174,8 +174,8 @@ def test_a_core_stays_and_the_rest_moves(by: str, recipe: Path, tmp_path: Path) 
     base = Checkpoint.open(locate(bench.recipe.base).path)
     assert len(region) == int(0.5 * base.n_parameters + 0.5)
     free, kept = (moved(bench.start, bench.learn(bench.domains[0].task, each)) for each in (MethodSpec(), how))
-    assert sum(int(free[name][region[name]].sum()) for name in region) > 100  # the control
-    assert sum(int(kept[name][region[name]].sum()) for name in region) == 0
+    assert sum(int(free[name][torch.tensor(region[name])].sum()) for name in region) > 100  # the control
+    assert sum(int(kept[name][torch.tensor(region[name])].sum()) for name in region) == 0
     assert count(kept) > 100
 
 
@@ -185,11 +185,11 @@ def test_a_patch_alone_moves_as_much_as_its_density_and_an_adapter_its_layers(re
     how = {point.name: point.how for point in bench.recipe.points()}
     domain = bench.domains[0].task
     assert count(moved(bench.start, bench.learn(domain, how["patch, density 0.01"]))) == int(0.01 * n + 0.5)
-    for name in ("lora", "shira"):
+    for name, most in (("lora", n), ("shira", n / 8)):  # a product is dense once it is merged
         changed = moved(bench.start, bench.learn(domain, how[name]))
         assert {name.rpartition(".")[2] for name, flags in changed.items() if flags.any()} == {"weight"}
         assert not any(flags.any() for name, flags in changed.items() if "embeddings" in name or "Norm" in name)
-        assert 0 < count(changed) < n / 2
+        assert 0 < count(changed) < most
 
 
 def test_a_start_is_a_skill_grafted_on_and_its_region_can_be_kept(recipe: Path, tmp_path: Path) -> None:
