@@ -128,8 +128,6 @@ def read_run(path: Path) -> RunFolder:
         raise DataError(f"{path}: holds no {RESULTS}; `graft run` writes it when a run is finished")
     root = Node.load(file)
     recipe = root.need("recipe")
-    if recipe.get("tasks") is not None or recipe.get("domains") is not None:
-        raise DataError(f"{path}: a run over several tasks; its tables and plots lie in the folder itself")
     seeds = tuple(_read_seed(node) for node in root.need("seeds").elements())
     if not seeds:
         raise DataError(f"{file}: seeds: holds no seed")
