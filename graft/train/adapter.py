@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def train_adapter(
     head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
     adapted = attach(head.model, adapter, seed)
     stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
-    with torch.sparse.check_sparse_tensor_invariants(enable=False):  # as it is anyway; torch warns where nobody chose
+    unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+    with unchecked:  # as it is anyway; torch warns where nobody chose
         epochs = _run(stepper, lessons)
         adapted.merge_and_unload()
     record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
@@ -113,7 +115,9 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
         config = ShiraConfig(r=adapter.rank, target_modules=adapter.targets, random_seed=seed)
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
 

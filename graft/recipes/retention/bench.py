@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graft.config import to_plain
+from graft.config import read_config, to_plain
 from graft.patch.file import load_patch, save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -121,7 +121,8 @@ class RetentionBench(TrainingBench):
         if name in ("fisher", "saliency"):
             file = self.folder / f"{name}.safetensors"
             if not file.is_file():
-                save_consolidation(self._important(ImportanceSpec(name)).consolidate(1.0), file)
+                config = read_config(ImportanceSpec, {"method": name}, "regularize")
+                save_consolidation(self._important(config).consolidate(1.0), file)
             block["importance"] = str(file)
         return {"regularize": block}
 
