@@ -65,7 +65,7 @@ def plot_planes(planes: Sequence[Plane], path: Path, *, title: str) -> list[Path
     names = list(planes[0].curves)
     with in_style():
         figure = new_figure(5.0 * columns, 4.2 * rows + 0.22 * math.ceil(len(names) / (2 * columns)) + 0.6)
-        figure.suptitle(f"{title}: gain on a new domain against what is left of the old abilities", fontsize=11)
+        figure.suptitle(f"{title}: gained on a new domain, lost elsewhere", fontsize=11)
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, plane in zip(panels, planes, strict=False):
             _draw_plane(axes, plane)
