@@ -46,12 +46,16 @@ def claim_folder(out: Path, what: Mapping[str, Any], force: bool) -> None:
 
 def run_or_read(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of a seed from its folder, where it was finished before; else run it there."""
-    done = folder / "seed.json"
-    if not done.is_file():
-        figures = run(folder)
-        with new_file(done, force=True) as file:
-            file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    read = json.loads(done.read_text(encoding="utf-8"))
+    return find_or_read(folder / "seed.json", lambda: run(folder))
+
+
+def find_or_read(file: Path, find: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures from a file, where they were found before; else find them and write it."""
+    if not file.is_file():
+        figures = find()
+        with new_file(file, force=True) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    read = json.loads(file.read_text(encoding="utf-8"))
     assert isinstance(read, dict)
     return read
 

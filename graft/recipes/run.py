@@ -17,6 +17,7 @@ from graft.localize.methods import METHODS
 from graft.patch.file import load_patch
 from graft.recipes.bench import Machine, graft_name
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
+from graft.recipes.retention.run import is_retention, run_retention
 from graft.recipes.seed import bins_from_json, run_seed
 from graft.recipes.spec import RecipeSpec, find_base
 from graft.recipes.suite.run import is_suite, run_suite
@@ -57,7 +58,7 @@ def run_recipe(
     dtype: str = "auto",
     force: bool = False,
 ) -> RunResult:
-    """Run a recipe, of one task or of several (`graft.recipes.suite`), into a folder.
+    """Run a recipe, of one task, of several (`graft.recipes.suite`) or of forgetting (`graft.recipes.retention`).
 
     Seeds that are done stay in the folder, so that a run which was broken off goes on where it was when it is
     started again with the same recipe.
@@ -67,6 +68,8 @@ def run_recipe(
         ConfigError: `dtype` is another than the base's, on which no patch would land.
         GraftError: whatever a stage raises.
     """
+    if is_retention(path):
+        return run_retention(path, out, assignments=assignments, device=device, dtype=dtype, force=force)
     if is_suite(path):
         return run_suite(path, out, assignments=assignments, device=device, dtype=dtype, force=force)
     recipe, task = load_recipe(path, assignments)

@@ -229,7 +229,7 @@ def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, plan.epochs):
-            epoch, steps = _train_epoch(stepper, lessons, number)
+            epoch, steps = train_epoch(stepper, lessons, number)
             epochs.append(epoch)
             if stepper.protection is not None:
                 stepper.protection.check()
@@ -243,7 +243,7 @@ def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list
     return epochs, steps
 
 
-def _train_epoch(stepper: Stepper, lessons: Lessons, number: int) -> tuple[Epoch, int]:
+def train_epoch(stepper: Stepper, lessons: Lessons, number: int) -> tuple[Epoch, int]:
     """One epoch, broken off at a check that reaches `stop_at`, and the number of steps taken since the start."""
     stepper.head.model.train()
     plan, losses, steps = stepper.plan, [], 0

@@ -30,7 +30,8 @@ def command(
     """Run a whole experiment from a YAML RECIPE: fine-tune, localise, graft, measure, draw.
 
     Ends with a table, plots and one patch per seed and method. A recipe of several tasks compares ways to have them in
-    one model. A run that was broken off goes on where it was when it is started again.
+    one model; one with `domains`, ways to learn something new without losing what the model can do. A run that was
+    broken off goes on where it was when it is started again.
 
     \b
     Example:

@@ -11,8 +11,9 @@ from typing import Any
 from graft.compose.fusion import fuse_models
 from graft.localize.movement import find_core
 from graft.patch.mask import Mask
-from graft.recipes.suite.bench import Model, SuiteBench, with_shots
+from graft.recipes.suite.bench import SuiteBench
 from graft.recipes.suite.spec import BASE, BlendSpec, MixSpec
+from graft.recipes.trainings import Model, with_shots
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,10 @@ from graft.errors import ConfigError
 from graft.recipes.bench import Machine
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
 from graft.recipes.spec import find_base
-from graft.recipes.suite.bench import train_config, with_shots
 from graft.recipes.suite.seed import run_suite_seed
 from graft.recipes.suite.spec import SuiteSpec
 from graft.recipes.suite.summary import agree, format_suite, mean_matrix, summarise_suite
+from graft.recipes.trainings import load_capped, train_config
 from graft.report.overlap_map import plot_families
 from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
@@ -40,7 +39,7 @@ def load_suite(path: Path, assignments: tuple[str, ...] = ()) -> tuple[SuiteSpec
     """
     suite = read_config(SuiteSpec, override(load_yaml(path), assignments), str(path))
     suite = dataclasses.replace(suite, base=find_base(path, suite.base))
-    tasks, beside = ([_load_task(path.parent / file, suite) for file in files] for files in (suite.tasks, suite.beside))
+    tasks, beside = (_load_tasks(path, suite, files) for files in (suite.tasks, suite.beside))
     names = [task.spec.name for task in (*tasks, *beside)]
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: two tasks have one name: {', '.join(names)}")
@@ -49,11 +48,8 @@ def load_suite(path: Path, assignments: tuple[str, ...] = ()) -> tuple[SuiteSpec
     return suite, tasks, beside
 
 
-def _load_task(path: Path, suite: SuiteSpec) -> Task:
-    changes = [f"train.{key}={json.dumps(value, default=str)}" for key, value in suite.train.items()]
-    task = with_shots(Task.load(path, tuple(changes)), suite.shots)
-    longest = min(task.spec.max_length, suite.max_length or task.spec.max_length)
-    return Task.load(path, (*changes, f"shots={json.dumps(task.spec.shots)}", f"max_length={longest}", "ood={}"))
+def _load_tasks(path: Path, suite: SuiteSpec, files: Sequence[str]) -> list[Task]:
+    return [load_capped(path.parent / file, suite.train, suite.shots, suite.max_length) for file in files]
 
 
 def run_suite(

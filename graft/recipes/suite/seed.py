@@ -34,7 +34,8 @@ def run_suite_seed(
         method.
     """
     first, others = ([task.with_seed(seed) for task in group] for group in (tasks, beside))
-    bench, clock = SuiteBench(suite, tuple(first), tuple(others), seed, folder, machine), Clock()
+    bench = SuiteBench(suite, tuple(first), tuple(others), seed=seed, folder=folder, machine=machine)
+    clock = Clock()
     methods: dict[str, Figures] = {BASE: bench.measure(bench.open(suite.base))}
     clock.lap(BASE)
     methods["tuned"] = {task.spec.name: _measure_own(bench, task) for task in bench.tasks}

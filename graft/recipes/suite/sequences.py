@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.patch.mask import Mask
-from graft.recipes.suite.bench import Figures, Model, SuiteBench, with_shots
+from graft.recipes.suite.bench import Figures, SuiteBench
 from graft.recipes.suite.spec import SequenceSpec
+from graft.recipes.trainings import Model, with_shots
 from graft.tasks.task import Task
 
 

@@ -19,11 +19,12 @@ from graft.recipes.bench import Machine
 from graft.recipes.folder import RunResult
 from graft.recipes.run import run_recipe
 from graft.recipes.suite import sequences
-from graft.recipes.suite.bench import SuiteBench, with_shots
+from graft.recipes.suite.bench import SuiteBench
 from graft.recipes.suite.fusions import fuse_tuned, train_mix
 from graft.recipes.suite.run import load_suite
 from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
+from graft.recipes.trainings import with_shots
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, take
 from tests.models import FILMS, MEALS, toy_rows, write_rows, write_task, write_yaml
@@ -90,7 +91,7 @@ def finished(recipe: Path) -> RunResult:
 
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> SuiteBench:
     suite, tasks, beside = load_suite(recipe, assignments)
-    return SuiteBench(suite, tuple(tasks), tuple(beside), 0, folder, Machine())
+    return SuiteBench(suite, tuple(tasks), tuple(beside), seed=0, folder=folder, machine=Machine())
 
 
 def test_every_method_is_measured_on_every_task(finished: RunResult) -> None:

@@ -1,0 +1,164 @@
+"""Figures of an experiment on forgetting over its seeds: gain, general change, and which points others beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from graft.recipes.retention.bench import Setting, is_text
+from graft.recipes.retention.spec import RetentionSpec
+from graft.report.plane import Plane, Spot
+
+Unit = Literal["points", "nats"]
+Seeds = Sequence[Mapping[str, Any]]
+Row = dict[str, Any]  # "figures": figure -> mean, sd, values; "beaten_by": a point, or None
+Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
+
+MEAN = "mean"  # over domains
+SCALE = {"points": 100.0, "nats": 1.0}
+
+
+@dataclass(frozen=True)
+class Units:
+    """What scores are counted in: points of accuracy, or nats per token.
+
+    Attributes:
+        general: of the mean over general tasks: that of the first one.
+        counted: the general tasks in that unit, over which the mean is.
+        others: the other general tasks, which the tables show by themselves.
+        domains: of each; the mean over domains is over those in the first one's.
+    """
+
+    general: Unit
+    counted: tuple[str, ...]
+    others: tuple[str, ...]
+    domains: Mapping[str, Unit]
+
+    @classmethod
+    def of(cls, general: Sequence[Setting], domains: Sequence[Setting]) -> Units:
+        """From the tasks."""
+        units = {setting.name: _unit(setting) for setting in general}
+        first = next(iter(units.values()))
+        counted = tuple(name for name, unit in units.items() if unit == first)
+        others = tuple(name for name in units if name not in counted)
+        return cls(first, counted, others, {setting.name: _unit(setting) for setting in domains})
+
+    @property
+    def averaged(self) -> list[str]:
+        """The domains over which the mean is."""
+        first = next(iter(self.domains.values()))
+        return [name for name, unit in self.domains.items() if unit == first]
+
+    def of_domain(self, domain: str) -> Unit:
+        """Of a domain's gain, or of the mean's."""
+        return self.domains[self.averaged[0] if domain == MEAN else domain]
+
+    def of_task(self, task: str) -> Unit:
+        """Of a general task."""
+        if task in self.counted:
+            return self.general
+        return "nats" if self.general == "points" else "points"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"general": self.general, "counted": list(self.counted), "domains": dict(self.domains)}
+
+
+def _unit(setting: Setting) -> Unit:
+    return "nats" if is_text(setting.task) else "points"
+
+
+def summarise_retention(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
+    """Domain, or "mean" over them -> point -> figures over seeds, and a point that beats it.
+
+    Figures, all of test unless they say otherwise, as changes from the start in points of accuracy or nats: "gain" on
+    the domain; "general", the mean over general tasks, negative where something was lost; "validation_gain",
+    "validation_general"; each general task by its name; "seconds" of training.
+
+    A point is beaten where another one, or doing nothing, is on the means of validation at least as good on both the
+    domain and the general tasks, and better on one of them.
+    """
+    changes = {name: [_changes(seed, name, units) for seed in seeds] for name in units.domains}
+    changes[MEAN] = [_average([changes[name][i] for name in units.averaged]) for i in range(len(seeds))]
+    return {name: _over_seeds(rows) for name, rows in changes.items() if name != MEAN or len(units.averaged) > 1}
+
+
+def _changes(seed: Mapping[str, Any], domain: str, units: Units) -> dict[str, dict[str, float]]:
+    """Point -> figure -> value, of one seed."""
+    before = seed.get("start", seed["base"])
+    return {point: _change(before, found, domain, units) for point, found in seed["domains"][domain].items()}
+
+
+def _change(before: Mapping[str, Any], found: Mapping[str, Any], domain: str, units: Units) -> dict[str, float]:
+    def moved(task: str, split: str, unit: Unit) -> float:
+        return SCALE[unit] * float(found["figures"][task][split]["score"] - before[task][split]["score"])
+
+    result: dict[str, float] = {}
+    for split, prefix in (("test", ""), ("validation", "validation_")):
+        result[f"{prefix}gain"] = moved(domain, split, units.domains[domain])
+        each = [moved(task, split, units.general) for task in units.counted]
+        result[f"{prefix}general"] = float(np.mean(each))
+    tasks = {task: moved(task, "test", units.of_task(task)) for task in (*units.counted, *units.others)}
+    return result | tasks | {"seconds": found["seconds"]}
+
+
+def _average(domains: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    first = domains[0]
+    return {
+        point: {key: float(np.mean([rows[point][key] for rows in domains])) for key in first[point]} for point in first
+    }
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Row]:
+    figures = {
+        point: {key: _mean_and_sd([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
+    }
+    beaten = find_beaten({point: _place(row) for point, row in figures.items()})
+    return {point: {"figures": row, "beaten_by": beaten[point]} for point, row in figures.items()}
+
+
+def _place(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+    return row["validation_gain"]["mean"], row["validation_general"]["mean"]
+
+
+def _mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": list(values)}
+
+
+def find_beaten(places: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
+    """Point -> another that is as good on both axes and better on one, the best of them by gain; None on the front.
+
+    Args:
+        places: point -> two figures, higher is better. Doing nothing, at (0, 0), is one of the rivals.
+    """
+    rivals = {**places, "doing nothing": (0.0, 0.0)}
+
+    def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
+        return other != one and other[0] >= one[0] and other[1] >= one[1]
+
+    winners = {point: [name for name in rivals if beats(rivals[name], place)] for point, place in places.items()}
+    return {point: max(names, key=lambda name: rivals[name]) if names else None for point, names in winners.items()}
+
+
+def list_curves(recipe: RetentionSpec, summary: Summary, units: Units) -> list[Plane]:
+    """The planes that are drawn: the mean over domains first, then each."""
+    order = [MEAN, *units.domains]
+    points = recipe.points()
+    planes = []
+    for domain in (name for name in order if name in summary):
+        rows = summary[domain]
+        curves: dict[str, list[Spot]] = {}
+        for point in points:
+            curves.setdefault(point.method, []).append(_spot(rows[point.name]))
+        title = domain if domain != MEAN else f"mean over {len(units.averaged)} domains"
+        planes.append(Plane(title, units.of_domain(domain), units.general, curves))
+    return planes
+
+
+def _spot(row: Row) -> Spot:
+    gain, general = row["figures"]["gain"], row["figures"]["general"]
+    return Spot(gain["mean"], general["mean"], gain["sd"], general["sd"], row["beaten_by"] is None)

@@ -1,0 +1,77 @@
+"""The tables of an experiment on forgetting, as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graft.recipes.retention.spec import RetentionSpec
+from graft.recipes.retention.summary import MEAN, Row, Seeds, Summary, Unit, Units
+from graft.recipes.summary import format_rows
+
+DECIMALS = {"points": 1, "nats": 3}
+WORDS = {"points": "points of accuracy", "nats": "nats per token"}
+
+
+def format_retention(recipe: RetentionSpec, summary: Summary, seeds: Seeds, units: Units) -> str:
+    """All tables as Markdown: where the model starts, all domains at a glance, then each with all general tasks."""
+    parts = [_explain(recipe, seeds, units), _format_start(seeds, units)]
+    if MEAN in summary:
+        parts += ["gain / general change:", _format_glance(summary, units)]
+    for domain in units.domains:
+        parts += [f"{domain}:", _format_domain(summary[domain], domain, units)]
+    return "\n\n".join(parts)
+
+
+def _explain(recipe: RetentionSpec, seeds: Seeds, units: Units) -> str:
+    start = "the base" if recipe.start is None else "the start (the base with a skill grafted on)"
+    over = f"Mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "One seed"
+    lost = ", ".join(units.counted)
+    return (
+        f"Changes from {start} on test. {over}. Gain: on the domain; general: mean over {lost}, below 0 where "
+        f"something was lost, in {WORDS[units.general]}. Beaten by: a point, or doing nothing, that on the means of "
+        "validation is at least as good on both, and better on one; a dash stands on the front."
+    )
+
+
+def _format_start(seeds: Seeds, units: Units) -> str:
+    """The score of base and start on every task, mean over seeds."""
+    tasks = [*units.domains, *units.counted, *units.others]
+    names = [name for name in ("base", "start") if name in seeds[0]]
+    rows = [["model", *tasks]]
+    for name in names:
+        means = [sum(seed[name][task]["test"]["score"] for seed in seeds) / len(seeds) for task in tasks]
+        rows.append([name, *(f"{mean:.3f}" for mean in means)])
+    return format_rows(rows)
+
+
+def _format_glance(summary: Summary, units: Units) -> str:
+    shown = [MEAN, *units.domains]
+    rows = [["method", *shown, "beaten by (mean)"]]
+    for point, row in summary[MEAN].items():
+        cells = [_pair(summary[domain][point], units.of_domain(domain), units.general) for domain in shown]
+        rows.append([point, *cells, row["beaten_by"] or "–"])
+    return format_rows(rows)
+
+
+def _format_domain(rows: Mapping[str, Row], domain: str, units: Units) -> str:
+    tasks = [*units.counted, *units.others]
+    head = ["method", f"gain, {units.of_domain(domain)}", f"general, {units.general}", *tasks, "seconds", "beaten by"]
+    lines = [head]
+    for point, row in rows.items():
+        figures = row["figures"]
+        cells = [_cell(figures["gain"], units.of_domain(domain)), _cell(figures["general"], units.general)]
+        cells += [_cell(figures[task], units.of_task(task)) for task in tasks]
+        lines.append([point, *cells, f"{figures['seconds']['mean']:.0f}", row["beaten_by"] or "–"])
+    return format_rows(lines)
+
+
+def _pair(row: Row, of_gain: Unit, of_general: Unit) -> str:
+    return f"{_cell(row['figures']['gain'], of_gain)} / {_cell(row['figures']['general'], of_general)}"
+
+
+def _cell(figure: Mapping[str, Any], unit: Unit) -> str:
+    """A change with its sign, and its standard deviation."""
+    places = DECIMALS[unit]
+    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.{places}f}"
+    return f"{figure['mean']:+.{places}f}{sd}"

@@ -1,0 +1,142 @@
+"""TrainingBench: what one seed of an experiment over several tasks does again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.config import read_config, to_plain
+from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
+from graft.evaluate.correctness import accuracy
+from graft.evaluate.evaluation import predict_examples
+from graft.localize.localization import localize_skill
+from graft.localize.spec import LocalizeSpec
+from graft.patch.mask import Mask
+from graft.patch.merge import merge_patches
+from graft.patch.skill_patch import Patch
+from graft.recipes.bench import Machine
+from graft.tasks.examples import Example
+from graft.tasks.head import Head, open_head, share_model
+from graft.tasks.spec import TrainSpec
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.location import locate
+from graft.train.adapter import AdapterSpec, train_adapter
+from graft.train.fine_tuning import train_task
+from graft.train.protection.core import Core
+from graft.train.record import print_training
+
+Model = str | Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBench:
+    """One seed at work.
+
+    Attributes:
+        seed: of few-shot draws, training order and dropout.
+        folder: of the seed's outputs.
+        machine: where it runs.
+    """
+
+    seed: int
+    folder: Path
+    machine: Machine
+
+    @property
+    def models(self) -> Path:
+        """Where the checkpoints lie while the seed is at work."""
+        return self.folder / "models"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Device and dtype, as options."""
+        return {"device": self.machine.device, "dtype": self.machine.dtype}
+
+    def train(
+        self,
+        base: Model,
+        tasks: Sequence[Task],
+        changes: Mapping[str, Any] | None = None,
+        protect: Sequence[Mask] = (),
+        adapter: AdapterSpec | None = None,
+    ) -> Path:
+        """The checkpoint of a training; one that was made before, for whatever method, is taken up."""
+        config = train_config(tasks[0], changes or {})
+        core = [mask for mask in protect if len(mask)]
+        name = print_training(locate(base).path, tasks, config, self.seed, self.machine.dtype, Core(core).digest())
+        if adapter is not None:
+            name = hashlib.sha256(f"{name} {json.dumps(to_plain(adapter))}".encode()).hexdigest()
+        out = self.models / name[:16]
+        if not out.is_dir() and adapter is not None:
+            train_adapter(base, tasks, out, adapter, config=config, **self.where)
+        elif not out.is_dir():
+            train_task(base, tasks, out, config=config, protect=core, **self.where, resume=True)
+        return out
+
+    def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
+        """A task's graft."""
+        return localize_skill(base, tuned, task, dataclasses.replace(config, seed=self.seed), **self.where)
+
+    def merge(self, base: Model, patch: Patch, name: str) -> Path:
+        """A checkpoint with a graft on it."""
+        out = self.models / name
+        merge_patches(Checkpoint.open(locate(base).path), [patch], out, force=True)
+        return out
+
+    def open_heads(self, model: Model, tasks: Sequence[Task]) -> list[Head]:
+        """A model with the head of every task: loaded once for each kind of head that can share it."""
+        heads: list[Head] = []
+        for task in tasks:
+            kind = task.spec.head.kind
+            first = next((head for head in heads if head.task.head.kind == kind != "classifier"), None)
+            heads.append(self._open(model, task) if first is None else share_model(first, task.spec))
+        return heads
+
+    def _open(self, model: Model, task: Task) -> Head:
+        return open_head(locate(model).path, task.spec, **self.where, seed=self.seed)
+
+
+def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:
+    """n, accuracy, ece and nll (nats) of a model on some examples; per token from the lm head."""
+    outcomes = predict_examples(head, examples, batch_size, name).outcomes()
+    metrics = {"accuracy": accuracy, "ece": expected_calibration_error, "nll": negative_log_likelihood}
+    return {"n": len(outcomes)} | {key: float(metric(outcomes)) for key, metric in metrics.items()}
+
+
+def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
+    """The task's train block with some keys replaced.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    return read_config(TrainSpec, {**to_plain(task.spec.train), **changes}, f"{task.spec.name}: train")
+
+
+def with_shots(task: Task, shots: int | None) -> Task:
+    """The task with at most so many examples per class: the first of those that it draws anyway."""
+    own = task.spec.shots
+    fewer = shots if own is None or (shots is not None and shots < own) else own
+    return dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=fewer))
+
+
+def load_capped(path: Path, train: Mapping[str, Any], shots: int | None, max_length: int | None) -> Task:
+    """A TASK file without its out-of-distribution sets, some keys of its train block replaced.
+
+    Args:
+        path: of the file.
+        train: overrides of its train block.
+        shots, max_length: at most so many; its own where they are fewer.
+
+    Raises:
+        ConfigError: naming file and key.
+    """
+    changes = [f"train.{key}={json.dumps(value, default=str)}" for key, value in train.items()]
+    task = with_shots(Task.load(path, tuple(changes)), shots)
+    longest = min(task.spec.max_length, max_length or task.spec.max_length)
+    return Task.load(path, (*changes, f"shots={json.dumps(task.spec.shots)}", f"max_length={longest}", "ood={}"))

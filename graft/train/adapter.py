@@ -1,0 +1,128 @@
+"""Training an adapter of the peft library in place of the weights, and merging it: for comparison with what we do.
+
+The same loop, order of examples, loss and optimizer as `graft.train.fine_tuning`; only what trains differs. LoRA (arXiv
+2106.09685) adds a product of two thin matrices to each chosen layer; SHiRA (arXiv 2406.13175) trains as many of its own
+weights, at random places. peft is not among this package's own dependencies: it is imported when an adapter is asked
+for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from graft.config import to_plain
+from graft.errors import ConfigError
+from graft.outputs import new_folder, refuse_existing
+from graft.tasks.head import quiet_transformers
+from graft.tasks.spec import TrainSpec
+from graft.tensors.location import locate
+from graft.train.distribution import SharedLoss
+from graft.train.fine_tuning import Epoch, TrainResult, train_epoch
+from graft.train.lessons import Lessons, Tasks, as_list
+from graft.train.record import RECORD
+from graft.train.steps import Plan, Stepper, make_optimizer
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """An adapter.
+
+    Attributes:
+        kind: "lora" or "shira".
+        rank: r; an adapter of an (m, n) layer has r (m + n) weights.
+        alpha: of LoRA, whose product is scaled by alpha / r; 2 r where absent.
+        targets: layers, "all-linear" or a regular expression that whole names must match.
+    """
+
+    kind: Literal["lora", "shira"] = "lora"
+    rank: int = 8
+    alpha: float | None = None
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError("rank must be 1 or more")
+
+
+def train_adapter(
+    base: str | Path,
+    task: Tasks,
+    out: str | Path,
+    adapter: AdapterSpec,
+    *,
+    config: TrainSpec | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> TrainResult:
+    """Train an adapter on a base, merge it, and save a folder like any other checkpoint.
+
+    Args:
+        base, task, out, device, dtype: as of `graft.train.fine_tuning.train_task`.
+        adapter: what trains.
+        config: how to train; the (first) task's own block where absent. Its scope means nothing here.
+
+    Raises:
+        ConfigError: peft is not installed, no layer is a target, or the config asks for more than plain training.
+        TrainingError: the loss is not finite, or memory ran out.
+        OutputError, CheckpointError, DataError: nothing was written.
+    """
+    out, tasks, located = Path(out), as_list(task), locate(base)
+    config = config or tasks[0].spec.train
+    if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
+        raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
+    refuse_existing(out, force=False)
+    seed = tasks[0].spec.seed if config.seed is None else config.seed
+    lessons = Lessons.open(located.path, tasks, parallel="ddp", device=device, dtype=dtype, seed=seed)
+    head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
+    adapted = attach(head.model, adapter, seed)
+    stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
+    unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+    with unchecked:  # as it is anyway; torch warns where nobody chose
+        epochs = _run(stepper, lessons)
+        adapted.merge_and_unload()
+    record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
+    record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
+    with new_folder(out) as folder, quiet_transformers():
+        head.model.save_pretrained(folder)
+        head.tokenizer.save_pretrained(folder)
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return TrainResult(out, tuple(epochs), plan.steps)
+
+
+def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
+    """Put an adapter into a live model, which then alone takes gradients; what comes back can merge it.
+
+    Raises:
+        ConfigError: peft is not installed, or no layer is a target.
+    """
+    try:
+        from peft import LoraConfig, ShiraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError("an adapter needs the peft package: pip install 'skillgraft[peft]'") from error
+    if adapter.kind == "lora":
+        alpha = adapter.alpha or 2 * adapter.rank
+        config: Any = LoraConfig(r=adapter.rank, lora_alpha=alpha, target_modules=adapter.targets)
+    else:
+        config = ShiraConfig(r=adapter.rank, target_modules=adapter.targets, random_seed=seed)
+    torch.manual_seed(seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
+
+
+def _run(stepper: Stepper, lessons: Lessons) -> Sequence[Epoch]:
+    torch.manual_seed(stepper.plan.seed)  # of dropout
+    numbers = tqdm(range(stepper.plan.epochs), desc="train", unit="epoch", disable=None)
+    return [train_epoch(stepper, lessons, number)[0] for number in numbers]

@@ -1,0 +1,55 @@
+"""What matters to several tasks at once, and a region of the same size that was drawn by lot, its control."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.localize.scores.random import draw
+from graft.patch.mask import Mask
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.location import locate
+from graft.tensors.scope import Scope
+from graft.train.importance.consolidation import select_core
+from graft.train.importance.measuring import Importance, ImportanceSpec, measure_importance
+
+
+def measure_general(model: str | Path, tasks: Sequence[Task], config: ImportanceSpec, **where: Any) -> Importance:
+    """The mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
+
+    Args:
+        model, config: as of `measure_importance`; its method takes data.
+        tasks: whose training examples show what matters, each as much as the others.
+        where: device and dtype.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: as of `measure_importance`.
+    """
+    found = measure_importance(model, tasks[0], config, **where)
+    sums = {name: score().clone() for name, score in found.scores.items()}
+    for task in tasks[1:]:
+        others = measure_importance(model, task, config, **where).scores
+        for name in sums:
+            sums[name] += others[name]()
+    means = {name: partial(torch.Tensor.clone, total.div_(len(tasks))) for name, total in sums.items()}
+    return dataclasses.replace(found, scores=means)
+
+
+def draw_region(model: str | Path, size: int | float, scope: str, seed: int) -> Mask:
+    """Weights drawn uniformly: so many, or that share of those in scope.
+
+    Raises:
+        BudgetError: the size keeps no weight, or more than there are.
+        ConfigError, CheckpointError.
+    """
+    checkpoint = Checkpoint.open(locate(model).path)
+    weights = {name: checkpoint.read(name) for name in Scope(scope).names(checkpoint)}
+    n = sum(weight.numel() for weight in weights.values())
+    scores = {name: partial(draw, name, weight.numel(), seed) for name, weight in weights.items()}
+    return select_core(scores, weights, size / n if isinstance(size, int) else size)
