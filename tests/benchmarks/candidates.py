@@ -22,7 +22,7 @@ from graft.recipes.run import load_recipe
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task
 
-RECIPES = {"SGD with a pull": "recipes/sst2.yaml", "AdamW": "recipes/sst2_adamw.yaml"}
+RECIPES = {"SGD with a pull": "recipes/trec.yaml", "AdamW": "recipes/trec_adamw.yaml"}
 
 
 def measure() -> list[dict[str, object]]:

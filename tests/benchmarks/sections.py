@@ -59,7 +59,7 @@ SECTIONS = (
             "localize_scale",
             on_gpu=True),
     Section("candidates", "Attribution in one model's memory, against exact scores of every weight",
-            "sst2 on the embedded encoder, as in recipes/sst2.yaml and sst2_adamw.yaml; accuracy on test (1,821 rows). "
+            "trec on the embedded encoder, as in recipes/trec.yaml and trec_adamw.yaml; accuracy on test (500 rows). "
             "Candidates: 8 micro-batches, the best 5 k of each. Learned masks search among 10 k.", "candidates"),
     Section("processes", "The mask of two processes, beside one process's",
             "Attribution over 4 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
