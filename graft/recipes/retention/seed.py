@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -38,7 +39,7 @@ def _run_domain(bench: RetentionBench, domain: Setting) -> dict[str, Any]:
     found = {}
     for number, point in enumerate(tqdm(points, desc=domain.name, unit="point", disable=None, leave=False)):
         file = bench.folder / "points" / f"{domain.name}-{number:02}.json"
-        found[point.name] = find_or_read(file, lambda point=point: _run_point(bench, domain, point))  # type: ignore[misc]
+        found[point.name] = find_or_read(file, partial(_run_point, bench, domain, point))
     return found
 
 
