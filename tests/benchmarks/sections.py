@@ -45,7 +45,8 @@ SECTIONS = (
     Section("size", f"Size of a patch file at density 1e-4 in bf16, entries {EVEN}", f"{SIZE}{EVEN}.", "size"),
     Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
             f"{SIZE}{UNEVEN} (share times a lognormal factor, sigma 1.5).", "size", {"concentration": 1.5}),
-    Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
+    Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of 15 runs in turn, in "
+            "processor time; those of apply by the clock.", "speed"),
     Section("streaming", "Streaming over sharded checkpoints of a Llama in bf16",
             "Each command and its baseline in a process of its own, in turn, medians of three; files in the page "
             "cache. Memory: the highest anonymous memory above the imported interpreter.", "streaming"),
