@@ -60,7 +60,7 @@ SECTIONS = (
             "localize_scale",
             on_gpu=True),
     Section("processes", "The mask of two processes, beside one process's",
-            "Attribution over 4 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
+            "Attribution over 2 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
             "two Gloo processes. The share of one process's entries that are among theirs.", "processes"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
