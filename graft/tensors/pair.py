@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from graft.errors import CheckpointError, MismatchError
@@ -95,11 +96,17 @@ class CheckpointPair:
         Raises:
             CheckpointError: as in `read`.
         """
-        found = [torch.empty(0, dtype=torch.int64)]
+        # one array that grows in place: a list of small pieces between large temporaries keeps the freed ones from use
+        found, k = np.empty(STRETCH, np.int64), 0
         for start, base, tuned in self.stretches(name):
             self.refuse_not_finite(name, base, tuned)
-            found.append((as_bits(tuned) != as_bits(base)).nonzero().squeeze(1) + start)
-        return torch.cat(found)
+            places = (as_bits(tuned) != as_bits(base)).nonzero().squeeze(1).numpy()
+            if k + len(places) > len(found):
+                found.resize(2 * len(found), refcheck=False)  # enough: a stretch has no more than there is
+            np.add(places, start, out=found[k : k + len(places)])
+            k += len(places)
+        found.resize(k, refcheck=False)
+        return torch.from_numpy(found)
 
     def refuse_not_finite(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
         """Refuse values of one tensor of both that are NaN or infinite.

@@ -22,7 +22,7 @@ from graft.train.fine_tuning import train_task
 
 BASE, TASK = "embedded:all-MiniLM-L6-v2", Path("recipes/starter/reviews/task.yaml")
 DENSITIES = (1e-4, 1e-3)
-POINTS = 4
+POINTS = 2
 Row = dict[str, object]
 
 

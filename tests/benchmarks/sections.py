@@ -45,7 +45,8 @@ SECTIONS = (
     Section("size", f"Size of a patch file at density 1e-4 in bf16, entries {EVEN}", f"{SIZE}{EVEN}.", "size"),
     Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
             f"{SIZE}{UNEVEN} (share times a lognormal factor, sigma 1.5).", "size", {"concentration": 1.5}),
-    Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of runs in turn.", "speed"),
+    Section("speed", "Time on the embedded encoder (22.7M parameters, fp32)", "Medians of 15 runs in turn, in "
+            "processor time; those of apply by the clock.", "speed"),
     Section("streaming", "Streaming over sharded checkpoints of a Llama in bf16",
             "Each command and its baseline in a process of its own, in turn, medians of three; files in the page "
             "cache. Memory: the highest anonymous memory above the imported interpreter.", "streaming"),
@@ -62,7 +63,7 @@ SECTIONS = (
             "trec on the embedded encoder, as in recipes/trec.yaml and trec_adamw.yaml; accuracy on test (500 rows). "
             "Candidates: 8 micro-batches, the best 5 k of each. Learned masks search among 10 k.", "candidates"),
     Section("processes", "The mask of two processes, beside one process's",
-            "Attribution over 4 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
+            "Attribution over 2 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
             "two Gloo processes. The share of one process's entries that are among theirs.", "processes"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
             "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from graft.localize.movement import diff_checkpoints
@@ -24,9 +25,9 @@ REPORT = Path(__file__).parents[2] / "artifacts" / "kills.md"
 ABOUT = """\
 Each command runs over an older output with `--force` and is killed: by turns at a moment drawn from all of its run, and
 from the part in which its temporary lies beside the output. Moments go a tenth beyond the end as the run before took
-it, so that some kills come too late. Then the command is run again and let be. diff (at a density of 0.01) and apply
-work on 66M random weights in bf16, localize on a tiny trained BERT. One folder takes the place of another by two moves:
-a kill between them would leave the older one whole beside it, under a hidden name, and nothing under the final one.
+it, so that some kills come too late. Then the command is run again and let be. diff makes a patch of all of 2M random
+weights in bf16, apply a copy of 66M, localize a patch of a tiny trained BERT. One folder takes the place of another by
+two moves: a kill between them would leave the older one whole beside it, hidden, and nothing under the final name.
 """
 COLUMNS = {
     "kills": "kills",
@@ -65,16 +66,16 @@ def prepare(folder: Path) -> dict[str, Command]:
     write_base(folder / "small")
     task = Task.load(write_task(folder / "toy"))
     train_task(folder / "small", task, folder / "trained")
-    for name, moved in (("base", False), ("tuned", True)):
+    for seed, (name, moved) in enumerate({"base": False, "tuned": True}.items()):
         write_model(folder / name, layers=0, moved=moved)
+        torch.manual_seed(seed)
+        save_file({"weight": torch.randn(2048, 1024).bfloat16()}, folder / f"{name}.safetensors")
     save_patch(diff_checkpoints(folder / "base", folder / "tuned", density=1e-4), folder / "skill")
     out = {name: folder / f"{name}.out" for name in ("diff", "localize", "apply")}
-    pair, small = (folder / "base", folder / "tuned"), (folder / "small", folder / "trained")
+    small, pair = (folder / "small", folder / "trained"), (folder / "base.safetensors", folder / "tuned.safetensors")
     localize = ["localize", *small, "--task", folder / "toy" / "task.yaml", "--budget", 300, "--points", 2]
     return {
-        "diff": Command(
-            ["diff", *pair, "--density", 0.01, "-o", out["diff"], "--force"], out["diff"], folder / "skill"
-        ),
+        "diff": Command(["diff", *pair, "-o", out["diff"], "--force"], out["diff"], folder / "skill"),
         "localize": Command([*localize, "-o", out["localize"], "--force"], out["localize"], folder / "skill"),
         "apply": Command(
             ["apply", folder / "base", folder / "skill", "-o", out["apply"], "--force"], out["apply"], folder / "tuned"

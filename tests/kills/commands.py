@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ class Left:
         output: the digest of what stands under the final name, None where nothing does.
         temporaries: hidden names beside it.
         seconds: from its start to its end, or to the kill.
-        writing: the part of them in which its temporary was there, where that was waited for.
+        writing: the part of them in which its temporary was there, of a run that was let be.
     """
 
     finished: bool
@@ -47,20 +48,20 @@ def run_and_kill(
         after: seconds to the kill; None lets the command run to its end.
         while_writing: count them from the moment at which the output's temporary is there, not from the start.
     """
-    start = begun = time.perf_counter()
+    start = begun = moved = time.perf_counter()
     child = os.fork()
     if child == 0:
         _run(arguments)
     if while_writing or after is None:
-        _wait_for_temporary(child, output)
-        begun = time.perf_counter()
-    if after is not None:
+        begun = _wait_for_temporary(child, output, there=True)
+    if after is None:
+        moved = _wait_for_temporary(child, output, there=False)
+    else:
         time.sleep(after)
         os.kill(child, signal.SIGKILL)  # one that has ended already is there until it is waited for
     _, status = os.waitpid(child, 0)
-    end = time.perf_counter()
     finished = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
-    return Left(finished, digest(output), temporaries_of(output), end - start, end - begun)
+    return Left(finished, digest(output), temporaries_of(output), time.perf_counter() - start, moved - begun)
 
 
 def temporaries_of(output: Path) -> tuple[str, ...]:
@@ -92,7 +93,9 @@ def _run(arguments: Sequence[object]) -> None:
         os._exit(99)
 
 
-def _wait_for_temporary(child: int, output: Path) -> None:
-    """Until a child has begun to write its output, or has ended."""
-    while not temporaries_of(output) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+def _wait_for_temporary(child: int, output: Path, *, there: bool) -> float:
+    """The time at which a child's temporary was there, or gone again, or the child had ended."""
+    ended = partial(os.waitid, os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # None while it runs
+    while bool(temporaries_of(output)) != there and ended() is None:
         time.sleep(POLL)
+    return time.perf_counter()
