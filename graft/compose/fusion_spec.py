@@ -67,9 +67,9 @@ class FusionSpec:
         return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
 
     @property
-    def passes(self) -> int:
-        """How often the models are read."""
-        return 3 if self.share else 2 if self.arcs else 1
+    def moves(self) -> bool:
+        """Whether differences from the base are needed, and so its values."""
+        return self.method not in ("mean", "slerp")
 
     @property
     def factor(self) -> float:
