@@ -131,7 +131,7 @@ class _Fuser:
             for dots in stream_tensors(self._dots_of, self.names, self._tuned, "angles"):
                 self.dots += dots
             self.arc = arc_coefficients(gram_of(self.dots))
-        find_largest(self.movements, self.names, self._reads)
+        find_largest(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
 
     def write(self, folder: Path) -> Fusion:
         """The pass that fuses and writes."""
@@ -152,26 +152,25 @@ class _Fuser:
         for start, (base, *tuned) in self._stretches(name, LONG):
             selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
             fused = torch.empty_like(base)
-            for at, (few_base, *few_tuned) in stretches_of([base, *tuned], base.dtype):
-                fused[at : at + len(few_base)] = self._join(
-                    few_base, few_tuned, within(selected, at, len(few_base)), arc
-                )
+            for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
+                kept = within(selected, at, len(few)) if self.spec.method == "ties" else []
+                fused[at : at + len(few)] = self._join(few, rest, kept, arc)
             if selected:
-                shared = Shared.of(selected, len(base))
+                shared = Shared.of(selected)
                 met += shared.met
                 if self.spec.method == "cpi":
                     transplant(fused, tuned, selected, shared)
-            if not is_finite(fused):
+            if not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
         return dots, met
 
-    def _join(self, base: torch.Tensor, tuned: Tensors, selected: Tensors, arc: Sequence[float]) -> torch.Tensor:
+    def _join(self, base: torch.Tensor, tuned: Tensors, kept: Tensors, arc: Sequence[float]) -> torch.Tensor:
         """A stretch, (n,) fp32, its cores still to be transplanted."""
         if self.spec.method == "task-arithmetic":
             return add_task_vectors(base, tuned, self.spec.factor)
         if self.spec.method == "ties":
-            return merge_elected(base, tuned, selected, self.spec.factor)
+            return merge_elected(base, tuned, kept, self.spec.factor)
         return combine(tuned, arc)
 
     def _dots_of(self, name: str) -> torch.Tensor:
@@ -194,7 +193,9 @@ class _Fuser:
         return [(pair.tuned, pair.names[name]) for pair in self.pairs]
 
     def _reads(self, name: str) -> list[tuple[Checkpoint, str]]:
-        return [*([(self.base, name)] if self.spec.moves else []), *self._tuned(name)]
+        """What fusing a tensor reads."""
+        needed = self.spec.method in ("task-arithmetic", "ties") or any(item.needs_base for item in self.movements)
+        return [*([(self.base, name)] if needed else []), *self._tuned(name)]
 
     def _result(self) -> Fusion:
         selected = np.diag(self.met)

@@ -1,6 +1,6 @@
 """Fusion as arithmetic on a stretch of weights: base and each tuned model's (n,) in one dtype, fp32 in between.
 
-One vectorised operation after another, each on numbers that the processor's cache still holds. A selection is (c,) int64
+One vectorised operation after another, on numbers that the processor's cache still holds. A selection is (c,) int64
 ascending indices into the stretch.
 """
 
@@ -77,13 +77,15 @@ class Shared(NamedTuple):
     sizes: list[int]
 
     @classmethod
-    def of(cls, selections: Tensors, n: int) -> Shared:
-        """Of selections among n entries."""
-        held = np.zeros((len(selections), n), np.bool_)
-        for row, places in zip(held, selections, strict=True):
-            row[places.numpy()] = True
-        several = np.flatnonzero(held.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(len(held))) > 1)
-        return cls(torch.from_numpy(several), torch.from_numpy(held[:, several]), [len(item) for item in selections])
+    def of(cls, selections: Tensors) -> Shared:
+        """Of selections in one stretch."""
+        every = np.sort(np.concatenate([item.numpy() for item in selections]))
+        places = np.unique(every[1:][every[1:] == every[:-1]])
+        held = np.zeros((len(selections), len(places)), np.bool_)
+        for row, item in zip(held, selections, strict=True):
+            if len(item):
+                row[:] = item.numpy().take(np.searchsorted(item, places), mode="clip") == places
+        return cls(torch.from_numpy(places), torch.from_numpy(held), [len(item) for item in selections])
 
     @property
     def met(self) -> torch.Tensor:

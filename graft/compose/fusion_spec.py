@@ -67,11 +67,6 @@ class FusionSpec:
         return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
 
     @property
-    def moves(self) -> bool:
-        """Whether differences from the base are needed, and so its values."""
-        return self.method not in ("mean", "slerp")
-
-    @property
     def factor(self) -> float:
         """The scale in force."""
         return DEFAULT_SCALES.get(self.method, 1.0) if self.scale is None else self.scale

@@ -26,7 +26,8 @@ SAMPLE = 1 << 20  # weights in the sample; fewer are all looked at
 SIGMAS = 6  # how far the bracket reaches, in standard errors of the sampled share
 APART = 1 << 23  # movements in the bracket that are counted pattern by pattern; more are counted in bins
 BINS = 20  # log2 of their number
-LAST = 0x7FFFFFFF  # the highest pattern
+KEPT = 1 << 24  # entries, of 8 bytes: so many of a model are remembered, to be told without another look
+LAST = 0x7F800000  # the highest pattern: two finite values may lie further apart than fp32 reaches
 Ints = npt.NDArray[np.int64]
 
 
@@ -74,6 +75,13 @@ class LargestMovements:
         self._ties: dict[str, int] = {}  # tensor -> how many of its entries at the threshold are selected
         self._total = sum(pair.base.spec(name).numel for name in names)
         self._bracket = _bracket_of(_sample(pair, names), k / self._total, self._total)
+        # tensor -> stretch by stretch what the pass found, while that is little
+        self._kept: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] | None = {} if k <= KEPT else None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether `select` looks at the values, or remembers."""
+        return self._kept is None
 
     @property
     def is_found(self) -> bool:
@@ -86,16 +94,23 @@ class LargestMovements:
         Raises:
             CheckpointError: a value is NaN or infinite.
         """
-        bracket, floor = self._bracket, _size_of(self._bracket.low)
+        bracket = self._bracket
+        bounds = _size_of(bracket.low), _size_of(bracket.last)
         above, waiting, n_waiting, done = 0, [], 0, _count(np.empty(0, np.int64))
+        kept = []
         for _, base, tuned in self.pair.stretches(name, LONG):
-            bits = large_movements(self.pair, name, base, tuned, floor)[1].view(torch.int32).numpy()
+            few, sizes = large_movements(self.pair, name, base, tuned, *bounds)
+            if self._kept is not None:
+                kept.append((few.int(), sizes))
+            bits = sizes.view(torch.int32).numpy()
             above += int(np.count_nonzero(bits > bracket.last))
             inside = bits[(bits >= bracket.low) & (bits <= bracket.last)]
             waiting.append((inside - bracket.low) >> bracket.shift)
             n_waiting += len(inside)
             if n_waiting > SAMPLE:
                 done, waiting, n_waiting = _merge([done, _count(np.concatenate(waiting))]), [], 0
+        if self._kept is not None:
+            self._kept[name] = kept
         merged = _merge([done, _count(np.concatenate(waiting))]) if n_waiting else done
         return merged._replace(above=above)
 
@@ -103,6 +118,7 @@ class LargestMovements:
         """Take up the counts of all tensors: the threshold, or the bracket of the next pass."""
         bracket, whole = self._bracket, _merge(list(tallies.values()))
         within = int(whole.counts.sum())
+        kept, self._kept = self._kept, None  # of this bracket alone
         if whole.above >= self._k:
             self._bracket = Bracket.holding(bracket.last + 1, LAST, whole.above)
         elif whole.above + within >= self._k:
@@ -113,7 +129,7 @@ class LargestMovements:
             if bracket.shift:
                 self._bracket = Bracket.holding(start, min(start + (1 << bracket.shift) - 1, bracket.last), n)
             else:
-                self._threshold = start
+                self._threshold, self._kept = start, kept
                 self._share_ties(found, self._k - int(from_top[-1 - place]) + n, tallies)
         elif bracket.low == 1:
             self._threshold = 0  # all that moved
@@ -124,23 +140,24 @@ class LargestMovements:
         """What tells the selected entries of a tensor, stretch by stretch.
 
         Returns:
-            a function of base and tuned, (n,) as `CheckpointPair.stretches` gives them and in that order, that returns
-            (c,) int64 ascending indices into the stretch. It raises CheckpointError where a value is not finite.
+            a function of base and tuned, (n,) as `CheckpointPair.stretches` gives them with a length of `LONG` and in
+            that order, that returns (c,) int64 ascending indices into the stretch.
         """
         assert self._threshold is not None
         threshold, left = self._threshold, self._ties.get(name, 0)
-        floor = _size_of(threshold)
+        size = _size_of(threshold)
+        kept = iter(self._kept[name]) if self._kept is not None else None
 
         def tell(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
             nonlocal left
-            few, sizes = large_movements(self.pair, name, base, tuned, floor)
+            few, sizes = next(kept) if kept else large_movements(self.pair, name, base, tuned, size, size)
             bits = sizes.view(torch.int32)
             chosen = bits > threshold
             if left:
                 ties = (bits == threshold).nonzero().squeeze(1)[:left]
                 chosen[ties] = True
                 left -= len(ties)
-            return few[chosen]
+            return few[chosen].long()
 
         return tell
 
@@ -193,7 +210,9 @@ def _bracket_of(sample: npt.NDArray[np.int32], share: float, total: int) -> Brac
     def threshold(of: float) -> int:
         return int(ordered[n - 1 - min(n - 1, math.floor(of * n))])
 
-    error = float((sample >= threshold(share)).mean(axis=1).std()) / math.sqrt(len(sample))
+    shares = (sample >= threshold(share)).mean(axis=1)
+    # of evenly spread runs the neighbours' differences tell the scatter: tensors may differ as they like
+    error = math.sqrt(float((np.diff(shares) ** 2).sum()) / 2) / len(shares)
     margin = SIGMAS * error + 1 / n
     low = threshold(share + margin) if share + margin < 1 else 1
     last = threshold(share - margin) if share > margin else LAST

@@ -83,7 +83,8 @@ class CheckpointPair:
 
         Yields:
             start: flat index of the stretch's first element.
-            base, tuned: (n,) n <= `length`, or `STRETCH` without one; read-only, as in `read` but not checked (`refuse_not_finite` does that).
+            base, tuned: (n,) n <= `length`, or `STRETCH` without one; read-only, as in `read` but not checked
+                (`refuse_not_finite` does that).
         """
         base, tuned = self.base.read(name), self.tuned.read(self.names[name])
         for start, (mine, other) in stretches_of([base, tuned], base.dtype, length):
