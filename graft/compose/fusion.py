@@ -33,7 +33,7 @@ from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.outputs import new_folder, refuse_existing
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import is_finite
+from graft.tensors.dtypes import TORCH_DTYPES, is_finite
 from graft.tensors.location import locate
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
@@ -147,6 +147,9 @@ class _Fuser:
         by_tensor = self.spec.arcs and self.spec.angle == "tensor"
         dots = self._dots_of(name) if by_tensor else torch.zeros_like(self.dots)
         arc = arc_coefficients(gram_of(dots)) if by_tensor else self.arc
+        # no value is larger than the longest model: where that fits the dtype with room to spare, every sum does
+        bound = sum(map(abs, arc)) * math.sqrt(gram_of(dots).diag().max()) if by_tensor else math.inf
+        is_safe = bound < torch.finfo(TORCH_DTYPES[self.base.spec(name).dtype]).max / 2
         met = torch.zeros(dots.shape, dtype=torch.int64)
         selects = [movement.select(name) for movement in self.movements]
         for start, (base, *tuned) in self._stretches(name, LONG):
@@ -160,7 +163,7 @@ class _Fuser:
                 met += shared.met
                 if self.spec.method == "cpi":
                     transplant(fused, tuned, selected, shared)
-            if not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
+            if not is_safe and not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
         return dots, met

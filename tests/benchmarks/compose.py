@@ -66,9 +66,10 @@ def _run(folder: Path, name: str, what: str, base: str) -> dict[str, object]:
 
 
 class Peak:
-    """The highest anonymous memory of this process, looked at every few milliseconds."""
+    """The highest anonymous memory of this process, looked at every few milliseconds or as often as is said (s)."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = 0.005) -> None:
+        self._every = every
         self._highest = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -87,7 +88,7 @@ class Peak:
         return next(int(line.split()[1]) for line in lines if "RssAnon" in line)
 
     def _watch(self) -> None:
-        while not self._over.wait(0.005):
+        while not self._over.wait(self._every):
             self._highest = max(self._highest, self.now())
 
 

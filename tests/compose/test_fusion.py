@@ -188,6 +188,16 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
             FusionSpec(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("angle", ["tensor", "model"])
+def test_values_that_fit_and_a_fusion_that_does_not(angle: str, tmp_path: Path) -> None:
+    tensors = [torch.tensor(values).half() for values in ([6e4, 0.0], [6e4, 6e4], [6e4, -6e4])]
+    models = [write_single(tmp_path / name, {"w": w}) for name, w in zip("abc", tensors, strict=True)]
+    assert fused([models[0], models[1], models[1]], tmp_path / "fits", FusionSpec("slerp"))["w"].tolist() == [6e4, 6e4]
+    with pytest.raises(CheckpointError, match=r"'w' holds NaN or infinite values, or its fusion overflows"):
+        fuse_models(models[0], models[1:], tmp_path / "out", FusionSpec("slerp", angle=angle))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 @settings(derandomize=True, deadline=None)
 @given(st.integers(0, 99), st.integers(2, 5), st.sampled_from([1e-4, 1.0]))
 def test_coefficients_and_angles_come_from_dots_alone(seed: int, m: int, size: float) -> None:
