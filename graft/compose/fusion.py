@@ -152,7 +152,7 @@ class _Fuser:
         is_safe = bound < torch.finfo(TORCH_DTYPES[self.base.spec(name).dtype]).max / 2
         met = torch.zeros(dots.shape, dtype=torch.int64)
         selects = [movement.select(name) for movement in self.movements]
-        for start, (base, *tuned) in self._stretches(name, LONG):
+        for start, (base, *tuned) in self._stretches(name, LONG if selects else None):
             selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
             fused = torch.empty_like(base)
             for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
