@@ -81,5 +81,5 @@ def _copy(source: int, out: int, start: int, stop: int) -> None:
 def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
     """All of the bytes, from that place of the file on."""
     while len(data):
-        n = os.pwrite(out, data, start)
+        n = os.pwrite(out, data.data, start)
         data, start = data[n:], start + n

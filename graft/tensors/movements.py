@@ -44,7 +44,7 @@ def large_movements(
     Raises:
         CheckpointError: one of these values is NaN or infinite.
     """
-    parts = [(at, *_find(*pieces, floor)) for at, pieces in stretches_of([base, tuned], base.dtype)]
+    parts = [(at, *_find(mine, other, floor)) for at, (mine, other) in stretches_of([base, tuned], base.dtype)]
     few = torch.from_numpy(np.concatenate([at + places for at, places, _ in parts]))
     if not len(few):
         return few, torch.empty(0)
