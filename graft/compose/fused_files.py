@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from graft.patch.merge import copy_companions
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import ITEM_SIZES, to_bytes
+from graft.tensors.dtypes import ITEM_SIZES, byte_view
 from graft.tensors.header import read_header
 
 _BLOCK = 1 << 24  # bytes
@@ -27,14 +28,14 @@ class FusedFiles:
 
     def __init__(self, base: Checkpoint, folder: Path) -> None:
         self._base, self._folder = base, folder
-        self._handles: dict[str, BinaryIO] = {}
+        self._handles: dict[str, int] = {}
 
     def __enter__(self) -> FusedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles.values():
-            handle.close()
+            os.close(handle)
 
     def start(self, fused: Collection[str]) -> None:
         """Headers and companions, and every tensor of the base that is not going to be `put`."""
@@ -42,26 +43,27 @@ class FusedFiles:
         written = {place for name in fused for place in self._places(name)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)
-            with file.open("rb") as source, (self._folder / file.name).open("wb") as out:
-                _copy(source.fileno(), out.fileno(), 0, header.size)
-                out.truncate(file.stat().st_size)
+            out = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._handles[file.name] = out
+            with file.open("rb") as source:
+                _copy(source.fileno(), out, 0, header.size)
+                os.truncate(out, file.stat().st_size)
                 for name, stored in header.tensors.items():
                     if name not in written or self._base.files.get(name) != file:
-                        _copy(source.fileno(), out.fileno(), stored.start, stored.stop)
+                        _copy(source.fileno(), out, stored.start, stored.stop)
 
     def put(self, name: str, start: int, values: torch.Tensor) -> None:
-        """Write (n,) values of the tensor's dtype from its `start`-th element on, under every name tied to it."""
-        data = to_bytes(values)
+        """Write (n,) values of the tensor's dtype from its `start`-th element on, under every name tied to it.
+
+        Several threads may.
+        """
         for place in self._places(name):
             stored = self._base.stored[place]
-            out = self._handle(self._base.files[place].name)
-            out.seek(stored.start + start * ITEM_SIZES[stored.spec.dtype])
-            out.write(data)
-
-    def _handle(self, file: str) -> BinaryIO:
-        if file not in self._handles:
-            self._handles[file] = (self._folder / file).open("r+b", buffering=0)
-        return self._handles[file]
+            _write(
+                self._handles[self._base.files[place].name],
+                byte_view(values),
+                stored.start + start * ITEM_SIZES[stored.spec.dtype],
+            )
 
     def _places(self, name: str) -> list[str]:
         group = next((group for group in self._base.tied if name in group), frozenset((name,)))
@@ -70,8 +72,14 @@ class FusedFiles:
 
 def _copy(source: int, out: int, start: int, stop: int) -> None:
     """The bytes from start to stop, to the same place."""
-
     while start < stop:
         data = os.pread(source, min(_BLOCK, stop - start), start)
-        os.pwrite(out, data, start)
+        _write(out, np.frombuffer(data, np.uint8), start)
         start += len(data)
+
+
+def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
+    """All of the bytes, from that place of the file on."""
+    while len(data):
+        n = os.pwrite(out, data.data, start)
+        data, start = data[n:], start + n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 from graft.compose.clusters import clusters_at, link_singly
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
+    Shared,
+    Tensors,
     add_task_vectors,
     angles_of,
     arc_coefficients,
@@ -23,20 +25,21 @@ from graft.compose.fusion_rules import (
     gram_of,
     merge_elected,
     transplant,
+    within,
 )
 from graft.compose.fusion_spec import FusionSpec
-from graft.compose.largest_movements import LargestMovements
+from graft.compose.largest_movements import LargestMovements, find_largest
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.outputs import new_folder, refuse_existing
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
 from graft.tensors.location import locate
-from graft.tensors.pair import CheckpointPair
+from graft.tensors.movements import LONG
+from graft.tensors.pair import CheckpointPair, stretches_of
+from graft.tensors.streaming import stream_tensors
 
-STRETCH = 1 << 16  # weights at a time: 256 KiB in fp32, for the base and for each model, so that a cache holds them
 RECORD = "graft_fusion.json"
-Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,13 @@ class Fusion:
 
 
 def fuse_models(
-    base: str | Path,
-    tuned: Sequence[str | Path],
-    out: Path,
-    spec: FusionSpec | None = None,
-    *,
-    force: bool = False,
-    progress: Progress = lambda n_weights: None,
+    base: str | Path, tuned: Sequence[str | Path], out: Path, spec: FusionSpec | None = None, *, force: bool = False
 ) -> Fusion:
     """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and companions.
 
-    The models are read once, twice where angles are needed, three times where entries are selected; the folder comes
-    whole or not at all, with a record of the fusion in it.
+    The models are read once, twice where angles are whole models' or entries are selected, three times where both; the
+    base with them where its values count (not for mean and slerp). The folder comes whole or not at all, with a record
+    of the fusion in it.
 
     Args:
         base: the model that all were tuned from.
@@ -91,7 +89,6 @@ def fuse_models(
         out: the folder to make.
         spec: method and settings; CPI by default.
         force: replace an existing folder.
-        progress: called with the number of weights that each pass has dealt with.
 
     Raises:
         MismatchError: a model is of another architecture or vocabulary than the base; the tensor is named.
@@ -101,7 +98,7 @@ def fuse_models(
     refuse_existing(out, force=force)
     if len(tuned) < 2:
         raise ConfigError("a fusion needs two tuned models or more")
-    fuser = _Fuser(base, tuned, spec or FusionSpec(), progress)
+    fuser = _Fuser(base, tuned, spec or FusionSpec())
     fuser.look()
     with new_folder(out, force=force) as folder:
         result = fuser.write(folder)
@@ -113,83 +110,95 @@ def fuse_models(
 class _Fuser:
     """The passes over the models, and what they gather."""
 
-    def __init__(self, base: str | Path, tuned: Sequence[str | Path], spec: FusionSpec, progress: Progress) -> None:
+    def __init__(self, base: str | Path, tuned: Sequence[str | Path], spec: FusionSpec) -> None:
         located = [locate(model) for model in tuned]
         self.base = Checkpoint.open(locate(base).path)
         self.pairs = [CheckpointPair.open(self.base, item.path) for item in located]
         self.models = tuple(item.name for item in located)
-        self.spec, self.progress = spec, progress
+        self.spec = spec
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
-        self.dots: dict[str, torch.Tensor] = {}
+        m = len(self.pairs)
+        self.arc = [1 / m] * m
+        self.dots = torch.zeros((m, m), dtype=torch.float64)
+        self.met = np.zeros((m, m), np.int64)
         k = max(1, math.floor((spec.share or 0) * self.base.n_parameters + 0.5))
-        self.movements = [LargestMovements(k) for _ in self.pairs] if spec.share else []
-        self.met = np.zeros((len(self.pairs),) * 2, np.int64)
+        self.movements = [LargestMovements(pair, self.names, k) for pair in self.pairs] if spec.share else []
 
     def look(self) -> None:
-        """The passes before the one that writes: angles and bounds of the selections."""
-        if self.spec.arcs or self.movements:
-            for name in self.names:
-                self.dots[name] = torch.zeros((len(self.pairs) + 1,) * 2, dtype=torch.float64)
-                for rows in self._stretches(name):
-                    rows[1:] -= rows[0]
-                    if self.spec.arcs:
-                        self.dots[name] += dots_of(rows)
-                    for movement, moved in zip(self.movements, rows[1:], strict=False):
-                        movement.count_upper(moved)
-        if self.movements:
-            for name in self.names:
-                for rows in self._stretches(name):
-                    rows[1:] -= rows[0]
-                    for movement, moved in zip(self.movements, rows[1:], strict=True):
-                        movement.count_lower(moved)
+        """The passes before the one that writes: whole models' angles, and which movements are the largest."""
+        if self.spec.arcs and self.spec.angle == "model":
+            for dots in stream_tensors(self._dots_of, self.names, self._tuned, "angles"):
+                self.dots += dots
+            self.arc = arc_coefficients(gram_of(self.dots))
+        find_largest(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
 
     def write(self, folder: Path) -> Fusion:
         """The pass that fuses and writes."""
         with FusedFiles(self.base, folder) as files:
             files.start(set(self.names))
-            self._write_all(files)
+            for dots, met in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
+                self.dots += dots
+                self.met += met.numpy()
         return self._result()
 
-    def _write_all(self, files: FusedFiles) -> None:
-        whole = arc_coefficients(gram_of(self._all_dots())) if self.spec.arcs else None
-        for name in self.names:
-            by_tensor = self.spec.arcs and self.spec.angle == "tensor"
-            arc = arc_coefficients(gram_of(self.dots[name])) if by_tensor else whole
-            start, dtype = 0, TORCH_DTYPES[self.base.spec(name).dtype]
-            for rows in self._stretches(name):
-                fused = self._fuse(rows[0], rows[1:], arc).to(dtype)
-                if not (_all_finite(rows) and _all_finite(fused)):
-                    raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
-                files.put(name, start, fused)
-                start += len(fused)
+    def _fuse(self, name: str, files: FusedFiles) -> tuple[torch.Tensor, torch.Tensor]:
+        """One tensor: its (m, m) fp64 dots, where they are first needed here, and how its selections meet, int64."""
+        by_tensor = self.spec.arcs and self.spec.angle == "tensor"
+        dots = self._dots_of(name) if by_tensor else torch.zeros_like(self.dots)
+        arc = arc_coefficients(gram_of(dots)) if by_tensor else self.arc
+        # no value is larger than the longest model: where that fits the dtype with room to spare, every sum does
+        bound = sum(map(abs, arc)) * math.sqrt(gram_of(dots).diag().max()) if by_tensor else math.inf
+        is_safe = bound < torch.finfo(TORCH_DTYPES[self.base.spec(name).dtype]).max / 2
+        met = torch.zeros(dots.shape, dtype=torch.int64)
+        selects = [movement.select(name) for movement in self.movements]
+        for start, (base, *tuned) in self._stretches(name, LONG if selects else None):
+            selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
+            fused = torch.empty_like(base)
+            for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
+                kept = within(selected, at, len(few)) if self.spec.method == "ties" else []
+                fused[at : at + len(few)] = self._join(few, rest, kept, arc)
+            if selected:
+                shared = Shared.of(selected)
+                met += shared.met
+                if self.spec.method == "cpi":
+                    transplant(fused, tuned, selected, shared)
+            if not is_safe and not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
+                raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
+            files.put(name, start, fused)
+        return dots, met
 
-    def _stretches(self, name: str) -> Iterator[torch.Tensor]:
-        """(m + 1, n) fp32: the base, then the tuned models' values rounded in its dtype; may be written into."""
-        base = self.base.read(name).reshape(-1)
-        models = [base, *(pair.tuned.read(pair.names[name]).reshape(-1) for pair in self.pairs)]
-        buffer = torch.empty(len(models), min(STRETCH, len(base)))
-        for start in range(0, len(base), STRETCH):
-            rows = buffer[:, : len(base) - start]
-            for row, model in zip(rows, models, strict=True):
-                row.copy_(model[start : start + STRETCH].to(base.dtype))
-            yield rows
-            self.progress(rows.shape[1])
+    def _join(self, base: torch.Tensor, tuned: Tensors, kept: Tensors, arc: Sequence[float]) -> torch.Tensor:
+        """A stretch, (n,) fp32, its cores still to be transplanted."""
+        if self.spec.method == "task-arithmetic":
+            return add_task_vectors(base, tuned, self.spec.factor)
+        if self.spec.method == "ties":
+            return merge_elected(base, tuned, kept, self.spec.factor)
+        return combine(tuned, arc)
 
-    def _fuse(self, base: torch.Tensor, tuned: torch.Tensor, arc: torch.Tensor | None) -> torch.Tensor:
-        spec = self.spec
-        if spec.method == "task-arithmetic":
-            return add_task_vectors(base, tuned, spec.factor)
-        m = len(tuned)
-        joined = combine(tuned, arc if arc is not None else torch.full((m,), 1 / m, dtype=torch.float64))
-        if not self.movements:
-            return joined
-        chosen = torch.stack([item.select(row - base) for item, row in zip(self.movements, tuned, strict=True)])
-        counts = chosen.float()
-        self.met += (counts @ counts.T).round().long().numpy()  # a stretch has fewer than 2^24 weights: exact in fp32
-        if spec.method == "ties":
-            return merge_elected(base, tuned, chosen, spec.factor)
-        return transplant(joined, tuned, chosen)
+    def _dots_of(self, name: str) -> torch.Tensor:
+        """(m, m) fp64 of a tensor, which the system's cache, or the processor's, still holds when it is fused next."""
+        dots, buffer = torch.zeros_like(self.dots), torch.empty(0)
+        for _, (_, *tuned) in self._stretches(name):
+            rows = buffer.resize_(len(tuned), len(tuned[0]))
+            for row, values in zip(rows, tuned, strict=True):
+                row.copy_(values)
+            rows[1:] -= rows[0]
+            dots += dots_of(rows)
+        return dots
+
+    def _stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Where each begins, and the base's and each model's values in the base's dtype."""
+        models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
+        return stretches_of(models, models[0].dtype, length)
+
+    def _tuned(self, name: str) -> list[tuple[Checkpoint, str]]:
+        return [(pair.tuned, pair.names[name]) for pair in self.pairs]
+
+    def _reads(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """What fusing a tensor reads."""
+        needed = self.spec.method in ("task-arithmetic", "ties") or any(item.needs_base for item in self.movements)
+        return [*([(self.base, name)] if needed else []), *self._tuned(name)]
 
     def _result(self) -> Fusion:
         selected = np.diag(self.met)
@@ -204,16 +213,8 @@ class _Fuser:
             n_fused=sum(self.base.spec(name).numel for name in self.names),
             kept=tuple(name for name in self.base.names if name not in listed),
             left_out=tuple(sorted({name for pair in self.pairs for name in pair.extra})),
-            angles=tuple(map(tuple, angles_of(self._all_dots()).tolist())) if self.spec.arcs else (),
+            angles=tuple(map(tuple, angles_of(self.dots).tolist())) if self.spec.arcs else (),
             selected=tuple(selected.tolist()) if self.movements else (),
             jaccard=tuple(map(tuple, jaccard.tolist())) if self.movements else (),
             clusters=tuple(tuple(self.models[i] for i in group) for group in groups),
         )
-
-    def _all_dots(self) -> torch.Tensor:
-        return torch.stack(list(self.dots.values())).sum(0)
-
-
-def _all_finite(values: torch.Tensor) -> bool:
-    """A finite sum, which is quick to have, has finite terms; any other sum is looked into."""
-    return math.isfinite(values.float().sum()) or is_finite(values)

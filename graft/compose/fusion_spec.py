@@ -67,11 +67,6 @@ class FusionSpec:
         return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
 
     @property
-    def passes(self) -> int:
-        """How often the models are read."""
-        return 3 if self.share else 2 if self.arcs else 1
-
-    @property
     def factor(self) -> float:
         """The scale in force."""
         return DEFAULT_SCALES.get(self.method, 1.0) if self.scale is None else self.scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +79,17 @@ class CheckpointPair:
         """What reading a tensor of both reads."""
         return [(self.base, name), (self.tuned, self.names[name])]
 
-    def stretches(self, name: str) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """One tensor of both in stretches, so that memory does not grow with the tensor.
 
         Yields:
             start: flat index of the stretch's first element.
-            base, tuned: (n,) n <= `STRETCH`, read-only, as in `read` but not checked (`refuse_not_finite` does that).
+            base, tuned: (n,) n <= `length`, or `STRETCH` without one; read-only, as in `read` but not checked
+                (`refuse_not_finite` does that).
         """
-        base, tuned = self.base.read(name).flatten(), self.tuned.read(self.names[name]).flatten()
-        for start in range(0, len(base), STRETCH):
-            yield start, base[start : start + STRETCH], tuned[start : start + STRETCH].to(base.dtype)
+        base, tuned = self.base.read(name), self.tuned.read(self.names[name])
+        for start, (mine, other) in stretches_of([base, tuned], base.dtype, length):
+            yield start, mine, other
 
     def changed(self, name: str) -> torch.Tensor:
         """(k,) int64 flat indices of one tensor at which the bits differ.
@@ -126,6 +127,20 @@ class CheckpointPair:
         """
         base, tuned = (tensor.flatten() for tensor in self.read(name))
         return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
+
+
+def stretches_of(
+    tensors: Sequence[torch.Tensor], dtype: torch.dtype, length: int | None = None
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Tensors of one shape side by side, in stretches of at most `length` elements, or `STRETCH` without one.
+
+    Yields:
+        start: flat index of the stretch's first element.
+        parts: (n,) of each tensor, rounded to `dtype`, read-only.
+    """
+    flat, length = [tensor.flatten() for tensor in tensors], length or STRETCH
+    for start in range(0, len(flat[0]), length):
+        yield start, [tensor[start : start + length].to(dtype) for tensor in flat]
 
 
 def refuse_not_finite(tensor: torch.Tensor, name: str, path: Path) -> None:

@@ -1,14 +1,17 @@
-"""Time and memory of fusing two models against reading both and writing one, each run in a process of its own.
+"""Time and memory of fusing two models against reading what it must read and writing one.
 
-`python -m tests.benchmarks.fuse` with a number of layers makes models of about that many times 61M parameters (bf16,
-2048 wide, and 131M of embeddings); 14 layers are a billion.
+Each run is a process of its own, the baseline too, by turns; the files lie in the page cache, and what is written is
+synced to the disk. Processor time is user and system together, of the work without the imports.
+`python -m tests.benchmarks.fuse FOLDER` leaves the models of one size in a folder, for other tools to fuse.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,70 +25,99 @@ from graft.compose.fusion import fuse_models
 from graft.compose.fusion_spec import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.benchmarks.compose import Peak
+from tests.benchmarks.streaming import LAYERS
 
-METHODS = ("slerp", "cpi", "ties")
-SHAPES = {"q": (2048, 2048), "k": (512, 2048), "v": (512, 2048), "o": (2048, 2048)}
-SHAPES |= {"gate": (8192, 2048), "up": (8192, 2048), "down": (2048, 8192)}
-
-
-def measure(layers: int = 2) -> list[dict[str, object]]:
-    """One row per method: seconds, the baseline's seconds, their ratio, and the peak of anonymous memory in MiB."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for seed, model in enumerate(("base", "a", "b")):
-            _write_model(folder / model, layers, seed)
-        return [_compare(folder, method) for method in METHODS]
-
-
-def work(folder: Path, method: str) -> None:
-    """One fusion; prints its seconds and MiB."""
-    peak, start = Peak(), time.perf_counter()
-    fuse_models(folder / "base", [folder / "a", folder / "b"], folder / "out", FusionSpec(method))  # type: ignore[arg-type]
-    print(json.dumps({"s": round(time.perf_counter() - start, 2), "anonymous MiB": peak.stop()}))
+SHAPES = {f"self_attn.{name}_proj": (rows, 2048) for name, rows in (("q", 2048), ("k", 512), ("v", 512), ("o", 2048))}
+SHAPES |= {"mlp.gate_proj": (8192, 2048), "mlp.up_proj": (8192, 2048), "mlp.down_proj": (2048, 8192)}
+NORMS = ("input_layernorm", "post_attention_layernorm")
+METHODS = {  # sizes that each is measured at; what its baseline reads, and how often
+    "slerp": (("0.1B", "0.3B", "1B"), ("a", "b"), 1),
+    "cpi": (("0.1B", "0.3B", "1B"), ("base", "a", "b"), 2),
+    "ties": (("0.1B",), ("base", "a", "b"), 2),
+}
+RUNS = 3
+Row = dict[str, object]
 
 
-def read_and_write(folder: Path, passes: int, models: tuple[str, ...]) -> float:
-    """Seconds to read models so many times, every weight by the processor, and to write one to the disk."""
-    start = time.perf_counter()
+def measure(sizes: tuple[str, ...] = ("0.1B", "0.3B", "1B")) -> list[Row]:
+    """One row per size and method."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            write_models(Path(name), LAYERS[size])
+            rows += [_compare(Path(name), size, method) for method in METHODS if size in METHODS[method][0]]
+    return rows
+
+
+def write_models(folder: Path, layers: int) -> None:
+    """A base and two tuned models, "a" and "b", of random weights that lie a little beside the base's."""
+    for seed, model in enumerate(("base", "a", "b")):
+        (folder / model).mkdir(parents=True)
+        tensors = {"model.embed_tokens.weight": _draw((32_000, 2048), seed)}
+        for i in range(layers):
+            for name, shape in SHAPES.items():
+                tensors[f"model.layers.{i}.{name}.weight"] = _draw(shape, seed).roll(i, 1)
+            tensors |= {f"model.layers.{i}.{name}.weight": _draw((2048,), seed).clone() for name in NORMS}
+        tensors["model.norm.weight"] = _draw((2048,), seed).clone()
+        save_file(tensors, folder / model / "model.safetensors", metadata={"format": "pt"})
+        _draw.cache_clear()
+
+
+@functools.cache
+def _draw(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    tensor = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
+    if seed:
+        tensor += 1e-3 * torch.randn(shape, generator=torch.Generator().manual_seed(1000 * seed + shape[0]))
+    return tensor.bfloat16()
+
+
+def work(folder: Path, method: str, what: str) -> None:
+    """One fusion or its baseline; prints its seconds, those of the processor, and MiB."""
+    peak, start, before = Peak(every=0.05), time.perf_counter(), time.process_time()
+    if what == "baseline":
+        _read_and_write(folder, *METHODS[method][1:])
+    else:
+        fuse_models(folder / "base", [folder / "a", folder / "b"], folder / "out", FusionSpec(method))  # type: ignore[arg-type]
+    took = {"s": time.perf_counter() - start, "processor s": time.process_time() - before}
+    print(json.dumps(took | {"MiB": peak.stop()}))
+
+
+def _read_and_write(folder: Path, models: tuple[str, ...], passes: int) -> None:
+    """Read models so many times, every weight by the processor, and write one to the disk."""
     for _ in range(passes):
         for model in models:
             checkpoint = Checkpoint.open(folder / model)
             for name in checkpoint.names:
                 checkpoint.read(name).view(torch.int16).max()
-    shutil.copyfile(folder / "base" / "model.safetensors", folder / "copy")
-    with (folder / "copy").open("rb") as written:
+    (folder / "out").mkdir()
+    shutil.copyfile(folder / "base" / "model.safetensors", folder / "out" / "model.safetensors")
+    with (folder / "out" / "model.safetensors").open("rb") as written:
         os.fsync(written.fileno())  # as the fusion's output is
-    return time.perf_counter() - start
 
 
-def _compare(folder: Path, method: str) -> dict[str, object]:
-    models, passes = (("a", "b"), 1) if method == "slerp" else (("base", "a", "b"), 2)
-    baseline = read_and_write(folder, passes, models)
-    arguments = [sys.executable, "-m", "tests.benchmarks.fuse", str(folder), method]
-    found = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
-    shutil.rmtree(folder / "out")
-    what = f"read {' and '.join(models)} {'once' if passes == 1 else 'twice'}, write one"
-    ratio = {"baseline": what, "baseline s": round(baseline, 2), "ratio": round(found["s"] / baseline, 2)}
-    return {"operation": f"fuse, {method}", "s": found["s"], **ratio, "anonymous MiB": found["anonymous MiB"]}
-
-
-def _write_model(folder: Path, layers: int, seed: int) -> None:
-    """Random weights; the tuned ones lie a little beside the base's."""
-    folder.mkdir()
-    shapes = {f"model.layers.{i}.{name}.weight": shape for i in range(layers) for name, shape in SHAPES.items()}
-    shapes["model.embed_tokens.weight"] = (64128, 2048)
-    tensors = {}
-    for i, (name, shape) in enumerate(shapes.items()):
-        tensors[name] = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(i))
-        if seed:
-            tensors[name] += 1e-3 * torch.randn(shape, generator=torch.Generator().manual_seed(1000 * seed + i))
-        tensors[name] = tensors[name].bfloat16()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def _compare(folder: Path, size: str, method: str) -> Row:
+    """Medians of runs by turns."""
+    found: dict[str, list[dict[str, float]]] = {"baseline": [], "fuse": []}
+    for _ in range(RUNS):
+        for what, runs in found.items():
+            arguments = [sys.executable, "-m", "tests.benchmarks.fuse", str(folder), method, what]
+            runs.append(json.loads(subprocess.run(arguments, stdout=subprocess.PIPE, check=True).stdout))
+            shutil.rmtree(folder / "out")
+    _, models, passes = METHODS[method]
+    row: Row = {"size": size, "fuse": method}
+    for clock in ("s", "processor s"):
+        ours, theirs = (statistics.median(run[clock] for run in found[what]) for what in ("fuse", "baseline"))
+        row |= {
+            clock: round(ours, 2),
+            f"baseline {clock}": round(theirs, 2),
+            f"ratio of {clock}": round(ours / theirs, 2),
+        }
+    row["anonymous MiB"] = round(max(run["MiB"] for run in found["fuse"]))
+    return row | {"baseline": f"read {', '.join(models)} {'once' if passes == 1 else 'twice'}, write one"}
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        work(Path(sys.argv[1]), sys.argv[2])
+    if len(sys.argv) == 4:
+        work(Path(sys.argv[1]), *sys.argv[2:])
     else:
-        for row in measure(int(sys.argv[1]) if sys.argv[1:] else 2):
-            print(row)
+        write_models(Path(sys.argv[1]), LAYERS["1B"])

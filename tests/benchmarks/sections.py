@@ -78,7 +78,11 @@ SECTIONS = (
     Section("importance", "Importance against EWC's, on the embedded encoder",
             "CPU seconds of one thread; 10.6M weights, 200 examples, batches of 8.", "importance"),
     Section("compose", "Ten patches of an 8B model in bf16",
-            "Time without imports, and the highest anonymous memory of the process, torch included.", "compose"),
-    Section("fuse-253m", "Fusing two models of 253M parameters in bf16",
-            "Each in a process of its own; anonymous memory as above.", "fuse"),
+            "Time without imports, by the clock and of the processor, since the machine is shared; the highest "
+            "anonymous memory of the process, torch included.", "compose"),
+    Section("fuse", "Fusing two models in bf16 into one",
+            "Against reading the models once (slerp) or base and models twice (cpi, ties) and writing one; each run a "
+            "process of its own, by turns, medians of three; synced to the disk, files in the page cache. The machine "
+            "is shared: the processor's own seconds stand beside those of the clock. Anonymous memory is the whole "
+            "process's, torch included.", "fuse"),
 )  # fmt: skip

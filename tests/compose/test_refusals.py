@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,7 +132,14 @@ def test_a_thousand_patches_compose_and_more_are_refused_before_any_is_opened(tm
     for i in range(10):
         save_patch(patch_of({("layers.0.w", i): 5.0, ("head.b", 0): float(i)}), tmp_path / f"{i}")
     paths = [tmp_path / f"{i % 10}" for i in range(1000)]
-    whole = compose_patches(*paths, on_overlap="mean")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        whole = compose_patches(*paths, on_overlap="mean")
+        with pytest.raises(OSError, match="Too many open files"), contextlib.ExitStack() as stack:
+            _ = [stack.enter_context(path.open("rb")) for path in paths]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert len(whole) == 11
     assert whole.values["head.b"].tolist() == [4.5]
     with pytest.raises(ConfigError, match=r"1,025 patches at once, where 1 to 1,024 can be"):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graft_cli import options
-from graft_cli.progress import byte_bar, bytes_per_weight, size_of
 
 if TYPE_CHECKING:
     from graft.compose.fusion import Fusion
@@ -46,14 +45,9 @@ def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_jso
     from graft.compose.fusion import fuse_models
     from graft.compose.fusion_spec import FusionSpec
     from graft.config import read_config
-    from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate
 
     spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
-    checkpoint = Checkpoint.open(locate(base).path)
-    total = size_of(checkpoint) * spec.passes
-    with byte_bar("fuse", total, per_step=bytes_per_weight(checkpoint)) as progress:
-        result = fuse_models(base, tuned, output, spec, force=force, progress=progress)
+    result = fuse_models(base, tuned, output, spec, force=force)
     options.show({"output": str(output), **result.to_json()}, as_json, [*_lines(result), f"wrote {output}"])
 
 
