@@ -21,7 +21,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     more = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=280, check=False)
 
 
 def distance(left: Path, right: Path) -> float:

@@ -74,9 +74,10 @@ def test_two_processes_confine_themselves_to_few_weights(
     assert found["trainings"][engine]["localizable"] == alone[1]["localizable"]
 
 
-@pytest.mark.parametrize("name", protected.BROKEN)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_goes_on_ends_in_the_same_bits(name: str, engine: str, out: Path, found: Any) -> None:
+@pytest.mark.parametrize(
+    ("engine", "name"), [(engine, name) for engine in ENGINES for name in protected.BROKEN[engine]]
+)
+def test_what_goes_on_ends_in_the_same_bits(engine: str, name: str, out: Path, found: Any) -> None:
     assert found["trainings"][engine][f"{name}-again"] == found["trainings"][engine][name]
     again = changed(out / f"{name}-{engine}", out / f"{name}-{engine}-again")
     assert not any(entries.any() for entries in again.values())
