@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
+from graft.patch.mask import Mask
+from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
 from graft.tasks.spec import LocalizableSpec, TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+from graft.train.fine_tuning import train_task
 from graft.train.planning import plan_training
+from graft.train.protection.guard import protect
 from graft.train.steps import choose_trained, make_optimizer
 from tests.models import write_bert
 
@@ -42,3 +50,38 @@ def test_checkpointing_takes_less(base: Path, task: Task) -> None:
         sizes(base, task, TrainSpec(), gradient_checkpointing=on)["activations, longest inputs"] for on in (False, True)
     ]
     assert (kept[1] or 0) < (kept[0] or 0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_what_protection_takes_is_what_it_holds(base: Path, task: Task, share: float) -> None:
+    from transformers import AutoModel
+
+    config = TrainSpec(optimizer="adamw", lr=1e-3, scope="layers")
+    checkpoint, generator = Checkpoint.open(base), np.random.default_rng(0)
+    specs = {name: checkpoint.spec(name) for name in Scope("layers").names(checkpoint)}
+    mask = Mask.of(specs, {n: generator.permutation(s.numel)[: int(share * s.numel)] for n, s in specs.items()})
+    model = AutoModel.from_pretrained(base)
+    choose_trained(model, config)
+    optimizer = make_optimizer(model, config)
+    with protect(model, optimizer, mask) as protection:
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+        optimizer.step()
+        held = protection.nbytes
+        state = sum(v.nbytes for kept in optimizer.state.values() for v in kept.values() if v.numel() > 1)
+    found = sizes(base, task, config, protect=[mask])
+    assert sum(size or 0 for what, size in found.items() if what.endswith("values and indices")) == held > 0
+    assert found["optimizer state"] == state
+    assert "protected values and indices" not in sizes(base, task, config, protect=[mask], unprotect=[mask])
+
+
+def test_a_record_and_a_penalty_take_what_they_hold(base: Path, task: Task, tmp_path: Path) -> None:
+    plain = TrainSpec(lr=1e-2, scope="layers", epochs=1)
+    config = dataclasses.replace(plain, record=RecordSpec())
+    n = sum(Checkpoint.open(base).spec(name).numel for name in Scope("layers").names(Checkpoint.open(base)))
+    assert sizes(base, task, config)["record of importance"] == 8 * n
+    train_task(base, task, tmp_path / "general", config=config)
+    held = sizes(tmp_path / "general", task, dataclasses.replace(plain, regularize=RegularizeSpec()))["importance"]
+    assert held is not None
+    assert 0 < held <= 9 * n  # a byte each, and index and anchor where a tensor is not held as a whole
+    assert "importance" not in sizes(base, task, plain)

@@ -109,11 +109,11 @@ def command(
     blocks["localizable"] = {"density": density}
     config = _read_config(task, settings, {key: blocks[key] for key in blocks if opened[key]}, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     if output is None or plan:
-        planned = plan_training(base, task, config, **where)
+        planned = plan_training(base, task, config, **regions, **where)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     where["parallel"] = parallel
     result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
     _show(result, output, as_json)

@@ -20,7 +20,7 @@ from graft.train.protection.watched import Watched
 
 How = Literal["auto", "restore", "bits", "compact"]
 Part = Restored | Compact | Watched
-_FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
+FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
 _guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
@@ -209,7 +209,7 @@ def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Par
         return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
     if not held:
         return Watched(region)  # the optimizer never sees it
-    few = how == "compact" or (how == "auto" and region.free_share < _FEW)
+    few = how == "compact" or (how == "auto" and region.free_share < FEW)
     if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
         return Compact(region)
     return Restored(region, packed=how == "bits")
