@@ -102,7 +102,7 @@ def _named_apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
 def _compose(
     runs: Sequence[RunFolder], patches: Sequence[Patch | None], tables: Sequence[TableRun], book: PlotBook
 ) -> str:
-    names = [run.name for run in (*runs, *tables)]
+    names = [*(run.name for run in runs), *(run.name for run in tables)]
     title = names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(names)}"
     overview = len(runs) > 1
     links = [element("a", name, href=f"#run-{i}") for i, name in enumerate(names, 1)]
