@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from graft.config import load_yaml
+from graft.recipes.retention.run import is_retention, load_retention
 from graft.recipes.run import load_recipe
 from graft.recipes.suite.run import is_suite, load_suite
 from graft.tasks.task import Task
@@ -99,6 +100,10 @@ def test_every_recipe_loads_and_says_what_it_ran_on(path: Path) -> None:
         suite, tasks, _ = load_suite(path)
         assert len(tasks) == len(suite.tasks)
         hardware = suite.hardware
+    elif is_retention(path):
+        experiment = load_retention(path)
+        assert experiment.recipe.points()
+        hardware = experiment.recipe.hardware
     else:
         recipe, task = load_recipe(path)
         assert (path.parent / recipe.task).is_file()
