@@ -28,6 +28,11 @@ class Machine:
     device: str = "auto"
     dtype: str = "auto"
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Both, as options."""
+        return {"device": self.device, "dtype": self.dtype}
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -55,11 +60,6 @@ class Bench:
         return self.folder / "tuned"
 
     @property
-    def where(self) -> dict[str, Any]:
-        """Device and dtype, as options."""
-        return {"device": self.machine.device, "dtype": self.machine.dtype}
-
-    @property
     def main(self) -> str:
         """The name of the main graft among the models."""
         return graft_name(self.recipe.localize.method)
@@ -80,12 +80,12 @@ class Bench:
 
     def open(self, model: str | Path) -> Head:
         """A model with the task's head."""
-        return open_head(locate(model).path, self.task.spec, **self.where, seed=self.seed)
+        return open_head(locate(model).path, self.task.spec, **self.machine.where, seed=self.seed)
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """The patch of a method; `changes` replace fields of the recipe's `localize` block."""
         config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
-        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.where)
+        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.machine.where)
 
     def predict(self, head: Head) -> Predictions:
         """On the test split and all out-of-distribution sets."""

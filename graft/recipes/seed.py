@@ -86,7 +86,7 @@ def _train(bench: Bench) -> None:
     """Fine-tune, or take up the checkpoint of an earlier try at the same."""
     base, task = bench.recipe.base, bench.task
     if find_training(base, task, bench.tuned, dtype=bench.machine.dtype) is None:
-        train_task(base, task, bench.tuned, **bench.where, resume=True, force=True)
+        train_task(base, task, bench.tuned, **bench.machine.where, resume=True, force=True)
 
 
 def _measure_grafts(bench: Bench, patches: Mapping[str, Patch]) -> Models:

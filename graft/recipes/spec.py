@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,10 +105,7 @@ class RecipeSpec:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds must be one or more different whole numbers")
-        for seed in self.seeds:
-            check_seed(seed)
+        check_seeds(self.seeds)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -120,6 +117,18 @@ class RecipeSpec:
         """The methods of the curve over density; none where there is no curve."""
         curve = self.analysis.curve
         return () if curve is None else self.methods if curve.methods is None else curve.methods
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse what are no seeds of a recipe.
+
+    Raises:
+        ValueError: there is none, two are the same, or one is no seed to all of the generators in use.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError("seeds must be one or more different whole numbers")
+    for seed in seeds:
+        check_seed(seed)
 
 
 def find_base(recipe: Path, base: str) -> str:

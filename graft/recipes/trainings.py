@@ -53,11 +53,6 @@ class TrainingBench:
         """Where the checkpoints lie while the seed is at work."""
         return self.folder / "models"
 
-    @property
-    def where(self) -> dict[str, Any]:
-        """Device and dtype, as options."""
-        return {"device": self.machine.device, "dtype": self.machine.dtype}
-
     def train(
         self,
         base: Model,
@@ -74,14 +69,14 @@ class TrainingBench:
             name = hashlib.sha256(f"{name} {json.dumps(to_plain(adapter))}".encode()).hexdigest()
         out = self.models / name[:16]
         if not out.is_dir() and adapter is not None:
-            train_adapter(base, tasks, out, adapter, config=config, **self.where)
+            train_adapter(base, tasks, out, adapter, config=config, **self.machine.where)
         elif not out.is_dir():
-            train_task(base, tasks, out, config=config, protect=core, **self.where, resume=True)
+            train_task(base, tasks, out, config=config, protect=core, **self.machine.where, resume=True)
         return out
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
         """A task's graft."""
-        return localize_skill(base, tuned, task, dataclasses.replace(config, seed=self.seed), **self.where)
+        return localize_skill(base, tuned, task, dataclasses.replace(config, seed=self.seed), **self.machine.where)
 
     def merge(self, base: Model, patch: Patch, name: str) -> Path:
         """A checkpoint with a graft on it."""
@@ -99,7 +94,7 @@ class TrainingBench:
         return heads
 
     def _open(self, model: Model, task: Task) -> Head:
-        return open_head(locate(model).path, task.spec, **self.where, seed=self.seed)
+        return open_head(locate(model).path, task.spec, **self.machine.where, seed=self.seed)
 
 
 def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:

@@ -129,7 +129,7 @@ class RetentionBench(TrainingBench):
     def _important(self, config: ImportanceSpec) -> Importance:
         if config not in self.measured:
             tasks = [setting.task for setting in self.general]
-            self.measured[config] = measure_general(self.start, tasks, config, **self.where)
+            self.measured[config] = measure_general(self.start, tasks, config, **self.machine.where)
         return self.measured[config]
 
 

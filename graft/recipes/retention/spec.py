@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from graft.config import override, read_config, to_plain
 from graft.localize.spec import LocalizeSpec
-from graft.recipes.spec import EvaluateSpec, Expectation
+from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
 from graft.tasks.regularize_spec import UNIFORM, RegularizeSpec
-from graft.tasks.spec import check_seed
 from graft.train.adapter import AdapterSpec
 
 
@@ -160,10 +159,7 @@ class RetentionSpec:
     def __post_init__(self) -> None:
         if not (self.general and self.domains and self.methods):
             raise ValueError("general, domains and methods must each hold one or more")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds must be one or more different whole numbers")
-        for seed in self.seeds:
-            check_seed(seed)
+        check_seeds(self.seeds)
         for name, how in self.methods.items():
             if how.protect and self.start is None and (how.protect.by == "patch" or how.protect.share is None):
                 raise ValueError(f"methods.{name}: there is no start whose patch gives the region or its size")

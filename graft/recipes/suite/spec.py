@@ -9,8 +9,7 @@ from typing import Any
 from graft.compose.fusion_spec import FusionSpec
 from graft.localize.spec import LocalizeSpec
 from graft.patch.overlap_rules import OverlapRule
-from graft.recipes.spec import EvaluateSpec, Expectation
-from graft.tasks.spec import check_seed
+from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
 
 BASE = "base"
 
@@ -131,10 +130,7 @@ class SuiteSpec:
     def __post_init__(self) -> None:
         if len(self.tasks) < 2 or len({*self.tasks, *self.beside}) != len(self.tasks) + len(self.beside):
             raise ValueError("tasks must be two or more different files, and beside others than these")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds must be one or more different whole numbers")
-        for seed in self.seeds:
-            check_seed(seed)
+        check_seeds(self.seeds)
         self._check_names()
         for name, mix in self.mixes.items():
             self._check_start(name, mix)
