@@ -16,6 +16,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
+from graft.train.protection.core import Core
 from graft.train.protection.planning import ProtectionPlan
 from graft.train.record import read_held
 
@@ -47,7 +48,7 @@ def plan_training(
     kept = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     adam = config.optimizer == "adamw" or config.localizable is not None
     pulls = config.l1 > 0 or config.localizable is not None
-    protection = ProtectionPlan.of(checkpoint, names, protect, unprotect)
+    protection = ProtectionPlan.of(checkpoint, names, Core(protect, unprotect))
     parts = [
         weights_part(checkpoint, kind),
         Part("gradients", sum(sizes) * kind.itemsize),

@@ -49,8 +49,12 @@ class Core:
         """
         if self.only is not None:
             return regions_outside(model, self.only, self.names)
-        keep, without = ([_mask_of(item) for item in items] for items in (self.keep, self.without))
-        return find_regions(model, keep, without)
+        return find_regions(model, *self.masks)
+
+    @property
+    def masks(self) -> tuple[list[Mask], list[Mask]]:
+        """Of `keep` and of `without`."""
+        return [_mask_of(item) for item in self.keep], [_mask_of(item) for item in self.without]
 
     def standing(self, model: torch.nn.Module) -> str:
         """What a model holds there: "skill", "base", "skill and base", or "present" values.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,12 +73,18 @@ def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequenc
         CheckpointError: the model is on the meta device.
     """
     target = LiveTarget(model)
+    kept = unite((_placed(mask, target, model) for mask in masks), (_placed(mask, target, model) for mask in without))
+    return [Region(name, target.tensors[name], kept[name]) for name in kept]
+
+
+def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
+    """The union of masks, less others; by the same names."""
     kept = Mask.of({}, {})
     for mask in masks:
-        kept = kept | _placed(mask, target, model)
+        kept = kept | mask
     for mask in without:
-        kept = kept - _placed(mask, target, model)
-    return [Region(name, target.tensors[name], kept[name]) for name in kept]
+        kept = kept - mask
+    return kept
 
 
 def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[Region]:
