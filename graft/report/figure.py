@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from graft.errors import DataError
+
+_PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 INK, SOFT, PAPER = "#1b2430", "#5a6675", "#fdfefe"
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLOURS = {"base": "#999999", "tuned": "#D55E00", "graft": "#0072B2"}
@@ -91,6 +95,19 @@ def embed_svg(file: Path) -> Picture:
     width, height = (float(size) for size in re.findall(r' (?:width|height)="([\d.]+)pt"', text)[:2])
     data = base64.b64encode(text.strip().encode()).decode()
     return Picture(f"data:image/svg+xml;base64,{data}", round(width * 4 / 3), round(height * 4 / 3))
+
+
+def embed_png(file: Path) -> Picture:
+    """A PNG as a data URI, half as wide as it has pixels: plots are drawn for fine screens.
+
+    Raises:
+        DataError: it is none.
+    """
+    data = file.read_bytes()
+    if not data.startswith(_PNG) or len(data) < 24:
+        raise DataError(f"{file}: is no PNG picture")
+    width, height = struct.unpack(">II", data[16:24])  # of the header that comes first
+    return Picture(f"data:image/png;base64,{base64.b64encode(data).decode()}", width // 2, height // 2)
 
 
 def model_colour(name: str) -> str:

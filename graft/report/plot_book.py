@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from graft.report.figure import embed_svg
+from graft.report.figure import Picture, embed_svg
 from graft.report.markup import Html, element
 
 Draw = Callable[[Path], list[Path]]  # path without suffix -> the PNG and SVG files
@@ -31,19 +31,7 @@ class PlotBook:
         """
         written = draw(self._folder / self._free(name))
         self.files += [file.name for file in written]
-        picture = embed_svg(next(file for file in written if file.suffix == ".svg"))
-        # on a narrow screen a wide plot scrolls inside its box, where it stays readable
-        least = min(picture.width, max(330, round(picture.width * 0.7)))
-        image = element(
-            "img",
-            src=picture.source,
-            alt=alt,
-            width=str(picture.width),
-            height=str(picture.height),
-            style=f"width:100%;min-width:{least}px;max-width:{picture.width}px",
-        )
-        box = element("div", image, klass="scroll", role="region", aria_label=f"Plot: {name}", tabindex="0")
-        return element("figure", box, element("figcaption", caption))
+        return place_picture(embed_svg(next(file for file in written if file.suffix == ".svg")), name, alt, caption)
 
     def _free(self, name: str) -> str:
         safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "plot"
@@ -52,3 +40,19 @@ class PlotBook:
             free, i = f"{safe}-{i}", i + 1
         self._taken.add(free.lower())
         return free
+
+
+def place_picture(picture: Picture, name: str, alt: str, caption: str) -> Html:
+    """A plot as it stands in the page, in a box with its caption."""
+    # on a narrow screen a wide plot scrolls inside its box, where it stays readable
+    least = min(picture.width, max(330, round(picture.width * 0.7)))
+    image = element(
+        "img",
+        src=picture.source,
+        alt=alt,
+        width=str(picture.width),
+        height=str(picture.height),
+        style=f"width:100%;min-width:{least}px;max-width:{picture.width}px",
+    )
+    box = element("div", image, klass="scroll", role="region", aria_label=f"Plot: {name}", tabindex="0")
+    return element("figure", box, element("figcaption", caption))

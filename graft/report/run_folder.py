@@ -115,18 +115,31 @@ class RunFolder:
         return next((load_patch(self.path / place) for place in places if (self.path / place).is_file()), None)
 
 
-def read_run(path: Path) -> RunFolder:
-    """Read a folder that `graft run` wrote.
+def load_results(path: Path) -> Node:
+    """The results in a folder that `graft run` wrote, not looked into.
 
     Raises:
-        DataError: it is no such folder, or its results are broken; the line names file and place.
+        DataError: it is no such folder, or they are no JSON.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     file = path / RESULTS
     if not file.is_file():
         raise DataError(f"{path}: holds no {RESULTS}; `graft run` writes it when a run is finished")
-    root = Node.load(file)
+    return Node.load(file)
+
+
+def read_run(path: Path, results: Node | None = None) -> RunFolder:
+    """Read a folder that `graft run` wrote.
+
+    Args:
+        path: the folder.
+        results: what `load_results` gave, where it was asked already.
+
+    Raises:
+        DataError: it is no such folder, or its results are broken; the line names file and place.
+    """
+    root, file = results or load_results(path), path / RESULTS
     recipe = root.need("recipe")
     seeds = tuple(_read_seed(node) for node in root.need("seeds").elements())
     if not seeds:

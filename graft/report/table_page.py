@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import DataError
+from graft.report.figure import embed_png
 from graft.report.json_node import Node
 from graft.report.markup import Html, Table, element
 from graft.report.page import section
-from graft.report.run_folder import RESULTS
+from graft.report.plot_book import place_picture
+from graft.report.run_folder import load_results
 
 TABLES = "table.md"
 _SEVERAL = ("tasks", "domains")  # what such a recipe names, where that of one skill has a task
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,17 @@ class TableRun:
         return f"methods compared: {n} tables, {len(self.pictures)} plots"
 
 
-def read_table_run(path: Path) -> TableRun | None:
+def read_table_run(path: Path, results: Node | None = None) -> TableRun | None:
     """The run in a folder, where it is one over several tasks or domains; else None.
+
+    Args:
+        path: the folder.
+        results: what `load_results` gave, where it was asked already.
 
     Raises:
         DataError: its results or its tables cannot be read.
     """
-    if not (path / RESULTS).is_file():
-        return None
-    recipe = Node.load(path / RESULTS).need("recipe")
+    recipe = (results or load_results(path)).need("recipe")
     if all(recipe.get(key) is None for key in _SEVERAL):
         return None
     try:
@@ -85,18 +86,4 @@ def _cells(line: str) -> list[str]:
 
 
 def _picture(path: Path) -> Html:
-    """The plot as data inside the page, half as wide as it has pixels: plots are drawn for fine screens."""
-    data = path.read_bytes()
-    if not data.startswith(_PNG) or len(data) < 24:
-        raise DataError(f"{path}: is no PNG picture")
-    width, height = (size // 2 for size in struct.unpack(">II", data[16:24]))  # of the header that comes first
-    image = element(
-        "img",
-        src=f"data:image/png;base64,{base64.b64encode(data).decode()}",
-        alt=f"Plot: {path.stem}",
-        width=str(width),
-        height=str(height),
-        style=f"width:100%;min-width:{min(width, 330)}px;max-width:{width}px",
-    )
-    box = element("div", image, klass="scroll", role="region", aria_label=f"Plot: {path.stem}", tabindex="0")
-    return element("figure", box, element("figcaption", path.stem.replace("_", " ")))
+    return place_picture(embed_png(path), path.stem, f"Plot: {path.stem}", path.stem.replace("_", " "))

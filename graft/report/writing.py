@@ -16,7 +16,7 @@ from graft.report.overview import overview_section
 from graft.report.page import note, render_page, section
 from graft.report.plot_book import PlotBook
 from graft.report.run_controls import controls_section, two_sides_section
-from graft.report.run_folder import RunFolder, read_run
+from graft.report.run_folder import RunFolder, load_results, read_run
 from graft.report.run_plots import curves_section, differences_section, layers_section, reliability_section
 from graft.report.run_tables import (
     detection_section,
@@ -77,9 +77,9 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     plots = out.with_name(f"{out.stem}_plots")
     for path in (out, plots):
         refuse_existing(path, force=force)
-    tables = [run for folder in folders if (run := read_table_run(folder))]
-    compared = {run.path for run in tables}
-    runs = _named_apart([read_run(folder) for folder in folders if folder not in compared])
+    found = [_read(folder) for folder in folders]
+    tables = [run for run in found if isinstance(run, TableRun)]
+    runs = _named_apart([run for run in found if isinstance(run, RunFolder)])
     patches = [run.patch() for run in runs]
     with new_file(out, force=force) as page, new_folder(plots, force=force) as folder:
         book = PlotBook(folder)
@@ -87,6 +87,11 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     headlines = {run.name: headline(run, _share(run, patch)) for run, patch in zip(runs, patches, strict=True)}
     headlines |= {run.name: run.headline for run in tables}
     return WrittenReport(out, tuple(plots / name for name in book.files), headlines)
+
+
+def _read(folder: Path) -> RunFolder | TableRun:
+    results = load_results(folder)
+    return read_table_run(folder, results) or read_run(folder, results)
 
 
 def _named_apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
