@@ -22,11 +22,10 @@ from tqdm import tqdm
 from graft.config import to_plain
 from graft.errors import ConfigError
 from graft.outputs import new_folder, refuse_existing
-from graft.tasks.head import quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tensors.location import locate
 from graft.train.distribution import SharedLoss
-from graft.train.fine_tuning import Epoch, TrainResult, train_epoch
+from graft.train.fine_tuning import Epoch, TrainResult, save_model, settle, train_epoch
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.record import RECORD
 from graft.train.steps import Plan, Stepper, make_optimizer
@@ -76,11 +75,10 @@ def train_adapter(
         OutputError, CheckpointError, DataError: nothing was written.
     """
     out, tasks, located = Path(out), as_list(task), locate(base)
-    config = config or tasks[0].spec.train
+    config, seed = settle(tasks, config)
     if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
     refuse_existing(out, force=False)
-    seed = tasks[0].spec.seed if config.seed is None else config.seed
     lessons = Lessons.open(located.path, tasks, parallel="ddp", device=device, dtype=dtype, seed=seed)
     head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
     adapted = attach(head.model, adapter, seed)
@@ -91,9 +89,8 @@ def train_adapter(
         adapted.merge_and_unload()
     record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
     record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
-    with new_folder(out) as folder, quiet_transformers():
-        head.model.save_pretrained(folder)
-        head.tokenizer.save_pretrained(folder)
+    with new_folder(out) as folder:
+        save_model(head, folder, out)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return TrainResult(out, tuple(epochs), plan.steps)
 

@@ -106,7 +106,7 @@ def train_task(
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
     out, tasks, located = Path(out), as_list(task), locate(base)
-    config, seed = _settings(tasks, config)
+    config, seed = settle(tasks, config)
     refuse_existing(out, force=force)
     core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
@@ -143,7 +143,7 @@ def find_training(
         CheckpointError, DataError: the base or the task cannot be read.
     """
     out, tasks = Path(out), as_list(task)
-    config, seed = _settings(tasks, config)
+    config, seed = settle(tasks, config)
     record, core = read_record(out), Core(protect, unprotect).digest()
     if "print" not in record or record["print"] != print_training(locate(base).path, tasks, config, seed, dtype, core):
         return None
@@ -155,8 +155,12 @@ def _describe(tasks: Sequence[Task]) -> dict[str, Any] | list[dict[str, Any]]:
     return described[0] if len(tasks) == 1 else described
 
 
-def _settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
-    """How to train, and the seed."""
+def settle(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
+    """How to train, the (first) task's own block where nothing is given, and the seed.
+
+    Raises:
+        ConfigError: there is no task.
+    """
     if not tasks:
         raise ConfigError("there is no task to train on")
     config = config or tasks[0].spec.train
@@ -207,9 +211,19 @@ def _save(stepper: Stepper, record: dict[str, Any], out: Path, find_print: Calla
 
 def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
     """Weights and tokenizer, and what was recorded."""
-    from safetensors import SafetensorError
+    record = stepper.plan.config.record
+    save_model(stepper.head, folder, out, weights)
+    if stepper.recorder is not None and record is not None:
+        save_consolidation(stepper.recorder.consolidate(record.share, record.xi), folder / FILE)
 
-    head, record = stepper.head, stepper.plan.config.record
+
+def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Weights, the model's own where none are given, and tokenizer into a folder that will become `out`.
+
+    Raises:
+        OutputError: the weights cannot be written.
+    """
+    from safetensors import SafetensorError
 
     try:
         with quiet_transformers():
@@ -217,8 +231,6 @@ def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, 
             head.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own kind, where Python would raise OSError
         raise OutputError(f"{out}: cannot be written ({error})") from error
-    if stepper.recorder is not None and record is not None:
-        save_consolidation(stepper.recorder.consolidate(record.share, record.xi), folder / FILE)
 
 
 def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list[Epoch], int]:
