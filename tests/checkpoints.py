@@ -22,7 +22,9 @@ from transformers import (
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, spec_of, take, to_bytes
+from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.prints import digest_of, print_of
 
@@ -34,6 +36,17 @@ def sample_tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensors
     generator = torch.Generator().manual_seed(seed)
     shapes = {"embed.weight": (7, 4), "layers.0.w": (6, 5), "layers.1.w": (6, 5), "layers.1.b": (5,), "head.w": (2, 5)}
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+def changed_entries(before: str | Path, after: Path) -> Tensors:
+    """Name of each of a model's parameters -> (n,) bool, which entries do not hold the same bits in another one."""
+    first, second = (Checkpoint.open(locate(model).path) for model in (before, after))
+    return {name: (as_bits(first.read(name)) != as_bits(second.read(name))).flatten() for name in first.parameters}
+
+
+def count(flags: Tensors) -> int:
+    """How many entries are true."""
+    return sum(int(tensor.sum()) for tensor in flags.values())
 
 
 def model_of(tensors: Tensors) -> torch.nn.Module:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits
+from tests.checkpoints import changed_entries, count
 from tests.parallel import protected
 from tests.parallel.conftest import distance
 
@@ -21,12 +21,6 @@ def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The same trainings in one process."""
     out = tmp_path_factory.mktemp("alone")
     return out, {name: protected.train(folder, name, out / name) for name in protected.TRAININGS}
-
-
-def changed(base: Path, tuned: Path) -> dict[str, torch.Tensor]:
-    """Which entries of each tensor do not hold the base's bits, flat."""
-    one, two = Checkpoint.open(base), Checkpoint.open(tuned)
-    return {name: (as_bits(one.read(name)) != as_bits(two.read(name))).flatten() for name in one.parameters}
 
 
 @pytest.mark.parametrize("name", ["stopped", "most", "pulled"])
@@ -50,12 +44,12 @@ def test_training_stops_early(alone: tuple[Path, dict[str, Any]]) -> None:
 def test_the_core_keeps_its_bits(name: str, folder: Path, out: Path, tmp_path: Path) -> None:
     core = protected.core_of(folder / "base", protected.TRAININGS[name][0])
     protected.train(folder, name, tmp_path / "free", protect=False)
-    free = changed(folder / "base", tmp_path / "free")
+    free = changed_entries(folder / "base", tmp_path / "free")
     assert sum(int(free[tensor][torch.tensor(core[tensor])].sum()) for tensor in core) > 100  # the control
     for engine in ENGINES:
-        kept = changed(folder / "base", out / f"{name}-{engine}")
+        kept = changed_entries(folder / "base", out / f"{name}-{engine}")
         assert not any(kept[tensor][torch.tensor(core[tensor])].any() for tensor in core)
-        assert sum(int(entries.sum()) for entries in kept.values()) > 100
+        assert count(kept) > 100
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -63,11 +57,11 @@ def test_two_processes_confine_themselves_to_few_weights(
     engine: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], found: Any
 ) -> None:
     one, two = (
-        changed(folder / "base", alone[0] / "localizable"),
-        changed(folder / "base", out / f"localizable-{engine}"),
+        changed_entries(folder / "base", alone[0] / "localizable"),
+        changed_entries(folder / "base", out / f"localizable-{engine}"),
     )
     most = int(protected.FEW.density * Checkpoint.open(folder / "base").n_parameters + 0.5)
-    counts = [sum(int(entries.sum()) for entries in which.values()) for which in (one, two)]
+    counts = [count(which) for which in (one, two)]
     both = sum(int((one[name] & two[name]).sum()) for name in one)
     assert max(counts) <= most
     assert both > 0.99 * max(counts)  # the pull ends in the same weights but for ties and rounding
@@ -79,5 +73,5 @@ def test_two_processes_confine_themselves_to_few_weights(
 )
 def test_what_goes_on_ends_in_the_same_bits(engine: str, name: str, out: Path, found: Any) -> None:
     assert found["trainings"][engine][f"{name}-again"] == found["trainings"][engine][name]
-    again = changed(out / f"{name}-{engine}", out / f"{name}-{engine}-again")
-    assert not any(entries.any() for entries in again.values())
+    again = changed_entries(out / f"{name}-{engine}", out / f"{name}-{engine}-again")
+    assert not count(again)

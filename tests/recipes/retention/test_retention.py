@@ -17,9 +17,10 @@ from graft.recipes.retention.run import load_retention
 from graft.recipes.retention.spec import MethodSpec
 from graft.recipes.run import run_recipe
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits
 from graft.tensors.location import locate
-from tests.models import FILMS, MEALS, toy_rows, write_rows, write_task, write_yaml
+from tests.checkpoints import changed_entries, count
+from tests.models import write_yaml
+from tests.recipes.toy_tasks import write_toy_tasks
 
 SLOW: dict[str, Any] = {"lr": 0.05}
 METHODS: dict[str, Any] = {
@@ -55,18 +56,7 @@ RECIPE: dict[str, Any] = {
 def recipe(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The moods of meals are known; the moods of films and the length of sentences are to be learned."""
     folder = tmp_path_factory.mktemp("retention")
-    texts = {
-        "films": ["good happy", "bad sorry"],
-        "meals": ["bad sorry", "good happy"],
-        "long": ["one", "the and a is"],
-    }
-    for name, things in (("films", FILMS), ("meals", MEALS), ("long", FILMS)):
-        path = write_task(folder / name, name=name, ood={}, head={"kind": "similarity", "texts": texts[name]})
-        for seed, split in enumerate(("train", "validation", "test"), start=20):
-            rows = toy_rows(100, seed, things)
-            if name == "long":
-                rows = [row | {"label": int(len(row["text"].split()) > 6)} for row in rows]
-            write_rows(path.parent / f"{split}.jsonl", rows)
+    write_toy_tasks(folder, films=["good happy", "bad sorry"])
     return write_yaml(folder / "forget.yaml", RECIPE | {"base": str(shelf / "base")})
 
 
@@ -77,16 +67,6 @@ def finished(recipe: Path) -> RunResult:
 
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> RetentionBench:
     return load_retention(recipe, assignments).at(0, folder, Machine())
-
-
-def moved(before: str | Path, after: Path) -> dict[str, torch.Tensor]:
-    """Tensor name -> (n,) bool, which entries changed."""
-    first, second = (Checkpoint.open(locate(model).path) for model in (before, after))
-    return {name: (as_bits(first.read(name)) != as_bits(second.read(name))).flatten() for name in first.parameters}
-
-
-def count(changed: dict[str, torch.Tensor]) -> int:
-    return sum(int(flags.sum()) for flags in changed.values())
 
 
 def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: RunResult) -> None:
@@ -173,7 +153,9 @@ def test_a_core_stays_and_the_rest_moves(by: str, recipe: Path, tmp_path: Path) 
     region = bench.region(how.protect)
     base = Checkpoint.open(locate(bench.recipe.base).path)
     assert len(region) == int(0.5 * base.n_parameters + 0.5)
-    free, kept = (moved(bench.start, bench.learn(bench.domains[0].task, each)) for each in (MethodSpec(), how))
+    free, kept = (
+        changed_entries(bench.start, bench.learn(bench.domains[0].task, each)) for each in (MethodSpec(), how)
+    )
     assert sum(int(free[name][torch.tensor(region[name])].sum()) for name in region) > 100  # the control
     assert sum(int(kept[name][torch.tensor(region[name])].sum()) for name in region) == 0
     assert count(kept) > 100
@@ -184,9 +166,9 @@ def test_a_patch_alone_moves_as_much_as_its_density_and_an_adapter_its_layers(re
     n = Checkpoint.open(locate(bench.recipe.base).path).n_parameters
     how = {point.name: point.how for point in bench.recipe.points()}
     domain = bench.domains[0].task
-    assert count(moved(bench.start, bench.learn(domain, how["patch, density 0.01"]))) == int(0.01 * n + 0.5)
+    assert count(changed_entries(bench.start, bench.learn(domain, how["patch, density 0.01"]))) == int(0.01 * n + 0.5)
     for name, most in (("lora", n), ("shira", n / 8)):  # a product is dense once it is merged
-        changed = moved(bench.start, bench.learn(domain, how[name]))
+        changed = changed_entries(bench.start, bench.learn(domain, how[name]))
         assert {name.rpartition(".")[2] for name, flags in changed.items() if flags.any()} == {"weight"}
         assert not any(flags.any() for name, flags in changed.items() if "embeddings" in name or "Norm" in name)
         assert 0 < count(changed) < most
@@ -205,7 +187,7 @@ def test_a_start_is_a_skill_grafted_on_and_its_region_can_be_kept(recipe: Path, 
     regions = {name: bench.region(how.protect) for name, how in bench.recipe.methods.items() if how.protect}
     assert regions["region"] == bench.patch.mask
     assert len(regions["random"]) == len(bench.patch)
-    assert count(moved(bench.recipe.base, Path(bench.start))) == len(bench.patch)
+    assert count(changed_entries(bench.recipe.base, Path(bench.start))) == len(bench.patch)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.trainings import with_shots
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits, take
-from tests.models import FILMS, MEALS, toy_rows, write_rows, write_task, write_yaml
+from graft.tensors.dtypes import take
+from tests.checkpoints import changed_entries, count
+from tests.models import write_yaml
+from tests.recipes.toy_tasks import write_toy_tasks
 
 PLAIN: dict[str, Any] = {"train": {"l1": 0.0}}
 SUITE: dict[str, Any] = {
@@ -69,18 +71,7 @@ METHODS = [
 def recipe(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe over the moods of films and the length of sentences, beside them the moods of meals."""
     folder = tmp_path_factory.mktemp("suite")
-    texts = {
-        "films": ["bad sorry", "good happy"],
-        "meals": ["bad sorry", "good happy"],
-        "long": ["one", "the and a is"],
-    }
-    for name, things in (("films", FILMS), ("meals", MEALS), ("long", FILMS)):
-        path = write_task(folder / name, name=name, ood={}, head={"kind": "similarity", "texts": texts[name]})
-        for seed, split in enumerate(("train", "validation", "test"), start=20):
-            rows = toy_rows(100, seed, things)
-            if name == "long":
-                rows = [row | {"label": int(len(row["text"].split()) > 6)} for row in rows]
-            write_rows(path.parent / f"{split}.jsonl", rows)
+    write_toy_tasks(folder)
     return write_yaml(folder / "suite.yaml", SUITE | {"base": str(shelf / "base")})
 
 
@@ -168,15 +159,11 @@ def test_a_run_is_taken_up_and_a_finished_one_left_alone(finished: RunResult, re
 def test_continual_grafting_changes_nothing_outside_of_its_regions(recipe: Path, tmp_path: Path) -> None:
     bench = bench_of(recipe, tmp_path)
     free, kept = (run_sequence(bench, name, SequenceSpec(graft=name == "kept")) for name in ("free", "kept"))
-    base = Checkpoint.open(Path(bench.suite.base))
-    n = int(0.03 * base.n_parameters + 0.5)
-
-    def changed(folder: Path) -> int:
-        tuned = Checkpoint.open(folder)
-        return sum(int((as_bits(base.read(x)) != as_bits(tuned.read(x))).sum()) for x in base.parameters)
-
-    assert changed(free.last) > 4 * n  # the control
-    assert changed(kept.last) == 2 * n  # the second region lies wholly outside of the first
+    n = int(0.03 * Checkpoint.open(Path(bench.suite.base)).n_parameters + 0.5)
+    assert count(changed_entries(bench.suite.base, free.last)) > 4 * n  # the control
+    assert (
+        count(changed_entries(bench.suite.base, kept.last)) == 2 * n
+    )  # the second region lies wholly outside of the first
 
 
 def test_replay_trains_on_what_was_seen_before(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
