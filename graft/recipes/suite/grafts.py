@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.compose.composition import compose_patches
+from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.suite.bench import Figures, SuiteBench
@@ -17,9 +18,19 @@ from graft.tasks.task import Task
 
 def cut_grafts(bench: SuiteBench, tasks: Sequence[Task], density: float | None = None) -> dict[str, Patch]:
     """Task -> its graft from the model tuned on it alone, at another density than the suite's where one is given."""
-    base, tuned, config = bench.suite.base, bench.tuned, bench.suite.localize
-    config = config if density is None else dataclasses.replace(config, density=density, budget=None)
-    return {task.spec.name: bench.localize(base, tuned[task.spec.name], task, config) for task in tasks}
+    base, config = bench.suite.base, _at(bench.suite.localize, density)
+    return {task.spec.name: bench.localize(base, bench.tuned[task.spec.name], task, config) for task in tasks}
+
+
+def cut_shared(bench: SuiteBench, joint: Path, density: float | None = None) -> dict[str, Patch]:
+    """Task -> the graft that its examples find within one model that learned all tasks."""
+    assert bench.suite.shared is not None
+    base, config = bench.suite.base, _at(bench.suite.shared, density)
+    return {task.spec.name: bench.localize(base, joint, task, config) for task in bench.tasks}
+
+
+def _at(config: LocalizeSpec, density: float | None) -> LocalizeSpec:
+    return config if density is None else dataclasses.replace(config, density=density, budget=None)
 
 
 def cross_grafts(bench: SuiteBench, patches: Mapping[str, Patch]) -> dict[str, Figures]:
@@ -32,17 +43,21 @@ def cross_grafts(bench: SuiteBench, patches: Mapping[str, Patch]) -> dict[str, F
     return found
 
 
-def join_grafts(bench: SuiteBench, union: UnionSpec) -> tuple[Figures, dict[str, Any]]:
-    """The grafts of the suite's tasks composed: their figures, and what is known of them beforehand."""
-    patches = cut_grafts(bench, bench.tasks, union.density)
+def join_grafts(bench: SuiteBench, union: UnionSpec, joint: Path | None) -> tuple[Figures, dict[str, Any]]:
+    """The grafts of the suite's tasks composed: their figures, and what is known of them beforehand.
+
+    Args:
+        bench: the seed at work.
+        union: how.
+        joint: the first mix, from which shared grafts are cut.
+    """
+    if union.shared:
+        assert joint is not None
+        patches = cut_shared(bench, joint, union.density)
+    else:
+        patches = cut_grafts(bench, bench.tasks, union.density)
     whole = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=bench.suite.base)
     heads = bench.open(bench.suite.base)
     with apply_patch(heads[0].model, whole):
         found = {"validation_accuracy": bench.validate(heads), "k": len(whole)}
         return bench.measure(heads), found | {"overlap": dict(whole.provenance.method["overlap"])}
-
-
-def cut_shared(bench: SuiteBench, joint: Path) -> dict[str, Patch]:
-    """Task -> the graft that its examples find within one model that learned all tasks."""
-    config = bench.suite.shared
-    return {task.spec.name: bench.localize(bench.suite.base, joint, task, config) for task in bench.tasks}

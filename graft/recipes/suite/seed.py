@@ -70,20 +70,21 @@ def _run_joined(bench: SuiteBench, methods: dict[str, Figures], result: dict[str
     """Fusions, mixes and unions."""
     suite, found = bench.suite, result["found"]
     fused = {}
+    mixed: list[Path] = []
     for name, blend in suite.fusions.items():
         fused[name] = fuse_tuned(bench, name, blend)
         methods[name], found[name] = bench.measure(bench.open(fused[name].path)), fused[name].found
         clock.lap(name)
-    for number, (name, mix) in enumerate(suite.mixes.items()):
-        model = train_mix(bench, mix, fused.get(mix.start))
-        heads = bench.open(model)
+    for name, mix in suite.mixes.items():
+        mixed.append(train_mix(bench, mix, fused.get(mix.start)))
+        heads = bench.open(mixed[-1])
         methods[name], found[name] = bench.measure(heads), {"validation_accuracy": bench.validate(heads)}
         clock.lap(name)
-        if number == 0 and suite.shared is not None:
-            _cross_shared(bench, model, result)
+        if len(mixed) == 1 and suite.shared is not None:
+            _cross_shared(bench, mixed[0], result)
             clock.lap("shared")
     for name, union in suite.unions.items():
-        methods[name], found[name] = join_grafts(bench, union)
+        methods[name], found[name] = join_grafts(bench, union, mixed[0] if mixed else None)
         clock.lap(name)
 
 

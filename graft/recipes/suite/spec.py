@@ -54,10 +54,13 @@ class UnionSpec:
     Attributes:
         density: of each graft, as a share of all parameters.
         on_overlap: what shared coordinates get.
+        shared: the grafts that `shared` finds within the first mix, which agree where they meet, instead of those from
+            the models tuned on one task each.
     """
 
     density: float = 1e-4
     on_overlap: OverlapRule = "mean"
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ class SuiteSpec:
             self._check_start(name, mix)
         if self.shared is not None and not self.mixes:
             raise ValueError("shared needs a mix")
+        if self.shared is None and any(union.shared for union in self.unions.values()):
+            raise ValueError("a union of shared grafts needs the block shared, which says how they are found")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ SUITE: dict[str, Any] = {
         "cpi": {"fuse": {"method": "cpi", "core": 0.05, "threshold": 1.0}},
     },
     "mixes": {"joint": {}, "staged": {"start": "cpi", "shots": 4, "staged": True, "freeze": True}},
-    "unions": {"union": {"density": 0.03}},
+    "unions": {"union": {"density": 0.03}, "shared union": {"density": 0.03, "shared": True}},
     "evaluate": {"limit": 60},
     "seeds": [0, 1],
     "expect": {"tuned.accuracy": {"value": 0.8, "tolerance": 0.2}, "union.beauty": {"value": 1, "tolerance": 0}},
@@ -64,6 +64,7 @@ METHODS = [
     "arithmetic",
     "cpi",
     "union",
+    "shared union",
 ]
 
 
@@ -112,6 +113,8 @@ def test_settings_come_from_validation_and_are_told(finished: RunResult) -> None
         assert all("validation_accuracy" in found[name] for name in ("mean", "joint", "staged", "union"))
         assert found["cpi"]["clusters"] == [["films"], ["long"]]
         assert found["union"]["overlap"]["rule"] == "mean"
+        assert found["union"]["overlap"]["differing"] > 0
+        assert found["shared union"]["overlap"]["differing"] == 0  # the values of one model
 
 
 def test_the_folder_holds_tables_plots_and_patches_but_no_checkpoints(finished: RunResult, recipe: Path) -> None:
@@ -231,6 +234,7 @@ def test_the_best_scale_on_validation_is_kept(recipe: Path, tmp_path: Path) -> N
         ("unions.union.on_overlap=luck", "must be one of error, first"),
         ("seeds=[1, 1]", "seeds must be one or more different"),
         ("mixes={}", "shared needs a mix"),
+        ("shared=null", "a union of shared grafts needs the block shared"),
         ("localise={}", "unknown key 'localise'"),
     ],
 )
