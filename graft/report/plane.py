@@ -22,14 +22,14 @@ class Spot:
 
     Attributes:
         gain, general: change on the domain and on the general tasks, means over seeds.
-        gain_sd, general_sd: over seeds; None for one seed.
+        gain_half, general_half: half-widths of their 95 % t-intervals over seeds; None for one seed.
         on_front: whether no other point was chosen before it on validation.
     """
 
     gain: float
     general: float
-    gain_sd: float | None
-    general_sd: float | None
+    gain_half: float | None
+    general_half: float | None
     on_front: bool
 
 
@@ -105,6 +105,6 @@ def _draw_method(axes: Any, method: str, spots: Sequence[Spot], number: int) -> 
         linewidth=0,
         markerfacecolor=PAPER,
     )
-    if all(spot.gain_sd is not None for spot in spots):
-        errors = {"xerr": [spot.gain_sd for spot in spots], "yerr": [spot.general_sd for spot in spots]}
+    if all(spot.gain_half is not None for spot in spots):
+        errors = {"xerr": [spot.gain_half for spot in spots], "yerr": [spot.general_half for spot in spots]}
         axes.errorbar(x, y, **errors, linewidth=0, elinewidth=0.7, ecolor=(colour, 0.35), zorder=0)

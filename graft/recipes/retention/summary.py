@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graft.evaluate.over_seeds import mean_interval
 from graft.recipes.retention.bench import Setting, is_text
 from graft.recipes.retention.spec import RetentionSpec
 from graft.report.plane import Plane, Spot
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[Mapping[str, Any]]
-Row = dict[str, Any]  # "figures": figure -> mean, sd, values; "beaten_by": a point, or None
+Row = dict[str, Any]  # "figures": figure -> mean, half, values; "beaten_by": a point, or None
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
 MEAN = "mean"  # over domains
@@ -74,7 +75,7 @@ def _unit(setting: Setting) -> Unit:
 def summarise_retention(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
     """Domain, or "mean" over them -> point -> figures over seeds, and a point that beats it.
 
-    Figures, all of test unless they say otherwise, as changes from the start in points of accuracy or nats: "gain" on
+    Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of accuracy or nats: "gain" on
     the domain; "general", the mean over general tasks, negative where something was lost; "validation_gain",
     "validation_general"; each general task by its name; "seconds" of training and localising, few
     where the training is another point's too.
@@ -115,7 +116,7 @@ def _average(domains: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Row]:
     figures = {
-        point: {key: _mean_and_sd([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
+        point: {key: mean_interval([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
     }
     beaten = find_beaten({point: _place(row) for point, row in figures.items()})
     return {point: {"figures": row, "beaten_by": beaten[point]} for point, row in figures.items()}
@@ -123,11 +124,6 @@ def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 def _place(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
     return row["validation_gain"]["mean"], row["validation_general"]["mean"]
-
-
-def _mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "values": list(values)}
 
 
 def find_beaten(places: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
@@ -162,4 +158,4 @@ def list_curves(recipe: RetentionSpec, summary: Summary, units: Units) -> list[P
 
 def _spot(row: Row) -> Spot:
     gain, general = row["figures"]["gain"], row["figures"]["general"]
-    return Spot(gain["mean"], general["mean"], gain["sd"], general["sd"], row["beaten_by"] is None)
+    return Spot(gain["mean"], general["mean"], gain["half"], general["half"], row["beaten_by"] is None)

@@ -25,7 +25,7 @@ def format_retention(recipe: RetentionSpec, summary: Summary, seeds: Seeds, unit
 
 def _explain(recipe: RetentionSpec, seeds: Seeds, units: Units) -> str:
     start = "the base" if recipe.start is None else "the start (the base with a skill grafted on)"
-    over = f"Mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "One seed"
+    over = f"Mean ± 95 % t-interval over {len(seeds)} seeds" if len(seeds) > 1 else "One seed"
     lost = ", ".join(units.counted)
     return (
         f"Changes from {start} on test. {over}. Gain: on the domain; general: mean over {lost}, below 0 where "
@@ -72,7 +72,7 @@ def _pair(row: Row, of_gain: Unit, of_general: Unit) -> str:
 
 
 def _cell(figure: Mapping[str, Any], unit: Unit) -> str:
-    """A change with its sign, and its standard deviation."""
+    """A change with its sign, and the half-width of its interval."""
     places = DECIMALS[unit]
-    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.{places}f}"
-    return f"{figure['mean']:+.{places}f}{sd}"
+    half = "" if figure["half"] is None else f" ± {figure['half']:.{places}f}"
+    return f"{figure['mean']:+.{places}f}{half}"

@@ -94,7 +94,7 @@ def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: R
         for seed in finished.results["seeds"]
     ]
     assert row["gain"]["values"] == pytest.approx(by_hand)
-    assert row["gain"]["sd"] is not None
+    assert row["gain"]["half"] is not None
 
 
 def test_learning_the_opposite_forgets_and_replay_keeps(finished: RunResult) -> None:

@@ -76,7 +76,7 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[dict[str, Any]]) -
     assert list(summary) == ["new"]  # of one domain there is no mean
     high = summary["new"]["high"]["figures"]
     assert high["gain"]["values"] == pytest.approx([20, 30])
-    assert high["gain"]["sd"] == pytest.approx(50**0.5)
+    assert high["gain"]["half"] == pytest.approx(12.706 * 5)
     assert high["general"]["mean"] == pytest.approx(-20)
     assert (high["old"]["mean"], high["older"]["mean"]) == pytest.approx((-40, 0))
     assert [row["beaten_by"] for row in summary["new"].values()] == ["low", None]  # by validation, not by test
@@ -95,7 +95,7 @@ def test_the_table_says_what_was_lost_where(seeds: list[dict[str, Any]]) -> None
     (line,) = (line for line in table.splitlines() if line.startswith("| high"))
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         "high",
-        "+25.0 ± 7.1",
+        "+25.0 ± 63.5",
         "-20.0 ± 0.0",
         "-40.0 ± 0.0",
         "+0.0 ± 0.0",
