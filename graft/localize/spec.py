@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Allocation = Literal["global", "per-tensor", "per-layer"]
@@ -126,6 +126,10 @@ class LocalizeSpec:
     learn: LearnSpec = field(default_factory=LearnSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0
+
+    def at(self, density: float | None) -> LocalizeSpec:
+        """The same at another density; at its own where none is given."""
+        return self if density is None else replace(self, density=density, budget=None)
 
     def __post_init__(self) -> None:
         if self.points < 1 or self.batch_size < 1:

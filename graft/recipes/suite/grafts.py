@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,15 @@ from graft.tasks.task import Task
 
 def cut_grafts(bench: SuiteBench, tasks: Sequence[Task], density: float | None = None) -> dict[str, Patch]:
     """Task -> its graft from the model tuned on it alone, at another density than the suite's where one is given."""
-    base, config = bench.suite.base, _at(bench.suite.localize, density)
+    base, config = bench.suite.base, bench.suite.localize.at(density)
     return {task.spec.name: bench.localize(base, bench.tuned[task.spec.name], task, config) for task in tasks}
 
 
 def cut_shared(bench: SuiteBench, joint: Path, density: float | None = None) -> dict[str, Patch]:
     """Task -> the graft that its examples find within one model that learned all tasks."""
     assert bench.suite.shared is not None
-    base, config = bench.suite.base, _at(bench.suite.shared, density)
+    base, config = bench.suite.base, bench.suite.shared.at(density)
     return {task.spec.name: bench.localize(base, joint, task, config) for task in bench.tasks}
-
-
-def _at(config: LocalizeSpec, density: float | None) -> LocalizeSpec:
-    return config if density is None else dataclasses.replace(config, density=density, budget=None)
 
 
 def cross_grafts(bench: SuiteBench, patches: Mapping[str, Patch]) -> dict[str, Figures]:

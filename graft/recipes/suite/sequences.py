@@ -38,7 +38,7 @@ def run_sequence(bench: SuiteBench, name: str, how: SequenceSpec) -> Course:
         lesson = [task, *_replayed(bench.tasks[:number], how.replay)]
         tuned = bench.train(model, lesson, how.train, protect=kept)
         if how.graft:
-            patch = bench.localize(model, tuned, task)
+            patch = bench.localize(model, tuned, task, bench.suite.localize.at(how.density))
             kept.append(patch.mask)
             tuned = bench.merge(model, patch, f"{name}-{number}")
         model = tuned

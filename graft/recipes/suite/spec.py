@@ -23,15 +23,19 @@ class SequenceSpec:
         replay: training examples per class of each earlier task that are trained along; 0 for none.
         graft: continual grafting: of each task's training only its region is kept, grafted onto what the tasks
             before it left, and stays bitwise as it is from then on (arXiv 2302.06600, section 5).
+        density: of these grafts, as a share of all parameters; that of the suite's `localize` block where absent.
     """
 
     train: Mapping[str, Any] = field(default_factory=dict)
     replay: int = 0
     graft: bool = False
+    density: float | None = None
 
     def __post_init__(self) -> None:
         if self.replay < 0:
             raise ValueError("replay must be 0 or more")
+        if self.density is not None and not self.graft:
+            raise ValueError("density is that of grafts: it needs graft")
 
 
 @dataclass(frozen=True)

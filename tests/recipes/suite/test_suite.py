@@ -159,14 +159,17 @@ def test_a_run_is_taken_up_and_a_finished_one_left_alone(finished: RunResult, re
         run_recipe(recipe, recipe.parent / "out")
 
 
-def test_continual_grafting_changes_nothing_outside_of_its_regions(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("density", [None, 0.01])
+def test_continual_grafting_changes_nothing_outside_of_its_regions(
+    density: float | None, recipe: Path, tmp_path: Path
+) -> None:
     bench = bench_of(recipe, tmp_path)
-    free, kept = (run_sequence(bench, name, SequenceSpec(graft=name == "kept")) for name in ("free", "kept"))
-    n = int(0.03 * Checkpoint.open(Path(bench.suite.base)).n_parameters + 0.5)
+    free = run_sequence(bench, "free", SequenceSpec())
+    kept = run_sequence(bench, "kept", SequenceSpec(graft=True, density=density))
+    n = int((density or 0.03) * Checkpoint.open(Path(bench.suite.base)).n_parameters + 0.5)
     assert count(changed_entries(bench.suite.base, free.last)) > 4 * n  # the control
-    assert (
-        count(changed_entries(bench.suite.base, kept.last)) == 2 * n
-    )  # the second region lies wholly outside of the first
+    # the second region lies wholly outside of the first
+    assert count(changed_entries(bench.suite.base, kept.last)) == 2 * n
 
 
 def test_replay_trains_on_what_was_seen_before(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +233,7 @@ def test_the_best_scale_on_validation_is_kept(recipe: Path, tmp_path: Path) -> N
         ("sequences.mean={}", "two methods have one name"),
         ("sequences.sequential.train.rate=1", "unknown key 'rate'"),
         ("sequences.sequential.replay=-1", "replay must be 0 or more"),
+        ("sequences.sequential.density=0.1", "density is that of grafts"),
         ("fusions.mean.fuse.method=luck", "must be one of mean, slerp"),
         ("unions.union.on_overlap=luck", "must be one of error, first"),
         ("seeds=[1, 1]", "seeds must be one or more different"),
