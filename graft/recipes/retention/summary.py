@@ -75,9 +75,9 @@ def _unit(setting: Setting) -> Unit:
 def summarise_retention(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
     """Domain, or "mean" over them -> point -> figures over seeds, and a point that beats it.
 
-    Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of accuracy or nats: "gain" on
-    the domain; "general", the mean over general tasks, negative where something was lost; "validation_gain",
-    "validation_general"; each general task by its name; "seconds" of training and localising, few
+    Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
+    accuracy or nats: "gain" on the domain; "general", the mean over general tasks, negative where something was lost;
+    "validation_gain", "validation_general"; each general task by its name; "seconds" of training and localising, few
     where the training is another point's too.
 
     A point is beaten where another one, or doing nothing, is on the means of validation at least as good on both the

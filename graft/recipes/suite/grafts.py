@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from graft.compose.composition import compose_patches
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.suite.bench import Figures, SuiteBench

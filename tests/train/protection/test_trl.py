@@ -10,7 +10,6 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 import graft
-from graft.patch.mask import Mask
 from tests.checkpoints import small_llama
 from tests.models import word_tokenizer
 from tests.train.protection.test_callback import bits, mask_of, moved, rows
