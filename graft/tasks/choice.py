@@ -17,7 +17,7 @@ import torch
 
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
-from graft.tasks.language_model import load_language_model, logits_at
+from graft.tasks.language_model import load_language_model, logits_at, nats_of
 from graft.tasks.prompt import PromptEncoder, Texts, common_prefix, pad_right
 from graft.tasks.spec import TaskSpec
 
@@ -54,7 +54,7 @@ class ChoiceHead(Head):
         ids = batch["input_ids"]
         targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) what any row is asked for
         logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)
-        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, targets], reduction="none")
+        nats = nats_of(logits, ids[:, targets])
         counted = targets >= torch.tensor(starts, device=self.device).unsqueeze(1)
         counted = counted & batch["attention_mask"][:, targets].bool()  # (n, m)
         return -(nats * counted).sum(1), counted.sum(1)

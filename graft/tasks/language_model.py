@@ -51,6 +51,13 @@ def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -
     return load_pretrained(kind, path, dtype=dtype), load_pretrained(AutoTokenizer, path), family
 
 
+def nats_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-ln p of each target, (n, m), from logits (n, m, vocabulary) and targets (n, m) int64; gradients flow."""
+    # as rows of the vocabulary: over any other dimension the same takes three times as long on the CPU
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nats.view_as(targets)
+
+
 def logits_at(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """A causal model's logits (n, m, vocabulary) at `positions` (m,) int64; gradients flow.
 

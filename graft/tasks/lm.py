@@ -18,7 +18,7 @@ from tqdm import tqdm
 from graft.errors import ConfigError, DataError
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.language_model import load_language_model, logits_at
+from graft.tasks.language_model import load_language_model, logits_at, nats_of
 from graft.tasks.prompt import pad_right
 from graft.tasks.spec import TaskSpec
 
@@ -63,7 +63,7 @@ class LanguageModelHead(Head):
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
         logits = logits_at(self.model, batch, positions).float()  # (pieces, tokens, vocabulary)
-        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        nats = nats_of(logits, targets)
         counted = batch["attention_mask"][:, 1:]
         of_text = torch.tensor([text for text, _ in pieces], device=self.device)
         sums = nats.new_zeros(len(examples)).index_add(0, of_text, (nats * counted).sum(1))

@@ -82,7 +82,7 @@ SECTIONS = (
             "anonymous memory of the process, torch included.", "compose"),
     Section("fuse", "Fusing two models in bf16 into one",
             "Against reading the models once (slerp) or base and models twice (cpi, ties) and writing one; each run a "
-            "process of its own, by turns, medians of three; synced to the disk, files in the page cache. The machine "
-            "is shared: the processor's own seconds stand beside those of the clock. Anonymous memory is the whole "
-            "process's, torch included.", "fuse"),
+            "process of its own, by turns, medians of three; synced to the disk; files in the page cache, and for the "
+            "last seconds on the disk alone. The machine is shared: the processor's own seconds stand beside those of "
+            "the clock. Anonymous memory is the whole process's, torch included.", "fuse"),
 )  # fmt: skip
