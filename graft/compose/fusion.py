@@ -28,9 +28,9 @@ from graft.compose.fusion_rules import (
     within,
 )
 from graft.compose.fusion_spec import FusionSpec
-from graft.compose.largest_movements import LargestMovements, find_largest
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
+from graft.localize.largest_movements import LargestMovements, find_largest
 from graft.outputs import new_folder, refuse_existing
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite

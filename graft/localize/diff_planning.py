@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError
+from graft.localize import largest_movements
 from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.patch.planning import patch_file_bytes
@@ -16,9 +17,9 @@ from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.pair import STRETCH, CheckpointPair
 from graft.tensors.scope import Scope
 
-# bytes, measured: what is freed is not all used again, so that they are more than the arrays' own
-SOUGHT = 200  # per entry of the budget while the largest movements are sought, 108 to 216
-CHANGED = 44  # per changed entry: index twice, values, coded, as a file
+# bytes, measured
+KEPT = 44  # per entry of the patch: index twice, values, coded, as a file
+SOUGHT = 26  # per weight in the sample by which the largest movements are sought
 STRETCHES = 64  # per weight of the stretch at work in each thread
 SAMPLED = 32  # per entry of the largest tensor's sample in the diagnosis
 
@@ -56,16 +57,17 @@ def plan_diff(
     if out is not None:
         item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
         if density is None and budget is None:
-            k, what, each = n, f"changed entries (at most {n:,})", CHANGED
+            k, what = n, f"changed entries (at most {n:,})"
         else:
             k = resolve_budget(pair.base.n_parameters, density or 0.0, budget)
             if k > n:
                 raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
-            what, each = f"the largest {k:,} movements", SOUGHT
+            what = f"the largest {k:,} movements"
+            parts.append(Part("sample of the movements", SOUGHT * min(n, largest_movements.SAMPLE)))
         item *= 2 if with_base_values else 1
         whole = sum(pair.tuned.n_bytes(name) for name in pair.extra)
         parts += [
-            Part(what, each * k),
+            Part(what, KEPT * k),
             Part("whole tensors that the base lacks", 3 * whole),
             Part("patch file at most", patch_file_bytes(specs, k, item) + whole, "disk"),
         ]

@@ -11,9 +11,9 @@ from graft.localize.budget import allocate
 from graft.localize.candidates import Candidates
 from graft.localize.changes import Changes
 from graft.localize.coordinates import Groups
+from graft.localize.largest_movements import find_largest_mask
 from graft.localize.learner.learned import learn_mask
 from graft.localize.learner.published import learn_published
-from graft.localize.movement_search import MovementSearch
 from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.magnitude import score_magnitude
@@ -107,10 +107,10 @@ def _choose_by_score(search: Search, name: str) -> Mask:
 
 
 def _choose_largest(search: Search) -> Mask:
-    """In one pass where the budget is not shared out; else, or where too few moved, as by any other score."""
+    """Without a list of all where the budget is not shared out; else, or where too few moved, as by any other score."""
     if search.config.allocation == "global":
-        mask = MovementSearch(search.pair, search.names, search.k).run()
-        if mask is not None:
+        mask = find_largest_mask(search.pair, search.names, search.k)
+        if len(mask) == search.k:
             return mask
     return _choose_by_score(search, "magnitude")
 

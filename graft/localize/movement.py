@@ -7,7 +7,7 @@ from pathlib import Path
 from graft.config import to_plain
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.localize.changes import Changes
+from graft.localize.largest_movements import find_largest_mask
 from graft.localize.localization import describe_origin, localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
@@ -57,8 +57,10 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
     k = resolve_budget(pair.base.n_parameters, density, None)
-    moved = sum(Changes(pair, names).counts.values())
-    return diff_checkpoints(base, tuned, budget=min(k, moved), scope=scope).mask
+    core = find_largest_mask(pair, names, k)
+    if not len(core):
+        raise BudgetError("base and tuned checkpoints are equal: no weight moved")
+    return core
 
 
 def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:

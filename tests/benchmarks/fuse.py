@@ -1,8 +1,8 @@
 """Time and memory of fusing two models against reading what it must read and writing one.
 
-Each run is a process of its own, the baseline too, by turns; what is written is synced to the disk. The files lie in the
-page cache, and in further runs on the disk alone, as those do that were not read for a while. Processor time is user
-and system together, of the work without the imports.
+Each run is a process of its own, the baseline too, by turns; what is written is synced to the disk. The files lie in
+the page cache, and in further runs on the disk alone, as those do that were not read for a while. Processor time is
+user and system together, of the work without the imports.
 `python -m tests.benchmarks.fuse FOLDER` leaves the models of one size in a folder, for other tools to fuse.
 """
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from graft.compose import fusion, largest_movements
+from graft.compose import fusion
 from graft.compose.fusion import RECORD, fuse_models
 from graft.compose.fusion_rules import angles_of, arc_coefficients, dots_of, gram_of
 from graft.compose.fusion_spec import METHODS, FusionMethod, FusionSpec
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
+from graft.localize import largest_movements
 from graft.patch.spherical import mean_on_sphere
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graft.patch.mask import Mask
 from graft.tensors.movements import LONG, large_movements
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.streaming import Reading, stream_tensors
@@ -161,6 +162,13 @@ class LargestMovements:
 
         return tell
 
+    def places(self, name: str) -> Ints:
+        """(c,) ascending flat indices of a tensor's selected entries."""
+        select, found = self.select(name), [np.empty(0, np.int64)]
+        for start, base, tuned in self.pair.stretches(name, LONG):
+            found.append(select(base, tuned).numpy() + start)
+        return np.concatenate(found)
+
     def _share_ties(self, found: int, left: int, tallies: Mapping[str, Tally]) -> None:
         """Ties go to the first tensors, in order of name, that hold any."""
         for name in self._names:
@@ -183,6 +191,20 @@ def find_largest(searches: Sequence[LargestMovements], names: Sequence[str], rea
         tallies = list(stream_tensors(count, names, reads, "movements"))
         for search, found in zip(left, zip(*tallies, strict=True), strict=True):
             search.settle(dict(zip(names, found, strict=True)))
+
+
+def find_largest_mask(pair: CheckpointPair, names: Sequence[str], k: int) -> Mask:
+    """The mask of the k largest movements, at least 1, or of all where fewer moved.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite.
+    """
+    names = sorted(names)
+    search = LargestMovements(pair, names, k)
+    find_largest([search], names, pair.stored)
+    reads = pair.stored if search.needs_base else lambda _: ()
+    found = dict(zip(names, stream_tensors(search.places, names, reads, "largest"), strict=True))
+    return Mask.of({name: pair.base.spec(name) for name in names}, found)
 
 
 def _sample(pair: CheckpointPair, names: Sequence[str]) -> npt.NDArray[np.int32]:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.compose import largest_movements
-from graft.compose.largest_movements import LAST, Bracket, LargestMovements, find_largest
 from graft.errors import CheckpointError
+from graft.localize import largest_movements
+from graft.localize.largest_movements import LAST, Bracket, LargestMovements, find_largest_mask
+from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import Tensors, write_single
 
@@ -40,15 +41,9 @@ def sort_all(pair: CheckpointPair, k: int) -> Entries:
 
 
 def search(pair: CheckpointPair, k: int) -> Entries:
-    names = sorted(pair.names)
-    movements = LargestMovements(pair, names, k)
-    find_largest([movements], names, pair.stored)
-    found: Entries = []
-    for name in names:
-        select = movements.select(name)
-        for start, base, tuned in pair.stretches(name, largest_movements.LONG):
-            found += [(name, start + i) for i in select(base, tuned).tolist()]
-    return found
+    """The selected entries, fewer than k where fewer moved."""
+    mask = find_largest_mask(pair, list(pair.names), k)
+    return [(name, int(i)) for name in mask for i in mask[name]]
 
 
 @pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
@@ -113,3 +108,45 @@ def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, where: str, value
     both[where]["w"][4] = value
     with pytest.raises(CheckpointError, match=f"{where}: tensor 'w' holds NaN or infinite"):
         search(pair_of(both["base"], both["tuned"], tmp_path), 3)
+
+
+def test_half_precision_ties_are_decided_by_the_exact_difference(tmp_path: Path) -> None:
+    base = {"w": torch.tensor([1.0, 0.0, 2**-7]).bfloat16()}
+    tuned = {"w": torch.tensor([1 + 2**-7, 256.0, 256.0]).bfloat16()}
+    assert float(tuned["w"][2] - base["w"][2]) == 256.0  # rounded, the third ties with the second, which moved further
+    assert search(pair_of(base, tuned, tmp_path), 1) == [("w", 1)]
+
+
+@pytest.mark.parametrize("kept", [1 << 24, 0])
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_any_number_of_threads_finds_the_same(
+    tmp_path: Path, n_threads: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(largest_movements, "KEPT", kept)
+    generator = torch.Generator().manual_seed(0)
+    base = {f"t{i}": torch.randn(5_000 + i, generator=generator).bfloat16() for i in range(12)}
+    tuned = {
+        name: (w.float() + 1e-2 * torch.randn(w.shape, generator=generator)).bfloat16() for name, w in base.items()
+    }
+    pair, before = pair_of(base, tuned, tmp_path), torch.get_num_threads()
+    try:
+        torch.set_num_threads(n_threads)
+        found = search(pair, 6_000)
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert found == sort_all(pair, 6_000)
+
+
+def test_an_overflowing_difference_of_finite_values_is_the_largest(tmp_path: Path) -> None:
+    big = float(torch.finfo(torch.float16).max)
+    base, tuned = {"w": torch.tensor([1.0, -big, 5.0]).half()}, {"w": torch.tensor([2.0, big, 1.0]).half()}
+    assert search(pair_of(base, tuned, tmp_path), 1) == [("w", 1)]
+
+
+def test_a_tuned_checkpoint_in_another_dtype_is_rounded_first(tmp_path: Path) -> None:
+    base = {"w": torch.tensor([1.0, 1.0, 1.0]).bfloat16()}
+    tuned = {"w": torch.tensor([1.001, 1.01, 0.9])}  # the first rounds back to 1
+    pair = pair_of(base, tuned, tmp_path)
+    assert search(pair, 3) == [("w", 1), ("w", 2)]
+    assert as_bits(pair.read("w")[1])[0] == as_bits(base["w"])[0]
