@@ -77,9 +77,9 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     plots = out.with_name(f"{out.stem}_plots")
     for path in (out, plots):
         refuse_existing(path, force=force)
-    found = [_read(folder) for folder in folders]
+    found = _named_apart([_read(folder) for folder in folders])
     tables = [run for run in found if isinstance(run, TableRun)]
-    runs = _named_apart([run for run in found if isinstance(run, RunFolder)])
+    runs = [run for run in found if isinstance(run, RunFolder)]
     patches = [run.patch() for run in runs]
     with new_file(out, force=force) as page, new_folder(plots, force=force) as folder:
         book = PlotBook(folder)
@@ -94,7 +94,7 @@ def _read(folder: Path) -> RunFolder | TableRun:
     return read_table_run(folder, results) or read_run(folder, results)
 
 
-def _named_apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
+def _named_apart(runs: Sequence[RunFolder | TableRun]) -> list[RunFolder | TableRun]:
     """Runs of one recipe also wear the name of their folder, and a number where that is the same too."""
     names = Counter(run.name for run in runs)
     longer = [f"{run.name} ({run.path.resolve().name})" if names[run.name] > 1 else run.name for run in runs]

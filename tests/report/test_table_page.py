@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_the_page_holds_tables_and_plots(folder: Path, tmp_path: Path) -> None:
     assert base64.b64decode(found[1]) == (folder / "overlap.png").read_bytes()
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_two_runs_of_one_recipe_wear_the_names_of_their_folders(folder: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(folder, tmp_path / "again")
+    written = write_report([folder, again], tmp_path / "report.html")
+    assert list(written.headlines) == ["several (several)", "several (again)"]
+    assert "several (again)" in written.page.read_text(encoding="utf-8")
 
 
 def test_it_stands_beside_the_run_of_a_skill(folder: Path, tmp_path: Path) -> None:
