@@ -77,8 +77,9 @@ def summarise_retention(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]
 
     Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
     accuracy or nats: "gain" on the domain; "general", the mean over general tasks, negative where something was lost;
-    "validation_gain", "validation_general"; each general task by its name; "seconds" of training and localising, few
-    where the training is another point's too.
+    "validation_gain", "validation_general"; "gain_against", "general_against", what the seed's first point has taken
+    off; each general task by its name; "seconds" of training and localising, few where the training is another
+    point's too.
 
     A point is beaten where another one, or doing nothing, is on the means of validation at least as good on both the
     domain and the general tasks, and better on one of them.
@@ -118,6 +119,10 @@ def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
     figures = {
         point: {key: mean_interval([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
     }
+    first = next(iter(rows[0]))
+    for point, found in figures.items():
+        for key in ("gain", "general"):  # in pairs: the seeds' draws of examples move all points alike
+            found[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
     beaten = find_beaten({point: _place(row) for point, row in figures.items()})
     return {point: {"figures": row, "beaten_by": beaten[point]} for point, row in figures.items()}
 

@@ -29,9 +29,10 @@ def _explain(recipe: RetentionSpec, seeds: Seeds, units: Units) -> str:
     lost = ", ".join(units.counted)
     return (
         f"Changes from {start} on test. {over}. Gain: on the domain; general: mean over {lost}, below 0 where "
-        f"something was lost, in {WORDS[units.general]}. Beaten by: a point, or doing nothing, that on the means of "
-        "validation is at least as good on both, and better on one; a dash stands on the front. Seconds: of training "
-        "and localising; few where the training is another point's too."
+        f"something was lost, in {WORDS[units.general]}. Against the first point: gain / general change less its own, "
+        "seed by seed. Beaten by: a point, or doing nothing, that on the means of validation is at least as good on "
+        "both, and better on one; a dash stands on the front. Seconds: of training and localising; few where the "
+        "training is another point's too."
     )
 
 
@@ -48,27 +49,36 @@ def _format_start(seeds: Seeds, units: Units) -> str:
 
 def _format_glance(summary: Summary, units: Units) -> str:
     shown = [MEAN, *units.domains]
-    rows = [["method", *shown, "beaten by (mean)"]]
+    rows = [["method", *shown, f"mean, against {next(iter(summary[MEAN]))}", "beaten by (mean)"]]
     for point, row in summary[MEAN].items():
         cells = [_pair(summary[domain][point], units.of_domain(domain), units.general) for domain in shown]
+        cells.append(_against(row, summary[MEAN], units.of_domain(MEAN), units.general))
         rows.append([point, *cells, row["beaten_by"] or "–"])
     return format_rows(rows)
 
 
 def _format_domain(rows: Mapping[str, Row], domain: str, units: Units) -> str:
     tasks = [*units.counted, *units.others]
-    head = ["method", f"gain, {units.of_domain(domain)}", f"general, {units.general}", *tasks, "seconds", "beaten by"]
-    lines = [head]
+    unit = units.of_domain(domain)
+    against = f"against {next(iter(rows))}"
+    lines = [["method", f"gain, {unit}", f"general, {units.general}", against, *tasks, "seconds", "beaten by"]]
     for point, row in rows.items():
         figures = row["figures"]
-        cells = [_cell(figures["gain"], units.of_domain(domain)), _cell(figures["general"], units.general)]
+        cells = [_cell(figures["gain"], unit), _cell(figures["general"], units.general)]
+        cells.append(_against(row, rows, unit, units.general))
         cells += [_cell(figures[task], units.of_task(task)) for task in tasks]
         lines.append([point, *cells, f"{figures['seconds']['mean']:.0f}", row["beaten_by"] or "–"])
     return format_rows(lines)
 
 
-def _pair(row: Row, of_gain: Unit, of_general: Unit) -> str:
-    return f"{_cell(row['figures']['gain'], of_gain)} / {_cell(row['figures']['general'], of_general)}"
+def _pair(row: Row, of_gain: Unit, of_general: Unit, suffix: str = "") -> str:
+    gain, general = (row["figures"][f"{key}{suffix}"] for key in ("gain", "general"))
+    return f"{_cell(gain, of_gain)} / {_cell(general, of_general)}"
+
+
+def _against(row: Row, rows: Mapping[str, Row], of_gain: Unit, of_general: Unit) -> str:
+    """What the first point's figures leave; a dash for itself."""
+    return "–" if row is next(iter(rows.values())) else _pair(row, of_gain, of_general, "_against")
 
 
 def _cell(figure: Mapping[str, Any], unit: Unit) -> str:

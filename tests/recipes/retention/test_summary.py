@@ -77,6 +77,9 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[dict[str, Any]]) -
     high = summary["new"]["high"]["figures"]
     assert high["gain"]["values"] == pytest.approx([20, 30])
     assert high["gain"]["half"] == pytest.approx(12.706 * 5)
+    low = summary["new"]["low"]["figures"]
+    assert low["gain_against"]["values"] == pytest.approx([-10, -20])  # seed by seed, of the first point
+    assert high["general_against"]["mean"] == 0
     assert high["general"]["mean"] == pytest.approx(-20)
     assert (high["old"]["mean"], high["older"]["mean"]) == pytest.approx((-40, 0))
     assert [row["beaten_by"] for row in summary["new"].values()] == ["low", None]  # by validation, not by test
@@ -97,6 +100,7 @@ def test_the_table_says_what_was_lost_where(seeds: list[dict[str, Any]]) -> None
         "high",
         "+25.0 ± 63.5",
         "-20.0 ± 0.0",
+        "–",
         "-40.0 ± 0.0",
         "+0.0 ± 0.0",
         "2",
