@@ -22,14 +22,11 @@ class Spot:
 
     Attributes:
         gain, general: change on the domain and on the general tasks, means over seeds.
-        gain_half, general_half: half-widths of their 95 % t-intervals over seeds; None for one seed.
         on_front: whether no other point was chosen before it on validation.
     """
 
     gain: float
     general: float
-    gain_half: float | None
-    general_half: float | None
     on_front: bool
 
 
@@ -50,7 +47,7 @@ class Plane:
 
 
 def plot_planes(planes: Sequence[Plane], path: Path, *, title: str) -> list[Path]:
-    """Draw the planes of one experiment side by side.
+    """Draw the planes of one experiment side by side: means, since intervals of few seeds would hide the points.
 
     Args:
         planes: with the same methods, one or more.
@@ -65,7 +62,7 @@ def plot_planes(planes: Sequence[Plane], path: Path, *, title: str) -> list[Path
     names = list(planes[0].curves)
     with in_style():
         figure = new_figure(5.0 * columns, 4.2 * rows + 0.22 * math.ceil(len(names) / (2 * columns)) + 0.6)
-        figure.suptitle(f"{title}: gained on a new domain, lost elsewhere", fontsize=11)
+        figure.suptitle(f"{title}: gained on a new domain, lost elsewhere (means over seeds)", fontsize=11)
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, plane in zip(panels, planes, strict=False):
             _draw_plane(axes, plane)
@@ -105,6 +102,3 @@ def _draw_method(axes: Any, method: str, spots: Sequence[Spot], number: int) -> 
         linewidth=0,
         markerfacecolor=PAPER,
     )
-    if all(spot.gain_half is not None for spot in spots):
-        errors = {"xerr": [spot.gain_half for spot in spots], "yerr": [spot.general_half for spot in spots]}
-        axes.errorbar(x, y, **errors, linewidth=0, elinewidth=0.7, ecolor=(colour, 0.35), zorder=0)

@@ -7,8 +7,8 @@ from pathlib import Path
 from graft.report.plane import Plane, Spot, plot_planes
 
 CURVES = {
-    "full": [Spot(5, -1, 1, 1, True), Spot(9, -8, 1, 1, False)],
-    "patch $alone$": [Spot(4, -0.5, 0.5, 0.2, True)],
+    "full": [Spot(5, -1, True), Spot(9, -8, False)],
+    "patch $alone$": [Spot(4, -0.5, True)],
 }
 
 
@@ -23,7 +23,7 @@ def test_a_panel_per_domain_and_one_legend(tmp_path: Path) -> None:
     assert [file.read_bytes() for file in again] == [file.read_bytes() for file in files]
 
 
-def test_one_seed_has_no_whiskers(tmp_path: Path) -> None:
-    spots = {"full": [Spot(5, -1, None, None, False)]}
+def test_a_plane_without_a_front_is_drawn(tmp_path: Path) -> None:
+    spots = {"full": [Spot(5, -1, False)]}
     files = plot_planes([Plane("science", "nats", "nats", spots)], tmp_path / "plane", title="tiny")
     assert all(file.stat().st_size > 1000 for file in files)

@@ -163,4 +163,4 @@ def list_curves(recipe: RetentionSpec, summary: Summary, units: Units) -> list[P
 
 def _spot(row: Row) -> Spot:
     gain, general = row["figures"]["gain"], row["figures"]["general"]
-    return Spot(gain["mean"], general["mean"], gain["half"], general["half"], row["beaten_by"] is None)
+    return Spot(gain["mean"], general["mean"], row["beaten_by"] is None)
