@@ -61,8 +61,8 @@ def plot_planes(planes: Sequence[Plane], path: Path, *, title: str) -> list[Path
     rows = math.ceil(len(planes) / columns)
     names = list(planes[0].curves)
     with in_style():
-        figure = new_figure(5.0 * columns, 4.2 * rows + 0.22 * math.ceil(len(names) / (2 * columns)) + 0.6)
-        figure.suptitle(f"{title}: gained on a new domain, lost elsewhere (means over seeds)", fontsize=11)
+        figure = new_figure(5.0 * columns, 4.2 * rows + 0.22 * math.ceil(len(names) / (2 * columns)) + 0.8)
+        figure.suptitle(f"{title}: gained on a new domain, lost elsewhere\nmeans over seeds", fontsize=11)
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, plane in zip(panels, planes, strict=False):
             _draw_plane(axes, plane)
