@@ -127,12 +127,12 @@ class LocalizeSpec:
     paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0
 
-    def at(self, density: float | None) -> LocalizeSpec:
-        """The same at another density; at its own where none is given."""
-        return self if density is None else replace(self, density=density, budget=None)
-
     def __post_init__(self) -> None:
         if self.points < 1 or self.batch_size < 1:
             raise ValueError("points and batch_size must be 1 or more")
         if self.micro_batch < 1:
             raise ValueError("micro_batch must be 1 or more")
+
+    def at(self, density: float | None) -> LocalizeSpec:
+        """The same at another density; at its own where none is given."""
+        return self if density is None else replace(self, density=density, budget=None)
