@@ -64,12 +64,11 @@ def test_the_task_block_is_a_valid_task() -> None:
     assert read_config(TaskSpec, yaml.safe_load(code), "README.md").shots == 256
 
 
-def test_links_and_pictures_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", TEXT)
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/cluster.md", "CONTRIBUTING.md"])
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
     local = [link for link in links if not link.startswith("http")]
-    assert local
-    assert [link for link in local if not (ROOT / link).exists()] == []
-
-
-def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in TEXT
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+    assert local or page != "README.md"
+    assert "@@" not in text
