@@ -27,7 +27,7 @@ SAMPLE = 1 << 20  # weights in the sample; fewer are all looked at
 SIGMAS = 6  # how far the bracket reaches, in standard errors of the sampled share
 APART = 1 << 23  # movements in the bracket that are counted pattern by pattern; more are counted in bins
 BINS = 20  # log2 of their number
-KEPT = 1 << 24  # entries, of 8 bytes: so many of a model are remembered, to be told without another look
+KEPT = 1 << 24  # entries of a model, of 8 bytes, that are remembered, so as to be told without another look
 LAST = 0x7F800000  # the highest pattern: two finite values may lie further apart than fp32 reaches
 Ints = npt.NDArray[np.int64]
 
@@ -78,6 +78,7 @@ class LargestMovements:
         self._bracket = _bracket_of(_sample(pair, names), k / self._total, self._total)
         # tensor -> stretch by stretch what the pass found, while that is little
         self._kept: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] | None = {} if k <= KEPT else None
+        self._n_kept = 0
 
     @property
     def needs_base(self) -> bool:
@@ -98,9 +99,12 @@ class LargestMovements:
         bracket = self._bracket
         bounds = _size_of(bracket.low), _size_of(bracket.last)
         above, waiting, n_waiting, done = 0, [], 0, _count(np.empty(0, np.int64))
-        kept = []
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _, base, tuned in self.pair.stretches(name, LONG):
             few, sizes = large_movements(self.pair, name, base, tuned, *bounds)
+            self._n_kept += len(few)
+            if self._n_kept > KEPT:  # many ties, or neighbours: another look costs less than their memory
+                self._kept = None
             if self._kept is not None:
                 kept.append((few.int(), sizes))
             bits = sizes.view(torch.int32).numpy()
@@ -110,8 +114,8 @@ class LargestMovements:
             n_waiting += len(inside)
             if n_waiting > SAMPLE:
                 done, waiting, n_waiting = _merge([done, _count(np.concatenate(waiting))]), [], 0
-        if self._kept is not None:
-            self._kept[name] = kept
+        if (remembered := self._kept) is not None:  # another thread may give it up at any time
+            remembered[name] = kept
         merged = _merge([done, _count(np.concatenate(waiting))]) if n_waiting else done
         return merged._replace(above=above)
 

@@ -23,6 +23,7 @@ PASSES = {  # what a search of few weights takes only once they are many
     "all are sampled": {},
     "few are sampled": {"SAMPLE": 8, "RUN": 2},
     "looks again": {"KEPT": 0},
+    "looks again where ties are many": {"KEPT": 16},
     "in bins": {"APART": 0, "BINS": 4},
     "all of these": {"SAMPLE": 4, "RUN": 2, "KEPT": 0, "APART": 0, "BINS": 7},
 }
