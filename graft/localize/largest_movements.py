@@ -115,7 +115,7 @@ class LargestMovements:
             if n_waiting > SAMPLE:
                 done, waiting, n_waiting = _merge([done, _count(np.concatenate(waiting))]), [], 0
         if (remembered := self._kept) is not None:  # another thread may give it up at any time
-            remembered[name] = kept
+            remembered[name] = _join(kept)
         merged = _merge([done, _count(np.concatenate(waiting))]) if n_waiting else done
         return merged._replace(above=above)
 
@@ -243,6 +243,15 @@ def _bracket_of(sample: npt.NDArray[np.int32], share: float, total: int) -> Brac
     low = threshold(share + margin) if share + margin < 1 else 1
     last = threshold(share - margin) if share > margin else LAST
     return Bracket.holding(low, last, 2 * margin * total)
+
+
+def _join(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The same parts, but views of two arrays: small ones between large temporaries keep freed memory from use."""
+    if not parts:
+        return []
+    few, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
+    lengths = [len(part) for part, _ in parts]
+    return list(zip(few.split(lengths), sizes.split(lengths), strict=True))
 
 
 def _count(values: npt.NDArray[np.integer]) -> Tally:
