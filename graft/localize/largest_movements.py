@@ -251,7 +251,7 @@ def _join(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torc
         return []
     few, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
     lengths = [len(part) for part, _ in parts]
-    return list(zip(few.split(lengths), sizes.split(lengths), strict=True))
+    return list(zip(torch.split(few, lengths), torch.split(sizes, lengths), strict=True))
 
 
 def _count(values: npt.NDArray[np.integer]) -> Tally:
