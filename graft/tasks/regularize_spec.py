@@ -17,8 +17,8 @@ class RecordSpec:
     Attributes:
         share: of the trained weights whose importance is kept; above 0, at most 1.
         xi: what keeps Omega finite where a weight hardly moved, in units of the mean squared movement.
-        every: steps between records; the movement since the last one is met with the gradient of the step. Above 1 it is
-            cheaper and what is recorded keeps less.
+        every: steps between records; the movement since the last one is met with the gradient of the step. Above 1
+            it is cheaper, and what is recorded keeps less.
     """
 
     share: float = 1.0
