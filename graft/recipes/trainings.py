@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ class TrainingBench:
         seed: of few-shot draws, training order and dropout.
         folder: of the seed's outputs.
         machine: where it runs.
+        cuts: base, tuned, task and config -> the graft, so that what several methods ask for is localised once.
     """
 
     seed: int
     folder: Path
     machine: Machine
+    cuts: dict[tuple[Model, Path, str, LocalizeSpec], Patch] = field(default_factory=dict)
 
     @property
     def models(self) -> Path:
@@ -75,8 +77,12 @@ class TrainingBench:
         return out
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
-        """A task's graft."""
-        return localize_skill(base, tuned, task, dataclasses.replace(config, seed=self.seed), **self.machine.where)
+        """A task's graft; one that was cut before, for whatever method, is taken up."""
+        key = base, tuned, task.spec.name, config
+        if key not in self.cuts:
+            config = dataclasses.replace(config, seed=self.seed)
+            self.cuts[key] = localize_skill(base, tuned, task, config, **self.machine.where)
+        return self.cuts[key]
 
     def merge(self, base: Model, patch: Patch, name: str) -> Path:
         """A checkpoint with a graft on it."""

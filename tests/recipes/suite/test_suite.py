@@ -15,12 +15,14 @@ from graft.errors import ConfigError, OutputError
 from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch
 from graft.patch.mask import Mask
+from graft.recipes import trainings
 from graft.recipes.bench import Machine
 from graft.recipes.folder import RunResult
 from graft.recipes.run import run_recipe
 from graft.recipes.suite import sequences
 from graft.recipes.suite.bench import SuiteBench
 from graft.recipes.suite.fusions import fuse_tuned, train_mix
+from graft.recipes.suite.grafts import cut_grafts
 from graft.recipes.suite.run import load_suite
 from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
@@ -170,6 +172,23 @@ def test_continual_grafting_changes_nothing_outside_of_its_regions(
     assert count(changed_entries(bench.suite.base, free.last)) > 4 * n  # the control
     # the second region lies wholly outside of the first
     assert count(changed_entries(bench.suite.base, kept.last)) == 2 * n
+
+
+def test_a_graft_that_two_methods_ask_for_is_cut_once(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, densities, real = bench_of(recipe, tmp_path), [], trainings.localize_skill
+
+    def localize(base: Any, tuned: Any, task: Any, config: LocalizeSpec, **options: Any) -> Any:
+        densities.append(config.density)
+        return real(base, tuned, task, config, **options)
+
+    monkeypatch.setattr(trainings, "localize_skill", localize)
+    grafts = cut_grafts(bench, bench.tasks)
+    assert cut_grafts(bench, bench.tasks, 0.03) == grafts  # at the suite's own density
+    assert densities == [0.03, 0.03]
+    cut_grafts(bench, bench.tasks, 0.01)
+    assert densities == [0.03, 0.03, 0.01, 0.01]
 
 
 def test_replay_trains_on_what_was_seen_before(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
