@@ -27,12 +27,8 @@ class RunningTop:
         places = ((scores >= self.floor) & (scores > -torch.inf)).nonzero().squeeze(1)
         if len(places) > self.m:
             places = places[largest_of(scores[places], places, self.m)]
-        self.add(scores[places].cpu(), places.cpu() + start)
-
-    def add(self, scores: torch.Tensor, positions: torch.Tensor) -> None:
-        """Take up (n,) fp32 scores and their (n,) int64 positions, on the CPU."""
-        self._waiting.append((scores, positions))
-        self._n_waiting += len(scores)
+        self._waiting.append((scores[places].cpu(), places.cpu() + start))
+        self._n_waiting += len(places)
         if self._n_waiting >= self.m:
             self._settle()
 
