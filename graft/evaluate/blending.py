@@ -15,7 +15,6 @@ from graft.errors import MismatchError
 from graft.localize.scores.random import draw
 from graft.patch.live import LiveTarget
 from graft.tensors.dtypes import same_bits
-from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 
 # name and both checkpoints' values of one tensor, in the base's dtype -> its values in the blend
@@ -134,7 +133,7 @@ def _places(
     """The model's tensors by base name, and those that only the tuned checkpoint has."""
     target = LiveTarget(model)
     wanted = [name for name in pair.names if pair.base.spec(name).is_float]
-    matched = match_names(wanted, target.names, prefix=target.prefix, rename=target.rename)
+    matched = target.match(wanted)
     found = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
         siblings = next((group for group in pair.base.tied if name in group), frozenset()) & set(target.names)

@@ -16,6 +16,7 @@ import torch
 
 from graft.parallel.sharded import is_sharded
 from graft.tasks.head import Head
+from graft.tensors.live_weight import LiveWeight, find_owners, group_by_owner
 
 
 class GradientSink(ABC):
@@ -67,23 +68,25 @@ def pouring(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], sink: G
         parameter.grad = None
     lock = threading.Lock()  # a model on several devices runs its hooks in as many threads
     hooks = []
-    for name, weight in weights.items():
-        weight.requires_grad_(True)
-        hook = partial(_hand_over, sink, lock, name)
-        hooks.append(weight.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+    owned = group_by_owner(find_owners(model, weights))
+    for owner, named in owned:
+        owner.requires_grad_(True)
+        hook = partial(_hand_over, sink, lock, named)
+        hooks.append(owner.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
     try:
         yield sink
     finally:
         for hook in hooks:
             hook.remove()
-        for weight in weights.values():
-            weight.grad = None
+        for owner, _ in owned:
+            owner.grad = None
 
 
-def _hand_over(sink: GradientSink, lock: threading.Lock, name: str, weight: torch.Tensor) -> None:
+def _hand_over(sink: GradientSink, lock: threading.Lock, named: Mapping[str, LiveWeight], weight: torch.Tensor) -> None:
     assert weight.grad is not None
     with lock:
-        sink.receive(name, weight.grad.detach())
+        for name, part in named.items():
+            sink.receive(name, part.of(weight.grad.detach()))
     weight.grad = None
 
 

@@ -20,7 +20,6 @@ from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import as_bits, assign
-from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.pieces import local_of, piece_of
 
@@ -66,7 +65,7 @@ class GradientPath:
         self.centred = centred
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
         target = LiveTarget(head.model)
-        found = match_names(names, target.names, prefix=target.prefix, rename=target.rename)
+        found = target.match(names)
         if found.missing:
             raise PatchMismatchError(f"tensor {found.missing[0]!r} is in scope, but the task's model does not have it")
         self.weights: Mapping[str, torch.Tensor] = {name: target.tensors[found.found[name]] for name in names}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
-from graft.errors import CheckpointError, PatchMismatchError
+from graft.errors import CheckpointError, OverlapError, PatchMismatchError
 from graft.parallel.refusal import refuse_partitioned
 from graft.patch.fit import check_fit
 from graft.patch.grafted import Grafted, write_all
@@ -15,13 +15,22 @@ from graft.patch.holding import Holding
 from graft.patch.places import Entries, Places, WholeTensor
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
-from graft.tensors.architecture import architecture_of
+from graft.tensors.architecture import architecture_of, unwrap_model
 from graft.tensors.dtypes import TensorSpec, spec_of, take
+from graft.tensors.names import NameMatch, match_names
+from graft.tensors.packed import find_parts
 from graft.tensors.pieces import is_distributed
 
 
 class LiveTarget:
     """The parameters and buffers of a model, as a target for `check_fit`.
+
+    What files list apart and the model holds packed, such as the matrices of experts, has an entry of its own: a view
+    of the packed parameter. `place` says where its coordinates are in that parameter.
+
+    Attributes:
+        tensors: name -> parameter, buffer, or view of one.
+        names: of all of these.
 
     Raises:
         ConfigError: another engine has partitioned the parameters, so that no coordinate has a place.
@@ -30,19 +39,46 @@ class LiveTarget:
     def __init__(self, model: torch.nn.Module) -> None:
         refuse_partitioned(model)
         architecture = architecture_of(model)
+        self._model = model
         self.tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(model.named_buffers(remove_duplicate=False))
-        self.names = tuple(self.tensors)
+        self._parts = find_parts(unwrap_model(model), self.tensors, architecture.packing)
+        self.tensors |= {name: part.of(self.tensors[part.owner].detach()) for name, part in self._parts.items()}
+        self._rebuilt = architecture.packing.rebuilt
+        self.names = (*self.tensors, *sorted(self._rebuilt - self.tensors.keys()))
         self.prefix = architecture.prefix
         self.rename: Callable[[str], str] = architecture.rename
         self._owners: dict[tuple[object, ...], str] = {}
+
+    def match(self, names: Iterable[str]) -> NameMatch:
+        """Match a checkpoint's names to this model's.
+
+        Raises:
+            CheckpointError: a tensor has no place of its own in the model.
+            MismatchError: a name is ambiguous.
+        """
+        matched = match_names(names, self.names, prefix=self.prefix, rename=self.rename)
+        for name in self._rebuilt.intersection(matched.found.values()):
+            self.spec(name)  # refuses it
+        return matched
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the parameters that take gradients, each tied one once; of a packed one its parts as well."""
+        own = [name for name, weight in self._model.named_parameters() if weight.requires_grad]
+        return own + [name for name, part in self._parts.items() if part.owner in own]
 
     def spec(self, name: str) -> TensorSpec:
         """Dtype and shape of a tensor.
 
         Raises:
-            CheckpointError: it is on the meta device and so has no values.
+            CheckpointError: it is on the meta device and so has no values, or it has no place of its own.
         """
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"tensor {name!r}: transformers takes it apart when it loads the model, and no single tensor of the "
+                "model holds it: work on the files (graft diff, graft apply)"
+            )
         if self.tensors[name].is_meta:
             raise CheckpointError(f"tensor {name!r} is on the meta device: load the model's weights first")
         return spec_of(self.tensors[name])
@@ -53,11 +89,18 @@ class LiveTarget:
 
     def owner(self, name: str) -> str:
         """One name for all that share a storage: the first that was asked for."""
+        if name not in self.tensors:
+            return name
         tensor = self.tensors[name]
         place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
         if not is_distributed(tensor):
             place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
+
+    def place(self, name: str, indices: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """The parameter or buffer that holds a tensor, and the (k,) flat indices of the tensor in it."""
+        part = self._parts.get(name)
+        return (name, indices) if part is None else (part.owner, part.locate(indices))
 
 
 class Fitted:
@@ -169,11 +212,31 @@ def fit_patch(
 
 def _place_entries(target: LiveTarget, assignment: Assignment) -> tuple[list[Entries], list[torch.Tensor]]:
     """Entries by device and width of bits, since one comparison of such waits for the device once; and their values."""
+    placed = _place_in_owners(target, assignment)
     groups: dict[tuple[torch.device, int], list[str]] = {}
-    for name in assignment.entries:
+    for name in placed:
         tensor = target.tensors[name]
         groups.setdefault((tensor.device, tensor.element_size()), []).append(name)
-    indices = {name: found.to(target.tensors[name].device) for name, (found, _) in assignment.entries.items()}
-    values = {name: found for name, (_, found) in assignment.entries.items()}
+    indices = {name: found.to(target.tensors[name].device) for name, (found, _) in placed.items()}
+    values = {name: found for name, (_, found) in placed.items()}
     entries = [Entries({name: target.tensors[name] for name in names}, indices) for names in groups.values()]
     return entries, [place.lay_out(values) for place in entries]
+
+
+def _place_in_owners(target: LiveTarget, assignment: Assignment) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What each parameter or buffer gets: indices (k,) and values (k,), those of its parts joined.
+
+    Raises:
+        OverlapError: patches name a packed parameter both whole and by its parts, and meet there.
+    """
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for name, (indices, values) in assignment.entries.items():
+        owner, places = target.place(name, indices)
+        found.setdefault(owner, []).append((places, values))
+    joined = {
+        owner: (torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])) for owner, parts in found.items()
+    }
+    for owner, parts in found.items():
+        if len(parts) > 1 and len(set(joined[owner][0].tolist())) < len(joined[owner][0]):
+            raise OverlapError(f"parameter {owner!r}: patches name it both whole and in parts, and share coordinates")
+    return joined

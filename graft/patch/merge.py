@@ -17,21 +17,9 @@ from graft.patch.fit import Fit, check_fit
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import naming_of
-from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
+from graft.tensors.checkpoint import INDEX, SINGLE, WEIGHT_SUFFIXES, Checkpoint
 from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
 
-_WEIGHT_SUFFIXES = (
-    ".safetensors",
-    ".bin",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".ot",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-)
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
 
 
@@ -114,7 +102,7 @@ def companions_of(checkpoint: Checkpoint) -> list[Path]:
     found = []
     for source in [] if checkpoint.path.is_file() else sorted(checkpoint.path.rglob("*")):
         hidden = any(part.startswith(".") for part in source.relative_to(checkpoint.path).parts)
-        if not hidden and source.suffix not in _WEIGHT_SUFFIXES and source.is_file():
+        if not hidden and source.suffix not in WEIGHT_SUFFIXES and source.is_file():
             found.append(source)
     return found
 

@@ -10,6 +10,7 @@ import torch
 
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained
+from graft.tasks.loading import load_model
 from graft.tasks.spec import TaskSpec
 
 
@@ -22,10 +23,11 @@ class ClassifierHead(Head):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         names = dict(enumerate(task.labels))
-        model = load_pretrained(
+        model, _ = load_model(
             AutoModelForSequenceClassification,
             path,
-            dtype=dtype,
+            dtype,
+            may_lack=_is_head,
             num_labels=len(names),
             id2label=names,
             label2id={name: position for position, name in names.items()},
@@ -40,3 +42,8 @@ class ClassifierHead(Head):
         batch = self.tokenize([example.texts for example in examples])
         logits: torch.Tensor = self.model(**batch).logits.float()
         return logits
+
+
+def _is_head(prefix: str, name: str) -> bool:
+    """Whether a weight is of the new layer, or of the pooler before it, which models without such a head lack."""
+    return not name.startswith(f"{prefix}.") or name.startswith(f"{prefix}.pooler.")

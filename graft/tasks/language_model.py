@@ -10,6 +10,7 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.tasks.head import load_pretrained
+from graft.tasks.loading import load_model
 
 Family = Literal["masked", "causal"]
 
@@ -48,7 +49,7 @@ def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -
         wanted = f"{only or 'masked or causal'} language model"
         raise CheckpointError(f"{path}: this head needs a {wanted}, and the config's architecture is none")
     kind = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
-    return load_pretrained(kind, path, dtype=dtype), load_pretrained(AutoTokenizer, path), family
+    return load_model(kind, path, dtype)[0], load_pretrained(AutoTokenizer, path), family
 
 
 def nats_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

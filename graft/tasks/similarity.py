@@ -20,6 +20,7 @@ import torch
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained, pad_rows
 from graft.tasks.head_spec import SECOND
+from graft.tasks.loading import load_model
 from graft.tasks.spec import TaskSpec
 
 SCALE = 20.0
@@ -35,7 +36,9 @@ class SimilarityHead(Head):
         """Load the bare encoder of a folder."""
         from transformers import AutoModel, AutoTokenizer
 
-        model = load_pretrained(AutoModel, path, dtype=dtype)
+        model, lacking = load_model(AutoModel, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
+        if lacking:
+            model.pooler = None  # sentences are pooled here; drawn at random it would only travel with the weights
         return cls(model, load_pretrained(AutoTokenizer, path), task)
 
     @property

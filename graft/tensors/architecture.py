@@ -13,18 +13,41 @@ from typing import Any
 
 import torch
 
+from graft.tensors.packed import Packing, follow_packing
+
+# What files of earlier versions list: causal masks and rotary tables, which models now make by themselves.
+_LEGACY = (
+    r"(^|\.)(attn|attention|self_attn|crossattention)\.(bias|masked_bias)$|rotary_emb\.|inv_freq$|(^|\.)position_ids$"
+)
 # Buffers by name, for files whose config.json is absent or unknown to transformers.
 _BUFFER_NAMES = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked|position_ids|inv_freq)$")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Names as the live model knows them."""
+    """Names as the live model knows them.
 
-    prefix: str  # base_model_prefix, "" where there is none
+    Attributes:
+        prefix: base_model_prefix, "" where there is none.
+        buffers: names of buffers.
+        tied: groups of names that share one storage.
+        rename: transformers' own renaming of checkpoint names on loading.
+        state: names that a checkpoint of it must bring, in the model's own layout: parameters and persistent buffers.
+        packing: how its files name what it holds packed.
+        optional: names that transformers makes by itself where the files lack them.
+        legacy: names that files of it may hold and no model uses, such as buffers of earlier versions.
+        backbone: the module that heads sit beside; "" for a model that is all backbone.
+    """
+
+    prefix: str
     buffers: frozenset[str]
-    tied: tuple[frozenset[str], ...]  # groups of names that share one storage
-    rename: Callable[[str], str]  # transformers' own renaming of checkpoint names on loading
+    tied: tuple[frozenset[str], ...]
+    rename: Callable[[str], str]
+    state: frozenset[str]
+    packing: Packing
+    optional: re.Pattern[str]
+    legacy: re.Pattern[str]
+    backbone: str
 
 
 def read_architecture(folder: Path) -> Architecture | None:
@@ -50,13 +73,35 @@ def build_on_meta(folder: Path) -> torch.nn.Module | None:
 
 def architecture_of(model: torch.nn.Module) -> Architecture:
     """The architecture of a live model, of transformers or any other."""
-    inner = _unwrapped(model)
+    inner = unwrap_model(model)
+    prefix = getattr(inner, "base_model_prefix", "")
+    state = _state_of(inner)
     return Architecture(
-        prefix=getattr(inner, "base_model_prefix", ""),
+        prefix=prefix,
         buffers=frozenset(name for name, _ in model.named_buffers()),
         tied=_tied_groups(model),
         rename=_renaming(inner),
+        state=frozenset(state),
+        packing=follow_packing(inner, state),
+        optional=_any_of(*_declared(inner, "missing"), r"num_batches_tracked$"),
+        legacy=_any_of(*_declared(inner, "unexpected"), _LEGACY),
+        backbone=prefix if prefix and hasattr(inner, prefix) else "",
     )
+
+
+def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by name, without what a module adds to its state of another kind."""
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    return {name: held[name] for name in model.state_dict() if name in held}
+
+
+def _declared(model: torch.nn.Module, kind: str) -> list[str]:
+    """Patterns of names that transformers does not report as "missing", or as "unexpected", for this model."""
+    return sorted(getattr(model, f"_keys_to_ignore_on_load_{kind}", None) or ())
+
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
 
 def naming_of(*architectures: Architecture | None) -> tuple[str, Callable[[str], str]]:
@@ -87,15 +132,18 @@ def _model_class(config: Any) -> Any:
     import transformers
 
     for name in config.architectures or ():
-        return getattr(transformers, name)
+        if hasattr(transformers, name):  # else a class of somebody's own, around a model that is known
+            return getattr(transformers, name)
     return transformers.MODEL_MAPPING[type(config)]
 
 
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The model within data-parallel and compiled wrappers, which need not show its attributes."""
+def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model within data-parallel, compiled and PEFT wrappers, which need not show its attributes."""
+    if callable(peft := getattr(model, "get_base_model", None)) and hasattr(model, "peft_config"):
+        return unwrap_model(peft())
     inner = getattr(model, "module", getattr(model, "_orig_mod", None))
     if isinstance(inner, torch.nn.Module) and not hasattr(model, "base_model_prefix"):
-        return _unwrapped(inner)
+        return unwrap_model(inner)
     return model
 
 

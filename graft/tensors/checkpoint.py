@@ -15,10 +15,14 @@ import torch
 from graft.errors import CheckpointError
 from graft.tensors.architecture import Architecture, is_buffer_name, quantization_of, read_architecture
 from graft.tensors.dtypes import TensorSpec, same_bits
-from graft.tensors.header import StoredTensor, read_header
+from graft.tensors.header import StoredTensor, read_header, shown
+from graft.tensors.inventory import Inventory, take_inventory
+from graft.tensors.relayout import Relaid
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf")
 
 
 class Checkpoint:
@@ -38,6 +42,7 @@ class Checkpoint:
         self.files = files
         self.stored = stored
         self.names = tuple(sorted(files))
+        self.relaid: dict[str, Relaid] = {}  # further tensors, made of the stored ones
         self._handles: dict[Path, Any] = {}
         self._opening = threading.Lock()
 
@@ -55,11 +60,10 @@ class Checkpoint:
         method = quantization_of(path)
         if method is not None:
             raise CheckpointError(f"{path}: quantised ({method}); use the unquantised checkpoint it was made from")
-        if (path / INDEX).is_file():
-            return cls._of_index(path)
-        if (path / SINGLE).is_file():
-            return cls._of_file(path, path / SINGLE)
-        raise CheckpointError(f"{path}: holds neither {SINGLE} nor {INDEX}")
+        weights = find_weights(path)
+        checkpoint = cls._of_index(path) if weights.name == INDEX else cls._of_file(path, weights)
+        checkpoint._refuse_incomplete()
+        return checkpoint
 
     @classmethod
     def _of_file(cls, path: Path, file: Path) -> Checkpoint:
@@ -79,12 +83,26 @@ class Checkpoint:
             stored[name] = headers[shard].tensors[name]
         return cls(folder, {name: folder / shard for name, shard in shard_of.items()}, stored)
 
+    def _refuse_incomplete(self) -> None:
+        """Refuse weights that transformers would fill at random, or drop, without a word."""
+        if self.inventory is None:
+            return
+        for names, fact in (
+            (self.inventory.missing, "lacks the tensor {}, which its config.json asks for"),
+            (self.inventory.foreign, "holds the tensor {}, which no model of its config.json has"),
+        ):
+            if names:
+                more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+                raise CheckpointError(f"{self.path}: {fact.format(shown(names[0]) + more)}")
+
     def spec(self, name: str) -> TensorSpec:
         """Dtype and shape of a tensor, from the header alone."""
-        return self.stored[name].spec
+        return self.relaid[name].spec if name in self.relaid else self.stored[name].spec
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, mapped from disk on the CPU; treat it as read-only."""
+        if name in self.relaid:
+            return self.relaid[name].read(self)
         tensor: torch.Tensor = self._handle_of(self.files[name]).get_tensor(name)
         return tensor
 
@@ -99,19 +117,51 @@ class Checkpoint:
 
     def n_bytes(self, name: str) -> int:
         """Bytes that a tensor takes on disk."""
-        return self.stored[name].stop - self.stored[name].start
+        return sum(self.stored[place].stop - self.stored[place].start for place in self._read_for(name))
 
     def prefetch(self, name: str) -> None:
         """Ask the system to read a tensor's bytes before they are needed, where it can be asked."""
-        if hasattr(os, "posix_fadvise"):
-            stored = self.stored[name]
-            with self.files[name].open("rb") as file:
+        for place in self._read_for(name) if hasattr(os, "posix_fadvise") else ():
+            stored = self.stored[place]
+            with self.files[place].open("rb") as file:
                 os.posix_fadvise(file.fileno(), stored.start, stored.stop - stored.start, os.POSIX_FADV_WILLNEED)
+
+    def _read_for(self, name: str) -> tuple[str, ...]:
+        return tuple(self.relaid[name].pieces) if name in self.relaid else (name,)
 
     @cached_property
     def architecture(self) -> Architecture | None:
         """What config.json tells; None for a bare file or an unknown architecture."""
         return read_architecture(self.path) if self.path.is_dir() else None
+
+    @cached_property
+    def inventory(self) -> Inventory | None:
+        """Its tensors held against its architecture; None where that is not known."""
+        return take_inventory(self.names, self.architecture) if self.architecture else None
+
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """Listed tensors that no model of its architecture uses."""
+        return frozenset(self.inventory.left_out) if self.inventory else frozenset()
+
+    def unused_files(self) -> list[Path]:
+        """Files of weights in the folder that are not this checkpoint's: stale shards, other formats."""
+        if not self.path.is_dir():
+            return []
+        used = {*self.files.values(), self.path / INDEX}
+        return sorted(
+            file
+            for file in self.path.iterdir()
+            if file not in used and (file.suffix in WEIGHT_SUFFIXES or file.name.endswith(".index.json"))
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The safetensors dtype of most of its weights, whatever the config says."""
+        elements = dict.fromkeys((self.stored[name].spec.dtype for name in self.parameters), 0)
+        for name in self.parameters:
+            elements[self.stored[name].spec.dtype] += self.stored[name].spec.numel
+        return max(elements, key=lambda dtype: (elements[dtype], dtype), default="F32")
 
     @cached_property
     def tied(self) -> tuple[frozenset[str], ...]:
@@ -143,13 +193,32 @@ class Checkpoint:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters in ascending order, each tied group once."""
-        return tuple(name for name in self.names if name not in self.buffers and name not in self.aliases)
+        """Names of the architecture's parameters in ascending order, each tied group once."""
+        without = self.buffers | self.aliases | self.left_out
+        return tuple(name for name in self.names if name not in without)
 
     @cached_property
     def n_parameters(self) -> int:
         """Number of weights N: tied ones once, buffers not. Densities are shares of this."""
         return sum(self.stored[name].spec.numel for name in self.parameters)
+
+
+def find_weights(folder: Path) -> Path:
+    """The one file that says which weights a model folder holds: the index where there is one, else the single file.
+
+    Raises:
+        CheckpointError: neither is there, or an adapter lies in the folder, which some would load with the weights.
+    """
+    found = next((folder / name for name in (INDEX, SINGLE) if (folder / name).is_file()), None)
+    if (folder / ADAPTER).is_file():
+        what = "beside its weights, which some tools load with them" if found else "and no weights of a model"
+        raise CheckpointError(
+            f"{folder}: holds an adapter ({ADAPTER}) {what}: merge it into its base (merge_and_unload), "
+            "move it to a folder of its own, or make a patch of it (graft import --from lora)"
+        )
+    if found is None:
+        raise CheckpointError(f"{folder}: holds neither {SINGLE} nor {INDEX}")
+    return found
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Matching the tensor names of base, tuned and live models.
 
 Order of the rules (contract, section 4): exact; with or without the architecture's `base_model_prefix`;
-transformers' own renaming on loading; wrapper prefixes `module.` and `_orig_mod.`. The first rule that finds
-a name decides; two finds by one rule are an ambiguity and refused.
+transformers' own renaming on loading; the names of wrappers, such as `module.`, `_orig_mod.` and PEFT's
+`base_model.model.`. The first rule that finds a name decides; two finds by one rule are an ambiguity and refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from graft.errors import MismatchError
 
-_WRAPPERS = frozenset({"module", "_orig_mod"})
+# what data parallelism, compilation, FSDP, activation checkpointing and PEFT's layers put into a name
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+_PEFT = "base_model.model."  # what PEFT puts before all names
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def match_names(
 
 
 def unwrap_name(name: str) -> str:
-    """The name without the parts that data-parallel and compiled wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    """The name without the parts that wrappers put into it: data parallelism, compilation, FSDP, PEFT."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS).removeprefix(_PEFT)
 
 
 _Form = Callable[[str], str]

@@ -15,6 +15,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
 from graft.tensors.header import shown
 from graft.tensors.names import match_names
+from graft.tensors.relayout import relay
 from graft.tensors.scope import is_layer_name
 
 STRETCH = 1 << 17  # weights at a time: what is computed of two stretches stays in a core's cache
@@ -49,11 +50,16 @@ class CheckpointPair:
         base = base if isinstance(base, Checkpoint) else Checkpoint.open(base)
         tuned = tuned if isinstance(tuned, Checkpoint) else Checkpoint.open(tuned)
         prefix, rename = naming_of(tuned.architecture, base.architecture)
-        wanted = [name for name in base.names if name not in base.aliases]
-        matched = match_names(wanted, tuned.names, prefix=prefix, rename=rename)
+        wanted = [name for name in base.names if name not in base.aliases | base.left_out]
+        matched = match_names(wanted, [name for name in tuned.names if name not in tuned.left_out], prefix=prefix,
+                              rename=rename)  # fmt: skip
         names = dict(matched.found)
         unused = _follow_ties(base, tuned, names, list(matched.unused), prefix)
         names |= _tied_in_tuned(tuned, [name for name in matched.missing if name not in names], prefix)
+        relaid, used = relay(tuned, {name: base.spec(name) for name in matched.missing if name not in names}, unused)
+        tuned.relaid |= relaid
+        names |= {name: name for name in relaid}
+        unused = [name for name in unused if name not in used]
         absent = tuple(name for name in matched.missing if name not in names)
         _check_shapes(base, tuned, names)
         _check_absent(base, tuned, absent, names)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
-from graft.tensors.checkpoint import Checkpoint
 
-_LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
+if TYPE_CHECKING:
+    from graft.tensors.checkpoint import Checkpoint
+
+# lists of blocks by every name that architectures give them, ALBERT's albert_layer_groups among them
+_LAYER = re.compile(r"(^|[._])(layers?|h|blocks?|groups?|stages?|attentions|ffns|cells)\.\d+\.")
 _EMBEDDING = re.compile(r"(^|[._])(embeddings?|embed|embed_\w+|\w+_embeddings?|wte|wpe|shared)(\.|$)")
 KINDS = ("layers", "embeddings", "heads")
 
@@ -72,5 +76,10 @@ def is_layer_name(tensor: str) -> bool:
 
 def layer_of(tensor: str) -> str:
     """The numbered block that a tensor lies in, such as "encoder.layer.3", or its kind where it is in none."""
+    return block_of(tensor) or kind_of(tensor)
+
+
+def block_of(tensor: str) -> str | None:
+    """The numbered block that a tensor lies in, None where it is in none."""
     match = _LAYER.search(tensor)
-    return tensor[: match.end() - 1] if match else kind_of(tensor)
+    return tensor[: match.end() - 1] if match else None

@@ -30,6 +30,7 @@ from graft.patch.mask import Indices
 from graft.tasks.regularize_spec import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
+from graft.tensors.live_weight import LiveWeight
 from graft.tensors.scope import layer_of
 from graft.train.importance.consolidation import Consolidation, check_anchor
 from graft.train.pull import scale_of
@@ -41,14 +42,14 @@ class Term:
     """The penalty on one tensor.
 
     Attributes:
-        weight: the live tensor.
+        weight: the live tensor, with its gradient.
         indices: (k,) flat, int32 where the tensor's size allows; None for every entry.
         anchors: (k,) values, or the whole tensor.
         strengths: (k,) in a float dtype, or None for 1.
         factor: 2 * phi * c_l.
     """
 
-    weight: torch.Tensor
+    weight: LiveWeight
     indices: torch.Tensor | None
     anchors: torch.Tensor
     strengths: torch.Tensor | None
@@ -56,30 +57,32 @@ class Term:
 
     def add_gradient(self) -> None:
         """Add factor * strength * (weight - anchor) to the weight's gradient."""
-        if self.weight.grad is None:
+        gradient = self.weight.grad
+        if gradient is None:
             return
-        pull = (self._kept(self.weight) - self._anchors()).mul_(self.factor)
+        pull = (self._kept(self.weight.values) - self._anchors()).mul_(self.factor)
         pull = pull if self.strengths is None else pull.mul_(self.strengths.float())
-        gradient = self.weight.grad.view(-1)
+        gradient = gradient.view(-1)
         gradient.add_(pull) if self.indices is None else gradient.index_add_(0, self.indices, pull)
 
     def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step in the metric of the optimizer."""
         scale, anchors = scale_of(self.weight, optimizer), self._anchors()
         hold = rate * self.factor * (1.0 if self.strengths is None else self.strengths.float())
-        moved = (self._kept(self.weight) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
+        flat = self.weight.values.view(-1)
+        moved = (self._kept(flat) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
         values = torch.where(moved == 0, anchors, anchors + moved)
         if self.indices is None:
-            self.weight.detach().view(-1).copy_(values)
+            flat.copy_(values)
         else:
-            self.weight.detach().view(-1).index_copy_(0, self.indices.long(), values)
+            flat.index_copy_(0, self.indices.long(), values)
 
     def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
         flat = tensor.detach().view(-1)
         return flat if self.indices is None else flat.index_select(0, self.indices)
 
     def _anchors(self) -> torch.Tensor:
-        return self.anchors.view(-1).to(self.weight)  # of the base's file, where they are read from it
+        return self.anchors.view(-1).to(self.weight.values)  # of the base's file, where they are read from it
 
 
 class Penalty:
@@ -113,10 +116,10 @@ class Penalty:
             raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
         held = held if config.elements else _level(held)
         factors = coefficients_of(held, config)
-        own = {id(weight): name for name, weight in match_trained(model, base.names).items()}
+        own = {weight.place: name for name, weight in match_trained(model, base.names).items()}
         terms = []
         for name, weight in trained.items():
-            anchor = base.read(own[id(weight)])
+            anchor = base.read(own[weight.place])
             check_anchor(held, name, anchor)
             terms.append(_term(weight, held.mask[name], anchor, held.strengths[name], 2 * factors[name] * held.scale))
         return cls(terms, proximal=config.step == "proximal")
@@ -166,10 +169,11 @@ def _level(held: Consolidation) -> Consolidation:
     return dataclasses.replace(held, strengths=strengths, scale=1.0)
 
 
-def _term(weight: torch.Tensor, kept: Indices, anchor: torch.Tensor, strengths: torch.Tensor, factor: float) -> Term:
+def _term(weight: LiveWeight, kept: Indices, anchor: torch.Tensor, strengths: torch.Tensor, factor: float) -> Term:
     """Of every entry the anchor stays mapped from the base's file; of some, their values are held."""
-    strengths = strengths.to(weight.device)
-    if kept.size == weight.numel():
-        return Term(weight, None, anchor.to(weight.device), strengths, factor)
-    indices = torch.tensor(kept, dtype=torch.int32 if weight.numel() < 2**31 else torch.int64)
-    return Term(weight, indices.to(weight.device), take(anchor, indices).to(weight.device), strengths, factor)
+    device, n = weight.owner.device, weight.values.numel()
+    strengths = strengths.to(device)
+    if kept.size == n:
+        return Term(weight, None, anchor.to(device), strengths, factor)
+    indices = torch.tensor(kept, dtype=torch.int32 if n < 2**31 else torch.int64)
+    return Term(weight, indices.to(device), take(anchor, indices).to(device), strengths, factor)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.live_weight import LiveWeight
 from graft.tensors.pieces import local_of, piece_of
 from graft.train.trained_weights import match_trained
 
@@ -35,8 +36,8 @@ class BasePull:
     def step(self, threshold: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
         for name, trained in self.weights.items():
-            weight = local_of(trained)  # each entry by itself, so that every process pulls its own piece
-            base = piece_of(trained).cut(self.base.read(name)).to(weight.device, weight.dtype)
+            weight = local_of(trained.values)  # each entry by itself, so that every process pulls its own piece
+            base = piece_of(trained.values).cut(self.base.read(name)).to(weight.device, weight.dtype)
             moved = _shrink(weight - base, threshold, scale_of(trained, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 
@@ -48,11 +49,11 @@ def _shrink(moved: torch.Tensor, threshold: float, scale: torch.Tensor | None) -
     return moved.sign() * (moved.abs() - threshold / scale).relu()
 
 
-def scale_of(weight: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
+def scale_of(weight: LiveWeight, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
     """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps; None for 1."""
-    state = optimizer.state.get(weight, {}) if optimizer else {}
+    state = optimizer.state.get(weight.owner, {}) if optimizer else {}
     if optimizer is None or "exp_avg_sq" not in state:
         return None
     group = optimizer.param_groups[0]
-    second: torch.Tensor = local_of(state["exp_avg_sq"]) / (1 - group["betas"][1] ** float(state["step"]))
+    second: torch.Tensor = local_of(weight.of(state["exp_avg_sq"])) / (1 - group["betas"][1] ** float(state["step"]))
     return second.sqrt() + float(group["eps"])

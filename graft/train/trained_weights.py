@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from graft.tensors.architecture import architecture_of
+from graft.patch.live import LiveTarget
+from graft.tensors.live_weight import LiveWeight, find_owners
 from graft.tensors.names import match_names
 
 
-def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, LiveWeight]:
     """Checkpoint name -> live weight, for those of the names that take gradients in the model.
 
     Weights that the checkpoint lacks, such as a new head, are left out.
@@ -16,7 +17,7 @@ def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, t
     Raises:
         MismatchError: a name is ambiguous.
     """
-    architecture = architecture_of(model)
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    found = match_names(trained, names, prefix=architecture.prefix, rename=architecture.rename).found
-    return {found[name]: weight for name, weight in trained.items() if name in found}
+    target = LiveTarget(model)
+    target.match(names)  # refuses what has no place of its own
+    found = match_names(target.trained, names, prefix=target.prefix, rename=target.rename).found
+    return find_owners(model, {found[name]: target.tensors[name] for name in target.trained if name in found})

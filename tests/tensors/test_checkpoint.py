@@ -125,7 +125,7 @@ def test_a_damaged_header_is_refused_or_still_describes_the_file(place: float, f
 
 @pytest.mark.parametrize("declared", [{"quant_method": "gptq"}, {"quant_method": "bitsandbytes"}, {}])
 def test_a_quantised_checkpoint_is_refused(declared: dict[str, str], tmp_path: Path) -> None:
-    config = {"model_type": "llama", "quantization_config": declared}
+    config = {"model_type": "zebra", "quantization_config": declared}
     folder = write_single(tmp_path / "base", sample_tensors(), config)
     with pytest.raises(CheckpointError, match=rf"quantised \({declared.get('quant_method', 'unknown')}\)"):
         Checkpoint.open(folder)
@@ -133,7 +133,7 @@ def test_a_quantised_checkpoint_is_refused(declared: dict[str, str], tmp_path: P
     assert Checkpoint.open(folder).names
 
 
-@pytest.mark.parametrize("text", ["junk", "[]", "[" * 10**5, '{"model_type": "zebra"}', '{"model_type": "bert"}'])
+@pytest.mark.parametrize("text", ["junk", "[]", "[" * 10**5, '{"model_type": "zebra"}'])
 def test_a_config_that_tells_nothing_leaves_the_names_as_they_stand(text: str, tmp_path: Path) -> None:
     folder = write_single(tmp_path / "base", sample_tensors())
     (folder / "config.json").write_text(text)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from graft.errors import CheckpointError
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
+from graft.tensors.live_weight import LiveWeight, find_owners, group_by_owner
 
 Gradients = dict[str, torch.Tensor]
 
@@ -35,6 +36,7 @@ class GradientMean:
         self.weights = weights
         self.examples = sorted(examples, key=lambda example: example.n_characters)  # saves padding
         self.micro_batch = micro_batch
+        self._owned = group_by_owner(find_owners(head.model, weights))
         self._share = 0.0
 
     def of(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Gradients:
@@ -46,8 +48,8 @@ class GradientMean:
         sums = {name: torch.zeros(weight.numel(), device=weight.device) for name, weight in self.weights.items()}
         self._prepare()
         hooks = [
-            weight.register_post_accumulate_grad_hook(partial(self._take, sums[name], function))  # type: ignore[no-untyped-call]
-            for name, weight in self.weights.items()
+            owner.register_post_accumulate_grad_hook(partial(self._take, sums, named, function))  # type: ignore[no-untyped-call]
+            for owner, named in self._owned
         ]
         try:
             for start in tqdm(
@@ -60,7 +62,7 @@ class GradientMean:
         return {name: total.cpu() for name, total in sums.items()}
 
     def _prepare(self) -> None:
-        wanted = {id(weight) for weight in self.weights.values()}
+        wanted = {id(owner) for owner, _ in self._owned}
         for weight in self.head.model.parameters():
             weight.requires_grad_(id(weight) in wanted)
             weight.grad = None
@@ -74,8 +76,13 @@ class GradientMean:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def _take(
-        self, total: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor], weight: torch.Tensor
+        self,
+        sums: Gradients,
+        named: Mapping[str, LiveWeight],
+        function: Callable[[torch.Tensor], torch.Tensor],
+        weight: torch.Tensor,
     ) -> None:
         assert weight.grad is not None
-        gradient, weight.grad = weight.grad.detach().float().flatten(), None
-        total.add_(function(gradient), alpha=self._share)
+        gradient, weight.grad = weight.grad.detach(), None
+        for name, part in named.items():
+            sums[name].add_(function(part.of(gradient).float().flatten()), alpha=self._share)

@@ -159,7 +159,7 @@ def _score(
     assert task is not None
     head = open_head(model.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
     target = LiveTarget(head.model)
-    found = match_names(given.weights, target.names, prefix=target.prefix, rename=target.rename).found
+    found = target.match(given.weights).found
     live = {name: target.tensors[own] for name, own in found.items()}
     mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
     held = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors

@@ -42,8 +42,8 @@ class PathRecorder:
         self.base = base
         self.every = every
         self.weights = match_trained(model, base.names)
-        self.omega = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in self.weights.items()}
-        self._last = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.omega = {name: torch.zeros_like(w.values, dtype=torch.float32) for name, w in self.weights.items()}
+        self._last = {name: weight.values.clone() for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def record(self, step: int, clipped: float) -> None:
@@ -51,15 +51,16 @@ class PathRecorder:
         if (step + 1) % self.every:
             return
         for name, weight in self.weights.items():
-            if weight.grad is not None:
-                back = self._last[name].sub_(weight)  # -(theta(t + 1) - theta(t))
-                self.omega[name].addcmul_(weight.grad.float(), back.float(), value=1 / clipped)
-                back.copy_(weight)
+            gradient = weight.grad
+            if gradient is not None:
+                back = self._last[name].sub_(weight.values)  # -(theta(t + 1) - theta(t))
+                self.omega[name].addcmul_(gradient.float(), back.float(), value=1 / clipped)
+                back.copy_(weight.values)
 
     def scores(self, xi: float) -> ScoreTable:
         """Omega by tensor name: functions that give (n,) fp32."""
         squares = sum(float(self._movement(name).square_().double().sum()) for name in self.weights)
-        mean = squares / sum(weight.numel() for weight in self.weights.values())
+        mean = squares / sum(weight.values.numel() for weight in self.weights.values())
         damping = xi * mean or 1.0  # where nothing moved, nothing matters
         return {name: partial(self._score, name, damping) for name in self.weights}
 
@@ -69,7 +70,8 @@ class PathRecorder:
         Raises:
             BudgetError: no weight's movement brought the loss down.
         """
-        return consolidate(self.scores(xi), self.weights, share, METHOD)
+        weights = {name: weight.values for name, weight in self.weights.items()}
+        return consolidate(self.scores(xi), weights, share, METHOD)
 
     def state_dict(self) -> dict[str, Any]:
         """What an interrupted training needs to go on."""
@@ -82,7 +84,7 @@ class PathRecorder:
             self._last[name].copy_(state["last"][name])
 
     def _movement(self, name: str) -> torch.Tensor:
-        return self.weights[name].detach().float().cpu() - self.base.read(name).float()
+        return self.weights[name].values.float().cpu() - self.base.read(name).float()
 
     def _score(self, name: str, damping: float) -> torch.Tensor:
         return path_importance(self.omega[name].cpu(), self._movement(name), damping).flatten()

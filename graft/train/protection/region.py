@@ -12,7 +12,6 @@ from graft.errors import ConfigError
 from graft.patch.fit import check_specs
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
-from graft.tensors.architecture import architecture_of
 from graft.tensors.names import match_names
 from graft.tensors.pieces import local_of, piece_of
 
@@ -95,10 +94,13 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
         mask: what may move, by the base's names.
         names: of the base's tensors.
     """
-    architecture = architecture_of(model)
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    found = match_names(trained, names, prefix=architecture.prefix, rename=architecture.rename).found
-    return [Region(name, trained[name], mask[found[name]], inverted=True) for name in trained if name in found]
+    target = LiveTarget(model)
+    found = match_names(target.trained, names, prefix=target.prefix, rename=target.rename).found
+    free: dict[str, Indices] = {}
+    for name in (name for name in target.trained if name in found):
+        owner, indices = target.place(name, torch.tensor(mask[found[name]]))
+        free[owner] = np.union1d(free.get(owner, NOTHING), indices.numpy())
+    return [Region(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 
 
 def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
@@ -118,6 +120,7 @@ def _placed(mask: Mask, target: LiveTarget, model: torch.nn.Module) -> Mask:
     """A mask by the model's own names; the model may be in another dtype."""
     names = check_specs(mask.specs, {}, (), target, cast=True).require(type(model).__name__).names
     placed: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one place
-        placed[names[name]] = np.union1d(placed.get(names[name], NOTHING), mask[name])
+    for name in mask:  # two names of a tied tensor come to one place, and so do two parts of a packed one
+        owner, indices = target.place(names[name], torch.tensor(mask[name]))
+        placed[owner] = np.union1d(placed.get(owner, NOTHING), indices.numpy())
     return Mask.of({name: target.spec(name) for name in placed}, placed)

@@ -1,0 +1,91 @@
+"""Loading a model: the weights that the folder's checkpoint is, all of them, and nothing drawn at random unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from graft.errors import CheckpointError
+from graft.tasks.head import load_pretrained
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES
+
+_told: set[tuple[Path, str]] = set()  # one notice a folder
+
+
+def load_model(
+    kind: Any,
+    path: Path,
+    dtype: torch.dtype | str,
+    *,
+    may_lack: Callable[[str, str], bool] | None = None,
+    **options: Any,
+) -> tuple[Any, list[str]]:
+    """Load the weights of a local folder with one of transformers' Auto classes.
+
+    The folder's checkpoint (`graft.tensors.checkpoint`) says which files they are in and which dtype they have,
+    whatever transformers would have picked.
+
+    Args:
+        kind: an Auto class.
+        path: the folder.
+        dtype: a torch dtype; "auto" for that of most weights in the files.
+        may_lack: model's base_model_prefix, name -> whether a weight that the files lack may be made anew.
+        options: for `from_pretrained`.
+
+    Returns:
+        The model, and the names of the weights that were made anew.
+
+    Raises:
+        CheckpointError: the folder cannot be loaded, or lacks a weight that the model reads; it is named.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
+    checkpoint = Checkpoint.open(path)
+    _tell_left_out(checkpoint)
+    wanted = TORCH_DTYPES[checkpoint.dtype] if dtype == "auto" else dtype
+    with _folder_of(checkpoint) as folder:
+        model, report = load_pretrained(kind, folder, dtype=wanted, output_loading_info=True, **options)
+    model.config._name_or_path = str(path)
+    lacking = sorted(report["missing_keys"])
+    for name in lacking:
+        if may_lack is None or not may_lack(model.base_model_prefix, name):
+            raise CheckpointError(f"{path}: lacks the tensor {name!r}, which {type(model).__name__} reads here")
+    return model, lacking
+
+
+def _tell_left_out(checkpoint: Checkpoint) -> None:
+    """Name on stderr what lies in the folder and is not used: other weights' files, heads, layers past the last."""
+    files = [file.name for file in checkpoint.unused_files()]
+    architecture = checkpoint.architecture
+    known = architecture.legacy if architecture else None
+    tensors = [name for name in sorted(checkpoint.left_out) if known is None or not known.search(name)]
+    for kind, names in (
+        ("weights not named by the checkpoint", files),
+        ("tensors that its model does not have", tensors),
+    ):
+        if names and (checkpoint.path, kind) not in _told:
+            _told.add((checkpoint.path, kind))
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            tqdm.write(f"{checkpoint.path.name}: {kind} are left out: {', '.join(names[:3])}{more}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The folder, or one that links to all of it but the weights that are not the checkpoint's."""
+    unused = set(checkpoint.unused_files())
+    if not unused:
+        yield checkpoint.path
+        return
+    with tempfile.TemporaryDirectory(prefix="graft-") as name:
+        for file in checkpoint.path.iterdir():
+            if file not in unused:
+                (Path(name) / file.name).symlink_to(file.resolve())
+        yield Path(name)

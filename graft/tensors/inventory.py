@@ -1,0 +1,85 @@
+"""Which of a folder's tensors its architecture uses, which it lacks, and which nothing uses.
+
+transformers fills what is missing at random and drops what it does not know, with a warning that is easily silenced.
+Here both are known from headers and config alone, before anything is loaded, and the same for every command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from graft.tensors.architecture import Architecture
+from graft.tensors.names import match_names
+from graft.tensors.scope import block_of
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The tensors of a folder, held against its architecture.
+
+    Attributes:
+        missing: what the architecture has and the files lack, by the names that files would have.
+        left_out: what files may hold and the model does not use: buffers of earlier versions, layers beyond the
+            last one (such as those that predict several tokens), heads of another class.
+        foreign: what belongs to no such model: tensors within its layers that it does not have.
+    """
+
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def take_inventory(names: Sequence[str], architecture: Architecture) -> Inventory:
+    """Hold the names in a folder's files against its architecture."""
+    found, unused = _match(architecture, names)
+    missing = [name for name in sorted(architecture.packing.listed - found) if not architecture.optional.search(name)]
+    missing = [name for name in missing if not _is_tied_to_one_of(name, found, architecture)]
+    known = {block_of(name) for name in architecture.state}
+    left_out: list[str] = []
+    foreign: list[str] = []
+    for name in unused:
+        (left_out if _may_lie_there(name, architecture, known) else foreign).append(name)
+    return Inventory(tuple(missing), tuple(left_out), tuple(foreign))
+
+
+def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The architecture's listed names that the files have, under these or the packed names; and the other files'."""
+    match = _matcher(architecture)
+    packing = architecture.packing
+    by_name, unused = match(packing.listed, names)
+    found = set(by_name)
+    # files may also be laid out as the model is: its packed parameters as they stand
+    packed, unused = match(architecture.state - packing.listed, unused)
+    for owner, parts in packing.owners().items():
+        found |= set(parts) if owner in packed else set()
+    if architecture.state - packing.listed - packing.owners().keys() <= packed.keys():
+        found |= packing.rebuilt
+    return found, unused
+
+
+def _matcher(
+    architecture: Architecture,
+) -> Callable[[Iterable[str], Sequence[str]], tuple[dict[str, str], list[str]]]:
+    def match(wanted: Iterable[str], available: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        matched = match_names(sorted(wanted), available, prefix=architecture.prefix, rename=architecture.rename)
+        return matched.found, list(matched.unused)
+
+    return match
+
+
+def _is_tied_to_one_of(name: str, found: set[str], architecture: Architecture) -> bool:
+    return any(name in group and group & found for group in architecture.tied)
+
+
+def _may_lie_there(name: str, architecture: Architecture, known: set[str | None]) -> bool:
+    """Whether a name that no model uses is one that its files may hold all the same."""
+    if architecture.legacy.search(name) or name in architecture.buffers:
+        return True
+    renamed = architecture.rename(name)
+    block = block_of(renamed)
+    if block is not None:  # beyond the last layer; within one that there is, it should have been used
+        return not {block, f"{architecture.prefix}.{block}", block.removeprefix(f"{architecture.prefix}.")} & known
+    modules = {state.partition(".")[0] for state in architecture.state}
+    top = renamed.removeprefix(f"{architecture.prefix}.") if not architecture.backbone else renamed
+    return top.partition(".")[0] not in ({architecture.backbone} if architecture.backbone else modules)

@@ -1,0 +1,143 @@
+"""Tensors of the files that a live model holds packed: transformers' own conversion, followed without values.
+
+Checkpoints list a matrix per expert, `experts.3.gate_proj.weight`; the model holds all of a layer's experts in one
+parameter, `experts.gate_up_proj` of shape [experts, 2 x width, hidden]. The conversion back, with which transformers
+saves, is run here on meta tensors: where each of its results is a view of one parameter, its offset and strides say
+which elements the file's tensor is, exactly, both ways. What it has to copy for is no view, and is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from graft.errors import CheckpointError
+from graft.tensors.pieces import is_distributed
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the files as a strided part of a contiguous parameter.
+
+    Attributes:
+        owner: name of the parameter.
+        shape: of the part.
+        strides: between its elements in the parameter, per dimension.
+        offset: of its first element in the parameter.
+    """
+
+    owner: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """This part of a tensor of the parameter's shape, such as its gradient: a view where it is contiguous."""
+        whole = whole.contiguous()
+        return whole.as_strided(self.shape, self.strides, whole.storage_offset() + self.offset)
+
+    def locate(self, indices: torch.Tensor) -> torch.Tensor:
+        """(k,) int64 flat row-major indices in the part -> (k,) int64 in the parameter, in the same order."""
+        strides = torch.tensor(self.strides, device=indices.device).unsqueeze(1)
+        return self.offset + (torch.stack(torch.unravel_index(indices, self.shape)) * strides).sum(0)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How files and a live model of one architecture name the same weights.
+
+    Attributes:
+        listed: the names in files as transformers writes them now -> the parameter or buffer of that name or part.
+        parts: of these, the tensors that are a part of a parameter.
+        rebuilt: of these, the tensors that are put together from copies, for which there is no place in the model.
+    """
+
+    listed: frozenset[str]
+    parts: Mapping[str, Part]
+    rebuilt: frozenset[str]
+
+    def owners(self) -> dict[str, list[str]]:
+        """Parameter -> names of its parts."""
+        result: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            result.setdefault(part.owner, []).append(name)
+        return result
+
+
+def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
+    """Follow how transformers would write a model's state into files.
+
+    Args:
+        model: a model of transformers, or any other, whose names are then those of the files.
+        state: name -> parameter or persistent buffer; shapes alone are looked at.
+    """
+    conversions = _conversions_of(model)
+    if not conversions:
+        return Packing(frozenset(state), {}, frozenset())
+    from transformers.core_model_loading import revert_weight_conversion
+
+    meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
+    source = SimpleNamespace(_weight_conversions=conversions, config=model.config, get_parameter=model.get_parameter)
+    with _ViewsOnly():
+        written: dict[str, torch.Tensor] = revert_weight_conversion(source, dict(meta))
+    owners = {tensor.untyped_storage()._cdata: name for name, tensor in meta.items()}
+    parts, rebuilt = {}, set()
+    for name, tensor in written.items():
+        owner = owners.get(tensor.untyped_storage()._cdata)
+        if owner is None:
+            rebuilt.add(name)
+        elif (tensor.shape, tensor.stride()) != (meta[owner].shape, meta[owner].stride()):
+            parts[name] = Part(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+    return Packing(frozenset(written), parts, frozenset(rebuilt))
+
+
+class _ViewsOnly(TorchFunctionMode):
+    """Leaves views as they are where a contiguous copy is asked for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is torch.Tensor.contiguous else func(*args, **(kwargs or {}))
+
+
+def _conversions_of(model: Any) -> list[Any]:
+    """What changes more than names when transformers loads the model; all of its conversions, or none."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter
+
+        conversions = get_model_conversion_mapping(model, add_legacy=False)
+    except (ImportError, AttributeError, TypeError):  # not a transformers model
+        return []
+    kept = [item for item in conversions if type(item).__name__ != "PrefixChange"]  # as transformers does when saving
+    return kept if any(isinstance(item, WeightConverter) for item in kept) else []
+
+
+def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packing: Packing) -> dict[str, Part]:
+    """The parts of a live model's parameters, by the names that they have within its wrappers.
+
+    Args:
+        model: the model within any wrappers, whose names the packing speaks of.
+        tensors: name -> parameter, as the outermost wrapper names them.
+        packing: of the model's architecture.
+
+    Raises:
+        CheckpointError: a packed parameter is in shards over processes, or not contiguous.
+    """
+    if not packing.parts:
+        return {}
+    outer = {id(tensor): name for name, tensor in tensors.items()}
+    own = dict(model.named_parameters(remove_duplicate=False))
+    parts = {}
+    for name, part in packing.parts.items():
+        owner = own[part.owner]
+        if is_distributed(owner) or not owner.is_contiguous():
+            raise CheckpointError(
+                f"parameter {part.owner!r} packs tensors of the files: it must be whole, in one piece"
+            )
+        parts[name] = dataclasses.replace(part, owner=outer[id(owner)])
+    return parts
