@@ -65,7 +65,7 @@ def test_a_weight_that_cannot_matter_has_no_importance_and_is_not_kept(tmp_path:
     assert scores[3] == 0
     kept = recorder.consolidate(1.0, 1.0)
     assert 3 not in kept.mask["weight"]
-    now = recorder.weights["weight"].detach().flatten()
+    now = recorder.weights["weight"].values.flatten()
     assert kept.prints["weight"] == print_of(now[torch.tensor(kept.mask["weight"])])
 
 
@@ -77,7 +77,7 @@ def test_importance_is_the_curvature_of_a_parabola_and_never_negative() -> None:
 
 def test_xi_is_in_units_of_the_mean_squared_movement(tmp_path: Path) -> None:
     recorder, _ = descend(tmp_path / "base", 2e-2, 100)
-    delta = recorder.weights["weight"].detach().flatten() - 0.1
+    delta = recorder.weights["weight"].values.flatten() - 0.1
     expected = path_importance(recorder.omega["weight"].flatten(), delta, 0.5 * float(delta.square().mean()))
     torch.testing.assert_close(recorder.scores(0.5)["weight"](), expected)
 
