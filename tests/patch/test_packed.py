@@ -1,0 +1,187 @@
+"""Experts that files list one by one and the model holds packed: every way to touch them touches the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import graft
+from graft.errors import OverlapError
+from graft.localize.gradients import DenseSum, pouring
+from graft.patch.live import LiveTarget
+from graft.patch.mask import Mask
+from graft.tasks.regularize_spec import RegularizeSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import same_bits
+from graft.tensors.packed import Part
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.prints import print_of
+from graft.train.importance.consolidation import Consolidation
+from graft.train.importance.recorder import PathRecorder
+from graft.train.penalty import Penalty
+from graft.train.pull import BasePull
+from graft.train.trained_weights import match_trained
+from tests.architectures import DECODER, KINDS, VOCABULARY
+
+MIXTRAL = next(kind for kind in KINDS if kind.name == "MixtralForCausalLM")
+EXPERT = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+OWNER = "model.layers.1.mlp.experts.gate_up_proj"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    MIXTRAL.build(0).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def model(base: Path) -> Any:
+    return MixtralForCausalLM.from_pretrained(base).eval()
+
+
+def backward(model: Any) -> None:
+    ids = torch.randint(4, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
+    model(input_ids=ids, labels=ids).loss.backward()
+
+
+def slice_of(packed: torch.Tensor) -> torch.Tensor:
+    """Expert 2's w3: the second half of the rows of what the model holds, by hand."""
+    return packed[2, packed.shape[1] // 2 :]
+
+
+def test_a_name_in_the_files_is_a_view_of_the_packed_parameter(model: Any, base: Path) -> None:
+    target = LiveTarget(model)
+    place = target.match([EXPERT]).found[EXPERT]
+    assert same_bits(target.tensors[place], load_file(base / "model.safetensors")[EXPERT])
+    packed = model.get_parameter(OWNER).detach()
+    indices = torch.tensor([0, 5, 100])
+    owner, there = target.place(place, indices)
+    assert owner == OWNER
+    assert torch.equal(packed.flatten()[there], slice_of(packed).flatten()[indices])
+
+
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)), data=st.data())
+def test_a_part_is_located_where_it_is_cut(shape: tuple[int, int, int], data: st.DataObject) -> None:
+    whole = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
+    view = whole[data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1)) :]
+    view = view.T if data.draw(st.booleans()) else view
+    part = Part("x", tuple(view.shape), view.stride(), int(view.storage_offset()))
+    assert torch.equal(part.of(whole), view)
+    assert torch.equal(part.locate(torch.arange(view.numel())), view.flatten())
+
+
+def test_gradients_of_experts_reach_the_sink_by_name(model: Any) -> None:
+    backward(model)
+    expected = model.get_parameter(OWNER).grad.clone()
+    target = LiveTarget(model)
+    weights = {name: target.tensors[target.match([name]).found[name]] for name in (EXPERT, "lm_head.weight")}
+    model.zero_grad()
+    with pouring(model, weights, sink := DenseSum(weights)):
+        backward(model)
+    assert expected.any(), "the control: experts take gradients"
+    assert torch.equal(sink.sums[EXPERT], slice_of(expected).flatten())
+
+
+def test_training_knows_experts_by_the_names_in_the_files(model: Any, base: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    trained = match_trained(model, checkpoint.names)
+    assert trained.keys() == set(checkpoint.names)
+    recorder, pull = PathRecorder(model, checkpoint), BasePull(model, checkpoint)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    backward(model)
+    optimizer.step()
+    recorder.record(0, 1.0)
+    packed = model.get_parameter(OWNER)
+    moved = slice_of(packed.detach()) - checkpoint.read(EXPERT)
+    assert torch.allclose(recorder.omega[EXPERT], -moved * slice_of(packed.grad), atol=1e-9)
+    pull.step(1e9, optimizer)
+    assert same_bits(slice_of(packed.detach()).contiguous(), checkpoint.read(EXPERT))
+
+
+@pytest.mark.parametrize("step", ["gradient", "proximal"])
+def test_a_penalty_holds_experts(step: str, model: Any, base: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask = Mask.of({EXPERT: checkpoint.spec(EXPERT)}, {EXPERT: np.array([3, 7])})
+    held = Consolidation(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
+                         {EXPERT: print_of(checkpoint.read(EXPERT).flatten()[[3, 7]])}, "fisher")  # fmt: skip
+    spec = RegularizeSpec(strength=0.5, step=step, layers="none")  # type: ignore[arg-type]
+    penalty = Penalty.of(model, checkpoint, held, spec)
+    packed = model.get_parameter(OWNER)
+    with torch.no_grad():
+        slice_of(packed).view(-1)[[3, 7]] += 1.0
+    before = slice_of(packed.detach()).clone().flatten()
+    packed.grad = torch.zeros_like(packed)
+    penalty.before_step()
+    if step == "gradient":
+        assert torch.allclose(slice_of(packed.grad).flatten()[[3, 7]], torch.tensor([1.0, 2.0]), atol=1e-5)
+        assert int((packed.grad != 0).sum()) == 2
+    penalty.after_step(1.0, torch.optim.SGD([packed], lr=1.0))
+    moved = before - slice_of(packed.detach()).flatten()
+    assert (moved[[3, 7]] > 0.4).all() if step == "proximal" else not moved.any()
+
+
+def test_masks_of_experts_protect_those_entries_of_the_packed_parameter(model: Any, base: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    mask = Mask.of({EXPERT: checkpoint.spec(EXPERT)}, {EXPERT: np.arange(0, 500, 3)})
+    before = model.get_parameter(OWNER).detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    with graft.protect(model, optimizer, [mask]):
+        for _ in range(2):
+            backward(model)
+            optimizer.step()
+            optimizer.zero_grad()
+    changed = before != model.get_parameter(OWNER).detach()
+    inside = torch.zeros_like(slice_of(changed)).flatten()
+    inside[torch.tensor(mask[EXPERT])] = True
+    assert changed.sum() > 0.9 * (changed.numel() - inside.sum()), "the control: all else moved"
+    assert not slice_of(changed).flatten()[inside].any()
+
+
+def test_files_in_either_layout_make_the_same_pair(base: Path, tmp_path: Path) -> None:
+    apart, packed = base, tmp_path / "packed"
+    MIXTRAL.build(1).save_pretrained(packed)
+    MIXTRAL.rewrite(packed)
+    assert EXPERT not in load_file(packed / "model.safetensors"), "the control: another layout"
+    MIXTRAL.build(1).save_pretrained(tmp_path / "tuned")
+    expected = load_file(tmp_path / "tuned" / "model.safetensors")[EXPERT]
+    assert same_bits(CheckpointPair.open(apart, packed).read(EXPERT)[1], expected)
+    base_of, tuned_of = CheckpointPair.open(packed, tmp_path / "tuned").read(OWNER)
+    assert same_bits(base_of, tuned_of)
+
+
+def test_a_packed_parameter_named_whole_and_by_its_parts_at_once_is_refused_where_both_meet(
+    model: Any, base: Path, tmp_path: Path
+) -> None:
+    MIXTRAL.build(0).save_pretrained(tmp_path / "packed")
+    MIXTRAL.rewrite(tmp_path / "packed")
+    MIXTRAL.build(1).save_pretrained(tmp_path / "tuned")
+    by_parts = graft.diff_checkpoints(base, tmp_path / "tuned")
+    whole = graft.diff_checkpoints(tmp_path / "packed", tmp_path / "tuned")
+    with graft.apply_patch(model, whole):
+        pass
+    with graft.apply_patch(model, by_parts):
+        pass
+    with pytest.raises(OverlapError, match=r"both whole and in parts"):
+        graft.apply_patch(model, by_parts, whole, on_overlap="last")
+
+
+def test_qwen_experts_have_names_too(tmp_path: Path) -> None:
+    config = DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**config))
+    model.save_pretrained(tmp_path / "base")
+    checkpoint = Checkpoint.open(tmp_path / "base")
+    assert any(".experts.3.up_proj" in name for name in checkpoint.names), "the control: listed apart"
+    target = LiveTarget(Qwen3MoeForCausalLM.from_pretrained(tmp_path / "base"))
+    matched = target.match(checkpoint.names)
+    assert matched.missing == ()
+    for name, place in matched.found.items():
+        assert same_bits(target.tensors[place].detach().contiguous(), checkpoint.read(name)), name
