@@ -25,7 +25,9 @@ class Grafted:
         self.model = model
         self.k = k
         self._layer = layer
-        weakref.finalize(self, layer.let_go).atexit = False
+        layer.handle = weakref.ref(self)
+        self._finalizer = weakref.finalize(self, layer.let_go)
+        self._finalizer.atexit = False
 
     def revert(self, *, overwrite: bool = False) -> None:
         """Restore every coordinate to the bits it held before, or none.
@@ -41,7 +43,11 @@ class Grafted:
                 to a shared coordinate; or the model was cast or got other tensors in the meantime. Nothing was
                 written.
         """
-        self._layer.take_off(overwrite=overwrite)
+        try:
+            self._layer.take_off(overwrite=overwrite)
+        finally:
+            if not self._layer.in_force:
+                self._finalizer.detach()
 
     def __enter__(self) -> Grafted:
         self._layer.entered = True

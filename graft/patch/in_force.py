@@ -30,6 +30,7 @@ class Layer:
 
     Attributes:
         entered: whether a `with` block is to take it off.
+        handle: who can.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Layer:
         written: Sequence[torch.Tensor],
     ) -> None:
         self.entered = False
+        self.handle: weakref.ref[object] | None = None
         self._holding: Holding | None = holding
         self._places, self._originals, self._written = places, originals, written
         self._left: list[tuple[str, weakref.ref[torch.Tensor], torch.Tensor | None]] = []
@@ -51,6 +53,7 @@ class Layer:
 
     def put_on(self) -> None:
         """Write; if that fails, put back what was there."""
+        _sweep()
         try:
             write_all(self._places, self._written)
             _layers.append(self)
@@ -67,6 +70,7 @@ class Layer:
         with hold_signals(), lock:
             if not self.in_force:
                 raise RevertError("this graft was reverted already")
+            _sweep()
             self._check_order(overwrite)
             places = self._places_now()
             found = [place.read() for place in places]
@@ -82,9 +86,10 @@ class Layer:
         """After its handle: nobody can take it off any more, but those beneath must know where it lies."""
         with lock:
             if self.entered and self.in_force:  # interrupted on the very threshold of `__exit__`
+                self.entered = False
                 with contextlib.suppress(RevertError):
                     self.take_off()
-            if self.in_force:
+            if self.in_force and not self._left:
                 spots = [spot for place in self._places for spot in place.spots()]
                 self._left = [(name, weakref.ref(tensor), indices) for name, tensor, indices in spots]
                 self._holding, self._places, self._originals, self._written = None, (), (), ()
@@ -136,6 +141,13 @@ def write_all(places: Iterable[Places], held: Iterable[torch.Tensor]) -> None:
     """Write to all places what was read from each."""
     for place, content in zip(places, held, strict=True):
         place.write(content)
+
+
+def _sweep() -> None:
+    """Let go where a handle is gone and Ctrl-C came while Python saw to that."""
+    for layer in list(_layers):
+        if layer.handle is not None and layer.handle() is None:
+            layer.let_go()
 
 
 def _prune() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.patch.fit import check_specs
+from graft.patch.homes import Home, Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
 from graft.tensors.architecture import architecture_of
@@ -74,7 +75,18 @@ def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequenc
     """
     target = LiveTarget(model)
     kept = unite((_placed(mask, target, model) for mask in masks), (_placed(mask, target, model) for mask in without))
-    return [Region(name, target.tensors[name], kept[name]) for name in kept]
+    homes, found = Homes(model), dict[str, list[Home]]()
+    for name in kept:
+        home = homes.find(name, target.tensors[name], torch.tensor(kept[name]))
+        found.setdefault(home.name, []).append(home)
+    return [Region(name, parts[0].tensor, _join(parts)) for name, parts in found.items()]
+
+
+def _join(parts: Sequence[Home]) -> Indices:
+    """What is protected of one tensor; several where the model has slices of it under names of their own."""
+    return (
+        parts[0].indices.numpy() if len(parts) == 1 else np.unique(torch.cat([part.indices for part in parts]).numpy())
+    )
 
 
 def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
