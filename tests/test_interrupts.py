@@ -93,8 +93,8 @@ def test_work_is_begun_again_until_it_is_done_and_errors_are_let_out_at_once() -
 
     def wrong() -> None:
         tries.append(3)
-        raise ValueError
+        raise ValueError("wrong")
 
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="wrong"):
         finish(wrong)
     assert tries.count(3) == 1

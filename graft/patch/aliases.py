@@ -68,9 +68,9 @@ class Touch:
         return torch.zeros(1) if self.entries is None else self.entries // max(self.width, width)
 
     def _inside(self, other: Touch) -> torch.Tensor:
-        """Of each entry, whether it lies between another's ends."""
+        """Of each entry, or of all of it as one, whether something of what another touches lies there."""
         if self.entries is None:
-            inside = other.entries is None or bool(((other.entries >= self.start) & (other.entries < self.stop)).any())
+            inside = other.entries is None or bool(other._inside(self).any())
             return torch.tensor([inside])
         return (self.entries + self.width > other.start) & (self.entries < other.stop)
 

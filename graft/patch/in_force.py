@@ -68,27 +68,29 @@ class Layer:
             RevertError: as `Grafted.revert` says.
         """
         with hold_signals(), lock:
-            if not self.in_force:
-                raise RevertError("this graft was reverted already")
             _sweep()
-            self._check_order(overwrite)
-            places = self._places_now()
-            found = [place.read() for place in places]
-            if not overwrite:
-                self._check_written(places, found)
-            try:
-                finish(lambda: self._restore(places))
-            except Exception:
-                finish(lambda: write_all(places, found))
-                raise
+            self._take_off(overwrite)
+
+    def _take_off(self, overwrite: bool = False) -> None:
+        if not self.in_force:
+            raise RevertError("this graft was reverted already")
+        self._check_order(overwrite)
+        places = self._places_now()
+        found = [place.read() for place in places]
+        if not overwrite:
+            self._check_written(places, found)
+        try:
+            finish(lambda: self._restore(places))
+        except Exception:
+            finish(lambda: write_all(places, found))
+            raise
 
     def let_go(self) -> None:
         """After its handle: nobody can take it off any more, but those beneath must know where it lies."""
-        with lock:
+        with hold_signals(), lock:
             if self.entered and self.in_force:  # interrupted on the very threshold of `__exit__`
-                self.entered = False
                 with contextlib.suppress(RevertError):
-                    self.take_off()
+                    self._take_off()
             if self.in_force and not self._left:
                 spots = [spot for place in self._places for spot in place.spots()]
                 self._left = [(name, weakref.ref(tensor), indices) for name, tensor, indices in spots]

@@ -198,12 +198,11 @@ class Protection:
 
     def _reshaped(self, region: Region) -> str | None:
         shape, dtype = self._forms[region.name]
-        now = region.tensor.shape, region.tensor.dtype
-        if now == (shape, dtype):
+        tensor = region.tensor
+        if (tensor.shape, tensor.dtype) == (shape, dtype):
             return None
-        return (
-            f"tensor {region.name!r}: was {dtype} {list(shape)} when it was protected, and is {now[1]} {list(now[0])}"
-        )
+        then, now = f"{dtype} {list(shape)}", f"{tensor.dtype} {list(tensor.shape)}"
+        return f"tensor {region.name!r}: was {then} when it was protected, and is {now} now"
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
