@@ -32,7 +32,7 @@ class Holding:
         """
         if all(table.get(key) is held for (_, key), (table, held) in self._links.items()):
             return None
-        named = dict(self._model.named_parameters(remove_duplicate=False))
+        named: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
         named |= dict(self._model.named_buffers(remove_duplicate=False))
         ids = {id(tensor) for tensor in named.values()}  # a module may be wrapped
         held = {name: named[name] is tensor if name in named else id(tensor) in ids for name, tensor in tensors.items()}

@@ -100,16 +100,21 @@ def test_a_tensor_that_the_model_no_longer_holds_is_an_error_that_names_it(
     graft.protect(model, torch.optim.SGD(model.parameters(), lr=0.1), []).release()  # nothing is left of it
 
 
-def test_embeddings_that_are_resized_or_tied_anew() -> None:
-    for change in (lambda llama: llama.resize_token_embeddings(20), lambda llama: llama.set_input_embeddings(
-            torch.nn.Embedding(16, 8))):  # fmt: skip
-        llama: Any = small_llama(tied=True)
-        mask = mask_of(llama, "model.embed_tokens.weight", [1, 2])
-        with (
-            pytest.raises(ProtectionError, match=r"'model\.embed_tokens\.weight': the model holds another"),
-            graft.protect(llama, adamw(llama), mask),
-        ):
-            change(llama)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda llama: llama.resize_token_embeddings(20, mean_resizing=False), r"is torch\.float32 \[20, 8\] now"),
+        (lambda llama: llama.set_input_embeddings(torch.nn.Embedding(16, 8)), "the model holds another"),
+    ],
+    ids=["resized", "untied"],
+)
+def test_embeddings_that_are_resized_or_untied(change: Callable[[Any], object], said: str) -> None:
+    llama: Any = small_llama(tied=True)
+    protection = graft.protect(llama, adamw(llama), mask_of(llama, "model.embed_tokens.weight", [1, 2]))
+    protection.check()
+    change(llama)
+    with pytest.raises(ProtectionError, match=rf"'model\.embed_tokens\.weight': .*{said}"):
+        protection.end()
 
 
 def added(model: Any) -> None:
