@@ -12,6 +12,7 @@ import torch
 
 from graft.errors import ProtectionError
 from graft.interrupts import finish
+from graft.parallel.sharded import reshard
 from graft.patch.holding import Holding
 from graft.tensors.pieces import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
@@ -64,7 +65,7 @@ class Protection:
         self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
         self._tensors = {region.name: region.tensor for region in regions}
         self._forms = {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
-        self._holding = Holding(model, self._tensors)
+        self._model, self._holding = model, Holding(model, self._tensors)
         compact = [part for part in self._parts if isinstance(part, Compact)]
         self._exchange = Exchange(compact)
         self._open = False  # within a step
@@ -183,6 +184,8 @@ class Protection:
 
     def _find(self) -> str | None:
         """What does not hold, of the first tensor at which something does not."""
+        if any(is_distributed(tensor) for tensor in self._tensors.values()):
+            reshard(self._model)
         if (lost := self._holding.lost(self._tensors)) is not None:
             return (
                 f"tensor {lost!r}: the model holds another in its place than the one that was protected: replace, "
