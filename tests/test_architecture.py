@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # from the ground up: a file imports from its own line and from those above it
 LAYERS = (
     {"errors"},
-    {"config", "outputs"},
+    {"config", "interrupts", "outputs"},
     {"tensors"},
     {"parallel"},
     {"patch"},
@@ -37,6 +37,7 @@ LAYERS = (
 PACKAGES = {
     "errors": set(),
     "config": {"yaml"},
+    "interrupts": set(),
     "outputs": set(),
     "tensors": {"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers"},
     "parallel": {"torch"},

@@ -37,6 +37,15 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return any(is_distributed(weight) for weight in model.parameters())
 
 
+def reshard(model: torch.nn.Module) -> None:
+    """Give modules their pieces back: after a forward pass the outermost one holds whole weights until the next."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def gather_whole(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """A DTensor as a plain tensor in the first process's host memory, of no elements in the others; collective.
 

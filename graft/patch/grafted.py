@@ -3,74 +3,74 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 import torch
 
 from graft.errors import RevertError
-from graft.patch.holding import Holding
-from graft.patch.places import Places, meet
-
-_active: list[weakref.ref[Grafted]] = []  # grafts in force, oldest first
+from graft.patch.in_force import Layer
 
 
 class Grafted:
     """A graft in force. `revert()` takes it off bit for bit; as a context manager it does so on leaving.
+
+    Whoever drops the handle keeps the graft for good.
 
     Attributes:
         model: the model that carries it.
         k: number of entries assigned, whole tensors not counted.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        holding: Holding,
-        places: Sequence[Places],
-        originals: Sequence[torch.Tensor],
-        k: int,
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, layer: Layer, k: int) -> None:
         self.model = model
         self.k = k
-        self._holding = holding
-        self._places = places
-        self._originals = originals
-        _active.append(weakref.ref(self))
+        self._layer = layer
+        layer.handle = weakref.ref(self)
+        self._finalizer = weakref.finalize(self, layer.let_go)
+        self._finalizer.atexit = False
 
-    def revert(self) -> None:
+    def revert(self, *, overwrite: bool = False) -> None:
         """Restore every coordinate to the bits it held before, or none.
 
+        Ctrl-C meanwhile is heard of when it is done.
+
+        Args:
+            overwrite: also where something else wrote since: training, a checkpoint that was loaded, or a graft
+                whose handle is gone. What that wrote at the graft's coordinates is lost.
+
         Raises:
-            RevertError: reverted already, a later graft wrote to a shared coordinate, or the model was cast or
-                got other tensors in the meantime.
+            RevertError: reverted already; a coordinate does not hold the graft's bits any more; a later graft wrote
+                to a shared coordinate; or the model was cast or got other tensors in the meantime. Nothing was
+                written.
         """
-        if self not in (grafts := list(_in_force())):
-            raise RevertError("this graft was reverted already")
-        if any(meet(self._places, later._places) for later in grafts[grafts.index(self) + 1 :]):
-            raise RevertError("a later graft wrote to the same coordinates: revert that one first")
-        places = [place.at_present() for place in self._places]
-        for place in places:
-            if lost := self._holding.lost(place.tensors):
-                raise RevertError(f"tensor {lost!r} was replaced since the graft")
-        write_all(places, self._originals)
-        _active[:] = [reference for reference in _active if reference() not in (self, None)]
+        try:
+            self._layer.take_off(overwrite=overwrite)
+        finally:
+            if not self._layer.in_force:
+                self._finalizer.detach()
 
     def __enter__(self) -> Grafted:
+        self._layer.entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self in _in_force():
+        try:
+            self._leave(error)
+        except RevertError:
+            raise
+        except BaseException:  # Ctrl-C, perhaps before signals were held back
+            self._leave(error)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
+        if not self._layer.in_force:
+            return
+        try:
             self.revert()
-
-
-def write_all(places: Iterable[Places], held: Iterable[torch.Tensor]) -> None:
-    """Write to all places what was read from each."""
-    for place, content in zip(places, held, strict=True):
-        place.write(content)
-
-
-def _in_force() -> Iterator[Grafted]:
-    return (graft for reference in _active if (graft := reference()) is not None)
+        except RevertError as refusal:
+            self._layer.entered = False
+            if error is None:
+                raise
+            error.add_note(f"the graft is still on the model: {refusal}")  # what went wrong first is what is heard of

@@ -26,11 +26,17 @@ class Holding:
             self._follow(module._parameters if leaf in module._parameters else module._buffers, leaf)
 
     def lost(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
-        """The first of the tensors that the model does not hold any more, None where it holds all."""
+        """The first of the tensors that the model does not hold any more, None where it holds all.
+
+        It holds one that it has under the same name, or, where it has nothing under that name, under some other.
+        """
         if all(table.get(key) is held for (_, key), (table, held) in self._links.items()):
             return None
-        ids = {id(tensor) for tensor in (*self._model.parameters(), *self._model.buffers())}  # a module may be wrapped
-        return next((name for name, tensor in tensors.items() if id(tensor) not in ids), None)
+        named: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
+        named |= dict(self._model.named_buffers(remove_duplicate=False))
+        ids = {id(tensor) for tensor in named.values()}  # a module may be wrapped
+        held = {name: named[name] is tensor if name in named else id(tensor) in ids for name, tensor in tensors.items()}
+        return next((name for name in tensors if not held[name]), None)
 
     def _follow(self, table: Mapping[str, Any], key: str) -> Any:
         self._links[id(table), key] = table, table[key]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from graft.errors import CheckpointError, OverlapError, PatchMismatchError
+from graft.errors import CheckpointError, PatchMismatchError
+from graft.interrupts import hold_signals
 from graft.parallel.refusal import refuse_partitioned
+from graft.patch.aliases import refuse_conflicts
+from graft.patch.casting import cast_values
 from graft.patch.fit import check_fit
-from graft.patch.grafted import Grafted, write_all
+from graft.patch.grafted import Grafted
 from graft.patch.holding import Holding
-from graft.patch.places import Entries, Places, WholeTensor
+from graft.patch.homes import Home, Homes
+from graft.patch.in_force import Layer, lock
+from graft.patch.places import Entries, Places, WholeTensor, refuse_placeless
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import architecture_of, unwrap_model
@@ -26,7 +32,7 @@ class LiveTarget:
     """The parameters and buffers of a model, as a target for `check_fit`.
 
     What files list apart and the model holds packed, such as the matrices of experts, has an entry of its own: a view
-    of the packed parameter. `place` says where its coordinates are in that parameter.
+    of the packed parameter (`graft.patch.homes` leads back).
 
     Attributes:
         tensors: name -> parameter, buffer, or view of one.
@@ -72,15 +78,14 @@ class LiveTarget:
         """Dtype and shape of a tensor.
 
         Raises:
-            CheckpointError: it is on the meta device and so has no values, or it has no place of its own.
+            CheckpointError: it has no values, they cannot be written one by one, or it has no place of its own.
         """
         if name not in self.tensors:
             raise CheckpointError(
                 f"tensor {name!r}: transformers takes it apart when it loads the model, and no single tensor of the "
                 "model holds it: work on the files (graft diff, graft apply)"
             )
-        if self.tensors[name].is_meta:
-            raise CheckpointError(f"tensor {name!r} is on the meta device: load the model's weights first")
+        refuse_placeless(name, self.tensors[name])
         return spec_of(self.tensors[name])
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
@@ -92,15 +97,11 @@ class LiveTarget:
         if name not in self.tensors:
             return name
         tensor = self.tensors[name]
+        refuse_placeless(name, tensor)
         place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
         if not is_distributed(tensor):
             place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
-
-    def place(self, name: str, indices: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """The parameter or buffer that holds a tensor, and the (k,) flat indices of the tensor in it."""
-        part = self._parts.get(name)
-        return (name, indices) if part is None else (part.owner, part.locate(indices))
 
 
 class Fitted:
@@ -112,10 +113,15 @@ class Fitted:
 
     def __init__(self, model: torch.nn.Module, target: LiveTarget, assignment: Assignment) -> None:
         self._model = model
-        self._entries, values = _place_entries(target, assignment)
-        whole = [WholeTensor(name, target.tensors[name]) for name in assignment.dense]
-        self._places: list[Places] = [*self._entries, *whole]
-        self._values = [*values, *assignment.dense.values()]
+        whole = {name: target.tensors[name] for name in assignment.dense}
+        entries = {name: held for name, held in assignment.entries.items() if name not in whole}
+        values = {name: cast_values(held, target.tensors[name].dtype, name) for name, (_, held) in entries.items()}
+        values |= {name: cast_values(assignment.dense[name], whole[name].dtype, name) for name in whole}
+        spots = [(name, target.tensors[name], indices) for name, (indices, _) in entries.items()]
+        refuse_conflicts([*spots, *((name, tensor, None) for name, tensor in whole.items())], values)
+        self._entries, self._values = _place_entries(model, spots, values)
+        self._places: list[Places] = [*self._entries, *(WholeTensor(name, whole[name]) for name in whole)]
+        self._values += [values[name] for name in whole]
         self._expected = [place.read() for place in self._entries]
         self._holding = Holding(model, {name for place in self._places for name in place.tensors})
         self._k = len(assignment)
@@ -127,6 +133,17 @@ class Fitted:
             PatchMismatchError: the model holds other bits at the patches' entries than when they were fitted, or was
                 cast, moved or got other tensors since; nothing was written.
         """
+        grafted = None
+        try:
+            with hold_signals(), lock:
+                grafted = self._put_on()
+        except BaseException:  # Ctrl-C that was held back: nobody gets the handle
+            if grafted is not None:
+                grafted.revert()
+            raise
+        return grafted
+
+    def _put_on(self) -> Grafted:
         lost = (name for place in self._places if (name := self._holding.lost(place.tensors)))
         moved = (name for place in self._entries if (name := place.moved()))
         for name in itertools.chain(lost, moved):
@@ -135,12 +152,9 @@ class Fitted:
         for place, then, now in zip(self._entries, self._expected, originals, strict=False):
             if name := place.differing(then, now):
                 raise self._refusal(name, "its values are not those that the patch was fitted to")
-        try:
-            write_all(self._places, self._values)
-        except BaseException:  # out of memory, Ctrl-C: leave the model as it was
-            write_all(self._places, originals)
-            raise
-        return Grafted(self._model, self._holding, self._places, originals, self._k)
+        layer = Layer(self._holding, self._places, originals, self._values)
+        layer.put_on()
+        return Grafted(self._model, layer, self._k)
 
     def forget(self) -> None:
         """Let go of the model's memory; a graft in force can still be taken off."""
@@ -166,7 +180,8 @@ def apply_patch(
         model: any torch module that holds the base's weights; tied weights are written once.
         patches: one or more.
         on_overlap: what to do where patches want different values.
-        cast: accept a model in another dtype; the patch needs stored base values.
+        cast: accept a model in another dtype; the patch needs stored base values. Values that are too large for it, or
+            no whole numbers where it takes no others, are refused.
         allow_mismatch: do not compare the base's values. Names, shapes and dtypes must still agree.
 
     Returns:
@@ -174,7 +189,8 @@ def apply_patch(
 
     Raises:
         PatchMismatchError: a patch does not fit; tensor and reason are named, nothing was written.
-        OverlapError: patches disagree and the rule is "error".
+        OverlapError: patches disagree and the rule is "error", or tensors that share memory would get different values.
+        CheckpointError: a tensor is on the meta device, sparse, quantized or expanded.
         ConfigError: the model is partitioned by DeepSpeed ZeRO-3 or FSDP1.
     """
     fitted = fit_patch(model, *patches, on_overlap=on_overlap, cast=cast, allow_mismatch=allow_mismatch)
@@ -200,6 +216,9 @@ def fit_patch(
         check_fit(patch, target, check_base=not allow_mismatch, cast=cast).require(type(model).__name__)
         for patch in patches
     ]
+    for patch, fit in zip(patches, fits, strict=True):
+        for name, values in (patch.base_values or {}).items():
+            cast_values(values, target.tensors[fit.names[name]].dtype, name, "base values")
     assignment = stack_patches(patches, fits, on_overlap, target.gather)
     lacking = assignment.dense.keys() - set(target.names)
     if lacking:
@@ -210,33 +229,22 @@ def fit_patch(
     return Fitted(model, target, assignment)
 
 
-def _place_entries(target: LiveTarget, assignment: Assignment) -> tuple[list[Entries], list[torch.Tensor]]:
+def _place_entries(
+    model: torch.nn.Module,
+    spots: Iterable[tuple[str, torch.Tensor, torch.Tensor]],
+    values: Mapping[str, torch.Tensor],
+) -> tuple[list[Entries], list[torch.Tensor]]:
     """Entries by device and width of bits, since one comparison of such waits for the device once; and their values."""
-    placed = _place_in_owners(target, assignment)
-    groups: dict[tuple[torch.device, int], list[str]] = {}
-    for name in placed:
-        tensor = target.tensors[name]
-        groups.setdefault((tensor.device, tensor.element_size()), []).append(name)
-    indices = {name: found.to(target.tensors[name].device) for name, (found, _) in placed.items()}
-    values = {name: found for name, (_, found) in placed.items()}
-    entries = [Entries({name: target.tensors[name] for name in names}, indices) for names in groups.values()]
-    return entries, [place.lay_out(values) for place in entries]
-
-
-def _place_in_owners(target: LiveTarget, assignment: Assignment) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What each parameter or buffer gets: indices (k,) and values (k,), those of its parts joined.
-
-    Raises:
-        OverlapError: patches name a packed parameter both whole and by its parts, and meet there.
-    """
-    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for name, (indices, values) in assignment.entries.items():
-        owner, places = target.place(name, indices)
-        found.setdefault(owner, []).append((places, values))
-    joined = {
-        owner: (torch.cat([i for i, _ in parts]), torch.cat([v for _, v in parts])) for owner, parts in found.items()
-    }
-    for owner, parts in found.items():
-        if len(parts) > 1 and len(set(joined[owner][0].tolist())) < len(joined[owner][0]):
-            raise OverlapError(f"parameter {owner!r}: patches name it both whole and in parts, and share coordinates")
-    return joined
+    homes, found = Homes(model), defaultdict[str, list[tuple[Home, torch.Tensor]]](list)
+    for name, tensor, places in spots:
+        home = homes.find(name, tensor, places)
+        found[home.name].append((home, values[name]))
+    groups: dict[tuple[torch.device, int], dict[str, torch.Tensor]] = {}
+    for name, parts in found.items():
+        tensor = parts[0][0].tensor
+        groups.setdefault((tensor.device, tensor.element_size()), {})[name] = tensor
+    indices = {name: torch.cat([home.indices for home, _ in parts]) for name, parts in found.items()}
+    joined = {name: torch.cat([held for _, held in parts]) for name, parts in found.items()}
+    entries = [Entries(tensors, {name: indices[name].to(tensors[name].device) for name in tensors})
+               for tensors in groups.values()]  # fmt: skip
+    return entries, [place.lay_out(joined) for place in entries]

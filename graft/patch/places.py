@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
 
-from graft.errors import RevertError
-from graft.tensors.dtypes import as_bits, lay_flat
+from graft.errors import CheckpointError, RevertError
+from graft.patch.aliases import Spot, overlaps_itself
+from graft.tensors.dtypes import DTYPE_NAMES, as_bits, lay_flat
+from graft.tensors.pieces import is_distributed
 
 
 class Places(Protocol):
@@ -35,8 +37,12 @@ class Places(Protocol):
         """
         ...
 
-    def touched(self) -> Iterator[tuple[int, torch.Tensor | None]]:
-        """Storage by address, and the places in it, on the CPU; None stands for all."""
+    def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
+        """The first tensor at which two readings differ in bits, None where they are equal."""
+        ...
+
+    def spots(self) -> Iterator[Spot]:
+        """What it reads and writes, tensor by tensor."""
         ...
 
 
@@ -69,7 +75,8 @@ class Entries:
     def write(self, held: torch.Tensor) -> None:
         """Put (K,) integers there."""
         for (flat, places), part in zip(self._views, held.split_with_sizes(self._sizes), strict=True):
-            flat.index_copy_(0, places, part.to(flat.device))
+            with write_mode(flat):
+                flat.index_copy_(0, places, part.to(flat.device))
 
     def at_present(self) -> Entries:
         """Itself, or the same entries where the tensors lie now."""
@@ -104,10 +111,10 @@ class Entries:
         parts = zip(self.tensors, left.split_with_sizes(self._sizes), right.split_with_sizes(self._sizes), strict=True)
         return next(name for name, mine, theirs in parts if not torch.equal(mine, theirs))
 
-    def touched(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Storage by address, and the places in it, on the CPU."""
-        for flat, places in self.at_present()._views:
-            yield flat.untyped_storage().data_ptr(), (places + int(flat.storage_offset())).cpu()
+    def spots(self) -> Iterator[Spot]:
+        """Of each tensor its entries."""
+        for name, tensor in self.tensors.items():
+            yield name, tensor, self._indices[name]
 
 
 class WholeTensor:
@@ -124,30 +131,52 @@ class WholeTensor:
 
     def write(self, held: torch.Tensor) -> None:
         """Replace its values."""
-        self._tensor.detach().copy_(held)
+        with write_mode(self._tensor):
+            self._tensor.detach().copy_(held)
 
     def at_present(self) -> WholeTensor:
         """Itself."""
         refuse_cast(self._dtype, self._tensor.dtype)
         return self
 
-    def touched(self) -> Iterator[tuple[int, None]]:
-        """Its storage's address."""
-        yield self._tensor.untyped_storage().data_ptr(), None
+    def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
+        """Its name, where two of it differ in bits."""
+        return None if torch.equal(as_bits(left), as_bits(right)) else next(iter(self.tensors))
+
+    def spots(self) -> Iterator[Spot]:
+        """All of it."""
+        yield next(iter(self.tensors)), self._tensor, None
 
 
-def meet(mine: Iterable[Places], theirs: Iterable[Places]) -> bool:
-    """Whether both write to a common place."""
-    others: dict[int, list[torch.Tensor | None]] = {}
-    for place in theirs:
-        for storage, entries in place.touched():
-            others.setdefault(storage, []).append(entries)
-    return any(
-        entries is None or other is None or bool(torch.isin(entries, other).any())
-        for place in mine
-        for storage, entries in place.touched()
-        for other in others.get(storage, ())
-    )
+def write_mode(tensor: torch.Tensor) -> torch.inference_mode:
+    """The mode in which a tensor may be written: one that was made for inference alone takes no other."""
+    return torch.inference_mode(tensor.is_inference())
+
+
+def refuse_placeless(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor whose entries have no memory of their own, one each.
+
+    Raises:
+        CheckpointError: naming it, and what it is.
+    """
+    if tensor.is_meta:
+        raise CheckpointError(f"tensor {name!r} is on the meta device: load the model's weights first")
+    if is_distributed(tensor):
+        return
+    if fact := _placeless(tensor):
+        raise CheckpointError(f"tensor {name!r} {fact}: its entries cannot be written one by one")
+
+
+def _placeless(tensor: torch.Tensor) -> str | None:
+    if tensor.layout is not torch.strided:
+        return f"is sparse ({tensor.layout})"
+    if tensor.is_quantized or hasattr(tensor, "__tensor_flatten__") or hasattr(tensor, "quant_state"):
+        return f"is quantized ({type(tensor).__name__}, {tensor.dtype})"
+    if tensor.dtype not in DTYPE_NAMES:
+        return f"is of {tensor.dtype}, which no checkpoint holds"
+    if overlaps_itself(tensor):
+        return f"is an expanded view (shape {list(tensor.shape)}, strides {list(tensor.stride())})"
+    return None
 
 
 def refuse_cast(then: torch.dtype, now: torch.dtype) -> None:

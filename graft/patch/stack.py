@@ -39,10 +39,12 @@ def stack_patches(
     (`graft.patch.overlap_rules`); "sign" and "slerp" measure from the target's own values, which `gather` gives.
 
     Raises:
-        OverlapError: two patches disagree and the rule is "error", or it cannot be followed.
+        OverlapError: two patches disagree and the rule is "error", or it cannot be followed; or one replaces what the
+            other patches under another name.
     """
     found: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
+    _refuse_torn_ties(patches, fits)
     for patch, fit in zip(patches, fits, strict=True):
         for name, place in fit.names.items():
             found.setdefault(place, []).append((patch.mask[name], patch.values[name]))
@@ -50,6 +52,19 @@ def stack_patches(
             place = fit.dense.get(name, name)
             dense[place] = choose_whole(dense[place], tensor, rule, place) if place in dense else tensor
     return Assignment({place: _join(parts, rule, place, gather) for place, parts in found.items()}, dense)
+
+
+def _refuse_torn_ties(patches: Sequence[Patch], fits: Sequence[Fit]) -> None:
+    """Refuse a whole tensor that the target has under one roof with another whose entries are patched."""
+    entries = {place: name for fit in fits for name, place in fit.names.items()}
+    for patch, fit in zip(patches, fits, strict=True):
+        for name in patch.dense:
+            other = entries.get(fit.dense.get(name, name), name)
+            if other != name:
+                raise OverlapError(
+                    f"a patch brings the whole tensor {name!r}, which is one with {other!r} in this model, and that is "
+                    "patched too: untie them, or leave one out"
+                )
 
 
 def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: str) -> torch.Tensor:

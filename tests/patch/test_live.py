@@ -152,13 +152,22 @@ def test_an_overlap_comes_off_latest_first_only() -> None:
     assert bits_of(model) == before
 
 
-def test_a_graft_that_was_dropped_does_not_hold_others_up() -> None:
+@pytest.mark.parametrize("value", [5.0, 9.0], ids=["other bits", "the same bits"])
+def test_a_later_graft_blocks_also_when_its_handle_is_gone(value: float) -> None:
     model = weights()
     before = bits_of(model)
     first = apply_patch(model, patch_for(model, {"a": {1: 9.0}}))
-    apply_patch(model, patch_for(weights(), {"a": {1: 5.0}}), allow_mismatch=True)  # its handle is gone at once
-    first.revert()
-    assert bits_of(model) == before
+    aside = apply_patch(model, patch_for(model, {"a": {2: 3.0}}))
+    apply_patch(model, patch_for(weights(), {"a": {1: value, 3: 5.0}}), allow_mismatch=True)  # its handle is gone
+    aside.revert()  # disjoint
+    with pytest.raises(RevertError, match="a later graft, whose handle is gone, wrote to the same coordinates"):
+        first.revert()
+    assert model.a.flatten()[:4].tolist() == [0.0, value, 2.0, 5.0]
+    first.revert(overwrite=True)
+    assert model.a.flatten()[:4].tolist() == [0.0, 1.0, 2.0, 5.0]
+    with apply_patch(model, patch_for(model, {"a": {3: 7.0}})):
+        pass
+    assert bits_of(model)["b"] == before["b"]
 
 
 def test_revert_refuses_a_model_that_was_cast_or_got_other_tensors() -> None:

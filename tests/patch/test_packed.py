@@ -16,6 +16,7 @@ from transformers import MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 import graft
 from graft.errors import OverlapError
 from graft.localize.gradients import DenseSum, pouring
+from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.tasks.regularize_spec import RegularizeSpec
@@ -63,9 +64,9 @@ def test_a_name_in_the_files_is_a_view_of_the_packed_parameter(model: Any, base:
     assert same_bits(target.tensors[place], load_file(base / "model.safetensors")[EXPERT])
     packed = model.get_parameter(OWNER).detach()
     indices = torch.tensor([0, 5, 100])
-    owner, there = target.place(place, indices)
-    assert owner == OWNER
-    assert torch.equal(packed.flatten()[there], slice_of(packed).flatten()[indices])
+    home = Homes(model).find(place, target.tensors[place], indices)
+    assert home.name == OWNER
+    assert torch.equal(packed.flatten()[home.indices], slice_of(packed).flatten()[indices])
 
 
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)), data=st.data())
@@ -157,20 +158,21 @@ def test_files_in_either_layout_make_the_same_pair(base: Path, tmp_path: Path) -
     assert same_bits(base_of, tuned_of)
 
 
-def test_a_packed_parameter_named_whole_and_by_its_parts_at_once_is_refused_where_both_meet(
+def test_a_packed_parameter_may_be_named_whole_and_by_its_parts_where_both_agree(
     model: Any, base: Path, tmp_path: Path
 ) -> None:
     MIXTRAL.build(0).save_pretrained(tmp_path / "packed")
     MIXTRAL.rewrite(tmp_path / "packed")
-    MIXTRAL.build(1).save_pretrained(tmp_path / "tuned")
-    by_parts = graft.diff_checkpoints(base, tmp_path / "tuned")
-    whole = graft.diff_checkpoints(tmp_path / "packed", tmp_path / "tuned")
-    with graft.apply_patch(model, whole):
-        pass
-    with graft.apply_patch(model, by_parts):
-        pass
-    with pytest.raises(OverlapError, match=r"both whole and in parts"):
-        graft.apply_patch(model, by_parts, whole, on_overlap="last")
+    for seed in (1, 2):
+        MIXTRAL.build(seed).save_pretrained(tmp_path / f"tuned{seed}")
+    by_parts = graft.diff_checkpoints(base, tmp_path / "tuned1")
+    whole, other = (graft.diff_checkpoints(tmp_path / "packed", tmp_path / f"tuned{seed}") for seed in (1, 2))
+    before = model.get_parameter(OWNER).detach().clone()
+    with graft.apply_patch(model, by_parts, whole):
+        assert not same_bits(model.get_parameter(OWNER).detach(), before)
+    assert same_bits(model.get_parameter(OWNER).detach(), before)
+    with pytest.raises(OverlapError, match=r"share memory in this model"):
+        graft.apply_patch(model, by_parts, other, on_overlap="last")
 
 
 def test_qwen_experts_have_names_too(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
         Trainer(model, args, train_dataset=rows, callbacks=[graft.ProtectionCallback([patch, mask])])
 
     What is protected is what the model holds when the Trainer is made: a checkpoint to resume from must hold the same.
-    Checked before every checkpoint is written and at the end.
+    Checked before every checkpoint is written and at the end. A step that is broken off, as by Ctrl-C, is put
+    right before that is heard of.
 
     Args:
         masks, unprotect, how: as in `graft.protect`.
@@ -80,12 +81,11 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Check, and end it."""
         if self.protection is not None:
-            self.protection.check()
-            self.protection.release()
+            self.protection.end()
 
     def _compare(self, regions: list[Region]) -> None:
         for region in regions:
-            if print_of_protected(region) != self._prints[region.name]:
+            if print_of_protected(region) != self._prints.get(region.name):
                 raise ProtectionError(
                     f"tensor {region.name!r}: the protected values are not those that the model had when the Trainer "
                     "was made: a checkpoint to resume from must come from a training with the same protection"

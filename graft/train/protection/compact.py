@@ -42,6 +42,7 @@ class Compact:
         self.free = region.free()
         self.vector = torch.nn.Parameter(take(region.local, self.free))
         self._print = self._print_of_protected()
+        self._loaded = False
 
     @property
     def nbytes(self) -> int:
@@ -59,16 +60,21 @@ class Compact:
         """Take values, gradients and the optimizer's state over from the tensor."""
         tensor, vector = self.region.tensor, self.vector
         vector.data = take(tensor, self.free)
+        self._loaded = True
         vector.grad = None if tensor.grad is None else take(tensor.grad, self.free)
         if tensor in state:
-            state[vector] = {key: self._gather(value) for key, value in state.pop(tensor).items()}
+            state[vector] = {key: self._gather(value) for key, value in state[tensor].items()}
+            del state[tensor]
 
     def unload(self, state: dict[Any, dict[str, Any]]) -> None:
-        """Give them back."""
+        """Give them back, where they were taken: a step may break off anywhere."""
+        if not self._loaded:
+            return
         assign(self.region.tensor, self.free, self.vector.detach())
         self.vector.grad = None
         if self.vector in state:
             state[self.region.tensor] = state.pop(self.vector)
+        self._loaded = False
 
     def spread(self, state: dict[Any, dict[str, Any]]) -> None:
         """Give the optimizer's state the tensor's own size again, 0 at the protected entries."""
@@ -107,22 +113,22 @@ class Exchange:
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
         """Before a step. Tensors without a free entry are left out of it."""
         self.leave(optimizer)  # a step that raised did not
+        self._held = [group["params"] for group in optimizer.param_groups]
         for part in self.parts.values():
             part.load(optimizer.state)
-        self._held = [group["params"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             seen = (self._stand_in(weight) for weight in group["params"])
             group["params"] = [weight for weight in seen if weight.numel()]
 
     def leave(self, optimizer: torch.optim.Optimizer) -> None:
-        """After it."""
+        """After it, or after a part of it; where it broke off, once more."""
         if self._held is None:
             return
         for group, held in zip(optimizer.param_groups, self._held, strict=True):
             group["params"] = held
-        self._held = None
         for part in self.parts.values():
             part.unload(optimizer.state)
+        self._held = None
 
     def spread(self, optimizer: torch.optim.Optimizer) -> None:
         """Once the exchange has ended for good."""

@@ -11,11 +11,16 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import ProtectionError
+from graft.interrupts import finish
+from graft.parallel.sharded import reshard
+from graft.patch.holding import Holding
 from graft.tensors.pieces import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
 from graft.train.protection.core import Core, Masks
 from graft.train.protection.region import Region
 from graft.train.protection.restored import Restored
+from graft.train.protection.saved_state import SavedState
+from graft.train.protection.stepping import guard_step
 from graft.train.protection.watched import Watched
 
 How = Literal["auto", "restore", "bits", "compact"]
@@ -25,7 +30,7 @@ _guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
 class Protection:
-    """Core regions under an optimizer until `release()`; as a context manager, checked and released on leaving.
+    """Core regions under an optimizer until `release()`; as a context manager, ended on leaving (`end`).
 
     Args:
         model: the model that the optimizer trains.
@@ -58,42 +63,67 @@ class Protection:
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
         self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
-        self._exchange = Exchange([part for part in self._parts if isinstance(part, Compact)])
+        self._tensors = {region.name: region.tensor for region in regions}
+        self._forms = {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
+        self._model, self._holding = model, Holding(model, self._tensors)
+        compact = [part for part in self._parts if isinstance(part, Compact)]
+        self._exchange = Exchange(compact)
+        self._open = False  # within a step
+        self._released = False
+        self._found: str | None = None
+        saved = SavedState(self.optimizer, regions, [part.region for part in compact], elementwise)
         self._hooks = [
+            *saved.hooks,
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
             *(_mask_gradients(part) for part in self._parts if part.region.tensor.requires_grad),
         ]
+        self._undo_step = guard_step(self.optimizer, self._settle)
         _guarded.add(self.optimizer)
 
     def restore(self) -> None:
-        """Put the kept values back, where something other than the optimizer's step may have moved them."""
-        for part in self._parts:
-            if isinstance(part, Restored):
-                part.restore()
+        """Put the kept values back, where something other than the optimizer's step may have moved them.
+
+        Raises:
+            ProtectionError: a tensor was cast or got another shape.
+        """
+        self._refuse_reshaped()
+        self._put_back()
 
     def check(self) -> None:
         """Compare every protected entry with what it held when protection began, bit for bit.
 
         Raises:
-            ProtectionError: one moved.
+            ProtectionError: one moved, or the model holds another tensor in place of a protected one.
         """
-        for part in self._parts:
-            if moved := part.moved():
-                count = f"{moved:,} of its {part.region.k:,}" if isinstance(part, Restored) else "some"
-                raise ProtectionError(
-                    f"tensor {part.region.name!r}: {count} protected entries do not hold their bits any more; "
-                    "something other than the optimizer wrote to them"
-                )
+        self._settle()
+        if fact := self._find():
+            raise ProtectionError(fact)
 
     def release(self) -> None:
         """End it; the weights and the optimizer go on as they are. State that was kept compactly grows back with 0."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._exchange.leave(self.optimizer)
-        self._exchange.spread(self.optimizer)
-        _guarded.discard(self.optimizer)
+        if self._released:
+            return
+        try:
+            self._settle()
+        finally:
+            for hook in self._hooks:
+                hook.remove()
+            self._undo_step()
+            self._exchange.spread(self.optimizer)
+            _guarded.discard(self.optimizer)
+            self._released = True
+
+    def end(self) -> None:
+        """Check, put back what was kept, and release, whatever there was to find; a second time nothing happens.
+
+        Raises:
+            ProtectionError: as `check` does.
+        """
+        finish(self._end)
+        fact, self._found = self._found, None
+        if fact:
+            raise ProtectionError(fact)
 
     @property
     def nbytes(self) -> int:
@@ -112,34 +142,101 @@ class Protection:
         return f"protected: {self.k:,} entries ({share}), {self.standing} values; {self.implementation}"
 
     def __enter__(self) -> Protection:
+        if self._released:
+            raise ProtectionError("this protection was released: call `protect` again")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exchange.leave(self.optimizer)
         try:
+            self._leave(error)
+        except ProtectionError:
+            raise
+        except BaseException as interrupt:  # Ctrl-C, perhaps before signals were held back
+            self._leave(interrupt)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            self.end()
+        except ProtectionError as found:
             if error is None:
-                self.check()
-        finally:
+                raise
+            error.add_note(str(found))  # what went wrong first is what is heard of
+
+    def _end(self) -> None:
+        if self._released:
+            return
+        try:
+            self._settle()
+            self._found = self._found or self._find()
+            self._put_back()
+        except Exception:
             self.release()
+            raise
+        self.release()
+
+    def _put_back(self) -> None:
+        for part in self._parts:
+            if isinstance(part, Restored) and not self._reshaped(part.region):
+                part.restore()
+
+    def _find(self) -> str | None:
+        """What does not hold, of the first tensor at which something does not."""
+        if any(is_distributed(tensor) for tensor in self._tensors.values()):
+            reshard(self._model)
+        if (lost := self._holding.lost(self._tensors)) is not None:
+            return (
+                f"tensor {lost!r}: the model holds another in its place than the one that was protected: replace, "
+                "resize or tie weights first, then make the optimizer, then protect"
+            )
+        facts = (self._reshaped(part.region) or _moved(part) for part in self._parts)
+        return next((fact for fact in facts if fact), None)
+
+    def _refuse_reshaped(self) -> None:
+        for part in self._parts:
+            if fact := self._reshaped(part.region):
+                raise ProtectionError(fact)
+
+    def _reshaped(self, region: Region) -> str | None:
+        shape, dtype = self._forms[region.name]
+        tensor = region.tensor
+        if (tensor.shape, tensor.dtype) == (shape, dtype):
+            return None
+        then, now = f"{dtype} {list(shape)}", f"{tensor.dtype} {list(tensor.shape)}"
+        return f"tensor {region.name!r}: was {then} when it was protected, and is {now} now"
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self._settle()  # a step that was broken off where only the hooks are run
         if not self._exchange.parts:
+            self._open = True
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None:  # an elementwise optimizer would call it once, first of all
             with torch.enable_grad():
                 loss = closure()
             args, kwargs = (args[0], lambda: loss), {}
+        self._open = True
         self._exchange.enter(optimizer)
         return args, kwargs
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._exchange.leave(optimizer)
-        self.restore()
+        self._settle()
+        self._refuse_reshaped()
+
+    def _settle(self) -> None:
+        """Where a step has begun, end it: what it did to protected entries is undone; an interrupt waits for that."""
+        if self._open:
+            finish(self._close)
+
+    @torch.no_grad()
+    def _close(self) -> None:
+        self._exchange.leave(self.optimizer)
+        self._put_back()
+        self._open = False
 
 
 def protect(
@@ -156,7 +253,7 @@ def protect(
 
         with graft.protect(model, optimizer, [patch, mask]) as protection:
             ...  # your loop
-        # checked here, and released
+        # put back, checked and released here, also where an exception leaves
 
     Their gradients are 0 from the moment they are there, so that clipping does not see them, and whatever momentum,
     weight decay or anything else in the optimizer's step does, the entries hold their bits after it. Make the
@@ -213,6 +310,16 @@ def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Par
     if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
         return Compact(region)
     return Restored(region, packed=how == "bits")
+
+
+def _moved(part: Part) -> str | None:
+    if not (moved := part.moved()):
+        return None
+    count = f"{moved:,} of its {part.region.k:,}" if isinstance(part, Restored) else "some"
+    return (
+        f"tensor {part.region.name!r}: {count} protected entries do not hold their bits any more; "
+        "something other than the optimizer wrote to them"
+    )
 
 
 def _mask_gradients(part: Part) -> Any:

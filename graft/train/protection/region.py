@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.patch.fit import check_specs
+from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
 from graft.tensors.names import match_names
@@ -71,8 +72,9 @@ def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequenc
         PatchMismatchError: the model lacks a tensor, or it has another shape.
         CheckpointError: the model is on the meta device.
     """
-    target = LiveTarget(model)
-    kept = unite((_placed(mask, target, model) for mask in masks), (_placed(mask, target, model) for mask in without))
+    target, what = LiveTarget(model), type(model).__name__
+    placed = [[_place(mask, target, Homes(model), what) for mask in given] for given in (masks, without)]
+    kept = unite(*placed)
     return [Region(name, target.tensors[name], kept[name]) for name in kept]
 
 
@@ -96,10 +98,7 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
     """
     target = LiveTarget(model)
     found = match_names(target.trained, names, prefix=target.prefix, rename=target.rename).found
-    free: dict[str, Indices] = {}
-    for name in (name for name in target.trained if name in found):
-        owner, indices = target.place(name, torch.tensor(mask[found[name]]))
-        free[owner] = np.union1d(free.get(owner, NOTHING), indices.numpy())
+    free = _in_owners({name: mask[found[name]] for name in target.trained if name in found}, target, Homes(model))
     return [Region(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 
 
@@ -116,11 +115,20 @@ def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
         raise ConfigError("nothing is left to train: every weight in scope is protected")
 
 
-def _placed(mask: Mask, target: LiveTarget, model: torch.nn.Module) -> Mask:
+def _place(mask: Mask, target: LiveTarget, homes: Homes, what: str) -> Mask:
     """A mask by the model's own names; the model may be in another dtype."""
-    names = check_specs(mask.specs, {}, (), target, cast=True).require(type(model).__name__).names
-    placed: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one place, and so do two parts of a packed one
-        owner, indices = target.place(names[name], torch.tensor(mask[name]))
-        placed[owner] = np.union1d(placed.get(owner, NOTHING), indices.numpy())
+    names = check_specs(mask.specs, {}, (), target, cast=True).require(what).names
+    named: dict[str, Indices] = {}
+    for name in mask:  # two names of a tied tensor come to one
+        named[names[name]] = np.union1d(named.get(names[name], NOTHING), mask[name])
+    placed = _in_owners(named, target, homes)
     return Mask.of({name: target.spec(name) for name in placed}, placed)
+
+
+def _in_owners(named: Mapping[str, Indices], target: LiveTarget, homes: Homes) -> dict[str, Indices]:
+    """Coordinates by the parameters and buffers that hold them: parts of a packed one come together."""
+    placed: dict[str, Indices] = {}
+    for name, indices in named.items():
+        home = homes.find(name, target.tensors[name], torch.tensor(indices))
+        placed[home.name] = np.union1d(placed.get(home.name, NOTHING), home.indices.numpy())
+    return placed

@@ -91,10 +91,11 @@ class Restored:
 
     def moved(self) -> int:
         """Number of protected entries that do not hold the bits they held."""
-        return sum(
-            int((as_bits(take(self.region.local, indices)) != as_bits(self.values[part])).sum())
-            for indices, part in self.coordinates
-        )
+        return sum(self._count_moved(indices, self.values[part]) for indices, part in self.coordinates)
+
+    def _count_moved(self, indices: torch.Tensor, values: torch.Tensor) -> int:
+        found = take(self.region.local, indices)
+        return int((as_bits(found) != as_bits(values.to(found.device))).sum())
 
 
 def _set_bits(packed: torch.Tensor) -> torch.Tensor:

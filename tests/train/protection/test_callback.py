@@ -96,3 +96,29 @@ def test_a_write_from_elsewhere_is_found_before_the_checkpoint_is_written(tmp_pa
     with pytest.raises(ProtectionError, match=r"'model.embed_tokens.weight': some protected entries do not hold"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_a_training_that_breaks_off_within_a_step_leaves_the_core_and_can_go_on(tmp_path: Path) -> None:
+    before = bits(small_llama(tied=True))
+    mask = mask_of(small_llama(tied=True), slice(None, None, 3))
+    write, calls = torch.Tensor.addcdiv_, []
+
+    def addcdiv_(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        result = write(*given, **more)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return result
+
+    kinds: list[list[Any]] = [[], [graft.ProtectionCallback(mask)]]
+    trainers = [make_trainer(tmp_path, callbacks, optim="adamw_torch") for callbacks in kinds]
+    for trainer in trainers:
+        calls.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.Tensor, "addcdiv_", addcdiv_)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+    assert moved(before, bits(trainers[0].model), mask) > 0.6 * len(mask)  # the control
+    assert moved(before, bits(trainers[1].model), mask) == 0
+    trainers[1].train()
+    assert moved(before, bits(trainers[1].model), mask) == 0

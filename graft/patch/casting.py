@@ -1,0 +1,43 @@
+"""Values in another dtype than their patch's: rounding is what a cast is, anything worse is refused."""
+
+from __future__ import annotations
+
+import torch
+
+from graft.errors import PatchMismatchError
+from graft.tensors.dtypes import as_bits
+
+
+def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str = "values") -> torch.Tensor:
+    """Values in another dtype, rounded to nearest where both are floating point.
+
+    Args:
+        values: of any shape.
+        dtype: the model's.
+        name: the tensor's, for an error.
+        what: whose values they are, likewise.
+
+    Raises:
+        PatchMismatchError: one is too large for the dtype, or is no whole number where it takes no other.
+    """
+    if values.dtype == dtype:
+        return values
+    found = values.to(dtype)
+    if dtype.is_floating_point and values.dtype.is_floating_point:
+        kept = bool((values.double().abs() <= torch.finfo(dtype).max).all())  # some casts end in the largest number
+    else:
+        kept = _comes_back(found, values)
+    if not kept:
+        raise PatchMismatchError(
+            f"tensor {name!r}: some of the patch's {what} do not fit into {dtype}: load the model in {values.dtype}"
+        )
+    return found
+
+
+def _comes_back(found: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether a cast from or to whole numbers lost nothing."""
+    back = found.to(values.dtype)
+    if values.dtype.is_floating_point:
+        return torch.equal(back.double(), values.double())
+    same_sign = torch.equal(found.double() < 0, values.double() < 0)  # -1 as an unsigned number comes back too
+    return same_sign and torch.equal(as_bits(back), as_bits(values))
