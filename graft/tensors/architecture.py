@@ -36,7 +36,6 @@ class Architecture:
         packing: how its files name what it holds packed.
         optional: names that transformers makes by itself where the files lack them.
         legacy: names that files of it may hold and no model uses, such as buffers of earlier versions.
-        backbone: the module that heads sit beside; "" for a model that is all backbone.
     """
 
     prefix: str
@@ -47,7 +46,6 @@ class Architecture:
     packing: Packing
     optional: re.Pattern[str]
     legacy: re.Pattern[str]
-    backbone: str
 
 
 def read_architecture(folder: Path) -> Architecture | None:
@@ -74,10 +72,9 @@ def build_on_meta(folder: Path) -> torch.nn.Module | None:
 def architecture_of(model: torch.nn.Module) -> Architecture:
     """The architecture of a live model, of transformers or any other."""
     inner = unwrap_model(model)
-    prefix = getattr(inner, "base_model_prefix", "")
     state = _state_of(inner)
     return Architecture(
-        prefix=prefix,
+        prefix=getattr(inner, "base_model_prefix", ""),
         buffers=frozenset(name for name, _ in model.named_buffers()),
         tied=_tied_groups(model),
         rename=_renaming(inner),
@@ -85,7 +82,6 @@ def architecture_of(model: torch.nn.Module) -> Architecture:
         packing=follow_packing(inner, state),
         optional=_any_of(*_declared(inner, "missing"), r"num_batches_tracked$"),
         legacy=_any_of(*_declared(inner, "unexpected"), _LEGACY),
-        backbone=prefix if prefix and hasattr(inner, prefix) else "",
     )
 
 

@@ -81,6 +81,11 @@ class Checkpoint:
             if name not in headers[shard].tensors:
                 raise CheckpointError(f"{folder / shard}: the index promises {name!r}, which is not in it")
             stored[name] = headers[shard].tensors[name]
+        for shard, header in headers.items():  # others read all of a shard, and would take either
+            for name in header.tensors:
+                if shard_of.get(name) != shard:
+                    place = f"in {shard_of[name]}" if name in shard_of else "nowhere"
+                    raise CheckpointError(f"{folder / shard}: holds {shown(name)}, which the index has {place}")
         return cls(folder, {name: folder / shard for name, shard in shard_of.items()}, stored)
 
     def _refuse_incomplete(self) -> None:

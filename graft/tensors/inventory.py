@@ -35,7 +35,7 @@ def take_inventory(names: Sequence[str], architecture: Architecture) -> Inventor
     found, unused = _match(architecture, names)
     missing = [name for name in sorted(architecture.packing.listed - found) if not architecture.optional.search(name)]
     missing = [name for name in missing if not _is_tied_to_one_of(name, found, architecture)]
-    known = {block_of(name) for name in architecture.state}
+    known = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
     left_out: list[str] = []
     foreign: list[str] = []
     for name in unused:
@@ -72,14 +72,13 @@ def _is_tied_to_one_of(name: str, found: set[str], architecture: Architecture) -
     return any(name in group and group & found for group in architecture.tied)
 
 
-def _may_lie_there(name: str, architecture: Architecture, known: set[str | None]) -> bool:
-    """Whether a name that no model uses is one that its files may hold all the same."""
+def _may_lie_there(name: str, architecture: Architecture, known: set[str]) -> bool:
+    """Whether a name that no model uses is one that its files may hold all the same.
+
+    A block past the last, and a module that the model lacks beside its blocks, such as a pooler, are whole things that
+    it can do without. Within a block that there is, or in a module that there is, a tensor should have been used.
+    """
     if architecture.legacy.search(name) or name in architecture.buffers:
         return True
-    renamed = architecture.rename(name)
-    block = block_of(renamed)
-    if block is not None:  # beyond the last layer; within one that there is, it should have been used
-        return not {block, f"{architecture.prefix}.{block}", block.removeprefix(f"{architecture.prefix}.")} & known
-    modules = {state.partition(".")[0] for state in architecture.state}
-    top = renamed.removeprefix(f"{architecture.prefix}.") if not architecture.backbone else renamed
-    return top.partition(".")[0] not in ({architecture.backbone} if architecture.backbone else modules)
+    place = block_of(architecture.rename(name)) or architecture.rename(name).rpartition(".")[0]
+    return not {place, f"{architecture.prefix}.{place}", place.removeprefix(f"{architecture.prefix}.")} & known

@@ -120,6 +120,25 @@ def test_the_index_counts_and_not_the_single_file_beside_it(tmp_path: Path, capf
     assert "weights not named by the checkpoint are left out: model.safetensors" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("twice", "place"), [(True, r"in s0\.safetensors"), (False, "nowhere")])
+def test_a_shard_that_holds_what_the_index_has_elsewhere_is_refused(twice: bool, place: str, tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "base")
+    tensors = load_file(folder / FILE)
+    (folder / FILE).unlink()
+    names = sorted(tensors)
+    shards = {"s0.safetensors": names[:5], "s1.safetensors": names[5:]}
+    for shard, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / shard, metadata={"format": "pt"})
+    listed = {name: shard for shard, part in shards.items() for name in part}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    assert Checkpoint.open(folder).names == tuple(names), "the control: two sound shards"
+    stale = names[0] if twice else "stale.weight"
+    more = {stale: torch.zeros_like(tensors[names[0]])}
+    save_file({name: tensors[name] for name in names[5:]} | more, folder / "s1.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"holds '{stale}', which the index has {place}"):
+        Checkpoint.open(folder)
+
+
 @pytest.mark.parametrize("declared", ["bfloat16", "float32", "float16", None])
 def test_the_dtype_is_that_of_the_files_whatever_the_config_says(declared: str | None, tmp_path: Path) -> None:
     folder = reconfigure(write_llama(tmp_path / "base"), dtype=declared, torch_dtype=declared)
