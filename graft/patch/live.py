@@ -14,7 +14,7 @@ from graft.patch.grafted import Grafted, write_all
 from graft.patch.holding import Holding
 from graft.patch.places import Entries, Places, WholeTensor
 from graft.patch.skill_patch import Patch
-from graft.patch.stack import Assignment, OverlapRule, stack_patches
+from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
 from graft.tensors.architecture import architecture_of
 from graft.tensors.dtypes import TensorSpec, spec_of, take
 from graft.tensors.pieces import is_distributed
@@ -35,6 +35,7 @@ class LiveTarget:
         self.names = tuple(self.tensors)
         self.prefix = architecture.prefix
         self.rename: Callable[[str], str] = architecture.rename
+        self.can_resize = False
         self._owners: dict[tuple[object, ...], str] = {}
 
     def spec(self, name: str) -> TensorSpec:
@@ -69,7 +70,7 @@ class Fitted:
 
     def __init__(self, model: torch.nn.Module, target: LiveTarget, assignment: Assignment) -> None:
         self._model = model
-        self._entries, values = _place_entries(target, assignment)
+        self._entries, values = _place_entries(target, with_rows(assignment, target.spec))
         whole = [WholeTensor(name, target.tensors[name]) for name in assignment.dense]
         self._places: list[Places] = [*self._entries, *whole]
         self._values = [*values, *assignment.dense.values()]
