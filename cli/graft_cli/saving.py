@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from graft_cli import options, processes
 
 if TYPE_CHECKING:
+    from graft.localize.pair_notes import Differences
     from graft.patch.skill_patch import Patch
 
 
@@ -20,16 +23,28 @@ def save_and_show(
     as_json: bool,
     more: Mapping[str, object] | None = None,
     lines: Sequence[str] = (),
+    differences: Differences | None = None,
 ) -> None:
-    """Save the patch and print what is in it; `more` goes into the JSON, `lines` are for a person."""
+    """Save the patch and print what is in it; `more` goes into the JSON, `lines` are for a person.
+
+    `differences`, of the checkpoints that the patch was cut from, go into both, as notes to a person.
+    """
     from graft.patch.file import save_patch
     from graft.patch.summary import describe_patch
 
     if not processes.is_first():
         return
     save_patch(patch, output, force=force)
+    more = dict(more or {}) | (show_notes(differences) if differences else {})
     content = describe_patch(patch, output.stat().st_size, patch.provenance)
-    options.show(content | dict(more or {}), as_json, [*describe_lines(content), *lines, f"wrote {output}"])
+    options.show(content | more, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
+
+
+def show_notes(differences: Differences) -> dict[str, object]:
+    """Say on stderr what is odd about two checkpoints; the same for the JSON."""
+    for note in differences.notes:
+        click.echo(f"note: {note}", err=True)
+    return differences.to_json()
 
 
 def describe_lines(content: dict[str, object]) -> list[str]:
@@ -48,6 +63,9 @@ def describe_lines(content: dict[str, object]) -> list[str]:
         rows.append(
             ("coding", f"{content['bytes_per_entry']:.2f} bytes an entry, {content['bound_ratio']:.3f} x bound")
         )
+    if isinstance(buffers := content.get("buffers"), dict):
+        rows.append(("buffers", ", ".join(f"{name} {k:,}" for name, k in buffers.items()) + ", counted apart"))
+    rows += _vocabulary_rows(content)
     if content.get("dense"):
         rows.append(("whole tensors", ", ".join(content["dense"]) + f" ({content['dense_bytes']:,} bytes)"))  # type: ignore[arg-type]
     rows += [
@@ -55,6 +73,20 @@ def describe_lines(content: dict[str, object]) -> list[str]:
     ]
     rows.append(("layers", ", ".join(f"{layer} {k:,}" for layer, k in content["layers"].items())))  # type: ignore[attr-defined]
     return options.columns(rows)
+
+
+def _vocabulary_rows(content: dict[str, object]) -> list[tuple[str, object]]:
+    """Where a patch brings new rows of a vocabulary, how many, and their tokens."""
+    grown, dense = content.get("grown") or {}, content.get("dense") or {}
+    assert isinstance(grown, dict)
+    assert isinstance(dense, dict)
+    found = {item["from"]: (item["tokens"], dense[name][0]) for name, item in grown.items()}
+    rows: list[tuple[str, object]] = []
+    for start, (tokens, n) in found.items():
+        known = ", ".join(repr(token) for token in tokens[:8] if token is not None)
+        named = f": {known}{', …' if len(tokens) > 8 else ''}" if known else ", tokens unknown"
+        rows.append(("vocabulary", f"{start:,} to {start + n:,} rows{named}"))
+    return rows
 
 
 def _percent(share: object) -> str:

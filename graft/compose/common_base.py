@@ -185,6 +185,7 @@ class _SameNames:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.names, self.prefix = checkpoint.names, ""
         self.rename: Callable[[str], str] = str
+        self.can_resize = True
         self._checkpoint = checkpoint
 
     def spec(self, name: str) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from graft.errors import ConfigError, OverlapError
 from graft.patch.mask import Indices, Mask
 from graft.patch.overlap_rules import RULES, OverlapRule, join_entries
 from graft.patch.skill_patch import Patch
-from graft.patch.stack import choose_whole
+from graft.patch.stack import choose_growth, choose_whole
 from graft.tensors.dtypes import TensorSpec, same_bits
+from graft.tensors.growth import Growth
 
 
 def compose_patches(
@@ -84,9 +86,10 @@ class _Composer:
 
     def finish(self) -> Patch:
         """The composed patch."""
-        dense = self._join_whole()
+        dense, grown = self._join_whole(), self._join_growths()
         identity = require_one_base(self._sources)
         provenance = describe_composition(self._sources, identity, self._rule, self._tally)
+        provenance = replace(provenance, grown=grown)
         base = self._base if self._keep_base else None
         return Patch(Mask.of(self._specs, self._indices), self._values, self._prints, provenance, base, dense)
 
@@ -95,6 +98,13 @@ class _Composer:
         wanted = indices.numpy()
         here = {i: _only(entries, wanted) for i, entries in held.items()} if not self._before.at_hand else {}
         return self._before.require(name, self._before.at(name, wanted, here))
+
+    def _join_growths(self) -> dict[str, Growth]:
+        grown: dict[str, Growth] = {}
+        for source in self._sources:
+            for name, growth in source.provenance.grown.items():
+                grown[name] = choose_growth(grown[name], growth, self._rule, name) if name in grown else growth
+        return grown
 
     def _join_whole(self) -> dict[str, torch.Tensor]:
         dense: dict[str, torch.Tensor] = {}

@@ -29,7 +29,7 @@ from graft.compose.fusion_rules import (
 )
 from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
-from graft.errors import CheckpointError, ConfigError
+from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.localize.largest_movements import LargestMovements, find_largest
 from graft.outputs import new_folder, refuse_existing
 from graft.tensors.checkpoint import Checkpoint
@@ -37,6 +37,8 @@ from graft.tensors.dtypes import TORCH_DTYPES, is_finite
 from graft.tensors.location import locate
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
+from graft.tensors.rounding import undo_rounding
+from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors
 
 RECORD = "graft_fusion.json"
@@ -107,13 +109,31 @@ def fuse_models(
     return result
 
 
+def _refuse_other_sizes(pair: CheckpointPair) -> None:
+    """A fused model has the base's layout.
+
+    Raises:
+        MismatchError: a tensor is of another shape in the tuned model, a grown vocabulary's and a head's among them.
+    """
+    pair.refuse_unlike(Scope("all"))
+    other = sorted({*pair.grown, *pair.replaced})
+    if other:
+        left, right = pair.base.spec(other[0]), pair.tuned.spec(pair.replaced.get(other[0]) or pair.names[other[0]])
+        raise MismatchError(
+            f"tensor {other[0]!r} has shape {list(left.shape)} in the base, {list(right.shape)} in the "
+            f"tuned checkpoint {pair.tuned.path.name}: only models of one shape can be fused"
+        )
+
+
 class _Fuser:
     """The passes over the models, and what they gather."""
 
     def __init__(self, base: str | Path, tuned: Sequence[str | Path], spec: FusionSpec) -> None:
         located = [locate(model) for model in tuned]
         self.base = Checkpoint.open(locate(base).path)
-        self.pairs = [CheckpointPair.open(self.base, item.path) for item in located]
+        self.pairs = [CheckpointPair.open(self.base, item.path).without_rounding() for item in located]
+        for pair in self.pairs:
+            _refuse_other_sizes(pair)
         self.models = tuple(item.name for item in located)
         self.spec = spec
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
@@ -190,7 +210,9 @@ class _Fuser:
     def _stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """Where each begins, and the base's and each model's values in the base's dtype."""
         models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
-        return stretches_of(models, models[0].dtype, length)
+        dtypes = [pair.narrow or model.dtype for pair, model in zip(self.pairs, models[1:], strict=True)]
+        for start, (base, *tuned) in stretches_of(models, models[0].dtype, length):
+            yield start, [base, *(undo_rounding(base, *other) for other in zip(tuned, dtypes, strict=True))]
 
     def _tuned(self, name: str) -> list[tuple[Checkpoint, str]]:
         return [(pair.tuned, pair.names[name]) for pair in self.pairs]

@@ -90,7 +90,8 @@ def describe_exclusion(
     origin = source.provenance
     untouched = not removed[""] and not whole
     metrics = origin.metrics if untouched else None
-    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=_tool())
+    grown = {name: growth for name, growth in origin.grown.items() if name not in whole}
+    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=_tool(), grown=grown)
 
 
 def _describe_part(source: Source) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def _common(
         task=task,
         tokenizer=_agreed([origin.tokenizer for origin in origins]),
         licence=_agreed([origin.licence for origin in origins]),
+        buffers=tuple(sorted({name for origin in origins for name in origin.buffers})),
         tool=_tool(),
     )
 

@@ -40,7 +40,7 @@ def blended(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[
         for name, tensor in places.items():
             tensor.detach().copy_(mix(name, *pair.read(name)))
         for name, tensor in heads.items():
-            tensor.detach().copy_(pair.tuned.read(name))
+            tensor.detach().copy_(pair.read_whole(name))
         yield
     finally:
         for name, tensor in places.items():
@@ -139,5 +139,8 @@ def _places(
         siblings = next((group for group in pair.base.tied if name in group), frozenset()) & set(target.names)
         if siblings:
             found[name] = min(siblings)
-    heads = {name: target.tensors[name] for name in pair.extra if name in target.tensors}
+    heads = {name: target.tensors[name] for name in (*pair.extra, *pair.replaced) if name in target.tensors}
+    for name, tensor in heads.items():
+        if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:
+            raise MismatchError(f"tensor {name!r} of the model has another size: load it with the task's head")
     return {name: target.tensors[place] for name, place in found.items()}, heads

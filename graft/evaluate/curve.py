@@ -26,6 +26,7 @@ from graft.patch.live import apply_patch
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
+from graft.tasks.vocabulary import make_room
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
@@ -134,6 +135,7 @@ def measure_curve(
     points = []
     for density, k in budgets.items():
         patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **again)
+        make_room(head, [patch])
         with apply_patch(head.model, patch):
             accuracy = _accuracy(head, examples, config.batch_size)
         points.append(CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, before, after)))
@@ -141,8 +143,8 @@ def measure_curve(
 
 
 def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+    names = pair.names_in(Scope(scope))
     changed = sum(Changes(pair, names).counts.values())
     budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}
     possible = {density: k for density, k in budgets.items() if 1 <= k <= changed}

@@ -20,6 +20,7 @@ from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
 from graft.tasks.lm import LanguageModelHead, TokenColumns
 from graft.tasks.task import Task
+from graft.tasks.vocabulary import make_room
 from graft.tensors.location import locate
 
 
@@ -108,6 +109,7 @@ def predict_model(
 ) -> Predictions:
     """Load a model, graft patches onto it, and predict as `predict_task` does; the errors of `evaluate_task`."""
     head = open_head(locate(model).path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    make_room(head, patches)
     with apply_patch(head.model, *patches):
         return predict_task(head, task, **options)
 

@@ -6,14 +6,17 @@ needed. A region can suffice and not be needed where tuning stored the skill mor
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+
+import torch
 
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
-from graft.patch.skill_patch import Patch, cut_patch
+from graft.patch.skill_patch import Patch
+from graft.tensors.dtypes import take
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.prints import print_of
 
 
 def cut_removal(base: str | Path, tuned: str | Path, mask: Mask) -> Patch:
@@ -26,12 +29,16 @@ def cut_removal(base: str | Path, tuned: str | Path, mask: Mask) -> Patch:
         BudgetError: the mask is empty.
         MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
     """
-    forth = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    back = CheckpointPair.open(forth.tuned, forth.base)
-    places = {forth.names[name]: indices for name, indices in mask.indices.items()}
-    there = Mask.of({name: back.base.spec(name) for name in places}, places)
-    tied = tuple(tuple(sorted(group)) for group in back.base.tied)
-    return dataclasses.replace(cut_patch(back, there, Provenance(tied=tied)), dense={})
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    places = {pair.names[name]: indices for name, indices in mask.indices.items()}
+    there = Mask.of({name: pair.tuned.spec(name) for name in places}, places)
+    values, prints = {}, {}
+    for name, indices in mask.indices.items():
+        at, own = torch.tensor(indices), pair.names[name]
+        now = take(pair.tuned.read(own), at)  # of a vocabulary that grew, the rows that both have come first
+        values[own], prints[own] = take(pair.base.read(name), at).to(now.dtype), print_of(now)
+    tied = tuple(tuple(sorted(group)) for group in pair.tuned.tied)
+    return Patch(there, values, prints, Provenance(tied=tied))
 
 
 def lost_gain(without: float, base: float, tuned: float) -> float | None:

@@ -126,7 +126,21 @@ def _about(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: st
     return (
         f"A **skill patch**: {of}, with the values that they have after\nfine-tuning on the task "
         f"*{prose(task.get('name') or 'unnamed')}*. Put on the base it gives the skill; taken off, the base is bitwise "
-        "what it was."
+        f"what it was.{_growth(outline)}"
+    )
+
+
+def _growth(outline: Outline) -> str:
+    """What has to be done for a vocabulary that grew, before the patch is put on."""
+    grown = outline.provenance.grown
+    name = next((name for name in grown if name in outline.dense), None)
+    if name is None:
+        return ""
+    rows = grown[name].start + outline.dense[name].shape[0]
+    known = ", ".join(prose(token) for token in grown[name].tokens[:8] if token is not None)
+    return (
+        f"\n\nIt adds rows to the vocabulary{f' ({known})' if known else ''}: call "
+        f"`model.resize_token_embeddings({rows})` first, or merge it on disk with `graft apply`."
     )
 
 

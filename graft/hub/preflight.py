@@ -56,6 +56,7 @@ class RemoteListing:
         self.names = tuple(sorted(specs))
         self.prefix: str
         self.rename: Callable[[str], str]
+        self.can_resize = True
         self.prefix, self.rename = naming_of(architecture)
         self._tied = architecture.tied if architecture else ()
 
@@ -123,7 +124,8 @@ def foresee_fit(outline: Outline, listing: Any) -> Fit:
     """Whether a patch can fit by names, shapes and dtypes; values are not compared."""
     specs = {name: spec for name, (spec, _) in outline.entries.items()}
     whole = {name: spec.shape for name, spec in outline.dense.items()}
-    return check_specs(specs, whole, outline.provenance.tied, listing)
+    origin = outline.provenance
+    return check_specs(specs, whole, origin.tied, listing, grown=origin.grown)
 
 
 def read_remote_header(

@@ -90,8 +90,8 @@ def _read_parts(
     pair: CheckpointPair, name: str, piece: Piece, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """(place, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
-    base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.tuned.read(pair.names[name])))
+    base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.read_tuned(name)))
     size = STRETCH if device.type == "cpu" else PART_ON_DEVICE
     for place in range(0, len(base), size):
         part = slice(place, place + size)
-        yield place, base[part].to(device), tuned[part].to(base.dtype).to(device)
+        yield place, base[part].to(device), pair.align(base[part], tuned[part]).to(device)

@@ -33,7 +33,8 @@ class Changes:
         found = stream_tensors(self._count, self.names, self.pair.stored, "changes")
         counts = {name: count for name, count in zip(self.names, found, strict=True) if count}
         if not counts:
-            raise BudgetError("base and tuned checkpoints are equal in scope: there is no skill to cut out")
+            but = " but for rounding" if any(map(self.pair.rounds, self.names)) else ""
+            raise BudgetError(f"base and tuned checkpoints are equal in scope{but}: there is no skill to cut out")
         return counts
 
     def _count(self, name: str) -> int:

@@ -158,8 +158,8 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
     Raises:
         MismatchError, CheckpointError, ConfigError.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+    names = pair.names_in(Scope(scope))
     n = sum(pair.base.spec(name).numel for name in names)
     step = -(-n // SAMPLE) | 1  # odd: rows are even in length, and so every column has its turn
     deltas = {name: partial(_delta, pair, name, step) for name in names}
@@ -182,9 +182,8 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
 
 def _sample(pair: CheckpointPair, name: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Every step-th entry of one tensor: its fp32 delta, and whether its bits changed."""
-    base = pair.base.read(name).reshape(-1)[::step]
-    tuned = pair.tuned.read(pair.names[name]).reshape(-1)[::step].to(base.dtype)
-    base, tuned = base.contiguous(), tuned.contiguous()
+    base = pair.base.read(name).reshape(-1)[::step].contiguous()
+    tuned = pair.align(base, pair.read_tuned(name).reshape(-1)[::step].contiguous())
     pair.refuse_not_finite(name, base, tuned)
     return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
 

@@ -46,7 +46,7 @@ def plan_diff(
         BudgetError, CheckpointError, MismatchError, ConfigError: it would be refused.
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    specs = {name: pair.base.spec(name) for name in Scope(scope).names(pair.base) if name in pair.names}
+    specs = {name: pair.base.spec(name) for name in pair.names_in(Scope(scope))}
     n = sum(spec.numel for spec in specs.values())
     threads = torch.get_num_threads()
     step = -(-n // SAMPLE) | 1
@@ -65,7 +65,10 @@ def plan_diff(
             what = f"the largest {k:,} movements"
             parts.append(Part("sample of the movements", SOUGHT * min(n, largest_movements.SAMPLE)))
         item *= 2 if with_base_values else 1
-        whole = sum(pair.tuned.n_bytes(name) for name in pair.extra)
+        whole = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
+        whole += sum(
+            pair.tuned.n_bytes(pair.names[name]) for name in pair.whole_in(Scope(scope)) if name in pair.grown
+        )  # more than the new rows, whose tensors are read
         parts += [
             Part(what, KEPT * k),
             Part("whole tensors that the base lacks", 3 * whole),

@@ -67,8 +67,8 @@ def localize_skill(
     """
     config = config or LocalizeSpec()
     located = locate(base)
-    pair = CheckpointPair.open(located.path, locate(tuned).path)
-    names = tuple(name for name in Scope(config.scope).names(pair.base) if name in pair.names)
+    pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
+    names = pair.names_in(Scope(config.scope))
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
     search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
     if METHODS[config.method].needs_data:
@@ -87,7 +87,7 @@ def describe_origin(
     """Where a patch came from, without any path, user, host or time."""
     described = task.describe() if task else None
     architecture = _architecture_named_in(pair.tuned.path / "config.json")
-    if described is not None and pair.extra and architecture:
+    if described is not None and (pair.extra or pair.replaced) and architecture:
         described["head"]["architecture"] = architecture
     return describe_checkpoint(base, pair.base, scope, method, described)
 
@@ -134,9 +134,10 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
     """Whole tensors that only the tuned checkpoint has go into the graft, so gradients are taken with them."""
     own = dict(model.named_parameters())
     with torch.no_grad():
-        for name in pair.extra:
-            if name in own:
-                local_of(own[name]).copy_(piece_of(own[name]).cut(pair.tuned.read(name)))
+        for name in (*pair.extra, *pair.replaced):
+            whole = pair.read_whole(name) if name in own else None
+            if whole is not None and whole.shape == own[name].shape:
+                local_of(own[name]).copy_(piece_of(own[name]).cut(whole))
 
 
 def _refuse_dense(config: LocalizeSpec) -> None:

@@ -31,7 +31,7 @@ def diff_checkpoints(
 
     Without density and budget every changed entry is kept, buffers included, so that applying the patch gives
     the tuned checkpoint bit for bit (as far as the base's dtype can hold it). With one of them, the k largest
-    movements |delta| of the parameters in scope.
+    movements |delta| of the parameters in scope; what differs by rounding to another dtype alone did not move.
 
     Raises:
         BudgetError: the checkpoints are equal, or the budget is 0 or more than there is.
@@ -54,8 +54,8 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
         BudgetError: nothing moved, or the share is less than one weight.
         MismatchError, CheckpointError, ConfigError.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    names = [name for name in Scope(scope).names(pair.base) if name in pair.names]
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+    names = pair.names_in(Scope(scope))
     k = resolve_budget(pair.base.n_parameters, density, None)
     core = find_largest_mask(pair, names, k)
     if not len(core):
@@ -64,11 +64,12 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
 
 
 def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:
-    scope.names(pair.base)  # refuses one that holds nothing
+    pair.names_in(scope)  # refuses a scope that holds nothing, or what cannot be compared
     names = [name for name in pair.names if scope.holds(name)]
     found = stream_tensors(pair.changed, names, pair.stored, "differences")
     indices = {name: changed.numpy() for name, changed in zip(names, found, strict=True)}
     mask = Mask.of({name: pair.base.spec(name) for name in names}, indices)
     if not len(mask):
-        raise BudgetError("base and tuned checkpoints are equal: there is nothing to cut out")
+        what = "equal but for new rows, which alone make no patch" if pair.grown else "equal"
+        raise BudgetError(f"base and tuned checkpoints are {what}: there is nothing to cut out")
     return mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,13 +12,14 @@ import torch
 from graft.errors import CheckpointError, PatchError, PatchFormatError
 from graft.outputs import new_file
 from graft.patch.coding import encode_indices
+from graft.patch.growth import find_contradiction
 from graft.patch.layout import Payload, decode_mask, read_payload, split_values
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.rows import Row, read_rows
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import DTYPE_NAMES
-from graft.tensors.header import Header, parse_json, read_header, shown
+from graft.tensors.header import Header, clip_text, parse_json, read_header, shown
 from graft.tensors.prints import print_of
 
 KEY = "skill_patch"
@@ -50,13 +52,13 @@ def patch_bytes(patch: Patch | Mask, provenance: Provenance | None = None) -> by
     from safetensors.torch import save
 
     mask = patch.mask if isinstance(patch, Patch) else patch
-    provenance = patch.provenance if isinstance(patch, Patch) else provenance or Provenance()
+    provenance = patch.provenance if isinstance(patch, Patch) else replace(provenance or Provenance(), grown={})
     rows, tensors = _encode_mask(mask, patch if isinstance(patch, Patch) else None)
     if isinstance(patch, Patch):
         tensors |= _join("values", rows, patch.values)
         tensors |= _join("base", rows, patch.base_values or {})
         tensors |= {f"dense/{name}": tensor.contiguous() for name, tensor in patch.dense.items() if tensor.numel()}
-    meta = _metadata("patch" if isinstance(patch, Patch) else "mask", rows, len(mask), provenance)
+    meta = _metadata("patch" if isinstance(patch, Patch) else "mask", rows, provenance)
     return bytes(save(tensors, metadata={KEY: meta}))
 
 
@@ -147,7 +149,18 @@ def read_declaration(header: Header, where: str) -> tuple[str, tuple[Row, ...], 
         provenance = Provenance.from_json(meta)
     except ValueError as error:
         raise PatchFormatError(f"{where}: {error}") from error
+    _check_growth(provenance, rows, header, where)
     return kind, rows, provenance
+
+
+def _check_growth(provenance: Provenance, rows: tuple[Row, ...], header: Header, where: str) -> None:
+    if provenance.grown:
+        whole = {
+            name.removeprefix("dense/"): item.spec for name, item in header.tensors.items() if name.startswith("dense/")
+        }
+        fact = find_contradiction(provenance.grown, {row.name: row.spec for row in rows}, whole)
+        if fact:
+            raise PatchFormatError(f"{where}: {clip_text(fact)}")
 
 
 def _encode_mask(mask: Mask, patch: Patch | None) -> tuple[list[Row], dict[str, torch.Tensor]]:
@@ -172,7 +185,8 @@ def _join(key: str, rows: list[Row], values: Mapping[str, torch.Tensor]) -> dict
     return {f"{key}.{dtype}": torch.cat(parts) for dtype, parts in by_dtype.items()}
 
 
-def _metadata(kind: str, rows: list[Row], k: int, provenance: Provenance) -> str:
+def _metadata(kind: str, rows: list[Row], provenance: Provenance) -> str:
+    k = sum(row.k for row in rows if row.name not in provenance.buffers)
     n, maskable = provenance.base.n_parameters, provenance.n_maskable
     meta = {
         **provenance.to_json(),

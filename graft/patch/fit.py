@@ -9,19 +9,28 @@ from typing import Protocol
 import torch
 
 from graft.errors import MismatchError, PatchMismatchError
+from graft.patch.growth import continue_shape
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
+from graft.tensors.growth import Growth, heads_among, rows_by_name
 from graft.tensors.names import match_names
 from graft.tensors.prints import digest_of, print_of
 
 
 class Listing(Protocol):
-    """The names, dtypes and shapes of something that a patch may land on, as headers alone tell them."""
+    """The names, dtypes and shapes of something that a patch may land on, as headers alone tell them.
+
+    Attributes:
+        names: of all its tensors.
+        prefix, rename: for `match_names`.
+        can_resize: whether a tensor may take another size there: files are written anew, a live model's are not.
+    """
 
     names: tuple[str, ...]
     prefix: str
     rename: Callable[[str], str]
+    can_resize: bool
 
     def spec(self, name: str) -> TensorSpec:
         """Dtype and shape of a tensor."""
@@ -81,15 +90,24 @@ def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bo
         cast: whether another dtype is accepted; needs stored base values, whose casts are compared.
     """
     whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
-    fit = check_specs(patch.mask.specs, whole, patch.provenance.tied, target, cast=cast)
+    origin = patch.provenance
+    fit = check_specs(patch.mask.specs, whole, origin.tied, target, grown=origin.grown, cast=cast)
     if not check_base or not fit.names:
         return fit
+    ends = _ends(whole, origin.grown)
     sound = [
-        name for name, spec in patch.mask.specs.items() if not _check_spec(spec, fit.names.get(name), target, cast)
+        name
+        for name, spec in patch.mask.specs.items()
+        if not _check_spec(spec, fit.names.get(name), target, cast, ends.get(name))
     ]
     facts = ((name, _check_values(patch, name, fit.names[name], target)) for name in sound)
     wrong = (f"tensor {name!r}: {fact}" for name, fact in facts if fact)
-    return Fit(fit.names, fit.dense, (*fit.reasons, *wrong))
+    taken = (
+        f"tensor {name!r}: the model has other rows than the patch brings, from row {origin.grown[name].start:,} on"
+        for name, end in ends.items()
+        if name in fit.dense and _has_others(patch.dense[name], fit.dense[name], end, target)
+    )
+    return Fit(fit.names, fit.dense, (*fit.reasons, *wrong, *taken))
 
 
 def check_specs(
@@ -98,15 +116,17 @@ def check_specs(
     tied: Sequence[Sequence[str]],
     listing: Listing,
     *,
+    grown: Mapping[str, Growth] | None = None,
     cast: bool = False,
 ) -> Fit:
     """Compare names, shapes and dtypes: all that can be known before any value is read.
 
     Args:
         specs: tensor name -> dtype and shape, of the tensors that a mask touches.
-        whole: name -> shape, of the tensors that are replaced whole.
+        whole: name -> shape, of the tensors that are replaced whole, and of a vocabulary's new rows.
         tied: groups of base names that share one storage.
         listing: what the patch should land on.
+        grown: name -> which of the whole tensors are a vocabulary's new rows.
         cast: whether another dtype is accepted.
     """
     try:
@@ -114,12 +134,12 @@ def check_specs(
         dense = _match(tied, tuple(whole), listing)
     except MismatchError as error:
         return Fit({}, {}, (str(error),))
-    checks = (_check_spec(specs[name], names.get(name), listing, cast) for name in specs)
-    wrong = [f"tensor {name!r}: {fact}" for name, fact in zip(specs, checks, strict=True) if fact]
-    for name, place in dense.items():
-        if listing.spec(place).shape != whole[name]:
-            wrong.append(f"tensor {name!r}: {listing.spec(place)} cannot be replaced whole by {list(whole[name])}")
-    return Fit(names, dense, tuple(wrong))
+    grown = grown or {}
+    ends = _ends(whole, grown)
+    facts = {name: _check_spec(spec, names.get(name), listing, cast, ends.get(name)) for name, spec in specs.items()}
+    facts |= {name: _check_rows(dense.get(name), grown[name].start, end, listing) for name, end in ends.items()}
+    facts |= _check_whole({name: whole[name] for name in dense.keys() - ends.keys()}, dense, listing)
+    return Fit(names, dense, tuple(f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact))
 
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
@@ -142,15 +162,67 @@ def _match(tied: Sequence[Sequence[str]], wanted: tuple[str, ...], listing: List
     return {name: listing.owner(place) for name, place in found.items()}
 
 
-def _check_spec(wanted: TensorSpec, place: str | None, listing: Listing, cast: bool) -> str | None:
+def _ends(whole: Mapping[str, tuple[int, ...]], grown: Mapping[str, Growth]) -> dict[str, tuple[int, ...]]:
+    """The shapes that grown tensors have with their new rows."""
+    return {name: continue_shape(growth, whole[name]) for name, growth in grown.items() if name in whole}
+
+
+def _check_rows(place: str | None, start: int, end: tuple[int, ...], listing: Listing) -> str | None:
+    """What is wrong with a tensor that should hold new rows: those of the base alone will do where it can grow."""
+    if place is None:
+        return "the model has no such tensor"
+    found = listing.spec(place).shape
+    if found == end or (listing.can_resize and found == (start, *end[1:])):
+        return None
+    if found[1:] == end[1:] and not listing.can_resize:
+        return (
+            f"the patch brings a vocabulary of {end[0]:,} rows, the model has {found[0]:,}: "
+            f"call model.resize_token_embeddings({end[0]}) first"
+        )
+    return f"shape {list(found)}, the patch was cut from {[start, *end[1:]]} and makes it {list(end)}"
+
+
+def _has_others(rows: torch.Tensor, place: str, end: tuple[int, ...], target: Target) -> bool:
+    """Whether files hold a vocabulary's new rows already, and not the patch's: a live model was resized for them."""
+    spec = target.spec(place)
+    if not target.can_resize or spec.shape != end:
+        return False
+    held = target.gather(place, torch.arange(spec.numel - rows.numel(), spec.numel))
+    return not same_bits(held, rows.flatten().to(held.dtype))
+
+
+def _check_whole(
+    whole: Mapping[str, tuple[int, ...]], places: Mapping[str, str], listing: Listing
+) -> dict[str, str | None]:
+    """What is wrong with tensors that are replaced whole: only a head may be of another size, and only in files."""
+    shapes = {name: (listing.spec(places[name]).shape, shape) for name, shape in whole.items()}
+    other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    heads = heads_among(other, rows_by_name(listing.names, listing.spec)) if other else frozenset()
+    facts: dict[str, str | None] = {}
+    for name in sorted(other):
+        if name not in heads or not listing.can_resize:
+            advice = ": load the model with the task's head" if name in heads else ""
+            facts[name] = f"{listing.spec(places[name])} cannot be replaced whole by {list(whole[name])}{advice}"
+    return facts
+
+
+def _check_spec(
+    wanted: TensorSpec, place: str | None, listing: Listing, cast: bool, end: tuple[int, ...] | None = None
+) -> str | None:
     if place is None:
         return "the model has no such tensor"
     found = listing.spec(place)
+    if wanted.shape != found.shape and end is not None:
+        return None if wanted.dtype == found.dtype or cast else _of_dtype(wanted, found)  # rows are checked apart
     if wanted.shape != found.shape:
         return f"shape {list(found.shape)}, the patch was cut from {list(wanted.shape)}"
     if wanted.dtype != found.dtype and not cast:
-        return f"dtype {found.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
+        return _of_dtype(wanted, found)
     return None
+
+
+def _of_dtype(wanted: TensorSpec, found: TensorSpec) -> str:
+    return f"dtype {found.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
 
 
 def _check_values(patch: Patch, name: str, place: str, target: Target) -> str | None:

@@ -20,7 +20,7 @@ from graft.patch.homes import Home, Homes
 from graft.patch.in_force import Layer, lock
 from graft.patch.places import Entries, Places, WholeTensor, refuse_placeless
 from graft.patch.skill_patch import Patch
-from graft.patch.stack import Assignment, OverlapRule, stack_patches
+from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
 from graft.tensors.architecture import architecture_of, unwrap_model
 from graft.tensors.dtypes import TensorSpec, spec_of, take
 from graft.tensors.names import NameMatch, match_names
@@ -54,6 +54,7 @@ class LiveTarget:
         self.names = (*self.tensors, *sorted(self._rebuilt - self.tensors.keys()))
         self.prefix = architecture.prefix
         self.rename: Callable[[str], str] = architecture.rename
+        self.can_resize = False
         self._owners: dict[tuple[object, ...], str] = {}
 
     def match(self, names: Iterable[str]) -> NameMatch:
@@ -113,6 +114,8 @@ class Fitted:
 
     def __init__(self, model: torch.nn.Module, target: LiveTarget, assignment: Assignment) -> None:
         self._model = model
+        self._k = len(assignment)
+        assignment = with_rows(assignment, target.spec)
         whole = {name: target.tensors[name] for name in assignment.dense}
         entries = {name: held for name, held in assignment.entries.items() if name not in whole}
         values = {name: cast_values(held, target.tensors[name].dtype, name) for name, (_, held) in entries.items()}
@@ -124,7 +127,6 @@ class Fitted:
         self._values += [values[name] for name in whole]
         self._expected = [place.read() for place in self._entries]
         self._holding = Holding(model, {name for place in self._places for name in place.tensors})
-        self._k = len(assignment)
 
     def apply(self) -> Grafted:
         """Graft, all or nothing.

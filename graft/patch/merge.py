@@ -14,11 +14,13 @@ import torch
 
 from graft.outputs import new_folder
 from graft.patch.fit import Fit, check_fit
+from graft.patch.resizing import copy_shard, declare_sizes, listed_names, resized_tensors
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import INDEX, SINGLE, WEIGHT_SUFFIXES, Checkpoint
 from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
+from graft.tensors.header import read_header
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
 
@@ -30,6 +32,7 @@ class StoredTarget:
         self.checkpoint = checkpoint
         self.names = checkpoint.names
         self.prefix, self.rename = naming_of(checkpoint.architecture)
+        self.can_resize = True
 
     def spec(self, name: str) -> TensorSpec:
         """Dtype and shape of a tensor."""
@@ -41,7 +44,7 @@ class StoredTarget:
 
     def owner(self, name: str) -> str:
         """The first listed name of the group of tied ones."""
-        return _places(self.checkpoint, name)[0]
+        return listed_names(self.checkpoint, name)[0]
 
 
 def merge_patches(
@@ -57,7 +60,8 @@ def merge_patches(
     """Write a copy of a model folder with patches assigned: same shards, index, dtypes, tokenizer, configs.
 
     Shards are copied as files and patched in place in the copy, so that memory holds no tensor, and every
-    byte that the patches do not name stays the base's.
+    byte that the patches do not name stays the base's. A shard with a tensor that takes another size, a grown
+    vocabulary's or a head's, is written anew tensor by tensor; config, index and tokenizer are told of new rows.
 
     Args:
         checkpoint: an opened model folder, or a single safetensors file.
@@ -79,14 +83,27 @@ def merge_patches(
         check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
     ]
     assignment = stack_patches(patches, fits, on_overlap, target.gather)
+    resized = resized_tensors(checkpoint, assignment)
     with new_folder(out, force=force) as folder:
         copy_companions(checkpoint, folder)
         for file in sorted(set(checkpoint.files.values())):
-            shutil.copyfile(file, folder / file.name)
+            copy_shard(
+                file, folder / file.name, {name: resized[name] for name in resized if checkpoint.files[name] == file}
+            )
             progress(file.stat().st_size)
-        _assign_entries(checkpoint, assignment, folder)
-        _place_dense(checkpoint, patches, assignment, folder)
+        copy = _open_copy(checkpoint, folder)
+        _assign_entries(checkpoint, assignment, copy)
+        if resized:
+            declare_sizes(checkpoint, assignment, copy)
+        _place_dense(checkpoint, patches, assignment, copy)
     return len(assignment)
+
+
+def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The copied files: what took another size moved the others."""
+    headers = {file: read_header(folder / file.name) for file in set(checkpoint.files.values())}
+    stored = {name: headers[file].tensors[name] for name, file in checkpoint.files.items()}
+    return Checkpoint(folder, {name: folder / file.name for name, file in checkpoint.files.items()}, stored)
 
 
 def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
@@ -107,37 +124,31 @@ def companions_of(checkpoint: Checkpoint) -> list[Path]:
     return found
 
 
-def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, folder: Path) -> None:
+def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
     for place, (indices, values) in assignment.entries.items():
-        for name in _places(checkpoint, place):
-            _stored_bits(checkpoint, name, folder)[indices.numpy()] = as_bits(values).numpy()
+        for name in listed_names(checkpoint, place):
+            _stored_bits(copy, name)[indices.numpy()] = as_bits(values).numpy()
 
 
-def _places(checkpoint: Checkpoint, name: str) -> list[str]:
-    """The tensor and every listed name that is tied to it."""
-    group = next((group for group in checkpoint.tied if name in group), frozenset((name,)))
-    return sorted(group & checkpoint.files.keys())
-
-
-def _stored_bits(checkpoint: Checkpoint, name: str, folder: Path) -> Any:
+def _stored_bits(copy: Checkpoint, name: str) -> Any:
     """A tensor's bytes in the copy, mapped for writing, as flat integers of its width."""
-    stored = checkpoint.stored[name]
+    stored = copy.stored[name]
     width = ITEM_SIZES[stored.spec.dtype]
     kind = f"<i{width}" if width > 1 else "u1"  # as in `as_bits`
-    path = folder / checkpoint.files[name].name
-    return np.memmap(path, dtype=kind, mode="r+", offset=stored.start, shape=(stored.spec.numel,))
+    return np.memmap(copy.files[name], dtype=kind, mode="r+", offset=stored.start, shape=(stored.spec.numel,))
 
 
-def _place_dense(checkpoint: Checkpoint, patches: Sequence[Patch], assignment: Assignment, folder: Path) -> None:
+def _place_dense(checkpoint: Checkpoint, patches: Sequence[Patch], assignment: Assignment, copy: Checkpoint) -> None:
     """Whole tensors: replaced where the base has them, else stored in a shard of their own."""
     lacking = {name: whole for name, whole in assignment.dense.items() if name not in checkpoint.files}
     for name in assignment.dense.keys() - lacking.keys():
         whole = assignment.dense[name].to(TORCH_DTYPES[checkpoint.spec(name).dtype])
-        for place in _places(checkpoint, name):
-            _stored_bits(checkpoint, place, folder)[:] = as_bits(whole.flatten()).numpy()
+        for place in listed_names(checkpoint, name):
+            _stored_bits(copy, place)[:] = as_bits(whole.flatten()).numpy()
     if lacking:
-        _add_shard(checkpoint, lacking, folder)
-        _name_head(patches, folder)
+        _add_shard(checkpoint, lacking, copy.path)
+    if any(name in lacking or whole.shape != checkpoint.spec(name).shape for name, whole in assignment.dense.items()):
+        _name_head(patches, copy.path)
 
 
 def _add_shard(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder: Path) -> None:

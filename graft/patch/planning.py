@@ -81,5 +81,6 @@ def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tupl
     whole = {name: header.tensors[name] for name in check_layout(header, rows, kind, str(file))}
     shapes = {name.removeprefix("dense/"): stored.spec.shape for name, stored in whole.items()}
     specs = {row.name: row.spec for row in rows}
-    check_specs(specs, shapes, provenance.tied, StoredTarget(checkpoint)).require(checkpoint.path.name)
+    target = StoredTarget(checkpoint)
+    check_specs(specs, shapes, provenance.tied, target, grown=provenance.grown).require(checkpoint.path.name)
     return rows, sum(stored.stop - stored.start for stored in whole.values())

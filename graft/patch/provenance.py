@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config import to_plain
+from graft.tensors.growth import Growth
+from graft.tensors.header import shown
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Provenance:
         tokenizer: SHA-256 of the tokenizer's file.
         licence: of the patch, where its author states one.
         tool: name and version of what wrote the patch.
+        grown: name -> the rows that the tuned vocabulary added to a tensor, whose values are whole tensors.
+        buffers: names of the tensors with entries that are no parameters: these count in no density.
     """
 
     base: BaseIdentity = field(default_factory=BaseIdentity)
@@ -54,11 +58,15 @@ class Provenance:
     tokenizer: str | None = None
     licence: str | None = None
     tool: str | None = None
+    grown: Mapping[str, Growth] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the file; the base's keys are always all there."""
-        identity = vars(self.base)
-        return {**to_plain(self), "base": dict(identity)}
+        """Plain values for the file; the base's keys are always all there, those of few patches only where needed."""
+        plain = {**to_plain(self), "base": dict(vars(self.base))}
+        rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
+        rare = {"grown": rows, "buffers": list(self.buffers)}
+        return {key: value for key, value in plain.items() if key not in rare} | {k: v for k, v in rare.items() if v}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Provenance:
@@ -78,11 +86,13 @@ class Provenance:
             tied=tuple(tuple(map(str, group)) for group in value.get("tied") or () if isinstance(group, list)),
             n_maskable=_count(value.get("n_maskable", 0), "n_maskable"),
             method=value.get("method") or {},
+            grown=_grown(value.get("grown") or {}),
+            buffers=tuple(map(str, value.get("buffers") or ())),
             **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool")},
         )
 
 
-_KINDS = {"tied": list, "scope": str, "method": dict, "task": dict, "metrics": dict}
+_KINDS = {"tied": list, "grown": dict, "buffers": list, "scope": str, "method": dict, "task": dict, "metrics": dict}
 _KINDS |= {"tokenizer": str, "licence": str, "tool": str}
 
 
@@ -92,6 +102,16 @@ def _identity(value: Mapping[str, Any]) -> BaseIdentity:
         if text is not None and not isinstance(text, str):
             raise ValueError(f"'base.{key}' is not a text")
     return BaseIdentity(**texts, n_parameters=_count(value.get("n_parameters", 0), "base.n_parameters"))
+
+
+def _grown(value: Mapping[str, Any]) -> dict[str, Growth]:
+    found = {}
+    for name, item in value.items():
+        tokens = item.get("tokens", []) if isinstance(item, dict) else None
+        if not isinstance(tokens, list) or not all(token is None or isinstance(token, str) for token in tokens):
+            raise ValueError(f"'grown' tells of {shown(name)} no rows and tokens")
+        found[name] = Growth(_count(item.get("from"), "grown.from"), tuple(tokens))
+    return found
 
 
 def _count(value: Any, key: str) -> int:

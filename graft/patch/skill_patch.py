@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from graft.errors import BudgetError, PatchError
+from graft.patch.growth import find_contradiction, grown_rows
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
-from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.pair import CheckpointPair, refuse_not_finite
+from graft.tensors.dtypes import TORCH_DTYPES, is_finite, spec_of
+from graft.tensors.pair import CheckpointPair
 from graft.tensors.prints import print_of
+from graft.tensors.scope import Scope
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class Patch:
         base_prints: tensor name -> print of the base's values at the same coordinates.
         provenance: base, method, task, metrics.
         base_values: tensor name -> (k,) the base's values, where they were asked for.
-        dense: name -> whole tensor that the base lacks or that is always replaced, such as a classifier head.
+        dense: name -> whole tensor that the base lacks or that is always replaced, such as a classifier head; of the
+            names in `provenance.grown` the new rows [new rows, ...] alone.
     """
 
     mask: Mask
@@ -43,13 +46,22 @@ class Patch:
                 _check_values(name, values.get(name), self.mask)
             if name not in self.base_prints:
                 raise PatchError(f"tensor {name!r}: no print of the base's values")
+        whole = {name: spec_of(tensor) for name, tensor in self.dense.items()}
+        fact = find_contradiction(self.provenance.grown, self.mask.specs, whole) if self.provenance.grown else None
+        if fact:
+            raise PatchError(fact)
+
+    @property
+    def k(self) -> int:
+        """Entries of parameters: what budgets and densities count. `len` counts those of buffers too."""
+        return len(self) - sum(len(self.mask[name]) for name in self.provenance.buffers if name in self.mask)
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __repr__(self) -> str:
         base = self.provenance.base
-        return f"Patch({len(self):,} of {base.n_parameters:,} weights of {base.id or base.name})"
+        return f"Patch({self.k:,} of {base.n_parameters:,} weights of {base.id or base.name})"
 
 
 def _check_values(name: str, values: torch.Tensor | None, mask: Mask) -> None:
@@ -63,7 +75,8 @@ def _check_values(name: str, values: torch.Tensor | None, mask: Mask) -> None:
 def cut_patch(pair: CheckpointPair, mask: Mask, provenance: Provenance, *, with_base_values: bool = False) -> Patch:
     """Cut the tuned values at a mask out of a pair of checkpoints, one tensor in memory at a time.
 
-    Tensors that only the tuned checkpoint has are taken whole, as `dense`.
+    Tensors that only the tuned checkpoint has, heads of another size, and the new rows of a vocabulary that lies in the
+    provenance's scope, if only in part, are taken whole, as `dense`.
 
     Raises:
         BudgetError: the mask is empty.
@@ -73,7 +86,8 @@ def cut_patch(pair: CheckpointPair, mask: Mask, provenance: Provenance, *, with_
     for name, indices in mask.indices.items():
         base, tuned = pair.read_at(name, torch.tensor(indices))
         values[name], before[name], prints[name] = tuned, base, print_of(base)
-    dense = {name: pair.tuned.read(name).clone() for name in pair.extra}
-    for name, tensor in dense.items():
-        refuse_not_finite(tensor, name, pair.tuned.path)
+    names = pair.whole_in(Scope(provenance.scope or "all"))
+    dense = {name: pair.read_whole(name) for name in names}
+    buffers = tuple(sorted(pair.base.buffers.intersection(mask)))
+    provenance = replace(provenance, grown=grown_rows(pair, names), buffers=buffers)
     return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)

@@ -76,8 +76,18 @@ class Outline:
 
     @property
     def k(self) -> int:
-        """Number of entries."""
-        return sum(k for _, k in self.entries.values())
+        """Number of parameters' entries."""
+        return sum(k for name, (_, k) in self.entries.items() if name not in self.provenance.buffers)
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """Buffer -> entries, which count in no density."""
+        return {name: self.entries[name][1] for name in self.provenance.buffers if name in self.entries}
+
+    @property
+    def n_entries(self) -> int:
+        """Number of entries, those of buffers too."""
+        return self.k + sum(self.buffers.values())
 
 
 def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
@@ -108,6 +118,7 @@ def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
         "density": k / n if n else None,
         "density_maskable": k / maskable if maskable else None,
         "bytes": n_bytes,
+        **({"buffers": outline.buffers} if outline.buffers else {}),
         "layers": {layer: sum(modules.values()) for layer, modules in by_layer.items()},
     }
     if outline.kind == "patch":
@@ -118,7 +129,7 @@ def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
 def _sizes_of(outline: Outline, n_bytes: int) -> dict[str, Any]:
     sizes = _measure(outline, n_bytes)
     return {
-        "bytes_per_entry": (n_bytes - sizes.dense_bytes - sizes.base_bytes) / outline.k,
+        "bytes_per_entry": (n_bytes - sizes.dense_bytes - sizes.base_bytes) / outline.n_entries,
         "bound_bytes": round(sizes.bound_bytes),
         "bound_ratio": sizes.bound_ratio,
         "dense": {name: list(spec.shape) for name, spec in outline.dense.items()},
@@ -130,7 +141,8 @@ def _sizes_of(outline: Outline, n_bytes: int) -> dict[str, Any]:
 def _measure(outline: Outline, n_bytes: int) -> Sizes:
     value_bytes = sum(k * ITEM_SIZES[spec.dtype] for spec, k in outline.entries.values())
     dense = sum(spec.numel * ITEM_SIZES[spec.dtype] for spec in outline.dense.values())
-    bits = log2_choose(max(outline.provenance.base.n_parameters, outline.k), outline.k)
+    k = outline.n_entries
+    bits = log2_choose(max(outline.provenance.base.n_parameters, k), k)
     return Sizes(n_bytes, dense, value_bytes if outline.has_base_values else 0, bits / 8 + value_bytes)
 
 
@@ -145,4 +157,4 @@ def _by_layer(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _without_counts(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key != "n_maskable"}
+    return {key: value for key, value in provenance.items() if key not in ("n_maskable", "buffers")}

@@ -72,11 +72,11 @@ class Bench:
     def names(self) -> list[str]:
         """The base's tensors in the recipe's scope that the tuned checkpoint has."""
         scope = Scope(self.recipe.localize.scope)
-        return [name for name in scope.names(self.pair.base) if name in self.pair.names]
+        return list(self.pair.names_in(scope))
 
     def count_changed(self) -> int:
         """Entries in scope that tuning changed: the largest possible k."""
-        return sum(Changes(self.pair, self.names()).counts.values())
+        return sum(Changes(self.pair.without_rounding(), self.names()).counts.values())
 
     def open(self, model: str | Path) -> Head:
         """A model with the task's head."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from graft.errors import CheckpointError, MismatchError
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
+from graft.tensors.growth import compare_shapes
 from graft.tensors.header import shown
 from graft.tensors.names import match_names
 from graft.tensors.relayout import relay
-from graft.tensors.scope import is_layer_name
+from graft.tensors.rounding import narrow_dtype, undo_rounding
+from graft.tensors.scope import Scope, is_layer_name
 
 STRETCH = 1 << 17  # weights at a time: what is computed of two stretches stays in a core's cache
 
@@ -28,9 +31,14 @@ class CheckpointPair:
     Attributes:
         base: the pretrained checkpoint; its names, dtypes and shapes are the ones that count.
         tuned: the fine-tuned checkpoint.
-        names: base name -> tuned name, in ascending order of base name, aliases of tied tensors left out.
+        names: base name -> tuned name, in ascending order of base name, aliases of tied tensors left out. Of a
+            tensor to which the tuned vocabulary added rows, the rows that both have are compared.
         extra: names of tuned tensors that the base lacks, such as a classifier head.
         absent: names of base tensors that the tuned checkpoint lacks, such as an unused pretraining head.
+        grown: base names of the tensors to which the tuned vocabulary added rows.
+        replaced: base name -> tuned name, of heads of another size.
+        unlike: base name -> why a tensor cannot be compared; it is refused where it is in scope.
+        ignores_rounding: whether tuned values that only rounding to the tuned dtype explains read as the base's.
     """
 
     base: Checkpoint
@@ -38,6 +46,10 @@ class CheckpointPair:
     names: Mapping[str, str]
     extra: tuple[str, ...]
     absent: tuple[str, ...]
+    grown: frozenset[str] = frozenset()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    ignores_rounding: bool = False
 
     @classmethod
     def open(cls, base: Path | Checkpoint, tuned: Path | Checkpoint) -> CheckpointPair:
@@ -45,7 +57,7 @@ class CheckpointPair:
 
         Raises:
             CheckpointError: one of them cannot be read.
-            MismatchError: names, shapes or tied weights do not agree; the tensor is named.
+            MismatchError: names or tied weights do not agree; the tensor is named.
         """
         base = base if isinstance(base, Checkpoint) else Checkpoint.open(base)
         tuned = tuned if isinstance(tuned, Checkpoint) else Checkpoint.open(tuned)
@@ -61,9 +73,78 @@ class CheckpointPair:
         names |= {name: name for name in relaid}
         unused = [name for name in unused if name not in used]
         absent = tuple(name for name in matched.missing if name not in names)
-        _check_shapes(base, tuned, names)
         _check_absent(base, tuned, absent, names)
-        return cls(base, tuned, dict(sorted(names.items())), tuple(sorted(unused)), absent)
+        shapes = compare_shapes(base, tuned, names)
+        replaced = {name: names.pop(name) for name in sorted(shapes.replaced)}
+        names = {name: other for name, other in sorted(names.items()) if name not in shapes.unlike}
+        return cls(base, tuned, names, tuple(sorted(unused)), absent, shapes.grown, replaced, shapes.unlike)
+
+    def without_rounding(self) -> CheckpointPair:
+        """The same pair, in which what only rounding to the tuned checkpoint's dtype changed did not change."""
+        return replace(self, ignores_rounding=True)
+
+    def names_in(self, scope: Scope) -> tuple[str, ...]:
+        """The base's parameters in scope that both checkpoints have, in ascending order.
+
+        Raises:
+            MismatchError: one of them cannot be compared.
+            ConfigError: the scope holds no tensor.
+        """
+        self.refuse_unlike(scope)
+        return tuple(name for name in scope.names(self.base) if name in self.names)
+
+    def refuse_unlike(self, scope: Scope) -> None:
+        """Refuse tensors in scope that are of another shape or kind in the two checkpoints.
+
+        Raises:
+            MismatchError: naming the first.
+        """
+        for name, fact in self.unlike.items():
+            if scope.holds(name):
+                advice = "another architecture" if is_layer_name(name) else "a scope without it leaves it out"
+                more = "" if is_layer_name(name) else ", such as --scope layers"
+                raise MismatchError(f"{fact}: {advice}{more}")
+
+    @cached_property
+    def narrow(self) -> torch.dtype | None:
+        """The 16-bit dtype that holds all of the tuned checkpoint's 32- or 64-bit parameters, where one does."""
+        return narrow_dtype(map(self.read_tuned, (name for name in self.names if name not in self.base.buffers)))
+
+    def rounds(self, name: str) -> bool:
+        """Whether a tensor is in another dtype in the tuned checkpoint, to which its values were rounded."""
+        return self.narrow is not None or self.tuned.spec(self.names[name]).dtype != self.base.spec(name).dtype
+
+    def whole_in(self, scope: Scope) -> tuple[str, ...]:
+        """Names of the whole tensors that go with a scope: heads always, new rows where one of the vocabulary is in it.
+
+        The rows of all the vocabulary's tensors go together, since a model has one vocabulary.
+        """
+        rows = self.grown if any(map(scope.holds, self.grown)) else frozenset()
+        return tuple(sorted({*self.extra, *self.replaced, *rows}))
+
+    def read_whole(self, name: str) -> torch.Tensor:
+        """A whole tensor, or a vocabulary's new rows [new rows, ...], in the base's dtype where the base has the name.
+
+        Raises:
+            CheckpointError: a value is NaN or infinite.
+        """
+        tensor = self.tuned.read(self.replaced.get(name, self.names.get(name, name)))
+        if name in self.grown:
+            tensor = tensor[self.base.spec(name).shape[0] :]
+        if name in self.grown or name in self.replaced:
+            tensor = tensor.to(TORCH_DTYPES[self.base.spec(name).dtype])
+        refuse_not_finite(tensor, name, self.tuned.path)
+        return tensor.clone()
+
+    def read_tuned(self, name: str) -> torch.Tensor:
+        """One tensor of the tuned checkpoint in the base's shape, as it is stored: not rounded, nor checked."""
+        tensor = self.tuned.read(self.names[name])
+        return tensor[: self.base.spec(name).shape[0]] if name in self.grown else tensor
+
+    def align(self, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+        """Tuned values, rounded to nearest-even in the base's dtype, beside the base's at the same places."""
+        rounded = tuned.to(base.dtype)
+        return undo_rounding(base, rounded, self.narrow or tuned.dtype) if self.ignores_rounding else rounded
 
     def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """One tensor of both, the tuned one rounded to nearest-even in the base's dtype.
@@ -72,14 +153,14 @@ class CheckpointPair:
             CheckpointError: a value of either is NaN or infinite, or overflows the base's dtype.
         """
         base = self.base.read(name)
-        tuned = self.tuned.read(self.names[name]).to(TORCH_DTYPES[self.base.spec(name).dtype])
+        tuned = self.align(base, self.read_tuned(name))
         self.refuse_not_finite(name, base, tuned)
         return base, tuned
 
     def read_at(self, name: str, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The (k,) values of base and tuned at flat row-major indices of a tensor, both in the base's dtype."""
-        base, tuned = self.base.read(name), self.tuned.read(self.names[name])
-        return take(base, indices), take(tuned, indices).to(base.dtype)
+        base = take(self.base.read(name), indices)
+        return base, self.align(base, take(self.read_tuned(name), indices))
 
     def stored(self, name: str) -> list[tuple[Checkpoint, str]]:
         """What reading a tensor of both reads."""
@@ -93,9 +174,9 @@ class CheckpointPair:
             base, tuned: (n,) n <= `length`, or `STRETCH` without one; read-only, as in `read` but not checked
                 (`refuse_not_finite` does that).
         """
-        base, tuned = self.base.read(name), self.tuned.read(self.names[name])
-        for start, (mine, other) in stretches_of([base, tuned], base.dtype, length):
-            yield start, mine, other
+        base, tuned = self.base.read(name).flatten(), self.read_tuned(name).flatten()
+        for start, (mine,) in stretches_of([base], base.dtype, length):
+            yield start, mine, self.align(mine, tuned[start : start + len(mine)])
 
     def changed(self, name: str) -> torch.Tensor:
         """(k,) int64 flat indices of one tensor at which the bits differ.
@@ -116,11 +197,14 @@ class CheckpointPair:
         return torch.from_numpy(found)
 
     def refuse_not_finite(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
-        """Refuse values of one tensor of both that are NaN or infinite.
+        """Refuse values of one tensor of both that are NaN or infinite; a buffer's that did not change may be.
 
         Raises:
             CheckpointError: naming the checkpoint and the tensor.
         """
+        if name in self.base.buffers:  # such as a mask of -inf, which is nobody's change
+            changed = as_bits(base) != as_bits(tuned)
+            base, tuned = base[changed], tuned[changed]
         refuse_not_finite(base, name, self.base.path)
         refuse_not_finite(tuned, name, self.tuned.path)
 
@@ -183,19 +267,6 @@ def _tied_in_tuned(tuned: Checkpoint, lacking: list[str], prefix: str) -> dict[s
         if listed:
             found |= dict.fromkeys(match_names(lacking, group, prefix=prefix).found, listed[0])
     return found
-
-
-def _check_shapes(base: Checkpoint, tuned: Checkpoint, names: Mapping[str, str]) -> None:
-    for name, other in names.items():
-        left, right = base.spec(name), tuned.spec(other)
-        if left.shape != right.shape:
-            raise MismatchError(
-                f"tensor {name!r} has shape {list(left.shape)} in the base, {list(right.shape)} in the tuned checkpoint"
-            )
-        if left.is_float != right.is_float:
-            raise MismatchError(
-                f"tensor {name!r} is {left.dtype} in the base and {right.dtype} in the tuned checkpoint"
-            )
 
 
 def _check_absent(base: Checkpoint, tuned: Checkpoint, absent: tuple[str, ...], names: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
+import torch
 from graft_cli.commands.localize import METHODS
 from graft_cli.entry import COMMANDS, group
 from safetensors.torch import load_file
@@ -67,6 +68,26 @@ def test_diff_apply_verify_and_inspect(base: Path, tuned: Path, tmp_path: Path, 
     assert equal_tensors(load_file(merged / "model.safetensors"), load_file(tuned / "model.safetensors"))
     assert (merged / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert parsed(cli("verify", patch, "--base", base, "--full", "--json")) == {"fits": True, "reasons": []}
+
+
+def test_what_is_odd_about_two_checkpoints_is_a_note_and_in_the_json(tmp_path: Path, cli: Cli) -> None:
+    before = {"embed.weight": torch.rand(7, 4), "layers.0.w": torch.rand(4, 4)}
+    base = write_single(tmp_path / "base", before)
+    after = {"embed.weight": torch.rand(9, 4), "layers.0.w": before["layers.0.w"].clone()}
+    after["layers.0.w"][0] += 1
+    tuned = write_single(tmp_path / "tuned", {name: tensor.bfloat16() for name, tensor in after.items()})
+    for more in ((), ("-o", tmp_path / "narrow", "--budget", 4)):
+        done = cli("diff", base, tuned, "--scope", "layers", *more, "--json")
+        found = json.loads(done.out)
+        assert (found["left_out"], found["rounded"]) == (["embed.weight"], 12)
+        assert done.err.splitlines() == [f"note: {note}" for note in found["notes"]]
+        assert "12 entries differ by rounding alone and are taken as not moved" in done.err
+    done = cli("diff", base, tuned, "-o", tmp_path / "wide")
+    assert "note: the vocabulary grew from 7 to 9 rows" in done.err
+    assert "vocabulary     7 to 9 rows, tokens unknown" in cli("inspect", tmp_path / "wide").out
+    applied = cli("apply", base, tmp_path / "wide", "-o", tmp_path / "out")
+    assert (applied.code, applied.err.count("note: ")) == (0, 1)
+    assert "copy the tuned model's tokenizer files" in applied.err
 
 
 def test_diff_without_an_output_is_a_diagnosis(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:

@@ -10,6 +10,7 @@ from graft.errors import CheckpointError, MismatchError
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import to_bytes
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
 from tests.checkpoints import (
     Tensors,
     bits_of,
@@ -65,14 +66,25 @@ def test_what_is_not_finite_is_refused_by_name(bad: float, spoilt: str, tmp_path
         pair.read("layers.1.b")
 
 
-def test_other_shapes_and_kinds_are_refused_by_name(tmp_path: Path) -> None:
+def test_other_shapes_and_kinds_are_refused_by_name_where_they_are_in_scope(tmp_path: Path) -> None:
     base = sample_tensors()
-    wrong = base | {"layers.0.w": torch.zeros(5, 6)}
-    with pytest.raises(MismatchError, match=r"'layers\.0\.w' has shape \[6, 5\] in the base, \[5, 6\]"):
-        pair_of(tmp_path / "shape", base, wrong)
-    wrong = base | {"layers.0.w": torch.zeros(6, 5, dtype=torch.int32)}
-    with pytest.raises(MismatchError, match=r"'layers\.0\.w' is F32 in the base and I32"):
-        pair_of(tmp_path / "kind", base, wrong)
+    shape = pair_of(tmp_path / "shape", base, base | {"layers.0.w": torch.zeros(5, 6)})
+    kind = pair_of(tmp_path / "kind", base, base | {"embed.weight": torch.zeros(7, 4, dtype=torch.int32)})
+    with pytest.raises(MismatchError, match=r"'layers\.0\.w' has shape \[6, 5\] in the base, \[5, 6\].*architecture"):
+        shape.names_in(Scope("layers"))
+    with pytest.raises(MismatchError, match=r"'embed\.weight' is F32 in the base and I32 .*--scope layers"):
+        kind.names_in(Scope("all"))
+    assert shape.names_in(Scope("embeddings")) == ("embed.weight",)
+    assert kind.names_in(Scope("layers")) == ("layers.0.w", "layers.1.b", "layers.1.w")
+
+
+def test_what_a_buffer_shares_may_be_infinite_but_not_what_changed(tmp_path: Path) -> None:
+    base = {"layers.0.w": torch.ones(2), "layers.0.inv_freq": torch.tensor([-torch.inf, 1.0])}
+    same = pair_of(tmp_path / "same", base, base | {"layers.0.inv_freq": torch.tensor([-torch.inf, 2.0])})
+    assert same.changed("layers.0.inv_freq").tolist() == [1]
+    other = pair_of(tmp_path / "other", base, base | {"layers.0.inv_freq": torch.tensor([-torch.inf, torch.inf])})
+    with pytest.raises(CheckpointError, match=r"'layers\.0\.inv_freq' holds NaN or infinite"):
+        other.changed("layers.0.inv_freq")
 
 
 def test_a_layer_must_not_be_missing_but_a_head_may(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def command(
     from graft.patch.file import FILE_NAME
     from graft.patch.merge import merge_patches
     from graft.patch.planning import plan_merge
+    from graft.patch.resizing import describe_vocabulary
     from graft.tensors.checkpoint import Checkpoint
     from graft.tensors.location import locate, locate_patch
 
@@ -67,4 +68,8 @@ def command(
             force=force,
             progress=progress,
         )
-    options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries grafted"])
+    notes = describe_vocabulary(output, loaded)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    found = {"output": str(output), "k": k} | ({"notes": notes} if notes else {})
+    options.show(found, as_json, [f"wrote {output} with {k:,} entries grafted"])

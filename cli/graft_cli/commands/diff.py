@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from graft_cli import options
-from graft_cli.saving import save_and_show
+from graft_cli.saving import save_and_show, show_notes
 
 
 @click.command("diff")
@@ -49,6 +49,7 @@ def command(
     from graft.localize.diagnosis import diagnose_movement
     from graft.localize.diff_planning import plan_diff
     from graft.localize.movement import diff_checkpoints
+    from graft.localize.pair_notes import describe_differences
     from graft.outputs import refuse_existing
 
     if output is None and (density is not None or budget is not None or with_base_values or force):
@@ -61,9 +62,11 @@ def command(
         planned = plan_diff(base, tuned, output, **kept)
         options.show(planned.to_json(), as_json, planned.lines())
         return
+    whole = output is not None and density is None and budget is None
+    differences = describe_differences(base, tuned, scope or "all", whole=whole)
     if output is None:
         diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
-        options.show(diagnosis.to_json(), as_json, diagnosis.sentences)
+        options.show(diagnosis.to_json() | show_notes(differences), as_json, diagnosis.sentences)
         return
     patch = diff_checkpoints(base, tuned, **kept)
     diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
@@ -74,4 +77,5 @@ def command(
         as_json=as_json,
         more={"diagnosis": diagnosis.to_json()},
         lines=[diagnosis.sentence],
+        differences=differences,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graft_cli import options
+from graft_cli import options, processes
 from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def command(
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
+    from graft.localize.pair_notes import describe_differences
     from graft.localize.planning import plan_localization
     from graft.localize.spec import LocalizeSpec
     from graft.outputs import refuse_existing
@@ -147,7 +148,8 @@ def command(
     patch = localize_skill(base, tuned, task, config, **where, parallel=parallel, with_base_values=with_base_values)
     more = {"curve": found.to_json()} if found else {}
     lines = ["", *_curve_lines(found), ""] if found else []
-    save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines)
+    differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines, differences=differences)
 
 
 def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:

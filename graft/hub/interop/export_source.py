@@ -26,7 +26,7 @@ class ExportSource:
     Attributes:
         patch: the patch.
         target: its base on disk, whose values under the mask have been checked; None without one.
-        places: the patch's tensor names -> the base's; empty without a base.
+        places: the patch's tensor names, of whole tensors too -> the base's; empty without a base.
     """
 
     patch: Patch
@@ -45,7 +45,8 @@ class ExportSource:
             return cls(patch)
         located = locate(base)
         target = StoredTarget(Checkpoint.open(located.path))
-        return cls(patch, target, dict(check_fit(patch, target).require(located.name).names))
+        fit = check_fit(patch, target).require(located.name)
+        return cls(patch, target, {**fit.dense, **fit.names})
 
     @property
     def has_before(self) -> bool:
@@ -82,4 +83,6 @@ class ExportSource:
         kept = {name: indices for name, indices in patch.mask.indices.items() if name not in left_out}
         dense = {name: tensor for name, tensor in patch.dense.items() if name not in left_out}
         mask = Mask.of({name: patch.mask.specs[name] for name in kept}, kept)
-        return dataclasses.replace(self, patch=dataclasses.replace(patch, mask=mask, dense=dense))
+        grown = {name: growth for name, growth in patch.provenance.grown.items() if name not in left_out}
+        origin = dataclasses.replace(patch.provenance, grown=grown)
+        return dataclasses.replace(self, patch=dataclasses.replace(patch, mask=mask, dense=dense, provenance=origin))

@@ -9,7 +9,8 @@ import torch
 
 from graft.errors import MismatchError
 
-Edit = Callable[[torch.Tensor], torch.Tensor]  # the base's tensor -> the tuned one, of its shape and dtype
+# the base's tensor -> the tuned one, of its dtype and shape, or with more rows where the vocabulary grew
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +31,12 @@ class Foreign:
 
 
 def replace_whole(name: str, read: Callable[[], torch.Tensor]) -> Edit:
-    """An edit that puts a tensor in the place of the base's, rounded to its dtype."""
+    """An edit that puts a tensor, which may have more rows, in the place of the base's, rounded to its dtype."""
 
     def edit(base: torch.Tensor) -> torch.Tensor:
         tensor = read()
-        check_shape(name, tensor.shape, base.shape)
+        if tensor.ndim != base.ndim or tensor.shape[1:] != base.shape[1:] or len(tensor) < len(base):
+            check_shape(name, tensor.shape, base.shape)
         return tensor.to(base.dtype)
 
     return edit

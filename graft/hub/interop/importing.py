@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import graft
 from graft.errors import BudgetError, ConfigError, MismatchError
 from graft.hub.interop.foreign import Edit, Foreign, replace_whole
 from graft.hub.interop.formats import IMPORTS
+from graft.hub.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
 from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
@@ -58,10 +60,13 @@ def import_patch(
     edits, dense = _match(foreign, checkpoint)
     edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
     mask = _choose(checkpoint, edited, density, budget)
+    rows, grown = new_rows(checkpoint, edits, file)
+    dense |= rows
     for name, tensor in dense.items():
         refuse_not_finite(tensor, name, file)
     config = {"method": "import", "from": form, "density": density, "budget": budget, **foreign.config}
-    provenance = _provenance(located, checkpoint, config)
+    buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
+    provenance = replace(_provenance(located, checkpoint, config), grown=grown, buffers=buffers)
     values, before = _cut(checkpoint, edited, mask)
     prints = {name: print_of(tensor) for name, tensor in before.items()}
     return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
@@ -72,8 +77,11 @@ def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], d
     wanted = [*foreign.edits, *foreign.whole]
     places = _places(wanted, base)
     dense = {name: read() for name, read in foreign.whole.items() if name not in places}
+    heads = resized_heads(foreign, places, base)
+    places = {name: place for name, place in places.items() if place not in heads}
+    dense |= heads
     lacking = sorted(set(foreign.edits) - places.keys())
-    if lacking or not places:
+    if lacking or not (places or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
     edits: dict[str, list[Edit]] = {}
@@ -93,7 +101,7 @@ def _places(wanted: list[str], base: Checkpoint) -> dict[str, str]:
 
 
 def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """One tensor of the base and what becomes of it.
+    """One tensor of the base and what becomes of it, new rows of a vocabulary left out.
 
     Raises:
         MismatchError: the file gives tied names different values.
@@ -101,11 +109,12 @@ def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[t
     """
     before = base.read(name)
     tuned = edits[0](before)
+    cut = cut_rows(base, name, tuned)
     for other in edits[1:]:
         if not same_bits(tuned, other(before)):
             raise MismatchError(f"the base ties {name!r} with another tensor, but the imported file unties them")
-    refuse_not_finite(tuned, name, file)
-    return before, tuned
+    refuse_not_finite(cut, name, file)
+    return before, cut
 
 
 Edited = Mapping[str, Callable[[], tuple[torch.Tensor, torch.Tensor]]]
@@ -118,10 +127,13 @@ def _choose(base: Checkpoint, edited: Edited, density: float | None, budget: int
     else:
         k = resolve_budget(base.n_parameters, density or 0.0, budget)
         names = [name for name in edited if name in base.parameters]
+        n = sum(int(_changed(*edited[name]()).sum()) for name in names)
+        if n < k:
+            raise BudgetError(f"a budget of {k:,} entries, but the imported file changes only {n:,} of the base's own")
         indices = select_top({name: partial(_movement, edited[name]) for name in names}, names, k)
     mask = Mask.of({name: base.spec(name) for name in indices}, indices)
     if not len(mask):
-        raise BudgetError("the imported file changes nothing of the base: there is nothing to cut out")
+        raise BudgetError("the imported file changes nothing of the base's own values: there is nothing to cut out")
     return mask
 
 

@@ -1,7 +1,8 @@
 """State dicts: the tensors that a patch touches, whole, with the tuned values in place.
 
 One safetensors file in the base's names, shapes and dtypes: `model.load_state_dict(load_file(path), strict=False)`
-grafts it onto the base. Read back, a state dict of any tool is a dense import.
+grafts it onto the base. Tensors to which the vocabulary added rows are there with them, and need a model that was
+resized (`resize_token_embeddings`). Read back, a state dict of any tool is a dense import.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import torch
 
 from graft.hub.interop.export_source import ExportSource
 from graft.hub.interop.foreign import Foreign
-from graft.hub.interop.tensor_stream import Planned, plan_tensor, write_tensors
+from graft.patch.growth import continue_shape
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import assign
+from graft.tensors.dtypes import TensorSpec, assign, spec_of
+from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 
 
 def write_state_dict(source: ExportSource, path: Path) -> None:
     """Write the file described above, one tensor in memory at a time."""
-    specs = source.patch.mask.specs
-    tensors = {name: Planned(spec, partial(_grafted, source, name)) for name, spec in specs.items()}
-    tensors |= {name: plan_tensor(whole) for name, whole in source.patch.dense.items() if name not in tensors}
+    patch = source.patch
+    tensors = {name: plan_tensor(whole) for name, whole in patch.dense.items()}
+    tensors |= {name: Planned(spec, partial(_grafted, source, name)) for name, spec in patch.mask.specs.items()}
+    for name, growth in patch.provenance.grown.items():
+        rows = spec_of(patch.dense[name])
+        grown = TensorSpec(rows.dtype, continue_shape(growth, rows.shape))
+        tensors[name] = Planned(grown, partial(_with_rows, source, name))
     write_tensors(path, tensors, {"format": "pt"})
 
 
@@ -34,6 +40,11 @@ def read_state_dict(path: Path) -> Foreign:
     """
     stored = Checkpoint.open(path)
     return Foreign(whole={name: partial(stored.read, name) for name in stored.names})
+
+
+def _with_rows(source: ExportSource, name: str) -> torch.Tensor:
+    grafted = _grafted(source, name) if name in source.patch.mask else source.whole(name)
+    return torch.cat([grafted, source.patch.dense[name]])
 
 
 def _grafted(source: ExportSource, name: str) -> torch.Tensor:

@@ -25,10 +25,10 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.tensor_stream import Planned, plan_tensor, write_tensors
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
 from graft.tensors.header import parse_json, read_header
+from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 
 KEY = "checkpoint_weight_patch"
 MANY = 2**31  # elements from which 32-bit indices wrap
@@ -47,11 +47,9 @@ class WeightPatch(NamedTuple):
 def refuse_for_vllm(source: ExportSource) -> dict[str, str]:
     """Tensors that vLLM cannot take, with the reason: it marks what stays by NaN, so that integers have no mark."""
     specs = source.patch.mask.specs
-    return {
-        name: f"{spec.dtype} entries; vLLM patches floating-point tensors"
-        for name, spec in specs.items()
-        if not spec.is_float
-    }
+    integers = {name: spec.dtype for name, spec in specs.items() if not spec.is_float}
+    refused = {name: f"{dtype} entries; vLLM patches floating-point tensors" for name, dtype in integers.items()}
+    return refused | dict.fromkeys(source.patch.provenance.grown, "new rows; in vLLM shapes stay")
 
 
 def write_weight_patches(source: ExportSource, path: Path) -> None:

@@ -124,7 +124,7 @@ def measure_importance(
     given = ImportanceInput({name: checkpoint.read(name) for name in names})
     if needs == "base":
         assert base is not None
-        given = dataclasses.replace(given, pair=CheckpointPair.open(locate(base).path, checkpoint))
+        given = dataclasses.replace(given, pair=_moved(base, checkpoint, Scope(config.scope)))
     if needs == "record":
         path = find_consolidation(None if record is None else str(record), located.path)
         given = dataclasses.replace(given, record=_recorded(path, checkpoint))
@@ -139,6 +139,13 @@ def measure_importance(
     )
     weights = {name: given.weights[name] for name in table}
     return Importance(table, weights, config.method, provenance)
+
+
+def _moved(base: str | Path, checkpoint: Checkpoint, scope: Scope) -> CheckpointPair:
+    """The base and the model, rounding to another dtype set aside."""
+    pair = CheckpointPair.open(locate(base).path, checkpoint).without_rounding()
+    pair.refuse_unlike(scope)
+    return pair
 
 
 def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None, base: object) -> None:

@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+
 from graft.localize.scores.magnitude import size_of_movement
 from graft.localize.scores.table import ScoreTable
+from graft.tensors.pair import CheckpointPair
 from graft.train.importance.scores.given import ImportanceInput
 
 
 def score_movement(given: ImportanceInput) -> ScoreTable:
-    """|theta - base| per weight; tensors that the base lacks are left out."""
+    """|theta - base| per weight; tensors that the base lacks are left out, and new rows score -inf."""
     if given.pair is None:
         raise ValueError("the magnitude of an update needs the base")
     of_base = {own: name for name, own in given.pair.names.items()}
-    return {name: partial(size_of_movement, given.pair, of_base[name]) for name in given.weights if name in of_base}
+    return {
+        name: partial(_movement, given.pair, of_base[name], weight.numel())
+        for name, weight in given.weights.items()
+        if name in of_base
+    }
+
+
+def _movement(pair: CheckpointPair, name: str, n: int) -> torch.Tensor:
+    """(n,) fp32."""
+    sizes = size_of_movement(pair, name)
+    return torch.cat([sizes, torch.full((n - len(sizes),), -torch.inf)])

@@ -1,0 +1,53 @@
+"""Rows that a tuned vocabulary added: what a patch says of them, and whether that holds together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from graft.tensors.dtypes import TensorSpec
+from graft.tensors.growth import Growth
+from graft.tensors.header import shown
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.vocabulary import read_tokens
+
+
+def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth]:
+    """Those of some tensors to which the tuned vocabulary added rows, with the tokens that its tokenizer names."""
+    known: dict[tuple[int, int], tuple[str | None, ...]] = {}
+    found = {}
+    for name in sorted(pair.grown.intersection(names)):
+        rows = pair.base.spec(name).shape[0], pair.tuned.spec(pair.names[name]).shape[0]
+        if rows not in known:
+            known[rows] = read_tokens(pair.tuned.path, *rows)
+        found[name] = Growth(rows[0], known[rows])
+    return found
+
+
+def find_contradiction(
+    grown: Mapping[str, Growth], specs: Mapping[str, TensorSpec], whole: Mapping[str, TensorSpec]
+) -> str | None:
+    """What of grown rows does not agree with the tensors that a patch holds; None where all does.
+
+    Args:
+        grown: what the patch says.
+        specs: tensor name -> dtype and shape in the base, of the tensors with entries.
+        whole: name -> dtype and shape, of the whole tensors.
+    """
+    ends: dict[int, int] = {}
+    for name, growth in grown.items():
+        rows = whole.get(name)
+        if rows is None or not rows.shape or not rows.numel or not growth.start:
+            return f"tensor {shown(name)}: 'grown' tells of new rows that are not there"
+        if len(growth.tokens) not in (0, rows.shape[0]):
+            return f"tensor {shown(name)}: {len(growth.tokens)} tokens for {rows.shape[0]} new rows"
+        base = specs.get(name)
+        if base is not None and (base.dtype, base.shape) != (rows.dtype, (growth.start, *rows.shape[1:])):
+            return f"tensor {shown(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
+        if ends.setdefault(growth.start, rows.shape[0]) != rows.shape[0]:
+            return f"tensor {shown(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
+    return None
+
+
+def continue_shape(growth: Growth, rows: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a grown tensor, from that of its new rows."""
+    return (growth.start + rows[0], *rows[1:])

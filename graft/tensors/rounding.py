@@ -1,0 +1,47 @@
+"""Checkpoints in different dtypes: which differences are a change, and which are rounding alone.
+
+A model tuned in bf16 from a base in fp32 differs from it at nearly every weight, since its weights were rounded before
+the first step. Where the base's value, rounded to the tuned checkpoint's dtype, is the tuned value bit for bit, tuning
+changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from graft.tensors.dtypes import as_bits
+
+_PART = 1 << 17  # values looked at together: of weights that were never rounded the first few tell
+
+
+def undo_rounding(base: torch.Tensor, tuned: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tuned values, but the base's where rounding explains the difference.
+
+    Args:
+        base, tuned: of one shape, in the base's dtype.
+        dtype: in which the tuned values are stored.
+    """
+    if dtype == base.dtype or not base.is_floating_point():
+        return tuned
+    explained = as_bits(base.to(dtype).to(base.dtype)) == as_bits(tuned)
+    return torch.where(explained, as_bits(base), as_bits(tuned)).view(base.dtype)
+
+
+def narrow_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
+    """The 16-bit dtype that holds every value of 32- or 64-bit weights, such as of a bf16 model saved in fp32; or None.
+
+    Args:
+        tensors: read one after another, up to the first value that neither dtype holds.
+    """
+    left = [torch.bfloat16, torch.float16]
+    for tensor in tensors:
+        if tensor.dtype not in (torch.float32, torch.float64):
+            return None
+        flat = tensor.flatten()
+        for part in (flat[start : start + _PART] for start in range(0, len(flat), _PART)):
+            left = [dtype for dtype in left if torch.equal(as_bits(part.to(dtype).to(part.dtype)), as_bits(part))]
+            if not left:
+                return None
+    return left[0]

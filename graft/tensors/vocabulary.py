@@ -1,0 +1,91 @@
+"""A model folder's tokenizer: which tokens a grown vocabulary has, and adding them to the base's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from graft.errors import CheckpointError
+
+_FILES = ("tokenizer*", "*vocab*", "spiece*", "*.model", "merges.txt")
+
+
+def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
+    """The tokens with the ids from start to stop, None for a row without one; empty where there is no tokenizer."""
+    tokenizer = open_tokenizer(folder)
+    if tokenizer is None:
+        return ()
+    named = {number: token for token, number in tokenizer.get_vocab().items()}
+    found = tuple(named.get(number) for number in range(start, stop))
+    return found if any(found) else ()
+
+
+def tokens_beyond(base: Path, tuned: Path) -> dict[str, int]:
+    """Token -> id, of those that the tuned folder's tokenizer has and the base's has not; none where one has none."""
+    tokenizers = [open_tokenizer(folder) for folder in (base, tuned)]
+    if None in tokenizers:
+        return {}
+    before, after = (tokenizer.get_vocab() for tokenizer in tokenizers)
+    return {token: after[token] for token in sorted(after.keys() - before.keys(), key=after.__getitem__)}
+
+
+def add_tokens(tokenizer: Any, start: int, tokens: Sequence[str | None]) -> bool:
+    """Add new rows' tokens to a tokenizer; False, and nothing added, where they would not get the ids from start on.
+
+    That is so where no token is known, where padding lies between tokens, or where the tokenizer's own tokens do not
+    end where the base's rows end. Tokens that it has already under these ids are left as they are.
+    """
+    known = [token for token in tokens if token is not None]
+    if not known or tokens[: len(known)] != tuple(known):
+        return False
+    vocabulary = tokenizer.get_vocab()
+    if [vocabulary.get(token) for token in known] == list(range(start, start + len(known))):
+        return True
+    if any(token in vocabulary for token in known) or max(vocabulary.values(), default=-1) != start - 1:
+        return False
+    tokenizer.add_tokens(known)
+    return True
+
+
+def extend_tokenizer(folder: Path, start: int, tokens: Sequence[str | None]) -> bool:
+    """`add_tokens` to the tokenizer of a model folder, which is saved in place.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be saved.
+    """
+    tokenizer = open_tokenizer(folder)
+    if tokenizer is None or not add_tokens(tokenizer, start, tuple(tokens)):
+        return False
+    try:
+        with _quietly():
+            tokenizer.save_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the merged model's tokenizer cannot be saved with its new tokens ({error})") from error
+    return True
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """A model folder's tokenizer; None where transformers finds none, or needs code of its own to open it."""
+    if not any(any(folder.glob(pattern)) for pattern in _FILES):  # transformers would make up an empty one
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        with _quietly():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception:  # of many kinds: no tokenizer, or one that this version does not know
+        return None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
