@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft_cli import options, processes
 
 if TYPE_CHECKING:
+    from graft.claims import Claim
     from graft.patch.skill_patch import Patch
 
 
 def save_and_show(
     patch: Patch,
-    output: Path,
+    output: Claim,
     *,
-    force: bool,
     as_json: bool,
     more: Mapping[str, object] | None = None,
     lines: Sequence[str] = (),
@@ -27,8 +26,8 @@ def save_and_show(
 
     if not processes.is_first():
         return
-    save_patch(patch, output, force=force)
-    content = describe_patch(patch, output.stat().st_size, patch.provenance)
+    save_patch(patch, output)
+    content = describe_patch(patch, output.path.stat().st_size, patch.provenance)
     options.show(content | dict(more or {}), as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graft.claims import Output, claim_output
 from graft.compose.clusters import clusters_at, link_singly
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
@@ -31,10 +32,10 @@ from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder, refuse_existing
+from graft.outputs import new_folder
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate
+from graft.tensors.location import locate, places_of
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
 from graft.tensors.streaming import stream_tensors
@@ -75,7 +76,7 @@ class Fusion:
 
 
 def fuse_models(
-    base: str | Path, tuned: Sequence[str | Path], out: Path, spec: FusionSpec | None = None, *, force: bool = False
+    base: str | Path, tuned: Sequence[str | Path], out: Output, spec: FusionSpec | None = None, *, force: bool = False
 ) -> Fusion:
     """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and companions.
 
@@ -95,12 +96,12 @@ def fuse_models(
         CheckpointError: one cannot be read, or holds NaN or infinite values.
         ConfigError, OutputError.
     """
-    refuse_existing(out, force=force)
+    claim = claim_output(out, is_folder=True, force=force, inputs=places_of(base, *tuned))
     if len(tuned) < 2:
         raise ConfigError("a fusion needs two tuned models or more")
     fuser = _Fuser(base, tuned, spec or FusionSpec())
     fuser.look()
-    with new_folder(out, force=force) as folder:
+    with new_folder(claim) as folder:
         result = fuser.write(folder)
         text = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")

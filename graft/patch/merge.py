@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graft.claims import Output, claim_output
 from graft.outputs import new_folder
 from graft.patch.fit import Fit, check_fit
 from graft.patch.skill_patch import Patch
@@ -59,7 +60,7 @@ class StoredTarget:
 def merge_patches(
     checkpoint: Checkpoint,
     patches: Sequence[Patch],
-    out: Path,
+    out: Output,
     *,
     on_overlap: OverlapRule = "error",
     allow_mismatch: bool = False,
@@ -86,12 +87,13 @@ def merge_patches(
     Raises:
         PatchMismatchError, OverlapError, OutputError: nothing was written.
     """
+    claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
     target = StoredTarget(checkpoint)
     fits: list[Fit] = [
         check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
     ]
     assignment = stack_patches(patches, fits, on_overlap, target.gather)
-    with new_folder(out, force=force) as folder:
+    with new_folder(claim) as folder:
         copy_companions(checkpoint, folder)
         for file in sorted(set(checkpoint.files.values())):
             shutil.copyfile(file, folder / file.name)

@@ -84,11 +84,26 @@ def is_on_hub(reference: str | Path) -> bool:
         CheckpointError: a path that is local only, and is not there.
     """
     text = str(reference)
-    if text in EMBEDDED or Path(text).expanduser().exists():
+    if text in EMBEDDED or _path_here(text) is not None:
         return False
     if isinstance(reference, Path) or text.startswith(("/", ".", "~")):
         raise CheckpointError(f"{text}: no such file or folder")
     return True
+
+
+def places_of(*references: str | Path | None) -> list[Path]:
+    """Where on this machine the bytes behind references lie, those of the Hub in its cache; nothing is asked for."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = []
+    for text in (str(reference) for reference in references if reference is not None):
+        if text in EMBEDDED:
+            places.append(_locate_embedded(text).path)
+        elif (path := _path_here(text)) is not None:
+            places.append(path)
+        else:
+            places.append(Path(HF_HUB_CACHE, f"models--{text.partition('@')[0].replace('/', '--')[:200]}"))
+    return places
 
 
 def fetch_file(reference: str, filename: str) -> Located:
@@ -152,10 +167,19 @@ def _is_commit(text: str) -> bool:
 
 
 def _locate_here(text: str) -> Located:
-    path = Path(text).expanduser()
-    if not path.exists():
+    path = _path_here(text)
+    if path is None:
         raise CheckpointError(f"{text}: no such file or folder")
     return Located(path, path.resolve().name)
+
+
+def _path_here(text: str) -> Path | None:
+    """The local file or folder of that name, None where there is none, or no file can have the name."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, not a name of files, of no known user
+        return None
 
 
 def _locate_embedded(text: str) -> Located:

@@ -41,15 +41,15 @@ def command(
     Example:
       graft apply embedded:all-MiniLM-L6-v2 skill.safetensors -o runs/merged
     """
+    from graft.claims import claim_output
     from graft.hub.pull import pull_patch
-    from graft.outputs import refuse_existing
     from graft.patch.file import FILE_NAME
     from graft.patch.merge import merge_patches
     from graft.patch.planning import plan_merge
     from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate, locate_patch
+    from graft.tensors.location import locate, locate_patch, places_of
 
-    refuse_existing(output, force=force)
+    claim = claim_output(output, is_folder=True, force=force, inputs=places_of(model, *patches))
     checkpoint = Checkpoint.open(locate(model).path)
     if plan:
         planned = plan_merge(checkpoint, [locate_patch(patch, FILE_NAME).path for patch in patches], output)
@@ -61,10 +61,9 @@ def command(
         k = merge_patches(
             checkpoint,
             loaded,
-            output,
+            claim,
             on_overlap=on_overlap,
             allow_mismatch=allow_mismatch,
-            force=force,
             progress=progress,
         )
     options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries grafted"])

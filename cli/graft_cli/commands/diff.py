@@ -46,22 +46,24 @@ def command(
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned --density 1e-4 -o skill.safetensors
     """
+    from graft.claims import claim_output
     from graft.localize.diagnosis import diagnose_movement
     from graft.localize.diff_planning import plan_diff
     from graft.localize.movement import diff_checkpoints
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
     if output is None and (density is not None or budget is not None or with_base_values or force):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
+    claim = None
     if output is not None:
-        refuse_existing(output, force=force)
+        claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, tuned))
     kept: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
     kept["with_base_values"] = with_base_values
     if plan:
         planned = plan_diff(base, tuned, output, **kept)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    if output is None:
+    if claim is None:
         diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
         options.show(diagnosis.to_json(), as_json, diagnosis.sentences)
         return
@@ -69,8 +71,7 @@ def command(
     diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
     save_and_show(
         patch,
-        output,
-        force=force,
+        claim,
         as_json=as_json,
         more={"diagnosis": diagnosis.to_json()},
         lines=[diagnosis.sentence],
