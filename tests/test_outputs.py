@@ -177,14 +177,13 @@ def test_a_folder_that_is_changed_deep_inside_meanwhile_is_not_replaced(change: 
     path = tmp_path / "out"
     (path / "sub").mkdir(parents=True)
     (path / "sub" / "old.txt").write_text("old")
-    with pytest.raises(OutputError, match="was written by something else"), new_folder(path, force=True):
+    with pytest.raises(OutputError, match="was written by something else"), new_folder(path, force=True):  # noqa: PT012
         if change == "remove":
             (path / "sub" / "old.txt").unlink()
         else:
             (path / "sub" / ("old.txt" if change == "rewrite" else "new.txt")).write_text("theirs")
-    assert (
-        files_below(path) == {"add": ["sub/new.txt", "sub/old.txt"], "rewrite": ["sub/old.txt"], "remove": []}[change]
-    )
+    left = {"add": ["sub/new.txt", "sub/old.txt"], "rewrite": ["sub/old.txt"], "remove": []}
+    assert files_below(path) == left[change]
 
 
 @BOTH

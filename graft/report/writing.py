@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.claims import claim_output
+from graft.errors import OutputError
 from graft.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
 from graft.report.estimates import figure_of, gain_of
@@ -29,7 +30,6 @@ from graft.report.run_tables import (
 )
 from graft.report.table_page import TABLES, TableRun, read_table_run, table_section
 from graft.report.wording import Share, elsewhere, headline, percent
-from graft.workplaces import put_mark, refuse_foreign
 
 READING = (
     "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model.",
@@ -81,18 +81,25 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, *folder.glob("seed-*"))]
     page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
     plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)
-    refuse_foreign(plots)  # its name was not given
+    _refuse_foreign(plots)
     found = _named_apart([_read(folder) for folder in folders])
     tables = [run for run in found if isinstance(run, TableRun)]
     runs = [run for run in found if isinstance(run, RunFolder)]
     patches = [run.patch() for run in runs]
     with new_folder(plots_claim) as folder, new_file(page_claim) as page:
-        put_mark(folder, plots)
         book = PlotBook(folder)
         page.write_text(_compose(runs, patches, tables, book), encoding="utf-8")
     headlines = {run.name: headline(run, _share(run, patch)) for run, patch in zip(runs, patches, strict=True)}
     headlines |= {run.name: run.headline for run in tables}
     return WrittenReport(out, tuple(plots / name for name in book.files), headlines)
+
+
+def _refuse_foreign(plots: Path) -> None:
+    """Refuse to replace a folder whose name was not given, unless it holds what a report writes: each plot twice."""
+    kinds = {kind: {file.stem for file in plots.glob(f"*.{kind}")} for kind in ("png", "svg")}
+    n_files = len(list(plots.iterdir())) if plots.is_dir() else 0
+    if kinds["png"] != kinds["svg"] or n_files != 2 * len(kinds["png"]):
+        raise OutputError(f"{plots} holds more than a report's plots: move it, or choose another name for the page")
 
 
 def _read(folder: Path) -> RunFolder | TableRun:

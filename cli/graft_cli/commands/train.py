@@ -108,14 +108,11 @@ def command(
     _check_usage(method, protect, unprotect, density if not localizable else None, importance)
     task = options.load_task(task_file, seed)
     opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
-    blocks: dict[str, dict[str, object]] = {"regularize": {"importance": importance}, "record": {}}
-    blocks["localizable"] = {"density": density}
+    blocks = {"regularize": {"importance": importance}, "record": {}, "localizable": {"density": density}}
     config = _read_config(task, settings, {key: blocks[key] for key in blocks if opened[key]}, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
-    claim = None
-    if output is not None and not plan:
-        inputs = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
-        claim = claim_output(output, is_folder=True, force=force, inputs=inputs)
+    inputs = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
+    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=inputs)
     regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     if claim is None:
         planned = plan_training(base, task, config, **regions, **where)
