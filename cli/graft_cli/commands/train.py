@@ -84,8 +84,7 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    The folder appears only when training is done; the state after each epoch lies beside it meanwhile, in
-    .OUTPUT.graft, which is hidden.
+    The folder appears only when training is done; the state after each epoch lies in .OUTPUT.graft meanwhile.
 
     --protect takes patches and masks. A patch must be in BASE with its own values (the skill is frozen) or with the
     base's (what is there is frozen); a mask protects any values. A line on stderr says which.
@@ -108,18 +107,17 @@ def command(
     _check_usage(method, protect, unprotect, density if not localizable else None, importance)
     task = options.load_task(task_file, seed)
     opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
-    blocks = {"regularize": {"importance": importance}, "record": {}, "localizable": {"density": density}}
-    config = _read_config(task, settings, {key: blocks[key] for key in blocks if opened[key]}, assignments)
+    blocks: dict[str, Any] = {"regularize": {"importance": importance}, "localizable": {"density": density}}
+    config = _read_config(task, settings, {key: blocks.get(key, {}) for key in opened if opened[key]}, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
-    inputs = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
-    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=inputs)
+    read = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
+    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=read)
     regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
     if claim is None:
         planned = plan_training(base, task, config, **regions, **where)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    where["parallel"] = parallel
-    result = train_task(base, task, claim, config=config, **regions, **where, resume=resume)
+    result = train_task(base, task, claim, config=config, **regions, **where, parallel=parallel, resume=resume)
     _show(result, claim.path, as_json)
 
 
