@@ -57,6 +57,7 @@ def command(
         return
     loaded = [pull_patch(patch) for patch in patches]
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
+    left_out: list[str] = []
     with byte_bar("apply", total) as progress:
         k = merge_patches(
             checkpoint,
@@ -65,5 +66,8 @@ def command(
             on_overlap=on_overlap,
             allow_mismatch=allow_mismatch,
             progress=progress,
+            say=left_out.append,
         )
+    for line in left_out:
+        click.echo(line, err=True)
     options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries grafted"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,5 +73,6 @@ def _exclude_from_model(tuned: str, base: str | None, regions: list[Path], claim
     mask = load_mask(regions[0])
     for region in regions[1:]:
         mask = mask | load_mask(region)
-    k = merge_patches(Checkpoint.open(locate(tuned).path), [cut_removal(base, tuned, mask)], claim)
+    removal, say = cut_removal(base, tuned, mask), partial(click.echo, err=True)
+    k = merge_patches(Checkpoint.open(locate(tuned).path), [removal], claim, say=say)
     options.show({"output": str(claim), "k": k}, as_json, [f"wrote {claim} with {k:,} entries back at the base's"])

@@ -26,8 +26,8 @@ from graft.hub.interop.export_source import ExportSource
 from graft.hub.interop.foreign import Foreign
 from graft.hub.interop.linear_layers import match_linear_layers
 from graft.hub.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter
-from graft.hub.interop.tensor_stream import Planned, write_tensors
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec, assign, take
+from graft.tensors.tensor_stream import Planned, write_tensors
 
 VALUES, INDICES = "shira_weight", "shira_indices"
 Reader = Callable[[], torch.Tensor]

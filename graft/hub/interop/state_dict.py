@@ -13,9 +13,9 @@ import torch
 
 from graft.hub.interop.export_source import ExportSource
 from graft.hub.interop.foreign import Foreign
-from graft.hub.interop.tensor_stream import Planned, plan_tensor, write_tensors
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import assign
+from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 
 
 def write_state_dict(source: ExportSource, path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from graft.hub.interop.additive import find_difference, widest
 from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.tensor_stream import Planned, write_tensors
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec
+from graft.tensors.tensor_stream import Planned, write_tensors
 
 
 def refuse_for_task_vector(source: ExportSource) -> dict[str, str]:

@@ -25,10 +25,10 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.tensor_stream import Planned, plan_tensor, write_tensors
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
 from graft.tensors.header import parse_json, read_header
+from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 
 KEY = "checkpoint_weight_patch"
 MANY = 2**31  # elements from which 32-bit indices wrap

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from graft.hub.interop.tensor_stream import Planned, plan_tensor, write_tensors
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
 from graft.tensors.header import read_header
+from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 from tests.checkpoints import equal_tensors
 
 
