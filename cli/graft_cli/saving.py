@@ -50,7 +50,9 @@ def describe_lines(content: dict[str, object]) -> list[str]:
     if content.get("dense"):
         rows.append(("whole tensors", ", ".join(content["dense"]) + f" ({content['dense_bytes']:,} bytes)"))  # type: ignore[arg-type]
     rows += [
-        (key, _short(content[key])) for key in ("method", "task", "metrics", "licence", "tool") if content.get(key)
+        (key, text)
+        for key in ("method", "task", "metrics", "licence", "tool")
+        if content.get(key) and (text := _short(content[key]))
     ]
     rows.append(("layers", ", ".join(f"{layer} {k:,}" for layer, k in content["layers"].items())))  # type: ignore[attr-defined]
     return options.columns(rows)

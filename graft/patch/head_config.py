@@ -15,14 +15,9 @@ from graft.patch.skill_patch import Patch
 from graft.tensors.scope import kind_of
 
 # what else of a config a head's outputs depend on: where it pools, and by which token it finds the end
-_KEYS: tuple[str, ...] = (
-    "pad_token_id",
-    "problem_type",
-    "classifier_pooling",
-    "classifier_activation",
-    "classifier_bias",
-)
-_KEYS += ("norm_bias", "pooler_act", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
+_KEYS: tuple[str, ...] = ("pad_token_id", "problem_type", "classifier_pooling", "classifier_activation")
+_KEYS += ("classifier_bias", "norm_bias", "pooler_act", "summary_type", "summary_use_proj", "summary_activation")
+_KEYS += ("summary_proj_to_labels",)
 
 
 def read_head(folder: Path) -> dict[str, Any]:
