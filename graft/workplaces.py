@@ -5,10 +5,12 @@ A folder counts as ours by the mark in it, never by its name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import OutputError
@@ -40,6 +42,26 @@ def make_workplace(out: Path) -> Path:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return folder
+
+
+@contextlib.contextmanager
+def open_workplace(out: Path) -> Iterator[Path]:
+    """Yield the workplace of an output; if a failure inside leaves nothing in it, it goes again, with new parents.
+
+    Raises:
+        OutputError: as `make_workplace`.
+    """
+    missing = [parent for parent in out.parents if not parent.exists()]  # innermost first
+    folder = make_workplace(out)
+    try:
+        yield folder
+    except BaseException:
+        if [item.name for item in folder.iterdir()] == [MARK]:
+            drop_workplace(out)
+            for parent in missing:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+        raise
 
 
 def drop_workplace(out: Path) -> None:

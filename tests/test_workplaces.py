@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import OutputError
-from graft.workplaces import MARK, drop_workplace, make_workplace, refuse_foreign, workplace_of
+from graft.workplaces import MARK, drop_workplace, make_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @pytest.mark.parametrize("name", ["out", "x" * 255, "ß" * 127, "y" * 249])
@@ -20,6 +20,18 @@ def test_it_is_made_found_again_and_dropped(name: str, tmp_path: Path) -> None:
     drop_workplace(tmp_path / name)
     drop_workplace(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_that_leaves_nothing_leaves_no_workplace(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    for leaves in (False, True):
+        with pytest.raises(KeyboardInterrupt), open_workplace(out) as folder:  # noqa: PT012
+            (folder / "state").touch() if leaves else None
+            raise KeyboardInterrupt
+        assert folder.exists() == (tmp_path / "new").exists() == leaves
+    with pytest.raises(KeyboardInterrupt), open_workplace(out):
+        raise KeyboardInterrupt
+    assert (workplace_of(out) / "state").exists()
 
 
 @pytest.mark.parametrize("mark", [None, b"junk", b"{}", b"[" * 100_000])

@@ -33,7 +33,7 @@ from graft.train.protection.core import Core
 from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
-from graft.workplaces import drop_workplace, make_workplace, refuse_foreign, workplace_of
+from graft.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def _confine(
     pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
     kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
-        make_workplace(out)
-        train_task(base, task, pulled, **kept, **where, force=True)
+        with open_workplace(out):
+            train_task(base, task, pulled, **kept, **where, force=True)
     mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
     return Core(only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
         config, config.localizable

@@ -12,7 +12,7 @@ from graft.outputs import new_file
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.importance.recorder import PathRecorder
-from graft.workplaces import make_workplace, refuse_foreign, workplace_of
+from graft.workplaces import open_workplace, refuse_foreign, workplace_of
 
 Figures = tuple[float, ...]
 
@@ -76,8 +76,7 @@ class TrainingState:
         self.ranks.wait()
 
     def _write(self, content: dict[str, Any]) -> None:
-        make_workplace(self.out)
-        with new_file(self.file, force=True) as temporary:
+        with open_workplace(self.out), new_file(self.file, force=True) as temporary:
             try:
                 torch.save(content, temporary)
             except RuntimeError as error:  # what torch makes of a full disk
