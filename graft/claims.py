@@ -120,10 +120,9 @@ def _refuse_special(path: Path) -> None:
 
 
 def _refuse_kind(path: Path, is_folder: bool) -> None:
-    """Refuse to replace a folder by a file or a file by a folder; of a link, what is behind it decides."""
-    if path.exists() and path.is_dir() != is_folder:
-        found, made = ("file", "folder") if is_folder else ("folder", "file")
-        raise OutputError(f"{path} is a {found}, and a {made} is to be written: choose another name")
+    """Refuse to replace a whole folder by a file; of a link, what is behind it decides."""
+    if path.is_dir() and not is_folder:
+        raise OutputError(f"{path}: Is a directory, and a file is to be written: choose another name")
 
 
 def _refuse_name(path: Path) -> None:

@@ -260,13 +260,14 @@ def test_places_where_nothing_can_be_made_are_refused(opener: Opener, tmp_path: 
     assert entries(tmp_path) == ["file"]
 
 
-def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:
+def test_a_file_does_not_replace_a_folder_but_a_folder_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="is a folder, and a file"), new_file(tmp_path / "folder", force=True):
+    with pytest.raises(OutputError, match="Is a directory"), new_file(tmp_path / "folder", force=True):
         pytest.fail("must refuse before any work")
-    with pytest.raises(OutputError, match="is a file, and a folder"), new_folder(tmp_path / "file", force=True):
-        pytest.fail("must refuse before any work")
+    with new_folder(tmp_path / "file", force=True) as place:
+        (place / "a.txt").touch()
+    assert files_below(tmp_path) == ["file/a.txt"]
     assert entries(tmp_path) == ["file", "folder"]
 
 
