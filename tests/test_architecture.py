@@ -19,7 +19,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # from the ground up: a file imports from its own line and from those above it
 LAYERS = (
     {"errors"},
-    {"config", "interrupts", "outputs"},
+    {"config", "interrupts", "moves", "claims", "workplaces"},
+    {"outputs"},
     {"tensors"},
     {"parallel"},
     {"patch"},
@@ -38,7 +39,10 @@ PACKAGES = {
     "errors": set(),
     "config": {"yaml"},
     "interrupts": set(),
+    "claims": set(),
+    "moves": set(),
     "outputs": set(),
+    "workplaces": set(),
     "tensors": {"huggingface_hub", "numpy", "safetensors", "torch", "tqdm", "transformers"},
     "parallel": {"torch"},
     "patch": {"numpy", "safetensors", "torch"},

@@ -87,6 +87,11 @@ def load_task(path: Path, seed: int | None) -> Any:
     return task if seed is None else task.with_seed(seed)
 
 
+def files_of(*tasks: tuple[Path | None, Any]) -> list[Path]:
+    """TASK files, and the local files that these tasks read, as inputs that no output may replace."""
+    return [file for path, task in tasks if path is not None for file in (path, *task.files)]
+
+
 def _printable(text: str) -> str:
     """Without the characters that steer a terminal: what a stranger's patch says of itself is shown here."""
     return "".join(character if character.isprintable() else "�" for character in text)

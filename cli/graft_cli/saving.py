@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,15 +10,15 @@ import click
 from graft_cli import options, processes
 
 if TYPE_CHECKING:
+    from graft.claims import Claim
     from graft.localize.pair_notes import Differences
     from graft.patch.skill_patch import Patch
 
 
 def save_and_show(
     patch: Patch,
-    output: Path,
+    output: Claim,
     *,
-    force: bool,
     as_json: bool,
     more: Mapping[str, object] | None = None,
     lines: Sequence[str] = (),
@@ -34,9 +33,9 @@ def save_and_show(
 
     if not processes.is_first():
         return
-    save_patch(patch, output, force=force)
+    save_patch(patch, output)
     more = dict(more or {}) | (show_notes(differences) if differences else {})
-    content = describe_patch(patch, output.stat().st_size, patch.provenance)
+    content = describe_patch(patch, output.path.stat().st_size, patch.provenance)
     options.show(content | more, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 
@@ -69,7 +68,9 @@ def describe_lines(content: dict[str, object]) -> list[str]:
     if content.get("dense"):
         rows.append(("whole tensors", ", ".join(content["dense"]) + f" ({content['dense_bytes']:,} bytes)"))  # type: ignore[arg-type]
     rows += [
-        (key, _short(content[key])) for key in ("method", "task", "metrics", "licence", "tool") if content.get(key)
+        (key, text)
+        for key in ("method", "task", "metrics", "licence", "tool")
+        if content.get(key) and (text := _short(content[key]))
     ]
     rows.append(("layers", ", ".join(f"{layer} {k:,}" for layer, k in content["layers"].items())))  # type: ignore[attr-defined]
     return options.columns(rows)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graft.patch.merge import copy_companions
+from graft.patch.model_folder import Companions, copy_companions
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import ITEM_SIZES, byte_view
 from graft.tensors.header import read_header
@@ -37,9 +37,9 @@ class FusedFiles:
         for handle in self._handles.values():
             os.close(handle)
 
-    def start(self, fused: Collection[str]) -> None:
+    def start(self, fused: Collection[str], companions: Companions) -> None:
         """Headers and companions, and every tensor of the base that is not going to be `put`."""
-        copy_companions(self._base, self._folder)
+        copy_companions(companions, self._base.path, self._folder)
         written = {place for name in fused for place in self._places(name)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graft.claims import Output, claim_output
 from graft.compose.clusters import clusters_at, link_singly
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
@@ -31,10 +32,12 @@ from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder, refuse_existing
+from graft.outputs import new_folder
+from graft.patch.head_config import read_head, renames_labels
+from graft.patch.model_folder import find_companions
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate
+from graft.tensors.location import locate, places_of
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
 from graft.tensors.rounding import undo_rounding
@@ -54,6 +57,7 @@ class Fusion:
         n_fused: weights that were fused.
         kept: names of the base's tensors that were left as they are: buffers, and what a tuned model lacks.
         left_out: names of tensors that only tuned models have, such as classifier heads.
+        files_left_out: what of the base's folder is not copied, and why.
         angles: degrees between each two models' whole weights; empty where no angle was needed.
         selected: entries in each model's core or trimmed difference; empty where none was selected.
         jaccard: (m, m) of these selections; empty likewise.
@@ -65,6 +69,7 @@ class Fusion:
     n_fused: int
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
+    files_left_out: tuple[str, ...]
     angles: tuple[tuple[float, ...], ...]
     selected: tuple[int, ...]
     jaccard: tuple[tuple[float, ...], ...]
@@ -77,7 +82,7 @@ class Fusion:
 
 
 def fuse_models(
-    base: str | Path, tuned: Sequence[str | Path], out: Path, spec: FusionSpec | None = None, *, force: bool = False
+    base: str | Path, tuned: Sequence[str | Path], out: Output, spec: FusionSpec | None = None, *, force: bool = False
 ) -> Fusion:
     """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and companions.
 
@@ -97,12 +102,12 @@ def fuse_models(
         CheckpointError: one cannot be read, or holds NaN or infinite values.
         ConfigError, OutputError.
     """
-    refuse_existing(out, force=force)
+    claim = claim_output(out, is_folder=True, force=force, inputs=places_of(base, *tuned))
     if len(tuned) < 2:
         raise ConfigError("a fusion needs two tuned models or more")
     fuser = _Fuser(base, tuned, spec or FusionSpec())
     fuser.look()
-    with new_folder(out, force=force) as folder:
+    with new_folder(claim) as folder:
         result = fuser.write(folder)
         text = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
@@ -125,6 +130,21 @@ def _refuse_other_sizes(pair: CheckpointPair) -> None:
         )
 
 
+def _refuse_other_labels(pairs: Sequence[CheckpointPair]) -> None:
+    """Heads are fused output by output, so that these must mean the same.
+
+    Raises:
+        MismatchError: a tuned model's config names the base's head, and other labels.
+    """
+    for pair in pairs:
+        base, tuned = read_head(pair.base.path), read_head(pair.tuned.path)
+        if renames_labels(base, tuned):
+            raise MismatchError(
+                f"{pair.tuned.path.name} calls the outputs of its head {tuned.get('labels')}, and "
+                f"{pair.base.path.name} {base.get('labels')}: heads of other labels cannot be fused"
+            )
+
+
 class _Fuser:
     """The passes over the models, and what they gather."""
 
@@ -135,7 +155,9 @@ class _Fuser:
         for pair in self.pairs:
             _refuse_other_sizes(pair)
         self.models = tuple(item.name for item in located)
+        _refuse_other_labels(self.pairs)
         self.spec = spec
+        self.companions = find_companions(self.base)
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
         m = len(self.pairs)
@@ -156,7 +178,7 @@ class _Fuser:
     def write(self, folder: Path) -> Fusion:
         """The pass that fuses and writes."""
         with FusedFiles(self.base, folder) as files:
-            files.start(set(self.names))
+            files.start(set(self.names), self.companions)
             for dots, met in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
                 self.dots += dots
                 self.met += met.numpy()
@@ -235,6 +257,7 @@ class _Fuser:
             n_fused=sum(self.base.spec(name).numel for name in self.names),
             kept=tuple(name for name in self.base.names if name not in listed),
             left_out=tuple(sorted({name for pair in self.pairs for name in pair.extra})),
+            files_left_out=self.companions.left_out,
             angles=tuple(map(tuple, angles_of(self.dots).tolist())) if self.spec.arcs else (),
             selected=tuple(selected.tolist()) if self.movements else (),
             jaccard=tuple(map(tuple, jaccard.tolist())) if self.movements else (),

@@ -6,14 +6,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.claims import claim_output
 from graft.errors import HubError
 from graft.hub.companions import NAMES
 from graft.hub.push import CARD
-from graft.outputs import new_folder, refuse_existing
+from graft.outputs import new_folder
 from graft.patch.file import FILE_NAME, load_patch, load_region
 from graft.patch.skill_patch import Patch
 from graft.tensors.hub_failures import explain_failure, failures
-from graft.tensors.location import fetch_file, locate_patch
+from graft.tensors.location import fetch_file, locate_patch, places_of
 
 BESIDES = (CARD, *NAMES)
 LARGEST = 2**24  # bytes of what comes besides the patch
@@ -62,12 +63,12 @@ def pull_folder(reference: str, out: Path, *, force: bool = False) -> Pulled:
         HubError, PatchFormatError: as `pull_patch`; there is no folder then.
         OutputError: the folder exists and `force` is off.
     """
-    refuse_existing(out, force=force)
+    claim = claim_output(out, is_folder=True, force=force, inputs=places_of(reference))
     found = fetch_file(reference, FILE_NAME)
     region, _ = load_region(found.path)
     pinned = f"{found.id}@{found.revision}" if found.revision else reference
     others = {name: fetch_file(pinned, name).path for name in _present(pinned)}
-    with new_folder(out, force=force) as folder:
+    with new_folder(claim) as folder:
         for name, path in {FILE_NAME: found.path, **others}.items():
             shutil.copyfile(path, folder / name)
     return Pulled(str(found.id), found.revision, (FILE_NAME, *others), len(region))

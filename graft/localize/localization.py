@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
 from graft.localize.spec import LocalizeSpec
 from graft.parallel.launch import find_ranks
+from graft.patch.head_config import read_head, renames_labels
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tasks.head import spread_head, tokenizer_digest
@@ -86,9 +86,10 @@ def describe_origin(
 ) -> Provenance:
     """Where a patch came from, without any path, user, host or time."""
     described = task.describe() if task else None
-    architecture = _architecture_named_in(pair.tuned.path / "config.json")
-    if described is not None and (pair.extra or pair.replaced) and architecture:
-        described["head"]["architecture"] = architecture
+    head, before = read_head(pair.tuned.path), read_head(pair.base.path)
+    if head and (pair.extra or pair.replaced or renames_labels(before, head)):
+        described = described or {}
+        described["head"] = described.get("head", {}) | head
     return describe_checkpoint(base, pair.base, scope, method, described)
 
 
@@ -149,12 +150,3 @@ def _refuse_dense(config: LocalizeSpec) -> None:
             f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
             "or use attribution, taylor or learned without exact scores"
         )
-
-
-def _architecture_named_in(config: Path) -> str | None:
-    """The model's class by name, which this version of transformers need not know."""
-    try:
-        named = json.loads(config.read_text(encoding="utf-8"))["architectures"]
-        return str(named[0]) if isinstance(named, list) else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None

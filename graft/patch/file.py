@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from graft.claims import Output
 from graft.errors import CheckpointError, PatchError, PatchFormatError
 from graft.outputs import new_file
 from graft.patch.coding import encode_indices
@@ -28,14 +29,12 @@ FILE_NAME = "patch.safetensors"
 MAX_PATCH_HEADER = 2**25  # bytes of rows and provenance: room for 200,000 tensors
 
 
-def save_patch(
-    patch: Patch | Mask, path: Path | str, *, provenance: Provenance | None = None, force: bool = False
-) -> None:
+def save_patch(patch: Patch | Mask, path: Output, *, provenance: Provenance | None = None, force: bool = False) -> None:
     """Save a patch, or a mask alone, as a format-1 file; the same content gives the same bytes.
 
     Args:
         patch: a Patch (kind "patch") or a Mask (kind "mask").
-        path: the file to write; it is written beside and moved into place.
+        path: the file to write, or a claim to it; it is written beside and moved into place.
         provenance: for a Mask; a Patch carries its own.
         force: overwrite an existing file.
 
@@ -43,7 +42,7 @@ def save_patch(
         OutputError: the file exists and `force` is off, or the disk refuses.
     """
     data = patch_bytes(patch, provenance)
-    with new_file(Path(path), force=force) as temporary:
+    with new_file(path, force=force) as temporary:
         temporary.write_bytes(data)
 
 

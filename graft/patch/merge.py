@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from graft.claims import Output, claim_output
 from graft.outputs import new_folder
 from graft.patch.fit import Fit, check_fit
+from graft.patch.head_config import head_of_patches, read_head, write_head
+from graft.patch.model_folder import copy_companions, find_companions
 from graft.patch.resizing import copy_shard, declare_sizes, listed_names, resized_tensors
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
+from graft.patch.unused_weights import drop_tensors, find_unused
 from graft.tensors.architecture import naming_of
-from graft.tensors.checkpoint import INDEX, SINGLE, WEIGHT_SUFFIXES, Checkpoint
+from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
 from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
 from graft.tensors.header import read_header
 
@@ -50,12 +53,13 @@ class StoredTarget:
 def merge_patches(
     checkpoint: Checkpoint,
     patches: Sequence[Patch],
-    out: Path,
+    out: Output,
     *,
     on_overlap: OverlapRule = "error",
     allow_mismatch: bool = False,
     force: bool = False,
     progress: Callable[[int], object] = lambda n_bytes: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> int:
     """Write a copy of a model folder with patches assigned: same shards, index, dtypes, tokenizer, configs.
 
@@ -71,6 +75,7 @@ def merge_patches(
         allow_mismatch: do not compare the base's values.
         force: replace an existing folder.
         progress: called with the number of bytes of each file once it is written.
+        say: called with a line about each file or weight of the base that is left out.
 
     Returns:
         The number of entries assigned.
@@ -78,14 +83,16 @@ def merge_patches(
     Raises:
         PatchMismatchError, OverlapError, OutputError: nothing was written.
     """
+    claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
     target = StoredTarget(checkpoint)
     fits: list[Fit] = [
         check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
     ]
     assignment = stack_patches(patches, fits, on_overlap, target.gather)
     resized = resized_tensors(checkpoint, assignment)
-    with new_folder(out, force=force) as folder:
-        copy_companions(checkpoint, folder)
+    with new_folder(claim) as folder:
+        companions = find_companions(checkpoint)
+        copy_companions(companions, checkpoint.path, folder)
         for file in sorted(set(checkpoint.files.values())):
             copy_shard(
                 file, folder / file.name, {name: resized[name] for name in resized if checkpoint.files[name] == file}
@@ -95,7 +102,10 @@ def merge_patches(
         _assign_entries(checkpoint, assignment, copy)
         if resized:
             declare_sizes(checkpoint, assignment, copy)
-        _place_dense(checkpoint, patches, assignment, copy)
+        _place_dense(checkpoint, assignment, copy)
+        dropped = _name_head(checkpoint, patches[::-1] if on_overlap == "last" else patches, folder)
+    for name in (*companions.left_out, *dropped):
+        say(f"left out: {name}")
     return len(assignment)
 
 
@@ -106,22 +116,15 @@ def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return Checkpoint(folder, {name: folder / file.name for name, file in checkpoint.files.items()}, stored)
 
 
-def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    """Everything but weights: stale shards and other formats would contradict the merged values."""
-    for source in companions_of(checkpoint):
-        place = folder / source.relative_to(checkpoint.path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
-
-
-def companions_of(checkpoint: Checkpoint) -> list[Path]:
-    """The files beside the weights, such as tokenizer and configs; none of a single file."""
-    found = []
-    for source in [] if checkpoint.path.is_file() else sorted(checkpoint.path.rglob("*")):
-        hidden = any(part.startswith(".") for part in source.relative_to(checkpoint.path).parts)
-        if not hidden and source.suffix not in WEIGHT_SUFFIXES and source.is_file():
-            found.append(source)
-    return found
+def _name_head(checkpoint: Checkpoint, patches: Sequence[Patch], folder: Path) -> tuple[str, ...]:
+    """Tell config.json of a head that a patch brings, so that the Auto classes load it, and drop what it displaces."""
+    before = read_head(folder).get("architecture")
+    task = head_of_patches(patches, before)
+    if task is None or not write_head(task, folder) or task["head"]["architecture"] == before:
+        return ()
+    unused = find_unused(folder, checkpoint.names)
+    drop_tensors(folder, unused)
+    return tuple(f"{name} (a {task['head']['architecture']} has no such weight)" for name in unused)
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
@@ -138,7 +141,7 @@ def _stored_bits(copy: Checkpoint, name: str) -> Any:
     return np.memmap(copy.files[name], dtype=kind, mode="r+", offset=stored.start, shape=(stored.spec.numel,))
 
 
-def _place_dense(checkpoint: Checkpoint, patches: Sequence[Patch], assignment: Assignment, copy: Checkpoint) -> None:
+def _place_dense(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
     """Whole tensors: replaced where the base has them, else stored in a shard of their own."""
     lacking = {name: whole for name, whole in assignment.dense.items() if name not in checkpoint.files}
     for name in assignment.dense.keys() - lacking.keys():
@@ -147,8 +150,6 @@ def _place_dense(checkpoint: Checkpoint, patches: Sequence[Patch], assignment: A
             _stored_bits(copy, place)[:] = as_bits(whole.flatten()).numpy()
     if lacking:
         _add_shard(checkpoint, lacking, copy.path)
-    if any(name in lacking or whole.shape != checkpoint.spec(name).shape for name, whole in assignment.dense.items()):
-        _name_head(patches, copy.path)
 
 
 def _add_shard(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder: Path) -> None:
@@ -165,19 +166,3 @@ def _add_shard(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder:
     size = sum((folder / shard).stat().st_size for shard in set(shards.values()))
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(shards.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def _name_head(patches: Sequence[Patch], folder: Path) -> None:
-    """Tell config.json of the head, so that the Auto classes load it."""
-    config_file = folder / "config.json"
-    task = next((patch.provenance.task for patch in patches if patch.dense and patch.provenance.task), None)
-    if task is None or not config_file.is_file():
-        return
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    labels, head = task.get("labels"), task.get("head")
-    if isinstance(labels, (list, tuple)) and labels:  # what a stranger's patch says of its task may be anything
-        config["id2label"] = {str(position): str(label) for position, label in enumerate(labels)}
-        config["label2id"] = {str(label): position for position, label in enumerate(labels)}
-    if isinstance(head, Mapping) and isinstance(head.get("architecture"), str):
-        config["architectures"] = [head["architecture"]]
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,8 @@ from graft.patch.coding import CONTINUE
 from graft.patch.file import read_declaration, read_patch_header
 from graft.patch.fit import check_specs
 from graft.patch.layout import check_layout
-from graft.patch.merge import StoredTarget, companions_of
+from graft.patch.merge import StoredTarget
+from graft.patch.model_folder import find_companions
 from graft.patch.rows import Row
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TensorSpec
@@ -46,7 +47,7 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
         rows += found
         whole += dense
     shards = sum(file.stat().st_size for file in set(checkpoint.files.values()))
-    besides = sum(file.stat().st_size for file in companions_of(checkpoint))
+    besides = sum(file.stat().st_size for file in find_companions(checkpoint).copied)
     sizes = sum(file.stat().st_size for file in files)
     parts = [
         Part("patches", sizes),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.claims import claim_output
 from graft.outputs import new_file, new_folder
 from graft.recipes.spec import Expectation
+from graft.tasks.task import Task
+from graft.tensors.location import places_of
 
 MARK = "recipe.json"  # what is being run, from the start; results.json comes at the end
 RESULTS = "results.json"
@@ -32,16 +35,26 @@ class RunResult:
     missed: tuple[str, ...]
 
 
-def claim_folder(out: Path, what: Mapping[str, Any], force: bool) -> None:
-    """Make the folder, or take up one that an earlier try at the same recipe left unfinished."""
+def claim_folder(out: Path, what: Mapping[str, Any], force: bool, inputs: Sequence[Path]) -> None:
+    """Make the folder, or take up one that an earlier try at the same recipe left unfinished.
+
+    Raises:
+        OutputError: it holds something else and `force` is off, or it is no output, whatever `force` says.
+    """
     try:
         begun = json.loads((out / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         begun = None
     if begun == what and not (out / RESULTS).exists():
         return
-    with new_folder(out, force=force) as folder:
+    with new_folder(claim_output(out, is_folder=True, force=force, inputs=inputs)) as folder:
         (folder / MARK).write_text(json.dumps(what, indent=2), encoding="utf-8")
+
+
+def inputs_of(recipe: Path, base: str, files: Iterable[str], tasks: Iterable[Task]) -> list[Path]:
+    """What a run reads: its recipe, base and TASK files, and their data."""
+    read = [recipe, *places_of(base), *(recipe.parent / file for file in files)]
+    return [*read, *(file for task in tasks for file in task.files)]
 
 
 def run_or_read(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:

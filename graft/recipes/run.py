@@ -16,7 +16,7 @@ from graft.evaluate.pooling import pool_seeds
 from graft.localize.methods import METHODS
 from graft.patch.file import load_patch
 from graft.recipes.bench import Machine, graft_name
-from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
+from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.retention.run import is_retention, run_retention
 from graft.recipes.seed import bins_from_json, run_seed
 from graft.recipes.spec import RecipeSpec, find_base
@@ -80,7 +80,7 @@ def run_recipe(
         task.ood_examples(name)
     machine = Machine(device, dtype)
     what = {"recipe": to_plain(recipe), "task": task.describe(), "train": to_plain(task.spec.train), "dtype": dtype}
-    claim_folder(out, what, force)
+    claim_folder(out, what, force, inputs_of(path, recipe.base, [recipe.task], [task]))
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         seeds.append(run_or_read(out / f"seed-{seed}", partial(run_seed, recipe, task, seed, machine=machine)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.claims import Output
 from graft.compose.clusters import leaf_order
 from graft.compose.families import FamilyOverlap
 from graft.compose.measurement import Overlap
@@ -20,7 +21,7 @@ from graft.report.task_matrix import plot_task_matrix
 MOST_WRITTEN = 16  # regions up to which each cell carries its numbers
 
 
-def write_overlap(overlap: Overlap, folder: Path, *, force: bool = False) -> None:
+def write_overlap(overlap: Overlap, folder: Output, *, force: bool = False) -> None:
     """A folder with overlap.json, and overlap_map and dendrogram as PNG and SVG.
 
     Raises:
@@ -61,7 +62,7 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
         return save_figure(figure, path)
 
 
-def write_families(overlap: FamilyOverlap, folder: Path, *, force: bool = False) -> None:
+def write_families(overlap: FamilyOverlap, folder: Output, *, force: bool = False) -> None:
     """A folder with overlap.json, and overlap_map as PNG and SVG, of tasks over several seeds.
 
     Raises:
@@ -115,7 +116,7 @@ def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _folder_of(overlap: Overlap | FamilyOverlap, folder: Path, force: bool) -> Iterator[Path]:
+def _folder_of(overlap: Overlap | FamilyOverlap, folder: Output, force: bool) -> Iterator[Path]:
     """A new folder with overlap.json, to be filled with plots."""
     with new_folder(folder, force=force) as place:
         text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

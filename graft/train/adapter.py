@@ -19,9 +19,10 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from graft.claims import claim_output
 from graft.config import to_plain
 from graft.errors import ConfigError
-from graft.outputs import new_folder, refuse_existing
+from graft.outputs import new_folder
 from graft.tasks.spec import TrainSpec
 from graft.tensors.location import locate
 from graft.train.distribution import SharedLoss
@@ -78,7 +79,7 @@ def train_adapter(
     config, seed = settle(tasks, config)
     if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
-    refuse_existing(out, force=False)
+    claim = claim_output(out, is_folder=True, inputs=[located.path])
     lessons = Lessons.open(located.path, tasks, parallel="ddp", device=device, dtype=dtype, seed=seed)
     head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
     adapted = attach(head.model, adapter, seed)
@@ -89,7 +90,7 @@ def train_adapter(
         adapted.merge_and_unload()
     record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
     record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
-    with new_folder(out) as folder:
+    with new_folder(claim) as folder:
         save_model(head, folder, out)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return TrainResult(out, tuple(epochs), plan.steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from graft.claims import Claim, Output, claim_output
 from graft.config import to_plain
 from graft.errors import ConfigError, OutputError, TrainingError
 from graft.localize.movement import find_core
-from graft.outputs import new_folder, refuse_existing
+from graft.outputs import new_folder
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -25,14 +25,15 @@ from graft.tasks.head import Head, quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
+from graft.tensors.location import locate, places_of
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.localizable import configure_pull, configure_restart
 from graft.train.protection.core import Core
 from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
-from graft.train.resume import TrainingState, state_folder
+from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
+from graft.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TrainResult:
 def train_task(
     base: str | Path,
     task: Tasks,
-    out: str | Path,
+    out: Output,
     *,
     config: TrainSpec | None = None,
     protect: Sequence[Patch | Mask] = (),
@@ -81,8 +82,8 @@ def train_task(
 ) -> TrainResult:
     """Fine-tune a base model on a task, or on several at once, and save it as a folder.
 
-    The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
-    `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
+    The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in a hidden
+    folder, `.OUT.graft`, so that an interrupted run can go on with `resume` and end in the same bits.
 
     Several processes all call this: updates are one process's up to rounding (`graft.train.distribution`).
 
@@ -96,7 +97,7 @@ def train_task(
         unprotect: coordinates to leave out of them.
         device, dtype, gradient_checkpointing: where and how, as in `open_head`.
         parallel: over several processes: the whole model on each ("ddp"), or shards of it ("fsdp", FSDP2).
-        resume: go on from `OUT.resume`.
+        resume: go on from the state beside it.
         force: replace an existing folder.
 
     Raises:
@@ -105,23 +106,23 @@ def train_task(
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
-    out, tasks, located = Path(out), as_list(task), locate(base)
+    tasks, located = as_list(task), locate(base)
     config, seed = settle(tasks, config)
-    refuse_existing(out, force=force)
+    claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
+    out = claim.path
     core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
     lessons = Lessons.open(located.path, tasks, parallel=parallel, **where, seed=seed)
     plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, tasks, plan, core), head.ranks)
+    state = TrainingState(out, _fingerprint(head, located.path, tasks, plan, core), head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
     record: dict[str, Any] = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps}
     record |= {"train": describe_settings(config, located.path), "epochs": list(map(dataclasses.asdict, epochs))}
     record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-    _save(stepper, record, out, lambda: print_training(located.path, tasks, config, seed, dtype, asked.digest()), force)
-    state.cleared()
+    _save(stepper, record, claim, lambda: print_training(located.path, tasks, config, seed, dtype, asked.digest()))
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -150,6 +151,14 @@ def find_training(
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
 
+def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
+    """The folder to make, with the hidden one beside it in which the work goes on."""
+    inputs += places_of(config.regularize.importance) if config.regularize else []
+    claim = claim_output(out, is_folder=True, force=force, inputs=inputs)
+    refuse_foreign(workplace_of(claim.path))
+    return claim
+
+
 def _describe(tasks: Sequence[Task]) -> dict[str, Any] | list[dict[str, Any]]:
     described = [task.describe() for task in tasks]
     return described[0] if len(tasks) == 1 else described
@@ -172,21 +181,18 @@ def _confine(
 ) -> tuple[Core, TrainSpec]:
     """All but the weights that a first training with a pull moves most, and how to train these.
 
-    The first training stays beside the output until that is there.
+    The first training stays in the output's workplace until that is there.
     """
     assert config.localizable is not None
-    pulled, pull = _pulled_folder(out), configure_pull(config, config.localizable)
+    pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
     kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
-        train_task(base, task, pulled, **kept, **where, force=True)
+        with open_workplace(out):
+            train_task(base, task, pulled, **kept, **where, force=True)
     mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
     return Core(only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
         config, config.localizable
     )
-
-
-def _pulled_folder(out: Path) -> Path:
-    return out.with_name(f"{out.name}.pulled")
 
 
 def _fingerprint(head: Head, base: Path, tasks: Sequence[Task], plan: Plan, core: Core) -> str:
@@ -197,16 +203,17 @@ def _fingerprint(head: Head, base: Path, tasks: Sequence[Task], plan: Plan, core
     return json.dumps(parts, sort_keys=True)
 
 
-def _save(stepper: Stepper, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
+def _save(stepper: Stepper, record: dict[str, Any], claim: Claim, find_print: Callable[[], str]) -> None:
     """Make the folder; over several processes the first does, with what the others gave."""
     head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
         record["print"] = find_print()
-        with new_folder(out, force=force) as folder:
-            _save_trained(stepper, folder, out, weights)
+        with new_folder(claim) as folder:
+            _save_trained(stepper, folder, claim.path, weights)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(_pulled_folder(out), ignore_errors=True)
+        drop_workplace(claim.path)
+    head.ranks.wait()
 
 
 def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,31 @@ from graft.outputs import new_file
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.importance.recorder import PathRecorder
+from graft.workplaces import open_workplace, refuse_foreign, workplace_of
 
 Figures = tuple[float, ...]
 
 
-def state_folder(out: Path) -> Path:
-    """Where the state of a training that will become `out` lies meanwhile."""
-    return out.with_name(f"{out.name}.resume")
-
-
 class TrainingState:
-    """Model, optimizer and random state on disk, beside the output.
+    """Model, optimizer and random state on disk, in the output's workplace (`graft.workplaces`).
 
     Over several processes the first writes, and all must see the folder; every call is collective then.
 
     Attributes:
-        folder: where; it does not exist while there is no state.
+        out: what the training will become.
         fingerprint: what was asked for; a state of another training is refused.
         ranks: the processes.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
-        self.folder = folder
+    def __init__(self, out: Path, fingerprint: str, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
+        self.out = out
         self.fingerprint = fingerprint
         self.ranks = ranks
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return workplace_of(self.out)
 
     @property
     def file(self) -> Path:
@@ -46,7 +46,8 @@ class TrainingState:
     def cleared(self) -> TrainingState:
         """Itself, after dropping what lay there."""
         if self.ranks.is_first:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            refuse_foreign(self.folder)
+            self.file.unlink(missing_ok=True)
         self.ranks.wait()
         return self
 
@@ -75,7 +76,7 @@ class TrainingState:
         self.ranks.wait()
 
     def _write(self, content: dict[str, Any]) -> None:
-        with new_file(self.file, force=True) as temporary:
+        with open_workplace(self.out), new_file(self.file, force=True) as temporary:
             try:
                 torch.save(content, temporary)
             except RuntimeError as error:  # what torch makes of a full disk

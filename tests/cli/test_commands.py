@@ -20,6 +20,7 @@ from graft.patch.file import load_patch, save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
 from graft.train.record import read_record
+from graft.workplaces import make_workplace
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml
@@ -271,10 +272,10 @@ def test_a_base_that_moved_is_taken_only_where_the_check_is_waived(
 def test_a_state_is_looked_at_only_where_training_should_go_on(
     base: Path, task_file: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    (tmp_path / "out.resume").mkdir()
-    (tmp_path / "out.resume" / "state.pt").write_bytes(b"junk")
+    make_workplace(tmp_path / "out")
+    (tmp_path / ".out.graft" / "state.pt").write_bytes(b"junk")
     command = ["train", base, "--task", task_file, "--epochs", 1, "-o", tmp_path / "out"]
-    assert "out.resume: not readable; delete it to start anew" in cli(*command, "--resume").err
+    assert ".out.graft: not readable; delete it to start anew" in cli(*command, "--resume").err
     assert cli(*command).code == 0
 
 

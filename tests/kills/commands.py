@@ -66,7 +66,8 @@ def run_and_kill(
 
 def temporaries_of(output: Path) -> tuple[str, ...]:
     """Hidden names beside an output, sorted."""
-    return tuple(sorted(item.name for item in output.parent.iterdir() if item.name.startswith(f".{output.name}.")))
+    names = (item.name for item in output.parent.iterdir())
+    return tuple(sorted(name for name in names if name.startswith((".graft-", f".{output.name}."))))
 
 
 def digest(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from graft.errors import OutputError, TrainingError
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from graft.train.steps import Stepper
+from graft.workplaces import MARK, make_workplace
 from tests.checkpoints import equal_tensors
 
 STEPS = 16  # an epoch of the toy task
@@ -52,7 +53,7 @@ def test_going_on_after_an_interruption_ends_in_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(base, task, tmp_path / "out", **changes)
     done = steps // STEPS  # whole epochs
-    assert sorted(path.name for path in tmp_path.iterdir()) == (["out.resume"] if done else []) + ["whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ([".out.graft"] if done else []) + ["whole"]
     resumed = train(base, task, tmp_path / "out", resume=True, **changes)
     assert resumed.epochs == whole.epochs
     files = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", tmp_path / "out")]
@@ -84,17 +85,17 @@ def test_a_state_of_other_settings_is_refused(base: Path, task: Task, tmp_path: 
         (base, shorter, {}),
         (other, task, {}),
     ):
-        with pytest.raises(TrainingError, match=r"out.resume: belongs to a training with other settings; delete it"):
+        with pytest.raises(TrainingError, match=r"\.out\.graft: belongs to a training with other settings; delete it"):
             train(one, which, tmp_path / "out", resume=True, **changes)
     assert len(train(base, task, tmp_path / "out", resume=True).epochs) == 3
 
 
 def test_a_damaged_state_is_refused(base: Path, task: Task, tmp_path: Path) -> None:
-    (tmp_path / "out.resume").mkdir()
-    (tmp_path / "out.resume" / "state.pt").write_bytes(b"junk")
-    with pytest.raises(TrainingError, match=r"out.resume: not readable; delete it to start anew"):
+    make_workplace(tmp_path / "out")
+    (tmp_path / ".out.graft" / "state.pt").write_bytes(b"junk")
+    with pytest.raises(TrainingError, match=r"\.out\.graft: not readable; delete it to start anew"):
         train(base, task, tmp_path / "out", resume=True)
-    (tmp_path / "out.resume" / "state.pt").unlink()
+    (tmp_path / ".out.graft" / "state.pt").unlink()
     assert len(train(base, task, tmp_path / "out", resume=True, steps=1).epochs) == 1  # nothing there: from the start
 
 
@@ -114,8 +115,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     monkeypatch.setattr(place, full)
     with pytest.raises(OutputError, match=r"out.*cannot be written \(.*(No space left|unexpected pos)"):
         train(base, task, tmp_path / "out", epochs=2)
-    assert [path.name for path in tmp_path.iterdir() if path.name != "out.resume"] == []
-    assert not list((tmp_path / "out.resume").glob(".*"))
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.graft"] == []
+    assert [path.name for path in (tmp_path / ".out.graft").glob(".*")] in ([], [MARK])
 
 
 def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base: Path, task: Task) -> None:
@@ -123,8 +124,8 @@ def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
 
-    (tmp_path / "out.resume").mkdir()
-    torch.save({"fingerprint": Trap()}, tmp_path / "out.resume" / "state.pt")
+    make_workplace(tmp_path / "out")
+    torch.save({"fingerprint": Trap()}, tmp_path / ".out.graft" / "state.pt")
     with pytest.raises(TrainingError, match=r"not readable"):
         train(base, task, tmp_path / "out", resume=True)
     assert not (tmp_path / "ran").exists()

@@ -41,16 +41,16 @@ def command(
     Example:
       graft apply embedded:all-MiniLM-L6-v2 skill.safetensors -o runs/merged
     """
+    from graft.claims import claim_output
     from graft.hub.pull import pull_patch
-    from graft.outputs import refuse_existing
     from graft.patch.file import FILE_NAME
     from graft.patch.merge import merge_patches
     from graft.patch.planning import plan_merge
     from graft.patch.resizing import describe_vocabulary
     from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate, locate_patch
+    from graft.tensors.location import locate, locate_patch, places_of
 
-    refuse_existing(output, force=force)
+    claim = claim_output(output, is_folder=True, force=force, inputs=places_of(model, *patches))
     checkpoint = Checkpoint.open(locate(model).path)
     if plan:
         planned = plan_merge(checkpoint, [locate_patch(patch, FILE_NAME).path for patch in patches], output)
@@ -58,18 +58,19 @@ def command(
         return
     loaded = [pull_patch(patch) for patch in patches]
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
+    left_out: list[str] = []
     with byte_bar("apply", total) as progress:
         k = merge_patches(
             checkpoint,
             loaded,
-            output,
+            claim,
             on_overlap=on_overlap,
             allow_mismatch=allow_mismatch,
-            force=force,
             progress=progress,
+            say=left_out.append,
         )
     notes = describe_vocabulary(output, loaded)
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+    for line in [*left_out, *(f"note: {note}" for note in notes)]:
+        click.echo(line, err=True)
     found = {"output": str(output), "k": k} | ({"notes": notes} if notes else {})
     options.show(found, as_json, [f"wrote {output} with {k:,} entries grafted"])

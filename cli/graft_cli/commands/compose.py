@@ -39,12 +39,13 @@ def command(
     Example:
       graft compose topics.safetensors reviews.safetensors --on-overlap sign -o both.safetensors
     """
+    from graft.claims import claim_output
     from graft.compose.composition import compose_patches
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
-    refuse_existing(output, force=force)
+    claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, *patches))
     paths, labels = locate_regions(patches)
     patch = compose_patches(*paths, on_overlap=on_overlap, base=base, with_base_values=with_base_values, labels=labels)
     overlap = patch.provenance.method["overlap"]
     line = f"shared       {overlap['shared']:,} entries, of which {overlap['differing']:,} differed: {on_overlap}"
-    save_and_show(patch, output, force=force, as_json=as_json, more={"overlap": overlap}, lines=[line])
+    save_and_show(patch, claim, as_json=as_json, more={"overlap": overlap}, lines=[line])

@@ -46,16 +46,18 @@ def command(
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned --density 1e-4 -o skill.safetensors
     """
+    from graft.claims import claim_output
     from graft.localize.diagnosis import diagnose_movement
     from graft.localize.diff_planning import plan_diff
     from graft.localize.movement import diff_checkpoints
     from graft.localize.pair_notes import describe_differences
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
     if output is None and (density is not None or budget is not None or with_base_values or force):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
+    claim = None
     if output is not None:
-        refuse_existing(output, force=force)
+        claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, tuned))
     kept: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
     kept["with_base_values"] = with_base_values
     if plan:
@@ -64,7 +66,7 @@ def command(
         return
     whole = output is not None and density is None and budget is None
     differences = describe_differences(base, tuned, scope or "all", whole=whole)
-    if output is None:
+    if claim is None:
         diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
         options.show(diagnosis.to_json() | show_notes(differences), as_json, diagnosis.sentences)
         return
@@ -72,8 +74,7 @@ def command(
     diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
     save_and_show(
         patch,
-        output,
-        force=force,
+        claim,
         as_json=as_json,
         more={"diagnosis": diagnosis.to_json()},
         lines=[diagnosis.sentence],

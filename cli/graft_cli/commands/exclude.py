@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from graft_cli import options
 from graft_cli.regions import locate_regions
 from graft_cli.saving import save_and_show
+
+if TYPE_CHECKING:
+    from graft.claims import Claim
 
 
 @click.command("exclude")
@@ -31,20 +36,22 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
       graft exclude both.safetensors --without reviews.safetensors -o topics-alone.safetensors
       graft exclude runs/tuned --without skill.safetensors --base embedded:all-MiniLM-L6-v2 -o runs/without-skill
     """
+    from graft.claims import claim_output
     from graft.compose.exclusion import exclude_patches
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
-    refuse_existing(output, force=force)
+    is_model = _is_model(patch)
+    claim = claim_output(output, is_folder=is_model, force=force, inputs=places_of(patch, base, *without))
     regions, names = locate_regions(without)
-    if _is_model(patch):
-        _exclude_from_model(patch, base, regions, output, force, as_json)
+    if is_model:
+        _exclude_from_model(patch, base, regions, claim, as_json)
         return
     (path,), (label,) = locate_regions([patch])
     rest = exclude_patches(path, *regions, base=base, labels=[label, *names])
     removed = rest.provenance.method["removed"]
     more = {"removed": removed, "without": rest.provenance.method["without"]}
     line = f"removed      {removed:,} entries"
-    save_and_show(rest, output, force=force, as_json=as_json, more=more, lines=[line])
+    save_and_show(rest, claim, as_json=as_json, more=more, lines=[line])
 
 
 def _is_model(reference: str) -> bool:
@@ -54,9 +61,7 @@ def _is_model(reference: str) -> bool:
     return reference.startswith("embedded:") or any((folder / name).is_file() for name in names)
 
 
-def _exclude_from_model(
-    tuned: str, base: str | None, regions: list[Path], output: Path, force: bool, as_json: bool
-) -> None:
+def _exclude_from_model(tuned: str, base: str | None, regions: list[Path], claim: Claim, as_json: bool) -> None:
     from graft.evaluate.necessity import cut_removal
     from graft.patch.file import load_mask
     from graft.patch.merge import merge_patches
@@ -68,5 +73,6 @@ def _exclude_from_model(
     mask = load_mask(regions[0])
     for region in regions[1:]:
         mask = mask | load_mask(region)
-    k = merge_patches(Checkpoint.open(locate(tuned).path), [cut_removal(base, tuned, mask)], output, force=force)
-    options.show({"output": str(output), "k": k}, as_json, [f"wrote {output} with {k:,} entries back at the base's"])
+    removal, say = cut_removal(base, tuned, mask), partial(click.echo, err=True)
+    k = merge_patches(Checkpoint.open(locate(tuned).path), [removal], claim, say=say)
+    options.show({"output": str(claim), "k": k}, as_json, [f"wrote {claim} with {k:,} entries back at the base's"])

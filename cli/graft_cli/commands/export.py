@@ -43,14 +43,13 @@ def command(
     Example:
       graft export skill.safetensors --to shira --base embedded:all-MiniLM-L6-v2 -o runs/adapter
     """
+    from graft.claims import claim_output
     from graft.hub.interop.exporting import export_patch
     from graft.hub.pull import pull_patch
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
-    refuse_existing(output, force=force)
-    done = export_patch(
-        pull_patch(patch), to, output, base=base, strict=strict, skip_unsupported=skip_unsupported, force=force
-    )
+    claim = claim_output(output, is_folder=to == "shira", force=force, inputs=places_of(patch, base))
+    done = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
     lines = [f"skipped {name}: {reason}" for name, reason in done.skipped.items()]
     if done.n_missed:
         lines.append(f"{done.n_missed:,} of {done.k:,} values are out of reach, by at most {done.largest_miss:.1e}")

@@ -48,6 +48,8 @@ def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_jso
 
     spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
     result = fuse_models(base, tuned, output, spec, force=force)
+    for name in result.files_left_out:
+        click.echo(f"left out: {name}", err=True)
     options.show({"output": str(output), **result.to_json()}, as_json, [*_lines(result), f"wrote {output}"])
 
 

@@ -46,12 +46,12 @@ def command(
     Example:
       graft import runs/lora --from lora --base ORG/MODEL --density 1e-3 -o skill.safetensors
     """
+    from graft.claims import claim_output
     from graft.hub.interop.importing import import_patch
-    from graft.outputs import refuse_existing
-    from graft.tensors.location import locate
+    from graft.tensors.location import locate, places_of
 
-    refuse_existing(output, force=force)
+    claim = claim_output(output, is_folder=False, force=force, inputs=places_of(file, base))
     patch = import_patch(
         locate(file).path, form, base, density=density, budget=budget, with_base_values=with_base_values
     )
-    save_and_show(patch, output, force=force, as_json=as_json)
+    save_and_show(patch, claim, as_json=as_json)

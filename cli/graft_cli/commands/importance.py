@@ -72,25 +72,27 @@ def command(
       graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
       graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
     """
+    from graft.claims import claim_output
     from graft.config import read_config
-    from graft.outputs import refuse_existing
     from graft.patch.file import save_patch
     from graft.patch.summary import describe_patch
+    from graft.tensors.location import places_of
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
     from graft.train.importance.measuring import ImportanceSpec, measure_importance
 
-    refuse_existing(output, force=force)
     task, domain = (None if file is None else options.load_task(file, seed) for file in (task_file, domain_file))
+    inputs = [*places_of(model, base, record), *options.files_of((task_file, task), (domain_file, domain))]
+    claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     config = read_config(ImportanceSpec, settings, "command line")
     found = measure_importance(model, task, config, domain=domain, base=base, record=record, device=device, dtype=dtype)
     if soft:
         held = found.consolidate(top)
-        save_consolidation(held, output, force=force)
+        save_consolidation(held, claim)
         content = describe_consolidation(held, output)
         lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
     else:
         mask = found.core(top)
-        save_patch(mask, output, provenance=found.provenance, force=force)
+        save_patch(mask, claim, provenance=found.provenance)
         content = describe_patch(mask, output.stat().st_size, found.provenance)
         lines = describe_lines(content)
     options.show(content, as_json, [*lines, f"wrote {output}"])

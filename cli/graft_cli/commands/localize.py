@@ -119,19 +119,21 @@ def command(
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
+    from graft.claims import claim_output
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.localize.localization import localize_skill
     from graft.localize.pair_notes import describe_differences
     from graft.localize.planning import plan_localization
     from graft.localize.spec import LocalizeSpec
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
     if not plan:
         _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
+    task, claim = options.load_task(task_file, seed), None
     if output is not None:
-        refuse_existing(output, force=force)
-    task = options.load_task(task_file, seed)
+        inputs = (*places_of(base, tuned), *options.files_of((task_file, task)))
+        claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     given = {key: value for key, value in settings.items() if value is not None}
     block = override({**given, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
@@ -141,15 +143,14 @@ def command(
         options.show(planned.to_json(), as_json, planned.lines())
         return
     found = measure_curve(base, tuned, task, config, **where) if curve else None
-    if output is None:
+    if claim is None:
         assert found is not None
         options.show(found.to_json(), as_json, _curve_lines(found))
         return
     patch = localize_skill(base, tuned, task, config, **where, parallel=parallel, with_base_values=with_base_values)
-    more = {"curve": found.to_json()} if found else {}
-    lines = ["", *_curve_lines(found), ""] if found else []
+    more, lines = ({"curve": found.to_json()}, ["", *_curve_lines(found), ""]) if found else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
-    save_and_show(patch, output, force=force, as_json=as_json, more=more, lines=lines, differences=differences)
+    save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
 
 def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:

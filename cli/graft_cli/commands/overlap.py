@@ -11,6 +11,7 @@ from graft_cli import options
 from graft_cli.regions import locate_regions
 
 if TYPE_CHECKING:
+    from graft.claims import Claim
     from graft.compose.measurement import Overlap
 
 
@@ -40,27 +41,29 @@ def command(
       graft overlap topics.safetensors reviews.safetensors -o runs/overlap
       graft overlap runs/topics/*.safetensors runs/reviews/*.safetensors --by-folder
     """
+    from graft.claims import claim_output
     from graft.compose.measurement import measure_overlap
-    from graft.outputs import refuse_existing
+    from graft.tensors.location import places_of
 
+    claim = None
     if output is not None:
-        refuse_existing(output, force=force)
+        claim = claim_output(output, is_folder=True, force=force, inputs=places_of(*patches))
     elif force:
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)
     if by_folder:
-        _show_families(paths, output, force, as_json)
+        _show_families(paths, claim, as_json)
         return
     result = measure_overlap(*paths, threshold=threshold, labels=patches)
-    if output is not None:
+    if claim is not None:
         from graft.report.overlap_map import write_overlap
 
-        write_overlap(result, output, force=force)
-    wrote = [] if output is None else [f"wrote {output}"]
+        write_overlap(result, claim)
+    wrote = [] if claim is None else [f"wrote {claim}"]
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
 
 
-def _show_families(paths: list[Path], output: Path | None, force: bool, as_json: bool) -> None:
+def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> None:
     from graft.compose.families import measure_families
 
     folders: dict[Path, list[Path]] = {}
@@ -69,11 +72,11 @@ def _show_families(paths: list[Path], output: Path | None, force: bool, as_json:
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
     result = measure_families({folder.name: found for folder, found in folders.items()})
-    if output is not None:
+    if claim is not None:
         from graft.report.overlap_map import write_families
 
-        write_families(result, output, force=force)
-    wrote = [] if output is None else [f"wrote {output}"]
+        write_families(result, claim)
+    wrote = [] if claim is None else [f"wrote {claim}"]
     options.show(result.to_json(), as_json, [*result.lines(), *wrote])
 
 

@@ -84,7 +84,7 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    The folder appears only when training is done; the state after each epoch lies in OUTPUT.resume meanwhile.
+    The folder appears only when training is done; the state after each epoch lies in .OUTPUT.graft meanwhile.
 
     --protect takes patches and masks. A patch must be in BASE with its own values (the skill is frozen) or with the
     base's (what is there is frozen); a mask protects any values. A line on stderr says which.
@@ -97,6 +97,8 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/topics/task.yaml --record -o runs/topics
       graft train runs/topics --task recipes/starter/reviews/task.yaml --method regularize -o runs/both
     """
+    from graft.claims import claim_output
+    from graft.tensors.location import places_of
     from graft.train.fine_tuning import train_task
     from graft.train.planning import plan_training
 
@@ -105,18 +107,18 @@ def command(
     _check_usage(method, protect, unprotect, density if not localizable else None, importance)
     task = options.load_task(task_file, seed)
     opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
-    blocks: dict[str, dict[str, object]] = {"regularize": {"importance": importance}, "record": {}}
-    blocks["localizable"] = {"density": density}
-    config = _read_config(task, settings, {key: blocks[key] for key in blocks if opened[key]}, assignments)
+    blocks: dict[str, Any] = {"regularize": {"importance": importance}, "localizable": {"density": density}}
+    config = _read_config(task, settings, {key: blocks.get(key, {}) for key in opened if opened[key]}, assignments)
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    read = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
+    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=read)
     regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
-    if output is None or plan:
+    if claim is None:
         planned = plan_training(base, task, config, **regions, **where)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    where["parallel"] = parallel
-    result = train_task(base, task, output, config=config, **regions, **where, resume=resume, force=force)
-    _show(result, output, as_json)
+    result = train_task(base, task, claim, config=config, **regions, **where, parallel=parallel, resume=resume)
+    _show(result, claim.path, as_json)
 
 
 def _show(result: TrainResult, output: Path, as_json: bool) -> None:

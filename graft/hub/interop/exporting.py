@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from graft.claims import Claim, Output, claim_output
 from graft.errors import ConfigError, PatchError
 from graft.hub.interop.additive import add_difference, find_difference
 from graft.hub.interop.export_source import ExportSource
 from graft.hub.interop.formats import EXPORTS, ExportFormat
-from graft.outputs import new_file, new_folder, refuse_existing
+from graft.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
+from graft.tensors.location import places_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Exported:
 def export_patch(
     patch: Patch,
     to: str,
-    out: Path,
+    out: Output,
     *,
     base: str | None = None,
     strict: bool = False,
@@ -68,8 +69,9 @@ def export_patch(
     """
     if to not in EXPORTS:
         raise ConfigError(f"no format {to!r} to export to; choose from {', '.join(EXPORTS)}")
-    refuse_existing(out, force=force)
-    form, source = EXPORTS[to], ExportSource.of(patch, base)
+    form, inputs = EXPORTS[to], [] if base is None else places_of(base)
+    claim = claim_output(out, is_folder=form.is_folder, force=force, inputs=inputs)
+    source = ExportSource.of(patch, base)
     if (form.needs_base and source.target is None) or (form.is_additive and not source.has_before):
         raise ConfigError(f"{to} needs the base's values, which the patch does not store: pass --base MODEL")
     skipped = dict(sorted(form.refuse(source).items()))
@@ -79,12 +81,12 @@ def export_patch(
     missed, largest = _count_missed(source) if form.is_additive else ({}, 0.0)
     if missed and strict:
         raise PatchError(f"{to}: no difference reaches {sum(missed.values()):,} of {len(source.patch):,} values")
-    _write(form, source, out, force)
+    _write(form, source, claim)
     return Exported(len(source.patch), len(source.patch.dense), skipped, missed, largest)
 
 
-def _write(form: ExportFormat, source: ExportSource, out: Path, force: bool) -> None:
-    with (new_folder if form.is_folder else new_file)(out, force=force) as temporary:
+def _write(form: ExportFormat, source: ExportSource, claim: Claim) -> None:
+    with (new_folder if form.is_folder else new_file)(claim) as temporary:
         form.write(source, temporary)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
-from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
+from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.retention.bench import RetentionBench, Setting
 from graft.recipes.retention.seed import run_retention_seed
 from graft.recipes.retention.spec import RetentionSpec, TaskUse
@@ -91,7 +91,8 @@ def run_retention(
             split()  # bad data are said before the first costly step
     recipe, machine = experiment.recipe, Machine(device, dtype)
     tasks = [task.describe() for task in experiment.tasks]
-    claim_folder(out, {"recipe": to_plain(recipe), "tasks": tasks, "dtype": dtype}, force)
+    inputs = inputs_of(path, recipe.base, recipe.files, experiment.tasks)
+    claim_folder(out, {"recipe": to_plain(recipe), "tasks": tasks, "dtype": dtype}, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         work = partial(_run_seed, experiment, seed, machine)

@@ -164,6 +164,12 @@ class RetentionSpec:
             if how.protect and self.start is None and (how.protect.by == "patch" or how.protect.share is None):
                 raise ValueError(f"methods.{name}: there is no start whose patch gives the region or its size")
 
+    @property
+    def files(self) -> list[str]:
+        """The TASK files of all its tasks."""
+        uses = [*self.general, *self.domains, *([] if self.start is None else [self.start.task])]
+        return [use if isinstance(use, str) else use.task for use in uses]
+
     def points(self) -> list[Point]:
         """Every method at every setting, in their order.
 

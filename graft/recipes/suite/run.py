@@ -14,7 +14,7 @@ from graft.compose.families import FamilyOverlap, measure_families
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
-from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
+from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.spec import find_base
 from graft.recipes.suite.seed import run_suite_seed
 from graft.recipes.suite.spec import SuiteSpec
@@ -62,7 +62,8 @@ def run_suite(
             split()  # bad data are said before the first costly step
     machine = Machine(device, dtype)
     what = {"recipe": to_plain(suite), "tasks": [task.describe() for task in (*tasks, *beside)], "dtype": dtype}
-    claim_folder(out, what, force)
+    inputs = inputs_of(path, suite.base, (*suite.tasks, *suite.beside), (*tasks, *beside))
+    claim_folder(out, what, force, inputs)
     seeds = []
     for seed in tqdm(suite.seeds, desc=suite.name, unit="seed", disable=None):
         work = partial(run_suite_seed, suite, tasks, beside, seed, machine=machine)

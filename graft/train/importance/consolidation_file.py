@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graft.claims import Output
 from graft.errors import CheckpointError
 from graft.outputs import new_file
 from graft.patch.coding import decode_bits, decode_gaps, encode_indices
@@ -28,7 +29,7 @@ KEY = "skill_importance"
 _FORMAT = 1
 
 
-def save_consolidation(consolidation: Consolidation, path: Path, *, force: bool = False) -> None:
+def save_consolidation(consolidation: Consolidation, path: Output, *, force: bool = False) -> None:
     """Write the file; the same content gives the same bytes.
 
     Raises:
