@@ -56,7 +56,7 @@ class ClassifierHead(Head):
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         config = load_pretrained(AutoConfig, path)
-        own, refusal = _own_rows(config, path, task, rows, renew)
+        own, refusal = _own_rows(path, task, rows, renew)
         found = own or _rows_to_come(task, rows)
         options: dict[str, Any] = {"num_labels": len(found.names), "id2label": dict(enumerate(found.names))}
         options["label2id"] = {name: row for row, name in enumerate(found.names)}
@@ -99,16 +99,18 @@ class ClassifierHead(Head):
 
 
 def _own_rows(
-    config: Any, path: Path, task: TaskSpec, rows: RowNames | None, renew: bool
+    path: Path, task: TaskSpec, rows: RowNames | None, renew: bool
 ) -> tuple[Rows | None, CheckpointError | None]:
     """The rows of the folder's own head, None where they do not count; and why not, where a new head is made."""
     if rows is not None and rows.replaces:
         return None, None
     try:
-        return read_rows(config, path, task.labels, rows), None
+        return read_rows(path, task.labels, rows), None
     except CheckpointError as error:
         if not renew:
-            raise
+            raise CheckpointError(
+                f"{error}: give the task the same labels, or train, which makes a new head"
+            ) from error
         return None, error
 
 

@@ -6,12 +6,13 @@ Only how outputs are read follows from it; weights stay what the files hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
+from graft.inputs import open_input
 from graft.patch.skill_patch import Patch
 from graft.tasks.spec import TaskSpec
 
@@ -55,12 +56,11 @@ class Rows:
     where: str
 
 
-def read_rows(config: Any, path: Path, labels: Sequence[str], other: RowNames | None) -> Rows | None:
+def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows | None:
     """The rows of a folder's own head; None where its config says that it has none.
 
     Args:
-        config: transformers' config of the folder.
-        path: the folder, since transformers drops label2id where that alone has names.
+        path: the folder.
         labels: the task's.
         other: what else is known of the rows; it must agree, and names them where the config does not.
 
@@ -68,7 +68,7 @@ def read_rows(config: Any, path: Path, labels: Sequence[str], other: RowNames | 
         CheckpointError: the head is for other labels, or of another kind than one of several labels for each text.
     """
     where = path.name
-    names = row_names(config, path)
+    names = row_names(path)
     if names is None:
         return None
     if _are_default(names):
@@ -84,8 +84,8 @@ def read_rows(config: Any, path: Path, labels: Sequence[str], other: RowNames | 
     return Rows(names, order, where)
 
 
-def row_names(config: Any, path: Path) -> tuple[str, ...] | None:
-    """The names that a config gives the rows of its head; None where it has no head.
+def row_names(path: Path) -> tuple[str, ...] | None:
+    """The names that a folder's config gives the rows of its head; None where it has no head.
 
     LABEL_0, LABEL_1, … are what transformers calls rows without names.
 
@@ -93,15 +93,16 @@ def row_names(config: Any, path: Path) -> tuple[str, ...] | None:
         CheckpointError: the head is of another kind than one of several labels for each text, or the config
             contradicts itself.
     """
-    where, named = path.name, str((config.architectures or [""])[0])
+    where, config = path.name, _config_of(path)
+    named = architecture_in(path) or ""
     for kind, fact in _OTHER_HEADS.items():
         if named.endswith(f"For{kind}"):
             raise CheckpointError(f"{where}: its config names {named}, whose head {fact}: no classifier of texts")
-    names = _names_in(config, path)
+    names = _names_in(config, where)
     if not named.endswith("ForSequenceClassification") and (named or _are_default(names)):
         return None
-    if config.problem_type not in (None, "single_label_classification"):
-        raise CheckpointError(f"{where}: its head is for {config.problem_type}, not for one of several labels")
+    if (problem := config.get("problem_type")) not in (None, "single_label_classification"):
+        raise CheckpointError(f"{where}: its head is for {problem}, not for one of several labels")
     if len(names) < 2:
         raise CheckpointError(f"{where}: its head has one output, as for regression, not one of several labels")
     return names
@@ -122,10 +123,7 @@ def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[
         wanted = [spelled(label) for label in labels]
         if len(rows) == len(names) == len(set(wanted)) and rows.keys() == set(wanted):
             return tuple(rows[name] for name in wanted)
-    raise CheckpointError(
-        f"{where}: its head has the labels {', '.join(names)}, and the task has {', '.join(labels)}: "
-        "give the task the same names, or train a new head"
-    )
+    raise CheckpointError(f"{where}: its head has the labels {', '.join(names)}, and the task has {', '.join(labels)}")
 
 
 def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
@@ -154,25 +152,55 @@ def _names_of(patch: Patch) -> tuple[str, ...] | None:
     return tuple(labels) or None
 
 
-def _names_in(config: Any, path: Path) -> tuple[str, ...]:
+def labels_in(path: Path) -> tuple[str, ...] | None:
+    """The names that a folder's config gives the outputs of its head, of whatever kind; None where it gives none."""
+    try:
+        names = _names_in(_config_of(path), path.name)
+    except CheckpointError:
+        return None
+    return None if _are_default(names) else names
+
+
+def architecture_in(path: Path) -> str | None:
+    """The class that a folder's config names, which this version of transformers need not know."""
+    named = _config_of(path).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    """As it is written, since transformers drops label2id where that alone has names; empty where there is none."""
+    try:
+        with open_input(path / "config.json") as file:
+            config = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _names_in(config: dict[str, Any], where: str) -> tuple[str, ...]:
     """From id2label, or label2id where that alone has names."""
-    names = _in_order({row: str(name) for row, name in (config.id2label or {}).items()}, path.name)
-    stated = json.loads((path / "config.json").read_text(encoding="utf-8")).get("label2id") or {}
-    other = _in_order({row: str(name) for name, row in stated.items()}, path.name)
+    by_row, by_name = (config.get(key) or {} for key in ("id2label", "label2id"))
+    if not isinstance(by_row, dict) or not isinstance(by_name, dict):
+        raise CheckpointError(f"{where}: id2label and label2id of its config are no tables of labels")
+    count = config.get("num_labels", 2)  # the library's own default, which it does not write
+    names = _in_order(by_row.items(), where) or tuple(
+        f"LABEL_{row}" for row in range(count if type(count) is int else 2)
+    )
+    other = _in_order(((row, name) for name, row in by_name.items()), where)
     if _are_default(other) or other == names:
         return names
     if _are_default(names) and len(other) == len(names):
         return other
     raise CheckpointError(
-        f"{path.name}: its config contradicts itself: id2label has {', '.join(names)}, label2id {', '.join(other)}"
+        f"{where}: its config contradicts itself: id2label has {', '.join(names)}, label2id {', '.join(other)}"
     )
 
 
-def _in_order(names: dict[Any, str], where: str) -> tuple[str, ...]:
-    by_row = {str(row): name for row, name in names.items()}
-    if by_row.keys() != {str(row) for row in range(len(names))}:
+def _in_order(pairs: Iterable[tuple[Any, Any]], where: str) -> tuple[str, ...]:
+    by_row = {str(row): str(name) for row, name in pairs}
+    if by_row.keys() != {str(row) for row in range(len(by_row))}:
         raise CheckpointError(f"{where}: its config numbers labels {', '.join(by_row)}, not from 0 without a gap")
-    return tuple(by_row[str(row)] for row in range(len(names)))
+    return tuple(by_row[str(row)] for row in range(len(by_row)))
 
 
 def _are_default(names: Sequence[str]) -> bool:
