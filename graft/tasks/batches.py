@@ -25,7 +25,10 @@ def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Liter
     columns = [list(column) for column in zip(*texts, strict=True)]
     options = {"padding": True, "padding_side": side, "return_attention_mask": True, "return_tensors": "pt"}
     if limit <= tokenizer.num_special_tokens_to_add(pair=len(columns) > 1):
-        raise ConfigError(f"max_length: {limit} tokens are no more than the special tokens that the tokenizer adds")
+        raise ConfigError(
+            f"a text may have {limit} tokens, by max_length, tokenizer or model, "
+            "and that is no more than the special tokens that the tokenizer adds"
+        )
     batch = dict(tokenizer(*columns, truncation=True, max_length=limit, **options))
     lengths = batch["attention_mask"].sum(1)
     if not bool(lengths.all()):
@@ -58,6 +61,8 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
     given = {name: value for name, value in batch.items() if name in known or "input_ids" not in known}
     if not _has_segments(model.config):
         given.pop("token_type_ids", None)
+    if not getattr(model.config, "return_dict", True):  # a config may ask for tuples
+        options["return_dict"] = True
     try:
         return model(**given, **options)
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from graft.parallel.launch import find_ranks
 from graft.tasks.batches import position_tables, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained
-from graft.tasks.label_order import RowNames, Rows, find_rows, read_rows
+from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
 from graft.tasks.spec import TaskSpec
 
 
@@ -53,17 +53,19 @@ class ClassifierHead(Head):
         Raises:
             CheckpointError: the folder cannot be loaded, or its head is for other labels.
         """
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        config = load_pretrained(AutoConfig, path)
         own, refusal = _own_rows(path, task, rows, renew)
         found = own or _rows_to_come(task, rows)
-        options: dict[str, Any] = {"num_labels": len(found.names), "id2label": dict(enumerate(found.names))}
-        options["label2id"] = {name: row for row, name in enumerate(found.names)}
-        if own is None:
-            options["ignore_mismatched_sizes"] = True
-            options |= {} if config.problem_type is None else {"problem_type": "single_label_classification"}
-        model = load_pretrained(AutoModelForSequenceClassification, path, dtype=dtype, **options)
+        labels: dict[str, Any] = {"id2label": dict(enumerate(found.names))}
+        labels["label2id"] = {name: row for row, name in enumerate(found.names)}
+        if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
+            model = load_pretrained(AutoModelForSequenceClassification, path, dtype=dtype)
+            _make_room(model, len(found.names))
+            vars(model.config).update(labels)
+        else:
+            size = {"num_labels": len(found.names)}
+            model = load_pretrained(AutoModelForSequenceClassification, path, dtype=dtype, **size, **labels)
         if refusal is not None:
             _renew_head(model)
             _say(f"a new head is made for {', '.join(task.labels)}: {refusal}")
@@ -121,17 +123,35 @@ def _rows_to_come(task: TaskSpec, rows: RowNames | None) -> Rows:
     return Rows(rows.names, find_rows(rows.names, task.labels, rows.where), rows.where)
 
 
+def _make_room(model: Any, n_rows: int) -> None:
+    """Replace the last layer of the head by one of another size, where it has one."""
+    if model.config.num_labels != n_rows:
+        layers = [part for part in _head_parts(model) if isinstance(part, torch.nn.Linear)]
+        outputs = [layer for layer in layers if layer.out_features == model.config.num_labels]
+        if not outputs:
+            raise CheckpointError(f"{type(model).__name__} has no last layer that could be made for {n_rows} labels")
+        last = outputs[-1]
+        made = torch.nn.Linear(last.in_features, n_rows, last.bias is not None, dtype=last.weight.dtype)
+        owner = next(part for part in model.modules() if last in part.children())
+        setattr(owner, next(name for name, part in owner.named_children() if part is last), made)
+        model.num_labels = n_rows
+    if model.config.problem_type is not None:
+        model.config.problem_type = "single_label_classification"
+
+
 def _renew_head(model: Any) -> None:
     """Draw all that is not the base model anew, under the seed that is set."""
-    for module in model.children():
-        if module is model.base_model:
-            continue
-        for part in module.modules():
-            for weight in part.parameters(recurse=False):
-                weight._is_hf_initialized = False  # by which transformers would take it for loaded
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-            model._init_weights(part)
+    for part in _head_parts(model):
+        for weight in part.parameters(recurse=False):
+            weight._is_hf_initialized = False  # by which transformers would take it for loaded
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+        model._init_weights(part)
+
+
+def _head_parts(model: Any) -> list[Any]:
+    base: Any = model.base_model
+    return [part for child in model.children() if child is not base for part in child.modules()]
 
 
 def _agree_on_padding(model: Any, pad: int) -> None:

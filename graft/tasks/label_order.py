@@ -108,6 +108,14 @@ def row_names(path: Path) -> tuple[str, ...] | None:
     return names
 
 
+def has_head(path: Path) -> bool:
+    """Whether a folder's config says that it has a head, of whatever kind."""
+    try:
+        return row_names(path) is not None
+    except CheckpointError:
+        return True
+
+
 def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[int, ...]:
     """For each of the task's labels, the row of the head that has its name; its position where rows have no names.
 

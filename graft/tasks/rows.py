@@ -121,10 +121,11 @@ def _read_csv(file: BinaryIO, path: Path) -> Iterator[Row]:
 
 
 def _rows_of_cells(lines: Iterator[list[str]], path: Path) -> Iterator[Row]:
-    columns = next(lines, [])
+    filled = filter(None, lines)  # a blank line is no row
+    columns = next(filled, [])
     if len(set(columns)) < len(columns):
         raise DataError(f"{path}: the column {_repeated(columns)!r} occurs twice")
-    for number, cells in enumerate(filter(None, lines), start=1):
+    for number, cells in enumerate(filled, start=1):
         if len(cells) != len(columns):
             hint = "; a text with a comma in it must be quoted" if len(cells) > len(columns) else ""
             raise DataError(f"{path}, row {number}: {len(cells)} cells under {len(columns)} columns{hint}")
@@ -146,6 +147,8 @@ def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Row]:
 
 
 def _read_hub(spec: SplitSpec) -> list[Row]:
+    if os.path.exists(spec.path):  # noqa: PTH110 - as above
+        raise DataError(f"{spec.path}: what has this name in the working folder would be read in the Hub's place")
     try:
         import datasets
     except ImportError as error:

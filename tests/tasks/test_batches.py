@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,11 @@ def test_what_a_tokenizer_or_model_lacks_is_named(tmp_path: Path) -> None:
     spec = toy_spec(head=HeadSpec("classifier"))
     folder = write(tmp_path / "m", "bert", "ForSequenceClassification")
     assert open_head(folder, dataclasses.replace(spec, max_length=3)).predict(texts()).isfinite().all()
-    with pytest.raises(ConfigError, match=r"max_length: 2 tokens are no more than the special tokens"):
+    with pytest.raises(ConfigError, match=r"a text may have 2 tokens, .* no more than the special tokens"):
         open_head(folder, dataclasses.replace(spec, max_length=2)).predict(texts())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"return_dict": False}))
+    assert open_head(folder, spec).predict(texts()).isfinite().all()
     larger = tokenizer()
     larger.add_tokens(["gruyere"])
     larger.save_pretrained(folder)

@@ -15,6 +15,7 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
 )
 
 from graft.errors import CheckpointError
@@ -173,6 +174,35 @@ def test_training_replaces_a_head_for_other_labels_and_says_so(
     task = Task.load(write_task(tmp_path / "task", **HEAD))
     tuned = train_task(base, task, tmp_path / "tuned").path
     assert json.loads((tuned / "config.json").read_text())["id2label"] == {"0": "sad", "1": "glad"}
+    assert evaluate_task(tuned, task).n == 80
+
+
+@pytest.mark.parametrize("more", [{"vocab_size": 7}, {"max_position_embeddings": 8}, {"type_vocab_size": 1}])
+def test_a_new_head_hides_nothing_else_that_differs(more: dict[str, int], tmp_path: Path) -> None:
+    base = named(write(tmp_path / "base", num_labels=3), ("a", "b", "c"))
+    assert open_head(base, toy_spec(head=CLASSIFIER), renew=True).model.config.num_labels == 2
+    named(base, ("a", "b", "c"), **more)
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        open_head(base, toy_spec(head=CLASSIFIER), renew=True)
+    bare = named(write(tmp_path / "bare", BertModel), None)
+    assert open_head(bare, toy_spec(head=CLASSIFIER)).model.config.num_labels == 2
+    named(bare, None, **more)
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        open_head(bare, toy_spec(head=CLASSIFIER))
+
+
+@pytest.mark.parametrize("kind", ["regression", "tokens"])
+def test_training_replaces_a_head_of_another_kind(kind: str, tmp_path: Path) -> None:
+    made = BertForTokenClassification if kind == "tokens" else BertForSequenceClassification
+    base = write(tmp_path / "base", made, num_labels=5 if kind == "tokens" else 1)
+    if kind == "regression":
+        named(base, None, problem_type="regression", id2label={"0": "x"})
+    task = Task.load(write_task(tmp_path / "task", **HEAD | {"train": {"steps": 1}}))
+    tuned = train_task(base, task, tmp_path / "tuned").path
+    config = json.loads((tuned / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["id2label"] == {"0": "sad", "1": "glad"}
+    assert config.get("problem_type") in (None, "single_label_classification")
     assert evaluate_task(tuned, task).n == 80
 
 
