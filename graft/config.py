@@ -7,8 +7,10 @@ message must name file, key and what is allowed, and a training machine often ha
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -16,24 +18,28 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
+from graft.inputs import open_input
 
 T = TypeVar("T")
+MOST_BYTES = 64_000_000  # of a file that is read as YAML
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
+        ConfigError: the file is missing, no regular file, not YAML, not a mapping, or can be read in two ways, as where
+            a key occurs twice.
     """
-    import yaml
+    from graft.strict_yaml import parse_yaml
 
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_input(path) as file:
+            value = parse_yaml(file.read(MOST_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, a date that is none
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:  # not UTF-8 among them
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys, not {type(value).__name__}")
     return value
@@ -76,7 +82,7 @@ def override(value: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, A
     """
     import copy
 
-    import yaml
+    from graft.strict_yaml import parse_yaml
 
     result = copy.deepcopy(value)
     for assignment in assignments:
@@ -90,9 +96,9 @@ def override(value: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, A
         if not isinstance(place, dict):
             raise ConfigError(f"--set {assignment}: {'.'.join(parents)} is not a block of keys")
         try:
-            place[last] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from error
+            place[last] = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML ({error})") from error
     return result
 
 
@@ -123,7 +129,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: must be a mapping, not {_show(value)}")
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: a key must be a text, not {_show(key)}{_quoting(key)}")
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, typing.cast(type, hint)) else read_config(hint, value, where)  # type: ignore[arg-type]
     return _convert_scalar(hint, value, where)
@@ -143,24 +152,41 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                 raise
     names = " or ".join(_name(option) for option in options)
-    raise ConfigError(f"{where}: must be {names}, not {_show(value)}")
+    raise ConfigError(f"{where}: must be {names}, not {_show(value)}{_quoting(value) if str in options else ''}")
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:  # YAML 1.1 reads 1e-4 as a string: the dot is missing
-            number = float(value)
-            if math.isfinite(number):
-                return number
-        except (ValueError, OverflowError):
-            pass
-    elif hint is Path and isinstance(value, str):
+    if hint is float and (number := _finite(value)) is not None:
+        return number
+    if hint is Path and isinstance(value, str):
         return Path(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+    if hint is not float and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where}: must be {_name(hint)}, not {_show(value)}")
+    raise ConfigError(f"{where}: must be {_name(hint)}, not {_show(value)}{_quoting(value) if hint is str else ''}")
+
+
+def _finite(value: Any) -> float | None:
+    """A number; as a text too, since YAML 1.1 reads 1e-4 as one: the dot is missing."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and re.fullmatch(_NUMBER, value)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
+
+
+def _quoting(value: object) -> str:
+    """What to do where YAML made something else of what was meant as a text."""
+    if isinstance(value, bool):
+        return ": YAML reads yes, no, on, off, true and false so; quote it"
+    return ": quote it" if isinstance(value, (int, float, datetime.date)) else ""
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

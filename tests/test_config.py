@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +88,7 @@ def test_unknown_keys_name_the_allowed_ones_and_a_guess() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "fact"),
     [
-        ("name", 1, "name: must be a text, not 1"),
+        ("name", 1, "name: must be a text, not 1: quote it"),
         ("name", None, "name: must be a text, not None"),
         ("count", "3", "count: must be a whole number, not '3'"),
         ("count", 3.0, "count: must be a whole number, not 3.0"),
@@ -98,7 +100,7 @@ def test_unknown_keys_name_the_allowed_ones_and_a_guess() -> None:
         ("kind", 1.0, "kind: must be one of a, b, 1, not 1.0"),
         ("file", 3, "file: must be a path, not 3"),
         ("labels", "pq", "labels: must be a list, not 'pq'"),
-        ("labels", ["p", 2], "labels[1]: must be a text, not 2"),
+        ("labels", ["p", 2], "labels[1]: must be a text, not 2: quote it"),
         ("table", [1], "table: must be a mapping, not [1]"),
         ("table", {"one": "x"}, "table.one: must be a whole number, not 'x'"),
         ("inner", "x", "inner: must be a mapping, not 'x'"),
@@ -110,7 +112,16 @@ def test_unknown_keys_name_the_allowed_ones_and_a_guess() -> None:
         ("inner", {"lr": 10**400}, "inner: lr: must be a number, not 1" + "0" * 56 + "..."),
         ("inner", {"lr": -1}, "inner: lr must not be negative"),
         ("source", {"lr": "fast"}, "source: lr: must be a number, not 'fast'"),
-        ("source", 3, "source: must be a text or a block of keys, not 3"),
+        ("source", 3, "source: must be a text or a block of keys, not 3: quote it"),
+        ("name", False, "name: must be a text, not False: YAML reads yes, no, on, off, true and false so; quote it"),
+        (
+            "columns",
+            True,
+            "columns: must be a text or a list, not True: YAML reads yes, no, on, off, true and false so; quote it",
+        ),
+        ("table", {1: 1}, "table: a key must be a text, not 1: quote it"),
+        ("table", {None: 1}, "table: a key must be a text, not None"),
+        ("inner", {"lr": "1_0"}, "inner: lr: must be a number, not '1_0'"),
         ("columns", {"c": 1}, "columns: must be a text or a list, not {'c': 1}"),
     ],
 )
@@ -136,6 +147,26 @@ def test_a_number_without_a_dot_is_a_text_to_yaml_but_a_float_here(tmp_path: Pat
         (b"? [a, b]\n: 1\n", "not valid YAML"),
         (b"a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         (b"[" * 10_000, "not valid YAML"),
+        (b"? &a [1]\n: *a\n", "not valid YAML"),
+        (b"a: 1\n'a': 2\n", "not valid YAML (line 2, column 1: the key 'a' occurs twice)"),
+        (b"a: {b: 1, c: [{d: 1, d: 1}]}\n", "not valid YAML (line 1, column 22: the key 'd' occurs twice)"),
+        (b"b: &b {c: 1}\na: {<<: *b, <<: *b}\n", "not valid YAML (line 2, column 13: the key '<<' occurs twice)"),
+        (
+            b"a: 010\n",
+            "not valid YAML (line 1, column 4: 010 is a number to base 8 in YAML: quote it, or write it without",
+        ),
+        (b"a: 1:30\n", "not valid YAML (line 1, column 4: 1:30 is a number to base 60 in YAML"),
+        (b"a: 1:30.5\n", "not valid YAML (line 1, column 4: 1:30.5 is a number to base 60 in YAML"),
+        (b"a: " + b"9" * 30 + b"\n", "not valid YAML (line 1, column 4: a whole number of more than 64 bits)"),
+        (b"a: 0x" + b"f" * 6000 + b"\n", "not valid YAML (line 1, column 4: a whole number of more than 64 bits)"),
+        (b'a: "\\ud83d"\n', "not valid YAML (line 1, column 4: a text holds half a character (a lone surrogate))"),
+        (b'a: "x\\0y"\n', "not valid YAML (line 1, column 4: a text holds a NUL character)"),
+        (b"a: !!bool x\n", "not valid YAML"),
+        (b"a: !!int ''\n", "not valid YAML"),
+        (b"a: !!timestamp x\n", "not valid YAML"),
+        (b"a: &a [*a]\n", "not valid YAML (line 1, column 8: an alias stands within what it repeats)"),
+        (b"a: &a {<<: *a}\n", "not valid YAML (line 1, column 12: an alias stands within what it repeats)"),
+        (b"a: 1\n---\na: 2\n", "not valid YAML"),
         (None, "cannot be read (No such file or directory)"),
     ],
 )
@@ -146,6 +177,63 @@ def test_a_file_that_holds_no_mapping_is_refused_in_one_line(data: bytes | None,
     with pytest.raises(ConfigError) as caught:
         load_yaml(path)
     assert str(caught.value).startswith(f"{path}: {fact}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_yaml_offers_beyond_plain_values_is_read_where_it_means_one_thing(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(
+        """\
+        some: &some {lr: 1, steps: 2}
+        more: &more {<<: *some, steps: 3}
+        most: {<<: [*more, *some], name: x}
+        again: [*some, *some]
+        numbers: [0, -1, 0x10, 1_000, 0.5, 00.5]
+        texts: ["010", '1:30', "\\ud83d\\ude00", "yes"]
+        """,
+        encoding="utf-8-sig",
+    )
+    some = {"lr": 1, "steps": 2}
+    assert load_yaml(path) == {
+        "some": some,
+        "more": {"lr": 1, "steps": 3},
+        "most": {"lr": 1, "steps": 3, "name": "x"},
+        "again": [some, some],
+        "numbers": [0, -1, 16, 1000, 0.5, 0.5],
+        "texts": ["010", "1:30", "\U0001f600", "yes"],
+    }
+
+
+def test_aliases_that_explode_are_refused_before_they_do(tmp_path: Path) -> None:
+    path, base = tmp_path / "f.yaml", "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)]
+    path.write_text(base + "".join(lines[:3]))
+    assert len(load_yaml(path)["a3"]) == 10
+    path.write_text(base + "".join(lines))
+    with pytest.raises(ConfigError, match=r"line 5, column \d+: aliases stand for more than 100,000 values"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "device", "dangling link", "name with NUL"])
+def test_what_is_no_file_is_refused_without_waiting(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text("a: 1\n")
+    assert load_yaml(path) == {"a": 1}
+    (tmp_path / "link.yaml").symlink_to(path)
+    assert load_yaml(tmp_path / "link.yaml") == {"a": 1}
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    elif kind == "dangling link":
+        path.symlink_to("gone")
+    path = {"device": Path("/dev/zero"), "name with NUL": Path("a\0b")}.get(kind, path)
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        load_yaml(path)
     assert "\n" not in str(caught.value)
 
 
@@ -169,8 +257,8 @@ def test_override_sets_typed_values_in_a_copy() -> None:
         ("=3", "write it as key=value, such as localize.density=1e-3"),
         ("name.deep=3", "name is not a block of keys"),
         ("name.deep.er=3", "name.deep is not a block of keys"),
-        ("name=[1", "the value is not valid YAML"),
-        ("name=2024-99-99", "the value is not valid YAML"),
+        ("name=[1", "the value is not valid YAML (line 1, column 3: expected ',' or ']', but got '<stream end>')"),
+        ("name=2024-99-99", "the value is not valid YAML (month must be in 1..12)"),
     ],
 )
 def test_a_bad_override_is_refused(assignment: str, fact: str) -> None:

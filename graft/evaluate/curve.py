@@ -20,7 +20,7 @@ from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
 from graft.localize.changes import Changes
-from graft.localize.localization import localize_skill
+from graft.localize.localization import localize_skill, tuned_rows
 from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.tasks.examples import Example
@@ -129,7 +129,9 @@ def measure_curve(
     examples = task.validation_examples()
     where: dict[str, Any] = {"device": device, "dtype": dtype}
     after = _accuracy(open_head(locate(tuned).path, task.spec, **where), examples, config.batch_size)
-    head = open_head(locate(base).path, task.spec, **where, seed=task.spec.seed)
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    rows = tuned_rows(pair, task)
+    head = open_head(pair.base.path, task.spec, **where, seed=task.spec.seed, rows=rows)
     before = _accuracy(head, examples, config.batch_size)
     again = {**where, "gradient_checkpointing": gradient_checkpointing}
     points = []

@@ -18,6 +18,7 @@ from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.label_order import rows_in
 from graft.tasks.lm import LanguageModelHead, TokenColumns
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
@@ -108,7 +109,8 @@ def predict_model(
     model: str | Path, task: Task, patches: tuple[Patch, ...] = (), *, device: str, dtype: str, **options: Any
 ) -> Predictions:
     """Load a model, graft patches onto it, and predict as `predict_task` does; the errors of `evaluate_task`."""
-    head = open_head(locate(model).path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "seed": task.spec.seed}
+    head = open_head(locate(model).path, task.spec, **where, rows=rows_in(patches, task.spec))
     make_room(head, patches)
     with apply_patch(head.model, *patches):
         return predict_task(head, task, **options)

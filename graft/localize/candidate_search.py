@@ -56,10 +56,24 @@ class CandidateSearch(GradientSink):
         Raises:
             CheckpointError: a gradient is not finite.
         """
-        if name not in self._tops:
-            return
-        self._seen.add(name)
-        top, piece, flat = self._tops[name], piece_of(gradient), local_of(gradient).flatten()
+        if name in self._tops:
+            self._seen.add(name)
+            self._score(name, piece_of(gradient), local_of(gradient).flatten())
+
+    def end_batch(self, *, counts: bool = True) -> None:
+        """Join the best of the micro-batch to the union."""
+        for name in self._numbering.names:
+            untouched = name not in self._seen  # by the loss, and so scores 0
+            if counts and untouched and self._tops[name].floor <= 0:
+                spec = self.pair.base.spec(name)
+                self._score(name, Piece.of_splits(spec.shape, []), torch.zeros(1).expand(spec.numel))
+        tops = {id(top): top for top in self._tops.values()}
+        best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.drain()[1] for top in tops.values())])
+        self._found = torch.cat([self._found, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
+        self._seen.clear()
+
+    def _score(self, name: str, piece: Piece, flat: torch.Tensor) -> None:
+        top = self._tops[name]
         start = self._numbering.starts[name] + piece.start
         for place, base, tuned in _read_parts(self.pair, name, piece, flat.device):
             scores = tuned.float().sub(base.float()).mul_(flat[place : place + len(base)]).neg_()  # -g * delta, fp32
@@ -68,17 +82,6 @@ class CandidateSearch(GradientSink):
             if top.floor <= 0:  # above it an entry that did not move, and so scores 0, cannot come
                 scores.masked_fill_(as_bits(tuned) == as_bits(base), -torch.inf)
             top.offer(scores, start + place)
-
-    def end_batch(self, *, counts: bool = True) -> None:
-        """Join the best of the micro-batch to the union."""
-        for name in self._numbering.names:
-            untouched = name not in self._seen  # by the loss, and so scores 0
-            if counts and untouched and self._tops[name].floor <= 0:
-                self.receive(name, torch.zeros(1).expand(self.pair.base.spec(name).numel))
-        tops = {id(top): top for top in self._tops.values()}
-        best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.drain()[1] for top in tops.values())])
-        self._found = torch.cat([self._found, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
-        self._seen.clear()
 
     @property
     def mask(self) -> Mask:

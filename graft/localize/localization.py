@@ -11,7 +11,7 @@ import torch
 
 import graft
 from graft.config import to_plain
-from graft.errors import BudgetError, ConfigError
+from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
@@ -22,6 +22,7 @@ from graft.patch.head_config import read_head, renames_labels
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tasks.head import spread_head, tokenizer_digest
+from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import Located, locate
@@ -84,13 +85,35 @@ def localize_skill(
 def describe_origin(
     base: Located, pair: CheckpointPair, scope: Scope, method: dict[str, object], task: Task | None
 ) -> Provenance:
-    """Where a patch came from, without any path, user, host or time."""
+    """Where a patch came from, without any path, user, host or time; labels in the order of the tuned head's rows."""
     described = task.describe() if task else None
+    rows = tuned_rows(pair, task)
+    if described is not None and rows is not None:
+        described["labels"] = list(rows.names)
     head, before = read_head(pair.tuned.path), read_head(pair.base.path)
     if head and (pair.extra or pair.replaced or renames_labels(before, head)):
-        described = described or {}
-        described["head"] = described.get("head", {}) | head
+        described = described or {"labels": list(labels_in(pair.tuned.path) or ())}
+        described["head"] = described.get("head", {}) | head | ({"labels": list(rows.names)} if rows else {})
     return describe_checkpoint(base, pair.base, scope, method, described)
+
+
+def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
+    """What the rows of the tuned model's classifier are; None where the task has no such head.
+
+    Raises:
+        CheckpointError: they are for other labels than the task's.
+    """
+    if task is None or task.spec.head.kind != "classifier":
+        return None
+    rows = read_rows(pair.tuned.path, task.spec.labels, None)
+    if rows is None:
+        return None
+    try:
+        read_rows(pair.base.path, task.spec.labels, None)
+        is_another = bool(pair.extra or pair.replaced)
+    except CheckpointError:  # tuning made a new head in the place of one for other labels
+        is_another = True
+    return RowNames(rows.names, rows.where, is_another)
 
 
 def describe_checkpoint(
@@ -117,7 +140,7 @@ def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[
         raise BudgetError(f"method {config.method!r} needs a task's data")
     validation = task.validation_examples() if METHODS[config.method].needs_validation else []
     _refuse_dense(config)
-    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed)
+    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed, rows=tuned_rows(search.pair, task))
     _take_head(head.model, search.pair)
     path = GradientPath(
         head,

@@ -10,7 +10,7 @@ from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
 from graft.localize.changes import Changes
-from graft.localize.localization import localize_skill
+from graft.localize.localization import localize_skill, tuned_rows
 from graft.localize.methods import Tables
 from graft.patch.skill_patch import Patch
 from graft.recipes.spec import RecipeSpec
@@ -79,8 +79,9 @@ class Bench:
         return sum(Changes(self.pair.without_rounding(), self.names()).counts.values())
 
     def open(self, model: str | Path) -> Head:
-        """A model with the task's head."""
-        return open_head(locate(model).path, self.task.spec, **self.machine.where, seed=self.seed)
+        """A model with the task's head, whose rows are the tuned one's."""
+        rows = tuned_rows(self.pair, self.task)
+        return open_head(locate(model).path, self.task.spec, **self.machine.where, seed=self.seed, rows=rows)
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """The patch of a method; `changes` replace fields of the recipe's `localize` block."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from graft.tasks.batches import longest_input
 from graft.tasks.spec import TaskSpec
 from graft.tensors.architecture import build_on_meta
 
@@ -61,8 +62,7 @@ def estimate_activations(
         return None
     for name, weight in model.to(dtype).eval().named_parameters():
         weight.requires_grad_(trains(name))
-    longest = getattr(model.config, "max_position_embeddings", task.max_length)
-    rows, tokens = _rows(task, batch_size), min(task.max_length, longest)
+    rows, tokens = _rows(task, batch_size), min(task.max_length, longest_input(model) or task.max_length)
     ids = torch.zeros((rows, tokens), dtype=torch.int64, device="meta")
     mask = torch.ones((rows, 1, tokens, tokens), dtype=torch.bool, device="meta")  # a smaller one would be looked into
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in _parameters(model) else {}

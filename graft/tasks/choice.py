@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from graft.tasks.batches import Texts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.language_model import load_language_model, logits_at, nats_of
-from graft.tasks.prompt import PromptEncoder, Texts, common_prefix, pad_right
+from graft.tasks.prompt import PromptEncoder, common_prefix
 from graft.tasks.spec import TaskSpec
 
 
@@ -50,7 +51,7 @@ class ChoiceHead(Head):
 
     def _score(self, rows: Sequence[list[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of log probabilities (n,) fp32, nats, and number (n,) of the tokens from `starts` on."""
-        batch = pad_right(rows, self.tokenizer.pad_token_id, self.device)
+        batch = self.pad(rows)
         ids = batch["input_ids"]
         targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) what any row is asked for
         logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)

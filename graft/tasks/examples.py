@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,9 +85,9 @@ def draw_shots(
 
 def _text(row: Row, column: str, spec: SplitSpec, number: int) -> str:
     value = cell_of(row, column, spec, number)
-    if not isinstance(value, str) or not value.strip():
+    if not _is_text(value):
         raise refuse_row(spec, number, f"{column!r} is not a text")
-    return value
+    return str(value)
 
 
 def _choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[str, ...]:
@@ -93,6 +95,11 @@ def _choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[st
         return ()
     column = spec.choices or task.choices
     value = cell_of(row, column, spec, number)
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(x, str) and x.strip() for x in value):
+    if not isinstance(value, list) or len(value) < 2 or not all(map(_is_text, value)):
         raise refuse_row(spec, number, f"{column!r} is not a list of two or more texts")
     return tuple(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is more than white space, and no half of a character, a lone surrogate, is in it."""
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -17,7 +17,9 @@ from graft.errors import CheckpointError, ConfigError
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import is_sharded, shard_weights
+from graft.tasks.batches import Texts, embedded_tokens, encode_texts, longest_input, pad_right
 from graft.tasks.examples import Example
+from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
 
@@ -45,6 +47,7 @@ class Head(ABC):
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token is None:
             raise CheckpointError("the tokenizer has no padding token, nor one for the end that could stand for it")
+        self._positions = longest_input(model)
 
     @classmethod
     @abstractmethod
@@ -64,8 +67,9 @@ class Head(ABC):
 
     @property
     def limit(self) -> int:
-        """Longest input in tokens."""
-        return int(min(self.task.max_length, self.tokenizer.model_max_length))
+        """Longest input in tokens: the task's, or what tokenizer and model have places for where that is less."""
+        longest = min(self.task.max_length, self.tokenizer.model_max_length)  # the latter 10^30 where it is not known
+        return int(longest if self._positions is None else min(longest, self._positions))
 
     @property
     def has_classes(self) -> bool:
@@ -119,11 +123,33 @@ class Head(ABC):
         finally:
             self.model.train(was_training)
 
-    def tokenize(self, texts: Sequence[tuple[str, ...]]) -> Any:
-        """Texts, or pairs of texts, as a padded batch on the model's device."""
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        batch = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.limit, return_tensors="pt")
-        return batch.to(self.device)
+    def tokenize(self, texts: Sequence[Texts], side: Literal["left", "right"] = "right") -> dict[str, torch.Tensor]:
+        """Texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says otherwise.
+
+        Raises:
+            DataError, ConfigError, CheckpointError: a text without a token, a limit that leaves room for none, and a
+                token that the model does not embed.
+        """
+        return self._place(encode_texts(self.tokenizer, texts, self.limit, side))
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Token ids as a batch on the model's device, padded on the right.
+
+        Raises:
+            CheckpointError: a token that the model does not embed.
+        """
+        return self._place(pad_right(rows, self.tokenizer.pad_token_id))
+
+    def _place(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        highest = int(batch["input_ids"].max())
+        embedded = embedded_tokens(self.model)  # asked each time: a patch may have resized the model
+        if embedded is not None and highest >= embedded:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise CheckpointError(
+                f"the tokenizer has the token {token!r} at {highest}, and the model embeds {embedded} tokens: "
+                "it is another model's"
+            )
+        return {name: part.to(self.device) for name, part in batch.items()}
 
     def _repeated_work_done_once(self) -> Any:
         """A context in which weights do not change, so that a head may cache what depends on them alone."""
@@ -159,6 +185,8 @@ def open_head(
     dtype: str = "auto",
     seed: int = 0,
     gradient_checkpointing: bool = False,
+    rows: RowNames | None = None,
+    renew: bool = False,
 ) -> Head:
     """Load a model folder with the head that the task names.
 
@@ -169,6 +197,8 @@ def open_head(
         dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
         seed: of a classifier head that the checkpoint lacks.
         gradient_checkpointing: compute activations again on the way back instead of keeping them.
+        rows: what is known of a classifier's labels from elsewhere than the folder, as from a patch.
+        renew: make a new head where a classifier is for other labels than the task's, which is refused otherwise.
 
     Raises:
         CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
@@ -182,7 +212,6 @@ def open_head(
 
     kinds: dict[str, type[Head]] = {
         "similarity": SimilarityHead,
-        "classifier": ClassifierHead,
         "verbalizer": VerbalizerHead,
         "choice": ChoiceHead,
         "lm": LanguageModelHead,
@@ -190,7 +219,10 @@ def open_head(
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     torch.manual_seed(seed)
-    head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
+    if task.head.kind == "classifier":
+        head: Head = ClassifierHead.load(path, task, DTYPES[dtype], rows, renew)
+    else:
+        head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
     if gradient_checkpointing:
         checkpoint_layers(head.model)
     place_model(head.model, device)

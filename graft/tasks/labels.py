@@ -25,7 +25,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
     """
     if task.head.kind == "lm":
         return lambda row, number, n_choices: 0
-    return _class_reader(rows, spec, task) if task.has_classes else _choice_reader(spec, task)
+    return _class_reader(rows, spec, task) if task.has_classes else _choice_reader(rows, spec, task)
 
 
 def cell_of(row: Row, column: str, spec: SplitSpec, number: int) -> Any:
@@ -47,6 +47,7 @@ def refuse_row(spec: SplitSpec, number: int, fact: str) -> DataError:
 def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
     """Names and positions may not be mixed in one file."""
     column, names = spec.label or task.label, spec.labels or task.labels
+    _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
     by_name = bool(rows) and isinstance(_spelled(rows[0].get(column), names), str)
     positions = {name: i for i, name in enumerate(task.labels)} | {None: NONE_OF_THESE}
 
@@ -68,8 +69,9 @@ def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Label
     return read
 
 
-def _choice_reader(spec: SplitSpec, task: TaskSpec) -> LabelReader:
+def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
     column, names = spec.label or task.label, spec.labels or task.labels
+    _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
 
     def read(row: Row, number: int, n_choices: int) -> int:
         value = _spelled(cell_of(row, column, spec, number), names)
@@ -81,7 +83,19 @@ def _choice_reader(spec: SplitSpec, task: TaskSpec) -> LabelReader:
     return read
 
 
+def _refuse_two_readings(values: Sequence[Any], names: Sequence[str], spec: SplitSpec, column: str) -> None:
+    """Refuse whole numbers that are positions, but could as well be names that are numbers, such as 1 to 5."""
+    numbers = {value for value in values if type(value) is int and value != NONE_OF_THESE}
+    meant = [str(number) for number in sorted(numbers)]
+    moved = any(name in names and names.index(name) != int(name) for name in meant)
+    if moved and set(meant) <= set(names) and numbers <= set(range(len(names))):
+        raise DataError(
+            f"{spec.path}: the numbers {', '.join(meant)} in column {column!r} may be positions or names of labels: "
+            "write names as text, in quotes"
+        )
+
+
 def _spelled(value: Any, names: Sequence[str]) -> Any:
     """A position that a csv file spells as text is a number, unless it is the name of a label."""
-    is_position = isinstance(value, str) and value not in names and re.fullmatch(r"-?\d{1,9}", value)
+    is_position = isinstance(value, str) and value not in names and re.fullmatch(r"-1|0|[1-9][0-9]{0,8}", value)
     return int(value) if is_position else value

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError
+from graft.tasks.batches import run_model
 from graft.tasks.head import load_pretrained
 from graft.tasks.loading import load_model
 
@@ -68,7 +69,7 @@ def logits_at(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tenso
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     if "logits_to_keep" not in accepted:
-        logits: torch.Tensor = model(**batch, **options).logits[:, positions]
+        logits: torch.Tensor = run_model(model, batch, **options).logits[:, positions]
     else:
-        logits = model(**batch, **options, logits_to_keep=positions).logits
+        logits = run_model(model, batch, **options, logits_to_keep=positions).logits
     return logits

@@ -19,7 +19,6 @@ from graft.errors import ConfigError, DataError
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.language_model import load_language_model, logits_at, nats_of
-from graft.tasks.prompt import pad_right
 from graft.tasks.spec import TaskSpec
 
 
@@ -59,7 +58,7 @@ class LanguageModelHead(Head):
         An example is a text: so the mean over batches of equal size is that over all, however long the texts are.
         """
         pieces = self._pieces(examples)
-        batch = pad_right([ids for _, ids in pieces], self.tokenizer.pad_token_id, self.device)
+        batch = self.pad([ids for _, ids in pieces])
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
         logits = logits_at(self.model, batch, positions).float()  # (pieces, tokens, vocabulary)
@@ -92,7 +91,7 @@ class LanguageModelHead(Head):
         with self.evaluating():
             for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
                 chosen = order[start : start + batch_size]
-                batch = pad_right([pieces[i][1] for i in chosen], self.tokenizer.pad_token_id, self.device)
+                batch = self.pad([pieces[i][1] for i in chosen])
                 width = batch["input_ids"].shape[1]
                 logits = logits_at(self.model, batch, torch.arange(width - 1, device=self.device))
                 n_classes = logits.shape[-1]

@@ -10,11 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from graft.errors import DataError
-
-Texts = tuple[str, ...]
+from graft.tasks.batches import Texts
 
 
 class PromptEncoder:
@@ -82,18 +79,6 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences share from the start."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Token ids as (n, tokens) int64 with their attention mask.
-
-    On the right whatever side the tokenizer would take: in a causal model no real token then sees a padded one, and
-    positions count from 0 without being told.
-    """
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _cut(texts: Texts, characters: int) -> Texts:

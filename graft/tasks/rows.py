@@ -1,17 +1,21 @@
-"""Rows of a dataset: local jsonl, csv and parquet files, and Hub datasets."""
+"""Rows of a dataset: local jsonl, json, csv and parquet files, and Hub datasets."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from graft.errors import DataError
+from graft.inputs import open_input
 from graft.tasks.spec import SplitSpec
 
 Row = dict[str, Any]
+_LONGEST_FIELD = 2**31 - 1  # characters of a csv cell; the library's own limit is 131,072
 
 
 def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
@@ -22,10 +26,16 @@ def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
         folder: what local paths are relative to.
 
     Raises:
-        DataError: the file or dataset is missing, not readable, or empty.
+        DataError: the file or dataset is missing, not readable, or empty; a row that is not one, or that could be read
+            in two ways, is named.
     """
-    path = folder / Path(spec.path).expanduser()
-    if path.exists() or spec.path.startswith(("/", ".", "~")) or path.suffix in _READERS:
+    try:
+        path = folder / Path(spec.path).expanduser()
+    except RuntimeError as error:  # ~ of a user whom the machine does not know
+        raise DataError(f"{spec.path}: cannot be read ({error})") from error
+    if os.path.exists(path) or spec.path.startswith(("/", ".", "~")) or path.suffix.lower() in _READERS:  # noqa: PTH110 - Path.exists raises at a name that is too long
+        if spec.name is not None or spec.split is not None:
+            raise DataError(f"{path}: name and split belong to a dataset of the Hub, and this is a file")
         rows = _read_local(path)
     else:
         rows = _read_hub(spec)
@@ -35,51 +45,110 @@ def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
 
 
 def _read_local(path: Path) -> list[Row]:
-    if path.suffix not in _READERS:
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
         raise DataError(f"{path}: a dataset must end in {', '.join(_READERS)}")
     try:
-        return list(_READERS[path.suffix](path))
+        with open_input(path) as file:
+            return list(_READERS[suffix](file, path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text") from error
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:  # -sig: some tools write a byte order mark
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: not valid JSON") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: not a JSON object")
-            yield row
+def _as_text(file: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)  # -sig: some tools write a byte order mark
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            for row in csv.DictReader(lines):
-                yield {key: value for key, value in row.items() if key is not None}
+def _read_jsonl(file: BinaryIO, path: Path) -> Iterator[Row]:
+    with _as_text(file) as lines:
+        yield from _rows_of_lines(lines, path)
+
+
+def _read_json(file: BinaryIO, path: Path) -> Iterator[Row]:
+    """One array of rows; or, since many tools name them so, a row a line."""
+    text = file.read().decode("utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from _rows_of_lines(io.StringIO(text), path)
+        return
+    for number, row in enumerate(_parse(text, f"{path}"), start=1):
+        yield _require_row(row, f"{path}, row {number}")
+
+
+def _rows_of_lines(lines: Iterable[str], path: Path) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _require_row(_parse(line, where), where)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON") from error
+
+
+def _unique(pairs: list[tuple[str, Any]], where: str) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise DataError(f"{where}: the key {_repeated(key for key, _ in pairs)!r} occurs twice")
+    return row
+
+
+def _repeated(names: Iterable[str]) -> str:
+    """The first name that came before; there must be one."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def _require_row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: not a JSON object")
+    return value
+
+
+def _read_csv(file: BinaryIO, path: Path) -> Iterator[Row]:
+    with _as_text(file, newline="") as lines:
+        limit, cells = csv.field_size_limit(_LONGEST_FIELD), csv.reader(lines, strict=True)
+        try:  # strict, since an open quote would else swallow the rows after it
+            yield from _rows_of_cells(cells, path)
         except csv.Error as error:
-            raise DataError(f"{path}: not valid csv ({error})") from error
+            raise DataError(f"{path}, line {cells.line_num}: not valid csv ({error})") from error
+        finally:
+            csv.field_size_limit(limit)
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _rows_of_cells(lines: Iterator[list[str]], path: Path) -> Iterator[Row]:
+    filled = filter(None, lines)  # a blank line is no row
+    columns = next(filled, [])
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path}: the column {_repeated(columns)!r} occurs twice")
+    for number, cells in enumerate(filled, start=1):
+        if len(cells) != len(columns):
+            hint = "; a text with a comma in it must be quoted" if len(cells) > len(columns) else ""
+            raise DataError(f"{path}, row {number}: {len(cells)} cells under {len(columns)} columns{hint}")
+        yield dict(zip(columns, cells, strict=True))
+
+
+def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Row]:
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise DataError(f"{path}: parquet needs pyarrow; pip install 'skillgraft[data]'") from error
     try:
-        yield from pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.ParquetFile(file).read()
+        if len(set(table.column_names)) < len(table.column_names):
+            raise DataError(f"{path}: the column {_repeated(table.column_names)!r} occurs twice")
+        yield from table.to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a parquet file ({' '.join(str(error).split())[:100]})") from error
 
 
 def _read_hub(spec: SplitSpec) -> list[Row]:
+    if os.path.exists(spec.path):  # noqa: PTH110 - as above
+        raise DataError(f"{spec.path}: what has this name in the working folder would be read in the Hub's place")
     try:
         import datasets
     except ImportError as error:
@@ -94,4 +163,4 @@ def _read_hub(spec: SplitSpec) -> list[Row]:
     return list(loaded)
 
 
-_READERS = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}

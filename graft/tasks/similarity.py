@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from graft.errors import CheckpointError
+from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained, pad_rows
 from graft.tasks.head_spec import SECOND
@@ -33,10 +35,13 @@ class SimilarityHead(Head):
 
     @classmethod
     def load(cls, path: Path, task: TaskSpec, dtype: Any) -> SimilarityHead:
-        """Load the bare encoder of a folder."""
-        from transformers import AutoModel, AutoTokenizer
+        """Load the bare model of a folder: encoder and decoder, unless the folder holds the former alone."""
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+        from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS
 
-        model, lacking = load_model(AutoModel, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
+        named = (load_pretrained(AutoConfig, path).architectures or [None])[0]
+        kind = AutoModelForTextEncoding if named in ENCODERS.values() else AutoModel
+        model, lacking = load_model(kind, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
         if lacking:
             model.pooler = None  # sentences are pooled here; drawn at random it would only travel with the weights
         return cls(model, load_pretrained(AutoTokenizer, path), task)
@@ -60,10 +65,22 @@ class SimilarityHead(Head):
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """(n, width) fp32 unit vectors."""
         batch = self.tokenize(texts)
-        hidden = self.model(**batch).last_hidden_state.float()  # (n, tokens, width)
+        hidden = self._states(batch).float()  # (n, tokens, width)
         weight = batch["attention_mask"].unsqueeze(-1).float()
         pooled = (hidden * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+    def _states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(n, tokens, width): the last layer's, of the encoder where there is a decoder too.
+
+        The whole model runs, its decoder over one token, since FSDP2 gathers the shared embeddings for the whole only.
+        """
+        first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
+        output = run_model(self.model, {**batch, "decoder_input_ids": first})
+        found = output.get("encoder_last_hidden_state", output.get("last_hidden_state"))
+        if found is None:
+            raise CheckpointError(f"{type(self.model).__name__} gives no states of tokens to pool: no text encoder")
+        return torch.as_tensor(found)
 
     def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[tuple[str, ...]]) -> torch.Tensor:
         sizes = [len(row) for row in choices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ class SplitSpec:
     """Where the rows of one split are, and how they differ from the task's own.
 
     Attributes:
-        path: a local jsonl, csv or parquet file, relative to the TASK file, or the Hub id of a dataset.
+        path: a local jsonl, json, csv or parquet file, relative to the TASK file, or the Hub id of a dataset.
         name, split: configuration and split of a Hub dataset.
         text, label, choices, labels: columns and label names of this file, where they differ from the task's.
         map: this file's label name -> the task's; null means "none of these" (-1).
@@ -30,6 +31,34 @@ class SplitSpec:
     choices: str | None = None
     labels: tuple[str, ...] | None = None
     map: Mapping[str, str | None] = field(default_factory=dict)
+
+    def check_for(self, task: TaskSpec) -> None:
+        """Refuse what would mean nothing beside the rest of the TASK file, and so be ignored.
+
+        Raises:
+            ValueError: it does not go together; the message says why.
+        """
+        if not self.path or re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", self.path):
+            raise ValueError(f"path: {self.path!r} is not the name of a file or dataset")
+        texts = 1 if isinstance(self.text or task.text, str) else len(self.text or task.text)
+        if texts != (1 if isinstance(task.text, str) else 2):
+            raise ValueError("text must be as many columns as the task's: one, or two for a pair")
+        if self.choices is not None and task.choices is None:
+            raise ValueError("choices is a column of tasks with choices, and the task names none")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be different names")
+        if self.map and not task.has_classes:
+            raise ValueError("map goes with tasks whose labels are classes")
+        for own, name in self.map.items():
+            self._require(own, self.labels or task.labels, "is none of this file's labels")
+            if name is not None:
+                self._require(name, task.labels, "is none of the task's labels")
+
+    def _require(self, name: str, names: tuple[str, ...], fact: str) -> None:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"map: {name!r} {fact}{meant}: {', '.join(names)}")
 
 
 @dataclass(frozen=True)
@@ -176,6 +205,16 @@ class TaskSpec:
             labels=len(self.labels), pair=not isinstance(self.text, str), choices=self.choices is not None
         )
         check_seed(self.seed)
+        self._check_splits()
+
+    def _check_splits(self) -> None:
+        splits = {f"data.{name}": place for name, place in vars(self.data).items()}
+        for name, place in (splits | {f"ood.{name}": place for name, place in self.ood.items()}).items():
+            split = SplitSpec(place) if isinstance(place, str) else place
+            try:
+                split.check_for(self)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     @property
     def has_classes(self) -> bool:

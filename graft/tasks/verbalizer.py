@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError, ConfigError
+from graft.tasks.batches import Texts, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.language_model import Family, load_language_model, logits_at
-from graft.tasks.prompt import PromptEncoder, Texts, common_prefix, pad_right
+from graft.tasks.prompt import PromptEncoder, common_prefix
 from graft.tasks.spec import TaskSpec
 
 
@@ -47,12 +48,12 @@ class VerbalizerHead(Head):
         """(n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         found = [self._locate(example.texts) for example in examples]
         rows, places = zip(*found, strict=True)
-        batch = pad_right(rows, self.tokenizer.pad_token_id, self.device)
+        batch = self.pad(rows)
         positions = torch.tensor(sorted(set(places)), device=self.device)
         if self._family == "causal":
             logits = logits_at(self.model, batch, positions)
         else:
-            logits = self.model(**batch).logits[:, positions]
+            logits = run_model(self.model, batch).logits[:, positions]
         row_of = torch.searchsorted(positions, torch.tensor(places, device=self.device))
         at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
         return at_mask[:, self.word_ids.to(self.device)].float()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import stat
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from graft.errors import CheckpointError
+from graft.inputs import open_input
 from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
@@ -54,11 +55,8 @@ def read_header(path: Path, limit: int = MAX_HEADER) -> Header:
         CheckpointError: missing, truncated, not safetensors, or a header that contradicts the file's size.
     """
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # a pipe would wait for ever
-            raise CheckpointError(f"{path}: cannot be read (not a file)")
-        total = state.st_size
-        with path.open("rb") as file:
+        with open_input(path) as file:
+            total = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(limit, total - 8):

@@ -29,9 +29,12 @@ class Lessons:
 
     @classmethod
     def open(cls, path: Path, tasks: Sequence[Task], **where: Any) -> Lessons:
-        """Read the examples, then load the model; `where` and the errors are those of `spread_head`."""
+        """Read the examples, then load the model; `where` and the errors are those of `spread_head`.
+
+        A head for other labels is replaced by a new one.
+        """
         train, validation = ([read(task) for task in tasks] for read in (Task.train_examples, Task.validation_examples))
-        head = spread_head(path, tasks[0].spec, **where)
+        head = spread_head(path, tasks[0].spec, **where, renew=True)
         heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
         return cls(heads, tuple(train), tuple(validation))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,33 @@ def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
         ("a.jsonl", b"\xff\xfe", r"a.jsonl: not UTF-8"),
         ("a.jsonl", b"\n\n", r"a.jsonl: the split is empty"),
         ("a.csv", b"text,label\n", r"a.csv: the split is empty"),
-        ("a.csv", b'text,label\n"' + b"x" * 200_000 + b'",1\n', r"a.csv: .*field larger"),
-        ("a.csv", b"text,label\na\n", r"a.csv, row 1: label None"),
+        ("a.csv", b"text,label\na\n", r"a.csv, row 1: 1 cells under 2 columns$"),
+        (
+            "a.csv",
+            b"text,label\na,1\n\ngood, but long,1\n",
+            r"a.csv, row 2: 3 cells under 2 columns; a text with a comma",
+        ),
+        ("a.csv", b"text,label\na,1,\n", r"a.csv, row 1: 3 cells under 2 columns"),
+        ("a.csv", b"text,label,text\na,1,b\n", r"a.csv: the column 'text' occurs twice"),
+        ("a.csv", b'label,text\n1,"open\n0,b\n', r"a.csv, line 3: not valid csv"),
+        ("a.csv", b'label,text\n1,"a\n0,"b\n', r"a.csv, line 3: not valid csv"),
+        ("a.csv", b"text,label\na,1.0\n", r"a.csv, row 1: label '1.0' is outside"),
+        ("a.csv", b"text,label\na,01\n", r"a.csv, row 1: label '01' is outside"),
+        ("a.csv", "text,label\na,\u0661\n".encode(), r"a.csv, row 1: label '\u0661' is outside"),
+        ("a.csv", b"text,label\na,True\n", r"a.csv, row 1: label 'True' is outside"),
+        ("a.csv", b"text;label\na;1\n", r"a.csv, row 1: no column 'text'; it has text;label"),
+        ("a.jsonl", b'{"text": "x", "label": 0, "label": 1}\n', r"a.jsonl, line 1: the key 'label' occurs twice"),
+        ("a.jsonl", b'{"text": "x", "label": NaN}\n', r"a.jsonl, row 1: label nan in column 'label' is not a position"),
+        ("a.jsonl", b'{"text": "x", "label": true}\n', r"a.jsonl, row 1: label True in column 'label' is not a pos"),
+        ("a.jsonl", b'{"text": "x", "label": [0, 1]}\n', r"a.jsonl, row 1: label \[0, 1\] is outside"),
+        ("a.jsonl", b'{"text": "\\ud83d", "label": 0}\n', r"a.jsonl, row 1: 'text' is not a text"),
+        ("a.jsonl", b'[{"text": "x", "label": 0}]\n', r"a.jsonl, line 1: not a JSON object"),
+        ("a.json", b'[{"text": "x", "label": 0}, 1]\n', r"a.json, row 2: not a JSON object"),
+        ("a.json", b'[{"text": "x", "label": 0}, {"text": "x", "text": "y"}]', r"a.json: the key 'text' occurs twice"),
+        ("a.json", b'{\n"train": [{"text": "x", "label": 0}]\n}', r"a.json, line 1: not valid JSON"),
+        ("a.json", b'{"data": [{"text": "x", "label": 0}]}', r"a.json, row 1: no column 'text'; it has data"),
+        ("a.json", b"[]", r"a.json: the split is empty"),
+        ("a.json", b'[{"text": "x", "label": 0}', r"a.json: not valid JSON"),
         ("a.parquet", b"PAR1 junk", r"a.parquet: not a parquet file"),
         ("a.txt", b"x", r"a.txt: a dataset must end in .jsonl, .json, .csv, .parquet"),
     ],
@@ -82,6 +109,70 @@ def test_damaged_files_are_named_with_the_line(name: str, content: bytes, said: 
     with pytest.raises(DataError, match=said) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_json_document_is_read_as_its_rows(tmp_path: Path) -> None:
+    rows = [*toy_rows(5, 0), {"text": "\U0001f600", "label": 1}]
+    expected = [(row["text"], row["label"]) for row in rows]
+    for text in (json.dumps(rows, indent=2), json.dumps(rows), "\ufeff \n" + json.dumps(rows, ensure_ascii=False)):
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        assert [(example.texts[0], example.label) for example in read(tmp_path / "a.json")] == expected
+    write_rows(tmp_path / "a.JSON", rows)
+    assert [(example.texts[0], example.label) for example in read(tmp_path / "a.JSON")] == expected
+
+
+def test_a_csv_cell_may_be_as_long_as_the_file(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    long = "the film\n" * 30_000
+    (read_example,) = read(write_csv(tmp_path / "a.csv", [{"text": long, "label": 1}]))
+    assert (read_example.texts, read_example.label) == ((long,), 1)
+    assert csv.field_size_limit() == limit
+
+
+def test_numbers_that_may_be_positions_or_names_are_refused(tmp_path: Path) -> None:
+    stars = {"labels": ("1", "2", "3"), "head": HeadSpec()}
+
+    def labels_of(*labels: Any) -> list[int]:
+        path = write_rows(tmp_path / "a.jsonl", [{"text": "x", "label": label} for label in labels])
+        return [example.label for example in read(path, **stars)]
+
+    assert labels_of("1", "2", "1") == [0, 1, 0]
+    assert labels_of(0, 1, 2) == [0, 1, 2]
+    with pytest.raises(DataError, match=r"a.jsonl: the numbers 1, 2 in column 'label' may be positions or names"):
+        labels_of(1, 2, 1, -1)
+    with pytest.raises(DataError, match=r"row 2: label 3 is outside"):
+        labels_of(1, 3)
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    columns = [pyarrow.array(["x"]), pyarrow.array([0]), pyarrow.array([1])]
+    pyarrow.parquet.write_table(pyarrow.table(columns, ["text", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: the column 'label' occurs twice"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_what_is_no_file_is_refused_without_waiting(suffix: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    for name, said in (("pipe", "not a file"), ("folder", "Is a directory"), ("device", "not a file")):
+        with pytest.raises(DataError, match=rf"{name}{suffix}: cannot be read \({said}\)"):
+            read(tmp_path / f"{name}{suffix}")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000 + ".jsonl", "./" + "y" * 5000, "~nobody-of-that-name/a.jsonl", "./a\0b", "./\ud83d.csv"]
+)
+def test_names_that_no_file_can_have_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        read_dataset(SplitSpec(name), tmp_path)
+
+
+def test_a_file_has_neither_configurations_nor_splits(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", toy_rows(2, 0))
+    with pytest.raises(DataError, match=r"a.jsonl: name and split belong to a dataset of the Hub"):
+        read_dataset(SplitSpec("a.jsonl", split="test"), tmp_path)
 
 
 def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ def test_the_data_may_be_on_the_hub(tmp_path: Path) -> None:
     assert Task.load(write_yaml(tmp_path / "t.yaml", content)).spec.data.test == SplitSpec("org/moods", "en", "test")
 
 
+MEALS: dict[str, Any] = {"path": "meals.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -80,6 +83,23 @@ def test_the_data_may_be_on_the_hub(tmp_path: Path) -> None:
         ({"train": {"weight_decay": -1}}, r"train: weight_decay must"),
         ({"train": {"scope": "("}}, r"train: .*regular expression"),
         ({"ood": {"test": "meals.jsonl"}}, r"ood: .*'test'"),
+        (
+            {"ood": {"o": MEALS | {"map": {"gladd": "glad"}}}},
+            r"ood.o: map: 'gladd' is none of this file's labels \(did you",
+        ),
+        (
+            {"ood": {"o": MEALS | {"map": {"glad": "gald"}}}},
+            r"map: 'gald' is none of the task's labels \(did you mean 'gl",
+        ),
+        ({"ood": {"o": MEALS | {"map": {0: "glad"}}}}, r"ood.o: map: a key must be a text, not 0: quote it"),
+        ({"ood": {"o": MEALS | {"map": {"0": "glad"}}}}, r"map: '0' is none of this file's labels: sad, glad"),
+        ({"ood": {"o": MEALS | {"labels": ["up", "down"], "map": {"glad": "glad"}}}}, r"file's labels: up, down"),
+        ({"ood": {"o": MEALS | {"labels": ["up", "up"]}}}, r"ood.o: labels must be different"),
+        ({"ood": {"o": MEALS | {"text": ["a", "b"]}}}, r"ood.o: text must be as many columns as the task's"),
+        ({"ood": {"o": MEALS | {"choices": "c"}}}, r"ood.o: choices is a column of tasks with choices"),
+        ({"ood": {"o": "a\nb.jsonl"}}, r"ood.o: path: 'a\\nb.jsonl' is not the name of a file"),
+        ({"data": {"train": "a", "validation": "a", "test": ""}}, r"data.test: path: '' is not the name of a file"),
+        ({"labels": [False, True]}, r"labels\[0\]: must be a text, not False: YAML reads yes, no, on, off"),
     ],
 )
 def test_what_is_wrong_in_a_task_file_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""Which row of a classifier's head is which label: what configs and patches say of it, beside what the task says.
+
+Only how outputs are read follows from it; weights stay what the files hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import CheckpointError
+from graft.inputs import open_input
+from graft.patch.skill_patch import Patch
+from graft.tasks.spec import TaskSpec
+
+_OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
+    "TokenClassification": "labels every token",
+    "QuestionAnswering": "marks an answer in a text",
+    "MultipleChoice": "has one row for all choices",
+    "NextSentencePrediction": "tells whether a sentence follows",
+    "ImageClassification": "classifies pictures",
+    "AudioClassification": "classifies sounds",
+}
+
+
+@dataclass(frozen=True)
+class RowNames:
+    """The names of a head's rows as something else than its model's own config gives them.
+
+    Attributes:
+        names: in the order of the rows.
+        where: what says so, for a message.
+        replaces: whether the rows themselves come from there, so that the model's own do not matter.
+    """
+
+    names: tuple[str, ...]
+    where: str
+    replaces: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A head's rows as a task reads them.
+
+    Attributes:
+        names: in the order of the rows.
+        order: for each of the task's labels, its row.
+        where: what says so, for a message.
+    """
+
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    where: str
+
+
+def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows | None:
+    """The rows of a folder's own head; None where its config says that it has none.
+
+    Args:
+        path: the folder.
+        labels: the task's.
+        other: what else is known of the rows; it must agree, and names them where the config does not.
+
+    Raises:
+        CheckpointError: the head is for other labels, or of another kind than one of several labels for each text.
+    """
+    where = path.name
+    names = row_names(path)
+    if names is None:
+        return None
+    if _are_default(names):
+        given = tuple(labels) if other is None else other.names
+        if len(given) == len(names):
+            return Rows(given, find_rows(given, labels, where if other is None else other.where), where)
+    order = find_rows(names, labels, where)
+    if other is not None and find_rows(other.names, labels, other.where) != order:
+        raise CheckpointError(
+            f"{where} has its head's labels in the order {', '.join(names)}, "
+            f"and {other.where} in the order {', '.join(other.names)}"
+        )
+    return Rows(names, order, where)
+
+
+def row_names(path: Path) -> tuple[str, ...] | None:
+    """The names that a folder's config gives the rows of its head; None where it has no head.
+
+    LABEL_0, LABEL_1, … are what transformers calls rows without names.
+
+    Raises:
+        CheckpointError: the head is of another kind than one of several labels for each text, or the config
+            contradicts itself.
+    """
+    where, config = path.name, _config_of(path)
+    named = architecture_in(path) or ""
+    for kind, fact in _OTHER_HEADS.items():
+        if named.endswith(f"For{kind}"):
+            raise CheckpointError(f"{where}: its config names {named}, whose head {fact}: no classifier of texts")
+    names = _names_in(config, where)
+    if not named.endswith("ForSequenceClassification") and (named or _are_default(names)):
+        return None
+    if (problem := config.get("problem_type")) not in (None, "single_label_classification"):
+        raise CheckpointError(f"{where}: its head is for {problem}, not for one of several labels")
+    if len(names) < 2:
+        raise CheckpointError(f"{where}: its head has one output, as for regression, not one of several labels")
+    return names
+
+
+def has_head(path: Path) -> bool:
+    """Whether a folder's config says that it has a head, of whatever kind."""
+    try:
+        return row_names(path) is not None
+    except CheckpointError:
+        return True
+
+
+def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[int, ...]:
+    """For each of the task's labels, the row of the head that has its name; its position where rows have no names.
+
+    Names are compared as they are, and, where that does not do, without regard to case and outer space.
+
+    Raises:
+        CheckpointError: the names are not the task's labels; both lists are named.
+    """
+    if _are_default(names) and len(names) == len(labels):
+        return tuple(range(len(labels)))
+    for spelled in (str, lambda name: name.strip().casefold()):
+        rows = {spelled(name): row for row, name in enumerate(names)}
+        wanted = [spelled(label) for label in labels]
+        if len(rows) == len(names) == len(set(wanted)) and rows.keys() == set(wanted):
+            return tuple(rows[name] for name in wanted)
+    raise CheckpointError(f"{where}: its head has the labels {', '.join(names)}, and the task has {', '.join(labels)}")
+
+
+def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
+    """What patches for a classifier say of the head's rows; None where they say nothing.
+
+    Raises:
+        CheckpointError: two of them say different things.
+    """
+    if task.head.kind != "classifier":
+        return None
+    whole = [patch for patch in patches if patch.dense]  # whose head is the one that is read
+    found = {names for patch in whole or patches if (names := _names_of(patch))}
+    if len(found) > 1:
+        lists = " and ".join(", ".join(names) for names in sorted(found))
+        raise CheckpointError(f"the patches are for heads with different labels, or the same in another order: {lists}")
+    return RowNames(found.pop(), "the patch", bool(whole)) if found else None
+
+
+def _names_of(patch: Patch) -> tuple[str, ...] | None:
+    """What a stranger's patch says of its task may be anything."""
+    task = patch.provenance.task or {}
+    labels, head = task.get("labels"), task.get("head")
+    is_classifier = bool(patch.dense) or (isinstance(head, dict) and head.get("kind") == "classifier")
+    if not is_classifier or not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
+        return None
+    return tuple(labels) or None
+
+
+def labels_in(path: Path) -> tuple[str, ...] | None:
+    """The names that a folder's config gives the outputs of its head, of whatever kind; None where it gives none."""
+    try:
+        names = _names_in(_config_of(path), path.name)
+    except CheckpointError:
+        return None
+    return None if _are_default(names) else names
+
+
+def architecture_in(path: Path) -> str | None:
+    """The class that a folder's config names, which this version of transformers need not know."""
+    named = _config_of(path).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    """As it is written, since transformers drops label2id where that alone has names; empty where there is none."""
+    try:
+        with open_input(path / "config.json") as file:
+            config = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _names_in(config: dict[str, Any], where: str) -> tuple[str, ...]:
+    """From id2label, or label2id where that alone has names."""
+    by_row, by_name = (config.get(key) or {} for key in ("id2label", "label2id"))
+    if not isinstance(by_row, dict) or not isinstance(by_name, dict):
+        raise CheckpointError(f"{where}: id2label and label2id of its config are no tables of labels")
+    count = config.get("num_labels", 2)  # the library's own default, which it does not write
+    names = _in_order(by_row.items(), where) or tuple(
+        f"LABEL_{row}" for row in range(count if type(count) is int else 2)
+    )
+    other = _in_order(((row, name) for name, row in by_name.items()), where)
+    if _are_default(other) or other == names:
+        return names
+    if _are_default(names) and len(other) == len(names):
+        return other
+    raise CheckpointError(
+        f"{where}: its config contradicts itself: id2label has {', '.join(names)}, label2id {', '.join(other)}"
+    )
+
+
+def _in_order(pairs: Iterable[tuple[Any, Any]], where: str) -> tuple[str, ...]:
+    by_row = {str(row): str(name) for row, name in pairs}
+    if by_row.keys() != {str(row) for row in range(len(by_row))}:
+        raise CheckpointError(f"{where}: its config numbers labels {', '.join(by_row)}, not from 0 without a gap")
+    return tuple(by_row[str(row)] for row in range(len(by_row)))
+
+
+def _are_default(names: Sequence[str]) -> bool:
+    return all(name == f"LABEL_{row}" for row, name in enumerate(names))
