@@ -22,13 +22,14 @@ def save_and_show(
     lines: Sequence[str] = (),
 ) -> None:
     """Save the patch and print what is in it; `more` goes into the JSON, `lines` are for a person."""
-    from graft.patch.file import save_patch
+    from graft.patch.file import describe_integrity, save_patch
     from graft.patch.summary import describe_patch
 
     if not processes.is_first():
         return
     save_patch(patch, output, force=force)
     content = describe_patch(patch, output.stat().st_size, patch.provenance)
+    content["integrity"] = describe_integrity(output)
     options.show(content | dict(more or {}), as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 
@@ -44,6 +45,8 @@ def describe_lines(content: dict[str, object]) -> list[str]:
         )
     rows.append(("scope", content.get("scope") or "unknown"))
     rows.append(("file", f"{content['bytes']:,} bytes"))
+    if "integrity" in content:
+        rows.append(("integrity", content["integrity"]))
     if "bound_ratio" in content:
         rows.append(
             ("coding", f"{content['bytes_per_entry']:.2f} bytes an entry, {content['bound_ratio']:.3f} x bound")
