@@ -9,24 +9,40 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from graft.errors import MismatchError
 from graft.patch.mask import Mask
+from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
+from graft.patch.region_fit import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 
 
-def cut_removal(base: str | Path, tuned: str | Path, mask: Mask) -> Patch:
-    """The patch that, applied to the tuned model, puts the base's values back at the mask.
+def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> Patch:
+    """The patch that, applied to the tuned model, puts the base's values back in regions.
 
     It holds no whole tensors: a classifier head that only the tuned model has stays on it. It belongs to the tuned
     model, and is not meant to be saved.
 
+    Args:
+        base: whose values are put back.
+        tuned: the model that they are put into.
+        regions: patches or masks of this base; what the tuned model holds there may be anything.
+
     Raises:
-        BudgetError: the mask is empty.
+        BudgetError: the regions are empty.
+        PatchMismatchError: a patch was cut from another base, or a region does not fit it by names and shapes.
         MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
     """
     forth = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    target, what = StoredTarget(forth.base), forth.base.path.name
+    mask = Mask.of({}, {})
+    for region in regions:
+        mask = mask | place_region(region, target, what)
+    lacking = next((name for name in mask if name not in forth.names), None)
+    if lacking is not None:
+        raise MismatchError(f"tensor {lacking!r}: {forth.tuned.path.name} has none to put the base's values into")
     back = CheckpointPair.open(forth.tuned, forth.base)
     places = {forth.names[name]: indices for name, indices in mask.indices.items()}
     there = Mask.of({name: back.base.spec(name) for name in places}, places)

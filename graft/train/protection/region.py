@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from graft.errors import ConfigError
-from graft.patch.fit import check_specs
 from graft.patch.live import LiveTarget
-from graft.patch.mask import NOTHING, Indices, Mask
+from graft.patch.mask import Indices, Mask
+from graft.patch.region_fit import place_mask
 from graft.tensors.architecture import architecture_of
 from graft.tensors.names import match_names
 from graft.tensors.pieces import local_of, piece_of
@@ -73,7 +72,10 @@ def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequenc
         CheckpointError: the model is on the meta device.
     """
     target = LiveTarget(model)
-    kept = unite((_placed(mask, target, model) for mask in masks), (_placed(mask, target, model) for mask in without))
+    what = type(model).__name__
+    kept = unite(
+        (place_mask(mask, target, what) for mask in masks), (place_mask(mask, target, what) for mask in without)
+    )
     return [Region(name, target.tensors[name], kept[name]) for name in kept]
 
 
@@ -112,12 +114,3 @@ def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
             region.tensor.requires_grad_(False)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError("nothing is left to train: every weight in scope is protected")
-
-
-def _placed(mask: Mask, target: LiveTarget, model: torch.nn.Module) -> Mask:
-    """A mask by the model's own names; the model may be in another dtype."""
-    names = check_specs(mask.specs, {}, (), target, cast=True).require(type(model).__name__).names
-    placed: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one place
-        placed[names[name]] = np.union1d(placed.get(names[name], NOTHING), mask[name])
-    return Mask.of({name: target.spec(name) for name in placed}, placed)
