@@ -10,6 +10,7 @@ import torch
 
 from graft.errors import MismatchError, PatchMismatchError
 from graft.patch.skill_patch import Patch
+from graft.patch.ties import find_joined, find_untied
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
 from graft.tensors.names import match_names
@@ -82,6 +83,9 @@ def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bo
     """
     whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
     fit = check_specs(patch.mask.specs, whole, patch.provenance.tied, target, cast=cast)
+    origin = patch.provenance  # a patch made by hand, of no base that is known, says nothing of ties
+    joined = find_joined({**fit.names, **fit.dense}, origin.tied) if origin.base.digest else ()
+    fit = Fit(fit.names, fit.dense, (*fit.reasons, *joined))
     if not check_base or not fit.names:
         return fit
     sound = [
@@ -114,12 +118,13 @@ def check_specs(
         dense = _match(tied, tuple(whole), listing)
     except MismatchError as error:
         return Fit({}, {}, (str(error),))
+    untied = find_untied({**names, **dense}, tied, lambda group: _match((), group, listing))
     checks = (_check_spec(specs[name], names.get(name), listing, cast) for name in specs)
     wrong = [f"tensor {name!r}: {fact}" for name, fact in zip(specs, checks, strict=True) if fact]
     for name, place in dense.items():
         if listing.spec(place).shape != whole[name]:
             wrong.append(f"tensor {name!r}: {listing.spec(place)} cannot be replaced whole by {list(whole[name])}")
-    return Fit(names, dense, tuple(wrong))
+    return Fit(names, dense, (*wrong, *untied))
 
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
