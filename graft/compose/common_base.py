@@ -111,9 +111,10 @@ class BaseValues:
         self._target: Target | None = None
         self._names: Mapping[str, str] = {}
         if reference is not None:
-            tied = next((source.provenance.tied for source in sources if source.provenance.tied), ())
             specs = _join_specs([source for source in sources if source.kind == "patch"])
             self._target = _target_of(Checkpoint.open(locate(reference).path), specs)
+            groups = (source.provenance.tied for source in sources if source.provenance.tied)
+            tied = () if isinstance(self._target, _SameNames) else next(groups, ())
             self._names = check_specs(specs, {}, tied, self._target).require(str(reference)).names
 
     @property
