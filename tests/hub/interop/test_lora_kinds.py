@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graft.errors import CheckpointError, MismatchError
@@ -145,3 +145,18 @@ def test_other_arithmetic_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     adapted(kind, how, tmp_path, tied=False, dtype=torch.float32)
     with pytest.raises(CheckpointError, match=fact):
         import_patch(tmp_path / "adapter", "lora", str(tmp_path / "base"))
+
+
+def test_shira_keeps_modules_apart_as_lora_does(tmp_path: Path) -> None:
+    for tied in (False, True):
+        folder = tmp_path / str(tied)
+        save_model(tiny_llama(tied=tied, dtype=torch.float32), folder / "base")
+        config = ShiraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+        model = get_peft_model(loaded(folder, torch.float32), config)
+        with torch.no_grad():
+            model.base_model.model.lm_head.modules_to_save["default"].weight.add_(0.5)
+        model.save_pretrained(folder / "adapter")
+    patch = import_patch(tmp_path / "False" / "adapter", "shira", str(tmp_path / "False" / "base"))
+    assert set(patch.mask) == {"lm_head.weight"}
+    with pytest.raises(MismatchError, match=r"lm_head\.weight' as a copy of its own"):
+        import_patch(tmp_path / "True" / "adapter", "shira", str(tmp_path / "True" / "base"))
