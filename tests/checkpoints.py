@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -239,8 +240,28 @@ def split_file(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     return header, json.loads(header.pop("__metadata__")["skill_patch"]), data[8 + length :]
 
 
-def join_file(header: Mapping[str, Any], meta: Mapping[str, Any] | str, payload: bytes) -> bytes:
-    """The file of these parts, however wrong they are."""
+def join_file(header: Mapping[str, Any], meta: Mapping[str, Any] | str, payload: bytes, *, seal: bool = True) -> bytes:
+    """The file of these parts, however wrong they are; its hashes agree where it holds any, unless `seal` is off."""
+    if seal and not isinstance(meta, str) and "content" in meta:
+        meta = {**meta, **reseal(header, meta, payload)}
     text = meta if isinstance(meta, str) else json.dumps(meta)
     head = json.dumps({"__metadata__": {"skill_patch": text}, **header}).encode()
     return len(head).to_bytes(8, "little") + head + payload
+
+
+def reseal(header: Mapping[str, Any], meta: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
+    """The hashes `content` and `table` of a file's parts, by hashlib alone."""
+    content = {name: _hash_of(_bytes_of(entry, payload)) for name, entry in header.items()}
+    table = json.dumps(meta.get("tensors"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {"content": content, "table": _hash_of(table.encode())}
+
+
+def _bytes_of(entry: Any, payload: bytes) -> bytes:
+    """What lies at an entry's offsets; nothing where a test has made them none."""
+    places = entry.get("data_offsets") if isinstance(entry, dict) else None
+    sound = isinstance(places, list) and len(places) == 2 and all(type(place) is int for place in places)
+    return payload[max(places[0], 0) : max(places[1], 0)] if sound else b""
+
+
+def _hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

@@ -28,7 +28,7 @@ def save_and_show(
 
     `differences`, of the checkpoints that the patch was cut from, go into both, as notes to a person.
     """
-    from graft.patch.file import save_patch
+    from graft.patch.file import describe_integrity, save_patch
     from graft.patch.summary import describe_patch
 
     if not processes.is_first():
@@ -36,6 +36,7 @@ def save_and_show(
     save_patch(patch, output)
     more = dict(more or {}) | (show_notes(differences) if differences else {})
     content = describe_patch(patch, output.path.stat().st_size, patch.provenance)
+    content["integrity"] = describe_integrity(output.path)
     options.show(content | more, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 
@@ -58,6 +59,8 @@ def describe_lines(content: dict[str, object]) -> list[str]:
         )
     rows.append(("scope", content.get("scope") or "unknown"))
     rows.append(("file", f"{content['bytes']:,} bytes"))
+    if "integrity" in content:
+        rows.append(("integrity", content["integrity"]))
     if "bound_ratio" in content:
         rows.append(
             ("coding", f"{content['bytes_per_entry']:.2f} bytes an entry, {content['bound_ratio']:.3f} x bound")

@@ -73,6 +73,23 @@ def _short(value: object) -> str:
     return f"{value[:16]}…" if isinstance(value, str) else f"{value:,}"
 
 
+def check_base(source: Source, base: str | Path) -> None:
+    """Compare a patch with a base at all of its entries; a mask by names and shapes alone, since it knows no values.
+
+    Raises:
+        PatchMismatchError: it does not fit.
+        CheckpointError: there is no such base.
+    """
+    if source.kind == "mask":
+        target = StoredTarget(Checkpoint.open(locate(base).path))
+        check_specs(source.specs, {}, (), target, cast=True).require(f"{base} ({source.label})")
+        return
+    values = BaseValues([source], base)
+    for name in source.specs:
+        entries = source.read(name)
+        values.at(name, entries.indices, {0: entries})
+
+
 class BaseValues:
     """The base's values at entries of patches.
 
@@ -94,9 +111,10 @@ class BaseValues:
         self._target: Target | None = None
         self._names: Mapping[str, str] = {}
         if reference is not None:
-            tied = next((source.provenance.tied for source in sources if source.provenance.tied), ())
             specs = _join_specs([source for source in sources if source.kind == "patch"])
             self._target = _target_of(Checkpoint.open(locate(reference).path), specs)
+            groups = (source.provenance.tied for source in sources if source.provenance.tied)
+            tied = () if isinstance(self._target, _SameNames) else next(groups, ())
             self._names = check_specs(specs, {}, tied, self._target).require(str(reference)).names
 
     @property

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graft.compose.common_base import BaseValues, require_one_base
+from graft.compose.common_base import BaseValues, check_base, require_one_base
 from graft.compose.origin import describe_exclusion
-from graft.compose.sources import Entries, Region, Source, open_sources
+from graft.compose.sources import Entries, Region, Source, open_sources, refuse_mask
 from graft.errors import BudgetError
 from graft.patch.mask import Indices, Mask
 from graft.patch.skill_patch import Patch
@@ -36,14 +36,14 @@ def exclude_patches(
 
     Raises:
         BudgetError: nothing is left.
-        PatchMismatchError: they are of different bases, or the patch does not fit `base`.
+        PatchMismatchError: they are of different bases, or one of them does not fit `base`.
         PatchError: the base's values are needed and not known.
         PatchFormatError: a file that is no patch, or a mask to exclude from.
     """
     regions: Sequence[Region] = (patch, *without)
     sources = open_sources(regions, labels, values=False)
-    open_sources(regions[:1], [sources[0].label], values=True)
     source, others = sources[0], sources[1:]
+    refuse_mask(source, patch)
     identity, before = require_one_base(sources), BaseValues([source], base)
     removed: dict[str, int] = {"": 0} | dict.fromkeys((other.label for other in others), 0)
     parts: dict[str, tuple[Indices, torch.Tensor, str, torch.Tensor | None]] = {}
@@ -53,6 +53,8 @@ def exclude_patches(
         removed[""] += int((~keep).sum())
         if keep.any():
             parts[name] = _cut(name, entries, keep, before)
+    for other in others if base is not None else ():
+        check_base(other, str(base))
     whole = sorted({name for other in others for name in other.dense} & set(source.dense))
     if not parts:
         raise BudgetError(f"nothing is left of {source.label}: every entry lies in {' or '.join(removed)[4:]}")

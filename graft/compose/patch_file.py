@@ -12,19 +12,19 @@ import torch
 
 from graft.errors import CheckpointError, PatchFormatError
 from graft.patch.coding import decode_bits, decode_gaps
-from graft.patch.file import FILE_NAME, MAX_PATCH_HEADER, read_declaration
+from graft.patch.file import read_declaration, read_patch_header
 from graft.patch.layout import check_layout
 from graft.patch.mask import Indices
 from graft.patch.provenance import Provenance
 from graft.patch.rows import Row
 from graft.tensors.dtypes import ITEM_SIZES, from_bytes, is_finite
-from graft.tensors.header import StoredTensor, read_header, shown
+from graft.tensors.header import StoredTensor, shown
 from graft.tensors.prints import print_of
 
 
 @dataclass(frozen=True, eq=False)
 class PatchFile:
-    """An opened patch or mask file: its header has been checked whole, its rows are checked as they are read.
+    """An opened patch or mask file: header and hashes have been checked whole, its rows are checked as they are read.
 
     Attributes:
         path: the file.
@@ -43,19 +43,21 @@ class PatchFile:
 
     @classmethod
     def open(cls, path: Path) -> PatchFile:
-        """Read and check the header of a file, or of the one in a folder.
+        """Read and check the header of a file, or of the one in a folder, and compare its tensors with their hashes.
 
         Raises:
-            PatchFormatError: missing, not a patch, another format, or a header that contradicts itself.
+            PatchFormatError: missing, not a patch, another format, a header that contradicts itself, or a tensor whose
+                bytes do not match their hash.
         """
+        file, header = read_patch_header(path)
+        declared = read_declaration(header, str(file))
+        check_layout(header, declared.rows, declared.kind, str(file))
         try:
-            file = path / FILE_NAME if path.is_dir() else path
-            header = read_header(file, MAX_PATCH_HEADER)
-        except (CheckpointError, OSError) as error:
+            declared.seal.check(file, header)  # rows are read one by one later, but hashes are of wholes
+        except CheckpointError as error:
             raise PatchFormatError(str(error)) from error
-        kind, rows, provenance = read_declaration(header, str(file))
-        check_layout(header, rows, kind, str(file))
-        return cls(file, kind, {row.name: row for row in rows}, provenance, header.tensors, _places_of(rows))
+        rows = {row.name: row for row in declared.rows}
+        return cls(file, declared.kind, rows, declared.provenance, header.tensors, _places_of(declared.rows))
 
     @property
     def has_base(self) -> bool:

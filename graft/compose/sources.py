@@ -87,10 +87,20 @@ def open_sources(regions: Sequence[Region], labels: Sequence[str] | None = None,
 
 def _open(region: Region, label: str, values: bool) -> Source:
     source = _of_memory(region, label) if isinstance(region, (Patch, Mask)) else _of_file(Path(region), label)
-    if values and source.kind != "patch":
-        where = label if isinstance(region, Mask) else region
-        raise PatchFormatError(f"{where}: a mask holds no values; this needs a patch")
+    if values:
+        refuse_mask(source, region)
     return source
+
+
+def refuse_mask(source: Source, region: Region) -> None:
+    """Refuse what has no values.
+
+    Raises:
+        PatchFormatError: it is a mask.
+    """
+    if source.kind != "patch":
+        where = source.label if isinstance(region, (Patch, Mask)) else region
+        raise PatchFormatError(f"{where}: a mask holds no values; this needs a patch")
 
 
 def _of_memory(region: Patch | Mask, label: str) -> Source:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
+from graft.errors import MismatchError
 from graft.patch.mask import Mask
+from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
+from graft.patch.region_fit import place_region
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import take
 from graft.tensors.location import locate
@@ -19,17 +22,30 @@ from graft.tensors.pair import CheckpointPair
 from graft.tensors.prints import print_of
 
 
-def cut_removal(base: str | Path, tuned: str | Path, mask: Mask) -> Patch:
-    """The patch that, applied to the tuned model, puts the base's values back at the mask.
+def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> Patch:
+    """The patch that, applied to the tuned model, puts the base's values back in regions.
 
     It holds no whole tensors: a classifier head that only the tuned model has stays on it. It belongs to the tuned
     model, and is not meant to be saved.
 
+    Args:
+        base: whose values are put back.
+        tuned: the model that they are put into.
+        regions: patches or masks of this base; what the tuned model holds there may be anything.
+
     Raises:
-        BudgetError: the mask is empty.
+        BudgetError: the regions are empty.
+        PatchMismatchError: a patch was cut from another base, or a region does not fit it by names and shapes.
         MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    target, what = StoredTarget(pair.base), pair.base.path.name
+    mask = Mask.of({}, {})
+    for region in regions:
+        mask = mask | place_region(region, target, what)
+    lacking = next((name for name in mask if name not in pair.names), None)
+    if lacking is not None:
+        raise MismatchError(f"tensor {lacking!r}: {pair.tuned.path.name} has none to put the base's values into")
     places = {pair.names[name]: indices for name, indices in mask.indices.items()}
     there = Mask.of({name: pair.tuned.spec(name) for name in places}, places)
     values, prints = {}, {}

@@ -31,11 +31,13 @@ class Glimpse:
         outline: its content.
         n_bytes: size of the whole file.
         revision: the commit that it was read from, where the Hub named one.
+        integrity: what the header alone tells of its hashes.
     """
 
     outline: Outline
     n_bytes: int
     revision: str | None
+    integrity: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def peek_base(reference: str) -> RemoteListing:
 def describe_from_afar(reference: str) -> dict[str, Any]:
     """The content of `graft inspect --json` for a published patch, from its header alone; errors as `peek_patch`."""
     glimpse = peek_patch(reference)
-    return describe_outline(glimpse.outline, glimpse.n_bytes)
+    return describe_outline(glimpse.outline, glimpse.n_bytes) | {"integrity": glimpse.integrity}
 
 
 def foresee_fit(outline: Outline, listing: Any) -> Fit:
@@ -175,12 +177,13 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
 
 
 def _glimpse(header: Header, total: int, where: str, revision: str | None) -> Glimpse:
-    kind, rows, provenance = read_declaration(header, where)
-    dense = check_layout(header, rows, kind, where)
+    declared = read_declaration(header, where)
+    dense = check_layout(header, declared.rows, declared.kind, where)
     whole = {name.removeprefix("dense/"): header.tensors[name].spec for name in sorted(dense)}
     with_base = any(name.startswith("base.") for name in header.tensors)
-    entries = {row.name: (row.spec, row.k) for row in rows}
-    return Glimpse(Outline(kind, entries, whole, with_base, provenance), total, revision or None)
+    entries = {row.name: (row.spec, row.k) for row in declared.rows}
+    outline = Outline(declared.kind, entries, whole, with_base, declared.provenance)
+    return Glimpse(outline, total, revision or None, declared.seal.table_verdict)
 
 
 def _cached(repository: str, revision: str) -> Path | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +13,8 @@ from graft.errors import CheckpointError, PatchError, PatchFormatError
 from graft.outputs import new_file
 from graft.patch.coding import encode_indices
 from graft.patch.growth import find_contradiction
-from graft.patch.layout import Payload, decode_mask, read_payload, split_values
+from graft.patch.integrity import Seal, canonical_json, make_seal
+from graft.patch.layout import decode_mask, read_payload, split_values
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.rows import Row, read_rows
@@ -57,7 +57,7 @@ def patch_bytes(patch: Patch | Mask, provenance: Provenance | None = None) -> by
         tensors |= _join("values", rows, patch.values)
         tensors |= _join("base", rows, patch.base_values or {})
         tensors |= {f"dense/{name}": tensor.contiguous() for name, tensor in patch.dense.items() if tensor.numel()}
-    meta = _metadata("patch" if isinstance(patch, Patch) else "mask", rows, provenance)
+    meta = _metadata("patch" if isinstance(patch, Patch) else "mask", rows, tensors, provenance)
     return bytes(save(tensors, metadata={KEY: meta}))
 
 
@@ -90,9 +90,12 @@ def load_region(path: Path | str) -> tuple[Patch | Mask, Provenance]:
     Raises:
         PatchFormatError: as `load_patch`.
     """
-    kind, rows, payload, provenance = _load(Path(path))
+    file, header = read_patch_header(Path(path))
+    declared = read_declaration(header, str(file))
+    rows, provenance = declared.rows, declared.provenance
+    payload = read_payload(file, header, rows, declared.kind, declared.seal)
     mask = decode_mask(payload, rows)
-    if kind == "mask":
+    if declared.kind == "mask":
         return mask, provenance
     values = split_values(payload, "values", rows)
     before = split_values(payload, "base", rows) if payload.has("base") else None
@@ -100,6 +103,16 @@ def load_region(path: Path | str) -> tuple[Patch | Mask, Provenance]:
     _check_prints(rows, before or {}, "base_print", payload.where)
     prints = {row.name: str(row.base_print) for row in rows}
     return Patch(mask, values, prints, provenance, before, payload.dense), provenance
+
+
+def describe_integrity(path: Path | str) -> str:
+    """Whether a file that was loaded held hashes, which then agreed, or is older than they are: for a person.
+
+    Raises:
+        PatchFormatError: as `read_declaration`.
+    """
+    file, header = read_patch_header(Path(path))
+    return read_declaration(header, str(file)).seal.verdict
 
 
 def read_patch_header(path: Path) -> tuple[Path, Header]:
@@ -115,21 +128,32 @@ def read_patch_header(path: Path) -> tuple[Path, Header]:
         raise PatchFormatError(str(error)) from error
 
 
-def _load(path: Path) -> tuple[str, tuple[Row, ...], Payload, Provenance]:
-    file, header = read_patch_header(path)
-    kind, rows, provenance = read_declaration(header, str(file))
-    return kind, rows, read_payload(file, header, rows, kind), provenance
+@dataclass(frozen=True)
+class Declaration:
+    """What a file declares in its header alone.
+
+    Attributes:
+        kind: "patch" or "mask".
+        rows: its table of tensors, which was found to agree with its hash.
+        provenance: where it came from.
+        seal: the hashes of its tensors, which have not been compared yet.
+    """
+
+    kind: str
+    rows: tuple[Row, ...]
+    provenance: Provenance
+    seal: Seal
 
 
-def read_declaration(header: Header, where: str) -> tuple[str, tuple[Row, ...], Provenance]:
-    """What a file declares in its header alone: its kind, its table of tensors, and where it came from.
+def read_declaration(header: Header, where: str) -> Declaration:
+    """Read and check what a header declares.
 
     Args:
         header: of a file here, or read from afar.
         where: the file's name for an error.
 
     Raises:
-        PatchFormatError: not a patch, another format, or a table that contradicts itself.
+        PatchFormatError: not a patch, another format, or a table that contradicts itself or its hash.
     """
     try:
         if set(header.metadata) != {KEY}:
@@ -149,7 +173,11 @@ def read_declaration(header: Header, where: str) -> tuple[str, tuple[Row, ...], 
     except ValueError as error:
         raise PatchFormatError(f"{where}: {error}") from error
     _check_growth(provenance, rows, header, where)
-    return kind, rows, provenance
+    try:
+        seal = Seal.read(meta, meta["tensors"], header.tensors, where)
+    except CheckpointError as error:
+        raise PatchFormatError(str(error)) from error
+    return Declaration(kind, rows, provenance, seal)
 
 
 def _check_growth(provenance: Provenance, rows: tuple[Row, ...], header: Header, where: str) -> None:
@@ -184,20 +212,22 @@ def _join(key: str, rows: list[Row], values: Mapping[str, torch.Tensor]) -> dict
     return {f"{key}.{dtype}": torch.cat(parts) for dtype, parts in by_dtype.items()}
 
 
-def _metadata(kind: str, rows: list[Row], provenance: Provenance) -> str:
+def _metadata(kind: str, rows: list[Row], tensors: Mapping[str, torch.Tensor], provenance: Provenance) -> str:
     k = sum(row.k for row in rows if row.name not in provenance.buffers)
     n, maskable = provenance.base.n_parameters, provenance.n_maskable
+    table = [row.to_json() for row in rows]
     meta = {
         **provenance.to_json(),
         "format": FORMAT,
         "kind": kind,
-        "tensors": [row.to_json() for row in rows],
+        "tensors": table,
+        **make_seal(tensors, table),
         "k": k,
         "density": k / n if n else None,
         "density_maskable": k / maskable if maskable else None,
     }
     try:
-        return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return canonical_json(meta)
     except ValueError as error:
         raise PatchError(f"what the patch says of its origin cannot be stored: {error}") from error
 

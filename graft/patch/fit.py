@@ -11,6 +11,7 @@ import torch
 from graft.errors import MismatchError, PatchMismatchError
 from graft.patch.growth import continue_shape
 from graft.patch.skill_patch import Patch
+from graft.patch.ties import find_joined, find_untied
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
 from graft.tensors.growth import Growth, heads_among, rows_by_name
@@ -92,6 +93,9 @@ def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bo
     whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
     origin = patch.provenance
     fit = check_specs(patch.mask.specs, whole, origin.tied, target, grown=origin.grown, cast=cast)
+    # a patch made by hand, of no base that is known, says nothing of ties
+    joined = find_joined({**fit.names, **fit.dense}, origin.tied) if origin.base.digest else ()
+    fit = Fit(fit.names, fit.dense, (*fit.reasons, *joined))
     if not check_base or not fit.names:
         return fit
     ends = _ends(whole, origin.grown)
@@ -134,12 +138,14 @@ def check_specs(
         dense = _match(tied, tuple(whole), listing)
     except MismatchError as error:
         return Fit({}, {}, (str(error),))
+    untied = find_untied({**names, **dense}, tied, lambda group: _match((), group, listing))
     grown = grown or {}
     ends = _ends(whole, grown)
     facts = {name: _check_spec(spec, names.get(name), listing, cast, ends.get(name)) for name, spec in specs.items()}
     facts |= {name: _check_rows(dense.get(name), grown[name].start, end, listing) for name, end in ends.items()}
     facts |= _check_whole({name: whole[name] for name in dense.keys() - ends.keys()}, dense, listing)
-    return Fit(names, dense, tuple(f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact))
+    wrong = (f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact)
+    return Fit(names, dense, (*wrong, *untied))
 
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:

@@ -11,6 +11,7 @@ import torch
 
 from graft.errors import CheckpointError, PatchFormatError
 from graft.patch.coding import decode_bits, decode_gaps
+from graft.patch.integrity import Seal
 from graft.patch.mask import Indices, Mask
 from graft.patch.rows import Row
 from graft.tensors.dtypes import from_bytes
@@ -33,18 +34,20 @@ class Payload:
         return any(name.startswith(f"{key}.") for name in self.flat)
 
 
-def read_payload(file: Path, header: Header, rows: Sequence[Row], kind: str) -> Payload:
+def read_payload(file: Path, header: Header, rows: Sequence[Row], kind: str, seal: Seal) -> Payload:
     """Check that the tensors are the ones that the rows call for, then read them.
 
     Raises:
-        PatchFormatError: a tensor is missing, not allowed, or of another length, dtype or shape; a value is
-            not finite.
+        PatchFormatError: a tensor is missing, not allowed, or of another length, dtype or shape; its bytes do not match
+            their hash; a value is not finite.
     """
     dense = check_layout(header, rows, kind, str(file))
-    tensors = _read(file, header)
-    for name, tensor in tensors.items():
+    tensors = {}
+    for name, stored in header.tensors.items():
         try:
-            refuse_not_finite(tensor, name, file)
+            data = seal.read_tensor(file, name, stored)
+            tensors[name] = from_bytes(data, stored.spec.dtype, stored.spec.shape)
+            refuse_not_finite(tensors[name], name, file)
         except CheckpointError as error:
             raise PatchFormatError(str(error)) from error
     whole = {name.removeprefix("dense/"): tensors.pop(name) for name in sorted(dense)}
@@ -116,18 +119,6 @@ def _expected_lengths(rows: Sequence[Row], kind: str, *, with_base: bool) -> dic
             name = f"{key}.{row.dtype}"
             lengths[name] = (row.dtype, lengths.get(name, ("", 0))[1] + row.k)
     return lengths
-
-
-def _read(file: Path, header: Header) -> dict[str, torch.Tensor]:
-    tensors = {}
-    with file.open("rb") as stream:
-        for name, stored in header.tensors.items():
-            stream.seek(stored.start)
-            data = stream.read(stored.stop - stored.start)
-            if len(data) != stored.stop - stored.start:
-                raise PatchFormatError(f"{file}: cut short while it was read")
-            tensors[name] = from_bytes(data, stored.spec.dtype, stored.spec.shape)
-    return tensors
 
 
 def _slices(payload: Payload, key: str, rows: Sequence[Row]) -> Iterator[torch.Tensor]:

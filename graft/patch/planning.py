@@ -76,12 +76,13 @@ def patch_file_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
 
 def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[Row, ...], int]:
     """A patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
-    kind, rows, provenance = read_declaration(header, str(file))
-    if kind == "mask":
+    declared = read_declaration(header, str(file))
+    rows = declared.rows
+    if declared.kind == "mask":
         raise PatchFormatError(f"{file}: a mask file holds no values; this needs a patch")
-    whole = {name: header.tensors[name] for name in check_layout(header, rows, kind, str(file))}
+    whole = {name: header.tensors[name] for name in check_layout(header, rows, declared.kind, str(file))}
     shapes = {name.removeprefix("dense/"): stored.spec.shape for name, stored in whole.items()}
     specs = {row.name: row.spec for row in rows}
-    target = StoredTarget(checkpoint)
-    check_specs(specs, shapes, provenance.tied, target, grown=provenance.grown).require(checkpoint.path.name)
+    target, origin = StoredTarget(checkpoint), declared.provenance
+    check_specs(specs, shapes, origin.tied, target, grown=origin.grown).require(checkpoint.path.name)
     return rows, sum(stored.stop - stored.start for stored in whole.values())

@@ -158,11 +158,12 @@ def byte_view(tensor: torch.Tensor) -> np.ndarray:
     return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
-def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that `to_bytes` wrote; it owns its memory."""
+def from_bytes(data: bytes | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor that `to_bytes` wrote; it owns its memory, and a bytearray becomes that without a copy."""
     if not data:
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype])
-    return torch.frombuffer(bytearray(data), dtype=TORCH_DTYPES[dtype]).reshape(shape)
+    owned = data if isinstance(data, bytearray) else bytearray(data)
+    return torch.frombuffer(owned, dtype=TORCH_DTYPES[dtype]).reshape(shape)
 
 
 def little_endian(array: np.ndarray) -> np.ndarray:

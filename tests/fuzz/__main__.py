@@ -72,8 +72,8 @@ def describe(outcome: Outcome, seed: int, seconds: float, grown: int) -> str:
     command = f"`python -m tests.fuzz --executions {outcome.executions} --seed {seed}`"
     lines = [
         f"{command}: {len(SEEDS)} sound files, each under 0 to 6 of {len(MUTATIONS)} mutations, lengths and prints",
-        "made to agree again or not, then read by `load_patch` and `load_mask`. The bound on entries without bytes",
-        f"(2^31) is lowered to {FREE_ENTRIES:,}. {versions}.",
+        "made to agree again or not, in half of the files the hashes too, then read by `load_patch` and `load_mask`.",
+        f"The bound on entries without bytes (2^31) is lowered to {FREE_ENTRIES:,}. {versions}.",
     ]
     crashes = [f"file {number}: `{what}`" for number, what in outcome.crashes[:FACTS]]
     return "\n".join(

@@ -215,6 +215,24 @@ def bomb_header(draw: Draw, parts: Parts) -> None:
         parts.edits.append(("{", "{" + " " * n))
 
 
+def spoil_hashes(draw: Draw, parts: Parts) -> None:
+    """Hashes of what is not there, none of what is, of another length or kind, or none at all."""
+    if not isinstance(parts.meta, dict):
+        return
+    key = draw.choice(("content", "table"))
+    content = parts.meta.get("content")
+    if isinstance(content, dict) and key == "content" and draw.random() < 0.7:
+        name = draw.choice((*sorted(content, key=str), *NAMES))
+        content[name] = draw.choice(("0" * 31, "0" * 32, "A" * 32, any_value(draw)))
+        if draw.random() < 0.3:
+            del content[name]
+    elif draw.random() < 0.5:
+        parts.meta[key] = any_value(draw)
+    else:
+        for dropped in (key, draw.choice(("content", "table"))):
+            parts.meta.pop(dropped, None)
+
+
 MUTATIONS: dict[str, Mutation] = {
     "any node": replace_node,
     "count": change_count,
@@ -233,11 +251,12 @@ MUTATIONS: dict[str, Mutation] = {
     "origin": lie_of_origin,
     "text": spoil_text,
     "long header": bomb_header,
+    "hashes": spoil_hashes,
 }
 
 
 def hostile_file(draw: Draw) -> bytes:
-    """One file: a good one, some mutations, repaired or not, and at times spoilt as plain bytes."""
+    """One file: a good one, some mutations, repaired and sealed again or not, and at times spoilt as plain bytes."""
     parts = draw.choice(SEEDS).copy()
     for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3, 6))):
         draw.choice(list(MUTATIONS.values()))(draw, parts)
@@ -245,6 +264,8 @@ def hostile_file(draw: Draw) -> bytes:
         parts.repair()
     if draw.random() < 0.5:
         parts.reprint()
+    if draw.random() < 0.5:  # in the others the hashes are the good file's, and most stop there
+        parts.reseal()
     data = parts.join()
     return spoil_bytes(draw, data) if draw.random() < 0.15 else data
 

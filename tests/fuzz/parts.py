@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from graft.patch.file import KEY, patch_bytes
+from graft.patch.integrity import DIGITS, hash_table
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
 from graft.tensors.prints import print_of
@@ -90,6 +92,16 @@ class Parts:
                     data = self.payload[source][places[source] : places[source] + size]
                     places[source] += size
                     row[place] = print_of(torch.tensor(list(data), dtype=torch.uint8))
+
+    def reseal(self) -> None:
+        """Make the hashes agree with the bytes and the table, so that what lies deeper is reached."""
+        if isinstance(self.meta, dict):
+            self.meta["content"] = {name: _hash_of(data) for name, data in self.payload.items()}
+            self.meta["table"] = hash_table(self.meta.get("tensors"))
+
+
+def _hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def _wide_mask() -> Mask:

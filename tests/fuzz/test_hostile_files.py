@@ -111,6 +111,7 @@ def framed(header: bytes, payload: bytes = b"") -> bytes:
 def with_meta(**changes: Any) -> bytes:
     parts = SEEDS[0].copy()
     parts.meta |= changes
+    parts.reseal()
     return parts.join()
 
 
@@ -118,6 +119,7 @@ def with_row(**changes: Any) -> bytes:
     parts = SEEDS[0].copy()
     for place, value in changes.items():
         parts.rows[0][int(place[1:])] = value
+    parts.reseal()
     return parts.join()
 
 
@@ -184,6 +186,7 @@ HARMLESS: dict[str, Callable[[Parts], object]] = {
 def test_lies_that_a_file_may_tell_touch_nothing(name: str, tmp_path: Path) -> None:
     parts = SEEDS[0].copy()
     HARMLESS[name](parts)
+    parts.reseal()
     path = write(tmp_path, parts.join())
     if parts.rows[0][0] > parts.rows[1][0]:
         with pytest.raises(PatchFormatError, match="out of order"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from graft.patch.file import load_patch, load_region, save_patch
+from graft.patch.integrity import TABLE_AGREES
 from graft.patch.summary import describe_patch
 from tests.checkpoints import equal_patches
 from tests.hub.client import Client
@@ -80,6 +81,7 @@ def test_inspect_reads_the_header_alone_and_says_the_same(
 ) -> None:
     hub.order()
     seen = carol("inspect", "alice/moods", "--json").json()
+    assert seen.pop("integrity") == TABLE_AGREES
     assert seen == json.loads(json.dumps(describe_patch(*_region(skill))))
     assert [line.split()[0] for line in hub.log] == ["GET", "GET"]  # where it is, and its first bytes
     assert not any("README" in line for line in hub.log)

@@ -77,7 +77,7 @@ CORRUPTIONS: dict[str, tuple[bytes, str]] = {
     "longer than declared": (GOOD + b"\0", "longer than it declares"),
     "deep header": ((10**6).to_bytes(8, "little") + (deep(500_000)).encode(), "JSON"),
     "deep patch JSON": (with_json(lambda text: deep(100_000)), "JSON"),
-    "deep row": (with_json(lambda text: text.replace('"gaps"', deep(900), 1)), "levels deep"),
+    "deep row": (with_json(lambda text: text.replace('], "gaps"', "], " + deep(900), 1)), "levels deep"),
     "deep unknown key": (with_json(lambda text: f'{{"zebra":{deep(200)},{text[1:]}'), "levels deep"),
     "NaN in JSON": (with_json(lambda text: f'{{"zebra":NaN,{text[1:]}'), "NaN is not allowed"),
     "infinity in JSON": (with_json(lambda text: f'{{"zebra":-Infinity,{text[1:]}'), "not allowed"),

@@ -29,7 +29,7 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
 
     From a PATCH the entries go that lie in the other regions, whatever their values. In place of PATCH a tuned model
     may stand, with --base: a copy of it is written in which the regions have the base's values again. --without takes
-    patches and masks.
+    patches and masks, all of one base: of --base, where it is given.
 
     \b
     Example:
@@ -63,16 +63,13 @@ def _is_model(reference: str) -> bool:
 
 def _exclude_from_model(tuned: str, base: str | None, regions: list[Path], claim: Claim, as_json: bool) -> None:
     from graft.evaluate.necessity import cut_removal
-    from graft.patch.file import load_mask
+    from graft.patch.file import load_region
     from graft.patch.merge import merge_patches
     from graft.tensors.checkpoint import Checkpoint
     from graft.tensors.location import locate
 
     if base is None:
         raise click.UsageError("to put regions of a model back to the base, give --base MODEL")
-    mask = load_mask(regions[0])
-    for region in regions[1:]:
-        mask = mask | load_mask(region)
-    removal, say = cut_removal(base, tuned, mask), partial(click.echo, err=True)
-    k = merge_patches(Checkpoint.open(locate(tuned).path), [removal], claim, say=say)
+    removal = cut_removal(base, tuned, *(load_region(region)[0] for region in regions))
+    k = merge_patches(Checkpoint.open(locate(tuned).path), [removal], claim, say=partial(click.echo, err=True))
     options.show({"output": str(claim), "k": k}, as_json, [f"wrote {claim} with {k:,} entries back at the base's"])

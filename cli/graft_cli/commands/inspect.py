@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from graft_cli import options
@@ -16,18 +18,37 @@ def command(patch: str, as_json: bool) -> None:
     """Show what is in a PATCH: entries, densities, size against the entropy bound, where it came from.
 
     The bound is log2 C(N, k) bits for the mask and the bits of the raw values: what a file could not beat if
-    any k of the N weights were as likely as any others. Of a patch on the Hub only the header is read.
+    any k of the N weights were as likely as any others. The file is compared with the hashes that it holds. Of a patch
+    on the Hub only the header is read, so that only the table of its tensors is compared.
+
+    A file of importance is shown too.
     """
     from graft.hub.preflight import describe_from_afar
-    from graft.patch.file import FILE_NAME, load_region
+    from graft.patch.file import FILE_NAME, describe_integrity, load_region
     from graft.patch.summary import describe_patch
     from graft.tensors.location import is_on_hub, locate_patch
+    from graft.train.importance.consolidation_file import is_consolidation
 
     if is_on_hub(patch):
         content = describe_from_afar(patch)
     else:
         path = locate_patch(patch, FILE_NAME).path
         file = path / FILE_NAME if path.is_dir() else path
+        if is_consolidation(file):
+            _show_importance(file, as_json)
+            return
         region, provenance = load_region(file)
-        content = describe_patch(region, file.stat().st_size, provenance)
+        content = describe_patch(region, file.stat().st_size, provenance) | {"integrity": describe_integrity(file)}
     options.show(content, as_json, describe_lines(content))
+
+
+def _show_importance(file: Path, as_json: bool) -> None:
+    from graft.train.importance.consolidation_file import (
+        describe_consolidation,
+        describe_integrity,
+        load_consolidation,
+    )
+
+    content = describe_consolidation(load_consolidation(file), file) | {"integrity": describe_integrity(file)}
+    lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
+    options.show({"kind": "importance"} | content, as_json, lines)

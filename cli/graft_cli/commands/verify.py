@@ -20,6 +20,8 @@ SHOWN = 5  # reasons that a person reads
 def command(patch: str, base: str, full: bool, as_json: bool) -> None:
     """Check whether a PATCH fits a model: names, shapes, dtypes, and the base's values under the mask.
 
+    The PATCH itself is compared with the hashes that it holds; a file of an older version holds none, which is said.
+
     Where one of the two is on the Hub, headers are compared first, and what cannot fit is said before anything
     large is fetched. Where both are, that is all: --full fetches them and compares the values too.
 
@@ -33,6 +35,9 @@ def command(patch: str, base: str, full: bool, as_json: bool) -> None:
     if len(reasons) > SHOWN:
         lines.append(f"  and {len(reasons) - SHOWN} more; --json names them all")
     result: dict[str, object] = {"fits": not reasons, "reasons": list(reasons)}
+    if verdict.is_unsealed:
+        result["integrity"] = verdict.integrity
+        lines.append(f"(its integrity was not checked; hashes of its content: {verdict.integrity})")
     if verdict.checked == "headers":
         result["checked"] = "headers"
         lines.append("(by names, shapes and dtypes; values were not fetched)")

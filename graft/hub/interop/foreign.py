@@ -23,11 +23,14 @@ class Foreign:
         edits: tensor name -> what becomes of the base's tensor.
         whole: tensor name -> function that gives a tensor which takes the place of the base's, or which it lacks.
         config: what the patch will record of the file.
+        parted: names of `whole` that the tool holds as modules of their own, so that they part from what the base ties
+            them with.
     """
 
     edits: Mapping[str, Edit] = field(default_factory=dict)
     whole: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
+    parted: frozenset[str] = frozenset()
 
 
 def replace_whole(name: str, read: Callable[[], torch.Tensor]) -> Edit:

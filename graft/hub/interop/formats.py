@@ -14,6 +14,7 @@ from graft.hub.interop.shira import read_shira, refuse_for_shira, write_shira
 from graft.hub.interop.state_dict import read_state_dict, write_state_dict
 from graft.hub.interop.task_vector import refuse_for_task_vector, write_task_vector
 from graft.hub.interop.vllm_patch import refuse_for_vllm, write_weight_patches
+from graft.tensors.checkpoint import Checkpoint
 
 
 def _refuse_nothing(source: ExportSource) -> dict[str, str]:
@@ -45,9 +46,9 @@ EXPORTS: dict[str, ExportFormat] = {
     "task-vector": ExportFormat(write_task_vector, refuse_for_task_vector, is_additive=True),
     "state-dict": ExportFormat(write_state_dict, needs_base=True),
 }
-IMPORTS: dict[str, Callable[[Path], Foreign]] = {
-    "shira": read_shira,
-    "composable-sft": read_composable_sft,
+IMPORTS: dict[str, Callable[[Path, Checkpoint], Foreign]] = {  # the file, and the base that it belongs to
+    "shira": lambda file, base: read_shira(file),
+    "composable-sft": lambda file, base: read_composable_sft(file),
     "lora": read_lora,
-    "dense": read_state_dict,
+    "dense": lambda file, base: read_state_dict(file),
 }

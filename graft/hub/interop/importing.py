@@ -54,9 +54,9 @@ def import_patch(
     """
     if form not in IMPORTS:
         raise ConfigError(f"no format {form!r} to import from; choose from {', '.join(IMPORTS)}")
-    foreign = IMPORTS[form](file)
     located = locate(base)
     checkpoint = Checkpoint.open(located.path)
+    foreign = IMPORTS[form](file, checkpoint)
     edits, dense = _match(foreign, checkpoint)
     edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
     mask = _choose(checkpoint, edited, density, budget)
@@ -84,6 +84,7 @@ def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], d
     if lacking or not (places or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
+    _refuse_parted(foreign, base, wanted)
     edits: dict[str, list[Edit]] = {}
     for name, place in places.items():
         whole = foreign.whole.get(name)
@@ -95,9 +96,30 @@ def _places(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     """Foreign name -> the base's listed name; tied names stand for one."""
     listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
     owners = {name: names[0] for group, names in listed if names for name in group}
+    return {name: owners.get(place, place) for name, place in _live_names(wanted, base).items()}
+
+
+def _live_names(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Foreign name -> the base's, tied ones each under its own."""
     prefix, rename = naming_of(base.architecture)
-    found = match_names(wanted, {*base.names, *owners}, prefix=prefix, rename=rename).found
-    return {name: owners.get(place, place) for name, place in found.items()}
+    return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
+
+
+def _refuse_parted(foreign: Foreign, base: Checkpoint, wanted: list[str]) -> None:
+    """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
+
+    Raises:
+        MismatchError: naming both.
+    """
+    found = _live_names(wanted, base)
+    named = set(found.values())
+    for name in foreign.parted & found.keys():
+        group = next((group for group in base.tied if found[name] in group), frozenset())
+        if group - named:
+            raise MismatchError(
+                f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
+                f"{min(group - named)!r}, which would stay as it is: a patch cannot untie them"
+            )
 
 
 def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +134,10 @@ def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[t
     cut = cut_rows(base, name, tuned)
     for other in edits[1:]:
         if not same_bits(tuned, other(before)):
-            raise MismatchError(f"the base ties {name!r} with another tensor, but the imported file unties them")
+            raise MismatchError(
+                f"the base ties {name!r} with another tensor, but the imported file unties them: "
+                "it changes both, each in its own way"
+            )
     refuse_not_finite(cut, name, file)
     return before, cut
 

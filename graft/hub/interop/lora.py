@@ -20,13 +20,16 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.hub.interop.additive import add_difference, widest
-from graft.hub.interop.foreign import Edit, Foreign, check_shape, replace_whole
-from graft.hub.interop.peft_adapter import Adapter, open_adapter
+from graft.hub.interop.foreign import Edit, Foreign, check_shape
+from graft.hub.interop.peft_adapter import Adapter, open_adapter, read_rest
+from graft.hub.interop.transposed_layers import find_transposed
+from graft.tensors.checkpoint import Checkpoint
 
 # what changes the arithmetic, or the base itself; each is off where it is absent, null or empty
 _UNKNOWN = (
     *("use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "use_qalora", "use_bdlora"),
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "layer_replication"),
+    *("megatron_config", "velora_config"),
 )
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others also rewrite the base's weights
 _LINEAR = ("lora_A.weight", "lora_B.weight")
@@ -35,8 +38,12 @@ _NESTED = re.compile(r"\)[*+{]")  # a repeated group may take exponential time
 _LONGEST = 500  # characters of a pattern
 
 
-def read_lora(path: Path) -> Foreign:
+def read_lora(path: Path, base: Checkpoint) -> Foreign:
     """A LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
+
+    Args:
+        path: the adapter's folder.
+        base: the model that it belongs to, which tells the layers that store their weights transposed.
 
     Raises:
         CheckpointError: not such an adapter, or a variant whose arithmetic is another.
@@ -46,14 +53,15 @@ def read_lora(path: Path) -> Foreign:
     pairs = adapter.groups(_LINEAR) | adapter.groups(_EMBEDDING)
     used = {key for pair in pairs.values() for key in pair.values()}
     rest = {name: key for name, key in adapter.keys.items() if key not in used}
-    edits: dict[str, Edit] = {}
-    for module, pair in pairs.items():
-        name, edit = f"{module}.weight", _edit_of(adapter, module, pair)
-        below = rest.pop(f"{module}.base_layer.weight", None)  # PEFT stores an embedding beside its factors
-        edits[name] = edit if below is None else _after(replace_whole(name, partial(adapter.stored.read, below)), edit)
     _refuse_rest(adapter, rest)
-    whole = {name: partial(adapter.stored.read, key) for name, key in rest.items()}
-    return Foreign(edits, whole, {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
+    more = read_rest(adapter, rest)
+    edits, turned = dict(more.edits), find_transposed(base, [f"{module}.weight" for module in pairs])
+    for module, pair in pairs.items():
+        name, edit = f"{module}.weight", _edit_of(adapter, module, pair, turned.get(f"{module}.weight"))
+        below = edits.get(name)  # PEFT stores an embedding beside its factors
+        edits[name] = edit if below is None else _after(below, edit)
+    config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
+    return Foreign(edits, more.whole, config, frozenset(more.whole))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +71,7 @@ class _Layer:
     name: str
     read_a: Callable[[], torch.Tensor]
     read_b: Callable[[], torch.Tensor]
+    rank: int
     alpha: float
     is_rooted: bool  # alpha / sqrt(r)
     is_turned: bool  # the weight is stored as (in, out)
@@ -73,6 +82,10 @@ class _Layer:
         a, b = self.read_a().to(wide), self.read_b().to(wide)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.numel():
             raise CheckpointError(f"tensor {self.name!r}: factors {list(a.shape)} and {list(b.shape)} make no LoRA")
+        if len(a) != self.rank:
+            raise CheckpointError(
+                f"tensor {self.name!r}: factors of rank {len(a)}, the adapter's config says {self.rank}"
+            )
         shape = (b.shape[0], a.shape[1])
         check_shape(self.name, shape[::-1] if self.is_turned else shape, tuple(base.shape))
         product = (b @ a).T if self.is_turned else b @ a
@@ -81,17 +94,27 @@ class _Layer:
         return add_difference(base, difference.to(base.dtype) if self.is_embedding else difference)
 
 
-def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str]) -> Edit:
+def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_turned: bool | None) -> Edit:
+    """What a pair of factors does to its weight.
+
+    `fan_in_fan_out` is one flag for all layers, and PEFT turns it over at each layer that it does not fit: it counts
+    only where the base does not tell.
+    """
     if len(pair) != 2:
         raise CheckpointError(f"{adapter.where}: {module!r} has only {', '.join(pair)}")
     read_a, read_b = (partial(adapter.stored.read, pair[ending]) for ending in sorted(pair))
+    if is_turned is None:
+        is_turned = bool(adapter.config.get("fan_in_fan_out"))
     return _Layer(
         f"{module}.weight",
         read_a,
         read_b,
-        alpha=_number(adapter, _of_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha"))),
+        rank=int(_number(adapter, "r", _of_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8)))),
+        alpha=_number(
+            adapter, "lora_alpha", _of_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
+        ),
         is_rooted=bool(adapter.config.get("use_rslora")),
-        is_turned=_EMBEDDING[0] in pair or bool(adapter.config.get("fan_in_fan_out")),
+        is_turned=_EMBEDDING[0] in pair or is_turned,
         is_embedding=_EMBEDDING[0] in pair,
     ).merge
 
@@ -112,7 +135,7 @@ def _refuse_variants(adapter: Adapter) -> None:
 
 
 def _refuse_rest(adapter: Adapter, rest: Mapping[str, str]) -> None:
-    odd = next((name for name in rest if ".lora_" in name), None)
+    odd = next((name for name in rest if ".lora_" in name or ".token_adapter." in name), None)
     if odd is not None:
         raise CheckpointError(f"{adapter.where}: {odd!r} belongs to a LoRA variant that is not known here")
 
@@ -133,7 +156,7 @@ def _of_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
     return default
 
 
-def _number(adapter: Adapter, value: Any) -> float:
+def _number(adapter: Adapter, key: str, value: Any) -> float:
     if type(value) not in (int, float):
-        raise CheckpointError(f"{adapter.where}: lora_alpha is {value!r}, not a number")
+        raise CheckpointError(f"{adapter.where}: {key} is {value!r}, not a number")
     return float(value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from graft.errors import CheckpointError
+from graft.hub.interop.foreign import Edit, replace_whole
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.header import parse_json
 
@@ -15,6 +19,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before the live model's names
 MAX_CONFIG = 10_000_000  # bytes
+HEADS = ["classifier", "score"]  # which PEFT trains whole for a classification task, asked or not
+Reader = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +47,52 @@ class Adapter:
                 if name.endswith(f".{ending}"):
                     found.setdefault(name.removesuffix(f".{ending}"), {})[ending] = key
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """An adapter's tensors beside its factors or differences.
+
+    Attributes:
+        edits: tensors that PEFT loads into the base's own: biases, embeddings saved along.
+        whole: those of `modules_to_save`, of which PEFT keeps modules apart from the base's.
+    """
+
+    edits: Mapping[str, Edit]
+    whole: Mapping[str, Reader]
+
+
+def read_rest(adapter: Adapter, keys: Mapping[str, str]) -> Rest:
+    """Sort the tensors that were trained or saved as they are by what PEFT does with them.
+
+    Args:
+        adapter: the adapter.
+        keys: the live model's name -> the key in the file.
+
+    Raises:
+        CheckpointError: two keys stand for one tensor.
+    """
+    saved = adapter.config.get("modules_to_save") or []
+    saved = [saved] if isinstance(saved, str) else [str(name) for name in saved]
+    if adapter.config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+        saved += HEADS
+    edits: dict[str, Edit] = {}
+    whole: dict[str, Reader] = {}
+    for name, key in keys.items():
+        read = partial(adapter.stored.read, key)
+        place = name.replace(".base_layer.", ".")  # what PEFT calls an adapted module's own bias or embedding
+        if place in edits or place in whole:
+            raise CheckpointError(f"{adapter.where}: two tensors for {place!r}")
+        if place == name and any(module.endswith(ending) for module in _modules_above(name) for ending in saved):
+            whole[name] = read
+        else:
+            edits[place] = replace_whole(place, read)
+    return Rest(edits, whole)
+
+
+def _modules_above(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def open_adapter(folder: Path, kind: str) -> Adapter:

@@ -25,7 +25,7 @@ from graft.hub.interop.additive import add_difference, find_difference, widest
 from graft.hub.interop.export_source import ExportSource
 from graft.hub.interop.foreign import Foreign
 from graft.hub.interop.linear_layers import match_linear_layers
-from graft.hub.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter
+from graft.hub.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_rest
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec, assign, take
 from graft.tensors.tensor_stream import Planned, write_tensors
 
@@ -93,8 +93,8 @@ def read_shira(path: Path) -> Foreign:
             raise CheckpointError(f"{adapter.where}: {module!r} has values or indices, not both")
         read = {ending: partial(adapter.stored.read, key) for ending, key in keys.items()}
         edits[f"{module}.weight"] = partial(_add_sparse, f"{module}.weight", read)
-    whole = {name: partial(adapter.stored.read, key) for name, key in rest.items()}  # PEFT's modules_to_save
-    return Foreign(edits, whole, {"r": adapter.config.get("r")})
+    more = read_rest(adapter, rest)
+    return Foreign({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
 
 
 def _need(k: int, spec: TensorSpec) -> _Need:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from graft.errors import ConfigError
-from graft.patch.fit import check_specs
 from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
+from graft.patch.region_fit import place_mask
 from graft.tensors.names import match_names
 from graft.tensors.pieces import local_of, piece_of
 
@@ -116,12 +116,8 @@ def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
 
 
 def _place(mask: Mask, target: LiveTarget, homes: Homes, what: str) -> Mask:
-    """A mask by the model's own names; the model may be in another dtype."""
-    names = check_specs(mask.specs, {}, (), target, cast=True).require(what).names
-    named: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one
-        named[names[name]] = np.union1d(named.get(names[name], NOTHING), mask[name])
-    placed = _in_owners(named, target, homes)
+    """A mask by the parameters and buffers that hold it."""
+    placed = _in_owners(place_mask(mask, target, what).indices, target, homes)
     return Mask.of({name: target.spec(name) for name in placed}, placed)
 
 

@@ -125,6 +125,7 @@ def test_variants_with_another_arithmetic_are_refused(tmp_path: Path) -> None:
         ({"use_dora": True}, "use_dora"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"init_lora_weights": "pissa"}, "rewrites the base"),
+        ({"r": 5, "rank_pattern": {}}, r"factors of rank \d, the adapter.s config says 5"),
         ({"peft_type": "IA3"}, "type 'IA3', not LORA"),
         ({"lora_alpha": "x", "alpha_pattern": {}}, "lora_alpha is 'x'"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "too involved"),

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from graft.errors import BudgetError, CheckpointError, OutputError
+from graft.patch.integrity import make_seal
 from graft.train.importance.consolidation import Consolidation, consolidate, select_core
 from graft.train.importance.consolidation_file import KEY, load_consolidation, save_consolidation
 from tests.checkpoints import sample_tensors
@@ -95,11 +96,12 @@ def test_the_file_takes_an_eighth_of_the_bytes_of_dense_importance_and_anchor(
 
 
 def rewrite(path: Path, change: Any) -> None:
-    """The file with its tensors and metadata changed."""
+    """The file with its tensors and metadata changed, and hashes that agree with them."""
     with safe_open(path, framework="pt") as file:
         tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         meta = json.loads(file.metadata()[KEY])
     change(tensors, meta)
+    meta |= make_seal(tensors, {key: meta[key] for key in ("method", "scale", "tensors")})
     save_file(tensors, path, metadata={KEY: json.dumps(meta)})
 
 
