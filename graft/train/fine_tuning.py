@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from graft.config import to_plain
 from graft.errors import ConfigError, OutputError, TrainingError
 from graft.localize.movement import find_core
 from graft.outputs import new_folder, refuse_existing
@@ -26,11 +24,12 @@ from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
+from graft.train.content import content_of_training, describe_settings, print_content
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.localizable import configure_pull, configure_restart
 from graft.train.protection.core import Core
-from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
+from graft.train.record import RECORD, read_held, read_record, write_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
 
@@ -114,13 +113,15 @@ def train_task(
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
     lessons = Lessons.open(located.path, tasks, parallel=parallel, **where, seed=seed)
     plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
-    state = TrainingState(state_folder(out), _fingerprint(head, located.path, tasks, plan, core), head.ranks)
+    content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
+    staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
+    state = TrainingState(state_folder(out), staged, head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
     record: dict[str, Any] = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps}
-    record |= {"train": describe_settings(config, located.path), "epochs": list(map(dataclasses.asdict, epochs))}
+    record |= {"train": content["train"], "epochs": list(map(dataclasses.asdict, epochs))}
     record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-    _save(stepper, record, out, lambda: print_training(located.path, tasks, config, seed, dtype, asked.digest()), force)
+    _save(stepper, record, out, print_content(content), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
 
@@ -137,15 +138,20 @@ def find_training(
 ) -> TrainResult | None:
     """The finished training in a folder, where `train_task` of the same arguments made it; else None.
 
-    Its record must hold the same print (`graft.train.record`): the same base, examples, settings, seed and core.
+    Its record must hold the same print (`graft.train.content`): the same base, examples, settings, seed and core; and
+    its weights must be those that were left with it.
 
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
     """
     out, tasks = Path(out), as_list(task)
     config, seed = settle(tasks, config)
-    record, core = read_record(out), Core(protect, unprotect).digest()
-    if "print" not in record or record["print"] != print_training(locate(base).path, tasks, config, seed, dtype, core):
+    if not (out / RECORD).is_file():
+        return None  # without reading the base
+    core = Core(protect, unprotect).digest()
+    content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
+    record = read_record(out, print_content(content))
+    if record is None:
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
@@ -189,23 +195,14 @@ def _pulled_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.pulled")
 
 
-def _fingerprint(head: Head, base: Path, tasks: Sequence[Task], plan: Plan, core: Core) -> str:
-    """What the weights depend on; it stays on this machine, so that it may name paths."""
-    asked = [dataclasses.replace(task.spec, train=plan.config, ood={}) for task in tasks]
-    settings = describe_settings(plan.config, base)
-    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), settings, core.digest()]
-    return json.dumps(parts, sort_keys=True)
-
-
-def _save(stepper: Stepper, record: dict[str, Any], out: Path, find_print: Callable[[], str], force: bool) -> None:
+def _save(stepper: Stepper, record: dict[str, Any], out: Path, mark: str, force: bool) -> None:
     """Make the folder; over several processes the first does, with what the others gave."""
     head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
-        record["print"] = find_print()
         with new_folder(out, force=force) as folder:
             _save_trained(stepper, folder, out, weights)
-            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write_record(folder, record, mark)
         shutil.rmtree(_pulled_folder(out), ignore_errors=True)
 
 

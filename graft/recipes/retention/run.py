@@ -13,6 +13,7 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
+from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
 from graft.recipes.retention.bench import RetentionBench, Setting
 from graft.recipes.retention.seed import run_retention_seed
@@ -23,6 +24,7 @@ from graft.recipes.spec import find_base
 from graft.recipes.trainings import load_capped, train_config
 from graft.report.plane import plot_planes
 from graft.tasks.task import Task
+from graft.tensors.location import locate
 
 
 def is_retention(path: Path) -> bool:
@@ -44,6 +46,15 @@ class Experiment:
         """All of them."""
         settings = [setting.task for setting in (*self.general, *self.domains)]
         return settings if self.skill is None else [*settings, self.skill]
+
+    @property
+    def used(self) -> dict[str, list[Used]]:
+        """Key of the recipe -> tasks, and how many rows of their test splits are measured."""
+        settings = {"general": self.general, "domains": self.domains}
+        used: dict[str, list[Used]] = {
+            key: [(setting.task, setting.limit) for setting in each] for key, each in settings.items()
+        }
+        return used if self.skill is None else {**used, "start": [(self.skill, None)]}
 
     def at(self, seed: int, folder: Path, machine: Machine) -> RetentionBench:
         """One seed at work."""
@@ -87,11 +98,11 @@ def run_retention(
     """As `run_recipe`, of a recipe about forgetting."""
     experiment = load_retention(path, assignments)
     for task in experiment.tasks:
-        for split in (task.train_examples, task.validation_examples, task.test_examples):
-            split()  # bad data are said before the first costly step
+        for split in (task.train_examples, task.validation_examples):
+            split()  # too few for the shots, said before the first costly step
     recipe, machine = experiment.recipe, Machine(device, dtype)
-    tasks = [task.describe() for task in experiment.tasks]
-    claim_folder(out, {"recipe": to_plain(recipe), "tasks": tasks, "dtype": dtype}, force)
+    content = content_of_run(recipe, locate(recipe.base).path, experiment.used, dtype)
+    claim_folder(out, to_plain(recipe), content, force)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         work = partial(_run_seed, experiment, seed, machine)

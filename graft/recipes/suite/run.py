@@ -14,6 +14,7 @@ from graft.compose.families import FamilyOverlap, measure_families
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
+from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
 from graft.recipes.spec import find_base
 from graft.recipes.suite.seed import run_suite_seed
@@ -24,6 +25,7 @@ from graft.report.overlap_map import plot_families
 from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
 from graft.tasks.task import Task
+from graft.tensors.location import locate
 
 
 def is_suite(path: Path) -> bool:
@@ -58,11 +60,12 @@ def run_suite(
     """As `run_recipe`, of a recipe over several tasks."""
     suite, tasks, beside = load_suite(path, assignments)
     for task in (*tasks, *beside):
-        for split in (task.train_examples, task.validation_examples, task.test_examples):
-            split()  # bad data are said before the first costly step
+        for split in (task.train_examples, task.validation_examples):
+            split()  # too few for the shots, said before the first costly step
     machine = Machine(device, dtype)
-    what = {"recipe": to_plain(suite), "tasks": [task.describe() for task in (*tasks, *beside)], "dtype": dtype}
-    claim_folder(out, what, force)
+    named = {"tasks": tasks, "beside": beside}
+    used: dict[str, list[Used]] = {key: [(task, suite.evaluate.limit) for task in named[key]] for key in named}
+    claim_folder(out, to_plain(suite), content_of_run(suite, locate(suite.base).path, used, dtype), force)
     seeds = []
     for seed in tqdm(suite.seeds, desc=suite.name, unit="seed", disable=None):
         work = partial(run_suite_seed, suite, tasks, beside, seed, machine=machine)
