@@ -16,6 +16,7 @@ from graft.evaluate.pooling import pool_seeds
 from graft.localize.methods import METHODS
 from graft.patch.file import load_patch
 from graft.recipes.bench import Machine, graft_name
+from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
 from graft.recipes.retention.run import is_retention, run_retention
@@ -77,6 +78,7 @@ def run_recipe(
     _check_dtype(recipe, dtype)
     for split in (task.train_examples, task.validation_examples):
         split()  # too few for the shots, said before the first costly step
+    refuse_budgets(locate(recipe.base).path, [("localize", recipe.localize, task.spec.train)])
     machine = Machine(device, dtype)
     content = content_of_run(recipe, locate(recipe.base).path, {"task": [(task, recipe.evaluate.limit)]}, dtype)
     claim_folder(out, to_plain(recipe), content, force)

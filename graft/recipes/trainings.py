@@ -29,7 +29,7 @@ from graft.train.adapter import AdapterSpec, content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task
 from graft.train.protection.core import Core
-from graft.train.record import read_record
+from graft.train.record import find_record
 
 Model = str | Path
 
@@ -72,7 +72,7 @@ class TrainingBench:
         else:
             mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
         out = self.models / mark[:16]
-        if read_record(out, mark) is not None:
+        if find_record(out, mark) is not None:
             return out
         asked: dict[str, Any] = {"config": config, **self.machine.where, "force": True}
         if adapter is None:

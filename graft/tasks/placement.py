@@ -23,9 +23,10 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).partition(chr(10))[0]}") from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # a meta tensor has no values, to begin with
+        fact = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise ConfigError(f"device {name!r}: it cannot compute here ({fact})") from error
     return device
 
 

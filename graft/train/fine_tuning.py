@@ -27,9 +27,9 @@ from graft.tensors.location import locate
 from graft.train.content import content_of_training, describe_settings, print_content
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
-from graft.train.localizable import configure_pull, configure_restart
+from graft.train.localizable import configure_pull, configure_restart, refuse_unmet
 from graft.train.protection.core import Core
-from graft.train.record import RECORD, read_held, read_record, write_record
+from graft.train.record import RECORD, find_record, read_held, write_record
 from graft.train.resume import TrainingState, state_folder
 from graft.train.steps import Plan, Stepper
 
@@ -99,6 +99,7 @@ def train_task(
         force: replace an existing folder.
 
     Raises:
+        BudgetError: `localizable` asks for no weight, or for more than may move.
         TrainingError: the loss is not finite, or memory ran out; the last good state is kept for `resume`.
         PatchMismatchError: a region to protect does not fit the base.
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
@@ -150,7 +151,7 @@ def find_training(
         return None  # without reading the base
     core = Core(protect, unprotect).digest()
     content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
-    record = read_record(out, print_content(content))
+    record = find_record(out, print_content(content))
     if record is None:
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
@@ -181,6 +182,7 @@ def _confine(
     The first training stays beside the output until that is there.
     """
     assert config.localizable is not None
+    refuse_unmet(Checkpoint.open(locate(base).path), config, core)
     pulled, pull = _pulled_folder(out), configure_pull(config, config.localizable)
     kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:

@@ -41,15 +41,21 @@ def write_record(folder: Path, record: Mapping[str, Any], mark: str) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(folder: Path, mark: str) -> dict[str, Any] | None:
-    """The record of the training of that print in a folder, if that is what the folder holds, else None.
-
-    The weights must be those that were left with it.
-    """
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a training in a folder; empty where there is none that can be read."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record["print"] == mark and record["weights"] == digest_of(Checkpoint.open(folder)):
-            return dict(record)
-    except (OSError, ValueError, LookupError, TypeError, CheckpointError):
-        pass
-    return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def find_record(folder: Path, mark: str) -> dict[str, Any] | None:
+    """The record of the training of that print, if that is what the folder holds, with the weights that it left."""
+    record = read_record(folder)
+    if record.get("print") != mark:
+        return None
+    try:
+        return record if record.get("weights") == digest_of(Checkpoint.open(folder)) else None
+    except CheckpointError:
+        return None

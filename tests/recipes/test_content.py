@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from graft.config import load_yaml
-from graft.errors import OutputError
+from graft.errors import BudgetError, ConfigError, OutputError
 from graft.recipes import run as running
 from graft.recipes.folder import find_or_read
 from graft.recipes.retention import run as forgetting
@@ -203,3 +203,29 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
     (out / "graft_training.json").unlink()
     bench.train(shelf / "base", tasks, adapter=adapted)
     assert len(trained) == 3
+
+
+BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "single": {"localize": {"localize": {"density": 0.9, "scope": "embeddings"}}},
+    "suite": {
+        "localize": {"localize": {"density": 1e-9}},
+        "unions.all": {"unions": {"all": {"density": 0.9}}},
+        "sequences.one": {"sequences": {"one": {"graft": True, "density": 0.9}}},
+    },
+    "retention": {
+        "start.localize": {"start": {"task": "long/task.yaml", "localize": {"budget": 10**9}}},
+        "methods.patch": {"methods": {"patch": {"graft": {"density": 0.9}}}},
+    },
+}
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_the_first_training(kind: str, recipe: Path) -> None:
+    whole = load_yaml(recipe)
+    for key, changes in BUDGETS[kind].items():
+        write_yaml(recipe, whole | changes)
+        with pytest.raises(BudgetError, match=rf"{key}: a budget of|keeps no entry"):
+            run_recipe(recipe, recipe.parent / "fresh")
+        assert not (recipe.parent / "fresh").exists()
+    write_yaml(recipe, whole | {"train": {"localizable": {"density": 1e-3}}, "localize": {"density": 1e-2}})
+    with pytest.raises(BudgetError if kind != "retention" else ConfigError, match="at most|unknown key"):
+        run_recipe(recipe, recipe.parent / "fresh")

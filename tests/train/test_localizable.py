@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from graft.errors import BudgetError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.movement import diff_checkpoints
 from graft.tasks.spec import LocalizableSpec
@@ -15,6 +16,8 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import find_training, train_task
+from graft.train.importance.general import draw_region
+from graft.train.planning import plan_training
 from graft.train.steps import Stepper
 from tests.models import write_task
 
@@ -76,3 +79,32 @@ def test_a_new_head_trains_as_a_whole(base: Path, tmp_path: Path) -> None:
     pair = CheckpointPair.open(base, out)
     assert any("classifier" in name for name in pair.extra)
     assert len(diff_checkpoints(base, out, scope="layers")) <= int(0.05 * pair.base.n_parameters + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("density", "scope", "protected", "said"),
+    [
+        (
+            0.9,
+            "layers",
+            0.0,
+            r"a density of 0.9 is [\d,]+ of [\d,]+ weights, but only [\d,]+ in scope 'layers' may move",
+        ),
+        (0.6, "all", 0.5, r"but only [\d,]+ in scope 'all' may move: lower it or widen train.scope"),
+        (1e-12, "all", 0.0, r"density 1e-12 of [\d,]+ parameters keeps no entry"),
+        (2.0, "all", 0.0, r"density 2 is not above 0 and at most 1"),
+    ],
+)
+def test_a_density_that_cannot_be_met_is_refused_before_the_training(
+    density: float, scope: str, protected: float, said: str, base: Path, task: Task, tmp_path: Path
+) -> None:
+    core = [draw_region(base, protected, "all", 0)] if protected else []
+    few = dataclasses.replace(FEW, density=0.01, pull_epochs=1, epochs=1)
+    small = dataclasses.replace(task.spec.train, scope=scope, localizable=few)
+    assert plan_training(base, task, small, protect=core).parts
+    large = dataclasses.replace(small, localizable=dataclasses.replace(few, density=density))
+    with pytest.raises(BudgetError, match=said):
+        train_task(base, task, tmp_path / "few", config=large, protect=core)
+    with pytest.raises(BudgetError, match=said):
+        plan_training(base, task, large, protect=core)
+    assert list(tmp_path.iterdir()) == []

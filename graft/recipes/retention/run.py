@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
+from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, run_or_read, write_results
 from graft.recipes.retention.bench import RetentionBench, Setting
@@ -101,6 +103,7 @@ def run_retention(
         for split in (task.train_examples, task.validation_examples):
             split()  # too few for the shots, said before the first costly step
     recipe, machine = experiment.recipe, Machine(device, dtype)
+    refuse_budgets(locate(recipe.base).path, _list_budgets(experiment))
     content = content_of_run(recipe, locate(recipe.base).path, experiment.used, dtype)
     claim_folder(out, to_plain(recipe), content, force)
     seeds = []
@@ -108,6 +111,15 @@ def run_retention(
         work = partial(_run_seed, experiment, seed, machine)
         seeds.append(run_or_read(out / f"seed-{seed}", work))
     return _finish(experiment, seeds, out)
+
+
+def _list_budgets(experiment: Experiment) -> Iterator[Asked]:
+    recipe = experiment.recipe
+    if recipe.start is not None and experiment.skill is not None:
+        yield "start.localize", recipe.start.localize, experiment.skill.spec.train
+    for point in recipe.points():
+        for domain in experiment.domains:
+            yield f"methods.{point.name}", point.how.graft, train_config(domain.task, point.how.train)
 
 
 def _run_seed(experiment: Experiment, seed: int, machine: Machine, folder: Path) -> dict[str, Any]:
