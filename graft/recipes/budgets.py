@@ -34,8 +34,8 @@ def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
         k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)
         if k > most:
             raise BudgetError(
-                f"{key}: a budget of {k:,} entries, but training moves at most {most:,} of those in scope {how.scope!r}: "
-                "lower it or widen the scope"
+                f"{key}: a budget of {k:,} entries, but training moves at most {most:,} of those in scope "
+                f"{how.scope!r}: lower it or widen the scope"
             )
 
 

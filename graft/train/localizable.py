@@ -61,6 +61,6 @@ def refuse_unmet(base: Checkpoint, config: TrainSpec, core: Core) -> None:
     free = sum(count_free(base, Scope(config.scope).names(base), core).values())
     if k > free:
         raise BudgetError(
-            f"localizable: a density of {density:g} is {k:,} of {base.n_parameters:,} weights, but only {free:,} in scope "
-            f"{config.scope!r} may move: lower it or widen train.scope"
+            f"localizable: a density of {density:g} is {k:,} of {base.n_parameters:,} weights, but only {free:,} in "
+            f"scope {config.scope!r} may move: lower it or widen train.scope"
         )
