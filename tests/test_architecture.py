@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # from the ground up: a file imports from its own line and from those above it
 LAYERS = (
     {"errors"},
-    {"config", "outputs"},
+    {"arguments", "config", "outputs"},
     {"tensors"},
     {"parallel"},
     {"patch"},
@@ -35,6 +35,7 @@ LAYERS = (
 )
 # what each folder may import from outside
 PACKAGES = {
+    "arguments": set(),
     "errors": set(),
     "config": {"yaml"},
     "outputs": set(),

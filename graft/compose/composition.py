@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from graft.arguments import checked
 from graft.compose.common_base import BaseValues, require_one_base
 from graft.compose.origin import OverlapTally, describe_composition
 from graft.compose.sources import Entries, Region, Source, open_sources
@@ -20,6 +21,7 @@ from graft.patch.stack import choose_whole
 from graft.tensors.dtypes import TensorSpec, same_bits
 
 
+@checked
 def compose_patches(
     *patches: Patch | str | Path,
     on_overlap: OverlapRule = "error",

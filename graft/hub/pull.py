@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.arguments import checked
 from graft.errors import HubError
 from graft.hub.companions import NAMES
 from graft.hub.push import CARD
@@ -36,6 +37,7 @@ class Pulled:
     k: int
 
 
+@checked
 def pull_patch(reference: str | Path, out: Path | None = None, *, force: bool = False) -> Patch:
     """A patch from the Hub, or from a local file or folder.
 

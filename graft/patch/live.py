@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from graft.arguments import checked
 from graft.errors import CheckpointError, PatchMismatchError
 from graft.parallel.refusal import refuse_partitioned
 from graft.patch.fit import check_fit
@@ -16,7 +17,7 @@ from graft.patch.places import Entries, Places, WholeTensor
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.tensors.architecture import architecture_of
-from graft.tensors.dtypes import TensorSpec, spec_of, take
+from graft.tensors.dtypes import DTYPE_NAMES, TensorSpec, spec_of, take
 from graft.tensors.pieces import is_distributed
 
 
@@ -41,10 +42,16 @@ class LiveTarget:
         """Dtype and shape of a tensor.
 
         Raises:
-            CheckpointError: it is on the meta device and so has no values.
+            CheckpointError: it is on the meta device and so has no values, or is of a layout or dtype of no file.
         """
         if self.tensors[name].is_meta:
             raise CheckpointError(f"tensor {name!r} is on the meta device: load the model's weights first")
+        layout, dtype = self.tensors[name].layout, self.tensors[name].dtype
+        if layout != torch.strided or dtype not in DTYPE_NAMES:
+            kind = dtype if layout == torch.strided else layout
+            raise CheckpointError(
+                f"tensor {name!r} is of {kind}, which no checkpoint's file holds: no patch can fit it"
+            )
         return spec_of(self.tensors[name])
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
@@ -108,6 +115,7 @@ class Fitted:
         return PatchMismatchError(f"the patch does not fit {type(self._model).__name__} now: tensor {name!r}: {fact}")
 
 
+@checked
 def apply_patch(
     model: torch.nn.Module,
     *patches: Patch,
@@ -140,6 +148,7 @@ def apply_patch(
     return grafted
 
 
+@checked
 def fit_patch(
     model: torch.nn.Module,
     *patches: Patch,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from graft.arguments import checked
 from graft.errors import ConfigError, OutputError, TrainingError
 from graft.localize.movement import find_core
 from graft.outputs import new_folder, refuse_existing
@@ -63,6 +64,7 @@ class TrainResult:
     steps: int
 
 
+@checked
 def train_task(
     base: str | Path,
     task: Tasks,

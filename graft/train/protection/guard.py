@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from graft.arguments import checked
 from graft.errors import ProtectionError
 from graft.tensors.pieces import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
@@ -57,6 +58,9 @@ class Protection:
         self.k = sum(region.k for region in regions)
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
+        sparse = {id(module.weight) for module in model.modules() if getattr(module, "sparse", None) is True}
+        if how == "auto" and sparse & {id(region.tensor) for region in regions}:
+            elementwise = False  # as an embedding's gradients may be, which name rows in place of entries
         self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
         self._exchange = Exchange([part for part in self._parts if isinstance(part, Compact)])
         self._hooks = [
@@ -142,6 +146,7 @@ class Protection:
         self.restore()
 
 
+@checked
 def protect(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
