@@ -76,6 +76,8 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _check_path(function: str, name: str, value: str | Path) -> None:
+    if not str(value):
+        raise ConfigError(f"{function}: {name} cannot be a path: it is empty")
     try:
         Path(value).stat()
     except ValueError as error:  # UnicodeEncodeError among them

@@ -12,7 +12,7 @@ import click
 
 from graft import __version__
 from graft_cli import processes, streams
-from graft_cli.failures import explain_failure, words_of
+from graft_cli.explaining import explain_failure, words_of
 from graft_cli.signals import Signals
 
 COMMANDS = {

@@ -62,7 +62,7 @@ class LiveTarget:
         """One name for all that share a storage: the first that was asked for."""
         tensor = self.tensors[name]
         place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
-        if not is_distributed(tensor):
+        if not is_distributed(tensor) and tensor.layout == torch.strided:
             place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
 
