@@ -79,10 +79,12 @@ def _check_path(function: str, name: str, value: str | Path) -> None:
     if not str(value):
         raise ConfigError(f"{function}: {name} cannot be a path: it is empty")
     try:
-        Path(value).stat()
+        Path(value).expanduser().stat()
     except ValueError as error:  # UnicodeEncodeError among them
         fact = "it holds a NUL character" if "\0" in str(value) else "it holds half of a surrogate pair"
         raise ConfigError(f"{function}: {name} {_show(value)} cannot be a path: {fact}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{function}: {name} {_show(value)} cannot be a path: there is no such user") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ConfigError(f"{function}: {name} {_show(value)} cannot be a path: it is too long") from error

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from graft import __version__
-from graft_cli import processes, streams
+from graft_cli import options, processes, streams
 from graft_cli.explaining import explain_failure, words_of
 from graft_cli.signals import Signals
 
@@ -135,5 +135,5 @@ def _explain(error: Exception, *, debug: bool) -> int:
 def _say(line: str, code: int) -> int:
     if processes.may_speak_of_failure():
         with contextlib.suppress(OSError):  # stderr may be as full as what failed; the code says it
-            click.echo(line, err=True)
+            click.echo(options.printable(line.replace("\n", " ")), err=True)
     return code

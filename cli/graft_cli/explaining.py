@@ -8,7 +8,7 @@ from collections.abc import Callable
 LONGEST = 300  # characters of another library's words
 _DEVICE = ("cuda", "cudnn", "cublas", "nvidia", "hip error", "mps ", "xpu", "meta tensor", "accelerator", "backend")
 _DISK = ("no space left", "disk quota", "read-only file system", "input/output error", "inline_container", "os error")
-_SYSTEM = ("can't start new thread", "resource temporarily unavailable", "too many open files")
+_SYSTEM = ("can't start new thread", "resource temporarily unavailable", "too many open files", "home directory")
 _NUMBER = ("overflow", "too large", "too big")
 
 

@@ -102,13 +102,13 @@ def load_task(path: Path, seed: int | None) -> Any:
     return task if seed is None else task.with_seed(seed)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without the characters that steer a terminal: what a stranger's patch says of itself is shown here."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def columns(rows: Iterable[tuple[str, object]]) -> list[str]:
     """Names and values in two columns."""
-    rows = [(name, _printable(str(value))) for name, value in rows]
+    rows = [(name, printable(str(value))) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     return [f"{name.ljust(width)}  {value}" for name, value in rows]

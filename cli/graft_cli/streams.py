@@ -6,8 +6,6 @@ import contextlib
 import os
 import sys
 
-import click
-
 
 def open_streams() -> None:
     """See to it that all three streams are there, and that no character stops a line.
@@ -15,15 +13,17 @@ def open_streams() -> None:
     A closed one would leave its number to the next file that is opened, into which what is printed would go.
 
     Raises:
-        ClickException: stdout is closed, so that no result can arrive.
+        OutputError: stdout is closed, so that no result can arrive.
     """
     if sys.stdin is None:
         sys.stdin = open(os.open(os.devnull, os.O_RDONLY), closefd=False)  # noqa: SIM115 - to the end
     if sys.stderr is None:
         sys.stderr = open(_null_as(2), "w", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
-        _null_as(1)
-        raise click.ClickException("stdout is closed: results go there; use >/dev/null to be without them")
+        from graft.errors import OutputError
+
+        sys.stdout = open(_null_as(1), "w", closefd=False)  # noqa: SIM115
+        raise OutputError("stdout is closed, and results go there: use >/dev/null to be without them")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
 

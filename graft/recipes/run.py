@@ -26,7 +26,7 @@ from graft.recipes.suite.run import is_suite, run_suite
 from graft.recipes.summary import format_tables, summarise
 from graft.report.layer_map import plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
-from graft.tasks.head import DTYPES
+from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
@@ -90,9 +90,10 @@ def run_recipe(
 
 def _check_dtype(recipe: RecipeSpec, dtype: str) -> None:
     """A patch is cut in the base's dtype and lands in no other: say so before training rather than after it."""
+    asked = find_dtype(dtype)
     base = Checkpoint.open(locate(recipe.base).path)
     kept = sorted({base.spec(name).dtype for name in Scope(recipe.localize.scope).names(base)})
-    if dtype != "auto" and any(TORCH_DTYPES[name] != DTYPES[dtype] for name in kept):
+    if dtype != "auto" and any(TORCH_DTYPES[name] != asked for name in kept):
         raise ConfigError(
             f"dtype {dtype}: {recipe.base} is kept in {', '.join(kept)}, where its patches land; leave it out"
         )

@@ -108,7 +108,9 @@ def _saying_what_to_lower() -> Iterator[None]:
         if is_out_of_memory(error):
             advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
             raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
-        if "overflow" in str(error).lower():  # torch refuses a rate that the weights' dtype cannot hold
+        if any(
+            words in str(error).lower() for words in ("overflow", "must be in range")
+        ):  # torch refuses a rate that the weights' dtype cannot hold
             advice = "lower train.lr, or what else in the train block is that large"
             raise TrainingError(
                 f"the step is not finite: {advice}; the last good epoch is kept for --resume"
