@@ -84,8 +84,11 @@ def is_on_hub(reference: str | Path) -> bool:
         CheckpointError: a path that is local only, and is not there.
     """
     text = str(reference)
-    if text in EMBEDDED or Path(text).expanduser().exists():
-        return False
+    try:
+        if text in EMBEDDED or Path(text).expanduser().exists():
+            return False
+    except OSError as error:  # a name that is too long
+        raise CheckpointError(f"{text[:60]}...: {error.strerror}") from error
     if isinstance(reference, Path) or text.startswith(("/", ".", "~")):
         raise CheckpointError(f"{text}: no such file or folder")
     return True

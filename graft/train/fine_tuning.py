@@ -84,7 +84,6 @@ def train_task(
 
     The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
     `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
-
     Several processes all call this: updates are one process's up to rounding (`graft.train.distribution`).
 
     Args:
@@ -107,9 +106,9 @@ def train_task(
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
-    out, tasks, located = Path(out), as_list(task), locate(base)
+    refuse_existing(out := Path(out), force=force)
+    tasks, located = as_list(task), locate(base)
     config, seed = settle(tasks, config)
-    refuse_existing(out, force=force)
     core, stage = (asked := Core(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
@@ -121,9 +120,8 @@ def train_task(
     state = TrainingState(state_folder(out), staged, head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
-    record: dict[str, Any] = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps}
-    record |= {"train": content["train"], "epochs": list(map(dataclasses.asdict, epochs))}
-    record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
+    record = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
+    record |= {"epochs": list(map(dataclasses.asdict, epochs))}
     _save(stepper, record, out, print_content(content), force)
     state.cleared()
     return TrainResult(out, tuple(epochs), steps)
@@ -204,6 +202,7 @@ def _save(stepper: Stepper, record: dict[str, Any], out: Path, mark: str, force:
     head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
+        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
         with new_folder(out, force=force) as folder:
             _save_trained(stepper, folder, out, weights)
             write_record(folder, record, mark)
