@@ -20,7 +20,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     {"errors"},
     {"inputs", "strict_yaml"},
-    {"config", "interrupts", "moves", "claims", "workplaces"},
+    {"arguments", "config", "interrupts", "moves", "claims", "workplaces"},
     {"outputs"},
     {"tensors"},
     {"parallel"},
@@ -37,6 +37,7 @@ LAYERS = (
 )
 # what each folder may import from outside
 PACKAGES = {
+    "arguments": set(),
     "errors": set(),
     "config": set(),
     "inputs": set(),

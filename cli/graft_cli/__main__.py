@@ -1,5 +1,5 @@
 """`python -m graft_cli`."""
 
-from graft_cli.entry import main
+from graft_cli import main
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import keyword
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 import click
 
 from graft import __version__
-from graft_cli import processes
+from graft_cli import options, processes, streams
+from graft_cli.explaining import explain_failure, words_of
+from graft_cli.signals import Signals
 
 COMMANDS = {
     "run": "A whole experiment from a YAML recipe.",
@@ -33,7 +36,15 @@ COMMANDS = {
     "report": "Show finished runs on one HTML page, with plots.",
 }
 
-INTERRUPTED = "interrupted; nothing half-written is left (`train --resume` and `run` go on where they were)"
+EXIT_CODES = """
+\b
+Exit codes:
+  0    done
+  1    refused or failed, with one line that says why; of verify also: does not fit
+  2    wrong usage
+  130  interrupted (Ctrl-C); nothing half-written is left
+  143  terminated (SIGTERM), likewise
+"""
 
 
 class LazyGroup(click.Group):
@@ -58,7 +69,9 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="graft")
 def group() -> None:
     """Find the few weights that hold a skill, cut them out as a patch, graft them on, take them off bit for bit.
@@ -76,22 +89,34 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run a command; exit 0 done, 1 refused or failed with one line, 2 wrong usage."""
+    """Run a command; exit 0 done, 1 refused or failed with one line, 2 wrong usage, 128 + n ended by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    with Signals() as signals:
+        try:
+            code = _run(arguments)
+        except (click.exceptions.Abort, KeyboardInterrupt):
+            code = _say(signals.line, signals.code)
+        except Exception as error:
+            if signals.received is not None:  # of which a library made an error of its own
+                code = _say(signals.line, signals.code)
+            else:
+                code = _explain(error, debug="--debug" in arguments)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
+        streams.open_streams()
         processes.join(arguments)
         code = group.main(arguments, prog_name="graft", standalone_mode=False)
         processes.leave()
-    except click.exceptions.Abort:
-        code = _say(INTERRUPTED, 130)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except KeyboardInterrupt:
-        code = _say(INTERRUPTED, 130)
-    except Exception as error:
-        code = _explain(error, debug="--debug" in arguments)
-    sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as error:  # `verify` says by it that a patch does not fit, click that stdout was closed
+        code = error.code
+    streams.flush()
+    return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception, *, debug: bool) -> int:
@@ -102,12 +127,13 @@ def _explain(error: Exception, *, debug: bool) -> int:
         raise error
     if isinstance(error, GraftError):
         return _say(f"error: {error}", error.exit_code)
-    if isinstance(error, MemoryError):
-        return _say("error: out of memory: lower --batch-size, or use a smaller model", 1)
-    return _say(f"error: {type(error).__name__}: {' '.join(str(error).split())} (a bug; --debug shows where)", 1)
+    line = explain_failure(error)
+    bug = f"{type(error).__name__}: {words_of(error)} (a bug; --debug shows where)"
+    return _say(f"error: {bug if line is None else line}", 1)
 
 
 def _say(line: str, code: int) -> int:
     if processes.may_speak_of_failure():
-        click.echo(line, err=True)
+        with contextlib.suppress(OSError):  # stderr may be as full as what failed; the code says it
+            click.echo(options.printable(line.replace("\n", " ")), err=True)
     return code

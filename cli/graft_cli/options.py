@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from graft_cli import streams
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -75,8 +77,21 @@ def batch_size(default: int) -> Callable[[F], F]:
 
 
 def show(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
-    """Print a result on stdout: the JSON object, or lines for a person."""
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    """Print a result on stdout: the JSON object, or lines for a person.
+
+    Raises:
+        OutputError: stdout does not take it.
+    """
+    from graft.errors import OutputError
+
+    text = "\n".join(lines)
+    if as_json:
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        text = text if streams.can_print(text) else json.dumps(result, indent=2)
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise OutputError(f"stdout: the result cannot be written ({error.strerror or error})") from error
 
 
 def load_task(path: Path, seed: int | None) -> Any:
@@ -92,13 +107,13 @@ def files_of(*tasks: tuple[Path | None, Any]) -> list[Path]:
     return [file for path, task in tasks if path is not None for file in (path, *task.files)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without the characters that steer a terminal: what a stranger's patch says of itself is shown here."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def columns(rows: Iterable[tuple[str, object]]) -> list[str]:
     """Names and values in two columns."""
-    rows = [(name, _printable(str(value))) for name, value in rows]
+    rows = [(name, printable(str(value))) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     return [f"{name.ljust(width)}  {value}" for name, value in rows]

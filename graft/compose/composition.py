@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from graft.arguments import checked
 from graft.compose.common_base import BaseValues, require_one_base
 from graft.compose.origin import OverlapTally, describe_composition
 from graft.compose.sources import Entries, Region, Source, open_sources
@@ -22,6 +23,7 @@ from graft.tensors.dtypes import TensorSpec, same_bits
 from graft.tensors.growth import Growth
 
 
+@checked
 def compose_patches(
     *patches: Patch | str | Path,
     on_overlap: OverlapRule = "error",

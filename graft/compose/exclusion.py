@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from graft.arguments import checked
 from graft.compose.common_base import BaseValues, check_base, require_one_base
 from graft.compose.origin import describe_exclusion
 from graft.compose.sources import Entries, Region, Source, open_sources, refuse_mask
@@ -16,6 +17,7 @@ from graft.patch.mask import Indices, Mask
 from graft.patch.skill_patch import Patch
 
 
+@checked
 def exclude_patches(
     patch: Patch | str | Path,
     *without: Patch | Mask | str | Path,

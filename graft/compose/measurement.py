@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.arguments import checked
 from graft.compose.clusters import Join, Matrix, clusters_at, link_singly
 from graft.compose.common_base import require_one_base
 from graft.compose.sources import Source, open_sources
@@ -116,6 +117,7 @@ class Overlap:
         }
 
 
+@checked
 def measure_overlap(
     *regions: Patch | Mask | str | Path, threshold: float = THRESHOLD, labels: Sequence[str] | None = None
 ) -> Overlap:

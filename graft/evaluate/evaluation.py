@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.arguments import checked
 from graft.errors import CheckpointError, DataError
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report, measure
@@ -78,6 +79,7 @@ class Predictions:
         return dataclasses.replace(reports.pop("test"), ood=reports)
 
 
+@checked
 def evaluate_task(
     model: str | Path,
     task: Task,

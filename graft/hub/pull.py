@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.arguments import checked
 from graft.claims import claim_output
 from graft.errors import HubError
 from graft.hub.companions import NAMES
@@ -37,6 +38,7 @@ class Pulled:
     k: int
 
 
+@checked
 def pull_patch(reference: str | Path, out: Path | None = None, *, force: bool = False) -> Patch:
     """A patch from the Hub, or from a local file or folder.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.arguments import checked
 from graft.errors import CheckpointError, ConfigError, HubError
 from graft.hub.base_model import BaseModel, check_id, is_out_of_reach, look_up_base, settle_licence
 from graft.hub.card import CardFacts, compose_card
@@ -48,6 +49,7 @@ class Pushed:
         return self.files[CARD].decode()
 
 
+@checked
 def push_patch(
     patch: Patch | Path | str,
     repository: str,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import graft
+from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.budget import resolve_budget
@@ -32,6 +33,7 @@ from graft.tensors.prints import digest_of
 from graft.tensors.scope import Scope
 
 
+@checked
 def localize_skill(
     base: str | Path,
     tuned: str | Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
@@ -18,6 +19,7 @@ from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors
 
 
+@checked
 def diff_checkpoints(
     base: str | Path,
     tuned: str | Path,

@@ -9,7 +9,7 @@ import torch
 from graft.localize.budget import resolve_budget
 from graft.localize.spec import LocalizeSpec
 from graft.tasks.activations import Kept, estimate_activations
-from graft.tasks.head import DTYPES
+from graft.tasks.head import find_dtype
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def activations_part(kept: Kept | None, *, gradient_checkpointing: bool) -> Part
 
 def live_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
     """The dtype in which a model will be loaded: the asked for, or that of the checkpoint's largest tensor."""
-    asked = DTYPES[dtype]
+    asked = find_dtype(dtype)
     if isinstance(asked, torch.dtype):
         return asked
     largest = max(checkpoint.parameters, key=lambda name: checkpoint.spec(name).numel)

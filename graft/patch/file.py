@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from graft.arguments import checked
 from graft.claims import Output
 from graft.errors import CheckpointError, PatchError, PatchFormatError
 from graft.outputs import new_file
@@ -29,6 +30,7 @@ FILE_NAME = "patch.safetensors"
 MAX_PATCH_HEADER = 2**25  # bytes of rows and provenance: room for 200,000 tensors
 
 
+@checked
 def save_patch(patch: Patch | Mask, path: Output, *, provenance: Provenance | None = None, force: bool = False) -> None:
     """Save a patch, or a mask alone, as a format-1 file; the same content gives the same bytes.
 
@@ -61,6 +63,7 @@ def patch_bytes(patch: Patch | Mask, provenance: Provenance | None = None) -> by
     return bytes(save(tensors, metadata={KEY: meta}))
 
 
+@checked
 def load_patch(path: Path | str) -> Patch:
     """Load and check a patch; a folder is looked into for `patch.safetensors`.
 
@@ -74,6 +77,7 @@ def load_patch(path: Path | str) -> Patch:
     return region
 
 
+@checked
 def load_mask(path: Path | str) -> Mask:
     """Load the region of a patch or mask file.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
+from graft.arguments import checked
 from graft.errors import CheckpointError, PatchMismatchError
 from graft.interrupts import hold_signals
 from graft.parallel.refusal import refuse_partitioned
@@ -100,7 +101,7 @@ class LiveTarget:
         tensor = self.tensors[name]
         refuse_placeless(name, tensor)
         place: tuple[object, ...] = (id(tensor),)  # a DTensor's piece may be empty, and then lies nowhere
-        if not is_distributed(tensor):
+        if not is_distributed(tensor) and tensor.layout == torch.strided:
             place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         return self._owners.setdefault(place, name)
 
@@ -167,6 +168,7 @@ class Fitted:
         return PatchMismatchError(f"the patch does not fit {type(self._model).__name__} now: tensor {name!r}: {fact}")
 
 
+@checked
 def apply_patch(
     model: torch.nn.Module,
     *patches: Patch,
@@ -201,6 +203,7 @@ def apply_patch(
     return grafted
 
 
+@checked
 def fit_patch(
     model: torch.nn.Module,
     *patches: Patch,

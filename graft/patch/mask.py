@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graft.arguments import checked
 from graft.errors import MismatchError
 from graft.tensors.dtypes import TensorSpec
 
@@ -31,6 +32,7 @@ class Mask:
     indices: Mapping[str, Indices]
 
     @classmethod
+    @checked
     def of(cls, specs: Mapping[str, TensorSpec], indices: Mapping[str, npt.ArrayLike]) -> Mask:
         """A mask of any integer indices; order and repeats do not matter, empty tensors are dropped.
 

@@ -64,6 +64,7 @@ class Entries:
         self._views = [lay_flat(tensor, indices[name]) for name, tensor in tensors.items()]
         self._seen = [(tensor.data_ptr(), tensor.detach()) for tensor in tensors.values()]
         self._dtypes = [tensor.dtype for tensor in tensors.values()]
+        self._shapes = [tensor.shape for tensor in tensors.values()]
 
     def read(self) -> torch.Tensor:
         """(K,) integers: the bits there."""
@@ -84,6 +85,9 @@ class Entries:
             return self
         for then, tensor in zip(self._dtypes, self.tensors.values(), strict=True):
             refuse_cast(then, tensor.dtype)
+        for shape, (name, tensor) in zip(self._shapes, self.tensors.items(), strict=True):
+            if tensor.shape != shape or tensor.layout != torch.strided:
+                raise RevertError(f"tensor {name!r} has another shape than when it was grafted: {list(tensor.shape)}")
         return Entries(self.tensors, self._indices)
 
     def forget(self) -> None:

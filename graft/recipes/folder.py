@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from graft.claims import claim_output
+from graft.errors import OutputError
 from graft.outputs import new_file, new_folder
 from graft.recipes.spec import Expectation
 from graft.tasks.task import Task
 from graft.tensors.location import places_of
+from graft.train.content import Content, tell_differences
 
 MARK = "recipe.json"  # what is being run, from the start; results.json comes at the end
 RESULTS = "results.json"
@@ -35,20 +37,35 @@ class RunResult:
     missed: tuple[str, ...]
 
 
-def claim_folder(out: Path, what: Mapping[str, Any], force: bool, inputs: Sequence[Path]) -> None:
-    """Make the folder, or take up one that an earlier try at the same recipe left unfinished.
+def claim_folder(
+    out: Path, recipe: Mapping[str, Any], content: Content, force: bool, inputs: Sequence[Path] = ()
+) -> None:
+    """Make the folder, or take up one that an earlier try at the same left unfinished.
+
+    Args:
+        out: the folder.
+        recipe: as plain values, for people.
+        content: what the figures depend on (`graft.recipes.content`); a run of another is not taken up.
+        force: begin anew, whatever the folder holds.
+        inputs: what the run reads, which no output may replace.
 
     Raises:
-        OutputError: it holds something else and `force` is off, or it is no output, whatever `force` says.
+        OutputError: the folder holds something else, or a run of another content, which is named; or it is no output,
+            whatever `force` says.
     """
-    try:
-        begun = json.loads((out / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        begun = None
-    if begun == what and not (out / RESULTS).exists():
-        return
+    begun = _read_mapping(out / MARK)
+    if begun is not None and "recipe" in begun and not (out / RESULTS).exists():
+        differing = tell_differences(begun.get("content"), content)
+        if differing is None:
+            return
+        if not force:
+            raise OutputError(
+                f"{out} holds an unfinished run of other content: {differing}; pass --force to begin anew, or choose "
+                "another folder"
+            )
     with new_folder(claim_output(out, is_folder=True, force=force, inputs=inputs)) as folder:
-        (folder / MARK).write_text(json.dumps(what, indent=2), encoding="utf-8")
+        mark = {"recipe": recipe, "content": content}
+        (folder / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
 
 
 def inputs_of(recipe: Path, base: str, files: Iterable[str], tasks: Iterable[Task]) -> list[Path]:
@@ -63,14 +80,24 @@ def run_or_read(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> dict[
 
 
 def find_or_read(file: Path, find: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures from a file, where they were found before; else find them and write it."""
-    if not file.is_file():
-        figures = find()
+    """Figures from a file, where they were found before and can be read; else find them and write it."""
+    read = _read_mapping(file)
+    if read is None:
+        text = json.dumps(find(), indent=1)
         with new_file(file, force=True) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    read = json.loads(file.read_text(encoding="utf-8"))
-    assert isinstance(read, dict)
+            temporary.write_text(text, encoding="utf-8")
+        read = json.loads(text)
+        assert isinstance(read, dict)
     return read
+
+
+def _read_mapping(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
 
 
 def write_results(out: Path, table: str, results: Mapping[str, Any]) -> list[Path]:

@@ -16,6 +16,8 @@ from graft.evaluate.pooling import pool_seeds
 from graft.localize.methods import METHODS
 from graft.patch.file import load_patch
 from graft.recipes.bench import Machine, graft_name
+from graft.recipes.budgets import refuse_budgets
+from graft.recipes.content import content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.retention.run import is_retention, run_retention
 from graft.recipes.seed import bins_from_json, run_seed
@@ -24,7 +26,7 @@ from graft.recipes.suite.run import is_suite, run_suite
 from graft.recipes.summary import format_tables, summarise
 from graft.report.layer_map import plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
-from graft.tasks.head import DTYPES
+from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
@@ -61,10 +63,10 @@ def run_recipe(
     """Run a recipe, of one task, of several (`graft.recipes.suite`) or of forgetting (`graft.recipes.retention`).
 
     Seeds that are done stay in the folder, so that a run which was broken off goes on where it was when it is
-    started again with the same recipe.
+    started again with the same recipe, base and data, wherever these lie (`graft.recipes.content`).
 
     Raises:
-        OutputError: the folder holds something else and `force` is off.
+        OutputError: the folder holds something else, or a run of other content, and `force` is off.
         ConfigError: `dtype` is another than the base's, on which no patch would land.
         GraftError: whatever a stage raises.
     """
@@ -74,13 +76,12 @@ def run_recipe(
         return run_suite(path, out, assignments=assignments, device=device, dtype=dtype, force=force)
     recipe, task = load_recipe(path, assignments)
     _check_dtype(recipe, dtype)
-    for split in (task.train_examples, task.validation_examples, task.test_examples):
-        split()  # bad data are said before the first costly step
-    for name in task.spec.ood:
-        task.ood_examples(name)
+    for split in (task.train_examples, task.validation_examples):
+        split()  # too few for the shots, said before the first costly step
+    refuse_budgets(locate(recipe.base).path, [("localize", recipe.localize, task.spec.train)])
     machine = Machine(device, dtype)
-    what = {"recipe": to_plain(recipe), "task": task.describe(), "train": to_plain(task.spec.train), "dtype": dtype}
-    claim_folder(out, what, force, inputs_of(path, recipe.base, [recipe.task], [task]))
+    content = content_of_run(recipe, locate(recipe.base).path, {"task": [(task, recipe.evaluate.limit)]}, dtype)
+    claim_folder(out, to_plain(recipe), content, force, inputs_of(path, recipe.base, [recipe.task], [task]))
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         seeds.append(run_or_read(out / f"seed-{seed}", partial(run_seed, recipe, task, seed, machine=machine)))
@@ -89,9 +90,10 @@ def run_recipe(
 
 def _check_dtype(recipe: RecipeSpec, dtype: str) -> None:
     """A patch is cut in the base's dtype and lands in no other: say so before training rather than after it."""
+    asked = find_dtype(dtype)
     base = Checkpoint.open(locate(recipe.base).path)
     kept = sorted({base.spec(name).dtype for name in Scope(recipe.localize.scope).names(base)})
-    if dtype != "auto" and any(TORCH_DTYPES[name] != DTYPES[dtype] for name in kept):
+    if dtype != "auto" and any(TORCH_DTYPES[name] != asked for name in kept):
         raise ConfigError(
             f"dtype {dtype}: {recipe.base} is kept in {', '.join(kept)}, where its patches land; leave it out"
         )

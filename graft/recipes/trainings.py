@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +25,11 @@ from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
-from graft.train.adapter import AdapterSpec, train_adapter
-from graft.train.fine_tuning import train_task
+from graft.train.adapter import AdapterSpec, content_of_adapter, train_adapter
+from graft.train.content import content_of_training, print_content
+from graft.train.fine_tuning import settle, train_task
 from graft.train.protection.core import Core
-from graft.train.record import print_training
+from graft.train.record import find_record
 
 Model = str | Path
 
@@ -63,18 +63,21 @@ class TrainingBench:
         protect: Sequence[Mask] = (),
         adapter: AdapterSpec | None = None,
     ) -> Path:
-        """The checkpoint of a training; one that was made before, for whatever method, is taken up."""
-        config = train_config(tasks[0], changes or {})
+        """The checkpoint of a training; one of the same content that was made before, for any method, is taken up."""
+        config, seed = settle(tasks, train_config(tasks[0], changes or {}))
         core = [mask for mask in protect if len(mask)]
-        name = print_training(locate(base).path, tasks, config, self.seed, self.machine.dtype, Core(core).digest())
-        if adapter is not None:
-            name = hashlib.sha256(f"{name} {json.dumps(to_plain(adapter))}".encode()).hexdigest()
-        out = self.models / name[:16]
-        if not out.is_dir() and adapter is not None:
-            train_adapter(base, tasks, out, adapter, config=config, **self.machine.where)
-        elif not out.is_dir():
-            train_task(base, tasks, out, config=config, protect=core, **self.machine.where, resume=True)
-        return out
+        path, dtype = locate(base).path, self.machine.dtype
+        if adapter is None:
+            mark = print_content(content_of_training(path, tasks, config, seed, dtype, Core(core).digest()))
+        else:
+            mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
+        out = self.models / mark[:16]
+        if find_record(out, mark) is not None:
+            return out
+        asked: dict[str, Any] = {"config": config, **self.machine.where, "force": True}
+        if adapter is None:
+            return train_task(base, tasks, out, protect=core, resume=True, **asked).path
+        return train_adapter(base, tasks, out, adapter, **asked).path
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
         """A task's graft; one that was cut before, for whatever method, is taken up."""

@@ -24,7 +24,12 @@ from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
 
 ENGINES = ("ddp", "fsdp")
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype | str] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class Head(ABC):
@@ -216,18 +221,27 @@ def open_head(
         "choice": ChoiceHead,
         "lm": LanguageModelHead,
     }
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     torch.manual_seed(seed)
     if task.head.kind == "classifier":
-        head: Head = ClassifierHead.load(path, task, DTYPES[dtype], rows, renew)
+        head: Head = ClassifierHead.load(path, task, find_dtype(dtype), rows, renew)
     else:
-        head = kinds[task.head.kind].load(path, task, DTYPES[dtype])
+        head = kinds[task.head.kind].load(path, task, find_dtype(dtype))
     if gradient_checkpointing:
         checkpoint_layers(head.model)
     place_model(head.model, device)
     head.model.eval()
     return head
+
+
+def find_dtype(name: str) -> torch.dtype | str:
+    """The torch dtype of that name, or "auto": the checkpoint's own.
+
+    Raises:
+        ConfigError: no model is loaded in it.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r}: choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def share_model(head: Head, task: TaskSpec) -> Head:

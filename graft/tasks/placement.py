@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,10 +23,14 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).partition(chr(10))[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch keeps from its past
+            device = torch.device(name)
+            torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # a meta tensor has no values, to begin with
+        fact = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        fact = "torch has no such device" if "INTERNAL ASSERT" in fact else fact
+        raise ConfigError(f"device {name!r}: it cannot compute here ({fact})") from error
     return device
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.arguments import checked
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import DataError
 from graft.tasks.examples import NONE_OF_THESE, Example, draw_shots, make_examples
@@ -27,6 +28,7 @@ class Task:
     folder: Path
 
     @classmethod
+    @checked
     def load(cls, path: Path | str, assignments: tuple[str, ...] = ()) -> Task:
         """Read a TASK file; `assignments` are overrides such as "shots=16".
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 Place = Literal["host", "device", "disk"]
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory", "alloc_failed", "unable to allocate")
 _PLACES: tuple[Place, ...] = ("device", "host", "disk")
 
 
@@ -115,6 +116,13 @@ def free_memory(device: torch.device) -> int | None:
     except OSError:  # not Linux
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the host or of a device: torch has many words for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def free_disk(out: Path) -> int:

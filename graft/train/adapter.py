@@ -9,7 +9,6 @@ for.
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +23,13 @@ from graft.config import to_plain
 from graft.errors import ConfigError
 from graft.outputs import new_folder
 from graft.tasks.spec import TrainSpec
+from graft.tasks.task import Task
 from graft.tensors.location import locate
+from graft.train.content import Content, content_of_training, print_content
 from graft.train.distribution import SharedLoss
 from graft.train.fine_tuning import Epoch, TrainResult, save_model, settle, train_epoch
 from graft.train.lessons import Lessons, Tasks, as_list
-from graft.train.record import RECORD
+from graft.train.record import write_record
 from graft.train.steps import Plan, Stepper, make_optimizer
 
 
@@ -62,11 +63,12 @@ def train_adapter(
     config: TrainSpec | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    force: bool = False,
 ) -> TrainResult:
     """Train an adapter on a base, merge it, and save a folder like any other checkpoint.
 
     Args:
-        base, task, out, device, dtype: as of `graft.train.fine_tuning.train_task`.
+        base, task, out, device, dtype, force: as of `graft.train.fine_tuning.train_task`.
         adapter: what trains.
         config: how to train; the (first) task's own block where absent. Its scope means nothing here.
 
@@ -79,9 +81,10 @@ def train_adapter(
     config, seed = settle(tasks, config)
     if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
-    claim = claim_output(out, is_folder=True, inputs=[located.path])
+    claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
     lessons = Lessons.open(located.path, tasks, parallel="ddp", device=device, dtype=dtype, seed=seed)
     head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
+    mark = print_content(content_of_adapter(located.path, tasks, adapter, config, seed, dtype))
     adapted = attach(head.model, adapter, seed)
     stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
     unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
@@ -92,8 +95,15 @@ def train_adapter(
     record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
     with new_folder(claim) as folder:
         save_model(head, folder, out)
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_record(folder, record, mark)
     return TrainResult(out, tuple(epochs), plan.steps)
+
+
+def content_of_adapter(
+    base: Path, tasks: Sequence[Task], adapter: AdapterSpec, config: TrainSpec, seed: int, dtype: str
+) -> Content:
+    """All that the weights of `train_adapter` depend on, as `content_of_training` has it."""
+    return content_of_training(base, tasks, config, seed, dtype, adapter=to_plain(adapter))
 
 
 def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:

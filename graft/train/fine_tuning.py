@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from graft.arguments import checked
 from graft.claims import Claim, Output, claim_output
-from graft.config import to_plain
 from graft.errors import ConfigError, OutputError, TrainingError
 from graft.localize.movement import find_core
 from graft.outputs import new_folder
@@ -26,11 +25,12 @@ from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate, places_of
+from graft.train.content import content_of_training, describe_settings, print_content
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
-from graft.train.localizable import configure_pull, configure_restart
+from graft.train.localizable import configure_pull, configure_restart, refuse_unmet
 from graft.train.protection.core import Core
-from graft.train.record import RECORD, describe_settings, print_training, read_held, read_record
+from graft.train.record import RECORD, find_record, read_held, write_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
 from graft.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
@@ -65,6 +65,7 @@ class TrainResult:
     steps: int
 
 
+@checked
 def train_task(
     base: str | Path,
     task: Tasks,
@@ -101,6 +102,7 @@ def train_task(
         force: replace an existing folder.
 
     Raises:
+        BudgetError: `localizable` asks for no weight, or for more than may move.
         TrainingError: the loss is not finite, or memory ran out; the last good state is kept for `resume`.
         PatchMismatchError: a region to protect does not fit the base.
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
@@ -116,13 +118,14 @@ def train_task(
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
     lessons = Lessons.open(located.path, tasks, parallel=parallel, **where, seed=seed)
     plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
-    state = TrainingState(out, _fingerprint(head, located.path, tasks, plan, core), head.ranks)
+    content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
+    staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
+    state = TrainingState(out, staged, head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
     epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
-    record: dict[str, Any] = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps}
-    record |= {"train": describe_settings(config, located.path), "epochs": list(map(dataclasses.asdict, epochs))}
-    record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
-    _save(stepper, record, claim, lambda: print_training(located.path, tasks, config, seed, dtype, asked.digest()))
+    record = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
+    record |= {"epochs": list(map(dataclasses.asdict, epochs))}
+    _save(stepper, record, claim, print_content(content))
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -138,15 +141,20 @@ def find_training(
 ) -> TrainResult | None:
     """The finished training in a folder, where `train_task` of the same arguments made it; else None.
 
-    Its record must hold the same print (`graft.train.record`): the same base, examples, settings, seed and core.
+    Its record must hold the same print (`graft.train.content`): the same base, examples, settings, seed and core; and
+    its weights must be those that were left with it.
 
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
     """
     out, tasks = Path(out), as_list(task)
     config, seed = settle(tasks, config)
-    record, core = read_record(out), Core(protect, unprotect).digest()
-    if "print" not in record or record["print"] != print_training(locate(base).path, tasks, config, seed, dtype, core):
+    if not (out / RECORD).is_file():
+        return None  # without reading the base
+    core = Core(protect, unprotect).digest()
+    content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
+    record = find_record(out, print_content(content))
+    if record is None:
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
 
@@ -184,6 +192,7 @@ def _confine(
     The first training stays in the output's workplace until that is there.
     """
     assert config.localizable is not None
+    refuse_unmet(Checkpoint.open(locate(base).path), config, core)
     pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
     kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
@@ -195,23 +204,15 @@ def _confine(
     )
 
 
-def _fingerprint(head: Head, base: Path, tasks: Sequence[Task], plan: Plan, core: Core) -> str:
-    """What the weights depend on; it stays on this machine, so that it may name paths."""
-    asked = [dataclasses.replace(task.spec, train=plan.config, ood={}) for task in tasks]
-    settings = describe_settings(plan.config, base)
-    parts = [str(base.resolve()), str(head.model.dtype), to_plain(asked), to_plain(plan), settings, core.digest()]
-    return json.dumps(parts, sort_keys=True)
-
-
-def _save(stepper: Stepper, record: dict[str, Any], claim: Claim, find_print: Callable[[], str]) -> None:
+def _save(stepper: Stepper, record: dict[str, Any], claim: Claim, mark: str) -> None:
     """Make the folder; over several processes the first does, with what the others gave."""
     head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
-        record["print"] = find_print()
+        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
         with new_folder(claim) as folder:
             _save_trained(stepper, folder, claim.path, weights)
-            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write_record(folder, record, mark)
         drop_workplace(claim.path)
     head.ranks.wait()
 

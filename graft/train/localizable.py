@@ -18,7 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from graft.errors import BudgetError
+from graft.localize.budget import resolve_budget
 from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+from graft.train.protection.core import Core
+from graft.train.protection.planning import count_free
 
 
 def configure_pull(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
@@ -40,3 +46,21 @@ def configure_restart(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
     return dataclasses.replace(
         config, optimizer="adamw", lr=how.lr, epochs=how.epochs, steps=None, l1=0.0, localizable=None
     )
+
+
+def refuse_unmet(base: Checkpoint, config: TrainSpec, core: Core) -> None:
+    """Refuse, before any training, a density that keeps no weight, or more than may move.
+
+    Raises:
+        BudgetError: saying how many may.
+    """
+    if config.localizable is None:
+        return
+    density = config.localizable.density
+    k = resolve_budget(base.n_parameters, density, None)
+    free = sum(count_free(base, Scope(config.scope).names(base), core).values())
+    if k > free:
+        raise BudgetError(
+            f"localizable: a density of {density:g} is {k:,} of {base.n_parameters:,} weights, but only {free:,} in "
+            f"scope {config.scope!r} may move: lower it or widen train.scope"
+        )

@@ -16,6 +16,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
+from graft.train.localizable import refuse_unmet
 from graft.train.protection.core import Core
 from graft.train.protection.planning import ProtectionPlan
 from graft.train.record import read_held
@@ -37,18 +38,19 @@ def plan_training(
     """What `train_task` with the same arguments will take; no weight is read, but a file of importance is.
 
     Raises:
-        CheckpointError, ConfigError: it would be refused.
+        CheckpointError, ConfigError, BudgetError: it would be refused.
     """
     config = config or task.spec.train
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
-    names = scope.names(checkpoint)
+    names, core = scope.names(checkpoint), Core(protect, unprotect)
+    refuse_unmet(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
     kind = live_dtype(checkpoint, dtype)
     kept = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     adam = config.optimizer == "adamw" or config.localizable is not None
     pulls = config.l1 > 0 or config.localizable is not None
-    protection = ProtectionPlan.of(checkpoint, names, Core(protect, unprotect))
+    protection = ProtectionPlan.of(checkpoint, names, core)
     parts = [
         weights_part(checkpoint, kind),
         Part("gradients", sum(sizes) * kind.itemsize),

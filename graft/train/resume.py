@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from graft.errors import OutputError, TrainingError
 from graft.outputs import new_file
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
+from graft.train.content import Content, tell_differences
 from graft.train.importance.recorder import PathRecorder
 from graft.workplaces import open_workplace, refuse_foreign, workplace_of
 
 Figures = tuple[float, ...]
+_ANEW = "delete it or leave --resume out to start anew, or choose another output"
 
 
 class TrainingState:
@@ -24,13 +27,13 @@ class TrainingState:
 
     Attributes:
         out: what the training will become.
-        fingerprint: what was asked for; a state of another training is refused.
+        content: what the training depends on; a state of another training is refused.
         ranks: the processes.
     """
 
-    def __init__(self, out: Path, fingerprint: str, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
+    def __init__(self, out: Path, content: Content, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
         self.out = out
-        self.fingerprint = fingerprint
+        self.content = content
         self.ranks = ranks
 
     @property
@@ -64,7 +67,7 @@ class TrainingState:
             OutputError: the disk refuses.
         """
         content = {
-            "fingerprint": self.fingerprint,
+            "content": json.dumps(self.content),
             "model": gather_state(model, self.ranks),
             "optimizer": self._gather_moments(optimizer),
             "figures": figures,
@@ -88,16 +91,17 @@ class TrainingState:
         """Put the state into model, optimizer and recorder; the figures of the epochs done, if there is one.
 
         Raises:
-            TrainingError: the state belongs to a training with other settings, or is not readable.
+            TrainingError: the state belongs to a training of another content, which is named, or is not readable.
         """
         if not self.file.is_file():
             return []
         try:
             content = torch.load(self.file, weights_only=True, map_location="cpu")
+            begun = json.loads(content["content"])
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise TrainingError(f"{self.folder}: not readable; delete it to start anew") from error
-        if content["fingerprint"] != self.fingerprint:
-            raise TrainingError(f"{self.folder}: belongs to a training with other settings; delete it to start anew")
+            raise TrainingError(f"{self.folder}: not readable; {_ANEW}") from error
+        if differing := tell_differences(begun, self.content):
+            raise TrainingError(f"{self.folder}: belongs to another training: {differing}; {_ANEW}")
         put_state(model, content["model"])
         _load_moments(optimizer, content["optimizer"])
         if recorder is not None:

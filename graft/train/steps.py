@@ -18,6 +18,7 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
 from graft.train.importance.consolidation import Consolidation
@@ -100,15 +101,21 @@ class Plan:
 
 @contextlib.contextmanager
 def _saying_what_to_lower() -> Iterator[None]:
-    """One line for memory that ran out, in the forward pass, the backward pass or the optimizer's first step."""
+    """One line for memory that ran out, or a number that no weight can hold, wherever in a step."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and "can't allocate memory" not in str(error):  # so torch says it on the CPU
-            raise
-        advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
-        raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
+            raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
+        if any(
+            words in str(error).lower() for words in ("overflow", "must be in range")
+        ):  # torch refuses a rate that the weights' dtype cannot hold
+            advice = "lower train.lr, or what else in the train block is that large"
+            raise TrainingError(
+                f"the step is not finite: {advice}; the last good epoch is kept for --resume"
+            ) from error
+        raise
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ def test_a_run_that_was_broken_off_goes_on_with_the_next_seed(
         run_recipe(recipe, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
     assert set(files_below(tmp_path / "out" / "seed-0")) >= PER_SEED
-    with pytest.raises(OutputError, match=r"out exists already"):  # another recipe does not take it up
+    with pytest.raises(OutputError, match=r"out holds an unfinished run of other content: recipe.localize.density"):
         run_recipe(recipe, tmp_path / "out", assignments=("localize.density=0.1",))
     result = run_recipe(recipe, tmp_path / "out")
     assert begun == [0, 1, 1]

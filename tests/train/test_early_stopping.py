@@ -101,7 +101,7 @@ def test_going_on_after_an_interruption_stops_at_the_same_step(
         patched.setattr(Stepper, "take", step)
         with pytest.raises(KeyboardInterrupt):
             train(base, task, tmp_path / "out", **early)
-    with pytest.raises(TrainingError, match=r"belongs to a training with other settings"):
+    with pytest.raises(TrainingError, match=r"belongs to another training: train.stop_at \(0.8 then, 0.7 now\)"):
         train(base, task, tmp_path / "out", resume=True, **early | {"stop_at": 0.7})
     resumed = train(base, task, tmp_path / "out", resume=True, **early)
     assert (resumed.steps, resumed.epochs) == (whole.steps, whole.epochs)

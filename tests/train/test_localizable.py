@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graft.errors import OutputError
+from graft.errors import BudgetError, OutputError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.movement import diff_checkpoints
 from graft.tasks.spec import LocalizableSpec
@@ -16,6 +16,8 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import find_training, train_task
+from graft.train.importance.general import draw_region
+from graft.train.planning import plan_training
 from graft.train.steps import Stepper
 from tests.models import write_task
 
@@ -93,3 +95,32 @@ def test_folders_of_the_user_with_names_like_ours_stay(base: Path, task: Task, t
     with pytest.raises(OutputError, match="was not made by graft"):
         train_task(base, task, tmp_path / "other")
     assert (tmp_path / ".other.graft" / "state.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("density", "scope", "protected", "said"),
+    [
+        (
+            0.9,
+            "layers",
+            0.0,
+            r"a density of 0.9 is [\d,]+ of [\d,]+ weights, but only [\d,]+ in scope 'layers' may move",
+        ),
+        (0.6, "all", 0.5, r"but only [\d,]+ in scope 'all' may move: lower it or widen train.scope"),
+        (1e-12, "all", 0.0, r"density 1e-12 of [\d,]+ parameters keeps no entry"),
+        (2.0, "all", 0.0, r"density 2 is not above 0 and at most 1"),
+    ],
+)
+def test_a_density_that_cannot_be_met_is_refused_before_the_training(
+    density: float, scope: str, protected: float, said: str, base: Path, task: Task, tmp_path: Path
+) -> None:
+    core = [draw_region(base, protected, "all", 0)] if protected else []
+    few = dataclasses.replace(FEW, density=0.01, pull_epochs=1, epochs=1)
+    small = dataclasses.replace(task.spec.train, scope=scope, localizable=few)
+    assert plan_training(base, task, small, protect=core).parts
+    large = dataclasses.replace(small, localizable=dataclasses.replace(few, density=density))
+    with pytest.raises(BudgetError, match=said):
+        train_task(base, task, tmp_path / "few", config=large, protect=core)
+    with pytest.raises(BudgetError, match=said):
+        plan_training(base, task, large, protect=core)
+    assert list(tmp_path.iterdir()) == []

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from graft.config import load_yaml
 from graft.errors import OutputError, TrainingError
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from graft.train.steps import Stepper
 from graft.workplaces import MARK, make_workplace
 from tests.checkpoints import equal_tensors
+from tests.models import write_yaml
 
 STEPS = 16  # an epoch of the toy task
 
@@ -71,29 +75,98 @@ def test_without_resume_everything_starts_anew(base: Path, task: Task, tmp_path:
     assert equal_tensors(*files)
 
 
-def test_a_state_of_other_settings_is_refused(base: Path, task: Task, tmp_path: Path, interrupt: Any) -> None:
+Change = Callable[[Path, Path], dict[str, Any]]
+
+
+def _rewrite(file: Path, change: Callable[[Any], Any]) -> dict[str, Any]:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
+    return {}
+
+
+def _turn_round(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "label": 1 - row["label"]} for row in rows]
+
+
+def _double(base: Path) -> dict[str, Any]:
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: 2 * t for name, t in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    return {}
+
+
+def _edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return {}
+
+
+OTHERS: dict[str, tuple[str, Change]] = {
+    "rate": (r"train.lr \(0.1 then, 0.2 now\)", lambda base, toy: {"lr": 0.2}),
+    "batch size": (r"train.batch_size \(8 then, 4 now\)", lambda base, toy: {"batch_size": 4}),
+    "dtype": (r"dtype \(auto then, bfloat16 now\)", lambda base, toy: {"dtype": "bfloat16"}),
+    "training seed": (r"train.seed \(absent then, 3 now\), seed \(0 then, 3 now\)", lambda base, toy: {"seed": 3}),
+    "length": (
+        r"task.max_length \(128 then, 5 now\)",
+        lambda base, toy: write_yaml(toy / "task.yaml", load_yaml(toy / "task.yaml") | {"max_length": 5}) and {},
+    ),
+    "labels": (r"task.train examples", lambda base, toy: _rewrite(toy / "train.jsonl", _turn_round)),
+    "fewer rows": (r"task.train examples", lambda base, toy: _rewrite(toy / "train.jsonl", lambda rows: rows[9:])),
+    "order": (r"task.train examples", lambda base, toy: _rewrite(toy / "train.jsonl", lambda rows: rows[::-1])),
+    "validation": (r"task.validation examples", lambda base, toy: _rewrite(toy / "validation.jsonl", _turn_round)),
+    "weights": (r"base.weights", lambda base, toy: _double(base)),
+    "config": (
+        r"base.config",
+        lambda base, toy: _edit(base / "config.json", lambda config: config.update(layer_norm_eps=1e-5)),
+    ),
+    "tokenizer": (
+        r"base.tokenizer",
+        lambda base, toy: _edit(base / "tokenizer.json", lambda content: content.update(normalizer=None)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("named", "change"), OTHERS.values(), ids=OTHERS)
+def test_a_state_of_another_content_is_refused_and_named(
+    named: str, change: Change, shelf: Path, tmp_path: Path, interrupt: Any
+) -> None:
+    for name in ("base", "toy"):
+        shutil.copytree(shelf / name, tmp_path / name)
     interrupt(STEPS)
     with pytest.raises(KeyboardInterrupt):
-        train(base, task, tmp_path / "out")
-    shorter = dataclasses.replace(task, spec=dataclasses.replace(task.spec, max_length=5))
-    other = shutil.copytree(base, tmp_path / "other" / base.name)
-    for one, which, changes in (
-        (base, task, {"lr": 0.2}),
-        (base, task, {"batch_size": 4}),
-        (base, task, {"dtype": "bfloat16"}),
-        (base, task.with_seed(1), {}),
-        (base, shorter, {}),
-        (other, task, {}),
-    ):
-        with pytest.raises(TrainingError, match=r"\.out\.graft: belongs to a training with other settings; delete it"):
-            train(one, which, tmp_path / "out", resume=True, **changes)
-    assert len(train(base, task, tmp_path / "out", resume=True).epochs) == 3
+        train(tmp_path / "base", Task.load(tmp_path / "toy" / "task.yaml"), tmp_path / "out")
+    state = (tmp_path / ".out.graft" / "state.pt").read_bytes()
+    changes = change(tmp_path / "base", tmp_path / "toy")
+    task = Task.load(tmp_path / "toy" / "task.yaml")
+    with pytest.raises(TrainingError, match=rf"\.out\.graft: belongs to another training: {named}; delete it or leave"):
+        train(tmp_path / "base", task, tmp_path / "out", resume=True, **changes)
+    assert (tmp_path / ".out.graft" / "state.pt").read_bytes() == state
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_content_in_another_place_goes_on(shelf: Path, tmp_path: Path, interrupt: Any) -> None:
+    for name in ("base", "toy"):
+        shutil.copytree(shelf / name, tmp_path / "one" / name)
+    interrupt(STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "one" / "base", Task.load(tmp_path / "one" / "toy" / "task.yaml"), tmp_path / "one" / "out")
+    (tmp_path / "one").rename(tmp_path / "two")
+    (tmp_path / "two" / "base").rename(tmp_path / "two" / "model")
+    (tmp_path / "two" / "model" / "README.md").write_text("what it is")
+    (tmp_path / "two" / "toy" / "train.jsonl").rename(tmp_path / "two" / "toy" / "rows.jsonl")
+    file = tmp_path / "two" / "toy" / "task.yaml"
+    spec = load_yaml(file)
+    write_yaml(file, spec | {"data": spec["data"] | {"train": "rows.jsonl"}})
+    train(tmp_path / "two" / "model", Task.load(file), tmp_path / "two" / "out", resume=True)
+    train(shelf / "base", Task.load(shelf / "toy" / "task.yaml"), tmp_path / "whole")
+    files = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", tmp_path / "two" / "out")]
+    assert equal_tensors(*files)
 
 
 def test_a_damaged_state_is_refused(base: Path, task: Task, tmp_path: Path) -> None:
     make_workplace(tmp_path / "out")
     (tmp_path / ".out.graft" / "state.pt").write_bytes(b"junk")
-    with pytest.raises(TrainingError, match=r"\.out\.graft: not readable; delete it to start anew"):
+    with pytest.raises(TrainingError, match=r"\.out\.graft: not readable; delete it or leave --resume"):
         train(base, task, tmp_path / "out", resume=True)
     (tmp_path / ".out.graft" / "state.pt").unlink()
     assert len(train(base, task, tmp_path / "out", resume=True, steps=1).epochs) == 1  # nothing there: from the start
@@ -125,7 +198,7 @@ def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base:
             return Path.touch, (tmp_path / "ran",)
 
     make_workplace(tmp_path / "out")
-    torch.save({"fingerprint": Trap()}, tmp_path / ".out.graft" / "state.pt")
+    torch.save({"content": Trap()}, tmp_path / ".out.graft" / "state.pt")
     with pytest.raises(TrainingError, match=r"not readable"):
         train(base, task, tmp_path / "out", resume=True)
     assert not (tmp_path / "ran").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
+from graft.recipes.budgets import Asked, refuse_budgets
+from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.retention.bench import RetentionBench, Setting
 from graft.recipes.retention.seed import run_retention_seed
@@ -23,6 +26,7 @@ from graft.recipes.spec import find_base
 from graft.recipes.trainings import load_capped, train_config
 from graft.report.plane import plot_planes
 from graft.tasks.task import Task
+from graft.tensors.location import locate
 
 
 def is_retention(path: Path) -> bool:
@@ -44,6 +48,15 @@ class Experiment:
         """All of them."""
         settings = [setting.task for setting in (*self.general, *self.domains)]
         return settings if self.skill is None else [*settings, self.skill]
+
+    @property
+    def used(self) -> dict[str, list[Used]]:
+        """Key of the recipe -> tasks, and how many rows of their test splits are measured."""
+        settings = {"general": self.general, "domains": self.domains}
+        used: dict[str, list[Used]] = {
+            key: [(setting.task, setting.limit) for setting in each] for key, each in settings.items()
+        }
+        return used if self.skill is None else {**used, "start": [(self.skill, None)]}
 
     def at(self, seed: int, folder: Path, machine: Machine) -> RetentionBench:
         """One seed at work."""
@@ -87,17 +100,27 @@ def run_retention(
     """As `run_recipe`, of a recipe about forgetting."""
     experiment = load_retention(path, assignments)
     for task in experiment.tasks:
-        for split in (task.train_examples, task.validation_examples, task.test_examples):
-            split()  # bad data are said before the first costly step
+        for split in (task.train_examples, task.validation_examples):
+            split()  # too few for the shots, said before the first costly step
     recipe, machine = experiment.recipe, Machine(device, dtype)
-    tasks = [task.describe() for task in experiment.tasks]
+    refuse_budgets(locate(recipe.base).path, _list_budgets(experiment))
+    content = content_of_run(recipe, locate(recipe.base).path, experiment.used, dtype)
     inputs = inputs_of(path, recipe.base, recipe.files, experiment.tasks)
-    claim_folder(out, {"recipe": to_plain(recipe), "tasks": tasks, "dtype": dtype}, force, inputs)
+    claim_folder(out, to_plain(recipe), content, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
         work = partial(_run_seed, experiment, seed, machine)
         seeds.append(run_or_read(out / f"seed-{seed}", work))
     return _finish(experiment, seeds, out)
+
+
+def _list_budgets(experiment: Experiment) -> Iterator[Asked]:
+    recipe = experiment.recipe
+    if recipe.start is not None and experiment.skill is not None:
+        yield "start.localize", recipe.start.localize, experiment.skill.spec.train
+    for point in recipe.points():
+        for domain in experiment.domains:
+            yield f"methods.{point.name}", point.how.graft, train_config(domain.task, point.how.train)
 
 
 def _run_seed(experiment: Experiment, seed: int, machine: Machine, folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from graft.compose.families import FamilyOverlap, measure_families
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.recipes.bench import Machine
+from graft.recipes.budgets import Asked, refuse_budgets
+from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
 from graft.recipes.spec import find_base
 from graft.recipes.suite.seed import run_suite_seed
@@ -24,6 +26,7 @@ from graft.report.overlap_map import plot_families
 from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
 from graft.tasks.task import Task
+from graft.tensors.location import locate
 
 
 def is_suite(path: Path) -> bool:
@@ -58,17 +61,35 @@ def run_suite(
     """As `run_recipe`, of a recipe over several tasks."""
     suite, tasks, beside = load_suite(path, assignments)
     for task in (*tasks, *beside):
-        for split in (task.train_examples, task.validation_examples, task.test_examples):
-            split()  # bad data are said before the first costly step
+        for split in (task.train_examples, task.validation_examples):
+            split()  # too few for the shots, said before the first costly step
+    refuse_budgets(locate(suite.base).path, _list_budgets(suite, tasks, beside))
     machine = Machine(device, dtype)
-    what = {"recipe": to_plain(suite), "tasks": [task.describe() for task in (*tasks, *beside)], "dtype": dtype}
+    named = {"tasks": tasks, "beside": beside}
+    used: dict[str, list[Used]] = {key: [(task, suite.evaluate.limit) for task in named[key]] for key in named}
+    content = content_of_run(suite, locate(suite.base).path, used, dtype)
     inputs = inputs_of(path, suite.base, (*suite.tasks, *suite.beside), (*tasks, *beside))
-    claim_folder(out, what, force, inputs)
+    claim_folder(out, to_plain(suite), content, force, inputs)
     seeds = []
     for seed in tqdm(suite.seeds, desc=suite.name, unit="seed", disable=None):
         work = partial(run_suite_seed, suite, tasks, beside, seed, machine=machine)
         seeds.append(run_or_read(out / f"seed-{seed}", work))
     return _finish(suite, [task.spec.name for task in (*tasks, *beside)], seeds, out)
+
+
+def _list_budgets(suite: SuiteSpec, tasks: Sequence[Task], beside: Sequence[Task]) -> Iterator[Asked]:
+    for task in (*tasks, *beside):
+        yield "localize", suite.localize, task.spec.train
+    mixes = [train_config(tasks[0], mix.train) for mix in suite.mixes.values()]
+    yield from (("shared", suite.shared, training) for training in mixes[:1])
+    for name, how in suite.sequences.items():
+        kept = suite.localize.at(how.density) if how.graft else None
+        yield f"sequences.{name}", kept, train_config(tasks[0], how.train)
+    for name, union in suite.unions.items():
+        if not union.shared:
+            yield f"unions.{name}", suite.localize.at(union.density), tasks[0].spec.train
+        elif suite.shared is not None:
+            yield f"unions.{name}", suite.shared.at(union.density), mixes[0]
 
 
 def _finish(suite: SuiteSpec, names: list[str], seeds: list[dict[str, Any]], out: Path) -> RunResult:

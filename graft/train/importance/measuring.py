@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.localize.localization import describe_checkpoint
@@ -88,6 +89,7 @@ class Importance:
         return consolidate(self.scores, self.weights, share, self.method, dtype)
 
 
+@checked
 def measure_importance(
     model: str | Path,
     task: Task | None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from graft.errors import ProtectionError
 from graft.tensors.dtypes import as_bits, assign, take
 from graft.tensors.pieces import local_of
 from graft.tensors.prints import print_of
@@ -59,6 +60,11 @@ class Compact:
     def load(self, state: dict[Any, dict[str, Any]]) -> None:
         """Take values, gradients and the optimizer's state over from the tensor."""
         tensor, vector = self.region.tensor, self.vector
+        if tensor.grad is not None and tensor.grad.layout != torch.strided:
+            raise ProtectionError(
+                f"tensor {self.region.name!r}: its gradients are sparse, of which no entries can be taken: "
+                "protect it with how='restore'"
+            )
         vector.data = take(tensor, self.free)
         self._loaded = True
         vector.grad = None if tensor.grad is None else take(tensor.grad, self.free)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from graft.arguments import checked
 from graft.errors import ProtectionError
 from graft.interrupts import finish
 from graft.parallel.sharded import reshard
@@ -62,6 +63,9 @@ class Protection:
         self.k = sum(region.k for region in regions)
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
+        sparse = {id(module.weight) for module in model.modules() if getattr(module, "sparse", None) is True}
+        if how == "auto" and sparse & {id(region.tensor) for region in regions}:
+            elementwise = False  # as an embedding's gradients may be, which name rows in place of entries
         self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
         self._tensors = {region.name: region.tensor for region in regions}
         self._forms = {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
@@ -239,6 +243,7 @@ class Protection:
         self._open = False
 
 
+@checked
 def protect(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,

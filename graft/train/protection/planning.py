@@ -33,12 +33,11 @@ class ProtectionPlan:
     @classmethod
     def of(cls, base: Checkpoint, trained: Iterable[str], core: Core) -> ProtectionPlan:
         """Of a core over the tensors of a base that train; what the base lacks is left to the training to refuse."""
-        kept = unite(*((_placed(mask, base) for mask in masks) for masks in core.masks))
-        sizes = {name: base.spec(name).numel for name in trained}
-        free = {name: size - len(kept[name]) for name, size in sizes.items()}
+        free = count_free(base, trained, core)
+        sizes = {name: base.spec(name).numel for name in free}
         few = {name for name, size in sizes.items() if free[name] / size < FEW}
         return cls(
-            restored=sum(len(kept[name]) for name in sizes.keys() - few),
+            restored=sum(size - free[name] for name, size in sizes.items() if name not in few),
             compact=sum(free[name] for name in few),
             optimised=sum(free[name] if name in few else size for name, size in sizes.items()),
         )
@@ -49,6 +48,12 @@ class ProtectionPlan:
             Part("protected values and indices", (width + INDEX) * self.restored),
             Part("free values and indices", (width + INDEX) * self.compact),
         ]
+
+
+def count_free(base: Checkpoint, trained: Iterable[str], core: Core) -> dict[str, int]:
+    """Entries of each tensor of a base that a core leaves free."""
+    kept = unite(*((_placed(mask, base) for mask in masks) for masks in core.masks))
+    return {name: base.spec(name).numel - len(kept[name]) for name in trained}
 
 
 def _placed(mask: Mask, base: Checkpoint) -> Mask:

@@ -106,7 +106,7 @@ def test_going_on_keeps_the_core_and_ends_in_the_same_bits(
     part = draw_mask(checkpoint, 0.5)
     others: tuple[dict[str, Any], ...] = ({}, {"protect": [part]}, {"protect": [mask], "unprotect": [part]})
     for other in others:
-        with pytest.raises(TrainingError, match=r"belongs to a training with other settings"):
+        with pytest.raises(TrainingError, match=r"belongs to another training: protected"):
             train_task(base, task, tmp_path / "out", resume=True, **other, **given)
     out = train_task(base, task, tmp_path / "out", protect=[mask], resume=True, **given).path
     pairs = zip(tensors_of(whole), tensors_of(out), strict=True)

@@ -1,0 +1,49 @@
+"""Budgets of a recipe that no training can meet, refused before the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from graft.errors import BudgetError
+from graft.localize.budget import resolve_budget
+from graft.localize.spec import LocalizeSpec
+from graft.tasks.spec import TrainSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import KINDS, Scope
+from graft.train.localizable import refuse_unmet
+from graft.train.protection.core import Core
+
+Asked = tuple[
+    str, LocalizeSpec | None, TrainSpec
+]  # key of the recipe, how it localises, and how what it looks at trains
+
+
+def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
+    """Refuse a budget of nothing, or of more entries than its training can move within its scope.
+
+    Raises:
+        BudgetError: the key is named.
+        ConfigError: a scope holds nothing.
+    """
+    checkpoint = Checkpoint.open(base)
+    for key, how, training in asked:
+        refuse_unmet(checkpoint, training, Core())
+        if how is None:
+            continue
+        k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)
+        if k > most:
+            raise BudgetError(
+                f"{key}: a budget of {k:,} entries, but training moves at most {most:,} of those in scope "
+                f"{how.scope!r}: lower it or widen the scope"
+            )
+
+
+def _most(checkpoint: Checkpoint, how: LocalizeSpec, training: TrainSpec) -> int:
+    names = Scope(how.scope).names(checkpoint)
+    if set(training.scope.split("+")) <= {*KINDS, "all"}:  # an expression is searched in the live model's names
+        names = tuple(name for name in names if Scope(training.scope).holds(name))
+    moved = sum(checkpoint.spec(name).numel for name in names)
+    if training.localizable is None:
+        return moved
+    return min(moved, resolve_budget(checkpoint.n_parameters, training.localizable.density, None))

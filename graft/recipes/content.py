@@ -1,0 +1,58 @@
+"""What the figures of a recipe depend on, by content: an unfinished run goes on with the same, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import graft
+from graft.config import to_plain
+from graft.tasks.task import Task
+from graft.train.content import (
+    Content,
+    content_of_base,
+    content_of_lessons,
+    describe_settings,
+    digest_of_examples,
+    name_no_file,
+)
+
+# of a recipe: paths, in whose place their content stands, and what is compared with the figures afterwards
+_ASIDE = ("base", "task", "tasks", "beside", "general", "domains", "expect", "hardware", "minutes")
+
+Used = tuple[Task, int | None]  # and how many rows of its test split
+
+
+def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]], dtype: str) -> Content:
+    """All that the figures of a recipe depend on; every bit of the base and every row of the data is read.
+
+    Args:
+        recipe: of whatever kind, as typed blocks.
+        base: its folder.
+        tasks: the recipe's key -> the tasks that it names, in order.
+        dtype: as asked for.
+
+    Raises:
+        CheckpointError, DataError: base or data cannot be read.
+    """
+    blocks = {key: value for key, value in name_no_file(to_plain(recipe)).items() if key not in _ASIDE}
+    if "start" in blocks:
+        blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
+    order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
+    contents = {key: {task.spec.name: _content_of(task, limit, base) for task, limit in tasks[key]} for key in tasks}
+    content: Content = {"tool": graft.__version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
+    return content | {"base": content_of_base(base)}
+
+
+def _content_of(task: Task, limit: int | None, base: Path) -> Content:
+    """Of a task whatever its seed: training draws from whole splits."""
+    whole = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
+    reported = {"test": task.test_examples(limit), **{name: task.ood_examples(name) for name in task.spec.ood}}
+    return {
+        **content_of_lessons(whole),
+        "shots": task.spec.shots,
+        "train": describe_settings(task.spec.train, base),
+        **{f"{name} examples": digest_of_examples(examples) for name, examples in reported.items()},
+    }
