@@ -1,4 +1,4 @@
-"""Folders that the toolkit makes for itself beside an output: hidden, and marked, so that nothing else is ever removed.
+"""Folders that the toolkit makes for itself beside an output, marked, so that nothing else is ever removed.
 
 A folder counts as ours by the mark in it, never by its name.
 """
@@ -10,20 +10,22 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import OutputError
+from graft.moves import move_new
 
 MARK = ".made-by-graft"
 _LONGEST = 255  # bytes of a name, on every usual disk
 
 
 def workplace_of(out: Path) -> Path:
-    """Where work on an output goes on over several runs: `.NAME.graft` beside it, a hash in place of a long NAME."""
-    name = f".{out.name}.graft"
+    """Where work on an output goes on over several runs: `NAME.resume` beside it, a hash in place of a long NAME."""
+    name = f"{out.name}.resume"
     if len(os.fsencode(name)) > _LONGEST:
-        name = f".{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32]}.graft"
+        name = f".{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32]}.resume"
     return out.with_name(name)
 
 
@@ -37,11 +39,23 @@ def make_workplace(out: Path) -> Path:
     refuse_foreign(folder)
     try:
         if not folder.exists():
-            folder.mkdir(parents=True)
-            put_mark(folder, folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _move_in(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    refuse_foreign(folder)
     return folder
+
+
+def _move_in(folder: Path) -> None:
+    """Make a folder that has its mark from the first moment on, since other processes of the training look at it."""
+    made = Path(tempfile.mkdtemp(prefix=".graft-", dir=folder.parent))
+    try:
+        made.chmod(put_mark(made, folder))
+        with contextlib.suppress(FileExistsError, NotADirectoryError):  # another process was here first
+            move_new(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from graft.train.fine_tuning import train_task
 from tests.models import write_base, write_task
 
 torch.set_num_threads(1)  # tiny models are quickest with one, and bits do not depend on the machine
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

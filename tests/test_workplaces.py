@@ -15,7 +15,7 @@ def test_it_is_made_found_again_and_dropped(name: str, tmp_path: Path) -> None:
     made = make_workplace(tmp_path / name)
     (made / "state").write_text("1")
     assert made == make_workplace(tmp_path / name) == workplace_of(tmp_path / name)
-    assert made.name.startswith(".")
+    assert made.name.endswith(".resume")
     refuse_foreign(made)
     drop_workplace(tmp_path / name)
     drop_workplace(tmp_path / name)

@@ -93,9 +93,12 @@ def _is_bare(model: torch.nn.Module) -> bool:
 
 
 def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, without what a module adds to its state of another kind."""
-    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    return {name: held[name] for name in model.state_dict() if name in held}
+    """Parameters and persistent buffers by name, without the hooks that a state dict may run."""
+    state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for path, module in model.named_modules(remove_duplicate=False):
+        lasting = module._buffers.keys() - module._non_persistent_buffers_set
+        state |= {f"{path}.{name}" if path else name: b for name in lasting if (b := module._buffers[name]) is not None}
+    return state
 
 
 def _declared(model: torch.nn.Module, kind: str) -> list[str]:

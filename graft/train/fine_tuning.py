@@ -83,9 +83,8 @@ def train_task(
 ) -> TrainResult:
     """Fine-tune a base model on a task, or on several at once, and save it as a folder.
 
-    The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in a hidden
-    folder, `.OUT.graft`, so that an interrupted run can go on with `resume` and end in the same bits.
-
+    The folder appears only when training is done. Meanwhile the state after every epoch lies beside it in
+    `OUT.resume`, so that an interrupted run can go on with `resume` and end in the same bits.
     Several processes all call this: updates are one process's up to rounding (`graft.train.distribution`).
 
     Args:

@@ -273,9 +273,9 @@ def test_a_state_is_looked_at_only_where_training_should_go_on(
     base: Path, task_file: Path, tmp_path: Path, cli: Cli
 ) -> None:
     make_workplace(tmp_path / "out")
-    (tmp_path / ".out.graft" / "state.pt").write_bytes(b"junk")
+    (tmp_path / "out.resume" / "state.pt").write_bytes(b"junk")
     command = ["train", base, "--task", task_file, "--epochs", 1, "-o", tmp_path / "out"]
-    assert ".out.graft: not readable; delete it or leave --resume out to start anew" in cli(*command, "--resume").err
+    assert "out.resume: not readable; delete it or leave --resume out to start anew" in cli(*command, "--resume").err
     assert cli(*command).code == 0
 
 

@@ -92,11 +92,11 @@ def test_what_stood_there_is_replaced_with_force_and_only_that(
     name: str, folder: Path, cli: Cli, tmp_path: Path
 ) -> None:
     make, _, is_folder = COMMANDS[name]
-    out, beside = tmp_path / "out", tmp_path / "out.resume"
+    out, beside = tmp_path / "out", tmp_path / "out.pulled"
     out.mkdir() if is_folder else out.write_text("old")
     beside.mkdir()
     assert "exists already" in cli(name.split()[0], *make(folder), "-o", out).err
     done = cli(name.split()[0], *make(folder), "-o", out, "--force")
     assert done.code == 0, done.err
     assert out.is_dir() == is_folder
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "out", "out.resume"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "out", "out.pulled"]

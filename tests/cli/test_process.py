@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_output(base: Path, tmp_path:
     )
     try:
         deadline = time.monotonic() + 60
-        while not (tmp_path / ".out.graft" / "state.pt").exists():
+        while not (tmp_path / "out.resume" / "state.pt").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -123,8 +123,8 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_output(base: Path, tmp_path:
         == "interrupted; nothing half-written is left (`train --resume` and `run` go on where they were)"
     )
     assert "Traceback" not in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.graft", "toy"]
-    assert sorted(path.name for path in (tmp_path / ".out.graft").iterdir()) == [MARK, "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.resume", "toy"]
+    assert sorted(path.name for path in (tmp_path / "out.resume").iterdir()) == [MARK, "state.pt"]
 
 
 def test_a_disk_that_takes_no_more_is_said_in_one_line(base: Path, tmp_path: Path) -> None:

@@ -101,4 +101,4 @@ def test_a_process_leaves_by_the_signals_code_while_it_imports_too(
         process.kill()
     assert (process.returncode, printed) == (code, ""), said
     assert "Traceback" not in said
-    assert {path.name for path in tmp_path.iterdir()} <= {"toy", ".out.graft"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"toy", "out.resume"}

@@ -37,7 +37,7 @@ def test_two_processes_train_as_one_does(name: str, folder: Path, out: Path, tmp
         assert files == {path.name for path in (tmp_path / "one").iterdir()}
     worker.train(folder, name, tmp_path / "other", parallel="fsdp")  # alone it changes nothing
     assert distance(tmp_path / "one", tmp_path / "other") == 0
-    assert not list(out.glob(".*.graft"))
+    assert not list(out.glob("*.resume"))
 
 
 @pytest.mark.parametrize("name", worker.SEARCHES)

@@ -57,7 +57,7 @@ def test_going_on_after_an_interruption_ends_in_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(base, task, tmp_path / "out", **changes)
     done = steps // STEPS  # whole epochs
-    assert sorted(path.name for path in tmp_path.iterdir()) == ([".out.graft"] if done else []) + ["whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["out.resume"] if done else []) + ["whole"]
     resumed = train(base, task, tmp_path / "out", resume=True, **changes)
     assert resumed.epochs == whole.epochs
     files = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", tmp_path / "out")]
@@ -135,12 +135,12 @@ def test_a_state_of_another_content_is_refused_and_named(
     interrupt(STEPS)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "base", Task.load(tmp_path / "toy" / "task.yaml"), tmp_path / "out")
-    state = (tmp_path / ".out.graft" / "state.pt").read_bytes()
+    state = (tmp_path / "out.resume" / "state.pt").read_bytes()
     changes = change(tmp_path / "base", tmp_path / "toy")
     task = Task.load(tmp_path / "toy" / "task.yaml")
-    with pytest.raises(TrainingError, match=rf"\.out\.graft: belongs to another training: {named}; delete it or leave"):
+    with pytest.raises(TrainingError, match=rf"out\.resume: belongs to another training: {named}; delete it or leave"):
         train(tmp_path / "base", task, tmp_path / "out", resume=True, **changes)
-    assert (tmp_path / ".out.graft" / "state.pt").read_bytes() == state
+    assert (tmp_path / "out.resume" / "state.pt").read_bytes() == state
     assert not (tmp_path / "out").exists()
 
 
@@ -165,10 +165,10 @@ def test_the_same_content_in_another_place_goes_on(shelf: Path, tmp_path: Path, 
 
 def test_a_damaged_state_is_refused(base: Path, task: Task, tmp_path: Path) -> None:
     make_workplace(tmp_path / "out")
-    (tmp_path / ".out.graft" / "state.pt").write_bytes(b"junk")
-    with pytest.raises(TrainingError, match=r"\.out\.graft: not readable; delete it or leave --resume"):
+    (tmp_path / "out.resume" / "state.pt").write_bytes(b"junk")
+    with pytest.raises(TrainingError, match=r"out\.resume: not readable; delete it or leave --resume"):
         train(base, task, tmp_path / "out", resume=True)
-    (tmp_path / ".out.graft" / "state.pt").unlink()
+    (tmp_path / "out.resume" / "state.pt").unlink()
     assert len(train(base, task, tmp_path / "out", resume=True, steps=1).epochs) == 1  # nothing there: from the start
 
 
@@ -188,8 +188,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     monkeypatch.setattr(place, full)
     with pytest.raises(OutputError, match=r"out.*cannot be written \(.*(No space left|unexpected pos)"):
         train(base, task, tmp_path / "out", epochs=2)
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.graft"] == []
-    assert [path.name for path in (tmp_path / ".out.graft").glob(".*")] in ([], [MARK])
+    assert [path.name for path in tmp_path.iterdir() if path.name != "out.resume"] == []
+    assert [path.name for path in (tmp_path / "out.resume").glob(".*")] in ([], [MARK])
 
 
 def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base: Path, task: Task) -> None:
@@ -198,7 +198,7 @@ def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base:
             return Path.touch, (tmp_path / "ran",)
 
     make_workplace(tmp_path / "out")
-    torch.save({"content": Trap()}, tmp_path / ".out.graft" / "state.pt")
+    torch.save({"content": Trap()}, tmp_path / "out.resume" / "state.pt")
     with pytest.raises(TrainingError, match=r"not readable"):
         train(base, task, tmp_path / "out", resume=True)
     assert not (tmp_path / "ran").exists()

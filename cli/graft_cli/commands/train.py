@@ -84,7 +84,7 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    The folder appears only when training is done; the state after each epoch lies in .OUTPUT.graft meanwhile.
+    The folder appears only when training is done; the state after each epoch lies in OUTPUT.resume meanwhile.
 
     --protect takes patches and masks. A patch must be in BASE with its own values (the skill is frozen) or with the
     base's (what is there is frozen); a mask protects any values. A line on stderr says which.
