@@ -15,8 +15,9 @@ from tests.models import write_base, write_task
 torch.set_num_threads(1)  # tiny models are quickest with one, and bits do not depend on the machine
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose children would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job, whose children would inherit it
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
