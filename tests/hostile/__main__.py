@@ -31,8 +31,8 @@ from tests.hostile.workers import LIMIT, STILL, run_watched
 REPORT = Path(__file__).parents[2] / "artifacts" / "hostile.md"
 MEMORY = Path("/dev/shm")  # files in memory, where there are such
 SHOWN = 40  # findings of each sort that the report lists
-SORTS = ("traceback", "a bug", "hang", "died", "exit code", "not one line", "a line of", "no JSON", "left behind",
-         "inputs changed", "silent answer", "refused though sound")  # fmt: skip
+SORTS = ("traceback", "a bug", "hang", "died", "memory", "exit code", "not one line", "a line of", "no JSON",
+         "left behind", "inputs changed", "silent answer", "refused though sound")  # fmt: skip
 ABOUT = f"""\
 Each trial makes its inputs in a folder of its own: models of two layers, tasks of eight rows for every head, recipes,
 patches, of which one is spoilt (of the kind `sound` nothing is). One command line runs over them in a warm process
@@ -97,7 +97,8 @@ def describe(tally: Tally, seed: int, seconds: float) -> str:
         "",
         f"Written by {command} in {seconds / 60:.0f} minutes.",
         ABOUT,
-        f"*{cores}, {versions}; slowest trial {tally.slowest:.1f} s*",
+        f"*{cores}, {versions}; slowest trial {tally.slowest:.1f} s, largest growth "
+        f"{tally.hungriest / 2**20:,.0f} MiB*",
         *_table(["kind", "refused (exit 1)", "wrong usage (2)", "answered (0)"], kinds),
         *_table(["what should not be", "trials"], faults),
         *_table(["answers asked for in another way", "trials"], ways),

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,14 @@ def answer_of(trial: Trial, finished: Finished, folder: Path) -> Answer:
             f"{name} {key}": np.array(held[key], float) for name, held in sets.items() for key in FIGURES if key in held
         }
     word = output_of(line)
-    if "--plan" in line or word is None:
+    if is_plan(line) or word is None:
         return {key: np.array(value, float) for key, value in said.items() if isinstance(value, (bool, float))}
     return _tensors(folder / word) if (folder / word).is_dir() else _region(folder / word)
+
+
+def is_plan(line: list[str]) -> bool:
+    """Whether a command line asks for a plan alone; as a name of an output it does not."""
+    return any(word == "--plan" and before not in ("-o", "--output") for before, word in pairwise(line))
 
 
 def output_of(line: list[str]) -> str | None:

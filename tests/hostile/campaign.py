@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from tests.hostile.another_way import WAYS, Way, answer_of, ask_otherwise, difference, output_of
+from tests.hostile.another_way import WAYS, Way, answer_of, ask_otherwise, difference, is_plan, output_of
 from tests.hostile.trials import Trial, make_trial
 from tests.hostile.watching import Finished, last_line, look_at, run_command, stamps_of
 
+MOST_MEMORY = 2**30  # bytes by which one trial may raise the process's largest size; models and files are tiny
 ASKED_AGAIN = 0.4  # share of the answers by which no figures are had, which cost as much again
 QUIET = {"--help", "-h", "--version"}
 
@@ -34,6 +37,7 @@ class Outcome:
         faults: everything that should not have been, "what: detail".
         way: in which an answer was asked for again, "" where it was not.
         seconds: of processor time that it all took.
+        grown: bytes by which it raised the process's largest size.
     """
 
     number: int
@@ -45,6 +49,7 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
     way: str = ""
     seconds: float = 0.0
+    grown: int = 0
 
 
 @dataclass
@@ -56,6 +61,7 @@ class Tally:
         faults: what -> the outcomes that showed it.
         ways: way in which an answer was asked for again -> how often.
         done: mutation -> how often.
+        slowest, hungriest: the most processor time, and growth in bytes, of one trial.
     """
 
     codes: Counter[tuple[str, int | None]] = field(default_factory=Counter)
@@ -63,11 +69,13 @@ class Tally:
     ways: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
+    hungriest: int = 0
 
     def count(self, outcome: Outcome) -> None:
         self.codes[outcome.kind, outcome.code] += 1
         self.done.update(f"{outcome.kind}: {name.partition(' of ')[0]}" for name in set(outcome.done))
         self.slowest = max(self.slowest, outcome.seconds)
+        self.hungriest = max(self.hungriest, outcome.grown)
         if outcome.way:
             self.ways[outcome.way] += 1
         for what in {fault.partition(":")[0] for fault in outcome.faults}:
@@ -99,12 +107,15 @@ def run_trials(
     """
     stamps = stamps_of(shelf)
     for number in numbers:
-        start = time.process_time()
+        start, peak = time.process_time(), peak_memory()
         outcome = run_trial(shelf, root, number, seed, kind=kind, ways=ways)
         after = stamps_of(shelf)
         if after != stamps:
             outcome.faults.append("inputs changed: on the shelf")
             stamps = after
+        outcome.grown = peak_memory() - peak
+        if outcome.grown > MOST_MEMORY:
+            outcome.faults.append(f"memory: {outcome.grown / 2**30:.1f} GiB")
         outcome.seconds = time.process_time() - start
         yield outcome
 
@@ -115,7 +126,7 @@ def run_trial(
     """Run one trial, see what it gave and what it left, and ask for an answer again."""
     folder = fresh(root / "first")
     trial = make_trial(shelf, folder, seed, number, kind=kind)
-    trial.line.append("--json")
+    trial.line = with_json(trial.line)
     outcome = Outcome(number, trial.kind, trial.line, trial.done)
     before = look_at(folder.parent)
     finished = run_command(trial.line, folder)
@@ -131,6 +142,16 @@ def run_trial(
     return outcome
 
 
+def with_json(line: list[str]) -> list[str]:
+    """The same command, asked for JSON."""
+    return [line[0], "--json", *line[1:]]
+
+
+def peak_memory() -> int:
+    """The process's largest resident size so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def fresh(root: Path) -> Path:
     """An empty folder for the commands, beside one for temporaries."""
     if root.exists():
@@ -143,21 +164,27 @@ def fresh(root: Path) -> Path:
 def left_behind(before: Mapping[str, str], after: Mapping[str, str], trial: Trial, finished: Finished) -> Iterator[str]:
     """What a command left or changed that it should not have: anything when refused, else all but its output."""
     out = _output_of(trial) if finished.code == 0 else None
-    named = {os.path.normpath(os.path.join("work", word)) for word in trial.line if word not in ("", "/")}  # noqa: PTH118
-    inputs = tuple(f"{place}/" for place in named - {out})
+    inputs = tuple(f"{place}/" for place in _inputs_of(trial))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) == after.get(path):
             continue
-        is_output = (out is not None and f"{path}/".startswith(f"{out}/")) or f"{out}/".startswith(f"{path}/")
-        is_input = path in before and (f"{path}/".startswith(inputs) or (path.count("/") == 1 and "." in path))
+        is_output = out is not None and (f"{path}/".startswith(f"{out}/") or f"{out}/".startswith(f"{path}/"))
         if path not in before and not is_output:
             yield f"left behind: {path[:80]}"
-        elif path in before and (is_input or not is_output):
+        elif path in before and (not is_output or f"{path}/".startswith(inputs)):
             yield f"inputs changed: {path[:80]}"
 
 
+def _inputs_of(trial: Trial) -> set[str]:
+    """The paths that a command line names otherwise than as its output."""
+    named = [
+        word for before, word in pairwise(trial.line) if before not in ("-o", "--output") and word not in ("", "/")
+    ]
+    return {os.path.normpath(os.path.join("work", word)) for word in named}  # noqa: PTH118
+
+
 def _output_of(trial: Trial) -> str | None:
-    if "--plan" in trial.line or (word := output_of(trial.line)) is None:
+    if is_plan(trial.line) or (word := output_of(trial.line)) is None:
         return None
     return os.path.normpath(os.path.join("work", word))  # noqa: PTH118
 
@@ -177,12 +204,12 @@ def _ask_again(
     folder = fresh(root / "second")
     without = trial.meaning == "harmless" and bool(trial.done) and draw.random() < 0.7
     made = make_trial(shelf, folder, seed, outcome.number, kind=trial.kind, sound=without)
-    made.line.append("--json")
     with _threads_kept():
         asked = ("without it", made.line) if without else ask_otherwise(draw, made, folder, ways)
         if asked is None or not first:
             return
         outcome.way, made.line = asked
+        made.line = with_json(made.line)
         again = run_command(made.line, folder)
     if again.code != 0:
         outcome.faults.append(f"silent answer: {outcome.way}: refused then: {last_line(again.err)[:200]}")

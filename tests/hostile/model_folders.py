@@ -18,7 +18,7 @@ CODE = "from pathlib import Path\nPath('executed').write_text('by a model folder
 
 def read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
 

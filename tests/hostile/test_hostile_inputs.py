@@ -26,7 +26,7 @@ from tests.hostile.workers import run_watched
 from tests.hostile.yaml_files import STRUCTURE, WRITING, to_text
 
 # what the short run looks at: kinds of trials and how many, ways in which answers are asked for again
-SHORT = {"TASK": 60, "data": 60, "weights": 60, "options": 60}
+SHORT = {"TASK": 28, "data": 40, "weights": 28, "options": 26}
 ASKED = {way: WAYS[way] for way in ("batch size", "shard layout", "threads", "order of rows")}
 Deed = Callable[[list[str]], object]
 
@@ -49,16 +49,15 @@ def test_a_short_campaign_finds_nothing(kind: str, models: Path, tmp_path: Path)
         assert outcome.faults == [], outcome
         tally.count(outcome)
     assert tally.executions == SHORT[kind]
-    assert tally.codes[kind, 1] > 10
-    assert tally.codes[kind, 0] > 3
-    assert tally.ways.total() > 2
+    assert tally.codes[kind, 1] > 3
+    assert tally.codes[kind, 0] > 1
     assert "| silent answer | 0 |" in describe(tally, 1, 1.0)
 
 
 def test_what_is_sound_is_answered_and_the_same_in_every_way(models: Path, tmp_path: Path) -> None:
     asked = Tally()
     for way in ASKED:
-        for outcome in run_trials(models, tmp_path, range(5), seed=2, kind="sound", ways={way: WAYS[way]}):
+        for outcome in run_trials(models, tmp_path, range(3), seed=2, kind="sound", ways={way: WAYS[way]}):
             assert (outcome.code, outcome.faults) == (0, []), outcome
             asked.count(outcome)
     assert set(asked.ways) == set(ASKED)

@@ -55,7 +55,7 @@ class Finished:
 
 def last_line(text: str) -> str:
     """The last line of what was said, where anything was."""
-    return (text.strip().splitlines() or [""])[-1]
+    return text.strip().rpartition("\n")[2]
 
 
 def _refuse_constant(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -18,14 +19,15 @@ from typing import Any
 
 import torch
 
-from tests.hostile.campaign import Outcome, run_trials
+from tests.hostile.campaign import Outcome, fresh, run_trials
 from tests.hostile.trials import make_trial
 from tests.hostile.watching import quick_and_offline
 
 LIMIT = 20.0  # seconds of processor time for one trial
 STILL = 10.0  # seconds in which a process that waits for something takes no processor time
 POLL = 1.0
-MEMORY = 24 * 2**30  # bytes of addresses that a process may have beyond what it is born with
+MEMORY = 3 * 2**30  # bytes of addresses that a process may have beyond what it is born with
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def run_watched(shelf: Path, root: Path, numbers: range, seed: int = 0, **more: Any) -> Iterator[Outcome]:
@@ -49,7 +51,7 @@ def run_watched(shelf: Path, root: Path, numbers: range, seed: int = 0, **more: 
                 first = outcome.number + 1
             if first < numbers.stop:
                 what = _end(child, trace)
-                trial = make_trial(shelf, _emptied(root), seed, first, kind=more.get("kind"))
+                trial = make_trial(shelf, fresh(root / "first"), seed, first, kind=more.get("kind"))
                 yield Outcome(first, trial.kind, trial.line, trial.done, faults=[what], seconds=LIMIT)
                 first += 1
             child.join()
@@ -57,6 +59,7 @@ def run_watched(shelf: Path, root: Path, numbers: range, seed: int = 0, **more: 
 
 def _work(shelf: Path, root: Path, numbers: range, seed: int, answers: Connection, trace: Any, more: Any) -> None:
     torch.set_num_threads(1)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1, trace, all_threads=False)
     sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - to the end
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -107,9 +110,3 @@ def _end(child: Any, trace: Any) -> str:
     frames = [line.strip() for line in trace.read().decode().splitlines() if " line " in line]
     ours = [frame for frame in frames if "/graft/" in frame]
     return f"hang: {' < '.join([*frames[:1], *ours[:2]])}"[:500]
-
-
-def _emptied(root: Path) -> Path:
-    from tests.hostile.campaign import fresh
-
-    return fresh(root / "first")
