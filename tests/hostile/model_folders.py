@@ -19,7 +19,7 @@ CODE = "from pathlib import Path\nPath('executed').write_text('by a model folder
 def read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -52,10 +52,12 @@ def config_sizes(draw: Draw, folder: Path) -> Meaning | None:
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "n_embd",
              "n_layer", "max_position_embeddings", "num_key_value_heads", "type_vocab_size", "d_model")  # fmt: skip
     held = [key for key in sizes if key in read(folder / "config.json")]
-    if held:
-        value = draw.choice((0, -1, 1, 3, 31, 64, 1024, 10**6, 2**31, 2**63, "32", 32.0, None, True, [32]))
-        edit(folder / "config.json", lambda content: content.update({draw.choice(held): value}))
-    return None
+    if not held:
+        return None
+    key = draw.choice(held)
+    value = draw.choice((0, -1, 1, 3, 31, 64, 1024, 10**6, 2**31, 2**63, "32", 32.0, None, True, [32]))
+    edit(folder / "config.json", lambda content: content.update({key: value}))
+    return "wrong" if key in ("num_hidden_layers", "n_layer") and value in (3, 31, 64, 1024) else None
 
 
 def config_architecture(draw: Draw, folder: Path) -> Meaning | None:
@@ -238,7 +240,16 @@ def spoil_folder(draw: Draw, folder: Path, mutations: dict[str, Mutation]) -> tu
         name = draw.choice(list(mutations))
         try:
             meanings.append(mutations[name](draw, folder) or "hostile")
-        except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError):
+        except (
+            AttributeError,
+            LookupError,
+            OSError,
+            RuntimeError,
+            SafetensorError,
+            StopIteration,
+            TypeError,
+            ValueError,
+        ):
             break  # those before have left nothing that this one could change
         names.append(name)
     return names, gravest(meanings) if len(names) == 1 else "hostile"

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from graft_cli.entry import main
 
 LONGEST_LINE = 1500  # characters of a refusal
+MEMORY = 3 * 2**30  # bytes of addresses that a command may take beyond what the process has
 DRAWS = 20  # of the bootstrap, instead of a thousand: its intervals are not looked at here
 
 
@@ -83,13 +85,30 @@ def quick_and_offline() -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
+@contextlib.contextmanager
+def bounded_memory() -> Iterator[None]:
+    """A command that would take all of the machine's memory gets a MemoryError at some GiB."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def run_command(line: list[str], folder: Path) -> Finished:
-    """Run `graft LINE` in a folder, with temporaries in `folder/../tmp`, streams as a terminal in UTF-8 has them."""
+    """Run `graft LINE` in a folder, with temporaries in `folder/../tmp` and streams as a terminal in UTF-8 has them."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how) for how in ("strict", "backslashreplace"))
     code, raised, before = None, "", tempfile.tempdir
     tempfile.tempdir = str(folder.parent / "tmp")
     try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            bounded_memory(),
+        ):
             main(line)
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else None

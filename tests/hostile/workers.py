@@ -6,7 +6,6 @@ import ctypes
 import faulthandler
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -26,7 +25,6 @@ from tests.hostile.watching import quick_and_offline
 LIMIT = 20.0  # seconds of processor time for one trial
 STILL = 10.0  # seconds in which a process that waits for something takes no processor time
 POLL = 1.0
-MEMORY = 3 * 2**30  # bytes of addresses that a process may have beyond what it is born with
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -62,8 +60,6 @@ def _work(shelf: Path, root: Path, numbers: range, seed: int, answers: Connectio
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1, trace, all_threads=False)
     sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - to the end
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, resource.RLIM_INFINITY))
     with quick_and_offline():
         for outcome in run_trials(shelf, root, numbers, seed, **more):
             answers.send(outcome)
