@@ -13,6 +13,8 @@ from tests.hostile.data_files import no_file
 from tests.hostile.values import Draw, Meaning, gravest, misspelt, odd_value
 
 Mutation = Callable[[Draw, Path], Meaning | None]
+# what a mutation may raise over a folder that those before it have spoilt already
+UNFIT = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, StopIteration, TypeError, ValueError)
 CODE = "from pathlib import Path\nPath('executed').write_text('by a model folder')\nclass Mine:\n    pass\n"
 
 
