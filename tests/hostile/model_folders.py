@@ -242,16 +242,7 @@ def spoil_folder(draw: Draw, folder: Path, mutations: dict[str, Mutation]) -> tu
         name = draw.choice(list(mutations))
         try:
             meanings.append(mutations[name](draw, folder) or "hostile")
-        except (
-            AttributeError,
-            LookupError,
-            OSError,
-            RuntimeError,
-            SafetensorError,
-            StopIteration,
-            TypeError,
-            ValueError,
-        ):
+        except UNFIT:
             break  # those before have left nothing that this one could change
         names.append(name)
     return names, gravest(meanings) if len(names) == 1 else "hostile"
