@@ -22,6 +22,7 @@ from tests.hostile.watching import Finished, last_line, look_at, run_command, st
 
 MOST_MEMORY = 2**30  # bytes by which one trial may raise the process's largest size; models and files are tiny
 ASKED_AGAIN = 0.4  # share of the answers by which no figures are had, which cost as much again
+CHOOSERS = ("importance", "localize")  # texts padded otherwise round otherwise, and what is nearly equal changes places
 QUIET = {"--help", "-h", "--version"}
 
 
@@ -200,6 +201,8 @@ def _ask_again(
         return
     draw = random.Random(f"{seed}/{outcome.number}/again")
     if trial.line[0] != "evaluate" and draw.random() > ASKED_AGAIN:
+        return
+    if trial.kind == "tokenizer" and trial.line[0] in CHOOSERS:
         return
     folder = fresh(root / "second")
     without = trial.meaning == "harmless" and bool(trial.done) and draw.random() < 0.7
