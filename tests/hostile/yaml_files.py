@@ -142,25 +142,36 @@ def cut(draw: Draw, text: bytes) -> tuple[bytes, Meaning]:
     return text[: draw.randrange(len(text) + 1)], "hostile"
 
 
+def without_key(text: bytes, key: bytes) -> bytes:
+    """A file without one of its first keys and what stands under it."""
+    return re.sub(rb"^" + key + rb":.*\n(?:[ -].*\n)*", b"", text, flags=re.MULTILINE)
+
+
 def alias_bomb(draw: Draw, text: bytes) -> tuple[bytes, Meaning]:
-    """A billion laughs, of lists or of merged mappings, under a key that is there or not."""
-    width, depth = 9, draw.choice((3, 9, 25))
-    lines = ["a0: &a0 [x, x]"]
+    """A billion laughs, of lists or of merged mappings, as the value of a key."""
+    depth, merged = draw.choice((3, 9, 25)), draw.random() < 0.3
+    grown = ["&a0 {x: y}" if merged else "&a0 [x, x]"]
     for i in range(1, depth):
-        again = ", ".join([f"*a{i - 1}"] * width)
-        lines.append(f"a{i}: &a{i} [{again}]" if draw.random() < 0.7 else f"a{i}: &a{i} {{<<: [{again}]}}")
-    key = draw.choice(("labels", "name", "ood", "train", "unknown"))
-    return text + "\n".join([*lines, f"{key}: *a{depth - 1}", ""]).encode(), "wrong"
+        again = ", ".join([f"*a{i - 1}"] * 9)
+        grown.append(f"&a{i} {{<<: [{again}]}}" if merged else f"&a{i} [{again}]")
+    keys = ("labels", "name", "ood", "train", "text", "head", "data", "seeds", "localize", "expect")
+    key = draw.choice(keys)
+    inner = f"{{{', '.join(f'k{i}: {value}' for i, value in enumerate(grown))}}}"
+    value = draw.choice((f"[{', '.join(grown)}]", inner, f"{{kind: {inner}}}", f"{{lr: [{', '.join(grown)}]}}"))
+    return without_key(text, key.encode()) + f"{key}: {value}\n".encode(), "wrong"
 
 
 def alias_to_itself(draw: Draw, text: bytes) -> tuple[bytes, Meaning]:
-    return text + draw.choice((b"train: &a {x: *a}\n", b"labels: &a [*a, *a]\n", b"? &k [*k]\n: 1\n")), "wrong"
+    key = draw.choice((b"train", b"labels", b"head", b"ood", b"text", b"seeds", b"name"))
+    value = draw.choice((b": &a {x: *a}\n", b": &a [*a, *a]\n", b": [x, &a {lr: *a}]\n", b": {lr: &a [*a]}\n"))
+    return without_key(text, key) + key + value, "wrong"
 
 
 def nest_deeply(draw: Draw, text: bytes) -> tuple[bytes, Meaning]:
     depth = draw.choice((50, 900, 5000))
-    key = draw.choice((b"labels: ", b"zzz: ", b"expect: "))
-    return text + key + draw.choice((b"[" * depth + b"]" * depth, b"{a: " * depth + b"}" * depth)), "wrong"
+    key = draw.choice((b"labels", b"name", b"expect", b"train", b"ood"))
+    deep = draw.choice((b"[" * depth + b"]" * depth, b"{a: " * depth + b"}" * depth))
+    return without_key(text, key) + key + b": " + deep, "wrong"
 
 
 def rewrite(draw: Draw, text: bytes) -> tuple[bytes, Meaning]:
