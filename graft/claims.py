@@ -64,6 +64,10 @@ def claim_output(path: Output, *, is_folder: bool, force: bool = False, inputs: 
     """
     place = Path(path)
     try:
+        os.fspath(place).encode()
+    except UnicodeEncodeError as error:  # which not every library can write
+        raise OutputError(f"{os.fspath(place)!a}: cannot be written (a name that is no UTF-8)") from error
+    try:
         if exists := _is_there(place):
             _refuse_special(place)
             _refuse_lived_in(place)

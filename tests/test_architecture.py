@@ -20,7 +20,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     {"errors"},
     {"inputs", "strict_yaml"},
-    {"arguments", "config", "interrupts", "moves", "claims", "workplaces"},
+    {"arguments", "config", "interrupts", "moves"},
+    {"claims", "workplaces"},
     {"outputs"},
     {"tensors"},
     {"parallel"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.patch.skill_patch import Patch
+from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 # what else of a config a head's outputs depend on: where it pools, and by which token it finds the end
@@ -22,7 +23,7 @@ _KEYS += ("summary_proj_to_labels",)
 
 def read_head(folder: Path) -> dict[str, Any]:
     """The head of a model folder: its architecture, labels in the order of the outputs, and settings; {} if unknown."""
-    config = _read_config(folder)
+    config = read_model_config(folder)
     named = config.get("architectures")
     if not (isinstance(named, list) and named and isinstance(named[0], str)):
         return {}
@@ -60,7 +61,7 @@ def write_head(task: Mapping[str, Any], folder: Path) -> bool:
 
     What a stranger's patch says of its task may be anything: only what a head is known by is taken over.
     """
-    config, head = _read_config(folder), task["head"]
+    config, head = read_model_config(folder), task["head"]
     if not config:
         return False
     config["architectures"] = [head["architecture"]]
@@ -93,11 +94,3 @@ def _labels_of(config: Mapping[str, Any], architecture: str) -> list[str]:
 
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}

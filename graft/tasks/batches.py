@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError, ConfigError, DataError
+from graft.tensors.memory import is_out_of_memory
 
 Texts = tuple[str, ...]
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # what configs call the longest input
@@ -55,17 +56,17 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
     RoBERTa has one row for them.
 
     Raises:
-        CheckpointError: the model cannot be run on texts alone, as where it needs pictures too.
+        CheckpointError: the model cannot be run on texts alone, as where it needs pictures too, or its config is wrong.
     """
     known = inspect.signature(model.forward).parameters
     given = {name: value for name, value in batch.items() if name in known or "input_ids" not in known}
     if not _has_segments(model.config):
         given.pop("token_type_ids", None)
-    if not getattr(model.config, "return_dict", True):  # a config may ask for tuples
-        options["return_dict"] = True
     try:
         return model(**given, **options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of many kinds, where a config promises what the model does not keep
+        if is_out_of_memory(error):
+            raise
         fact = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{type(model).__name__} cannot be run on texts alone ({fact})") from error
 

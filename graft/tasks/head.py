@@ -22,6 +22,7 @@ from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
+from graft.tensors.model_config import refuse_endless
 
 ENGINES = ("ddp", "fsdp")
 DTYPES: dict[str, torch.dtype | str] = {
@@ -52,6 +53,8 @@ class Head(ABC):
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token is None:
             raise CheckpointError("the tokenizer has no padding token, nor one for the end that could stand for it")
+        if not (isinstance(tokenizer.model_max_length, (int, float)) and tokenizer.model_max_length > 0):
+            raise CheckpointError(f"the tokenizer's model_max_length is no number: {tokenizer.model_max_length!r:.60}")
         self._positions = longest_input(model)
 
     @classmethod
@@ -286,6 +289,7 @@ def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
+    refuse_endless(path)
     try:
         with quiet_transformers():
             return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)

@@ -5,16 +5,15 @@ Only how outputs are read follows from it; weights stay what the files hold.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
-from graft.inputs import open_input
 from graft.patch.skill_patch import Patch
 from graft.tasks.spec import TaskSpec
+from graft.tensors.model_config import read_model_config
 
 _OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
     "TokenClassification": "labels every token",
@@ -93,7 +92,7 @@ def row_names(path: Path) -> tuple[str, ...] | None:
         CheckpointError: the head is of another kind than one of several labels for each text, or the config
             contradicts itself.
     """
-    where, config = path.name, _config_of(path)
+    where, config = path.name, read_model_config(path)
     named = architecture_in(path) or ""
     for kind, fact in _OTHER_HEADS.items():
         if named.endswith(f"For{kind}"):
@@ -163,7 +162,7 @@ def _names_of(patch: Patch) -> tuple[str, ...] | None:
 def labels_in(path: Path) -> tuple[str, ...] | None:
     """The names that a folder's config gives the outputs of its head, of whatever kind; None where it gives none."""
     try:
-        names = _names_in(_config_of(path), path.name)
+        names = _names_in(read_model_config(path), path.name)
     except CheckpointError:
         return None
     return None if _are_default(names) else names
@@ -171,18 +170,8 @@ def labels_in(path: Path) -> tuple[str, ...] | None:
 
 def architecture_in(path: Path) -> str | None:
     """The class that a folder's config names, which this version of transformers need not know."""
-    named = _config_of(path).get("architectures")
+    named = read_model_config(path).get("architectures")
     return str(named[0]) if isinstance(named, list) and named else None
-
-
-def _config_of(path: Path) -> dict[str, Any]:
-    """As it is written, since transformers drops label2id where that alone has names; empty where there is none."""
-    try:
-        with open_input(path / "config.json") as file:
-            config = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _names_in(config: dict[str, Any], where: str) -> tuple[str, ...]:

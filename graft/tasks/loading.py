@@ -54,6 +54,9 @@ def load_model(
     with _folder_of(checkpoint) as folder:
         model, report = load_pretrained(kind, folder, dtype=wanted, output_loading_info=True, **options)
     model.config._name_or_path = str(path)
+    for part in model.modules():
+        if getattr(getattr(part, "config", None), "return_dict", True) is False:
+            part.config.return_dict = True  # a config may ask for tuples, which have no names
     lacking = sorted(report["missing_keys"])
     for name in lacking:
         if may_lack is None or not may_lack(model.base_model_prefix, name):

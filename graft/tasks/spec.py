@@ -135,6 +135,8 @@ class TrainSpec:
     regularize: RegularizeSpec | None = None
 
     def __post_init__(self) -> None:
+        if self.batch_size > 2**31:
+            raise ValueError("batch_size is more than any data has")
         for name in ("lr", "epochs", "batch_size", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")

@@ -56,6 +56,11 @@ class VerbalizerHead(Head):
             logits = run_model(self.model, batch).logits[:, positions]
         row_of = torch.searchsorted(positions, torch.tensor(places, device=self.device))
         at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
+        if int(self.word_ids.max()) >= at_mask.shape[1]:
+            raise CheckpointError(
+                f"the tokenizer has a word of the head at {int(self.word_ids.max())}, and the model predicts "
+                f"{at_mask.shape[1]} tokens: it is another model's"
+            )
         return at_mask[:, self.word_ids.to(self.device)].float()
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:

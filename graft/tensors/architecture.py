@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from graft.tensors.model_config import read_model_config, refuse_endless
 from graft.tensors.packed import Packing, follow_packing
 
 # What files of earlier versions list: causal masks and rotary tables, which models now make by themselves.
@@ -57,7 +58,12 @@ def read_architecture(folder: Path) -> Architecture | None:
 
 
 def build_on_meta(folder: Path) -> torch.nn.Module | None:
-    """The model of a folder's config.json without weights; None where transformers cannot build one."""
+    """The model of a folder's config.json without weights; None where transformers cannot build one.
+
+    Raises:
+        CheckpointError: as `refuse_endless`.
+    """
+    refuse_endless(folder)
     if not (folder / "config.json").is_file():
         return None
     from transformers import AutoConfig
@@ -124,13 +130,7 @@ def is_buffer_name(name: str) -> bool:
 
 def quantization_of(folder: Path) -> str | None:
     """The name of the quantisation that a model folder's config.json declares, or None."""
-    import json
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    declared = config.get("quantization_config") if isinstance(config, dict) else None
+    declared = read_model_config(folder).get("quantization_config")
     return str(declared.get("quant_method", "unknown")) if isinstance(declared, dict) else None
 
 

@@ -99,6 +99,10 @@ class Checkpoint:
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
                 raise CheckpointError(f"{self.path}: {fact.format(shown(names[0]) + more)}")
+        for name, here, there in self.inventory.resized:
+            raise CheckpointError(
+                f"{self.path}: tensor {shown(name)} is {list(here)}, its config.json asks for {list(there)}"
+            )
 
     def spec(self, name: str) -> TensorSpec:
         """Dtype and shape of a tensor, from the header alone."""
@@ -142,7 +146,9 @@ class Checkpoint:
     @cached_property
     def inventory(self) -> Inventory | None:
         """Its tensors held against its architecture; None where that is not known."""
-        return take_inventory(self.names, self.architecture) if self.architecture else None
+        if self.architecture is None:
+            return None
+        return take_inventory({name: self.stored[name].spec.shape for name in self.names}, self.architecture)
 
     @cached_property
     def left_out(self) -> frozenset[str]:

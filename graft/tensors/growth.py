@@ -18,6 +18,7 @@ from typing import Any
 
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TensorSpec
+from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 SIZE_KEYS = ("vocab_size", "decoder_vocab_size")
@@ -100,7 +101,7 @@ def _outputs_differ(before: Sequence[int], after: Sequence[int], vocabulary: fro
 
 def vocabulary_rows(checkpoint: Checkpoint) -> frozenset[int]:
     """How many rows a checkpoint's vocabulary has, by its config; without one by the names of its embeddings."""
-    declared = frozenset(size for _, _, size in _declared_sizes(_read_config(checkpoint.path)))
+    declared = frozenset(size for _, _, size in _declared_sizes(read_model_config(checkpoint.path)))
     return declared or rows_by_name(checkpoint.names, checkpoint.spec)
 
 
@@ -112,7 +113,7 @@ def rows_by_name(names: Sequence[str], spec: Callable[[str], TensorSpec]) -> fro
 
 def declare_rows(folder: Path, before: int, after: int) -> None:
     """Tell a model folder's config.json, where there is one, how many rows its vocabulary now has."""
-    config = _read_config(folder)
+    config = read_model_config(folder)
     if not config:
         return
     places = [(block, key) for block, key, size in _declared_sizes(config) if size == before]
@@ -126,7 +127,7 @@ def declare_outputs(folder: Path, before: int, after: int) -> None:
 
     Nothing is told where the config has another number of labels than the head that was replaced.
     """
-    config = _read_config(folder)
+    config = read_model_config(folder)
     labels = config.get("id2label")
     declared = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)  # transformers' default
     if config and declared == before != after:
@@ -140,14 +141,6 @@ def _has_grown(before: Sequence[int], after: Sequence[int], base: frozenset[int]
     if not before or len(before) != len(after) or tuple(before[1:]) != tuple(after[1:]):
         return False
     return before[0] < after[0] and before[0] in base and after[0] in tuned
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _declared_sizes(block: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, int]]:

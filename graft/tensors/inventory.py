@@ -6,7 +6,8 @@ Here both are known from headers and config alone, before anything is loaded, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.tensors.architecture import Architecture
@@ -23,39 +24,46 @@ class Inventory:
         left_out: what files may hold and the model does not use: buffers of earlier versions, layers beyond the
             last one (such as those that predict several tokens), heads of another class.
         foreign: what belongs to no such model: tensors within its layers that it does not have.
+        resized: what has another number of elements than the architecture says, with both shapes.
     """
 
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
     foreign: tuple[str, ...]
+    resized: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
 
-def take_inventory(names: Sequence[str], architecture: Architecture) -> Inventory:
-    """Hold the names in a folder's files against its architecture."""
-    found, unused = _match(architecture, names)
-    missing = [name for name in sorted(architecture.packing.listed - found) if not architecture.optional.search(name)]
+def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> Inventory:
+    """Hold the tensors of a folder's files, by name, against its architecture."""
+    found, by_name, unused = _match(architecture, list(shapes))
+    listed = architecture.packing.listed
+    missing = [name for name in sorted(listed.keys() - found) if not architecture.optional.search(name)]
     missing = [name for name in missing if not _is_tied_to_one_of(name, found, architecture)]
     known = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
     left_out: list[str] = []
     foreign: list[str] = []
     for name in unused:
         (left_out if _may_lie_there(name, architecture, known) else foreign).append(name)
-    return Inventory(tuple(missing), tuple(left_out), tuple(foreign))
+    pairs = ((name, shapes[name], listed[own]) for own, name in by_name.items())
+    # another shape of as many elements may be another layout, which transformers turns when it loads
+    resized = tuple(pair for pair in pairs if math.prod(pair[1]) != math.prod(pair[2]))
+    return Inventory(tuple(missing), tuple(left_out), tuple(foreign), resized)
 
 
-def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], list[str]]:
-    """The architecture's listed names that the files have, under these or the packed names; and the other files'."""
+def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], dict[str, str], list[str]]:
+    """The architecture's names that the files have in some layout; those under their own names; and the unused ones."""
     match = _matcher(architecture)
     packing = architecture.packing
     by_name, unused = match(packing.listed, names)
     found = set(by_name)
     # files may also be laid out as the model is: its packed parameters as they stand
-    packed, unused = match(architecture.state - packing.listed, unused)
+    others = architecture.state - packing.listed.keys()
+    packed, unused = match(others, unused)
     for owner, parts in packing.owners().items():
         found |= set(parts) if owner in packed else set()
-    if architecture.state - packing.listed - packing.owners().keys() <= packed.keys():
+    if others - packing.owners().keys() <= packed.keys():
         found |= packing.rebuilt
-    return found, unused
+    return found, by_name, unused
 
 
 def _matcher(

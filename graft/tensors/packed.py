@@ -53,12 +53,12 @@ class Packing:
     """How files and a live model of one architecture name the same weights.
 
     Attributes:
-        listed: the names in files as transformers writes them now -> the parameter or buffer of that name or part.
+        listed: the names in files as transformers writes them now -> shape.
         parts: of these, the tensors that are a part of a parameter.
         rebuilt: of these, the tensors that are put together from copies, for which there is no place in the model.
     """
 
-    listed: frozenset[str]
+    listed: Mapping[str, tuple[int, ...]]
     parts: Mapping[str, Part]
     rebuilt: frozenset[str]
 
@@ -79,7 +79,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
     """
     conversions = _conversions_of(model)
     if not conversions:
-        return Packing(frozenset(state), {}, frozenset())
+        return Packing({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, frozenset())
     from transformers.core_model_loading import revert_weight_conversion
 
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
@@ -94,7 +94,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
             rebuilt.add(name)
         elif (tensor.shape, tensor.stride()) != (meta[owner].shape, meta[owner].stride()):
             parts[name] = Part(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
-    return Packing(frozenset(written), parts, frozenset(rebuilt))
+    return Packing({name: tuple(tensor.shape) for name, tensor in written.items()}, parts, frozenset(rebuilt))
 
 
 class _ViewsOnly(TorchFunctionMode):

@@ -59,8 +59,9 @@ def test_a_whole_folder_opens(tmp_path: Path) -> None:
         (dict, {"model_type": "bert", "architectures": ["BertModel"]}, r"lacks the tensor 'embeddings\."),
         (lambda t: t | {EXTRA: torch.ones(16)}, {}, rf"holds the tensor '{EXTRA}', which no model"),
         (lambda t: t | {f"{Q}_scale": torch.ones(1)}, {}, r"holds the tensor .*_scale'"),
+        (lambda t: t | {Q: t[Q][:-1]}, {}, rf"tensor '{Q}' is \[31, 32\], its config.json asks for \[32, 32\]"),
     ],
-    ids=["one", "renamed", "all", "more layers", "untied", "another type", "within a layer", "a scale"],
+    ids=["one", "renamed", "all", "more layers", "untied", "another type", "within a layer", "a scale", "another size"],
 )
 def test_what_is_missing_or_foreign_is_refused_by_name(
     change: Change, config: dict[str, Any], fact: str, tmp_path: Path
@@ -68,7 +69,7 @@ def test_what_is_missing_or_foreign_is_refused_by_name(
     folder = reconfigure(rewrite(write_llama(tmp_path / "base"), change), **config)
     with pytest.raises(CheckpointError, match=fact):
         Checkpoint.open(folder)
-    with pytest.raises(CheckpointError, match=r"lacks|holds|causal language model"):
+    with pytest.raises(CheckpointError, match=r"lacks|holds|asks for|causal language model"):
         open_head(folder, LM)
 
 

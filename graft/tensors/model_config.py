@@ -1,0 +1,39 @@
+"""A model folder's config.json as it is written: what it declares, before any library makes something of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from graft.errors import CheckpointError
+from graft.inputs import open_input
+
+_COUNTS = re.compile(r"layers?$|labels$|experts$|blocks?$")  # what a model is built of one by one, weights or not
+_MOST = 100_000
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Read what a folder's config.json holds; empty where there is none that can be read."""
+    try:
+        with open_input(folder / "config.json") as file:
+            config = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def refuse_endless(folder: Path) -> None:
+    """Refuse what a library would read or build without end: pipes and devices, and counts of no model.
+
+    Raises:
+        CheckpointError: a file of the folder is none, or its config asks for more layers, labels or experts than any
+            model has.
+    """
+    for file in folder.iterdir():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise CheckpointError(f"{file}: a pipe or device, not a file")
+    for key, value in read_model_config(folder).items():
+        if type(value) is int and value > _MOST and _COUNTS.search(key):
+            raise CheckpointError(f"{folder / 'config.json'}: {key} is {value:,}: no model has as many")
