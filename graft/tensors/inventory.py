@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from graft.tensors.architecture import Architecture
 from graft.tensors.names import match_names
-from graft.tensors.scope import block_of
+from graft.tensors.scope import block_of, kind_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
     foreign: list[str] = []
     for name in unused:
         (left_out if _may_lie_there(name, architecture, known) else foreign).append(name)
-    pairs = ((name, shapes[name], listed[own]) for own, name in by_name.items())
+    # of heads the task knows the size, and not every config tells it
+    pairs = ((name, shapes[name], listed[own]) for own, name in by_name.items() if kind_of(own) != "heads")
     # another shape of as many elements may be another layout, which transformers turns when it loads
     resized = tuple(pair for pair in pairs if math.prod(pair[1]) != math.prod(pair[2]))
     return Inventory(tuple(missing), tuple(left_out), tuple(foreign), resized)

@@ -20,6 +20,7 @@ from graft.tasks.regularize_spec import UNIFORM
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.model_config import read_model_config
 from graft.tensors.prints import digest_of
 from graft.train.importance.consolidation_file import FILE, digest_of_file
 
@@ -71,7 +72,7 @@ def content_of_base(base: Path) -> Content:
     tokenizer = [[file.name, digest_of_file(file)] for file in sorted(files) if file.is_file()]
     return {
         "weights": digest_of(Checkpoint.open(base)),
-        "config": _digest([_read_config(base / "config.json")]),
+        "config": _digest([{key: item for key, item in read_model_config(base).items() if key not in _UNUSED}]),
         "tokenizer": _digest(tokenizer),
     }
 
@@ -143,14 +144,6 @@ def _flatten(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 def _digest_of_named(importance: str) -> str:
     file = Path(importance).expanduser()
     return digest_of_file(file) if importance != UNIFORM and file.is_file() else importance
-
-
-def _read_config(file: Path) -> object:
-    try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return {key: item for key, item in config.items() if key not in _UNUSED} if isinstance(config, dict) else config
 
 
 def _digest(rows: Iterable[object]) -> str:
