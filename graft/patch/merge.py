@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from graft.claims import Output, claim_output
+from graft.errors import OverlapError
 from graft.outputs import new_folder
 from graft.patch.fit import Fit, check_fit
 from graft.patch.head_config import head_of_patches, read_head, write_head
@@ -24,6 +26,7 @@ from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
 from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
 from graft.tensors.header import read_header
+from graft.tensors.relayout import relay_all
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
 
@@ -33,7 +36,8 @@ class StoredTarget:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.names = checkpoint.names
+        checkpoint.relaid |= relay_all(checkpoint)  # a patch may have been cut from files of the other layout
+        self.names = (*checkpoint.names, *checkpoint.relaid)
         self.prefix, self.rename = naming_of(checkpoint.architecture)
         self.can_resize = True
 
@@ -47,7 +51,7 @@ class StoredTarget:
 
     def owner(self, name: str) -> str:
         """The first listed name of the group of tied ones."""
-        return listed_names(self.checkpoint, name)[0]
+        return name if name in self.checkpoint.relaid else listed_names(self.checkpoint, name)[0]
 
 
 def merge_patches(
@@ -88,7 +92,7 @@ def merge_patches(
     fits: list[Fit] = [
         check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
     ]
-    assignment = stack_patches(patches, fits, on_overlap, target.gather)
+    assignment = place_in_files(checkpoint, stack_patches(patches, fits, on_overlap, target.gather))
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
         companions = find_companions(checkpoint)
@@ -107,6 +111,33 @@ def merge_patches(
     for name in (*companions.left_out, *dropped):
         say(f"left out: {name}")
     return len(assignment)
+
+
+def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment:
+    """The same writes by the tensors that the files list, expert by expert or packed.
+
+    Raises:
+        OverlapError: patches of either layout want different values at one place.
+    """
+    if not assignment.entries.keys() & checkpoint.relaid.keys():
+        return assignment
+    parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for name, (indices, values) in assignment.entries.items():
+        relaid = checkpoint.relaid.get(name)
+        for stored, chosen, local in relaid.locate(indices) if relaid else [(name, slice(None), indices)]:
+            parts.setdefault(stored, []).append((local, values[chosen]))
+    entries = {stored: _join(stored, found) for stored, found in parts.items()}
+    return dataclasses.replace(assignment, entries={stored: pair for stored, pair in entries.items() if len(pair[0])})
+
+
+def _join(name: str, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    indices, values = torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+    order = indices.argsort(stable=True)
+    indices, values = indices[order], values[order]
+    again = indices[1:] == indices[:-1]
+    if (as_bits(values)[1:] != as_bits(values)[:-1])[again].any():
+        raise OverlapError(f"tensor {name!r}: patches name it whole and in parts, and want different values there")
+    return indices, values
 
 
 def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

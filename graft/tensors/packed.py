@@ -47,6 +47,22 @@ class Part:
         strides = torch.tensor(self.strides, device=indices.device).unsqueeze(1)
         return self.offset + (torch.stack(torch.unravel_index(indices, self.shape)) * strides).sum(0)
 
+    def find(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find which of (k,) flat indices of the parameter lie in the part, and where: the inverse of `locate`.
+
+        Returns:
+            places: (m,) int64, ascending: indices[places] lie in the part.
+            local: (m,) int64, their flat row-major indices in it.
+        """
+        rest = indices - self.offset
+        inside, local = rest >= 0, torch.zeros_like(rest)
+        row_major = torch.empty(self.shape, device="meta").stride()
+        for stride, n, step in sorted(zip(self.strides, self.shape, row_major, strict=True), reverse=True):
+            coordinate = (rest // stride).clamp(max=n - 1)  # what lies beyond leaves a rest
+            local, rest = local + coordinate * step, rest - coordinate * stride
+        places = (inside & (rest == 0)).nonzero().squeeze(1)
+        return places, local[places]
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -56,11 +72,13 @@ class Packing:
         listed: the names in files as transformers writes them now -> shape.
         parts: of these, the tensors that are a part of a parameter.
         rebuilt: of these, the tensors that are put together from copies, for which there is no place in the model.
+        packed: the parameters that have parts -> shape.
     """
 
     listed: Mapping[str, tuple[int, ...]]
     parts: Mapping[str, Part]
     rebuilt: frozenset[str]
+    packed: Mapping[str, tuple[int, ...]]
 
     def owners(self) -> dict[str, list[str]]:
         """Parameter -> names of its parts."""
@@ -79,7 +97,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
     """
     conversions = _conversions_of(model)
     if not conversions:
-        return Packing({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, frozenset())
+        return Packing({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, frozenset(), {})
     from transformers.core_model_loading import revert_weight_conversion
 
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
@@ -94,7 +112,8 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
             rebuilt.add(name)
         elif (tensor.shape, tensor.stride()) != (meta[owner].shape, meta[owner].stride()):
             parts[name] = Part(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
-    return Packing({name: tuple(tensor.shape) for name, tensor in written.items()}, parts, frozenset(rebuilt))
+    packed = {part.owner: tuple(meta[part.owner].shape) for part in parts.values()}
+    return Packing({name: tuple(tensor.shape) for name, tensor in written.items()}, parts, frozenset(rebuilt), packed)
 
 
 class _ViewsOnly(TorchFunctionMode):

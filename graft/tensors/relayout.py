@@ -39,6 +39,23 @@ class Relaid:
             part.of(whole).copy_(checkpoint.read(stored))
         return whole
 
+    def locate(self, indices: torch.Tensor) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Where (k,) flat indices of this tensor are stored: a tensor, which of the indices, and theirs in it."""
+        if self.cut:
+            return [(stored, torch.arange(len(indices)), part.locate(indices)) for stored, part in self.pieces.items()]
+        return [(stored, *part.find(indices)) for stored, part in self.pieces.items()]
+
+
+def relay_all(checkpoint: Checkpoint) -> dict[str, Relaid]:
+    """All tensors of a checkpoint in the layout that its files do not have; none where there is one layout."""
+    architecture = checkpoint.architecture
+    if architecture is None or not architecture.packing.parts:
+        return {}
+    packing, names = architecture.packing, set(checkpoint.names)
+    shapes = {**{name: part.shape for name, part in packing.parts.items()}, **packing.packed}
+    wanted = {name: TensorSpec("", shape) for name, shape in shapes.items() if name not in names}
+    return relay(checkpoint, wanted, checkpoint.names)[0]
+
 
 def relay(
     checkpoint: Checkpoint, wanted: Mapping[str, TensorSpec], unused: Sequence[str]

@@ -19,6 +19,7 @@ from graft.localize.gradients import DenseSum, pouring
 from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
+from graft.patch.merge import merge_patches
 from graft.tasks.regularize_spec import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
@@ -77,6 +78,9 @@ def test_a_part_is_located_where_it_is_cut(shape: tuple[int, int, int], data: st
     part = Part("x", tuple(view.shape), view.stride(), int(view.storage_offset()))
     assert torch.equal(part.of(whole), view)
     assert torch.equal(part.locate(torch.arange(view.numel())), view.flatten())
+    places, local = part.find(torch.arange(whole.numel()))
+    assert torch.equal(places, view.flatten().sort().values), "all that lies in the part, and nothing else"
+    assert torch.equal(view.flatten()[local], places)
 
 
 def test_gradients_of_experts_reach_the_sink_by_name(model: Any) -> None:
@@ -156,6 +160,28 @@ def test_files_in_either_layout_make_the_same_pair(base: Path, tmp_path: Path) -
     assert same_bits(CheckpointPair.open(apart, packed).read(EXPERT)[1], expected)
     base_of, tuned_of = CheckpointPair.open(packed, tmp_path / "tuned").read(OWNER)
     assert same_bits(base_of, tuned_of)
+
+
+def test_patches_go_on_files_of_either_layout(base: Path, tmp_path: Path) -> None:
+    folders = {"apart": base, "packed": tmp_path / "packed"}
+    MIXTRAL.build(0).save_pretrained(folders["packed"])
+    MIXTRAL.rewrite(folders["packed"])
+    for seed in (1, 2):
+        MIXTRAL.build(seed).save_pretrained(tmp_path / f"tuned{seed}")
+    cut = {name: graft.diff_checkpoints(folder, tmp_path / "tuned1", density=0.05) for name, folder in folders.items()}
+    assert EXPERT in cut["apart"].mask
+    assert OWNER in cut["packed"].mask
+    states = []
+    for name, folder in folders.items():
+        for number, patch in enumerate(cut.values()):
+            merge_patches(Checkpoint.open(folder), [patch], tmp_path / f"{name}{number}")
+            states.append(MixtralForCausalLM.from_pretrained(tmp_path / f"{name}{number}").state_dict())
+    assert not same_bits(states[0][OWNER], MixtralForCausalLM.from_pretrained(base).state_dict()[OWNER])
+    assert all(same_bits(states[0][name], state[name]) for state in states for name in state)
+    other = graft.diff_checkpoints(folders["packed"], tmp_path / "tuned2", density=0.05)
+    with pytest.raises(OverlapError, match=r"whole and in parts"):
+        merge_patches(Checkpoint.open(base), [cut["apart"], other], tmp_path / "none", on_overlap="last")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_packed_parameter_may_be_named_whole_and_by_its_parts_where_both_agree(
