@@ -22,7 +22,7 @@ from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import refuse_endless
+from graft.tensors.model_config import refuse_endless, refuse_pipes
 
 ENGINES = ("ddp", "fsdp")
 DTYPES: dict[str, torch.dtype | str] = {
@@ -289,6 +289,7 @@ def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
+    refuse_pipes(path)
     refuse_endless(path)
     try:
         with quiet_transformers():

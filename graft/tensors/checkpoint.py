@@ -55,6 +55,10 @@ class Checkpoint:
         """
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # at which safetensors ends the process
+            raise CheckpointError(f"{str(path)!a}: a name that is no UTF-8, which safetensors cannot read") from error
         if path.is_file():
             return cls._of_file(path, path)
         method = quantization_of(path)

@@ -185,7 +185,6 @@ def _locate_here(text: str) -> Located:
 def _path_here(text: str) -> Path | None:
     """The local file or folder of that name, None where there is none, or no file can have the name."""
     try:
-        text.encode()
         path = Path(text).expanduser()
         return path if text and path.exists() else None
     except (OSError, ValueError, RuntimeError):  # too long, not a name of files, of no known user

@@ -25,15 +25,22 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_endless(folder: Path) -> None:
-    """Refuse what a library would read or build without end: pipes and devices, and counts of no model.
+    """Refuse a config that asks for so many layers, labels or experts that nothing would come of building them.
 
     Raises:
-        CheckpointError: a file of the folder is none, or its config asks for more layers, labels or experts than any
-            model has.
+        CheckpointError: naming the key.
+    """
+    for key, value in read_model_config(folder).items():
+        if type(value) is int and value > _MOST and _COUNTS.search(key):
+            raise CheckpointError(f"{folder / 'config.json'}: {key} is {value:,}: no model has as many")
+
+
+def refuse_pipes(folder: Path) -> None:
+    """Refuse a folder with something in it that a library would wait for, or read without end.
+
+    Raises:
+        CheckpointError: naming it.
     """
     for file in folder.iterdir():
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise CheckpointError(f"{file}: a pipe or device, not a file")
-    for key, value in read_model_config(folder).items():
-        if type(value) is int and value > _MOST and _COUNTS.search(key):
-            raise CheckpointError(f"{folder / 'config.json'}: {key} is {value:,}: no model has as many")

@@ -171,7 +171,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "a core of nothing": (r"fuse: core 0 is not above 0", lambda s, b: ["fuse", b, b, b, "--core", 0]),
     "a patch to fuse": (r"another architecture", lambda s, b: ["fuse", b, b, s / "top.safetensors"]),
     "another vocabulary": (
-        r"'embeddings.word_embeddings.weight' has shape \[\d+, 32\] in the base, \[99, 32\] in the tuned checkpoint",
+        r"'embeddings.word_embeddings.weight' is \[99, 32\], its config.json asks for \[\d+, 32\]",
         lambda s, b: ["fuse", b, b.parent / "tuned", s / "wide"],
     ),
     "too many": (r"1,025 patches at once", lambda s, b: ["compose", *[s / "top.safetensors"] * 1025]),

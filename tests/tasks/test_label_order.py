@@ -182,12 +182,12 @@ def test_a_new_head_hides_nothing_else_that_differs(more: dict[str, int], tmp_pa
     base = named(write(tmp_path / "base", num_labels=3), ("a", "b", "c"))
     assert open_head(base, toy_spec(head=CLASSIFIER), renew=True).model.config.num_labels == 2
     named(base, ("a", "b", "c"), **more)
-    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+    with pytest.raises(CheckpointError, match=r"transformers cannot load it|its config.json asks for"):
         open_head(base, toy_spec(head=CLASSIFIER), renew=True)
     bare = named(write(tmp_path / "bare", BertModel), None)
     assert open_head(bare, toy_spec(head=CLASSIFIER)).model.config.num_labels == 2
     named(bare, None, **more)
-    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+    with pytest.raises(CheckpointError, match=r"transformers cannot load it|its config.json asks for"):
         open_head(bare, toy_spec(head=CLASSIFIER))
 
 
