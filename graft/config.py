@@ -157,6 +157,7 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
+        _require_plain(value, where)
         return value
     if hint is float and (number := _finite(value)) is not None:
         return number
@@ -187,6 +188,18 @@ def _quoting(value: object) -> str:
     if isinstance(value, bool):
         return ": YAML reads yes, no, on, off, true and false so; quote it"
     return ": quote it" if isinstance(value, (int, float, datetime.date)) else ""
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Refuse what no JSON could hold, such as a date, in what is taken as it stands."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _require_plain(item, f"{where}[{i}]")
+    elif not (value is None or isinstance(value, (str, bool, int, float))):
+        raise ConfigError(f"{where}: must be a text, number, list or mapping, not {_show(value)}: quote it")
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -77,9 +77,9 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
         OutputError: page or plots exist and `force` is off, the plots' folder is not one that a report made, or they
             cannot be written.
     """
-    plots = out.with_name(f"{out.stem}_plots")
     inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, *folder.glob("seed-*"))]
     page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
+    plots = out.with_name(f"{out.stem}_plots")
     plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)
     _refuse_foreign(plots)
     found = _named_apart([_read(folder) for folder in folders])

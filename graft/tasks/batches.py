@@ -30,11 +30,24 @@ def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Liter
             f"a text may have {limit} tokens, by max_length, tokenizer or model, "
             "and that is no more than the special tokens that the tokenizer adds"
         )
-    batch = dict(tokenizer(*columns, truncation=True, max_length=limit, **options))
+    batch = dict(run_tokenizer(tokenizer, *columns, truncation=True, max_length=limit, **options))
     lengths = batch["attention_mask"].sum(1)
     if not bool(lengths.all()):
         raise DataError(f"{texts[int(lengths.argmin())][0][:40]!r} has no token to the model's tokenizer")
     return batch
+
+
+def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """Token ids of texts, as the tokenizer gives them.
+
+    Raises:
+        CheckpointError: the tokenizer fails, as one without a token for what it does not know.
+    """
+    try:
+        return tokenizer(*texts, **options)
+    except Exception as error:  # the library below raises Exception itself
+        fact = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the model's tokenizer cannot read these texts ({fact})") from error
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, DataError
+from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.language_model import load_language_model, logits_at, nats_of
@@ -104,7 +105,7 @@ class LanguageModelHead(Head):
     def _pieces(self, examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
         """(position of the text, token ids) of every piece that predicts a token."""
         texts = [example.texts[0] for example in examples]
-        encoded = self.tokenizer(texts, verbose=False)["input_ids"]
+        encoded = run_tokenizer(self.tokenizer, texts, verbose=False)["input_ids"]
         step = max(1, self.limit - 1)
         pieces = [
             (text, ids[start : start + step + 1])

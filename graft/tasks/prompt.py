@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graft.errors import DataError
-from graft.tasks.batches import Texts
+from graft.tasks.batches import Texts, run_tokenizer
 
 
 class PromptEncoder:
@@ -29,7 +29,7 @@ class PromptEncoder:
         self.template = template
         self.slot = slot
         self.limit = limit
-        special = tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
+        special = run_tokenizer(tokenizer, "x", return_special_tokens_mask=True)["special_tokens_mask"]
         # an end-of-text token that the tokenizer adds would stand between a prompt and what follows it
         self._n_closing = list(reversed(special)).index(0) if 0 in special else 0
 
@@ -43,7 +43,7 @@ class PromptEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Token ids with the special tokens that the tokenizer adds."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+        return list(run_tokenizer(self.tokenizer, text, verbose=False)["input_ids"])
 
     def encode_open(self, text: str) -> list[int]:
         """As `encode`, less special tokens at the end: a text that goes on."""

@@ -24,7 +24,7 @@ class Inventory:
         left_out: what files may hold and the model does not use: buffers of earlier versions, layers beyond the
             last one (such as those that predict several tokens), heads of another class.
         foreign: what belongs to no such model: tensors within its layers that it does not have.
-        resized: what has another number of elements than the architecture says, with both shapes.
+        resized: what has another size than the architecture says, with both shapes.
     """
 
     missing: tuple[str, ...]
@@ -46,8 +46,9 @@ def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
         (left_out if _may_lie_there(name, architecture, known) else foreign).append(name)
     # of heads the task knows the size, and not every config tells it
     pairs = ((name, shapes[name], listed[own]) for own, name in by_name.items() if kind_of(own) != "heads")
-    # another shape of as many elements may be another layout, which transformers turns when it loads
-    resized = tuple(pair for pair in pairs if math.prod(pair[1]) != math.prod(pair[2]))
+    # where transformers converts what it loads, another shape of as many elements may be another layout
+    size: Callable[[tuple[int, ...]], object] = math.prod if architecture.packing.converts else tuple
+    resized = tuple(pair for pair in pairs if size(pair[1]) != size(pair[2]))
     return Inventory(tuple(missing), tuple(left_out), tuple(foreign), resized)
 
 

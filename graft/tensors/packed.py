@@ -73,12 +73,14 @@ class Packing:
         parts: of these, the tensors that are a part of a parameter.
         rebuilt: of these, the tensors that are put together from copies, for which there is no place in the model.
         packed: the parameters that have parts -> shape.
+        converts: whether transformers changes more than names of some tensors when it loads them.
     """
 
     listed: Mapping[str, tuple[int, ...]]
     parts: Mapping[str, Part]
     rebuilt: frozenset[str]
     packed: Mapping[str, tuple[int, ...]]
+    converts: bool = True
 
     def owners(self) -> dict[str, list[str]]:
         """Parameter -> names of its parts."""
@@ -97,7 +99,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
     """
     conversions = _conversions_of(model)
     if not conversions:
-        return Packing({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, frozenset(), {})
+        return Packing({name: tuple(tensor.shape) for name, tensor in state.items()}, {}, frozenset(), {}, False)
     from transformers.core_model_loading import revert_weight_conversion
 
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}

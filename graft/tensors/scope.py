@@ -36,7 +36,7 @@ class Scope:
         try:
             re.compile(self.name)
         except re.error as error:
-            raise ConfigError(f"scope {self.name!r}: not a regular expression ({error})") from error
+            raise ConfigError(f"scope {self.name!r:.80}: not a regular expression ({error})") from error
 
     def holds(self, tensor: str) -> bool:
         """Whether a tensor of that name may be touched."""
@@ -56,7 +56,7 @@ class Scope:
         names = tuple(name for name in checkpoint.parameters if self.holds(name))
         if not names:
             raise ConfigError(
-                f"scope {self.name!r} holds no tensor of {checkpoint.path.name}; "
+                f"scope {self.name!r:.80} holds no tensor of {checkpoint.path.name}; "
                 f"choose from {', '.join(KINDS)}, all, a sum like layers+embeddings, or a regular expression"
             )
         return names
