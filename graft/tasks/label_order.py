@@ -13,7 +13,7 @@ from typing import Any
 from graft.errors import CheckpointError
 from graft.patch.skill_patch import Patch
 from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import read_model_config
+from graft.tensors.model_config import architecture_in, read_model_config
 
 _OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
     "TokenClassification": "labels every token",
@@ -166,12 +166,6 @@ def labels_in(path: Path) -> tuple[str, ...] | None:
     except CheckpointError:
         return None
     return None if _are_default(names) else names
-
-
-def architecture_in(path: Path) -> str | None:
-    """The class that a folder's config names, which this version of transformers need not know."""
-    named = read_model_config(path).get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def _names_in(config: dict[str, Any], where: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from graft.errors import CheckpointError
 from graft.tasks.batches import run_model
 from graft.tasks.head import load_pretrained
 from graft.tasks.loading import load_model
+from graft.tensors.model_config import architecture_in
 
 Family = Literal["masked", "causal"]
 
@@ -25,7 +26,8 @@ def family_of(path: Path) -> Family | None:
     from transformers import AutoConfig
     from transformers.models.auto import modeling_auto
 
-    named = (load_pretrained(AutoConfig, path).architectures or [None])[0]
+    load_pretrained(AutoConfig, path)  # refuses a folder without a config that it knows
+    named = architecture_in(path)
     if named in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return "masked"
     return "causal" if named in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None

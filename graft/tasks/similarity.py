@@ -24,6 +24,7 @@ from graft.tasks.head import Head, load_pretrained, pad_rows
 from graft.tasks.head_spec import SECOND
 from graft.tasks.loading import load_model
 from graft.tasks.spec import TaskSpec
+from graft.tensors.model_config import architecture_in
 
 SCALE = 20.0
 
@@ -39,7 +40,8 @@ class SimilarityHead(Head):
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
         from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS
 
-        named = (load_pretrained(AutoConfig, path).architectures or [None])[0]
+        load_pretrained(AutoConfig, path)  # refuses a folder without a config that it knows
+        named = architecture_in(path)
         kind = AutoModelForTextEncoding if named in ENCODERS.values() else AutoModel
         model, lacking = load_model(kind, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
         if lacking:

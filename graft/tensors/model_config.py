@@ -24,6 +24,12 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def architecture_in(folder: Path) -> str | None:
+    """Name the class that a folder's config names, which this version of transformers need not know."""
+    named = read_model_config(folder).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
 def refuse_endless(folder: Path) -> None:
     """Refuse a config that asks for so many layers, labels or experts that nothing would come of building them.
 
