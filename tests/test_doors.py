@@ -40,6 +40,7 @@ def transposed(folder: Path) -> Path:
     tensors = load_file(folder / "model.safetensors")
     tensors[UP] = tensors[UP].T.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").unlink()  # which would refuse it before any door
     return folder
 
 
