@@ -7,7 +7,6 @@ needs, such as the dense layer of a sentence encoder, weights among them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.tensors.checkpoint import INDEX, Checkpoint
+from graft.tensors.model_config import modules_in
 
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|h5|msgpack|onnx|onnx_data|tflite|ot|pt|pth|ckpt|gguf)|.+\.index\.json|adapter_config\.json"
@@ -41,7 +41,10 @@ def find_companions(checkpoint: Checkpoint) -> Companions:
     folder = checkpoint.path
     if folder.is_file():
         return Companions()
-    weights, parts = {INDEX, *(file.name for file in checkpoint.files.values())}, _listed_parts(folder)
+    weights, parts = (
+        {INDEX, *(file.name for file in checkpoint.files.values())},
+        frozenset(part.partition("/")[0] for part in modules_in(folder)),
+    )
     copied, left_out = [], []
     for name in sorted(_names_below(folder, parts)):
         stale = _is_stale(name, parts) and name not in weights
@@ -91,12 +94,3 @@ def _why_not_to_follow(folder: Path, name: str) -> str | None:
         return None
     is_cached = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
     return None if is_cached else "a link out of the model's folder"
-
-
-def _listed_parts(folder: Path) -> frozenset[str]:
-    """The folders that a sentence encoder's modules.json names: whatever they are called, they belong to the model."""
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        return frozenset(str(module["path"]).partition("/")[0] for module in modules if module.get("path"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return frozenset()

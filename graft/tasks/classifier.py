@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from graft.errors import CheckpointError, DataError
-from graft.parallel.launch import find_ranks
 from graft.tasks.batches import position_tables, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
-from graft.tasks.loading import load_model
+from graft.tasks.loading import load_model, tell
 from graft.tasks.spec import TaskSpec
 
 
@@ -69,11 +66,11 @@ class ClassifierHead(Head):
             model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head, **labels)
         if refusal is not None:
             _renew_head(model)
-            _say(f"a new head is made for {', '.join(task.labels)}: {refusal}")
+            tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
         head = cls(model, load_pretrained(AutoTokenizer, path), task, found.order)
         if head._moves:
             listed = f"{', '.join(found.names)} in {found.where}, {', '.join(task.labels)} in the task"
-            _say(f"labels are matched by name, since their orders differ: {listed}")
+            tell(f"note: labels are matched by name, since their orders differ: {listed}")
         return head
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
@@ -173,11 +170,6 @@ def _check_end(config: Any, tokenizer: Any) -> None:
         raise CheckpointError(
             "the tokenizer pads with the end token, at which this encoder-decoder reads the class: give it another"
         )
-
-
-def _say(line: str) -> None:
-    if find_ranks().is_first:
-        tqdm.write(f"note: {line}", file=sys.stderr)
 
 
 def _is_head(prefix: str, name: str) -> bool:

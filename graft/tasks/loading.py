@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
+from graft.parallel.launch import find_ranks
 from graft.tasks.head import load_pretrained
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
@@ -64,6 +65,12 @@ def load_model(
     return model, lacking
 
 
+def tell(line: str) -> None:
+    """Say a line on stderr, once for all processes of a run."""
+    if find_ranks().is_first:
+        tqdm.write(line, file=sys.stderr)
+
+
 def _tell_left_out(checkpoint: Checkpoint) -> None:
     """Name on stderr what lies in the folder and is not used: other weights' files, heads, layers past the last."""
     files = [file.name for file in checkpoint.unused_files()]
@@ -77,7 +84,7 @@ def _tell_left_out(checkpoint: Checkpoint) -> None:
         if names and (checkpoint.path, kind) not in _told:
             _told.add((checkpoint.path, kind))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            tqdm.write(f"{checkpoint.path.name}: {kind} are left out: {', '.join(names[:3])}{more}", file=sys.stderr)
+            tell(f"{checkpoint.path.name}: {kind} are left out: {', '.join(names[:3])}{more}")
 
 
 @contextlib.contextmanager

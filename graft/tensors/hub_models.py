@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import CheckpointError
 from graft.tensors.checkpoint import INDEX, SINGLE, read_index
+from graft.tensors.model_config import modules_in
 
 ROOT = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]  # of config and tokenizer
 BELOW = "*/*"
@@ -81,7 +81,9 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 
 def _needed_of(folder: Path) -> set[str]:
     """Patterns of the weights that the files at the root name, and of a sentence encoder's parts."""
-    parts = {f"{glob.escape(part)}/*{kind}" for part in _parts_of(folder) for kind in (".json", ".txt", ".safetensors")}
+    parts = {
+        f"{glob.escape(part)}/*{kind}" for part in modules_in(folder) for kind in (".json", ".txt", ".safetensors")
+    }
     return {glob.escape(name) for name in _weights_of(folder)} | parts
 
 
@@ -93,18 +95,10 @@ def _weights_of(folder: Path) -> set[str]:
     return {"adapter_model.safetensors" if is_adapter else SINGLE}
 
 
-def _parts_of(folder: Path) -> set[str]:
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        return {module["path"] for module in modules if module["path"] and isinstance(module["path"], str)}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return set()
-
-
 def _is_whole(folder: Path) -> bool:
     """Whether the weights that an index, or custom, names are there, and something says what they are."""
     try:
-        needed = [*_weights_of(folder), *_parts_of(folder)]
+        needed = [*_weights_of(folder), *modules_in(folder)]
     except CheckpointError:
         return False
     is_told = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()

@@ -30,6 +30,16 @@ def architecture_in(folder: Path) -> str | None:
     return str(named[0]) if isinstance(named, list) and named else None
 
 
+def modules_in(folder: Path) -> set[str]:
+    """List the folders that a sentence encoder's modules.json names: by whatever name, they belong to the model."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        paths = [module.get("path") for module in modules]
+        return {path for path in paths if path and isinstance(path, str)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+
+
 def refuse_endless(folder: Path) -> None:
     """Refuse a config that asks for so many layers, labels or experts that nothing would come of building them.
 
