@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from graft import __version__
+from graft.version import __version__
 from graft_cli import options, processes, streams
 from graft_cli.explaining import explain_failure, words_of
 from graft_cli.signals import Signals

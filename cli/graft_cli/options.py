@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from graft_cli import streams
+
+if TYPE_CHECKING:
+    from graft.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +67,48 @@ assignments = _option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any other key of the block; may be repeated."
 )
 with_base_values = _option("--with-base-values", is_flag=True, help="Also store the base's values, for exact undo.")
+
+
+class RegistryChoice(click.ParamType[str]):
+    """One of a registry's names, which are looked up when they are asked for: a row added later is a choice too."""
+
+    name = "choice"
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        """Take the names of `registry`."""
+        self.registry = registry
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the names as click shows the choices of an option."""
+        return f"[{'|'.join(self.registry)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name, or refuse it as click refuses a wrong choice."""
+        return click.Choice(list(self.registry)).convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Return the names that begin so."""
+        return click.Choice(list(self.registry)).shell_complete(ctx, param, incomplete)
+
+
+class RegistryOption(click.Option):
+    """An option that takes one of a registry's names, and whose help tells each row's line."""
+
+    def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
+        """Make the option; `help` comes before the lines of the rows."""
+        self.registry, self._lead = registry, help
+        settings["type"] = RegistryChoice(registry)
+        super().__init__(*args, **settings)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names and the help, with the rows that there are now."""
+        self.help = f"{self._lead} {self.registry.describe()}".strip()
+        return super().get_help_record(ctx)
+
+
+def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:
+    """Declare an option over the names of a registry; its help is read from the rows each time it is shown."""
+    return _option(*names, cls=RegistryOption, registry=registry, **settings)
 
 
 def output(what: str) -> Callable[[F], F]:

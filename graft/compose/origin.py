@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-import graft
 from graft.compose.sources import Source
 from graft.patch.lineup import Lineup, count_meetings
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.provenance import BaseIdentity, Provenance
+from graft.version import __version__
 
 
 class OverlapTally:
@@ -149,4 +149,4 @@ def _agreed(values: Sequence[str | None]) -> str | None:
 
 
 def _tool() -> str:
-    return f"skillgraft {graft.__version__}"
+    return f"skillgraft {__version__}"

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import graft
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
@@ -31,6 +30,7 @@ from graft.tensors.pair import CheckpointPair
 from graft.tensors.pieces import local_of, piece_of
 from graft.tensors.prints import digest_of
 from graft.tensors.scope import Scope
+from graft.version import __version__
 
 
 @checked
@@ -131,7 +131,7 @@ def describe_checkpoint(
         method=method,
         task=task,
         tokenizer=tokenizer_digest(base.path) if base.path.is_dir() else None,
-        tool=f"skillgraft {graft.__version__}",
+        tool=f"skillgraft {__version__}",
     )
 
 

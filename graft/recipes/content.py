@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import graft
 from graft.config import to_plain
 from graft.tasks.task import Task
 from graft.train.content import (
@@ -18,6 +17,7 @@ from graft.train.content import (
     digest_of_examples,
     name_no_file,
 )
+from graft.version import __version__
 
 # of a recipe: paths, in whose place their content stands, and what is compared with the figures afterwards
 _ASIDE = ("base", "task", "tasks", "beside", "general", "domains", "expect", "hardware", "minutes")
@@ -42,7 +42,7 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
     order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
     contents = {key: {task.spec.name: _content_of(task, limit, base) for task, limit in tasks[key]} for key in tasks}
-    content: Content = {"tool": graft.__version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
+    content: Content = {"tool": __version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
     return content | {"base": content_of_base(base)}
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import graft
 from graft.config import to_plain
 from graft.tasks.examples import Example
 from graft.tasks.regularize_spec import UNIFORM
@@ -23,6 +22,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.model_config import read_model_config
 from graft.tensors.prints import digest_of
 from graft.train.importance.consolidation_file import FILE, digest_of_file
+from graft.version import __version__
 
 Content = dict[str, Any]
 SHOWN = 4  # differences that a person reads
@@ -59,7 +59,7 @@ def content_of_training(
     names = ["task"] if len(tasks) == 1 else [f"task {number}" for number in range(1, len(tasks) + 1)]
     lessons = {name: content_of_lessons(task) for name, task in zip(names, tasks, strict=True)}
     settings = {"train": describe_settings(config, base), "seed": seed, "dtype": dtype, "protected": core}
-    return {"tool": graft.__version__, **lessons, **settings, **more, "base": content_of_base(base)}
+    return {"tool": __version__, **lessons, **settings, **more, "base": content_of_base(base)}
 
 
 def content_of_base(base: Path) -> Content:

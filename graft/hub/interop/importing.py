@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import graft
 from graft.errors import BudgetError, ConfigError, MismatchError
 from graft.hub.interop.foreign import Edit, Foreign, replace_whole
 from graft.hub.interop.formats import IMPORTS
@@ -26,6 +25,7 @@ from graft.tensors.location import Located, locate
 from graft.tensors.names import match_names
 from graft.tensors.pair import refuse_not_finite
 from graft.tensors.prints import digest_of, print_of
+from graft.version import __version__
 
 
 def import_patch(
@@ -188,5 +188,5 @@ def _provenance(located: Located, base: Checkpoint, config: Mapping[str, object]
         scope="all",
         n_maskable=n,
         method=config,
-        tool=f"skillgraft {graft.__version__}",
+        tool=f"skillgraft {__version__}",
     )
