@@ -25,7 +25,7 @@ bench-gpu: $(INSTALLED)
 # constraints.txt pins torch 2.13.0: unpinned it can draw in gigabytes of packages for a GPU that is not there.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,docs]'
 	touch $@
 
 clean:

@@ -136,7 +136,7 @@ def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Row]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f"{path}: parquet needs pyarrow; pip install 'skillgraft[data]'") from error
+        raise DataError(f"{path}: parquet needs pyarrow; pip install pyarrow") from error
     try:
         table = pyarrow.parquet.ParquetFile(file).read()
         if len(set(table.column_names)) < len(table.column_names):
@@ -153,7 +153,7 @@ def _read_hub(spec: SplitSpec) -> list[Row]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{spec.path}: no such file, and a Hub dataset needs the datasets library; pip install 'skillgraft[data]'"
+            f"{spec.path}: no such file, and a Hub dataset needs the datasets library; pip install datasets"
         ) from error
     try:
         loaded = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train")

