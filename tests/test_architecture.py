@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import graft
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("graft/**/*.py"), *ROOT.glob("cli/**/*.py")])
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+LIGHT = re.compile(r"graft\.(version|registry|specs\.\w+|(\w+\.)+registry)\.\w+$")  # modules without torch
 
 # from the ground up: a file imports from its own line and from those above it
 LAYERS = (
@@ -152,9 +154,17 @@ def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
     assert not {name for _, name in found if name.startswith(tuple(modules))}
     of_commands = {name.partition(".")[0] for path, name in found if part_of(path) == "graft_cli"}
     assert of_commands - set(sys.stdlib_module_names) == {"click", "graft", "graft_cli"}
-    assert {name for path, name in found if part_of(path) == "graft_cli" and name.startswith("graft.")} == {
-        "graft.__version__"
-    }
+    eager = {name for path, name in found if part_of(path) == "graft_cli" and name.startswith("graft.")}
+    assert "graft.version.__version__" in eager
+    assert not [name for name in eager if not LIGHT.match(name)]
+
+
+def test_what_commands_import_before_they_run_loads_nothing_slow() -> None:
+    light = sorted({name.rpartition(".")[0] for path in FILES for name, _ in imports_of(path) if LIGHT.match(name)})
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {light}]; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "graft.registry" in loaded.split()  # these are seen
+    assert not {"torch", "numpy", *LATE} & set(loaded.split())
 
 
 def test_no_module_is_a_drawer() -> None:
