@@ -96,14 +96,18 @@ class RegistryOption(click.Option):
 
     def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
         """Make the option; `help` comes before the lines of the rows."""
-        self.registry, self._lead = registry, help
+        self.registry = registry
         settings["type"] = RegistryChoice(registry)
-        super().__init__(*args, **settings)
+        super().__init__(*args, help=help, **settings)
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the names and the help, with the rows that there are now."""
-        self.help = f"{self._lead} {self.registry.describe()}".strip()
-        return super().get_help_record(ctx)
+    @property
+    def help(self) -> str:
+        """The help with the rows that there are now."""
+        return f"{self._lead} {self.registry.describe()}".strip()
+
+    @help.setter
+    def help(self, lead: str | None) -> None:
+        self._lead = lead or ""
 
 
 def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:
