@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from graft.claims import Output, claim_output
-from graft.compose.clusters import clusters_at, link_singly
+from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
     Shared,
@@ -248,8 +248,7 @@ class _Fuser:
         selected = np.diag(self.met)
         union = selected[:, None] + selected[None, :] - self.met
         jaccard = np.where(union > 0, self.met / np.maximum(union, 1), 0.0)
-        m = len(self.models)
-        groups = clusters_at(link_singly(jaccard), m, self.spec.threshold) if self.movements else ()
+        groups = clusters_at(single_linkage(jaccard), self.spec.threshold) if self.movements else ()
         listed = set(self.names) | set(self.base.aliases)
         return Fusion(
             spec=self.spec,
