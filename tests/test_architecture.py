@@ -35,6 +35,7 @@ LAYERS = (
     {"evaluate"},
     {"report"},
     {"hub"},
+    {"interop"},
     {"recipes"},
     {"graft_cli"},
 )
@@ -61,7 +62,8 @@ PACKAGES = {
     "train": {"numpy", "peft", "safetensors", "torch", "tqdm", "transformers"},
     "evaluate": {"numpy", "torch"},
     "report": {"matplotlib", "numpy"},
-    "hub": {"huggingface_hub", "numpy", "torch"},
+    "hub": {"huggingface_hub"},
+    "interop": {"numpy", "torch"},
     "recipes": {"numpy", "tqdm"},
     "graft_cli": {"click", "tqdm"},
 }

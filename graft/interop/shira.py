@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
-from graft.hub.interop.additive import add_difference, find_difference, widest
-from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.foreign import Foreign
-from graft.hub.interop.linear_layers import match_linear_layers
-from graft.hub.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_rest
+from graft.interop.additive import add_difference, find_difference, widest
+from graft.interop.export_source import ExportSource
+from graft.interop.imported_weights import ImportedWeights
+from graft.interop.linear_layers import match_linear_layers
+from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_rest
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec, assign, take
 from graft.tensors.tensor_stream import Planned, write_tensors
 
@@ -42,7 +42,7 @@ class _Need:
     most: int
 
 
-def refuse_for_shira(source: ExportSource) -> dict[str, str]:
+def find_unsupported(source: ExportSource) -> dict[str, str]:
     """Tensors that SHiRA cannot hold, with the reason."""
     modules = match_linear_layers(source)
     refused: dict[str, str] = dict.fromkeys(source.patch.dense, "a whole tensor; SHiRA holds differences alone")
@@ -77,7 +77,7 @@ def write_shira(source: ExportSource, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_shira(path: Path) -> Foreign:
+def read_shira(path: Path) -> ImportedWeights:
     """An adapter that PEFT saved, or `write_shira`.
 
     Raises:
@@ -94,7 +94,7 @@ def read_shira(path: Path) -> Foreign:
         read = {ending: partial(adapter.stored.read, key) for ending, key in keys.items()}
         edits[f"{module}.weight"] = partial(_add_sparse, f"{module}.weight", read)
     more = read_rest(adapter, rest)
-    return Foreign({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
+    return ImportedWeights({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
 
 
 def _need(k: int, spec: TensorSpec) -> _Need:
@@ -113,7 +113,7 @@ def _slots(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _values(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
-    difference, _ = find_difference(source.before(name), source.patch.values[name])
+    difference, _ = find_difference(source.base_values(name), source.patch.values[name])
     _, own = _slots(source.patch.mask[name], n_slots)
     values = torch.full((n_slots,), -0.0, dtype=difference.dtype)
     return values.index_copy_(0, torch.from_numpy(own), difference)

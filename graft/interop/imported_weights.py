@@ -14,7 +14,7 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Foreign:
+class ImportedWeights:
     """What a file of another tool does to a base, not computed yet, so that one tensor at a time can be.
 
     Names are the file's own: a live model's, or a checkpoint's.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import MismatchError
-from graft.hub.interop.foreign import Edit, Foreign, check_shape
+from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.growth import Growth, heads_among, vocabulary_rows
@@ -16,7 +16,7 @@ from graft.tensors.scope import kind_of
 from graft.tensors.vocabulary import read_tokens
 
 
-def resized_heads(foreign: Foreign, places: Mapping[str, str], base: Checkpoint) -> dict[str, torch.Tensor]:
+def resized_heads(foreign: ImportedWeights, places: Mapping[str, str], base: Checkpoint) -> dict[str, torch.Tensor]:
     """The base's name -> a head of another size that the file brings, in the base's dtype."""
     whole = {places[name]: read() for name, read in foreign.whole.items() if name in places}
     shapes = {place: (base.spec(place).shape, tuple(tensor.shape)) for place, tensor in whole.items()}

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
-from graft.hub.interop.export_source import ExportSource
+from graft.interop.export_source import ExportSource
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
 from graft.tensors.header import parse_json, read_header
@@ -44,7 +44,7 @@ class WeightPatch(NamedTuple):
     indices: torch.Tensor | None  # (k,) int32 or int64; None for a whole tensor
 
 
-def refuse_for_vllm(source: ExportSource) -> dict[str, str]:
+def find_unsupported(source: ExportSource) -> dict[str, str]:
     """Tensors that vLLM cannot take, with the reason: it marks what stays by NaN, so that integers have no mark."""
     specs = source.patch.mask.specs
     integers = {name: spec.dtype for name, spec in specs.items() if not spec.is_float}

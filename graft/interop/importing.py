@@ -1,4 +1,4 @@
-"""From another tool's file and a base to a patch."""
+"""Import: make a patch of another tool's file and its base."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from graft.errors import BudgetError, ConfigError, MismatchError
-from graft.hub.interop.foreign import Edit, Foreign, replace_whole
-from graft.hub.interop.formats import IMPORTS
-from graft.hub.interop.sizes import cut_rows, new_rows, resized_heads
+from graft.errors import BudgetError, MismatchError
+from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
+from graft.interop.registry import IMPORT_FORMATS
+from graft.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
 from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
@@ -30,18 +30,18 @@ from graft.version import __version__
 
 def import_patch(
     file: Path,
-    form: str,
+    source: str,
     base: str,
     *,
     density: float | None = None,
     budget: int | None = None,
     with_base_values: bool = False,
 ) -> Patch:
-    """A patch of what another tool's file does to a base, one tensor in memory at a time.
+    """Make a patch of what another tool's file does to a base, with one tensor in memory at a time.
 
     Args:
         file: the file or folder.
-        form: a name of `formats.IMPORTS`.
+        source: the file's format, a name of `IMPORT_FORMATS`.
         base: the model that the file belongs to.
         density, budget: how many entries to keep, those that move furthest; without them every changed entry.
         with_base_values: also store the base's values.
@@ -52,19 +52,17 @@ def import_patch(
         MismatchError: the file does not belong to this base; the tensor is named.
         BudgetError: the file changes nothing, or less than the budget.
     """
-    if form not in IMPORTS:
-        raise ConfigError(f"no format {form!r} to import from; choose from {', '.join(IMPORTS)}")
-    located = locate(base)
+    import_format, located = IMPORT_FORMATS.find(source), locate(base)
     checkpoint = Checkpoint.open(located.path)
-    foreign = IMPORTS[form](file, checkpoint)
-    edits, dense = _match(foreign, checkpoint)
+    weights = import_format.read(file, checkpoint)
+    edits, dense = _match(weights, checkpoint)
     edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
     mask = _choose(checkpoint, edited, density, budget)
     rows, grown = new_rows(checkpoint, edits, file)
     dense |= rows
     for name, tensor in dense.items():
         refuse_not_finite(tensor, name, file)
-    config = {"method": "import", "from": form, "density": density, "budget": budget, **foreign.config}
+    config = {"method": "import", "from": source, "density": density, "budget": budget, **weights.config}
     buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
     provenance = replace(_provenance(located, checkpoint, config), grown=grown, buffers=buffers)
     values, before = _cut(checkpoint, edited, mask)
@@ -72,49 +70,49 @@ def import_patch(
     return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
 
 
-def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
-    """The base's tensor -> its edits, more than one where the file lists tied names; and what the base lacks."""
-    wanted = [*foreign.edits, *foreign.whole]
-    places = _places(wanted, base)
-    dense = {name: read() for name, read in foreign.whole.items() if name not in places}
-    heads = resized_heads(foreign, places, base)
-    places = {name: place for name, place in places.items() if place not in heads}
+def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
+    """Return the base's tensors -> their edits, several where the file lists tied names; and what the base lacks."""
+    wanted = [*weights.edits, *weights.whole]
+    base_names = _match_listed(wanted, base)
+    dense = {name: read() for name, read in weights.whole.items() if name not in base_names}
+    heads = resized_heads(weights, base_names, base)
+    base_names = {name: target for name, target in base_names.items() if target not in heads}
     dense |= heads
-    lacking = sorted(set(foreign.edits) - places.keys())
-    if lacking or not (places or heads):
+    lacking = sorted(set(weights.edits) - base_names.keys())
+    if lacking or not (base_names or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
-    _refuse_parted(foreign, base, wanted)
+    _refuse_parted(weights, base, wanted)
     edits: dict[str, list[Edit]] = {}
-    for name, place in places.items():
-        whole = foreign.whole.get(name)
-        edits.setdefault(place, []).append(foreign.edits[name] if whole is None else replace_whole(name, whole))
+    for name, target in base_names.items():
+        whole = weights.whole.get(name)
+        edits.setdefault(target, []).append(weights.edits[name] if whole is None else replace_whole(name, whole))
     return edits, {name: tensor.clone() for name, tensor in dense.items()}
 
 
-def _places(wanted: list[str], base: Checkpoint) -> dict[str, str]:
-    """Foreign name -> the base's listed name; tied names stand for one."""
+def _match_listed(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Return the file's names -> the base's listed names; tied names stand for one."""
     listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
     owners = {name: names[0] for group, names in listed if names for name in group}
-    return {name: owners.get(place, place) for name, place in _live_names(wanted, base).items()}
+    return {name: owners.get(target, target) for name, target in _match_each(wanted, base).items()}
 
 
-def _live_names(wanted: list[str], base: Checkpoint) -> dict[str, str]:
-    """Foreign name -> the base's, tied ones each under its own."""
+def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Return the file's names -> the base's, tied ones each under its own."""
     prefix, rename = naming_of(base.architecture)
     return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
 
 
-def _refuse_parted(foreign: Foreign, base: Checkpoint, wanted: list[str]) -> None:
+def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
     """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
 
     Raises:
         MismatchError: naming both.
     """
-    found = _live_names(wanted, base)
-    named = set(found.values())
-    for name in foreign.parted & found.keys():
-        group = next((group for group in base.tied if found[name] in group), frozenset())
+    base_names = _match_each(wanted, base)
+    named = set(base_names.values())
+    for name in weights.parted & base_names.keys():
+        group = next((group for group in base.tied if base_names[name] in group), frozenset())
         if group - named:
             raise MismatchError(
                 f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
@@ -123,7 +121,7 @@ def _refuse_parted(foreign: Foreign, base: Checkpoint, wanted: list[str]) -> Non
 
 
 def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """One tensor of the base and what becomes of it, new rows of a vocabulary left out.
+    """Return one tensor of the base and what becomes of it, without new rows of a vocabulary.
 
     Raises:
         MismatchError: the file gives tied names different values.
@@ -167,13 +165,13 @@ def _changed(before: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
 
 
 def _movement(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """(n,) fp32 |tuned - base|, -inf where the bits are equal."""
+    """Return (n,) fp32 |tuned - base|, -inf where the bits are equal."""
     before, tuned = edit()
     return (tuned.float() - before.float()).abs().flatten().masked_fill_(~_changed(before, tuned), -torch.inf)
 
 
 def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The tuned values at a mask and the base's."""
+    """Return the tuned values at a mask, and the base's."""
     values, before = {}, {}
     for name, indices in mask.indices.items():
         before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import CheckpointError, MismatchError
-from graft.hub.interop.composable_sft import decode_steps, read_composable_sft
-from graft.hub.interop.importing import import_patch
+from graft.interop.composable_sft import decode_steps, read_composable_sft
+from graft.interop.importing import import_patch
 from graft.patch.live import apply_patch
 from tests.checkpoints import bits_of, save_model, small_bert, small_llama
-from tests.hub.interop.bases import DTYPES
-from tests.hub.interop.sft_files import LAYOUTS, encode, encoded, write_sft
+from tests.interop.bases import DTYPES
+from tests.interop.sft_files import LAYOUTS, encode, encoded, write_sft
 
 
 def differences(model: torch.nn.Module, share: float = 0.2) -> dict[str, torch.Tensor]:
@@ -181,7 +181,7 @@ def test_a_damaged_archive_is_read_or_refused(flips: list[tuple[float, int]], tm
         data[int(place * len(data))] ^= flip
     file.write_bytes(data)
     try:
-        foreign = read_composable_sft(file)
+        weights = read_composable_sft(file)
     except CheckpointError:
         return
-    assert foreign.edits or foreign.whole
+    assert weights.edits or weights.whole

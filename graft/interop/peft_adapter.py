@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.hub.interop.foreign import Edit, replace_whole
+from graft.interop.imported_weights import Edit, replace_whole
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.header import parse_json
 

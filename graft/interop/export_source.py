@@ -1,4 +1,4 @@
-"""What an exporter reads from: a patch, and the base that it was cut from where one is at hand."""
+"""The source of an export: a patch, and the base that it was cut from where one is at hand."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class ExportSource:
     Attributes:
         patch: the patch.
         target: its base on disk, whose values under the mask have been checked; None without one.
-        places: the patch's tensor names, of whole tensors too -> the base's; empty without a base.
+        base_names: the patch's tensor names, of whole tensors too -> the base's; empty without a base.
     """
 
     patch: Patch
     target: StoredTarget | None = None
-    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    base_names: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, patch: Patch, base: str | None) -> ExportSource:
-        """A patch and its base, all checks done.
+        """Open the base of a patch and check that the two belong together.
 
         Raises:
             PatchMismatchError: the base is another than the patch was cut from.
@@ -49,32 +49,32 @@ class ExportSource:
         return cls(patch, target, {**fit.dense, **fit.names})
 
     @property
-    def has_before(self) -> bool:
-        """Whether the base's values under the mask are known."""
+    def has_base_values(self) -> bool:
+        """Return whether the base's values under the mask are known."""
         return self.target is not None or self.patch.base_values is not None
 
     @cached_property
     def model(self) -> torch.nn.Module | None:
-        """The base's model on the meta device; None where no config.json tells one."""
+        """Build the base's model on the meta device; None where no config.json tells one."""
         path = self.target.checkpoint.path if self.target else None
         return build_on_meta(path) if path is not None and path.is_dir() else None
 
-    def before(self, name: str) -> torch.Tensor:
-        """(k,) the base's values at the mask's entries in one tensor."""
+    def base_values(self, name: str) -> torch.Tensor:
+        """Return the base's (k,) values at the mask's entries in one tensor."""
         if self.target is not None:
-            return self.target.gather(self.places[name], torch.tensor(self.patch.mask[name]))
+            return self.target.gather(self.base_names[name], torch.tensor(self.patch.mask[name]))
         if self.patch.base_values is None:
             raise ConfigError("the patch stores no base values: pass --base MODEL")
         return self.patch.base_values[name]
 
-    def whole(self, name: str) -> torch.Tensor:
-        """The base's tensor, mapped from disk; treat it as read-only."""
+    def base_tensor(self, name: str) -> torch.Tensor:
+        """Return a whole tensor of the base, mapped from disk; treat it as read-only."""
         if self.target is None:
             raise ConfigError("whole tensors need the base: pass --base MODEL")
-        return self.target.checkpoint.read(self.places[name])
+        return self.target.checkpoint.read(self.base_names[name])
 
     def without(self, names: Iterable[str]) -> ExportSource:
-        """The source less some tensors, entries and whole ones alike.
+        """Return the source less some tensors, entries and whole ones alike.
 
         Raises:
             BudgetError: no entry is left.

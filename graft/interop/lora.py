@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.hub.interop.additive import add_difference, widest
-from graft.hub.interop.foreign import Edit, Foreign, check_shape
-from graft.hub.interop.peft_adapter import Adapter, open_adapter, read_rest
-from graft.hub.interop.transposed_layers import find_transposed
+from graft.interop.additive import add_difference, widest
+from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
+from graft.interop.linear_layers import find_transposed
+from graft.interop.peft_adapter import Adapter, open_adapter, read_rest
 from graft.tensors.checkpoint import Checkpoint
 
 # what changes the arithmetic, or the base itself; each is off where it is absent, null or empty
@@ -38,7 +38,7 @@ _NESTED = re.compile(r"\)[*+{]")  # a repeated group may take exponential time
 _LONGEST = 500  # characters of a pattern
 
 
-def read_lora(path: Path, base: Checkpoint) -> Foreign:
+def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
     """A LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
 
     Args:
@@ -61,7 +61,7 @@ def read_lora(path: Path, base: Checkpoint) -> Foreign:
         below = edits.get(name)  # PEFT stores an embedding beside its factors
         edits[name] = edit if below is None else _after(below, edit)
     config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
-    return Foreign(edits, more.whole, config, frozenset(more.whole))
+    return ImportedWeights(edits, more.whole, config, frozenset(more.whole))
 
 
 @dataclass(frozen=True, eq=False)

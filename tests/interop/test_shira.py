@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from graft.errors import CheckpointError, MismatchError, PatchError
-from graft.hub.interop.exporting import export_patch
-from graft.hub.interop.importing import import_patch
+from graft.interop.exporting import export_patch
+from graft.interop.importing import import_patch
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from tests.checkpoints import bits_of, equal_tensors, save_model, small_llama
-from tests.hub.interop.bases import DTYPES, TOKENS, bert_pair, is_linear, llama_pair, moved, stored_patch
+from tests.interop.bases import DTYPES, TOKENS, bert_pair, is_linear, llama_pair, moved, stored_patch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # PEFT leaves them as they are
 

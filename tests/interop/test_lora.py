@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from graft.errors import BudgetError, CheckpointError, MismatchError
-from graft.hub.interop.importing import import_patch
+from graft.interop.importing import import_patch
 from graft.patch.live import apply_patch
 from graft.tensors.dtypes import same_bits
 from tests.checkpoints import equal_tensors, save_model, small_classifier, small_llama
-from tests.hub.interop.bases import DTYPES, TOKENS
+from tests.interop.bases import DTYPES, TOKENS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "down_proj"], "lora_alpha": 3},

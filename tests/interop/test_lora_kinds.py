@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graft.errors import CheckpointError, MismatchError
-from graft.hub.interop.importing import import_patch
+from graft.interop.importing import import_patch
 from graft.patch.live import apply_patch
 from tests.checkpoints import equal_tensors, save_model
 

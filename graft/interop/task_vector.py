@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from graft.hub.interop.additive import find_difference, widest
-from graft.hub.interop.export_source import ExportSource
+from graft.interop.additive import find_difference, widest
+from graft.interop.export_source import ExportSource
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec
 from graft.tensors.tensor_stream import Planned, write_tensors
 
 
-def refuse_for_task_vector(source: ExportSource) -> dict[str, str]:
+def find_unsupported(source: ExportSource) -> dict[str, str]:
     """Tensors that have no difference in floating point, with the reason."""
     integers = {name: spec.dtype for name, spec in source.patch.mask.specs.items() if not spec.is_float}
     refused = {name: f"{dtype} entries; a task vector adds floating-point numbers" for name, dtype in integers.items()}
@@ -35,7 +35,7 @@ def write_task_vector(source: ExportSource, path: Path) -> None:
 
 
 def _dense_difference(source: ExportSource, name: str) -> torch.Tensor:
-    difference, _ = find_difference(source.before(name), source.patch.values[name])
+    difference, _ = find_difference(source.base_values(name), source.patch.values[name])
     spec = source.patch.mask.specs[name]
     dense = torch.zeros(spec.numel, dtype=difference.dtype)
     dense.index_copy_(0, torch.tensor(source.patch.mask[name]), difference)

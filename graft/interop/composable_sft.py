@@ -27,15 +27,15 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
-from graft.hub.interop.additive import add_difference
-from graft.hub.interop.foreign import Edit, Foreign, check_shape
+from graft.interop.additive import add_difference
+from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
 from graft.tensors.dtypes import assign, take
 
 FILE_NAME = "pytorch_diff.bin"
 _DIFFERENCES, _WHOLE = ("diffs", "body"), ("abs", "head")
 
 
-def read_composable_sft(path: Path) -> Foreign:
+def read_composable_sft(path: Path) -> ImportedWeights:
     """A sparse fine-tuning; a folder is looked into for `pytorch_diff.bin`.
 
     Raises:
@@ -50,7 +50,7 @@ def read_composable_sft(path: Path) -> Foreign:
     limit = file.stat().st_size
     edits = {_text(name, file): _edit_of(str(name), item, file) for name, item in differences.items()}
     tensors = {_text(name, file): _owned(str(name), item, file, limit) for name, item in whole.items()}
-    return Foreign(edits, {name: partial(_give, tensor) for name, tensor in tensors.items()})
+    return ImportedWeights(edits, {name: partial(_give, tensor) for name, tensor in tensors.items()})
 
 
 def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:

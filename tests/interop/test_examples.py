@@ -13,7 +13,7 @@ from graft.localize.movement import diff_checkpoints
 from graft.patch.file import save_patch
 from tests.models import FILMS, write_causal, write_rows
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def functions_of(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.hub.interop.additive import add_difference, find_difference, widest
+from graft.interop.additive import add_difference, find_difference, widest
 from graft.tensors.dtypes import as_bits
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

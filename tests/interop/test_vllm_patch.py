@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from graft.errors import CheckpointError
-from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.exporting import export_patch
-from graft.hub.interop.vllm_patch import WeightPatch, read_weight_patches, refuse_for_vllm, write_weight_patches
+from graft.interop.export_source import ExportSource
+from graft.interop.exporting import export_patch
+from graft.interop.vllm_patch import WeightPatch, find_unsupported, read_weight_patches, write_weight_patches
 from tests.checkpoints import equal_tensors, make_patch, sample_tensors
-from tests.hub.interop.bases import DTYPES, llama_pair, stored_patch
+from tests.interop.bases import DTYPES, llama_pair, stored_patch
 
 
 def load_as_vllm(weights: dict[str, torch.Tensor], patches: Iterable[WeightPatch]) -> None:
@@ -63,7 +63,7 @@ def test_whole_tensors_have_no_indices(tmp_path: Path) -> None:
 
 def test_integers_are_named(tmp_path: Path) -> None:
     patch = make_patch({"steps": torch.tensor([1, 2])}, {"steps": {0: 3}})
-    assert "I64" in refuse_for_vllm(ExportSource(patch))["steps"]
+    assert "I64" in find_unsupported(ExportSource(patch))["steps"]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a patch to another tool's file."""
+"""Export: write a patch in another tool's format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from graft.claims import Claim, Output, claim_output
 from graft.errors import ConfigError, PatchError
-from graft.hub.interop.additive import add_difference, find_difference
-from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.formats import EXPORTS, ExportFormat
+from graft.interop.additive import add_difference, find_difference
+from graft.interop.export_source import ExportSource
+from graft.interop.registry import EXPORT_FORMATS, ExportFormat
 from graft.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
 from graft.tensors.location import places_of
@@ -17,7 +17,7 @@ from graft.tensors.location import places_of
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The outcome of an export.
 
     Attributes:
         k: entries.
@@ -35,7 +35,7 @@ class Exported:
 
     @property
     def n_missed(self) -> int:
-        """Entries that land beside the patch's value."""
+        """Return the number of entries that land beside the patch's value."""
         return sum(self.missed.values())
 
 
@@ -53,7 +53,7 @@ def export_patch(
 
     Args:
         patch: the patch.
-        to: a name of `formats.EXPORTS`.
+        to: a name of `EXPORT_FORMATS`.
         out: the file or folder to make.
         base: the model it was cut from; needed for whole tensors, and for differences unless base values are stored.
         strict: refuse where an additive format misses a value by rounding.
@@ -67,27 +67,33 @@ def export_patch(
         PatchMismatchError, CheckpointError: the base is another, or cannot be read.
         OutputError: the output exists, or cannot be written.
     """
-    if to not in EXPORTS:
-        raise ConfigError(f"no format {to!r} to export to; choose from {', '.join(EXPORTS)}")
-    form, inputs = EXPORTS[to], [] if base is None else places_of(base)
-    claim = claim_output(out, is_folder=form.is_folder, force=force, inputs=inputs)
+    export_format, inputs = EXPORT_FORMATS.find(to), [] if base is None else places_of(base)
+    claim = claim_output(out, is_folder=export_format.is_folder, force=force, inputs=inputs)
     source = ExportSource.of(patch, base)
-    if (form.needs_base and source.target is None) or (form.is_additive and not source.has_before):
-        raise ConfigError(f"{to} needs the base's values, which the patch does not store: pass --base MODEL")
-    skipped = dict(sorted(form.refuse(source).items()))
+    _refuse_without_base(export_format, source)
+    skipped = export_format.find_unsupported(source)
     if skipped and not skip_unsupported:
         raise PatchError(_refusal(to, skipped))
     source = source.without(skipped) if skipped else source
-    missed, largest = _count_missed(source) if form.is_additive else ({}, 0.0)
+    missed, largest = _count_missed(source) if export_format.is_additive else ({}, 0.0)
     if missed and strict:
         raise PatchError(f"{to}: no difference reaches {sum(missed.values()):,} of {len(source.patch):,} values")
-    _write(form, source, claim)
+    _write(export_format, source, claim)
     return Exported(len(source.patch), len(source.patch.dense), skipped, missed, largest)
 
 
-def _write(form: ExportFormat, source: ExportSource, claim: Claim) -> None:
-    with (new_folder if form.is_folder else new_file)(claim) as temporary:
-        form.write(source, temporary)
+def _refuse_without_base(export_format: ExportFormat, source: ExportSource) -> None:
+    lacks_tensors = export_format.needs_base and source.target is None
+    lacks_values = export_format.is_additive and not source.has_base_values
+    if lacks_tensors or lacks_values:
+        raise ConfigError(
+            f"{export_format.name} needs the base's values, which the patch does not store: pass --base MODEL"
+        )
+
+
+def _write(export_format: ExportFormat, source: ExportSource, claim: Claim) -> None:
+    with (new_folder if export_format.is_folder else new_file)(claim) as temporary:
+        export_format.write(source, temporary)
 
 
 def _refusal(to: str, skipped: Mapping[str, str]) -> str:
@@ -97,13 +103,13 @@ def _refusal(to: str, skipped: Mapping[str, str]) -> str:
 
 
 def _count_missed(source: ExportSource) -> tuple[dict[str, int], float]:
-    """Tensor -> entries that no difference reaches, and by how much the worst of them is missed."""
+    """Return tensor -> entries that no difference reaches, and by how much the worst of them is missed."""
     missed, largest = {}, 0.0
     for name in source.patch.mask:
-        before, tuned = source.before(name), source.patch.values[name]
-        difference, reached = find_difference(before, tuned)
+        base, tuned = source.base_values(name), source.patch.values[name]
+        difference, reached = find_difference(base, tuned)
         if not bool(reached.all()):
-            beside = add_difference(before, difference).double() - tuned.double()
+            misses = add_difference(base, difference).double() - tuned.double()
             missed[name] = int((~reached).sum())
-            largest = max(largest, float(beside.abs().max()))
+            largest = max(largest, float(misses.abs().max()))
     return missed, largest

@@ -9,10 +9,10 @@ import pytest
 import torch
 from graft_cli.entry import main
 
-from graft.hub.interop.formats import EXPORTS, IMPORTS
+from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS
 from graft.patch.file import load_patch, save_patch
 from graft.tensors.dtypes import as_bits
-from tests.hub.interop.bases import is_linear, llama_pair, stored_patch
+from tests.interop.bases import is_linear, llama_pair, stored_patch
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str, str]:
@@ -66,7 +66,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_commands_offer_what_the_tables_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, names in (("export", EXPORTS), ("import", IMPORTS)):
+    for command, names in (("export", EXPORT_FORMATS), ("import", IMPORT_FORMATS)):
         code, out, _ = run(capsys, command, "--help")
         assert code == 0
         assert f"[{'|'.join(names)}]" in out

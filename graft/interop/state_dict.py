@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from graft.hub.interop.export_source import ExportSource
-from graft.hub.interop.foreign import Foreign
+from graft.interop.export_source import ExportSource
+from graft.interop.imported_weights import ImportedWeights
 from graft.patch.growth import continue_shape
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TensorSpec, assign, spec_of
@@ -32,22 +32,22 @@ def write_state_dict(source: ExportSource, path: Path) -> None:
     write_tensors(path, tensors, {"format": "pt"})
 
 
-def read_state_dict(path: Path) -> Foreign:
+def read_state_dict(path: Path) -> ImportedWeights:
     """The tensors of a safetensors file or model folder, each to be put in the place of the base's.
 
     Raises:
         CheckpointError: it cannot be read; pickles are refused.
     """
     stored = Checkpoint.open(path)
-    return Foreign(whole={name: partial(stored.read, name) for name in stored.names})
+    return ImportedWeights(whole={name: partial(stored.read, name) for name in stored.names})
 
 
 def _with_rows(source: ExportSource, name: str) -> torch.Tensor:
-    grafted = _grafted(source, name) if name in source.patch.mask else source.whole(name)
+    grafted = _grafted(source, name) if name in source.patch.mask else source.base_tensor(name)
     return torch.cat([grafted, source.patch.dense[name]])
 
 
 def _grafted(source: ExportSource, name: str) -> torch.Tensor:
-    tensor = source.whole(name).clone()
+    tensor = source.base_tensor(name).clone()
     assign(tensor, torch.tensor(source.patch.mask[name]), source.patch.values[name])
     return tensor

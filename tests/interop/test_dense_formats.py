@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError, PatchError, PatchMismatchError
-from graft.hub.interop.exporting import export_patch
-from graft.hub.interop.importing import import_patch
+from graft.interop.exporting import export_patch
+from graft.interop.importing import import_patch
 from graft.localize.movement import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
@@ -31,7 +31,7 @@ from tests.checkpoints import (
     write_sharded,
     write_single,
 )
-from tests.hub.interop.bases import DTYPES, bert_pair, llama_pair, stored_patch
+from tests.interop.bases import DTYPES, bert_pair, llama_pair, stored_patch
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -134,9 +134,9 @@ def test_a_base_is_asked_for_and_checked(tmp_path: Path) -> None:
     other = write_single(tmp_path / "other", {**sample_tensors(3), "steps": torch.tensor([1, 2])})
     with pytest.raises(PatchMismatchError, match="values at its 1 entries are not the base's"):
         export_patch(patch, "state-dict", tmp_path / "out", base=str(other))
-    with pytest.raises(ConfigError, match="no format 'zebra' to export to; choose from shira"):
+    with pytest.raises(ConfigError, match="'zebra' is not a format to export to; choose from shira"):
         export_patch(patch, "zebra", tmp_path / "out")
-    with pytest.raises(ConfigError, match="no format 'zebra' to import from; choose from shira"):
+    with pytest.raises(ConfigError, match="'zebra' is not a format to import from; choose from shira"):
         import_patch(tmp_path, "zebra", str(base))
     assert not (tmp_path / "out").exists()
 
