@@ -10,13 +10,13 @@ from functools import cached_property
 import torch
 
 from graft.errors import ConfigError
+from graft.files.location import locate
 from graft.patch.fit import check_fit
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.skill_patch import Patch
 from graft.tensors.architecture import build_on_meta
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graft.claims import Claim, Output, claim_output
 from graft.errors import ConfigError, PatchError
+from graft.files.claims import Claim, Output, claim_output
+from graft.files.location import places_of
+from graft.files.outputs import new_file, new_folder
 from graft.interop.additive import add_difference, find_difference
 from graft.interop.export_source import ExportSource
 from graft.interop.registry import EXPORT_FORMATS, ExportFormat
-from graft.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
-from graft.tensors.location import places_of
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError, MismatchError
+from graft.files.location import Located, locate
 from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
 from graft.interop.registry import IMPORT_FORMATS
 from graft.interop.sizes import cut_rows, new_rows, resized_heads
@@ -21,7 +22,6 @@ from graft.patch.skill_patch import Patch
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, same_bits, take
-from graft.tensors.location import Located, locate
 from graft.tensors.names import match_names
 from graft.tensors.pair import refuse_not_finite
 from graft.tensors.prints import digest_of, print_of

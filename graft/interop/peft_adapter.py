@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.header import parse_json
 from graft.interop.imported_weights import Edit, replace_whole
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.header import parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

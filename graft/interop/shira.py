@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.tensor_spec import TensorSpec
 from graft.interop.additive import add_difference, find_difference, widest
 from graft.interop.export_source import ExportSource
 from graft.interop.imported_weights import ImportedWeights
 from graft.interop.linear_layers import match_linear_layers
 from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_rest
-from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec, assign, take
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, assign, take
 from graft.tensors.tensor_stream import Planned, write_tensors
 
 VALUES, INDICES = "shira_weight", "shira_indices"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from graft.files.tensor_spec import TensorSpec
 from graft.interop.additive import find_difference, widest
 from graft.interop.export_source import ExportSource
-from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, TensorSpec
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, write_tensors
 
 

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.header import parse_json, read_header
+from graft.files.tensor_spec import TensorSpec
 from graft.interop.export_source import ExportSource
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
-from graft.tensors.header import parse_json, read_header
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 
 KEY = "checkpoint_weight_patch"

@@ -36,10 +36,10 @@ def command(
     Example:
       graft export skill.safetensors --to shira --base embedded:all-MiniLM-L6-v2 -o runs/adapter
     """
-    from graft.claims import claim_output
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.hub.pull import pull_patch
     from graft.interop.exporting import export_patch
-    from graft.tensors.location import places_of
 
     claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=places_of(patch, base))
     done = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)

@@ -39,9 +39,9 @@ def command(
     Example:
       graft import runs/lora --from lora --base ORG/MODEL --density 1e-3 -o skill.safetensors
     """
-    from graft.claims import claim_output
+    from graft.files.claims import claim_output
+    from graft.files.location import locate, places_of
     from graft.interop.importing import import_patch
-    from graft.tensors.location import locate, places_of
 
     claim = claim_output(output, is_folder=False, force=force, inputs=places_of(file, base))
     patch = import_patch(

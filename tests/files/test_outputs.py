@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from graft import moves, outputs
 from graft.errors import OutputError
-from graft.outputs import new_file, new_folder
-from graft.workplaces import put_mark
+from graft.files import moves, outputs
+from graft.files.outputs import new_file, new_folder
+from graft.files.workplaces import put_mark
 from tests.checkpoints import files_below
 
 Opener = Callable[..., AbstractContextManager[Path]]

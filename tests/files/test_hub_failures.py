@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import errors
 
-from graft.tensors.hub_failures import explain_failure, failures, is_broken_connection, is_garbled, status_of, wait_of
+from graft.files.hub_failures import explain_failure, failures, is_broken_connection, is_garbled, status_of, wait_of
 
 CLIENT_ERROR: Any = errors.HfHubHTTPError.__bases__[0]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import OutputError
-from graft.moves import move_new
+from graft.files.moves import move_new
 
 MARK = ".made-by-graft"
 _LONGEST = 255  # bytes of a name, on every usual disk

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read and checked before anything else is believed.
+"""The header of a safetensors file: read and checked before anything else is believed, and written.
 
 Layout (safetensors format): 8 bytes little-endian length, that many bytes of JSON, then the tensors' bytes
 without holes. A file from a stranger is bad input until checked: lengths are compared with the file's size
@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from graft.errors import CheckpointError
-from graft.inputs import open_input
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
+from graft.files.inputs import open_input
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
 LONGEST_SHOWN = 150  # characters of a name or value in a message
+ALIGNMENT = 8  # the tensors' bytes start at a multiple of it, as the safetensors library writes them
 MAX_DEPTH = 64  # of nested JSON: what reads it later may recurse, and must not run out of stack
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file: its spec, and its bytes' place from the start of the file."""
+    """A tensor of a file: its spec, and where its bytes lie, counted from the start of the file."""
 
     spec: TensorSpec
     start: int
@@ -95,6 +96,19 @@ def parse_header(text: bytes, total: int, where: str) -> Header:
     return Header(tensors, metadata, origin)
 
 
+def format_header(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Return the first bytes of a file, length field included, for tensors that follow in the order given."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    for name, spec in tensors.items():
+        stop = start + spec.n_bytes
+        entries[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(math.ceil(len(text) / ALIGNMENT) * ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
 def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     """Parse an untrusted JSON object, refusing duplicate keys, NaN, lone surrogates and deep nesting.
 
@@ -113,12 +127,12 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """An untrusted value for a message of one line: its repr, which escapes line ends and control characters, cut."""
+    """Quote an untrusted value for a message of one line: its repr, which escapes control characters, clipped."""
     return clip_text(repr(value))
 
 
 def clip_text(text: str) -> str:
-    """The start of a text that may be long."""
+    """Return the start of a text that may be long."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
@@ -134,14 +148,15 @@ def _stored(name: str, entry: Any, origin: int, where: str) -> StoredTensor:
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise refuse("has an impossible shape or place")
     spec = TensorSpec(dtype, tuple(shape))
-    if offsets[1] - offsets[0] != spec.numel * ITEM_SIZES[dtype]:
-        raise refuse(f"takes {offsets[1] - offsets[0]} bytes, but {spec} needs {spec.numel * ITEM_SIZES[dtype]}")
+    if offsets[1] - offsets[0] != spec.n_bytes:
+        raise refuse(f"takes {offsets[1] - offsets[0]} bytes, but {spec} needs {spec.n_bytes}")
     return StoredTensor(spec, origin + offsets[0], origin + offsets[1])
 
 
 def _counts(value: Any) -> TypeGuard[list[int]]:
-    whole = isinstance(value, list) and len(value) <= 64
-    return whole and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    """Check for a list of counts, few enough to be a shape."""
+    is_list = isinstance(value, list) and len(value) <= 64
+    return is_list and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import OutputError
-from graft.workplaces import MARK, drop_workplace, make_workplace, open_workplace, refuse_foreign, workplace_of
+from graft.files.workplaces import MARK, drop_workplace, make_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @pytest.mark.parametrize("name", ["out", "x" * 255, "ß" * 127, "y" * 249])

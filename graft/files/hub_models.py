@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import CheckpointError
-from graft.tensors.checkpoint import INDEX, SINGLE, read_index
-from graft.tensors.model_config import modules_in
+from graft.files.model_config import modules_in
+from graft.files.weight_index import INDEX, SINGLE, read_index
 
 ROOT = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]  # of config and tokenizer
 BELOW = "*/*"
@@ -45,7 +45,7 @@ def fetch_model(repository: str, revision: str | None) -> Path:
     """The folder of a model in the cache, fetched first where the Hub can be reached.
 
     Raises:
-        huggingface_hub's errors: it cannot be had (`graft.tensors.hub_failures.failures`).
+        huggingface_hub's errors: it cannot be had (`graft.files.hub_failures.failures`).
         CheckpointError: its index of shards is not valid.
     """
     from huggingface_hub.errors import LocalEntryNotFoundError

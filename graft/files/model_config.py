@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
-from graft.inputs import open_input
+from graft.files.inputs import open_input
 
 _COUNTS = re.compile(r"layers?$|labels$|experts$|blocks?$")  # what a model is built of one by one, weights or not
 _MOST = 100_000

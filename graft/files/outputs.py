@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from graft.claims import Claim, Output, claim_output, what_stands_at
 from graft.errors import OutputError
-from graft.moves import exchange, move_new
-from graft.workplaces import is_marked, put_mark
+from graft.files.claims import Claim, Output, claim_output, what_stands_at
+from graft.files.moves import exchange, move_new
+from graft.files.workplaces import is_marked, put_mark
 
 _PREFIX = ".graft-"  # short, so that the output's own name may be as long as the disk allows
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from graft.claims import Claim, claim_output
 from graft.errors import OutputError
-from graft.outputs import new_file, new_folder
+from graft.files.claims import Claim, claim_output
+from graft.files.outputs import new_file, new_folder
 
 
 @pytest.fixture
