@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
-from graft.inputs import open_input
+from graft.files.inputs import open_input
 
 T = TypeVar("T")
 MOST_BYTES = 64_000_000  # of a file that is read as YAML

@@ -9,8 +9,8 @@ from typing import Any
 
 def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The files of patches and masks, from here or from the Hub, and labels that hold no path."""
+    from graft.files.location import is_on_hub, locate_patch
     from graft.patch.file import FILE_NAME
-    from graft.tensors.location import is_on_hub, locate_patch
 
     found = [locate_patch(reference, FILE_NAME).path for reference in references]
     labels = [

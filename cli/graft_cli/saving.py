@@ -10,7 +10,7 @@ import click
 from graft_cli import options, processes
 
 if TYPE_CHECKING:
-    from graft.claims import Claim
+    from graft.files.claims import Claim
     from graft.localize.pair_notes import Differences
     from graft.patch.skill_patch import Patch
 

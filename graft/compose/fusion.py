@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
 from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
@@ -31,13 +30,14 @@ from graft.compose.fusion_rules import (
 from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
+from graft.files.claims import Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate, places_of
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
 from graft.tensors.rounding import undo_rounding

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError, PatchFormatError
+from graft.files.header import StoredTensor, shown
+from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.coding import decode_bits, decode_gaps
 from graft.patch.file import read_declaration, read_patch_header
 from graft.patch.layout import check_layout
 from graft.patch.mask import Indices
 from graft.patch.provenance import Provenance
 from graft.patch.rows import Row
-from graft.tensors.dtypes import ITEM_SIZES, from_bytes, is_finite
-from graft.tensors.header import StoredTensor, shown
+from graft.tensors.dtypes import from_bytes, is_finite
 from graft.tensors.prints import print_of
 
 

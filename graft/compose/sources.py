@@ -11,10 +11,10 @@ import torch
 
 from graft.compose.patch_file import PatchFile
 from graft.errors import ConfigError, PatchFormatError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 
 LARGEST = 1024  # patches at once: what a result says of its parts must fit into a patch file's header
 Region = Patch | Mask | str | Path

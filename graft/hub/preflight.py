@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError, HubError, PatchFormatError
+from graft.files.header import MAX_HEADER, Header, parse_header, read_header
+from graft.files.hub_failures import explain_failure, failures
+from graft.files.location import fetch_file, locate_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, SINGLE, read_index
 from graft.patch.file import FILE_NAME, MAX_PATCH_HEADER, read_declaration
 from graft.patch.fit import Fit, check_specs
 from graft.patch.layout import check_layout
 from graft.patch.summary import Outline, describe_outline
 from graft.tensors.architecture import naming_of, quantization_of, read_architecture
-from graft.tensors.checkpoint import INDEX, SINGLE, read_index
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.header import MAX_HEADER, Header, parse_header, read_header
-from graft.tensors.hub_failures import explain_failure, failures
-from graft.tensors.location import fetch_file, locate_patch
 
 FIRST = 100_000  # bytes asked for at once: nearly every header lies within
 

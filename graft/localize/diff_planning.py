@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError
+from graft.files.location import locate
+from graft.files.tensor_spec import ITEM_SIZES
 from graft.localize import largest_movements
 from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.patch.planning import patch_file_bytes
-from graft.tensors.dtypes import ITEM_SIZES
-from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.pair import STRETCH, CheckpointPair
 from graft.tensors.scope import Scope

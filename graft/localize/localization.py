@@ -12,6 +12,7 @@ import torch
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
@@ -25,7 +26,6 @@ from graft.tasks.head import spread_head, tokenizer_digest
 from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.pieces import local_of, piece_of
 from graft.tensors.prints import digest_of

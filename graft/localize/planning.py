@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.spec import LocalizeSpec
 from graft.tasks.activations import Kept, estimate_activations
@@ -14,7 +15,6 @@ from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from graft.arguments import checked
-from graft.claims import Output
 from graft.errors import CheckpointError, PatchError, PatchFormatError
-from graft.outputs import new_file
+from graft.files.claims import Output
+from graft.files.header import Header, clip_text, parse_json, read_header, shown
+from graft.files.outputs import new_file
 from graft.patch.coding import encode_indices
 from graft.patch.growth import find_contradiction
 from graft.patch.integrity import Seal, canonical_json, make_seal
@@ -21,7 +22,6 @@ from graft.patch.provenance import Provenance
 from graft.patch.rows import Row, read_rows
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import DTYPE_NAMES
-from graft.tensors.header import Header, clip_text, parse_json, read_header, shown
 from graft.tensors.prints import print_of
 
 KEY = "skill_patch"

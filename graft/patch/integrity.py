@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.header import Header, StoredTensor, shown
 from graft.tensors.dtypes import byte_view
-from graft.tensors.header import Header, StoredTensor, shown
 
 AGREE = "content hashes agree"
 TABLE_AGREES = "table hash agrees; the content was not fetched"

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError, PatchFormatError
+from graft.files.header import Header, clip_text, shown
 from graft.patch.coding import decode_bits, decode_gaps
 from graft.patch.integrity import Seal
 from graft.patch.mask import Indices, Mask
 from graft.patch.rows import Row
 from graft.tensors.dtypes import from_bytes
-from graft.tensors.header import Header, clip_text, shown
 from graft.tensors.pair import refuse_not_finite
 
 _CODES = {"gaps": "U16", "bits": "U8"}

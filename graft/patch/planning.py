@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from graft.errors import PatchFormatError
+from graft.files.header import Header
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.coding import CONTINUE
 from graft.patch.file import read_declaration, read_patch_header
 from graft.patch.fit import check_specs
@@ -16,8 +18,6 @@ from graft.patch.merge import StoredTarget
 from graft.patch.model_folder import find_companions
 from graft.patch.rows import Row
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.header import Header
 from graft.tensors.memory import MemoryPlan, Part
 
 HELD = 16  # bytes per entry beside its values and code: the index in the mask, and where it is written

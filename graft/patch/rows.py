@@ -9,8 +9,8 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from graft.errors import PatchFormatError
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
-from graft.tensors.header import clip_text, shown
+from graft.files.header import clip_text, shown
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 
 _PRINT = re.compile(r"[0-9a-f]{16}")
 # "all" rows of a mask file take no bytes, so that only this bounds what a small file can make us allocate

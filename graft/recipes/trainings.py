@@ -13,6 +13,7 @@ from graft.config import read_config, to_plain
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
+from graft.files.location import locate
 from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
@@ -24,7 +25,6 @@ from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.train.adapter import AdapterSpec, content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from graft.claims import Output
 from graft.compose.clusters import leaf_order, to_linkage
 from graft.compose.families import FamilyOverlap
 from graft.compose.measurement import Overlap
-from graft.outputs import new_folder
+from graft.files.claims import Output
+from graft.files.outputs import new_folder
 from graft.report.figure import COLOURS, INK, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.task_matrix import plot_task_matrix
 

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError, ConfigError
+from graft.files.model_config import refuse_endless, refuse_pipes
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import is_sharded, shard_weights
@@ -22,7 +23,6 @@ from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
 from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import refuse_endless, refuse_pipes
 
 ENGINES = ("ddp", "fsdp")
 DTYPES: dict[str, torch.dtype | str] = {

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in
 from graft.tasks.batches import run_model
 from graft.tasks.head import load_pretrained
 from graft.tasks.loading import load_model
-from graft.tensors.model_config import architecture_in
 
 Family = Literal["masked", "causal"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from graft.errors import DataError
-from graft.inputs import open_input
+from graft.files.inputs import open_input
 from graft.tasks.spec import SplitSpec
 
 Row = dict[str, Any]

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in
 from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, load_pretrained, pad_rows
 from graft.tasks.head_spec import SECOND
 from graft.tasks.loading import load_model
 from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import architecture_in
 
 SCALE = 20.0
 

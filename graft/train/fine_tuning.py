@@ -13,10 +13,12 @@ import torch
 from tqdm import tqdm
 
 from graft.arguments import checked
-from graft.claims import Claim, Output, claim_output
 from graft.errors import ConfigError, OutputError, TrainingError
+from graft.files.claims import Claim, Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
+from graft.files.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 from graft.localize.movement import find_core
-from graft.outputs import new_folder
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -24,7 +26,6 @@ from graft.tasks.head import Head, quiet_transformers
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate, places_of
 from graft.train.content import content_of_training, describe_settings, print_content
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
@@ -33,7 +34,6 @@ from graft.train.protection.core import Core
 from graft.train.record import RECORD, find_record, read_held, write_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
-from graft.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @dataclass(frozen=True)

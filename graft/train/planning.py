@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from graft.files.location import locate
 from graft.localize.planning import activations_part, live_dtype, weights_part
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -13,7 +14,6 @@ from graft.tasks.placement import find_device
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
 from graft.train.localizable import refuse_unmet

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graft.workplaces import MARK
+from graft.files.workplaces import MARK
 from tests.cli.conftest import Cli
 from tests.models import write_task
 

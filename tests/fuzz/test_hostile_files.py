@@ -17,10 +17,10 @@ import pytest
 from graft_cli.saving import describe_lines
 
 from graft.errors import GraftError, PatchFormatError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.file import KEY, load_mask, load_patch, patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.summary import describe_patch
-from graft.tensors.dtypes import TensorSpec
 from tests.fuzz import campaign
 from tests.fuzz.__main__ import describe
 from tests.fuzz.campaign import run_campaign

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graft.errors import PatchFormatError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.file import load_mask, load_patch, patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 from tests.checkpoints import equal_patches, join_file, sample_patch, split_file
 from tests.patch.corruptions import CORRUPTIONS, GOOD, PATCH, with_payload
 

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from graft.errors import BudgetError, OutputError, PatchError, PatchFormatError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.file import load_mask, load_patch, patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, as_bits
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits
 from tests.checkpoints import (
     cut,
     equal_patches,

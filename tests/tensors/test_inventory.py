@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graft.errors import CheckpointError
+from graft.files.weight_index import ADAPTER, INDEX
 from graft.tasks.head import open_head
 from graft.tasks.spec import HeadSpec, TaskSpec
-from graft.tensors.checkpoint import ADAPTER, INDEX, Checkpoint
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import layer_of
 from tests.architectures import KINDS, Tensors
 from tests.models import toy_spec, write_llama

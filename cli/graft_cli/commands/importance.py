@@ -72,11 +72,11 @@ def command(
       graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
       graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
     """
-    from graft.claims import claim_output
     from graft.config import read_config
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.patch.file import save_patch
     from graft.patch.summary import describe_patch
-    from graft.tensors.location import places_of
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
     from graft.train.importance.measuring import ImportanceSpec, measure_importance
 

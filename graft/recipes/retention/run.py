@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
+from graft.files.location import locate
 from graft.recipes.bench import Machine
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
@@ -26,7 +27,6 @@ from graft.recipes.spec import find_base
 from graft.recipes.trainings import load_capped, train_config
 from graft.report.plane import plot_planes
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_retention(path: Path) -> bool:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from graft.compose.families import FamilyOverlap, measure_families
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
+from graft.files.location import locate
 from graft.recipes.bench import Machine
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
@@ -26,7 +27,6 @@ from graft.report.overlap_map import plot_families
 from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_suite(path: Path) -> bool:

@@ -14,6 +14,7 @@ import torch
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.localization import describe_checkpoint
 from graft.localize.scores.table import ScoreTable
 from graft.patch.live import LiveTarget
@@ -23,7 +24,6 @@ from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
 from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
