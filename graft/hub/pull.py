@@ -12,7 +12,8 @@ from graft.errors import HubError
 from graft.hub.companions import NAMES
 from graft.hub.push import CARD
 from graft.outputs import new_folder
-from graft.patch.file import FILE_NAME, load_patch, load_region
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.reading import load_patch, load_region
 from graft.patch.skill_patch import Patch
 from graft.tensors.hub_failures import explain_failure, failures
 from graft.tensors.location import fetch_file, locate_patch, places_of

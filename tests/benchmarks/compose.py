@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import graft
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.provenance import BaseIdentity, Provenance

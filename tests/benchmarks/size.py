@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-from graft.patch.file import patch_bytes
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from graft.patch.file import load_mask, save_patch
+from graft.patch.format.reading import load_mask
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TensorSpec

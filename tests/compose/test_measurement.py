@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graft.compose.clusters import clusters_at, leaf_order, link_singly
 from graft.compose.measurement import MOST_BY_LAYER, measure_overlap
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import TensorSpec

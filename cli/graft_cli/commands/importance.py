@@ -74,7 +74,7 @@ def command(
     """
     from graft.claims import claim_output
     from graft.config import read_config
-    from graft.patch.file import save_patch
+    from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
     from graft.tensors.location import places_of
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation

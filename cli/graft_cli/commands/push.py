@@ -51,7 +51,7 @@ def command(
       graft push skill.safetensors me/topics --base-model sentence-transformers/all-MiniLM-L6-v2 --dry-run
     """
     from graft.hub.push import push_patch
-    from graft.patch.file import FILE_NAME
+    from graft.patch.format.declaration import FILE_NAME
     from graft.tensors.location import locate_patch
 
     pushed = push_patch(

@@ -15,8 +15,9 @@ import torch
 from graft.compose.composition import compose_patches
 from graft.compose.measurement import measure_overlap
 from graft.errors import CheckpointError, GraftError, PatchFormatError
-from graft.patch.file import describe_integrity, load_mask, load_patch, load_region, patch_bytes, save_patch
-from graft.patch.integrity import AGREE, UNSEALED
+from graft.patch.format.integrity import AGREE, UNSEALED
+from graft.patch.format.reading import describe_integrity, load_mask, load_patch, load_region
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import TensorSpec
 from graft.train.importance import consolidation_file as importance
