@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graft.compose.sources import Entries, Source
+from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
 from graft.files.location import EMBEDDED, locate
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.fit import Target, check_specs
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import BaseIdentity

@@ -14,7 +14,8 @@ from graft.files.location import fetch_file, locate_patch, places_of
 from graft.files.outputs import new_folder
 from graft.hub.companions import NAMES
 from graft.hub.push import CARD
-from graft.patch.file import FILE_NAME, load_patch, load_region
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.reading import load_patch, load_region
 from graft.patch.skill_patch import Patch
 
 BESIDES = (CARD, *NAMES)

@@ -9,14 +9,13 @@ import torch
 
 from graft.errors import PatchFormatError
 from graft.files.header import Header
-from graft.files.tensor_spec import TensorSpec
-from graft.patch.coding import CONTINUE
-from graft.patch.file import read_declaration, read_patch_header
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.patch.fit import check_specs
-from graft.patch.layout import check_layout
+from graft.patch.format.coding import CONTINUE
+from graft.patch.format.declaration import read_declaration, read_patch_header
+from graft.patch.format.tensor_table import TensorRow
 from graft.patch.merge import StoredTarget
 from graft.patch.model_folder import find_companions
-from graft.patch.rows import Row
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.memory import MemoryPlan, Part
 
@@ -38,7 +37,7 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
         PatchFormatError, PatchMismatchError: it would be refused for what headers tell.
     """
     files: list[Path] = []
-    rows: list[Row] = []
+    rows: list[TensorRow] = []
     whole = 0
     for path in patches:
         file, header = read_patch_header(path)
@@ -74,15 +73,14 @@ def patch_file_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
     return min(2 * (k + n // CONTINUE), n // 8 + len(specs)) + item * k + ROW * len(specs) + ABOUT
 
 
-def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[Row, ...], int]:
+def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[TensorRow, ...], int]:
     """A patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
     declared = read_declaration(header, str(file))
     rows = declared.rows
     if declared.kind == "mask":
         raise PatchFormatError(f"{file}: a mask file holds no values; this needs a patch")
-    whole = {name: header.tensors[name] for name in check_layout(header, rows, declared.kind, str(file))}
-    shapes = {name.removeprefix("dense/"): stored.spec.shape for name, stored in whole.items()}
+    shapes = {name: spec.shape for name, spec in declared.dense.items()}
     specs = {row.name: row.spec for row in rows}
     target, origin = StoredTarget(checkpoint), declared.provenance
     check_specs(specs, shapes, origin.tied, target, grown=origin.grown).require(checkpoint.path.name)
-    return rows, sum(stored.stop - stored.start for stored in whole.values())
+    return rows, sum(spec.numel * ITEM_SIZES[spec.dtype] for spec in declared.dense.values())

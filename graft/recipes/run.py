@@ -15,7 +15,7 @@ from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
 from graft.files.location import locate
 from graft.localize.methods import METHODS
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes.bench import Machine, graft_name
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run

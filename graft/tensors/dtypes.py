@@ -134,11 +134,11 @@ def byte_view(tensor: torch.Tensor) -> np.ndarray:
     return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
-def from_bytes(data: bytes | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that `to_bytes` wrote; it owns its memory, and a bytearray becomes that without a copy."""
+def from_bytes(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor that `to_bytes` wrote; a bytearray, or a view of one, becomes its memory without a copy."""
     if not data:
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype])
-    owned = data if isinstance(data, bytearray) else bytearray(data)
+    owned = bytearray(data) if isinstance(data, bytes) else data
     return torch.frombuffer(owned, dtype=TORCH_DTYPES[dtype]).reshape(shape)
 
 

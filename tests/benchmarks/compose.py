@@ -20,7 +20,7 @@ import torch
 
 import graft
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.provenance import BaseIdentity, Provenance

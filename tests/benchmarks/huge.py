@@ -18,7 +18,7 @@ from graft_cli.entry import main
 
 import graft
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from tests.benchmarks.compose import Peak, write_zeros

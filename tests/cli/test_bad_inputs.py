@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import load_mask, save_patch
+from graft.patch.format.reading import load_mask
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import files_below, write_single

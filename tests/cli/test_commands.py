@@ -17,7 +17,8 @@ from graft.evaluate.report import Report
 from graft.files.workplaces import make_workplace
 from graft.localize.diagnosis import diagnose_movement
 from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
 from graft.train.record import read_record
@@ -248,7 +249,7 @@ def test_evaluate_shows_a_person_every_figure(
 def test_overlapping_patches_are_refused_or_stacked_by_rule(tmp_path: Path, cli: Cli) -> None:
     import torch
 
-    from graft.patch.file import save_patch
+    from graft.patch.format.writing import save_patch
 
     weights = {"layers.0.w": torch.zeros(4)}
     base = write_single(tmp_path / "base", weights)

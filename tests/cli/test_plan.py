@@ -10,7 +10,7 @@ import pytest
 
 from graft.localize.planning import plan_localization
 from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.tasks.task import Task
 from graft.tensors import memory
 from tests.cli.conftest import Cli

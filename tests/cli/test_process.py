@@ -92,7 +92,7 @@ def test_whatever_else_happens_is_one_line(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("graft.patch.file.load_region", fail)
+    monkeypatch.setattr("graft.patch.format.reading.load_region", fail)
     finished = cli("inspect", skill)
     assert (finished.code, finished.out, finished.err) == (code, "", said)
 

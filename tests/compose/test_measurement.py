@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graft.compose.clusters import clusters_at, leaf_order, single_linkage
 from graft.compose.measurement import MOST_BY_LAYER, measure_overlap
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.scope import layer_of

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from graft.patch.file import load_patch, patch_bytes
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import patch_bytes
 from graft.patch.skill_patch import Patch
 from tests.checkpoints import cut, save_model, small_bert, small_llama
 

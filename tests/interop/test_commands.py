@@ -10,7 +10,8 @@ import torch
 from graft_cli.entry import main
 
 from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.tensors.dtypes import as_bits
 from tests.interop.bases import is_linear, llama_pair, stored_patch
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import pipeline
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from tests.models import FILMS, write_causal, write_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

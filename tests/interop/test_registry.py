@@ -12,7 +12,8 @@ from graft.errors import ConfigError
 from graft.interop.exporting import export_patch
 from graft.interop.importing import import_patch
 from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS, ExportFormat, ImportFormat
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.registry import load_target
 from tests.interop.bases import is_linear, llama_pair, stored_patch
 

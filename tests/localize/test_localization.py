@@ -11,7 +11,8 @@ from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchErro
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch, patch_bytes, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.tasks.head import open_head

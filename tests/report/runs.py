@@ -12,7 +12,7 @@ import torch
 from graft.evaluate.calibration import reliability_bins
 from graft.evaluate.outcomes import Outcomes
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch

@@ -64,7 +64,7 @@ def _is_model(reference: str) -> bool:
 def _exclude_from_model(tuned: str, base: str | None, regions: list[Path], claim: Claim, as_json: bool) -> None:
     from graft.evaluate.necessity import cut_removal
     from graft.files.location import locate
-    from graft.patch.file import load_region
+    from graft.patch.format.reading import load_region
     from graft.patch.merge import merge_patches
     from graft.tensors.checkpoint import Checkpoint
 

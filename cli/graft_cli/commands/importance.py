@@ -75,7 +75,7 @@ def command(
     from graft.config import read_config
     from graft.files.claims import claim_output
     from graft.files.location import places_of
-    from graft.patch.file import save_patch
+    from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
     from graft.train.importance.measuring import ImportanceSpec, measure_importance

@@ -52,7 +52,7 @@ def command(
     """
     from graft.files.location import locate_patch
     from graft.hub.push import push_patch
-    from graft.patch.file import FILE_NAME
+    from graft.patch.format.declaration import FILE_NAME
 
     pushed = push_patch(
         locate_patch(patch, FILE_NAME).path,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from graft.patch.file import patch_bytes
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.train.protection.region import Region, find_regions, regions_outside

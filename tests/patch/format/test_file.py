@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from graft.errors import BudgetError, OutputError, PatchError, PatchFormatError
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import load_mask, load_patch, patch_bytes, save_patch
+from graft.patch.format.reading import load_mask, load_patch
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
@@ -32,7 +33,7 @@ from tests.checkpoints import (
     split_file,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BASE = {"a": torch.arange(20.0), "b": torch.zeros(3)}
 
 
@@ -84,8 +85,10 @@ def test_one_metadata_key_of_canonical_json() -> None:
 def test_the_same_patch_gives_the_same_bytes_in_any_process() -> None:
     data = patch_bytes(sample_patch())
     assert patch_bytes(sample_patch()) == data
-    script = "import hashlib; from graft.patch.file import patch_bytes; from tests.checkpoints import sample_patch;"
-    script += "print(hashlib.sha256(patch_bytes(sample_patch())).hexdigest())"
+    script = "import hashlib; from graft.patch.format.writing import patch_bytes; "
+    script += (
+        "from tests.checkpoints import sample_patch; print(hashlib.sha256(patch_bytes(sample_patch())).hexdigest())"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345"}
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert out.stdout.decode().strip() == hashlib.sha256(data).hexdigest()

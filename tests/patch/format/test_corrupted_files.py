@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from graft.errors import PatchFormatError
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import load_mask, load_patch, patch_bytes
+from graft.patch.format.reading import load_mask, load_patch
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from tests.checkpoints import equal_patches, join_file, sample_patch, split_file
-from tests.patch.corruptions import CORRUPTIONS, GOOD, PATCH, with_payload
+from tests.patch.format.corruptions import CORRUPTIONS, GOOD, PATCH, with_payload
 
 
 def refused(data: bytes, folder: Path, load: Callable[[Path], object] = load_patch) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.patch.coding import decode_bits, decode_gaps, encode_bits, encode_gaps, encode_indices
+from graft.patch.format.coding import decode_bits, decode_gaps, encode_bits, encode_gaps, encode_indices
 from graft.patch.mask import Indices
 
 GAPS = st.one_of(st.integers(0, 9), st.integers(65_530, 65_540), st.integers(131_065, 131_075), st.integers(0, 2**26))

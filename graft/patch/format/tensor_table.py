@@ -1,4 +1,4 @@
-"""Rows of the patch file's table: one line per tensor, checked before anything is allocated."""
+"""The table of a patch file: one row per tensor, checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_FREE_ENTRIES = 2**31
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRow:
     """`[name, dtype, shape, code, k, t, base_print, result_print]` (contract, section 4)."""
 
     name: str
@@ -40,12 +40,17 @@ class Row:
         """Bytes that the row takes in `bits`."""
         return -(-self.spec.numel // 8) if self.code == "bits" else 0
 
+    @property
+    def n_code_bytes(self) -> int:
+        """Bytes that the row takes in `gaps` or `bits`, whichever its code is."""
+        return self.n_bytes_bits if self.code == "bits" else 2 * self.t
+
     def to_json(self) -> list[Any]:
         """The row as the file holds it."""
         return [list(item) if isinstance(item, tuple) else item for item in astuple(self)]
 
 
-def read_rows(value: Any, kind: str, where: str) -> tuple[Row, ...]:
+def read_table(value: Any, kind: str, where: str) -> tuple[TensorRow, ...]:
     """Check the table of a patch ("patch") or mask ("mask") file.
 
     Raises:
@@ -61,7 +66,7 @@ def read_rows(value: Any, kind: str, where: str) -> tuple[Row, ...]:
     return rows
 
 
-def _read_row(item: Any, kind: str, where: str) -> Row:
+def _read_row(item: Any, kind: str, where: str) -> TensorRow:
     if not isinstance(item, list) or len(item) != 8 or not isinstance(item[0], str):
         raise PatchFormatError(f"{where}: a row of its table is not [name, dtype, shape, code, k, t, print, print]")
     name, dtype, shape, code, k, t, base_print, result_print = item
@@ -73,7 +78,7 @@ def _read_row(item: Any, kind: str, where: str) -> Row:
         raise refuse(f"has an unknown dtype {dtype!r}")
     if not isinstance(shape, list) or len(shape) > 64 or not all(_is_count(size) for size in shape):
         raise refuse("has an impossible shape")
-    row = Row(name, dtype, tuple(shape), str(code), k, t, base_print, result_print)
+    row = TensorRow(name, dtype, tuple(shape), str(code), k, t, base_print, result_print)
     if not _is_count(k) or not _is_count(t) or not 1 <= k <= row.spec.numel < 2**63:
         raise refuse(f"has {k!r} entries in {t!r} tokens, which its shape {list(shape)} cannot hold")
     if code not in ("all", "bits", "gaps") or (code == "all") != (k == row.spec.numel):
@@ -84,7 +89,7 @@ def _read_row(item: Any, kind: str, where: str) -> Row:
     return row
 
 
-def _check_prints(row: Row, kind: str, refuse: Any) -> None:
+def _check_prints(row: TensorRow, kind: str, refuse: Any) -> None:
     for text, needed in ((row.base_print, kind == "patch"), (row.result_print, kind == "patch")):
         if text is None and not needed:
             continue
@@ -92,7 +97,7 @@ def _check_prints(row: Row, kind: str, refuse: Any) -> None:
             raise refuse("has a print that is not 16 hex digits")
 
 
-def _check_order(rows: Sequence[Row], where: str) -> None:
+def _check_order(rows: Sequence[TensorRow], where: str) -> None:
     for before, after in itertools.pairwise(rows):
         if before.name >= after.name:
             raise PatchFormatError(f"{where}: tensor {shown(after.name)} is out of order or occurs twice")

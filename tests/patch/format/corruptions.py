@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graft.patch.file import patch_bytes
+from graft.patch.format.writing import patch_bytes
 from tests.checkpoints import join_file, make_patch, split_file
 
 BASE = {"a": torch.arange(100.0), "b": torch.arange(10.0), "c": torch.zeros(2, dtype=torch.bfloat16)}

@@ -16,8 +16,9 @@ from graft.compose.composition import compose_patches
 from graft.compose.measurement import measure_overlap
 from graft.errors import CheckpointError, GraftError, PatchFormatError
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.file import describe_integrity, load_mask, load_patch, load_region, patch_bytes, save_patch
-from graft.patch.integrity import AGREE, UNSEALED
+from graft.patch.format.integrity import AGREE, UNSEALED
+from graft.patch.format.reading import describe_integrity, load_mask, load_patch, load_region
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.train.importance import consolidation_file as importance
 from graft.train.importance.consolidation import Consolidation, consolidate
