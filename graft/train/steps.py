@@ -18,7 +18,7 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.memory import is_out_of_memory
+from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
 from graft.train.importance.consolidation import Consolidation

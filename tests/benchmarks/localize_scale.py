@@ -34,8 +34,8 @@ from graft.localize.candidates import Candidates
 from graft.localize.gradients import GradientSink
 from graft.localize.learner.learned import MaskLearner
 from graft.localize.path import GradientPath
-from graft.localize.planning import plan_localization
 from graft.localize.spec import LearnSpec, LocalizeSpec
+from graft.memory.localize import plan_localization
 from graft.tasks.head import Head, spread_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair

@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from graft.errors import CheckpointError, ConfigError, DataError
-from graft.tasks.activations import estimate_activations
+from graft.memory.activations import estimate_activations
 from graft.tasks.batches import longest_input
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head

@@ -44,9 +44,9 @@ def command(
     from graft.files.claims import claim_output
     from graft.files.location import locate, locate_patch, places_of
     from graft.hub.pull import pull_patch
+    from graft.memory.apply import plan_merge
     from graft.patch.format.declaration import FILE_NAME
     from graft.patch.merge import merge_patches
-    from graft.patch.planning import plan_merge
     from graft.patch.resizing import describe_vocabulary
     from graft.tensors.checkpoint import Checkpoint
 

@@ -125,8 +125,8 @@ def command(
     from graft.files.location import places_of
     from graft.localize.localization import localize_skill
     from graft.localize.pair_notes import describe_differences
-    from graft.localize.planning import plan_localization
     from graft.localize.spec import LocalizeSpec
+    from graft.memory.localize import plan_localization
 
     if not plan:
         _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})

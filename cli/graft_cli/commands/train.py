@@ -99,8 +99,8 @@ def command(
     """
     from graft.files.claims import claim_output
     from graft.files.location import places_of
+    from graft.memory.train import plan_training
     from graft.train.fine_tuning import train_task
-    from graft.train.planning import plan_training
 
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")

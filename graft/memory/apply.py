@@ -1,32 +1,29 @@
-"""What grafting onto a checkpoint on disk will take, from headers alone."""
+"""The memory and disk that `graft apply` will take, from headers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from graft.errors import PatchFormatError
 from graft.files.header import Header
-from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.files.tensor_spec import ITEM_SIZES
+from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.fit import check_specs
-from graft.patch.format.coding import CONTINUE
 from graft.patch.format.declaration import read_declaration, read_patch_header
 from graft.patch.format.tensor_table import TensorRow
 from graft.patch.merge import StoredTarget
 from graft.patch.model_folder import find_companions
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.memory import MemoryPlan, Part
 
 HELD = 16  # bytes per entry beside its values and code: the index in the mask, and where it is written
 DECODED = 24  # more, per entry of the largest row, while its code is read
-ROW = 256  # bytes of a row of the table, with a long name
-ABOUT = 1 << 14  # bytes of what a patch says of itself
 
 
 def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> MemoryPlan:
-    """What `merge_patches` with the same arguments will take; of the patches only headers are read.
+    """Plan what `merge_patches` with the same arguments will take; of the patches only headers are read.
 
     Args:
         checkpoint: an opened model folder, or a single safetensors file.
@@ -49,32 +46,18 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
     besides = sum(file.stat().st_size for file in find_companions(checkpoint).copied)
     sizes = sum(file.stat().st_size for file in files)
     parts = [
-        Part("patches", sizes),
-        Part(f"their {sum(row.k for row in rows):,} entries", HELD * sum(row.k for row in rows)),
-        Part("the largest row while it is read", DECODED * max(row.k for row in rows)),
-        Part("whole tensors", 2 * whole),
-        Part("weights", shards + whole, "disk"),
-        Part("tokenizer, configs", besides, "disk"),
+        Allocation("patches", sizes),
+        Allocation(f"their {sum(row.k for row in rows):,} entries", HELD * sum(row.k for row in rows)),
+        Allocation("the largest row while it is read", DECODED * max(row.k for row in rows)),
+        Allocation("whole tensors", 2 * whole),
+        Allocation("weights", shards + whole, "disk"),
+        Allocation("tokenizer, configs", besides, "disk"),
     ]
     return MemoryPlan.of(torch.device("cpu"), parts, reads=shards + besides + sizes, out=out)
 
 
-def patch_file_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
-    """The most bytes that a patch of k entries takes, wherever in the tensors they lie.
-
-    A tensor of n elements takes at most k + n / 65,535 tokens of two bytes, or n / 8 bytes of bits.
-
-    Args:
-        specs: the tensors from which they are.
-        k: entries.
-        item: bytes of an entry's values.
-    """
-    n = sum(spec.numel for spec in specs.values())
-    return min(2 * (k + n // CONTINUE), n // 8 + len(specs)) + item * k + ROW * len(specs) + ABOUT
-
-
 def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[TensorRow, ...], int]:
-    """A patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
+    """Return a patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
     declared = read_declaration(header, str(file))
     rows = declared.rows
     if declared.kind == "mask":

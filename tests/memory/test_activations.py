@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from graft.tasks.activations import estimate_activations
+from graft.memory.activations import estimate_activations
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
-from tests.models import VERBALIZER, write_task
+from tests.models import VERBALIZER, write_causal, write_task
 
 
 def kept_by(base: Path, task: Task, rows: int, gradient_checkpointing: bool = False) -> int:
@@ -51,7 +51,8 @@ def test_it_grows_with_the_batch_and_shrinks_with_the_dtype_and_the_scope(base: 
     assert total(6, scope="layer.1.") < 0.7 * total(6)
 
 
-def test_a_decoder_keeps_the_logits_that_its_head_reads(causal: Path, tmp_path: Path) -> None:
+def test_a_decoder_keeps_the_logits_that_its_head_reads(tmp_path: Path) -> None:
+    causal = write_causal(tmp_path / "causal", steps=0)
     one = Task.load(write_task(tmp_path / "verbalizer", head=VERBALIZER))
     every = Task.load(write_task(tmp_path / "lm", head={"kind": "lm"}, labels=[], ood={}))
     totals = [estimate_activations(causal, task.spec, 4, torch.float32, lambda name: True) for task in (one, every)]

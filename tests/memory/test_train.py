@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from graft.memory.train import plan_training
 from graft.patch.mask import Mask
 from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
 from graft.tasks.spec import LocalizableSpec, TrainSpec
@@ -14,7 +15,6 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.fine_tuning import train_task
-from graft.train.planning import plan_training
 from graft.train.protection.guard import protect
 from graft.train.steps import choose_trained, make_optimizer
 from tests.models import write_bert

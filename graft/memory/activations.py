@@ -1,4 +1,4 @@
-"""What a forward pass keeps for the way back, measured on a model without weights.
+"""What a forward pass keeps for the backward pass, measured on a model without weights.
 
 The model of the config is run on torch's meta device, which computes shapes and nothing else, and what autograd would
 keep is counted. Kernels that keep less on a real device (attention that never stores its matrix) make it an upper
@@ -21,8 +21,8 @@ from graft.tensors.architecture import build_on_meta
 
 
 @dataclass
-class Kept:
-    """Bytes that are kept for the way back.
+class SavedActivations:
+    """Bytes that are kept for the backward pass.
 
     Attributes:
         storages: of the tensors kept so far, each counted once.
@@ -36,19 +36,19 @@ class Kept:
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """Return the bytes of everything."""
         return sum(storage.nbytes() for storage in self.storages.values())
 
     @property
     def with_checkpointing(self) -> int:
-        """What enters each layer, and the inside of one."""
+        """Return the bytes of what enters each layer, and of the inside of one."""
         return self.total - sum(self.within) + sum(self.entering) + max(self.within, default=0)
 
 
 def estimate_activations(
     folder: Path, task: TaskSpec, batch_size: int, dtype: torch.dtype, trains: Callable[[str], bool]
-) -> Kept | None:
-    """What a batch of the longest inputs keeps; None where transformers cannot run the model without weights.
+) -> SavedActivations | None:
+    """Estimate what a batch of the longest inputs keeps; None where transformers cannot run the model without weights.
 
     Args:
         folder: a model folder.
@@ -75,7 +75,7 @@ def estimate_activations(
 
 
 def _rows(task: TaskSpec, batch_size: int) -> int:
-    """Sequences that a batch becomes: label texts are embedded beside it, choices each for itself."""
+    """Return how many sequences a batch becomes: label texts are embedded beside it, choices each for itself."""
     if task.choices is not None:
         return batch_size * max(len(task.labels), 4)
     return batch_size + (len(task.labels) if task.head.kind == "similarity" else 0)
@@ -85,28 +85,28 @@ def _parameters(model: Any) -> Any:
     return inspect.signature(model.forward).parameters
 
 
-def _run(model: Any, inputs: dict[str, Any]) -> Kept:
+def _run(model: Any, batch: dict[str, Any]) -> SavedActivations:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept, before = Kept(), []
+    saved, before = SavedActivations(), []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            kept.storages[storage._cdata] = storage  # held, so that no other takes its place
+            saved.storages[storage._cdata] = storage  # held, so that no other takes its place
         return tensor
 
-    def enter(layer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        kept.entering.append(next(item.nbytes for item in (*given, *options.values()) if torch.is_tensor(item)))
-        before.append(kept.total)
+    def enter(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        saved.entering.append(next(item.nbytes for item in (*inputs, *options.values()) if torch.is_tensor(item)))
+        before.append(saved.total)
 
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.register_forward_pre_hook(enter, with_kwargs=True)
-            layer.register_forward_hook(lambda *_: kept.within.append(kept.total - before.pop()))
+            layer.register_forward_hook(lambda *_: saved.within.append(saved.total - before.pop()))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(**inputs)
+        output = model(**batch)
         if "logits" in output:
             output.logits.float().log_softmax(-1)
-    return kept
+    return saved

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError
-from graft.localize.planning import plan_localization
 from graft.localize.spec import CandidateSpec, LocalizeSpec
+from graft.memory.localize import plan_localization
+from graft.memory.plan import MemoryPlan
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.memory import MemoryPlan
 from graft.tensors.scope import Scope
 from tests.models import write_causal
 

@@ -3,14 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graft.tensors.memory import MemoryPlan, Part, free_memory, show_bytes
+from graft.memory.plan import Allocation, MemoryPlan, format_bytes, free_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30
 
 
 def test_a_plan_adds_up_and_leaves_out_what_takes_nothing() -> None:
-    plan = MemoryPlan.of(CPU, [Part("weights", 3 * GIB), Part("none", 0), Part("scores", GIB, "host")])
+    plan = MemoryPlan.of(
+        CPU, [Allocation("weights", 3 * GIB), Allocation("none", 0), Allocation("scores", GIB, "host")]
+    )
     assert [part.what for part in plan.parts] == ["weights", "scores"]
     assert {part.place for part in plan.parts} == {"host"}  # a CPU's memory is the host's
     assert plan.total("host") == 4 * GIB
@@ -20,7 +22,7 @@ def test_a_plan_adds_up_and_leaves_out_what_takes_nothing() -> None:
 
 @pytest.mark.parametrize(("free", "fits"), [(4 * GIB, True), (4 * GIB - 1, False)])
 def test_it_fits_where_every_place_has_enough(free: int, fits: bool) -> None:
-    parts = (Part("weights", 3 * GIB), Part("gradient", GIB), Part("scores", 5, "host"))
+    parts = (Allocation("weights", 3 * GIB), Allocation("gradient", GIB), Allocation("scores", 5, "host"))
     plan = MemoryPlan("cuda:0", parts, {"device": free, "host": 5})
     assert plan.fits is fits
     assert plan.lines() == [
@@ -35,7 +37,7 @@ def test_it_fits_where_every_place_has_enough(free: int, fits: bool) -> None:
 
 
 def test_what_is_not_known_is_said() -> None:
-    plan = MemoryPlan("mps", (Part("activations", None), Part("weights", 1)), {})
+    plan = MemoryPlan("mps", (Allocation("activations", None), Allocation("weights", 1)), {})
     assert plan.lines()[0].split() == ["activations", "unknown", "mps"]
     assert plan.lines()[-1] == "what is free cannot be asked here"
     assert plan.to_json()["parts"][0]["bytes"] is None
@@ -51,4 +53,4 @@ def test_free_memory_is_what_can_be_had() -> None:
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1023, "0.999 KiB"), (1536, "1.5 KiB"), (5 * GIB // 4, "1.25 GiB")]
 )
 def test_sizes_are_shown_with_three_digits(size: int, text: str) -> None:
-    assert show_bytes(size) == text
+    assert format_bytes(size) == text

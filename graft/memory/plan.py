@@ -1,7 +1,8 @@
-"""A plan: what each part of some work will take of memory and disk, and whether the machine has it, beforehand."""
+"""MemoryPlan: how many bytes each part of some work will take, where, and whether the machine has them."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any, Literal
 import torch
 
 Place = Literal["host", "device", "disk"]
-_OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory", "alloc_failed", "unable to allocate")
 _PLACES: tuple[Place, ...] = ("device", "host", "disk")
 
 
 @dataclass(frozen=True)
-class Part:
+class Allocation:
     """Memory for one purpose, or room for one output.
 
     Attributes:
@@ -35,23 +35,23 @@ class MemoryPlan:
 
     Attributes:
         device: where it computes, such as "cpu" or "cuda:0".
-        parts: the purposes.
+        parts: what is taken, purpose by purpose.
         available: place -> bytes that are free now; a place that cannot be asked is left out.
         reads: bytes of files that are read; None where that was not counted.
     """
 
     device: str
-    parts: tuple[Part, ...]
+    parts: tuple[Allocation, ...]
     available: dict[Place, int]
     reads: int | None = None
 
     @classmethod
     def of(
-        cls, device: torch.device, parts: list[Part], *, reads: int | None = None, out: Path | None = None
+        cls, device: torch.device, parts: list[Allocation], *, reads: int | None = None, out: Path | None = None
     ) -> MemoryPlan:
-        """The plan of parts on a device, beside what is free now there and, where there is an output, on its disk."""
+        """Hold parts on a device against what is free there now and, where there is an output, on its disk."""
         if device.type == "cpu":
-            parts = [Part(part.what, part.bytes, "host" if part.place == "device" else part.place) for part in parts]
+            parts = [dataclasses.replace(part, place="host") if part.place == "device" else part for part in parts]
         asked: dict[Place, torch.device] = {"host": torch.device("cpu"), "device": device}
         free = {place: free_memory(where) for place, where in asked.items() if device.type != "cpu" or place == "host"}
         free |= {} if out is None else {"disk": free_disk(out)}
@@ -59,16 +59,16 @@ class MemoryPlan:
         return cls(str(device), tuple(parts), {place: size for place, size in free.items() if size is not None}, reads)
 
     def total(self, place: Place) -> int:
-        """Bytes of all parts in a place, as far as they are known."""
+        """Return the bytes of all parts in a place, as far as they are known."""
         return sum(part.bytes or 0 for part in self.parts if part.place == place)
 
     @property
     def fits(self) -> bool:
-        """Whether every place that could be asked has enough."""
+        """Return whether every place that could be asked has enough."""
         return all(self.total(place) <= size for place, size in self.available.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Parts, totals, what is read and what is free, in bytes."""
+        """Return parts, totals, what is read and what is free, in bytes."""
         read = {} if self.reads is None else {"reads": self.reads}
         return {
             "device": self.device,
@@ -80,14 +80,14 @@ class MemoryPlan:
         }
 
     def lines(self) -> list[str]:
-        """For a person."""
-        rows = [*self.parts, *(Part("total", self.total(place), place) for place in _PLACES if self.total(place))]
+        """Return the plan as lines for a person."""
+        rows = [*self.parts, *(Allocation("total", self.total(place), place) for place in _PLACES if self.total(place))]
         width = max(len(part.what) for part in rows)
-        shown = [f"{part.what:<{width}}  {show_bytes(part.bytes):>10}  {self._name(part.place)}" for part in rows]
+        shown = [f"{part.what:<{width}}  {format_bytes(part.bytes):>10}  {self._name(part.place)}" for part in rows]
         if self.reads is not None:
-            shown.append(f"{'to read':<{width}}  {show_bytes(self.reads):>10}  files")
+            shown.append(f"{'to read':<{width}}  {format_bytes(self.reads):>10}  files")
         free = ", ".join(
-            f"{show_bytes(size)} {'on' if place == 'disk' else 'in'} {self._name(place)}"
+            f"{format_bytes(size)} {'on' if place == 'disk' else 'in'} {self._name(place)}"
             for place, size in self.available.items()
         )
         verdict = "it fits" if self.fits else "it does not fit"
@@ -97,8 +97,8 @@ class MemoryPlan:
         return {"host": "host memory", "device": self.device, "disk": "disk"}[place]
 
 
-def show_bytes(size: int | None) -> str:
-    """A size for a person, three digits."""
+def format_bytes(size: int | None) -> str:
+    """Format a number of bytes for a person, with three digits."""
     if size is None:
         return "unknown"
     value, unit = float(size), 0
@@ -108,7 +108,7 @@ def show_bytes(size: int | None) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a device now; None where that cannot be asked."""
+    """Return the bytes that are free on a device now; None where that cannot be asked."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -118,13 +118,6 @@ def free_memory(device: torch.device) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the host or of a device: torch has many words for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
 def free_disk(out: Path) -> int:
-    """Bytes that are free on the disk on which an output would lie."""
+    """Return the bytes that are free on the disk on which an output would lie."""
     return shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free
