@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both install into .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 INSTALLED := .venv/installed
 
 .PHONY: demo test lint docs wheel bench bench-gpu clean
@@ -8,8 +9,9 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
 
+# worksteal gives each process a stretch of the tests in their order, so that what a module builds is built about once.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check graft cli tests examples

@@ -57,7 +57,7 @@ def model_of(tensors: Tensors) -> torch.nn.Module:
         *path, last = name.split(".")
         place = model
         for part in path:
-            if part not in place._modules:
+            if part not in dict(place.named_children()):
                 place.add_module(part, torch.nn.Module())
             place = place.get_submodule(part)
         if tensor.is_floating_point():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,7 +45,43 @@ parallel = _option(
     help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
 )
 dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-task = _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+
+
+@contextlib.contextmanager
+def _mirror_at(folder: Path) -> Iterator[None]:
+    """Name the local mirror in the environment, where every TASK finds it."""
+    before = os.environ.get("GRAFT_DATA")
+    os.environ["GRAFT_DATA"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["GRAFT_DATA"]
+        if before is not None:
+            os.environ["GRAFT_DATA"] = before
+
+
+def _set_data_root(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        context.with_resource(_mirror_at(folder))
+
+
+data_root = _option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    expose_value=False,
+    callback=_set_data_root,
+    help="A local mirror of datasets: files that TASKs name as `local` are read here in the Hub's place. "
+    "[default: $GRAFT_DATA]",
+)
+
+
+def _with_mirror(option: Callable[[F], F]) -> Callable[[F], F]:
+    return lambda command: option(data_root(command))
+
+
+task = _with_mirror(
+    _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+)
 seed = _option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

@@ -18,9 +18,14 @@ class SplitSpec:
 
     Attributes:
         path: a local jsonl, json, csv or parquet file, relative to the TASK file, or the Hub id of a dataset.
-        name, split: configuration and split of a Hub dataset.
-        text, label, choices, labels: columns and label names of this file, where they differ from the task's.
+        name, split, revision: configuration, split and revision of a Hub dataset.
+        text, label, choices, labels: columns and label names of this file, where they differ from the task's. A Hub
+            dataset's nested columns have dots in their names. Choices may be several columns of one text each; for a
+            task with choices, `labels` may be the column in which each row names its own.
         map: this file's label name -> the task's; null means "none of these" (-1).
+        skip_blank: leave out rows without text, which corpora of lines have.
+        local: the file that stands in for the dataset in a local mirror (`--data-root`, GRAFT_DATA), relative to the
+            mirror. It has the task's own columns and labels: nothing else that this entry says applies to it.
     """
 
     path: str
@@ -28,9 +33,12 @@ class SplitSpec:
     split: str | None = None
     text: str | tuple[str, ...] | None = None
     label: str | None = None
-    choices: str | None = None
-    labels: tuple[str, ...] | None = None
+    choices: str | tuple[str, ...] | None = None
+    labels: str | tuple[str, ...] | None = None
     map: Mapping[str, str | None] = field(default_factory=dict)
+    revision: str | None = None
+    skip_blank: bool = False
+    local: str | None = None
 
     def check_for(self, task: TaskSpec) -> None:
         """Refuse what would mean nothing beside the rest of the TASK file, and so be ignored.
@@ -45,12 +53,14 @@ class SplitSpec:
             raise ValueError("text must be as many columns as the task's: one, or two for a pair")
         if self.choices is not None and task.choices is None:
             raise ValueError("choices is a column of tasks with choices, and the task names none")
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+        if isinstance(self.labels, str) and task.choices is None:
+            raise ValueError("labels must be a list of names, or for a task with choices the column that names them")
+        if not isinstance(self.labels, str | None) and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be different names")
         if self.map and not task.has_classes:
             raise ValueError("map goes with tasks whose labels are classes")
         for own, name in self.map.items():
-            self._require(own, self.labels or task.labels, "is none of this file's labels")
+            self._require(own, tuple(self.labels or task.labels), "is none of this file's labels")
             if name is not None:
                 self._require(name, task.labels, "is none of the task's labels")
 

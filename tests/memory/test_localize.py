@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError
+from graft.localize.path import GradientPath
 from graft.localize.spec import CandidateSpec, LocalizeSpec
 from graft.memory.localize import plan_localization
 from graft.memory.plan import MemoryPlan
+from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from tests.models import write_causal
 
@@ -34,6 +37,16 @@ def test_the_figures_are_those_of_the_tensors(dtype: str, itemsize: int, base: P
     assert {key: exact[key] for key in ("weights", "largest gradient")} == {
         key: found[key] for key in ("weights", "largest gradient")
     }
+
+
+def test_the_plan_is_of_the_tensors_that_are_really_made(base: Path, tuned: Path, task: Task) -> None:
+    head, pair = open_head(base, task.spec), CheckpointPair.open(base, tuned)
+    path = GradientPath(head, pair, Scope("layers").names(pair.base), task.train_examples()[:4])
+    squares = path.squared_gradients_at(1.0)
+    found = sizes(plan_localization(base, task, LocalizeSpec("fisher", budget=50), device="cpu"))
+    assert found["weights"] == sum(weight.nbytes for weight in head.model.parameters())
+    assert found["largest gradient"] == max(weight.nbytes for weight in path.weights.values())
+    assert found["a number per weight in scope"] == sum(square.nbytes for square in squares.values())
 
 
 @pytest.mark.parametrize(("method", "of_each"), [("fisher", 4), ("paper", 8), ("magnitude", None)])

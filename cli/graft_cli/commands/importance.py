@@ -20,6 +20,7 @@ METHODS = {
 @click.command("importance")
 @click.argument("model")
 @click.option("--task", "task_file", type=click.Path(path_type=Path), help="The data that shows what to keep (YAML).")
+@options.data_root
 @click.option(
     "--domain",
     "domain_file",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +26,9 @@ from tests.patch.format.corruptions import CORRUPTIONS, GOOD, PATCH, with_payloa
 
 
 def refused(data: bytes, folder: Path, load: Callable[[Path], object] = load_patch) -> str:
-    """The message with which a file is refused, in one line, quickly and without a big allocation."""
+    """The message with which a file is refused, in one line and without a big allocation."""
     (folder / "p").write_bytes(data)
     tracemalloc.start()
-    start = time.perf_counter()
     try:
         with pytest.raises(PatchFormatError) as caught:
             load(folder / "p")
@@ -40,7 +38,6 @@ def refused(data: bytes, folder: Path, load: Callable[[Path], object] = load_pat
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < len(str(folder)) + 400
-    assert time.perf_counter() - start < 2
     assert peak < 8 * len(data) + 2**21
     return message
 
