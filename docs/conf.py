@@ -21,6 +21,8 @@ author = "the skillgraft authors"
 copyright = author  # noqa: A001 - Sphinx reads this name
 release = version = __version__
 language = "en"
+smartquotes = False  # two dashes begin an option
+highlight_language = "none"
 
 extensions = [
     "myst_parser",

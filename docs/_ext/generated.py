@@ -34,11 +34,15 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def _default(text: str) -> str:
+    return "*required*" if text == "required" else _code(text)
+
+
 def render_blocks(blocks: Mapping[str, Iterable[Any]]) -> str:
     """Return a section for every block of keys, each with its table of key, type, default, range and meaning."""
     parts = []
     for title, rows in blocks.items():
-        cells = ((_code(row.key), row.type, _code(row.default), row.range, row.meaning) for row in rows)
+        cells = ((_code(row.key), row.type, _default(row.default), row.range, row.meaning) for row in rows)
         parts.append(f"## {title}\n\n{render_table(('key', 'type', 'default', 'range', 'meaning'), cells)}\n")
     return "\n".join(parts)
 

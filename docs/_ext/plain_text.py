@@ -32,7 +32,7 @@ def _quote_description(app: Any, context: Any, lines: list[str]) -> None:
     for kept, group in itertools.groupby(lines, lambda line: line.startswith("| ")):
         block = [line.removeprefix("| ") for line in group]
         if kept and block[0].endswith(":"):
-            result += [f"{block[0]}:", "", *(f"  {line}" for line in block[1:]), ""]
+            result += [block[0], "", ".. code-block:: bash", "", *(f"   {line}" for line in block[1:]), ""]
         elif kept:
             result += ["::", "", *(f"  {line}" for line in block), ""]
         else:
@@ -52,4 +52,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _quote_docstring, priority=400)
     app.connect("sphinx-click-process-description", _quote_description)
     app.connect("sphinx-click-process-options", _quote_options)
+    app.connect("sphinx-click-process-epilog", lambda app, context, lines: lines.clear())  # the page has exit codes
     return {"parallel_read_safe": True, "parallel_write_safe": True}
