@@ -16,7 +16,7 @@ import graft
 from graft.config import read_config
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tasks.spec import TaskSpec
+from graft.specs.task import TaskSpec
 from graft.tensors.dtypes import spec_of
 from graft.tensors.prints import print_of
 

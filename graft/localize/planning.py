@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from graft.localize.budget import resolve_budget
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.activations import Kept, estimate_activations
 from graft.tasks.head import find_dtype
 from graft.tasks.placement import find_device
@@ -29,10 +30,7 @@ def plan_localization(
     base: str | Path,
     task: Task,
     config: LocalizeSpec,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
     """What `localize_skill` with the same arguments will take; no weight is read.
 
@@ -45,14 +43,14 @@ def plan_localization(
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     parts = []
     if config.method in _DENSE:  # those that run the model
-        kind = live_dtype(checkpoint, dtype)
+        kind = live_dtype(checkpoint, runtime.dtype)
         kept = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
             weights_part(checkpoint, kind),
             Part("largest gradient", max(sizes) * kind.itemsize),
-            activations_part(kept, gradient_checkpointing=gradient_checkpointing),
+            activations_part(kept, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    return MemoryPlan.of(find_device(device), [*parts, *_scores_parts(config, k, sizes)])
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *_scores_parts(config, k, sizes)])
 
 
 def weights_part(checkpoint: Checkpoint, dtype: torch.dtype) -> Part:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graft.localize.spec import LocalizeSpec
-from graft.tasks.spec import check_seed
+from graft.specs.localize import LocalizeSpec
+from graft.specs.ranges import check_seed
 
 
 @dataclass(frozen=True)

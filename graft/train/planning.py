@@ -8,9 +8,10 @@ from pathlib import Path
 from graft.localize.planning import activations_part, live_dtype, weights_part
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.activations import estimate_activations
 from graft.tasks.placement import find_device
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
@@ -31,9 +32,7 @@ def plan_training(
     *,
     protect: Sequence[Patch | Mask] = (),
     unprotect: Sequence[Patch | Mask] = (),
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
     """What `train_task` with the same arguments will take; no weight is read, but a file of importance is.
 
@@ -46,7 +45,7 @@ def plan_training(
     names, core = scope.names(checkpoint), Core(protect, unprotect)
     refuse_unmet(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
-    kind = live_dtype(checkpoint, dtype)
+    kind = live_dtype(checkpoint, runtime.dtype)
     kept = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     adam = config.optimizer == "adamw" or config.localizable is not None
     pulls = config.l1 > 0 or config.localizable is not None
@@ -58,9 +57,9 @@ def plan_training(
         Part("update of the largest tensor", PULLED * max(sizes) * kind.itemsize if pulls or adam else 0),
         *protection.parts(kind.itemsize),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
-        activations_part(kept, gradient_checkpointing=gradient_checkpointing),
+        activations_part(kept, gradient_checkpointing=runtime.gradient_checkpointing),
     ]
-    return MemoryPlan.of(find_device(device), parts)
+    return MemoryPlan.of(find_device(runtime.device), parts)
 
 
 def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Part]:

@@ -15,10 +15,10 @@ from graft import __version__
 from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
-from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch, save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
+from graft.specs.localize import LocalizeSpec
 from graft.train.record import read_record
 from graft.workplaces import make_workplace
 from tests.checkpoints import equal_tensors, make_patch, write_single
