@@ -18,11 +18,7 @@ class HeadSpec(Block):
     """How a model's outputs become logits over the labels.
 
     Attributes:
-        kind: which head (`graft.tasks.registry`). "similarity": 20 x the cosine between the embeddings of a text and of
-            each label's text. "classifier": AutoModelForSequenceClassification, its layer stored dense in the patch.
-            "verbalizer": the probability of each label's word in a template, by a masked or causal language model.
-            "choice": the likelihood of each of a row's choices after its text, by a causal language model. "lm": the
-            next token of the text itself, which needs no label.
+        kind: which head of `graft.tasks.registry` reads labels off the model's outputs.
         texts: similarity: one text per label; the label names where absent. Texts that hold {text_b} are, for a pair,
             what its second text would be under each label, and are compared with the first text alone.
         template: similarity: a text in whose "{}" each label text, or choice, is put; "{}" where absent. verbalizer,

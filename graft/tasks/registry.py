@@ -25,7 +25,7 @@ class HeadEntry(Entry):
         embeds_labels: whether each forward also takes a text per label, as memory plans count.
         own_layer: what the head stores beside the base model's weights: a layer of its own, which goes dense into the
             patch, cannot be shared by two tasks, and is made for the task's labels; None for nothing.
-        metrics: what an evaluation reports of it.
+        more_metrics: what an evaluation reports of it beside the metrics of every head.
         auto_class: the class of transformers that loads a model with it, as a model card shows.
         pipeline: what the Hub calls such a task, its pipeline tag.
     """
@@ -39,7 +39,7 @@ class HeadEntry(Entry):
     has_labels: bool = True
     embeds_labels: bool = False
     own_layer: str | None = None
-    metrics: tuple[str, ...] = ("accuracy", "f1", "nll", "brier", "ece")
+    more_metrics: tuple[str, ...] = ()
     auto_class: str = "AutoModel"
     pipeline: str = "text-classification"
 
@@ -91,7 +91,7 @@ HEADS = Registry(
             help="the next token of the text itself, by a causal language model; it needs no label",
             target="graft.tasks.heads.lm:LanguageModelHead",
             has_labels=False,
-            metrics=("accuracy", "nll", "perplexity", "brier", "ece"),
+            more_metrics=("perplexity",),
             auto_class="AutoModelForCausalLM",
             pipeline="text-generation",
         ),
