@@ -27,7 +27,6 @@ from graft.compose.fusion_rules import (
     transplant,
     within,
 )
-from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.files.claims import Output, claim_output
@@ -36,6 +35,7 @@ from graft.files.outputs import new_folder
 from graft.localize.largest_movements import LargestMovements, find_largest
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
 from graft.tensors.movements import LONG

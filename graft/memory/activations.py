@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import longest_input
-from graft.tasks.spec import TaskSpec
 from graft.tensors.architecture import build_on_meta
 
 
@@ -66,7 +66,7 @@ def estimate_activations(
     ids = torch.zeros((rows, tokens), dtype=torch.int64, device="meta")
     mask = torch.ones((rows, 1, tokens, tokens), dtype=torch.bool, device="meta")  # a smaller one would be looked into
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in _parameters(model) else {}
-    if "logits_to_keep" in _parameters(model) and task.head.kind != "lm":
+    if "logits_to_keep" in _parameters(model) and task.head.entry.has_labels:
         options["logits_to_keep"] = 1
     try:
         return _run(model, {"input_ids": ids, "attention_mask": mask, **options})
@@ -78,7 +78,7 @@ def _rows(task: TaskSpec, batch_size: int) -> int:
     """Return how many sequences a batch becomes: label texts are embedded beside it, choices each for itself."""
     if task.choices is not None:
         return batch_size * max(len(task.labels), 4)
-    return batch_size + (len(task.labels) if task.head.kind == "similarity" else 0)
+    return batch_size + (len(task.labels) if task.head.entry.embeds_labels else 0)
 
 
 def _parameters(model: Any) -> Any:

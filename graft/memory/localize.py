@@ -6,10 +6,11 @@ from pathlib import Path
 
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
-from graft.localize.spec import LocalizeSpec
 from graft.memory.activations import estimate_activations
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -26,10 +27,7 @@ def plan_localization(
     base: str | Path,
     task: Task,
     config: LocalizeSpec,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
     """Plan what `localize_skill` with the same arguments will take; no weight is read.
 
@@ -42,14 +40,14 @@ def plan_localization(
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     parts = []
     if config.method in _DENSE:  # those that run the model
-        kind = live_dtype(checkpoint, dtype)
+        kind = live_dtype(checkpoint, runtime.dtype)
         saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
             allocate_weights(checkpoint, kind),
             Allocation("largest gradient", max(sizes) * kind.itemsize),
-            allocate_activations(saved, gradient_checkpointing=gradient_checkpointing),
+            allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    return MemoryPlan.of(find_device(device), [*parts, *_scores_parts(config, k, sizes)])
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *_scores_parts(config, k, sizes)])
 
 
 def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:

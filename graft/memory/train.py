@@ -12,8 +12,9 @@ from graft.memory.model import allocate_activations, allocate_weights, live_dtyp
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.placement import find_device
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
@@ -33,9 +34,7 @@ def plan_training(
     *,
     protect: Sequence[Patch | Mask] = (),
     unprotect: Sequence[Patch | Mask] = (),
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
     """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance is.
 
@@ -48,7 +47,7 @@ def plan_training(
     names, core = scope.names(checkpoint), Core(protect, unprotect)
     refuse_unmet(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
-    kind = live_dtype(checkpoint, dtype)
+    kind = live_dtype(checkpoint, runtime.dtype)
     saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     adam = config.optimizer == "adamw" or config.localizable is not None
     pulls = config.l1 > 0 or config.localizable is not None
@@ -60,9 +59,9 @@ def plan_training(
         Allocation("update of the largest tensor", PULLED * max(sizes) * kind.itemsize if pulls or adam else 0),
         *protection.allocations(kind.itemsize),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
-        allocate_activations(saved, gradient_checkpointing=gradient_checkpointing),
+        allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
     ]
-    return MemoryPlan.of(find_device(device), parts)
+    return MemoryPlan.of(find_device(runtime.device), parts)
 
 
 def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Allocation]:

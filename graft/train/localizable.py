@@ -20,7 +20,8 @@ import dataclasses
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.protection.core import Core, count_free

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from graft.errors import ConfigError, TrainingError
 from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope

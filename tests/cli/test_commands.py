@@ -16,11 +16,11 @@ from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
 from graft.files.workplaces import make_workplace
 from graft.localize.diagnosis import diagnose_movement
-from graft.localize.spec import LocalizeSpec
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
+from graft.specs.localize import LocalizeSpec
 from graft.train.record import read_record
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished

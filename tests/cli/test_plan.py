@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from graft.localize.spec import LocalizeSpec
 from graft.memory import plan as memory_plan
 from graft.memory.localize import plan_localization
 from graft.patch.format.reading import load_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from tests.cli.conftest import Cli
 from tests.models import write_llama

@@ -1,4 +1,4 @@
-"""Every code block of the README and the site runs, on a tiny base and a Hub of the tests' own; what cannot is parsed."""
+"""Every code block of the README and the site runs, on a tiny base and a Hub of the tests' own, or is parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft_cli.entry import COMMANDS, group
 
 from graft.config import read_config
 from graft.recipes.spec import RecipeSpec
-from graft.tasks.spec import TaskSpec
+from graft.specs.task import TaskSpec
 from tests.docs.blocks import Block, find_pages, read_blocks
 from tests.docs.workplace import Workplace, make_tiny, write_workplace
 

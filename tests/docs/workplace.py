@@ -1,8 +1,8 @@
 """The folder that the pages' commands run in, and the `graft` that they call.
 
-Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the tutorial
-leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a command costs
-no import of torch; its Hub is the tests' own.
+Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the
+tutorial leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a
+command costs no import of torch; its Hub is the tests' own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.hub.client import Client, Finished
@@ -128,7 +128,9 @@ class Workplace:
         """Run a block by bash itself; what it sets is there in the page's next one."""
         state = folder.with_suffix(".variables")
         before = f"source {state}; " if state.exists() else ""
-        script = f"set -euo pipefail; {before}{code}\ndeclare -p BASE TASK GENERAL DOMAIN > {state} 2>/dev/null || true\n"
+        script = (
+            f"set -euo pipefail; {before}{code}\ndeclare -p BASE TASK GENERAL DOMAIN > {state} 2>/dev/null || true\n"
+        )
         environment: dict[str, Any] = os.environ | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         environment |= {"BASE": "./base", "TASK": TASK}
         return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
@@ -137,4 +139,3 @@ class Workplace:
 def make_tiny(code: str) -> str:
     """The block with the tiny base in the place of the embedded encoder."""
     return code.replace(EMBEDDED, "./base")
-

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from graft.memory.activations import estimate_activations
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from tests.models import VERBALIZER, write_causal, write_task
@@ -15,7 +16,9 @@ from tests.models import VERBALIZER, write_causal, write_task
 
 def kept_by(base: Path, task: Task, rows: int, gradient_checkpointing: bool = False) -> int:
     """Bytes of distinct storages, weights aside, that a real forward pass of the longest inputs keeps."""
-    model = open_head(base, task.spec, gradient_checkpointing=gradient_checkpointing).model.requires_grad_(True)
+    model = open_head(
+        base, task.spec, runtime=Runtime(gradient_checkpointing=gradient_checkpointing)
+    ).model.requires_grad_(True)
     weights = {weight.untyped_storage().data_ptr() for weight in (*model.parameters(), *model.buffers())}
     storages: dict[int, torch.UntypedStorage] = {}
 

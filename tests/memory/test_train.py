@@ -9,8 +9,11 @@ import torch
 
 from graft.memory.train import plan_training
 from graft.patch.mask import Mask
-from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
-from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import RegularizeSpec
+from graft.specs.runtime import Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
@@ -21,7 +24,9 @@ from tests.models import write_bert
 
 
 def sizes(base: Path, task: Task, config: TrainSpec, **more: object) -> dict[str, int | None]:
-    return {part.what: part.bytes for part in plan_training(base, task, config, device="cpu", **more).parts}  # type: ignore[arg-type]
+    return {
+        part.what: part.bytes for part in plan_training(base, task, config, **more, runtime=Runtime(device="cpu")).parts
+    }  # type: ignore[arg-type]
 
 
 def test_the_optimizers_state_is_that_of_a_real_step(task: Task, tmp_path: Path) -> None:

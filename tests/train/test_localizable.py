@@ -12,7 +12,7 @@ from graft.errors import BudgetError, OutputError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.movement import diff_checkpoints
 from graft.memory.train import plan_training
-from graft.tasks.spec import LocalizableSpec
+from graft.specs.localizable import LocalizableSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError, ConfigError
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
+from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import Family, load_language_model, logits_at
 from graft.tasks.prompt import PromptEncoder, common_prefix
-from graft.tasks.spec import TaskSpec
 
 
 class VerbalizerHead(Head):
@@ -39,7 +40,9 @@ class VerbalizerHead(Head):
         self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
 
     @classmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> VerbalizerHead:
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> VerbalizerHead:
         """Load the language model of a folder."""
         model, tokenizer, family = load_language_model(path, dtype)
         return cls(model, tokenizer, task, family)

@@ -19,12 +19,13 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
+from graft.specs.head import SECOND
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, load_pretrained, pad_rows
-from graft.tasks.head_spec import SECOND
-from graft.tasks.loading import load_model
-from graft.tasks.spec import TaskSpec
+from graft.tasks.head import Head, pad_rows
+from graft.tasks.label_order import RowNames
+from graft.tasks.loading import load_model, load_pretrained
 
 SCALE = 20.0
 
@@ -35,7 +36,9 @@ class SimilarityHead(Head):
     _cached: torch.Tensor | None = None
 
     @classmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> SimilarityHead:
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> SimilarityHead:
         """Load the bare model of a folder: encoder and decoder, unless the folder holds the former alone."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
         from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS

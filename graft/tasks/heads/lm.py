@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, DataError
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.language_model import load_language_model, logits_at, nats_of
-from graft.tasks.spec import TaskSpec
+from graft.tasks.label_order import RowNames
+from graft.tasks.language_model import load_language_model, logits_at, token_nll
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,9 @@ class LanguageModelHead(Head):
     """Next-token cross-entropy."""
 
     @classmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> LanguageModelHead:
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> LanguageModelHead:
         """Load the causal language model of a folder."""
         model, tokenizer, _ = load_language_model(path, dtype, only="causal")
         return cls(model, tokenizer, task)
@@ -63,7 +66,7 @@ class LanguageModelHead(Head):
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
         logits = logits_at(self.model, batch, positions).float()  # (pieces, tokens, vocabulary)
-        nats = nats_of(logits, targets)
+        nats = token_nll(logits, targets)
         counted = batch["attention_mask"][:, 1:]
         of_text = torch.tensor([text for text, _ in pieces], device=self.device)
         sums = nats.new_zeros(len(examples)).index_add(0, of_text, (nats * counted).sum(1))

@@ -11,10 +11,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from graft.errors import CheckpointError, ConfigError, DataError
+from graft.specs.data import SplitSpec
+from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example, make_examples
 from graft.tasks.head import open_head
-from graft.tasks.lm import LanguageModelHead
-from graft.tasks.spec import HeadSpec, SplitSpec
+from graft.tasks.heads.lm import LanguageModelHead
 from tests.models import inputs_of, toy_rows, toy_spec
 
 EXAMPLES = [Example((row["text"],), 0) for row in toy_rows(9, 3)]

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError, DataError
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import position_tables, run_model
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, load_pretrained
+from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
-from graft.tasks.loading import load_model, tell
-from graft.tasks.spec import TaskSpec
+from graft.tasks.loading import load_model, load_pretrained, tell
 
 
 class ClassifierHead(Head):
@@ -37,7 +37,7 @@ class ClassifierHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, rows: RowNames | None = None, renew: bool = False
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> ClassifierHead:
         """Load a folder; a head that it lacks is initialised at random, under the seed that is set.
 

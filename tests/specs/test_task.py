@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError, DataError
-from graft.tasks.spec import SplitSpec
+from graft.specs.data import SplitSpec
 from graft.tasks.task import Task
 from tests.models import CHOICE, VERBALIZER, toy_content, write_rows, write_task, write_yaml
 

@@ -10,10 +10,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from graft.errors import CheckpointError, ConfigError, DataError
+from graft.specs.head import HeadSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import open_head
-from graft.tasks.spec import HeadSpec
-from graft.tasks.verbalizer import VerbalizerHead
+from graft.tasks.heads.verbalizer import VerbalizerHead
 from tests.models import (
     MASKABLE,
     VERBALIZER,
@@ -164,7 +165,7 @@ def test_what_is_no_language_model_or_no_template_for_it_is_refused(masked: Path
 
 
 def test_low_precision_gives_fp32_logits_and_gradients_reach_the_tied_embedding(causal: Path) -> None:
-    head = open_head(causal, toy_spec(head=HeadSpec(**VERBALIZER)), dtype="bfloat16")  # type: ignore[arg-type]
+    head = open_head(causal, toy_spec(head=HeadSpec(**VERBALIZER)), runtime=Runtime(dtype="bfloat16"))  # type: ignore[arg-type]
     assert head.predict(EXAMPLES).dtype == torch.float32
     head.loss(EXAMPLES).backward()
     assert head.model.lm_head.weight is head.model.model.embed_tokens.weight

@@ -19,42 +19,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from graft.specs.block import Block
+from graft.specs.ranges import Share
+
 FusionMethod = Literal["mean", "slerp", "task-arithmetic", "ties", "cpi"]
+Rest = Literal["slerp", "lerp"]
+Angle = Literal["tensor", "model"]
 METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
 DEFAULT_SCALES = {"task-arithmetic": 0.4, "ties": 1.0}  # of both papers, where there is no data to choose by
 
 
 @dataclass(frozen=True)
-class FusionSpec:
+class FusionSpec(Block):
     """How models are fused.
 
     Attributes:
-        method: one of `METHODS`.
-        scale: factor of the summed differences; None takes the paper's.
-        density: "ties": share of all weights that is kept of each model, above 0 to 1.
-        core: "cpi": share of all weights in each core, above 0 to 1.
-        threshold: "cpi": Jaccard similarity from which two cores belong to one group.
-        rest: "cpi": how the weights outside of all cores are interpolated.
-        angle: "slerp" and "cpi": whether the angle is each tensor's or the whole model's.
+        method: "mean", "slerp", "task-arithmetic", "ties" or "cpi"; see the top of this module.
+        scale: task-arithmetic, ties: factor of the summed differences; the paper's own where absent (0.4 and 1).
+        density: ties: share of all weights that is kept of each model's differences.
+        core: cpi: share of all weights in each core.
+        threshold: cpi: Jaccard similarity from which two cores belong to one group.
+        rest: cpi: how the weights outside of all cores are interpolated, spherically ("slerp") or linearly ("lerp").
+        angle: slerp, cpi: take the angle between each pair of tensors ("tensor") or between whole models ("model").
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or an unknown method.
     """
 
     method: FusionMethod = "cpi"
     scale: float | None = None
-    density: float = 0.2
-    core: float = 0.01
-    threshold: float = 0.1
-    rest: Literal["slerp", "lerp"] = "slerp"
-    angle: Literal["tensor", "model"] = "tensor"
+    density: Share = 0.2
+    core: Share = 0.01
+    threshold: Share = 0.1
+    rest: Rest = "slerp"
+    angle: Angle = "tensor"
 
     def __post_init__(self) -> None:
+        """Refuse an unknown method and ranges; the class says which."""
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r}: choose from {', '.join(METHODS)}")
-        for name in ("density", "core", "threshold"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name):g} is not above 0 and at most 1")
+        super().__post_init__()
 
     @property
     def share(self) -> float | None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
-from graft.tasks.language_model import load_language_model, logits_at, nats_of
+from graft.tasks.label_order import RowNames
+from graft.tasks.language_model import load_language_model, logits_at, token_nll
 from graft.tasks.prompt import PromptEncoder, common_prefix
-from graft.tasks.spec import TaskSpec
 
 
 class ChoiceHead(Head):
@@ -31,7 +32,9 @@ class ChoiceHead(Head):
         self._prompts = PromptEncoder(tokenizer, task.head.pattern, "choice", self.limit)
 
     @classmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> ChoiceHead:
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> ChoiceHead:
         """Load the causal language model of a folder."""
         model, tokenizer, _ = load_language_model(path, dtype, only="causal")
         return cls(model, tokenizer, task)
@@ -55,7 +58,7 @@ class ChoiceHead(Head):
         ids = batch["input_ids"]
         targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) what any row is asked for
         logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)
-        nats = nats_of(logits, ids[:, targets])
+        nats = token_nll(logits, ids[:, targets])
         counted = targets >= torch.tensor(starts, device=self.device).unsqueeze(1)
         counted = counted & batch["attention_mask"][:, targets].bool()  # (n, m)
         return -(nats * counted).sum(1), counted.sum(1)
