@@ -131,9 +131,13 @@ def test_imports_point_one_way(path: Path) -> None:
         )
         return
     home = "registry" if path.stem == "registry" else part
+    # what a registry imports for the type checker alone may be its folder's
+    names = (
+        run_imports(ast.parse(path.read_text(encoding="utf-8"))) if home != part else (n for n, _ in imports_of(path))
+    )
     level = next(i for i, layer in enumerate(LAYERS) if home in layer)
     allowed = set().union(*LAYERS[:level]) | {home, "registry"}
-    for name, _ in imports_of(path):
+    for name in names:
         top, _, rest = name.partition(".")
         inner = rest.partition(".")[0] if top == "graft" else top
         inner = "registry" if "registry" in rest.split(".")[:-1] else inner
