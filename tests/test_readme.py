@@ -18,7 +18,7 @@ from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tasks.spec import TaskSpec
 from graft.tensors.dtypes import spec_of
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     name, weight = "weight", model.weight
     values = torch.tensor([7.0, 8.0])
     mask = Mask.of({name: spec_of(weight)}, {name: [1, 5]})
-    patch = Patch(mask, {name: values}, {name: print_of(weight.detach().flatten()[[1, 5]])})
+    patch = Patch(mask, {name: values}, {name: hash_values(weight.detach().flatten()[[1, 5]])})
     graft.save_patch(patch, tmp_path / "skill.safetensors")
     monkeypatch.chdir(tmp_path)
     before = weight.detach().clone()

@@ -14,7 +14,7 @@ from graft.patch.planning import patch_file_bytes
 from graft.tensors.dtypes import ITEM_SIZES
 from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
-from graft.tensors.pair import STRETCH, CheckpointPair
+from graft.tensors.pair import CHUNK, CheckpointPair
 from graft.tensors.scope import Scope
 
 # bytes, measured
@@ -51,7 +51,7 @@ def plan_diff(
     threads = torch.get_num_threads()
     step = -(-n // SAMPLE) | 1
     parts = [
-        Part("stretches of both at work", STRETCHES * STRETCH * threads),
+        Part("chunks of both at work", STRETCHES * CHUNK * threads),
         Part("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
     ]
     if out is not None:

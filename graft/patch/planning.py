@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import PatchFormatError
-from graft.patch.fit import check_specs
+from graft.patch.compatibility import check_specs
 from graft.patch.format.coding import CONTINUE
 from graft.patch.format.declaration import read_declaration, read_patch_header
 from graft.patch.format.tensor_table import TensorRow
@@ -26,7 +26,7 @@ ABOUT = 1 << 14  # bytes of what a patch says of itself
 
 
 def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> MemoryPlan:
-    """What `merge_patches` with the same arguments will take; of the patches only headers are read.
+    """Return what `merge_patches` with the same arguments will take; of the patches only headers are read.
 
     Args:
         checkpoint: an opened model folder, or a single safetensors file.
@@ -60,7 +60,7 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
 
 
 def patch_file_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
-    """The most bytes that a patch of k entries takes, wherever in the tensors they lie.
+    """Return the most bytes that a patch of k entries takes, wherever in the tensors they lie.
 
     A tensor of n elements takes at most k + n / 65,535 tokens of two bytes, or n / 8 bytes of bits.
 
@@ -74,7 +74,7 @@ def patch_file_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
 
 
 def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[TensorRow, ...], int]:
-    """A patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
+    """Return a patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
     declared = read_declaration(header, str(file))
     rows = declared.rows
     if declared.kind == "mask":

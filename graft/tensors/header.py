@@ -113,12 +113,12 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """An untrusted value for a message of one line: its repr, which escapes line ends and control characters, cut."""
+    """Show an untrusted value in a message of one line: its repr, which escapes control characters, cut."""
     return clip_text(repr(value))
 
 
 def clip_text(text: str) -> str:
-    """The start of a text that may be long."""
+    """Return the start of a text that may be long."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 

@@ -24,7 +24,7 @@ class Planned:
 
 
 def plan_tensor(tensor: torch.Tensor) -> Planned:
-    """A tensor that is at hand already."""
+    """Return a tensor that is at hand already."""
     return Planned(spec_of(tensor), lambda: tensor)
 
 

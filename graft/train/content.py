@@ -19,8 +19,8 @@ from graft.tasks.regularize_spec import UNIFORM
 from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.hashing import digest_of
 from graft.tensors.model_config import read_model_config
-from graft.tensors.prints import digest_of
 from graft.train.importance.consolidation_file import FILE, digest_of_file
 from graft.version import __version__
 

@@ -29,7 +29,7 @@ from graft.train.content import content_of_training, describe_settings, print_co
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.localizable import configure_pull, configure_restart, refuse_unmet
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.record import RECORD, find_record, read_held, write_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
@@ -111,7 +111,7 @@ def train_task(
     config, seed = settle(tasks, config)
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     out = claim.path
-    core, stage = (asked := Core(protect, unprotect)), config
+    core, stage = (asked := ProtectedSet(protect, unprotect)), config
     where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if config.localizable is not None:
         core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
@@ -150,7 +150,7 @@ def find_training(
     config, seed = settle(tasks, config)
     if not (out / RECORD).is_file():
         return None  # without reading the base
-    core = Core(protect, unprotect).digest()
+    core = ProtectedSet(protect, unprotect).digest()
     content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
     record = find_record(out, print_content(content))
     if record is None:
@@ -184,8 +184,8 @@ def settle(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, 
 
 
 def _confine(
-    base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: Core, where: dict[str, Any]
-) -> tuple[Core, TrainSpec]:
+    base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: ProtectedSet, where: dict[str, Any]
+) -> tuple[ProtectedSet, TrainSpec]:
     """All but the weights that a first training with a pull moves most, and how to train these.
 
     The first training stays in the output's workplace until that is there.
@@ -193,12 +193,12 @@ def _confine(
     assert config.localizable is not None
     refuse_unmet(Checkpoint.open(locate(base).path), config, core)
     pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
-    kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
+    kept: dict[str, Any] = {"config": pull, "protect": core.include, "unprotect": core.exclude}
     if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
         with open_workplace(out):
             train_task(base, task, pulled, **kept, **where, force=True)
     mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
-    return Core(only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
+    return ProtectedSet(train_only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
         config, config.localizable
     )
 

@@ -23,8 +23,8 @@ from graft.localize.budget import resolve_budget
 from graft.tasks.spec import LocalizableSpec, TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.protection.core import Core
 from graft.train.protection.planning import count_free
+from graft.train.protection.protected_set import ProtectedSet
 
 
 def configure_pull(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
@@ -48,7 +48,7 @@ def configure_restart(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
     )
 
 
-def refuse_unmet(base: Checkpoint, config: TrainSpec, core: Core) -> None:
+def refuse_unmet(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> None:
     """Refuse, before any training, a density that keeps no weight, or more than may move.
 
     Raises:

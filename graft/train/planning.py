@@ -17,8 +17,8 @@ from graft.tensors.location import locate
 from graft.tensors.memory import MemoryPlan, Part
 from graft.tensors.scope import Scope
 from graft.train.localizable import refuse_unmet
-from graft.train.protection.core import Core
 from graft.train.protection.planning import ProtectionPlan
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.record import read_held
 
 PULLED = 4  # copies of one tensor while it is pulled towards the base
@@ -43,7 +43,7 @@ def plan_training(
     config = config or task.spec.train
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
-    names, core = scope.names(checkpoint), Core(protect, unprotect)
+    names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
     refuse_unmet(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
     kind = live_dtype(checkpoint, dtype)

@@ -16,16 +16,15 @@ from graft.hub.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
 from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
-from graft.patch.provenance import BaseIdentity, Provenance
+from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.architecture import naming_of
+from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, same_bits, take
-from graft.tensors.location import Located, locate
-from graft.tensors.names import match_names
+from graft.tensors.hashing import hash_values
+from graft.tensors.location import locate
 from graft.tensors.pair import refuse_not_finite
-from graft.tensors.prints import digest_of, print_of
-from graft.version import __version__
+from graft.tensors.scope import Scope
 
 
 def import_patch(
@@ -66,10 +65,10 @@ def import_patch(
         refuse_not_finite(tensor, name, file)
     config = {"method": "import", "from": form, "density": density, "budget": budget, **foreign.config}
     buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
-    provenance = replace(_provenance(located, checkpoint, config), grown=grown, buffers=buffers)
+    provenance = replace(trace_provenance(located, checkpoint, Scope("all"), config), grown=grown, buffers=buffers)
     values, before = _cut(checkpoint, edited, mask)
-    prints = {name: print_of(tensor) for name, tensor in before.items()}
-    return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
+    hashes = {name: hash_values(tensor) for name, tensor in before.items()}
+    return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
 
 
 def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
@@ -94,15 +93,12 @@ def _match(foreign: Foreign, base: Checkpoint) -> tuple[dict[str, list[Edit]], d
 
 def _places(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     """Foreign name -> the base's listed name; tied names stand for one."""
-    listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
-    owners = {name: names[0] for group, names in listed if names for name in group}
-    return {name: owners.get(place, place) for name, place in _live_names(wanted, base).items()}
+    return {name: base.tied.owner(place, base.files) for name, place in _live_names(wanted, base).items()}
 
 
 def _live_names(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     """Foreign name -> the base's, tied ones each under its own."""
-    prefix, rename = naming_of(base.architecture)
-    return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
+    return name_map_of(base.architecture).match(wanted, {*base.names, *set().union(*base.tied)}).found
 
 
 def _refuse_parted(foreign: Foreign, base: Checkpoint, wanted: list[str]) -> None:
@@ -114,7 +110,7 @@ def _refuse_parted(foreign: Foreign, base: Checkpoint, wanted: list[str]) -> Non
     found = _live_names(wanted, base)
     named = set(found.values())
     for name in foreign.parted & found.keys():
-        group = next((group for group in base.tied if found[name] in group), frozenset())
+        group = base.tied.group_of(found[name])
         if group - named:
             raise MismatchError(
                 f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
@@ -178,15 +174,3 @@ def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.
     for name, indices in mask.indices.items():
         before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())
     return values, before
-
-
-def _provenance(located: Located, base: Checkpoint, config: Mapping[str, object]) -> Provenance:
-    n = base.n_parameters
-    return Provenance(
-        base=BaseIdentity(located.id, located.revision, located.name, digest_of(base), n),
-        tied=tuple(tuple(sorted(group)) for group in base.tied),
-        scope="all",
-        n_maskable=n,
-        method=config,
-        tool=f"skillgraft {__version__}",
-    )

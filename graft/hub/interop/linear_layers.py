@@ -6,7 +6,6 @@ import torch
 
 from graft.hub.interop.export_source import ExportSource
 from graft.tensors.architecture import architecture_of
-from graft.tensors.names import match_names
 from graft.tensors.scope import kind_of
 
 
@@ -26,5 +25,5 @@ def match_linear_layers(source: ExportSource) -> dict[str, str]:
         tied |= {name for group in architecture.tied for name in group}
         weights = [f"{name}.weight" for name, module in source.model.named_modules() if type(module) is torch.nn.Linear]
         own = [name for name in weights if name not in tied]
-        known = match_names(matrices, own, prefix=architecture.prefix, rename=architecture.rename).found
+        known = architecture.name_map.match(matrices, own).found
     return {name: place.removesuffix(".weight") for name, place in known.items()}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from graft.tensors.architecture import architecture_of, build_on_meta
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.names import match_names
 
 
 def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
@@ -20,6 +19,5 @@ def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]
     if model is None:
         return {}
     kinds = {f"{name}.weight": type(module).__name__ == "Conv1D" for name, module in model.named_modules()}
-    architecture = architecture_of(model)
-    found = match_names(weights, kinds, prefix=architecture.prefix, rename=architecture.rename).found
+    found = architecture_of(model).name_map.match(weights, kinds).found
     return {name: kinds[place] for name, place in found.items()}

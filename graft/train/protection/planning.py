@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from graft.patch.mask import Mask
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.memory import Part
-from graft.tensors.names import match_names
-from graft.train.protection.core import Core
+from graft.tensors.names import NameMap
 from graft.train.protection.guard import FEW
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.protection.region import unite
 
 INDEX = 8  # bytes
@@ -31,8 +31,8 @@ class ProtectionPlan:
     optimised: int
 
     @classmethod
-    def of(cls, base: Checkpoint, trained: Iterable[str], core: Core) -> ProtectionPlan:
-        """Of a core over the tensors of a base that train; what the base lacks is left to the training to refuse."""
+    def of(cls, base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> ProtectionPlan:
+        """Plan for a core over the tensors of a base that train; the training refuses what the base lacks."""
         free = count_free(base, trained, core)
         sizes = {name: base.spec(name).numel for name in free}
         few = {name for name, size in sizes.items() if free[name] / size < FEW}
@@ -43,21 +43,21 @@ class ProtectionPlan:
         )
 
     def parts(self, width: int) -> list[Part]:
-        """Memory beside the model; `width` is the bytes of one of its values."""
+        """List the memory beside the model; `width` is the bytes of one of its values."""
         return [
             Part("protected values and indices", (width + INDEX) * self.restored),
             Part("free values and indices", (width + INDEX) * self.compact),
         ]
 
 
-def count_free(base: Checkpoint, trained: Iterable[str], core: Core) -> dict[str, int]:
-    """Entries of each tensor of a base that a core leaves free."""
+def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
+    """Count the entries of each tensor of a base that a core leaves free."""
     kept = unite(*((_placed(mask, base) for mask in masks) for masks in core.masks))
     return {name: base.spec(name).numel - len(kept[name]) for name in trained}
 
 
 def _placed(mask: Mask, base: Checkpoint) -> Mask:
-    """A mask by the base's names."""
-    found = match_names(mask, base.names).found
+    """Rename a mask by the base's names."""
+    found = NameMap().match(mask, base.names).found
     there = [name for name in mask if name in found and mask.specs[name].shape == base.spec(found[name]).shape]
     return Mask.of({found[name]: base.spec(found[name]) for name in there}, {found[name]: mask[name] for name in there})

@@ -85,7 +85,9 @@ def test_the_same_patch_gives_the_same_bytes_in_any_process() -> None:
     data = patch_bytes(sample_patch())
     assert patch_bytes(sample_patch()) == data
     script = "import hashlib; from graft.patch.format.writing import patch_bytes; "
-    script += "from tests.checkpoints import sample_patch; print(hashlib.sha256(patch_bytes(sample_patch())).hexdigest())"
+    script += (
+        "from tests.checkpoints import sample_patch; print(hashlib.sha256(patch_bytes(sample_patch())).hexdigest())"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345"}
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert out.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
@@ -167,7 +169,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
 
 def test_what_could_not_be_loaded_is_not_saved() -> None:
     good = make_patch(BASE, {"a": {3: 7.5}})
-    mask, prints = good.mask, good.base_prints
+    mask, prints = good.mask, good.base_hashes
     assert len(Patch(mask, {"a": torch.tensor([7.5])}, prints)) == 1
     for values in ({}, {"a": torch.tensor([7.5, 1.0])}, {"a": torch.tensor([7.5]).half()}, {"a": torch.tensor([7])}):
         with pytest.raises(PatchError, match=r"'a'.*1 entries of F32"):
