@@ -121,7 +121,7 @@ class BaseValues:
 
     @property
     def at_hand(self) -> bool:
-        """Whether the base itself is there, so that every value can be had."""
+        """The base itself is there, so that every value can be had."""
         return self._target is not None
 
     def at(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:

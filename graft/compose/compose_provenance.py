@@ -1,4 +1,4 @@
-"""What a composed or reduced patch says of where it came from: every part, and every coordinate where parts met."""
+"""Provenance of composed and reduced patches: every part, and a count of every coordinate that parts share."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class OverlapTally:
         differing: of these, the ones where they wanted different bits.
         cancelled: of these, the ones that the rule "sign" gave back to the base.
         whole: names of the whole tensors that several patches bring with different bits.
-        meetings: (m, m) int64 shared coordinates of each two patches.
+        pair_overlaps: (m, m) int64 shared coordinates of each two patches.
     """
 
     def __init__(self, m: int) -> None:
         self.shared = self.differing = self.cancelled = 0
         self.whole: list[str] = []
-        self.meetings = np.zeros((m, m), np.int64)
+        self.pair_overlaps = np.zeros((m, m), np.int64)
         self._touched = np.zeros(m, np.int64)
 
     def add(self, owners: Sequence[int], join: IndexJoin, differing: int, cancelled: int) -> None:
@@ -36,15 +36,15 @@ class OverlapTally:
         self.shared += join.shared
         self.differing += differing
         self.cancelled += cancelled
-        self.meetings[np.ix_(owners, owners)] += count_overlaps(join, len(owners))
+        self.pair_overlaps[np.ix_(owners, owners)] += count_overlaps(join, len(owners))
         in_shared = np.repeat(join.length > 1, join.length)
         self._touched[owners] += np.bincount(join.owner[in_shared], minlength=len(owners))
 
     def to_json(self, labels: Sequence[str], rule: OverlapRule) -> dict[str, Any]:
         """Return plain values: the counts, for each patch its shared coordinates, for each two that meet how often."""
         pairs = [
-            {"a": labels[i], "b": labels[j], "shared": int(self.meetings[i, j])}
-            for i, j in zip(*np.nonzero(np.triu(self.meetings, 1)), strict=True)
+            {"a": labels[i], "b": labels[j], "shared": int(self.pair_overlaps[i, j])}
+            for i, j in zip(*np.nonzero(np.triu(self.pair_overlaps, 1)), strict=True)
         ]
         with_others = {label: int(count) for label, count in zip(labels, self._touched, strict=True) if count}
         counts = {"rule": rule, "shared": self.shared, "differing": self.differing, "cancelled": self.cancelled}

@@ -77,12 +77,12 @@ class _Composer:
     def add(self, name: str, held: dict[int, Entries]) -> None:
         """Join the entries that the sources hold in one tensor."""
         parts = [(entries.indices, _values_of(entries)) for entries in held.values()]
-        meeting = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
-        self._tally.add(list(held), meeting.join, meeting.differing, meeting.cancelled)
-        union = meeting.join.union
+        joined = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
+        self._tally.add(list(held), joined.join, joined.differing, joined.cancelled)
+        union = joined.join.union
         base = self._before.at(name, union, held)
         self._specs[name] = self._sources[next(iter(held))].specs[name]
-        self._indices[name], self._values[name] = union, meeting.values
+        self._indices[name], self._values[name] = union, joined.values
         self._prints[name] = self._before.hash_at(name, union, held, base)
         if self._keep_base:
             self._base[name] = self._before.require(name, base)

@@ -1,4 +1,4 @@
-"""How far regions overlap, beside what chance would give: over all weights alike, and tensor by tensor.
+"""Overlap of regions, beside what chance would give: over all weights alike, and tensor by tensor.
 
 Masks favour the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
 tensor's counts is the fairer one: E = sum over tensors of k1t k2t / nt, with the variance of that many hypergeometric
@@ -77,7 +77,7 @@ class PairOverlap:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How several regions of one base overlap.
+    """The overlap of several regions of one base.
 
     Attributes:
         names: their labels.
@@ -152,7 +152,7 @@ def measure_overlap(
 
 @dataclass
 class _Counts:
-    """What adds up over tensors, for all pairs at once; each (m, m)."""
+    """Sums over tensors, for all pairs at once; each (m, m)."""
 
     overlaps: Ints
     expected: Matrix
@@ -171,7 +171,7 @@ class _Counts:
         self.k += k
         self.overlaps += overlaps
         self.expected += np.outer(k, share)
-        # hypergeometric: k2 draws from n of which k1 count
+        # hypergeometric: k2 draws from n of which k1 count; its variance k2 (k1 / n) (1 - k1 / n) (n - k2) / (n - 1)
         self.variance += np.outer(k * (1 - share), share * (n - k)) / max(n - 1, 1)
 
     def jaccard(self, i: int, j: int) -> float:
@@ -201,10 +201,12 @@ def _count_pairs(sources: Sequence[Source], n: int | None) -> tuple[PairOverlap,
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
         join = join_indices([sources[i].read(name).indices for i in owners])
+        # only regions that touch the tensor are joined; the others' rows and columns stay zero
         overlaps = np.zeros((len(sources), len(sources)), np.int64)
         overlaps[np.ix_(owners, owners)] = count_overlaps(join, len(owners))
         table.add(name, np.diag(overlaps).copy(), overlaps, sources[owners[0]].specs[name].numel)
     labels = [source.label for source in sources]
+    # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
     return tuple(_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
 

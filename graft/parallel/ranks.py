@@ -30,12 +30,12 @@ class Ranks:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is but one."""
+        """True where there is but one process."""
         return self.world == 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """True in the process that writes files and speaks."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:

@@ -65,7 +65,7 @@ class Compatibility:
 
     @property
     def fits(self) -> bool:
-        """Whether the patch may be applied."""
+        """True where the patch may be applied."""
         return not self.reasons
 
     def require(self, what: str) -> Compatibility:

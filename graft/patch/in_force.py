@@ -20,7 +20,7 @@ _layers: list[Layer] = []
 
 
 class Layer:
-    """What one graft wrote, and what was there before.
+    """The values that one graft wrote, and those that were there before.
 
     Args:
         holding: the model's hold on the tensors.
@@ -48,7 +48,7 @@ class Layer:
 
     @property
     def in_force(self) -> bool:
-        """Whether it was not taken off."""
+        """True until it is taken off."""
         return self in _layers
 
     def put_on(self) -> None:

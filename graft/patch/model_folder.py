@@ -1,4 +1,4 @@
-"""What lies in a model folder beside its weights, and what of it a changed copy of the model takes along.
+"""Files beside a model's weights, and which of them a changed copy of the model takes along.
 
 Weights of other formats and stale shards at the root hold the base's values, and would contradict the merged ones; so
 do exports of the whole model and a trainer's snapshots in folders of their own. Other folders hold parts that the model

@@ -1,4 +1,4 @@
-"""What a coordinate gets where several patches want it: the rules of `compose` and `apply`.
+"""Rules for a coordinate that several patches want, in `compose` and `apply`.
 
 Where the patches agree bit for bit they do not conflict, whatever the rule. Where they do not, with v_1 ... v_m the
 tuned values there, b the base's, and d_i = v_i - b:

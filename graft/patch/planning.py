@@ -1,4 +1,4 @@
-"""What grafting onto a checkpoint on disk will take, from headers alone."""
+"""Memory and disk that grafting onto a checkpoint will take, from headers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a patch came from: the part of a patch file that explains and does not act."""
+"""Provenance: the part of a patch file that explains and does not act."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BaseIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a patch was made. No absolute path, user name, host name or time belongs here.
+    """The making of a patch. No absolute path, user name, host name or time belongs here.
 
     Attributes:
         base: the base checkpoint.

@@ -1,4 +1,4 @@
-"""Where the region of a patch or mask lies in a model: the one door for coordinates without their values."""
+"""Placement of a patch's or mask's region in a model: the one door for coordinates without their values."""
 
 from __future__ import annotations
 

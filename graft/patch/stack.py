@@ -161,5 +161,5 @@ def _join(
     for _, values in parts[1:]:
         if values.dtype != first:
             raise OverlapError(f"tensor {place!r}: the patches hold {first} and {values.dtype} values")
-    meeting = join_entries(parts, rule, place, partial(gather, place) if gather else None)
-    return meeting.indices, meeting.values
+    joined = join_entries(parts, rule, place, partial(gather, place) if gather else None)
+    return joined.indices, joined.values

@@ -1,4 +1,4 @@
-"""What is in a patch, as plain numbers: the content of `graft inspect`."""
+"""A patch in plain numbers: the content of `graft inspect`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def natural_key(text: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a header alone tells of a patch: enough to describe it.
+    """A patch as its header alone tells of it: enough to describe it.
 
     Attributes:
         kind: "patch" or "mask".

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says of its model, without loading one weight.
+"""The architecture that a config.json names, without loading one weight.
 
 The model is built on torch's meta device, which costs milliseconds and no memory at any size.
 """

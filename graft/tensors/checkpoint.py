@@ -146,7 +146,7 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What config.json tells; None for a bare file or an unknown architecture."""
+        """Its architecture, by config.json; None for a bare file or an unknown architecture."""
         return read_architecture(self.path) if self.path.is_dir() else None
 
     @cached_property

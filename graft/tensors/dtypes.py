@@ -38,7 +38,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a checkpoint's header says of a tensor: safetensors dtype name and shape (() for a scalar)."""
+    """A tensor as a checkpoint's header describes it: safetensors dtype name and shape (() for a scalar)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class TensorSpec:
 
     @property
     def is_float(self) -> bool:
-        """Whether the values are floating point, so that training could move them."""
+        """True where the values are floating point, so that training could move them."""
         return self.dtype.startswith(("F", "BF"))
 
     def __str__(self) -> str:

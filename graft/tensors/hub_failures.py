@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub, and what to do about it, in one line each.
+"""Failures between here and the Hub, and what to do about them, in one line each.
 
 Only `huggingface_hub.errors` is relied on: the HTTP client below it changes from one release to the next.
 """

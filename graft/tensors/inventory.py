@@ -1,4 +1,4 @@
-"""Which of a folder's tensors its architecture uses, which it lacks, and which nothing uses.
+"""Inventory of a folder's tensors: used by its architecture, lacking, or used by nothing.
 
 transformers fills what is missing at random and drops what it does not know, with a warning that is easily silenced.
 Here both are known from headers and config alone, before anything is loaded, and the same for every command.

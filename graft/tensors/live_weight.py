@@ -32,7 +32,7 @@ class LiveWeight:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What two names for the same weight have in common."""
+        """A key that two names for the same weight have in common."""
         part = self.part
         return (id(self.owner), *((part.shape, part.strides, part.offset) if part else ()))
 

@@ -1,4 +1,4 @@
-"""Where a model or patch named on the command line is: a local path, the embedded encoder, or the Hub.
+"""Location of a model or patch that a command line names: a local path, the embedded encoder, or the Hub.
 
 An existing path is local; what starts with "/", "." or "~" is local only and never asks the Hub; otherwise
 NAME or ORG/NAME[@revision] is a Hub id. A file from the Hub is taken only with the hash it was announced with.

@@ -19,7 +19,7 @@ _PEFT = "base_model.model."  # what PEFT puts before all names
 
 @dataclass(frozen=True)
 class NameMatch:
-    """Which available name stands for which wanted one, and which had no counterpart."""
+    """The available name for each wanted one, and the names without a counterpart."""
 
     found: dict[str, str]  # wanted -> available
     missing: tuple[str, ...]  # wanted, not available
@@ -28,7 +28,7 @@ class NameMatch:
 
 @dataclass(frozen=True)
 class NameMap:
-    """What an architecture says of tensor names; by default nothing, so that only equal and wrapped names match.
+    """An architecture's rules for tensor names; by default nothing, so that only equal and wrapped names match.
 
     Attributes:
         prefix: its base_model_prefix, without the dot; "" where there is none.

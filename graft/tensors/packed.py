@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Packing:
-    """How files and a live model of one architecture name the same weights.
+    """Names of the same weights in files and in a live model of one architecture.
 
     Attributes:
         listed: the names in files as transformers writes them now -> shape.

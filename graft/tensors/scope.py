@@ -1,4 +1,4 @@
-"""Which tensors a mask may touch: a named choice, or a regular expression over names, always recorded."""
+"""Scopes, the tensors that a mask may touch: a named choice, or a regular expression over names, always recorded."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Shard:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every element is here."""
+        """True where every element is here."""
         return self.size == self.shape
 
     @property

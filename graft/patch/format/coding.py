@@ -28,7 +28,7 @@ Bits = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Coded:
-    """A coded set: `code` is "all", "bits" or "gaps"; the unused payloads are empty."""
+    """A coded set of indices: `code` is "all", "bits" or "gaps"; the unused payloads are empty."""
 
     code: str
     gaps: Tokens
@@ -76,6 +76,7 @@ def decode_gaps(tokens: Tokens, k: int, n: int) -> Indices:
 
 def encode_bits(indices: Indices, n: int) -> Bits:
     """Encode indices as ceil(n/8) bytes, least significant bit first, padding bits 0."""
+    # [0, 3, 4] of n = 5 -> 0b00011001 = 25: element i is bit i % 8 of byte i // 8
     flags = np.zeros(n, np.bool_)
     flags[indices] = True
     return np.packbits(flags, bitorder="little")

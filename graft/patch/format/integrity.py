@@ -56,7 +56,7 @@ def make_seal(tensors: Mapping[str, torch.Tensor], table: object) -> dict[str, o
 
 @dataclass(frozen=True)
 class Seal:
-    """What a file says of its own bytes; its table was found to agree.
+    """A file's hashes of its own bytes; its table was found to agree.
 
     Attributes:
         content: tensor name -> hash, of each tensor of the file; None in a file of an older version.

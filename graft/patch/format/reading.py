@@ -84,7 +84,7 @@ def describe_integrity(path: Path | str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """What a patch or mask holds of one tensor.
+    """The entries that a patch or mask holds of one tensor.
 
     Attributes:
         indices: (k,) int64 sorted unique flat indices.

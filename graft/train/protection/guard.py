@@ -136,7 +136,7 @@ class Protection:
 
     @property
     def implementation(self) -> str:
-        """Which way each tensor is protected."""
+        """The way in which each tensor is protected."""
         ways = Counter(part.way for part in self._parts)
         return ", ".join(f"{way} in {n} tensor{'s' * (n > 1)}" for way, n in sorted(ways.items()))
 

@@ -1,4 +1,4 @@
-"""What protection will take, from headers and masks alone."""
+"""Memory that protection will take, from headers and masks alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INDEX = 8  # bytes
 
 @dataclass(frozen=True)
 class ProtectionPlan:
-    """What `Protection` decides tensor by tensor, for an optimizer that treats every entry by itself.
+    """The decisions of `Protection`, tensor by tensor, for an optimizer that treats every entry by itself.
 
     Attributes:
         restored: protected entries that are kept and put back.

@@ -1,4 +1,4 @@
-"""Which coordinates of a live model's tensors are protected, told by themselves or by what is free."""
+"""Protected coordinates of a live model's tensors, listed themselves or by what is free."""
 
 from __future__ import annotations
 

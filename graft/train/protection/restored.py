@@ -16,7 +16,7 @@ _CHUNK = 1 << 20  # entries unpacked at a time
 
 
 class Coordinates(Protocol):
-    """Where the protected entries of a tensor are, part by part."""
+    """Places of a tensor's protected entries, part by part."""
 
     nbytes: int
 
