@@ -29,7 +29,7 @@ class Source:
         kind: "patch" or "mask".
         specs: tensor name -> dtype and shape, of the tensors with entries.
         counts: tensor name -> k.
-        prints: tensor name -> print of the base's values there, None in a mask.
+        hashes: tensor name -> hash of the base's values there, None in a mask.
         has_base: whether the base's values are stored.
         dense: name -> function that gives a whole tensor.
         provenance: where it came from.
@@ -40,7 +40,7 @@ class Source:
     kind: str
     specs: Mapping[str, TensorSpec]
     counts: Mapping[str, int]
-    prints: Mapping[str, str | None]
+    hashes: Mapping[str, str | None]
     has_base: bool
     dense: Mapping[str, Callable[[], torch.Tensor]]
     provenance: Provenance
@@ -103,7 +103,7 @@ def _of_memory(region: Patch | Mask, label: str) -> Source:
 
     dense = {name: partial(patch.dense.__getitem__, name) for name in patch.dense}
     has_base = patch.base_values is not None
-    return Source(label, "patch", mask.specs, counts, patch.base_prints, has_base, dense, patch.provenance, read)
+    return Source(label, "patch", mask.specs, counts, patch.base_hashes, has_base, dense, patch.provenance, read)
 
 
 def _of_file(path: Path, label: str) -> Source:
@@ -113,7 +113,7 @@ def _of_file(path: Path, label: str) -> Source:
         kind=file.kind,
         specs={row.name: row.spec for row in file.rows.values()},
         counts={row.name: row.k for row in file.rows.values()},
-        prints={row.name: row.base_print for row in file.rows.values()},
+        hashes={row.name: row.base_print for row in file.rows.values()},
         has_base=file.has_base,
         dense={name: partial(file.read_dense, name) for name in file.dense},
         provenance=file.provenance,
@@ -122,7 +122,7 @@ def _of_file(path: Path, label: str) -> Source:
 
 
 def _label(region: Region, i: int) -> str:
-    """A file's name without its path, or its folder's; of what is in memory, its task's name."""
+    """Name a region by its file without the path, or its folder; by its task where it is in memory."""
     if isinstance(region, (str, Path)):
         path = Path(region).resolve()
         return path.parent.name if path.stem == "patch" else path.stem
@@ -131,7 +131,7 @@ def _label(region: Region, i: int) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that are there already get a number."""
+    """Number the names that are there already."""
     found: dict[str, int] = {}
     result = []
     for name in names:

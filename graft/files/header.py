@@ -38,7 +38,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file declares."""
+    """The declarations of a safetensors file."""
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]

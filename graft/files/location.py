@@ -1,4 +1,4 @@
-"""Where a model or patch named on the command line is: a local path, the embedded encoder, or the Hub.
+"""Location of a model or patch that a command line names: a local path, the embedded encoder, or the Hub.
 
 An existing path is local; what starts with "/", "." or "~" is local only and never asks the Hub; otherwise
 NAME or ORG/NAME[@revision] is a Hub id. A file from the Hub is taken only with the hash it was announced with.
@@ -71,7 +71,7 @@ def locate_patch(reference: str | Path, filename: str) -> Located:
 
 
 def is_on_hub(reference: str | Path) -> bool:
-    """Whether a reference can only mean the Hub: it is no local path and may be a Hub id.
+    """Return whether a reference can only mean the Hub: it is no local path and may be a Hub id.
 
     Raises:
         CheckpointError: a path that is local only, and is not there; or a text that is neither a path nor a Hub id.
@@ -90,7 +90,7 @@ def is_on_hub(reference: str | Path) -> bool:
 
 
 def places_of(*references: str | Path | None) -> list[Path]:
-    """Where on this machine the bytes behind references lie, those of the Hub in its cache; nothing is asked for."""
+    """List where on this machine the bytes behind references lie, those of the Hub in its cache; ask for nothing."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     places = []
@@ -105,7 +105,7 @@ def places_of(*references: str | Path | None) -> list[Path]:
 
 
 def fetch_file(reference: str, filename: str) -> Located:
-    """One file of a Hub repository, from the cache or the Hub.
+    """Return one file of a Hub repository, from the cache or the Hub.
 
     Raises:
         HubError: it cannot be had, or its bytes are not the announced ones; these are not kept in the cache.
@@ -176,7 +176,7 @@ def _locate_here(text: str) -> Located:
 
 
 def _path_here(text: str) -> Path | None:
-    """The local file or folder of that name, None where there is none, or no file can have the name."""
+    """Return the local file or folder of that name, None where there is none, or no file can have the name."""
     try:
         path = Path(text).expanduser()
         return path if text and path.exists() else None

@@ -11,7 +11,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.files.location import locate
-from graft.patch.fit import check_fit
+from graft.patch.compatibility import check_compatible
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.skill_patch import Patch
@@ -45,7 +45,7 @@ class ExportSource:
             return cls(patch)
         located = locate(base)
         target = StoredTarget(Checkpoint.open(located.path))
-        fit = check_fit(patch, target).require(located.name)
+        fit = check_compatible(patch, target).require(located.name)
         return cls(patch, target, {**fit.dense, **fit.names})
 
     @property

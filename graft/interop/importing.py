@@ -10,22 +10,21 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError, MismatchError
-from graft.files.location import Located, locate
+from graft.files.location import locate
 from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
 from graft.interop.registry import IMPORT_FORMATS
 from graft.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
 from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
-from graft.patch.provenance import BaseIdentity, Provenance
+from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.architecture import naming_of
+from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, same_bits, take
-from graft.tensors.names import match_names
+from graft.tensors.hashing import hash_values
 from graft.tensors.pair import refuse_not_finite
-from graft.tensors.prints import digest_of, print_of
-from graft.version import __version__
+from graft.tensors.scope import Scope
 
 
 def import_patch(
@@ -64,10 +63,10 @@ def import_patch(
         refuse_not_finite(tensor, name, file)
     config = {"method": "import", "from": source, "density": density, "budget": budget, **weights.config}
     buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
-    provenance = replace(_provenance(located, checkpoint, config), grown=grown, buffers=buffers)
+    provenance = replace(trace_provenance(located, checkpoint, Scope("all"), config), grown=grown, buffers=buffers)
     values, before = _cut(checkpoint, edited, mask)
-    prints = {name: print_of(tensor) for name, tensor in before.items()}
-    return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
+    hashes = {name: hash_values(tensor) for name, tensor in before.items()}
+    return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
 
 
 def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
@@ -92,15 +91,12 @@ def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[E
 
 def _match_listed(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     """Return the file's names -> the base's listed names; tied names stand for one."""
-    listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
-    owners = {name: names[0] for group, names in listed if names for name in group}
-    return {name: owners.get(target, target) for name, target in _match_each(wanted, base).items()}
+    return {name: base.tied.owner(target, base.files) for name, target in _match_each(wanted, base).items()}
 
 
 def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     """Return the file's names -> the base's, tied ones each under its own."""
-    prefix, rename = naming_of(base.architecture)
-    return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
+    return name_map_of(base.architecture).match(wanted, {*base.names, *set().union(*base.tied)}).found
 
 
 def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
@@ -112,7 +108,7 @@ def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]
     base_names = _match_each(wanted, base)
     named = set(base_names.values())
     for name in weights.parted & base_names.keys():
-        group = next((group for group in base.tied if base_names[name] in group), frozenset())
+        group = base.tied.group_of(base_names[name])
         if group - named:
             raise MismatchError(
                 f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
@@ -176,15 +172,3 @@ def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.
     for name, indices in mask.indices.items():
         before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())
     return values, before
-
-
-def _provenance(located: Located, base: Checkpoint, config: Mapping[str, object]) -> Provenance:
-    n = base.n_parameters
-    return Provenance(
-        base=BaseIdentity(located.id, located.revision, located.name, digest_of(base), n),
-        tied=tuple(tuple(sorted(group)) for group in base.tied),
-        scope="all",
-        n_maskable=n,
-        method=config,
-        tool=f"skillgraft {__version__}",
-    )

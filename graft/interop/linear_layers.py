@@ -9,7 +9,6 @@ import torch
 from graft.interop.export_source import ExportSource
 from graft.tensors.architecture import architecture_of, build_on_meta
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.names import match_names
 from graft.tensors.scope import kind_of
 
 
@@ -29,7 +28,7 @@ def match_linear_layers(source: ExportSource) -> dict[str, str]:
         tied |= {name for group in architecture.tied for name in group}
         weights = [f"{name}.weight" for name, module in source.model.named_modules() if type(module) is torch.nn.Linear]
         own = [name for name in weights if name not in tied]
-        layers = match_names(matrices, own, prefix=architecture.prefix, rename=architecture.rename).found
+        layers = architecture.name_map.match(matrices, own).found
     return {name: weight.removesuffix(".weight") for name, weight in layers.items()}
 
 
@@ -48,5 +47,5 @@ def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]
         return {}
     is_conv1d = {f"{name}.weight": type(module).__name__ == "Conv1D" for name, module in model.named_modules()}
     architecture = architecture_of(model)
-    stored = match_names(weights, is_conv1d, prefix=architecture.prefix, rename=architecture.rename).found
+    stored = architecture.name_map.match(weights, is_conv1d).found
     return {weight: is_conv1d[name] for weight, name in stored.items()}

@@ -11,7 +11,7 @@ from graft.errors import PatchFormatError
 from graft.files.header import Header
 from graft.files.tensor_spec import ITEM_SIZES
 from graft.memory.plan import Allocation, MemoryPlan
-from graft.patch.fit import check_specs
+from graft.patch.compatibility import check_specs
 from graft.patch.format.declaration import read_declaration, read_patch_header
 from graft.patch.format.tensor_table import TensorRow
 from graft.patch.merge import StoredTarget

@@ -15,7 +15,7 @@ from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.format.coding import CONTINUE
-from graft.tensors.pair import STRETCH, CheckpointPair
+from graft.tensors.pair import CHUNK, CheckpointPair
 from graft.tensors.scope import Scope
 
 # bytes, measured
@@ -54,7 +54,7 @@ def plan_diff(
     threads = torch.get_num_threads()
     step = -(-n // SAMPLE) | 1
     parts = [
-        Allocation("stretches of both at work", STRETCHES * STRETCH * threads),
+        Allocation("chunks of both at work", STRETCHES * CHUNK * threads),
         Allocation("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
     ]
     if out is not None:

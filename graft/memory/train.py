@@ -19,8 +19,8 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.localizable import refuse_unmet
-from graft.train.protection.core import Core, count_free
 from graft.train.protection.guard import FEW
+from graft.train.protection.protected_set import ProtectedSet, count_free
 from graft.train.record import read_held
 
 INDEX = 8  # bytes
@@ -44,7 +44,7 @@ def plan_training(
     config = config or task.spec.train
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
-    names, core = scope.names(checkpoint), Core(protect, unprotect)
+    names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
     refuse_unmet(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
     kind = live_dtype(checkpoint, runtime.dtype)
@@ -93,7 +93,7 @@ class _Protection:
     optimized: int
 
     @classmethod
-    def of(cls, base: Checkpoint, trained: Iterable[str], core: Core) -> _Protection:
+    def of(cls, base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> _Protection:
         """Count them for a core over the tensors that train; what the base lacks is left to the training to refuse."""
         free = count_free(base, trained, core)
         sizes = {name: base.spec(name).numel for name in free}

@@ -1,4 +1,4 @@
-"""What is in a patch, as plain numbers: the content of `graft inspect`."""
+"""A patch in plain numbers: the content of `graft inspect`."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ def measure_sizes(patch: Patch, n_bytes: int) -> Sizes:
 
 
 def log2_choose(n: int, k: int) -> float:
-    """log2 of the binomial coefficient C(n, k): the bits that name one of all masks of k entries."""
+    """Return log2 of the binomial coefficient C(n, k): the bits that name one of all masks of k entries."""
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def entries_by_layer(mask: Mask) -> dict[str, dict[str, int]]:
-    """Entries per numbered block and, within it, per module: {layer: {module: k}}."""
+    """Return entries per numbered block and, within it, per module: {layer: {module: k}}."""
     return _by_layer({name: len(mask[name]) for name in mask})
 
 
 def natural_key(text: str) -> list[Any]:
-    """A sort key in which layer.10 follows layer.9."""
+    """Return a sort key in which layer.10 follows layer.9."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in text.split(".")]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a header alone tells of a patch: enough to describe it.
+    """A patch as its header alone tells of it: enough to describe it.
 
     Attributes:
         kind: "patch" or "mask".
@@ -92,7 +92,7 @@ class Outline:
 
 
 def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
-    """The outline of what is in memory."""
+    """Return the outline of what is in memory."""
     mask = patch.mask if isinstance(patch, Patch) else patch
     entries = {name: (mask.specs[name], len(mask[name])) for name in mask}
     if not isinstance(patch, Patch):
@@ -102,12 +102,12 @@ def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
 
 
 def describe_patch(patch: Patch | Mask, n_bytes: int, provenance: Provenance) -> dict[str, Any]:
-    """Plain values for `graft inspect --json`: counts, densities, sizes, provenance."""
+    """Return plain values for `graft inspect --json`: counts, densities, sizes, provenance."""
     return describe_outline(outline_of(patch, provenance), n_bytes)
 
 
 def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
-    """As `describe_patch`, from the header alone; `n_bytes` is the size of the whole file."""
+    """Describe a patch as `describe_patch` does, from the header alone; `n_bytes` is the size of the whole file."""
     provenance, k = outline.provenance, outline.k
     n, maskable = provenance.base.n_parameters, provenance.n_maskable
     by_layer = _by_layer({name: k for name, (_, k) in outline.entries.items()})

@@ -15,18 +15,18 @@ from graft.tensors.tensor_stream import Planned, write_tensors
 
 
 def find_unused(folder: Path, names: Collection[str]) -> tuple[str, ...]:
-    """Tensors outside layers and embeddings that the folder's architecture does not hold; none where it is unknown."""
+    """Find tensors outside layers and embeddings that the folder's architecture lacks; none where it is unknown."""
     model = build_on_meta(folder)
     if model is None:
         return ()
     known, held = architecture_of(model), set(model.state_dict(keep_vars=True))
-    start = f"{known.prefix}." if known.prefix else ""
+    start = f"{known.name_map.prefix}." if known.name_map.prefix else ""
 
     def is_held(name: str) -> bool:
         return bool({name, start + name, name.removeprefix(start)} & held)
 
     heads = (name for name in names if kind_of(name) == "heads")
-    return tuple(sorted(name for name in heads if not (is_held(name) or is_held(known.rename(name)))))
+    return tuple(sorted(name for name in heads if not (is_held(name) or is_held(known.name_map.rename(name)))))
 
 
 def drop_tensors(folder: Path, names: Collection[str]) -> None:

@@ -29,7 +29,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.train.adapter import content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.record import find_record
 
 Model = str | Path
@@ -69,7 +69,7 @@ class TrainingBench:
         core = [mask for mask in protect if len(mask)]
         path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
-            mark = print_content(content_of_training(path, tasks, config, seed, dtype, Core(core).digest()))
+            mark = print_content(content_of_training(path, tasks, config, seed, dtype, ProtectedSet(core).digest()))
         else:
             mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
         out = self.models / mark[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,8 +20,9 @@ from graft.tensors.architecture import Architecture, is_buffer_name, quantizatio
 from graft.tensors.dtypes import same_bits
 from graft.tensors.inventory import Inventory, take_inventory
 from graft.tensors.relayout import Relaid
+from graft.tensors.tied_names import TiedNames
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf")
+_WEIGHT_FILE = re.compile(r".*\.(safetensors|bin|h5|msgpack|onnx|onnx_data|tflite|ot|pt|pth|ckpt|gguf)|.+\.index\.json")
 
 
 class Checkpoint:
@@ -107,11 +109,11 @@ class Checkpoint:
             )
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor, from the header alone."""
+        """Return dtype and shape of a tensor, from the header alone."""
         return self.relaid[name].spec if name in self.relaid else self.stored[name].spec
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, mapped from disk on the CPU; treat it as read-only."""
+        """Return one tensor, mapped from disk on the CPU; treat it as read-only."""
         if name in self.relaid:
             return self.relaid[name].read(self)
         tensor: torch.Tensor = self._handle_of(self.files[name]).get_tensor(name)
@@ -127,7 +129,7 @@ class Checkpoint:
             return self._handles[file]
 
     def n_bytes(self, name: str) -> int:
-        """Bytes that a tensor takes on disk."""
+        """Return bytes that a tensor takes on disk."""
         return sum(self.stored[place].stop - self.stored[place].start for place in self._read_for(name))
 
     def prefetch(self, name: str) -> None:
@@ -138,11 +140,11 @@ class Checkpoint:
                 os.posix_fadvise(file.fileno(), stored.start, stored.stop - stored.start, os.POSIX_FADV_WILLNEED)
 
     def _read_for(self, name: str) -> tuple[str, ...]:
-        return tuple(self.relaid[name].pieces) if name in self.relaid else (name,)
+        return tuple(self.relaid[name].sources) if name in self.relaid else (name,)
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What config.json tells; None for a bare file or an unknown architecture."""
+        """Its architecture, by config.json; None for a bare file or an unknown architecture."""
         return read_architecture(self.path) if self.path.is_dir() else None
 
     @cached_property
@@ -158,15 +160,11 @@ class Checkpoint:
         return frozenset(self.inventory.left_out) if self.inventory else frozenset()
 
     def unused_files(self) -> list[Path]:
-        """Files of weights in the folder that are not this checkpoint's: stale shards, other formats."""
+        """Return files of weights in the folder that are not this checkpoint's: stale shards, other formats."""
         if not self.path.is_dir():
             return []
         used = {*self.files.values(), self.path / INDEX}
-        return sorted(
-            file
-            for file in self.path.iterdir()
-            if file not in used and (file.suffix in WEIGHT_SUFFIXES or file.name.endswith(".index.json"))
-        )
+        return sorted(file for file in self.path.iterdir() if file not in used and is_weight_file(file.name))
 
     @property
     def dtype(self) -> str:
@@ -177,24 +175,24 @@ class Checkpoint:
         return max(elements, key=lambda dtype: (elements[dtype], dtype), default="F32")
 
     @cached_property
-    def tied(self) -> tuple[frozenset[str], ...]:
+    def tied(self) -> TiedNames:
         """Groups of names that share one storage in the model, whether or not the files list all of them.
 
         Raises:
             CheckpointError: the config ties two tensors that the files hold with different values.
         """
-        groups = self.architecture.tied if self.architecture else ()
+        groups = self.architecture.tied if self.architecture else TiedNames()
         for group in groups:
             listed = sorted(group & self.files.keys())
             for other in listed[1:]:
                 if not same_bits(self.read(listed[0]), self.read(other)):
                     raise CheckpointError(f"{self.path}: {listed[0]!r} and {other!r} are tied but differ")
-        return tuple(groups)
+        return groups
 
     @cached_property
     def aliases(self) -> frozenset[str]:
         """Listed names that only repeat a tied tensor; the first name of each group stands for it."""
-        return frozenset(name for group in self.tied for name in sorted(group & self.files.keys())[1:])
+        return self.tied.repeats(self.files)
 
     @cached_property
     def buffers(self) -> frozenset[str]:
@@ -214,3 +212,8 @@ class Checkpoint:
     def n_parameters(self) -> int:
         """Number of weights N: tied ones once, buffers not. Densities are shares of this."""
         return sum(self.stored[name].spec.numel for name in self.parameters)
+
+
+def is_weight_file(name: str) -> bool:
+    """Tell whether a file of that name holds a model's weights, in whatever format, or an index of them."""
+    return _WEIGHT_FILE.fullmatch(name) is not None

@@ -20,7 +20,7 @@ from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.prints import digest_of
+from graft.tensors.hashing import digest_of
 from graft.train.importance.consolidation_file import FILE, digest_of_file
 from graft.version import __version__
 

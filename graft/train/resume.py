@@ -121,7 +121,7 @@ class TrainingState:
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
-    """Load the optimizer's state, in pieces as the weights are."""
+    """Load the optimizer's state, sharded as the weights are."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for place, moments in whole["state"].items():
         for name, value in moments.items():

@@ -193,7 +193,7 @@ def test_one_line_and_nothing_written(
 def test_apply_takes_every_rule(rule: str, skills: Path, base: Path, tmp_path: Path, cli: Cli) -> None:
     patch = load_patch(skills / "top.safetensors")
     moved = {name: values * 2 for name, values in patch.values.items()}
-    other = type(patch)(patch.mask, moved, patch.base_prints, patch.provenance)
+    other = type(patch)(patch.mask, moved, patch.base_hashes, patch.provenance)
     save_patch(other, tmp_path / "other")
     pair = [skills / "top.safetensors", tmp_path / "other"]
     assert "different values" in cli("apply", base, *pair, "-o", tmp_path / "no").err

@@ -100,7 +100,7 @@ def test_files_and_the_base_give_the_same(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match=r"'layers.0.w': the base's values are needed .* give --base MODEL \(base\)"):
         exclude_patches(tmp_path / "whole", tmp_path / "part")
     rest = exclude_patches(tmp_path / "whole", tmp_path / "part", base=base)
-    assert rest.base_prints == exclude_patches(patch_of(WHOLE), patch_of(PART)).base_prints
+    assert rest.base_hashes == exclude_patches(patch_of(WHOLE), patch_of(PART)).base_hashes
     save_patch(rest, tmp_path / "rest")
     assert same_content(load_patch(tmp_path / "rest"), rest)
     assert rest.provenance.method["without"][0]["name"] == "part"

@@ -14,7 +14,7 @@ import torch
 from graft.compose import sources
 from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
-from graft.compose.measurement import measure_overlap
+from graft.compose.region_overlap import measure_overlap
 from graft.errors import ConfigError, GraftError, PatchFormatError, PatchMismatchError
 from graft.patch.format.writing import save_patch
 from graft.patch.provenance import BaseIdentity

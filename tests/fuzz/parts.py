@@ -15,7 +15,7 @@ from graft.patch.format.declaration import KEY
 from graft.patch.format.integrity import DIGITS, hash_table
 from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from tests.checkpoints import make_patch, sample_patch
 from tests.patch.format.corruptions import PATCH
 
@@ -92,7 +92,7 @@ class Parts:
                 if source in places:
                     data = self.payload[source][places[source] : places[source] + size]
                     places[source] += size
-                    row[place] = print_of(torch.tensor(list(data), dtype=torch.uint8))
+                    row[place] = hash_values(torch.tensor(list(data), dtype=torch.uint8))
 
     def reseal(self) -> None:
         """Make the hashes agree with the bytes and the table, so that what lies deeper is reached."""

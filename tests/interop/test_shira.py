@@ -65,7 +65,7 @@ def test_there_and_back_is_the_same_patch_where_differences_reach(dtype: torch.d
     assert back.mask == patch.mask  # what fills up SHiRA's places is gone
     off = [int((as_bits(back.values[name]) != as_bits(patch.values[name])).sum()) for name in patch.mask]
     assert sum(off) == done.n_missed
-    assert back.base_prints == patch.base_prints
+    assert back.base_hashes == patch.base_hashes
     assert (done.n_missed == 0) == (dtype == torch.bfloat16)
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from graft.errors import PatchMismatchError, RevertError
 from graft.patch.grafted import Grafted
 from graft.patch.in_force import Layer
-from graft.patch.live import apply_patch, fit_patch
+from graft.patch.live import apply_patch, prepare_patch
 from tests.checkpoints import bits_of, make_patch, model_of
 
 N = 12
@@ -159,7 +159,7 @@ def test_an_interrupt_at_any_write_leaves_the_model_wholly_grafted_or_wholly_not
     patch = patch_for(model, CHANGES)
     with apply_patch(model, patch):
         after = bits_of(model)
-    fit = fit_patch(model, patch)
+    fit = prepare_patch(model, patch)
     caught: list[BaseException] = []
     try:
         with breaking(at, fault) as calls, fit.apply() if fitted else apply_patch(model, patch):
@@ -189,7 +189,7 @@ def test_a_revert_that_fails_leaves_the_graft_in_force_and_can_be_asked_for_agai
 def test_a_real_signal_at_any_moment_finds_the_model_whole() -> None:
     model = fresh()
     before = bits_of(model)
-    fit = fit_patch(model, patch_for(model, CHANGES))
+    fit = prepare_patch(model, patch_for(model, CHANGES))
     with fit.apply():
         after = bits_of(model)
     for moment in range(30):

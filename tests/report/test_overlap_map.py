@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.compose.measurement import Overlap, measure_overlap
+from graft.compose.region_overlap import Overlap, measure_overlap
 from graft.errors import OutputError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask

@@ -21,7 +21,7 @@ from graft.tensors.dtypes import (
     take,
     to_bytes,
 )
-from graft.tensors.prints import digest_of, print_of
+from graft.tensors.hashing import digest_of, hash_values
 from tests.checkpoints import sample_tensors, write_sharded, write_single
 
 DTYPES = st.sampled_from(sorted(TORCH_DTYPES))
@@ -91,8 +91,8 @@ def test_specs() -> None:
 def test_a_print_is_the_start_of_sha256_of_little_endian_bytes() -> None:
     values = torch.tensor([1.0, -0.0])
     assert to_bytes(values) == bytes.fromhex("0000803f00000080")
-    assert print_of(values) == hashlib.sha256(to_bytes(values)).hexdigest()[:16]
-    assert print_of(values) != print_of(torch.tensor([1.0, 0.0]))
+    assert hash_values(values) == hashlib.sha256(to_bytes(values)).hexdigest()[:16]
+    assert hash_values(values) != hash_values(torch.tensor([1.0, 0.0]))
     assert to_bytes(as_bits(torch.tensor([True, False]))) == b"\x01\x00"
 
 

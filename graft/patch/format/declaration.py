@@ -1,4 +1,4 @@
-"""What a patch or mask file declares in its header alone: kind, table of tensors, origin, hashes."""
+"""The header of a patch or mask file: kind, table of tensors, provenance, hashes, checked against each other."""
 
 from __future__ import annotations
 

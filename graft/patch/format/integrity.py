@@ -30,7 +30,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 
 
 def canonical_json(value: object) -> str:
-    """The one text of a JSON value that is written and hashed.
+    """Return the one text of a JSON value that is written and hashed.
 
     Raises:
         ValueError: it holds NaN or infinity.
@@ -39,12 +39,12 @@ def canonical_json(value: object) -> str:
 
 
 def hash_table(table: object) -> str:
-    """First 32 hex digits of SHA-256 of a JSON value's canonical text."""
+    """Return the first 32 hex digits of SHA-256 of a JSON value's canonical text."""
     return hashlib.sha256(canonical_json(table).encode()).hexdigest()[:DIGITS]
 
 
 def make_seal(tensors: Mapping[str, torch.Tensor], table: object) -> dict[str, object]:
-    """The keys `content` and `table` of a file's JSON.
+    """Make the keys `content` and `table` of a file's JSON.
 
     Args:
         tensors: all that the file holds, by the names that it gives them.
@@ -56,7 +56,7 @@ def make_seal(tensors: Mapping[str, torch.Tensor], table: object) -> dict[str, o
 
 @dataclass(frozen=True)
 class Seal:
-    """What a file says of its own bytes; its table was found to agree.
+    """A file's hashes of its own bytes; its table was found to agree.
 
     Attributes:
         content: tensor name -> hash, of each tensor of the file; None in a file of an older version.
@@ -104,7 +104,7 @@ class Seal:
         return UNSEALED if self.content is None else TABLE_AGREES
 
     def read_tensor(self, file: Path, name: str, stored: StoredTensor) -> bytearray:
-        """The bytes of a tensor, which agree with its hash.
+        """Read the bytes of a tensor, and compare them with its hash.
 
         Raises:
             CheckpointError: they do not, or the file cannot be read or was cut short.
@@ -142,7 +142,7 @@ def _is_hash(value: object) -> bool:
 
 
 def _stream(file: Path, stored: StoredTensor) -> Iterator[tuple[int, bytes]]:
-    """(place in the tensor, bytes) of a tensor's chunks.
+    """Yield (place in the tensor, bytes) of a tensor's chunks.
 
     Raises:
         CheckpointError: the file cannot be read, or was cut short since its header was.

@@ -27,7 +27,7 @@ _CODES = {"gaps": "U16", "bits": "U8"}
 
 @dataclass(frozen=True)
 class RowOffsets:
-    """Where a row begins, in bytes.
+    """The first byte of a row.
 
     Attributes:
         code: in the tensor "gaps" or "bits", whichever the row's code is.

@@ -21,7 +21,7 @@ from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import from_bytes, is_finite
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 Buffer = bytearray | memoryview
 ReadBytes = Callable[[str, int, int], Buffer]  # tensor of the file, first byte and last byte + 1 in it -> its bytes
@@ -68,9 +68,9 @@ def load_region(path: Path | str) -> tuple[Patch | Mask, Provenance]:
         return mask, file.provenance
     values = {name: item.values for name, item in entries.items() if item.values is not None}
     base_values = {name: item.base for name, item in entries.items() if item.base is not None}
-    prints = {row.name: str(row.base_print) for row in file.rows.values()}
+    hashes = {row.name: str(row.base_print) for row in file.rows.values()}
     dense = {name: file.read_dense(name) for name in file.dense}
-    return Patch(mask, values, prints, file.provenance, base_values if file.has_base else None, dense), file.provenance
+    return Patch(mask, values, hashes, file.provenance, base_values if file.has_base else None, dense), file.provenance
 
 
 def describe_integrity(path: Path | str) -> str:
@@ -85,7 +85,7 @@ def describe_integrity(path: Path | str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """What a patch or mask holds of one tensor.
+    """The entries that a patch or mask holds of one tensor.
 
     Attributes:
         indices: (k,) int64 sorted unique flat indices.
@@ -180,7 +180,7 @@ class PatchFile:
             raise self._refuse(name, str(error)) from error
         values, base = self._values(row, "values"), self._values(row, "base")
         for key, part, expected in (("result_print", values, row.result_print), ("base_print", base, row.base_print)):
-            if part is not None and print_of(part) != expected:
+            if part is not None and hash_values(part) != expected:
                 raise self._refuse(name, f"its values do not match its {key}")
         return Entries(indices, values, base)
 

@@ -46,7 +46,7 @@ class TensorRow:
         return self.n_bytes_bits if self.code == "bits" else 2 * self.t
 
     def to_json(self) -> list[Any]:
-        """The row as the file holds it."""
+        """Return the row as the file holds it."""
         return [list(item) if isinstance(item, tuple) else item for item in astuple(self)]
 
 
@@ -68,7 +68,9 @@ def read_table(value: Any, kind: str, where: str) -> tuple[TensorRow, ...]:
 
 def _read_row(item: Any, kind: str, where: str) -> TensorRow:
     if not isinstance(item, list) or len(item) != 8 or not isinstance(item[0], str):
-        raise PatchFormatError(f"{where}: a row of its table is not [name, dtype, shape, code, k, t, print, print]")
+        raise PatchFormatError(
+            f"{where}: a row of its table is not [name, dtype, shape, code, k, t, base_print, result_print]"
+        )
     name, dtype, shape, code, k, t, base_print, result_print = item
 
     def refuse(fact: str) -> PatchFormatError:

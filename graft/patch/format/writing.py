@@ -19,7 +19,7 @@ from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import DTYPE_NAMES
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 
 @checked
@@ -61,8 +61,8 @@ def _encode_mask(mask: Mask, patch: Patch | None) -> tuple[list[TensorRow], dict
     for name, indices in mask.indices.items():
         spec = mask.specs[name]
         coded = encode_indices(indices, spec.numel)
-        prints = (patch.base_prints[name], print_of(patch.values[name])) if patch else (None, None)
-        rows.append(TensorRow(name, spec.dtype, spec.shape, coded.code, indices.size, coded.gaps.size, *prints))
+        hashes = (patch.base_hashes[name], hash_values(patch.values[name])) if patch else (None, None)
+        rows.append(TensorRow(name, spec.dtype, spec.shape, coded.code, indices.size, coded.gaps.size, *hashes))
         parts["gaps"].append(torch.from_numpy(coded.gaps))
         parts["bits"].append(torch.from_numpy(coded.bits))
     joined = {key: torch.cat(arrays) for key, arrays in parts.items()}

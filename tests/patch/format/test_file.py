@@ -170,7 +170,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
 
 def test_what_could_not_be_loaded_is_not_saved() -> None:
     good = make_patch(BASE, {"a": {3: 7.5}})
-    mask, prints = good.mask, good.base_prints
+    mask, prints = good.mask, good.base_hashes
     assert len(Patch(mask, {"a": torch.tensor([7.5])}, prints)) == 1
     for values in ({}, {"a": torch.tensor([7.5, 1.0])}, {"a": torch.tensor([7.5]).half()}, {"a": torch.tensor([7])}):
         with pytest.raises(PatchError, match=r"'a'.*1 entries of F32"):

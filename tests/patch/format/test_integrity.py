@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from graft.compose.composition import compose_patches
-from graft.compose.measurement import measure_overlap
+from graft.compose.region_overlap import measure_overlap
 from graft.errors import CheckpointError, GraftError, PatchFormatError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.integrity import AGREE, UNSEALED
@@ -87,7 +87,7 @@ def told(load: Callable[[Path], Any], path: Path) -> Any:
         return loaded[0].specs, {name: loaded[0][name].tolist() for name in loaded[0]}
     parts = (loaded.values, loaded.base_values, loaded.dense)
     tensors = [{name: (tensor.shape, tensor.tolist()) for name, tensor in part.items()} for part in parts]
-    return tensors, loaded.mask.specs, {n: loaded.mask[n].tolist() for n in loaded.mask}, loaded.base_prints
+    return tensors, loaded.mask.specs, {n: loaded.mask[n].tolist() for n in loaded.mask}, loaded.base_hashes
 
 
 @pytest.mark.parametrize("kind", LOADERS)

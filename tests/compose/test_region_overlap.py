@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.compose.clusters import clusters_at, leaf_order, single_linkage
-from graft.compose.measurement import MOST_BY_LAYER, measure_overlap
+from graft.compose.region_overlap import MOST_BY_LAYER, measure_overlap
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask

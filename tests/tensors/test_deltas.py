@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import CheckpointError
-from graft.tensors.movements import large_movements
+from graft.tensors.deltas import large_deltas
 from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import write_single
 
@@ -41,8 +41,8 @@ def test_nothing_large_is_missed_and_sizes_are_exact_up_to_the_bound(
     base, tuned = torch.tensor(values, dtype=torch.float64).to(dtype).T.contiguous()
     sizes = (tuned.float() - base.float()).abs()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("graft.tensors.pair.STRETCH", part)
-        few, found = large_movements(pair, "w", base, tuned, floor, exact_to)
+        patched.setattr("graft.tensors.pair.CHUNK", part)
+        few, found = large_deltas(pair, "w", base, tuned, floor, exact_to)
     assert set(((sizes >= floor) & (sizes > 0)).nonzero().flatten().tolist()) <= set(few.tolist())
     assert few.tolist() == sorted(set(few.tolist()))
     assert torch.equal(found > exact_to, sizes[few] > exact_to)
@@ -54,7 +54,7 @@ def test_nothing_large_is_missed_and_sizes_are_exact_up_to_the_bound(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_not_finite_is_refused(pair: CheckpointPair, value: float, dtype: torch.dtype) -> None:
     base, tuned = torch.ones(5).to(dtype), torch.tensor([1, 1, 2, 1, 1]).to(dtype)
-    assert large_movements(pair, "w", base, tuned, 0.5)[0].tolist() == [2]
+    assert large_deltas(pair, "w", base, tuned, 0.5)[0].tolist() == [2]
     tuned[1] = value
     with pytest.raises(CheckpointError, match="tuned: tensor 'w' holds NaN or infinite"):
-        large_movements(pair, "w", base, tuned, 0.5)
+        large_deltas(pair, "w", base, tuned, 0.5)

@@ -1,4 +1,4 @@
-"""Whether a live model still holds the tensors that it held, quickly."""
+"""A quick check that a live model still holds the tensors that it held."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 
-class Holding:
-    """A model's hold on some of its parameters and buffers: the entries of its modules' tables that lead to them.
+class ModuleIdentity:
+    """The identity of some of a model's parameters and buffers: the entries of its modules' tables that lead to them.
 
     Args:
         model: the model.
@@ -26,7 +26,7 @@ class Holding:
             self._follow(module._parameters if leaf in module._parameters else module._buffers, leaf)
 
     def lost(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
-        """The first of the tensors that the model does not hold any more, None where it holds all.
+        """Return the first of the tensors that the model does not hold any more, None where it holds all.
 
         It holds one that it has under the same name, or, where it has nothing under that name, under some other.
         """

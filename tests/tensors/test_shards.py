@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.tensors.dtypes import assign, take
-from graft.tensors.pieces import Piece, is_distributed, local_of, piece_of
+from graft.tensors.shards import Shard, is_distributed, local_of, shard_of
 
 shapes = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 
@@ -21,10 +21,10 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     return shape, draw(st.lists(axis, max_size=2))
 
 
-def pieces_of(shape: tuple[int, ...], cuts: list[tuple[int, int]]) -> list[Piece]:
+def pieces_of(shape: tuple[int, ...], cuts: list[tuple[int, int]]) -> list[Shard]:
     """Every process's piece."""
     ranks = itertools.product(*(range(number) for _, number in cuts))
-    return [Piece.of_splits(shape, [(*cut, part) for cut, part in zip(cuts, rank, strict=True)]) for rank in ranks]
+    return [Shard.of_splits(shape, [(*cut, part) for cut, part in zip(cuts, rank, strict=True)]) for rank in ranks]
 
 
 def whole_of(shape: tuple[int, ...]) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_an_index_of_another_piece_is_not_found_here() -> None:
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
 def test_a_plain_tensor_is_one_piece(shape: tuple[int, ...]) -> None:
     tensor = torch.nn.Parameter(torch.ones(shape))
-    piece = piece_of(tensor)
+    piece = shard_of(tensor)
     assert piece.is_whole
     assert piece.numel == tensor.numel()
     assert not is_distributed(tensor)

@@ -1,4 +1,4 @@
-"""Where patches write in a live model: each kind of place is read and written as a whole, in bits."""
+"""The tensors and entries of a live model that patches write: each is read and written as a whole, in bits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 import torch
 
 from graft.errors import CheckpointError, RevertError
-from graft.patch.aliases import Spot, overlaps_itself
+from graft.patch.aliases import Selection, overlaps_itself
 from graft.tensors.dtypes import DTYPE_NAMES, as_bits, lay_flat
-from graft.tensors.pieces import is_distributed
+from graft.tensors.shards import is_distributed
 
 
-class Places(Protocol):
-    """What a graft reads once and writes twice."""
+class LiveTensors(Protocol):
+    """Part of a live model, which a graft reads once and writes twice."""
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -22,15 +22,15 @@ class Places(Protocol):
         ...
 
     def read(self) -> torch.Tensor:
-        """What is there, as a copy."""
+        """Return what is there, as a copy."""
         ...
 
     def write(self, held: torch.Tensor) -> None:
         """Put there what `read` gave, or like it."""
         ...
 
-    def at_present(self) -> Places:
-        """Itself, or the same places where the tensors lie now.
+    def at_present(self) -> LiveTensors:
+        """Return itself, or the same places where the tensors lie now.
 
         Raises:
             RevertError: the model was cast.
@@ -38,15 +38,15 @@ class Places(Protocol):
         ...
 
     def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
-        """The first tensor at which two readings differ in bits, None where they are equal."""
+        """Return the first tensor at which two readings differ in bits, None where they are equal."""
         ...
 
-    def spots(self) -> Iterator[Spot]:
-        """What it reads and writes, tensor by tensor."""
+    def selections(self) -> Iterator[Selection]:
+        """Yield what it reads and writes, tensor by tensor."""
         ...
 
 
-class Entries:
+class LiveEntries:
     """Entries of live tensors that share a device and a width of bits, laid end to end: K in all.
 
     The flat views and the places in them are kept between calls: to make them is most of the cost where entries are
@@ -67,7 +67,7 @@ class Entries:
         self._shapes = [tensor.shape for tensor in tensors.values()]
 
     def read(self) -> torch.Tensor:
-        """(K,) integers: the bits there."""
+        """Return (K,) integers: the bits there."""
         found = self._views[0][0].new_empty(sum(self._sizes))
         for (flat, places), part in zip(self._views, found.split_with_sizes(self._sizes), strict=True):
             torch.index_select(flat, 0, places, out=part)
@@ -79,8 +79,8 @@ class Entries:
             with write_mode(flat):
                 flat.index_copy_(0, places, part.to(flat.device))
 
-    def at_present(self) -> Entries:
-        """Itself, or the same entries where the tensors lie now."""
+    def at_present(self) -> LiveEntries:
+        """Return itself, or the same entries where the tensors lie now."""
         if not self.moved():
             return self
         for then, tensor in zip(self._dtypes, self.tensors.values(), strict=True):
@@ -88,14 +88,14 @@ class Entries:
         for shape, (name, tensor) in zip(self._shapes, self.tensors.items(), strict=True):
             if tensor.shape != shape or tensor.layout != torch.strided:
                 raise RevertError(f"tensor {name!r} has another shape than when it was grafted: {list(tensor.shape)}")
-        return Entries(self.tensors, self._indices)
+        return LiveEntries(self.tensors, self._indices)
 
     def forget(self) -> None:
         """Let go of the memory; to write again takes `at_present`."""
         self._views, self._seen = [], []
 
     def moved(self) -> str | None:
-        """The first tensor that now lies elsewhere, or in another dtype or layout, than it did."""
+        """Return the first tensor that now lies elsewhere, or in another dtype or layout, than it did."""
         if not self._seen:
             return next(iter(self.tensors))
         for (name, tensor), (address, then) in zip(self.tensors.items(), self._seen, strict=True):
@@ -104,19 +104,19 @@ class Entries:
         return None
 
     def lay_out(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Values (k,) of each tensor as (K,) integers on the device."""
+        """Return values (k,) of each tensor as (K,) integers on the device."""
         parts = [values[name].to(tensor.device, tensor.dtype) for name, tensor in self.tensors.items()]
         return torch.cat([as_bits(part) for part in parts])
 
     def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
-        """The first tensor at which two (K,) integers differ, None where they are equal."""
+        """Return the first tensor at which two (K,) integers differ, None where they are equal."""
         if torch.equal(left, right):  # the one wait for the device
             return None
         parts = zip(self.tensors, left.split_with_sizes(self._sizes), right.split_with_sizes(self._sizes), strict=True)
         return next(name for name, mine, theirs in parts if not torch.equal(mine, theirs))
 
-    def spots(self) -> Iterator[Spot]:
-        """Of each tensor its entries."""
+    def selections(self) -> Iterator[Selection]:
+        """Yield the entries of each tensor."""
         for name, tensor in self.tensors.items():
             yield name, tensor, self._indices[name]
 
@@ -130,7 +130,7 @@ class WholeTensor:
         self._dtype = tensor.dtype
 
     def read(self) -> torch.Tensor:
-        """The tensor as it is."""
+        """Return the tensor as it is."""
         return self._tensor.detach().clone()
 
     def write(self, held: torch.Tensor) -> None:
@@ -139,21 +139,21 @@ class WholeTensor:
             self._tensor.detach().copy_(held)
 
     def at_present(self) -> WholeTensor:
-        """Itself."""
+        """Return itself: it holds on to no memory."""
         refuse_cast(self._dtype, self._tensor.dtype)
         return self
 
     def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
-        """Its name, where two of it differ in bits."""
+        """Return its name, where two of it differ in bits."""
         return None if torch.equal(as_bits(left), as_bits(right)) else next(iter(self.tensors))
 
-    def spots(self) -> Iterator[Spot]:
-        """All of it."""
+    def selections(self) -> Iterator[Selection]:
+        """Yield the tensor, all of it."""
         yield next(iter(self.tensors)), self._tensor, None
 
 
 def write_mode(tensor: torch.Tensor) -> torch.inference_mode:
-    """The mode in which a tensor may be written: one that was made for inference alone takes no other."""
+    """Return the mode in which a tensor may be written: one that was made for inference alone takes no other."""
     return torch.inference_mode(tensor.is_inference())
 
 

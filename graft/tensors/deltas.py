@@ -1,8 +1,8 @@
-"""The large movements |tuned - base| in a stretch of two checkpoints, found by few and cheap operations.
+"""The large movements |tuned - base| in a chunk of two checkpoints, found by few and cheap operations.
 
-A stretch is subtracted in the checkpoints' own dtype. Rounding is monotone, so that an entry whose fp32 |delta| is at
+A chunk is subtracted in the checkpoints' own dtype. Rounding is monotone, so that an entry whose fp32 |delta| is at
 or above a floor has a rounded one that is not below the rounded floor: three operations on 16-bit numbers tell for
-nearly every stretch that few of its entries can be, and of these few the fp32 |delta| is taken.
+nearly every chunk that few of its entries can be, and of these few the fp32 |delta| is taken.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 
 from graft.tensors.dtypes import as_bits, take
-from graft.tensors.pair import CheckpointPair, stretches_of
+from graft.tensors.pair import CheckpointPair, chunks_of
 
-LONG = 1 << 20  # weights at a time in long stretches, where the few are many in number
+LONG = 1 << 20  # weights at a time in long chunks, where the few are many in number
 _EXACT = (torch.bfloat16, torch.float16, torch.float32)  # dtypes whose subtraction is the rounded fp32 difference
 
 
-def large_movements(
+def large_deltas(
     pair: CheckpointPair,
     name: str,
     base: torch.Tensor,
@@ -28,23 +28,23 @@ def large_movements(
     floor: float,
     exact_to: float = math.inf,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The entries of a stretch that moved and whose movement is at or above a floor, and few others.
+    """Return the entries of a chunk that moved and whose movement is at or above a floor, and few others.
 
     Args:
-        pair: where the stretch comes from.
+        pair: where the chunk comes from.
         name: its tensor.
-        base, tuned: (n,) as `CheckpointPair.stretches` gives them.
+        base, tuned: (n,) as `CheckpointPair.chunks` gives them.
         floor: 0 or more.
         exact_to: sizes above it need not be exact, which is quicker; they stay above it.
 
     Returns:
-        indices: (k,) int64, ascending, into the stretch. Rounding may let in some that are just below the floor.
+        indices: (k,) int64, ascending, into the chunk. Rounding may let in some that are just below the floor.
         sizes: (k,) fp32, their |tuned - base|.
 
     Raises:
         CheckpointError: one of these values is NaN or infinite.
     """
-    parts = [(at, *_find(mine, other, floor)) for at, (mine, other) in stretches_of([base, tuned], base.dtype)]
+    parts = [(at, *_find(mine, other, floor)) for at, (mine, other) in chunks_of([base, tuned], base.dtype)]
     few = torch.from_numpy(np.concatenate([at + places for at, places, _ in parts]))
     if not len(few):
         return few, torch.empty(0)
@@ -63,7 +63,7 @@ def large_movements(
 def _find(
     base: torch.Tensor, tuned: torch.Tensor, floor: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.signedinteger]]:
-    """Where the rounded |tuned - base| is not below the rounded floor, or is no number; and its bits there."""
+    """Return where the rounded |tuned - base| is not below the rounded floor, or is no number; and its bits there."""
     moved = tuned - base if base.dtype in _EXACT else tuned.float() - base.float()
     bits = as_bits(moved)
     bits.bitwise_and_(torch.iinfo(bits.dtype).max)  # the sign: NaN and infinity have the largest bits

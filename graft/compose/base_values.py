@@ -1,13 +1,13 @@
-"""Whether patches belong to one base, and the base's values where they are needed.
+"""The base that patches share, and its values where they are needed.
 
-A patch file holds a print of the base's values under its mask (format 1), and the print of a union or a difference of
-masks cannot be had from the prints of its parts. So where the entries of a tensor change hands, the base's values are
+A patch file holds a hash of the base's values under its mask (format 1), and the hash of a union or a difference of
+masks cannot be had from the hashes of its parts. So where the entries of a tensor change hands, the base's values are
 needed: from the checkpoint, or from the patches where they store them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,19 @@ from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
 from graft.files.location import EMBEDDED, locate
 from graft.files.tensor_spec import TensorSpec
-from graft.patch.fit import Target, check_specs
+from graft.patch.compatibility import Target, check_specs
 from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import BaseIdentity
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
+from graft.tensors.names import NameMap
 
 
 def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
-    """The base that all sources belong to, as far as they say; masks and patches by hand may say nothing.
+    """Find the base that all sources belong to, as far as they say; masks and patches by hand may say nothing.
 
     Raises:
         PatchMismatchError: two name different bases, or hold one tensor in different shapes or, as patches, dtypes.
@@ -48,7 +49,7 @@ def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
 
 
 def _join_specs(sources: Sequence[Source]) -> dict[str, TensorSpec]:
-    """Tensor name -> dtype and shape."""
+    """Map each tensor's name to its dtype and shape."""
     first: dict[str, Source] = {}
     for source in sources:
         for name, spec in source.specs.items():
@@ -121,11 +122,11 @@ class BaseValues:
 
     @property
     def at_hand(self) -> bool:
-        """Whether the base itself is there, so that every value can be had."""
+        """The base itself is there, so that every value can be had."""
         return self._target is not None
 
     def at(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:
-        """The base's values (k,) at the union of the sources' entries in a tensor; None where they are not known.
+        """Return the base's (k,) values at the union of the sources' entries in a tensor; None where unknown.
 
         Args:
             name: the tensor.
@@ -137,26 +138,26 @@ class BaseValues:
         """
         return self._stored(name, union, held) if self._target is None else self._read(name, union, held)
 
-    def print_at(self, name: str, union: Indices, held: Mapping[int, Entries], values: torch.Tensor | None) -> str:
-        """The print of the base's values at the union: a part's own where it has all of these entries.
+    def hash_at(self, name: str, union: Indices, held: Mapping[int, Entries], values: torch.Tensor | None) -> str:
+        """Return the hash of the base's values at the union: a part's own where it has all of these entries.
 
         Raises:
             PatchError: it cannot be had without the base.
-            PatchMismatchError: parts with the same entries have different prints.
+            PatchMismatchError: parts with the same entries have different hashes.
         """
-        prints = {
-            self._sources[i].prints[name]: self._sources[i].label
+        hashes = {
+            self._sources[i].hashes[name]: self._sources[i].label
             for i, entries in held.items()
             if entries.indices.size == union.size
         }
-        if len(prints) > 1:
-            raise PatchMismatchError(f"tensor {name!r}: {' and '.join(prints.values())} are of different bases")
-        if prints:
-            return str(next(iter(prints)))
-        return print_of(self.require(name, values))
+        if len(hashes) > 1:
+            raise PatchMismatchError(f"tensor {name!r}: {' and '.join(hashes.values())} are of different bases")
+        if hashes:
+            return str(next(iter(hashes)))
+        return hash_values(self.require(name, values))
 
     def require(self, name: str, values: torch.Tensor | None) -> torch.Tensor:
-        """The values, or an error that says how to give them.
+        """Return the values, or refuse with advice on how to give them.
 
         Raises:
             PatchError: they are not known.
@@ -174,7 +175,7 @@ class BaseValues:
         values = self._target.gather(self._names[name], torch.tensor(union))  # a copy: a mask is read-only
         for i, entries in held.items():
             part = values[torch.from_numpy(np.searchsorted(union, entries.indices))]
-            if print_of(part) != self._sources[i].prints[name]:
+            if hash_values(part) != self._sources[i].hashes[name]:
                 raise PatchMismatchError(
                     f"{self._sources[i].label} does not fit {self.name}: tensor {name!r}: the values at its "
                     f"{len(part):,} entries are not the base's"
@@ -203,8 +204,7 @@ class _SameNames:
     """A base that lists every tensor under the patches' own names: no model class need be known to read it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.names, self.prefix = checkpoint.names, ""
-        self.rename: Callable[[str], str] = str
+        self.names, self.name_map = checkpoint.names, NameMap()
         self.can_resize = True
         self._checkpoint = checkpoint
 
@@ -223,7 +223,7 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
 
 
 def _embedded(identity: BaseIdentity) -> str | None:
-    """The embedded encoder, where the patches name it and it is installed."""
+    """Find the embedded encoder, where the patches name it and it is installed."""
     from importlib.util import find_spec
 
     names = (name for name in EMBEDDED if name.partition(":")[2] == identity.name and identity.id is None)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from graft.compose.clusters import Matrix
-from graft.compose.measurement import PairOverlap, measure_overlap
+from graft.compose.region_overlap import PairOverlap, measure_overlap
 from graft.compose.sources import Region
 
 KEYS = ("jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor", "z_by_tensor")
 
 
 @dataclass(frozen=True)
-class FamilyOverlap:
+class TaskOverlap:
     """Means over all pairs of seeds.
 
     Attributes:
@@ -33,7 +33,7 @@ class FamilyOverlap:
     means: Mapping[str, Matrix]
 
     def lines(self) -> list[str]:
-        """Each two tasks, most alike first, then each task's ceiling: for a person."""
+        """Return each two tasks, most alike first, then each task's ceiling: for a person."""
         jaccard, m = self.means["jaccard"], len(self.names)
         pairs = sorted(itertools.combinations(range(m), 2), key=lambda place: -jaccard[place])
         pairs += [(i, i) for i in range(m) if not np.isnan(jaccard[i, i])]
@@ -46,12 +46,12 @@ class FamilyOverlap:
         return f"{names}: jaccard {found['jaccard']:.4f}, shared {found['intersection']:,.1f}; {chance}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, null where there is none."""
+        """Return plain values, null where there is none."""
         plain = {key: [[None if np.isnan(x) else x for x in row] for row in self.means[key].tolist()] for key in KEYS}
         return {"names": list(self.names), **plain}
 
 
-def measure_families(regions: Mapping[str, Sequence[Region]]) -> FamilyOverlap:
+def measure_task_overlap(regions: Mapping[str, Sequence[Region]]) -> TaskOverlap:
     """Compare the regions of tasks, each given for one or more seeds.
 
     Raises:
@@ -65,7 +65,7 @@ def measure_families(regions: Mapping[str, Sequence[Region]]) -> FamilyOverlap:
     found: dict[tuple[int, int], list[PairOverlap]] = {}
     for i, j, pair in zip(rows, columns, overlap.pairs, strict=True):
         found.setdefault((owners[i], owners[j]), []).append(pair)
-    return FamilyOverlap(tuple(regions), {key: _means(found, key, len(regions)) for key in KEYS})
+    return TaskOverlap(tuple(regions), {key: _means(found, key, len(regions)) for key in KEYS})
 
 
 def _means(found: Mapping[tuple[int, int], Sequence[PairOverlap]], key: str, m: int) -> Matrix:

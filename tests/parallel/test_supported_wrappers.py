@@ -10,7 +10,7 @@ from graft.errors import ConfigError
 from graft.parallel import launch
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
-from graft.parallel.refusal import refuse_copied
+from graft.parallel.supported_wrappers import refuse_copied
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -58,7 +58,7 @@ def test_a_part_of_the_variables_is_no_launcher(lacking: str, monkeypatch: pytes
 
 def test_alone_nobody_is_talked_to() -> None:
     alone, tensor = Ranks(), torch.ones(2)
-    assert alone.deal("ab") == [("a", True), ("b", True)]
+    assert alone.shard("ab") == [("a", True), ("b", True)]
     assert alone.gather(tensor)[0] is tensor
     assert alone.collect([1.0, 2.0], 2) == [1.0, 2.0]
-    assert Ranks(2, 3).deal("abcd") == [("c", True), ("d", False)]
+    assert Ranks(2, 3).shard("abcd") == [("c", True), ("d", False)]

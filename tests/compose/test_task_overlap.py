@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from graft.compose.families import measure_families
+from graft.compose.task_overlap import measure_task_overlap
 from graft.errors import ConfigError
 from graft.patch.skill_patch import Patch
 from tests.compose.patches import patch_of
@@ -16,7 +16,9 @@ def region(*indices: int) -> Patch:
 
 
 def test_means_over_pairs_of_seeds_and_the_ceiling_on_the_diagonal() -> None:
-    found = measure_families({"a": [region(0, 1), region(1, 2)], "b": [region(2, 3), region(4, 5)], "c": [region(9)]})
+    found = measure_task_overlap(
+        {"a": [region(0, 1), region(1, 2)], "b": [region(2, 3), region(4, 5)], "c": [region(9)]}
+    )
     assert found.names == ("a", "b", "c")
     shared = found.means["intersection"]
     assert shared[0, 0] == 1  # the ceiling: {1} of two
@@ -32,8 +34,8 @@ def test_means_over_pairs_of_seeds_and_the_ceiling_on_the_diagonal() -> None:
 
 
 def test_one_seed_each_is_the_plain_overlap() -> None:
-    found = measure_families({"a": [region(0, 1)], "b": [region(1, 2)]})
+    found = measure_task_overlap({"a": [region(0, 1)], "b": [region(1, 2)]})
     assert found.means["jaccard"][0, 1] == pytest.approx(1 / 3)
     assert math.isnan(found.means["jaccard"][0, 0])
     with pytest.raises(ConfigError, match="two patches or more"):
-        measure_families({"a": [region(0)]})
+        measure_task_overlap({"a": [region(0)]})

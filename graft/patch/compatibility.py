@@ -1,8 +1,8 @@
-"""Whether a patch fits a model: every check that runs before the first write."""
+"""Compatibility of a patch with a model: every check that runs before the first write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,12 +12,12 @@ from graft.errors import MismatchError, PatchMismatchError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.growth import continue_shape
 from graft.patch.skill_patch import Patch
-from graft.patch.ties import find_joined, find_untied
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.growth import Growth, heads_among, rows_by_name
-from graft.tensors.names import match_names
-from graft.tensors.prints import digest_of, print_of
+from graft.tensors.hashing import digest_of, hash_values
+from graft.tensors.names import NameMap
+from graft.tensors.tied_names import TiedNames
 
 
 class Listing(Protocol):
@@ -25,21 +25,20 @@ class Listing(Protocol):
 
     Attributes:
         names: of all its tensors.
-        prefix, rename: for `match_names`.
+        name_map: what its architecture says of names.
         can_resize: whether a tensor may take another size there: files are written anew, a live model's are not.
     """
 
     names: tuple[str, ...]
-    prefix: str
-    rename: Callable[[str], str]
+    name_map: NameMap
     can_resize: bool
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         ...
 
     def owner(self, name: str) -> str:
-        """The one name that stands for all that share the tensor's storage."""
+        """Return the one name that stands for all that share the tensor's storage."""
         ...
 
 
@@ -47,12 +46,12 @@ class Target(Listing, Protocol):
     """Something that a patch may land on: a live model or a checkpoint on disk."""
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
-        """The (k,) values of a tensor at flat indices, on the CPU."""
+        """Return the (k,) values of a tensor at flat indices, on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
-class Fit:
+class Compatibility:
     """The outcome of a check.
 
     Attributes:
@@ -67,11 +66,11 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether the patch may be applied."""
+        """True where the patch may be applied."""
         return not self.reasons
 
-    def require(self, what: str) -> Fit:
-        """Itself, or an error with the first reasons.
+    def require(self, what: str) -> Compatibility:
+        """Return itself, or refuse with the first reason.
 
         Raises:
             PatchMismatchError: it does not fit.
@@ -82,7 +81,7 @@ class Fit:
         return self
 
 
-def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bool = False) -> Fit:
+def check_compatible(patch: Patch, target: Target, *, check_base: bool = True, cast: bool = False) -> Compatibility:
     """Compare names, shapes, dtypes and the base's values under the mask; nothing is written.
 
     Args:
@@ -93,26 +92,26 @@ def check_fit(patch: Patch, target: Target, *, check_base: bool = True, cast: bo
     """
     whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
     origin = patch.provenance
-    fit = check_specs(patch.mask.specs, whole, origin.tied, target, grown=origin.grown, cast=cast)
+    outcome = check_specs(patch.mask.specs, whole, origin.tied, target, grown=origin.grown, cast=cast)
     # a patch made by hand, of no base that is known, says nothing of ties
-    joined = find_joined({**fit.names, **fit.dense}, origin.tied) if origin.base.digest else ()
-    fit = Fit(fit.names, fit.dense, (*fit.reasons, *joined))
-    if not check_base or not fit.names:
-        return fit
+    joined = _find_joined({**outcome.names, **outcome.dense}, TiedNames.of(origin.tied)) if origin.base.digest else ()
+    outcome = Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *joined))
+    if not check_base or not outcome.names:
+        return outcome
     ends = _ends(whole, origin.grown)
     sound = [
         name
         for name, spec in patch.mask.specs.items()
-        if not _check_spec(spec, fit.names.get(name), target, cast, ends.get(name))
+        if not _check_spec(spec, outcome.names.get(name), target, cast, ends.get(name))
     ]
-    facts = ((name, _check_values(patch, name, fit.names[name], target)) for name in sound)
+    facts = ((name, _check_values(patch, name, outcome.names[name], target)) for name in sound)
     wrong = (f"tensor {name!r}: {fact}" for name, fact in facts if fact)
     taken = (
         f"tensor {name!r}: the model has other rows than the patch brings, from row {origin.grown[name].start:,} on"
         for name, end in ends.items()
-        if name in fit.dense and _has_others(patch.dense[name], fit.dense[name], end, target)
+        if name in outcome.dense and _has_others(patch.dense[name], outcome.dense[name], end, target)
     )
-    return Fit(fit.names, fit.dense, (*fit.reasons, *wrong, *taken))
+    return Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *wrong, *taken))
 
 
 def check_specs(
@@ -123,7 +122,7 @@ def check_specs(
     *,
     grown: Mapping[str, Growth] | None = None,
     cast: bool = False,
-) -> Fit:
+) -> Compatibility:
     """Compare names, shapes and dtypes: all that can be known before any value is read.
 
     Args:
@@ -135,18 +134,19 @@ def check_specs(
         cast: whether another dtype is accepted.
     """
     try:
-        names = _match(tied, tuple(specs), listing)
-        dense = _match(tied, tuple(whole), listing)
+        groups = TiedNames.of(tied)
+        names = _match(groups, tuple(specs), listing)
+        dense = _match(groups, tuple(whole), listing)
     except MismatchError as error:
-        return Fit({}, {}, (str(error),))
-    untied = find_untied({**names, **dense}, tied, lambda group: _match((), group, listing))
+        return Compatibility({}, {}, (str(error),))
+    untied = _find_untied({**names, **dense}, groups, listing)
     grown = grown or {}
     ends = _ends(whole, grown)
     facts = {name: _check_spec(spec, names.get(name), listing, cast, ends.get(name)) for name, spec in specs.items()}
     facts |= {name: _check_rows(dense.get(name), grown[name].start, end, listing) for name, end in ends.items()}
     facts |= _check_whole({name: whole[name] for name in dense.keys() - ends.keys()}, dense, listing)
     wrong = (f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact)
-    return Fit(names, dense, (*wrong, *untied))
+    return Compatibility(names, dense, (*wrong, *untied))
 
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
@@ -158,24 +158,41 @@ def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
     return None if found == recorded else f"the base's digest is {recorded[:16]}…, this checkpoint's {found[:16]}…"
 
 
-def _match(tied: Sequence[Sequence[str]], wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:
-    matched = match_names(wanted, listing.names, prefix=listing.prefix, rename=listing.rename)
-    found = dict(matched.found)
+def _match(tied: TiedNames, wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:
+    matched = listing.name_map.match(wanted, listing.names)
+    places = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
-        siblings = next((tuple(group) for group in tied if name in group), ())
-        by_sibling = match_names(siblings, listing.names, prefix=listing.prefix, rename=listing.rename).found
+        by_sibling = listing.name_map.match(sorted(tied.group_of(name)), listing.names).found
         if by_sibling:
-            found[name] = next(iter(by_sibling.values()))
-    return {name: listing.owner(place) for name, place in found.items()}
+            places[name] = next(iter(by_sibling.values()))
+    return {name: listing.owner(place) for name, place in places.items()}
+
+
+def _find_untied(names: Mapping[str, str], tied: TiedNames, listing: Listing) -> Iterator[str]:
+    """Yield facts of tensors that the base ties with another, which is a tensor of its own in the model."""
+    for group in tied:
+        mine = min((name for name in group if name in names), default=None)
+        for other, place in _match(TiedNames(), tuple(sorted(group)), listing).items() if mine else ():
+            if mine and place != names[mine]:
+                yield f"tensor {mine!r}: the patch's base ties it with {other!r}, the model does not"
+
+
+def _find_joined(names: Mapping[str, str], tied: TiedNames) -> Iterator[str]:
+    """Yield facts of tensors that the base holds apart, and the model ties."""
+    owners: dict[str, str] = {}
+    for name, place in names.items():
+        other = owners.setdefault(place, name)
+        if other != name and not tied.are_tied(name, other):
+            yield f"tensor {name!r}: the model ties it with {other!r}, the patch's base does not"
 
 
 def _ends(whole: Mapping[str, tuple[int, ...]], grown: Mapping[str, Growth]) -> dict[str, tuple[int, ...]]:
-    """The shapes that grown tensors have with their new rows."""
+    """Return the shapes that grown tensors have with their new rows."""
     return {name: continue_shape(growth, whole[name]) for name, growth in grown.items() if name in whole}
 
 
 def _check_rows(place: str | None, start: int, end: tuple[int, ...], listing: Listing) -> str | None:
-    """What is wrong with a tensor that should hold new rows: those of the base alone will do where it can grow."""
+    """Say what is wrong with a tensor that should hold new rows; the base's rows will do where it can grow."""
     if place is None:
         return "the model has no such tensor"
     found = listing.spec(place).shape
@@ -190,7 +207,7 @@ def _check_rows(place: str | None, start: int, end: tuple[int, ...], listing: Li
 
 
 def _has_others(rows: torch.Tensor, place: str, end: tuple[int, ...], target: Target) -> bool:
-    """Whether files hold a vocabulary's new rows already, and not the patch's: a live model was resized for them."""
+    """Return whether files hold other new rows than the patch's; those of a live model were made for it."""
     spec = target.spec(place)
     if not target.can_resize or spec.shape != end:
         return False
@@ -201,7 +218,7 @@ def _has_others(rows: torch.Tensor, place: str, end: tuple[int, ...], target: Ta
 def _check_whole(
     whole: Mapping[str, tuple[int, ...]], places: Mapping[str, str], listing: Listing
 ) -> dict[str, str | None]:
-    """What is wrong with tensors that are replaced whole: only a head may be of another size, and only in files."""
+    """Say what is wrong with whole tensors: only a head may be of another size, and only in files."""
     shapes = {name: (listing.spec(places[name]).shape, shape) for name, shape in whole.items()}
     other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
     heads = heads_among(other, rows_by_name(listing.names, listing.spec)) if other else frozenset()
@@ -236,7 +253,7 @@ def _check_values(patch: Patch, name: str, place: str, target: Target) -> str | 
     wanted, found = patch.mask.specs[name], target.spec(place)
     values = target.gather(place, torch.tensor(patch.mask[name]))
     if wanted.dtype == found.dtype:
-        same = print_of(values) == patch.base_prints[name]
+        same = hash_values(values) == patch.base_hashes[name]
     elif patch.base_values is None:
         return f"dtype {found.dtype} instead of {wanted.dtype}, and a cast needs a patch with stored base values"
     else:

@@ -19,7 +19,7 @@ from graft.tensors.dtypes import byte_view
 _BLOCK = 1 << 24  # bytes
 
 
-class FusedFiles:
+class CheckpointWriter:
     """The files of a new checkpoint with the base's shards, index, headers and companions.
 
     Args:
@@ -31,7 +31,7 @@ class FusedFiles:
         self._base, self._folder = base, folder
         self._handles: dict[str, int] = {}
 
-    def __enter__(self) -> FusedFiles:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,9 +39,9 @@ class FusedFiles:
             os.close(handle)
 
     def start(self, fused: Collection[str], companions: Companions) -> None:
-        """Headers and companions, and every tensor of the base that is not going to be `put`."""
+        """Write headers and companions, and every tensor of the base that is not going to be `put`."""
         copy_companions(companions, self._base.path, self._folder)
-        written = {place for name in fused for place in self._places(name)}
+        written = {place for name in fused for place in self._base.tied.listed(name, self._base.files)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)
             out = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -58,7 +58,7 @@ class FusedFiles:
 
         Several threads may.
         """
-        for place in self._places(name):
+        for place in self._base.tied.listed(name, self._base.files):
             stored = self._base.stored[place]
             _write(
                 self._handles[self._base.files[place].name],
@@ -66,13 +66,9 @@ class FusedFiles:
                 stored.start + start * ITEM_SIZES[stored.spec.dtype],
             )
 
-    def _places(self, name: str) -> list[str]:
-        group = next((group for group in self._base.tied if name in group), frozenset((name,)))
-        return sorted(group & self._base.files.keys())
-
 
 def _copy(source: int, out: int, start: int, stop: int) -> None:
-    """The bytes from start to stop, to the same place."""
+    """Copy the bytes from start to stop to the same place."""
     while start < stop:
         data = os.pread(source, min(_BLOCK, stop - start), start)
         _write(out, np.frombuffer(data, np.uint8), start)
@@ -80,7 +76,7 @@ def _copy(source: int, out: int, start: int, stop: int) -> None:
 
 
 def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
-    """All of the bytes, from that place of the file on."""
+    """Write all of the bytes, from that place of the file on."""
     while len(data):
         n = os.pwrite(out, data.data, start)
         data, start = data[n:], start + n

@@ -1,4 +1,4 @@
-"""What a model holds at the entries of a patch that is to be protected: the skill itself, or the base."""
+"""The values that a model holds at the entries of a patch to protect: the skill's own, or the base's."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Sequence
 import torch
 
 from graft.errors import PatchMismatchError
-from graft.patch.fit import check_specs
+from graft.patch.compatibility import check_specs
 from graft.patch.live import LiveTarget
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import TORCH_DTYPES, same_bits
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 
-def what_stands(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
-    """ "skill", "base", or "skill and base" over several patches; "present" where there is none.
+def find_matched_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
+    """Find what is there: "skill", "base", or "skill and base" over several patches; "present" without a patch.
 
     Raises:
         PatchMismatchError: at some tensor the model holds neither, or lacks it.
     """
     target = LiveTarget(model)
-    found = {_standing_of(patch, target, type(model).__name__) for patch in patches}
+    found = {_match_values(patch, target, type(model).__name__) for patch in patches}
     return " and ".join(sorted(found, reverse=True)) or "present"
 
 
-def _standing_of(patch: Patch, target: LiveTarget, what: str) -> str:
-    fit = check_specs(patch.mask.specs, {}, patch.provenance.tied, target, cast=True).require(what)
-    kinds = {name: _kinds_of(patch, name, target.gather(fit.names[name], torch.tensor(patch.mask[name])))
+def _match_values(patch: Patch, target: LiveTarget, what: str) -> str:
+    outcome = check_specs(patch.mask.specs, {}, patch.provenance.tied, target, cast=True).require(what)
+    kinds = {name: _kinds_of(patch, name, target.gather(outcome.names[name], torch.tensor(patch.mask[name])))
              for name in patch.mask}  # fmt: skip
     for kind in ("skill", "base"):
         if all(kind in found for found in kinds.values()):
@@ -44,4 +44,4 @@ def _kinds_of(patch: Patch, name: str, values: torch.Tensor) -> set[str]:
     if not same_bits(narrow.to(values.dtype), values):  # in a wider dtype than the patch's, and moved since
         return set()
     kinds = {"skill"} if same_bits(narrow, patch.values[name]) else set()
-    return kinds | ({"base"} if print_of(narrow) == patch.base_prints[name] else set())
+    return kinds | ({"base"} if hash_values(narrow) == patch.base_hashes[name] else set())

@@ -1,17 +1,17 @@
-"""The piece of a tensor that this process holds: flat indices of the whole mapped to a DTensor's local shard.
+"""The shard of a tensor that this process holds: flat indices of the whole mapped to a DTensor's local shard.
 
 A mask speaks of whole tensors: flat row-major indices, the same on every process. FSDP2 (`fully_shard`) and other
 users of `torch.distributed.tensor` leave each process a box of each tensor, cut along one or more dimensions, which
-may be smaller than its neighbours' or empty. Everything here is about that box. A plain tensor is one piece, the whole,
-so that code written with these functions runs on one process and on many; only `sum_over_pieces` talks to the others.
+may be smaller than its neighbours' or empty. Everything here is about that box. A plain tensor is one shard, the whole,
+so that code written with these functions runs on one process and on many; only `sum_over_shards` talks to the others.
 
-    piece = piece_of(weight)
-    places, local = piece.locate(indices)   # indices[places] are here, at these flat indices of local_of(weight)
+    shard = shard_of(weight)
+    places, local = shard.locate(indices)   # indices[places] are here, at these flat indices of local_of(weight)
     local_of(weight)                        # the local tensor, sharing the weight's memory
-    piece.cut(whole)                        # the same box of a full tensor, such as the base's, as a view
+    shard.cut(whole)                        # the same box of a full tensor, such as the base's, as a view
 
-`graft.tensors.dtypes.take` and `assign` do all this by themselves: `assign` writes what falls into the piece here, and
-`take` gives the values to every process that holds a piece, which makes it a collective call.
+`graft.tensors.dtypes.take` and `assign` do all this by themselves: `assign` writes what falls into the shard here, and
+`take` gives the values to every process that holds a shard, which makes it a collective call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """A box of a tensor.
 
     Attributes:
@@ -45,8 +45,8 @@ class Piece:
     size: tuple[int, ...]
 
     @classmethod
-    def of_splits(cls, shape: Sequence[int], splits: Sequence[tuple[int, int, int]]) -> Piece:
-        """What is left after splits (dimension, number of parts, which part), one after another.
+    def of_splits(cls, shape: Sequence[int], splits: Sequence[tuple[int, int, int]]) -> Shard:
+        """Return what is left after splits (dimension, number of parts, which part), one after another.
 
         Each split is that of `torch.chunk`: parts of ceil(size / number), the last ones smaller or empty.
         """
@@ -65,7 +65,7 @@ class Piece:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every element is here."""
+        """True where every element is here."""
         return self.size == self.shape
 
     @property
@@ -76,14 +76,14 @@ class Piece:
         return self.offset[0] * math.prod(self.shape[1:]) if self.shape else 0
 
     def locate(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which of some elements of the whole are here, and where.
+        """Find which of some elements of the whole are here, and where.
 
         Args:
             indices: (k,) int64 flat row-major indices of the whole, in any order.
 
         Returns:
             places: (m,) int64, m <= k, ascending: indices[places] are the elements here.
-            local: (m,) int64, their flat row-major indices in the piece.
+            local: (m,) int64, their flat row-major indices in the shard.
         """
         if self.is_whole:
             return torch.arange(len(indices), device=indices.device), indices
@@ -97,7 +97,7 @@ class Piece:
         return places, local[places]
 
     def globalize(self, local: torch.Tensor) -> torch.Tensor:
-        """(m,) int64 flat indices in the piece -> (m,) int64 of the whole, in the same order."""
+        """Map (m,) int64 flat indices in the shard to (m,) int64 of the whole, in the same order."""
         if self.is_whole or not len(local):
             return local
         result = torch.zeros_like(local)
@@ -107,20 +107,20 @@ class Piece:
         return result
 
     def cut(self, whole: torch.Tensor) -> torch.Tensor:
-        """The box of a full tensor of that shape: a view of shape `size`."""
+        """Return the box of a full tensor of that shape: a view of shape `size`."""
         for dimension, (start, length) in enumerate(zip(self.offset, self.size, strict=True)):
             whole = whole.narrow(dimension, start, length)
         return whole
 
 
 def is_distributed(tensor: torch.Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is a DTensor, in pieces over processes; asking costs no import."""
+    """Tell whether a tensor is a DTensor, sharded over processes; asking costs no import."""
     module: Any = sys.modules.get("torch.distributed.tensor")  # where nothing imported it, nothing can be one
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements of a tensor that are here: a DTensor's local shard, anything else itself, detached.
+    """Return the elements of a tensor that are here: a DTensor's local shard, anything else itself, detached.
 
     It shares the tensor's memory, so that writing into it writes into the weight.
     """
@@ -128,27 +128,28 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if is_distributed(tensor) else tensor
 
 
-def piece_of(tensor: torch.Tensor) -> Piece:
-    """Which piece of a tensor is here: of a plain tensor the whole.
+def shard_of(tensor: torch.Tensor) -> Shard:
+    """Return the shard of a tensor that is here: of a plain tensor the whole.
 
     Raises:
         CheckpointError: a layout that has no box, such as a pending sum or interleaved shards.
     """
     if not is_distributed(tensor):
-        return Piece.of_splits(tuple(tensor.shape), [])
-    from torch.distributed.tensor import Replicate, Shard
+        return Shard.of_splits(tuple(tensor.shape), [])
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor import Shard as ShardPlacement
 
     splits, mesh = [], tensor.device_mesh
     for axis, placement in enumerate(tensor.placements):
-        if type(placement) is Shard:
+        if type(placement) is ShardPlacement:
             splits.append((placement.dim, mesh.size(axis), mesh.get_local_rank(axis)))
         elif type(placement) is not Replicate:
-            raise CheckpointError(f"a tensor placed as {placement} has no piece of its own: use FSDP2 (fully_shard)")
-    return Piece.of_splits(tuple(tensor.shape), splits)
+            raise CheckpointError(f"a tensor placed as {placement} has no shard of its own: use FSDP2 (fully_shard)")
+    return Shard.of_splits(tuple(tensor.shape), splits)
 
 
-def sum_over_pieces(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum a vector over the processes that hold the pieces of a tensor: a collective call of all of them.
+def sum_over_shards(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Sum a vector over the processes that hold the shards of a tensor: a collective call of all of them.
 
     Args:
         tensor: a DTensor, or a plain tensor, for which nothing happens.

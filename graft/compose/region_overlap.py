@@ -1,4 +1,4 @@
-"""How far regions overlap, beside what chance would give: over all weights alike, and tensor by tensor.
+"""Overlap of regions, beside what chance would give: over all weights alike, and tensor by tensor.
 
 Masks favour the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
 tensor's counts is the fairer one: E = sum over tensors of k1t k2t / nt, with the variance of that many hypergeometric
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from graft.arguments import checked
+from graft.compose.base_values import require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
-from graft.compose.common_base import require_one_base
 from graft.compose.sources import Source, open_sources
 from graft.config import to_plain
 from graft.errors import ConfigError
-from graft.patch.lineup import Ints, count_meetings, line_up
+from graft.patch.index_join import Ints, count_overlaps, join_indices
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import natural_key
@@ -77,7 +77,7 @@ class PairOverlap:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How several regions of one base overlap.
+    """The overlap of several regions of one base.
 
     Attributes:
         names: their labels.
@@ -98,7 +98,7 @@ class Overlap:
     joins: tuple[Join, ...]
 
     def matrix(self, key: str = "jaccard") -> Matrix:
-        """(m, m) of a pair's "jaccard", "intersection", "expected" or "expected_by_tensor"; NaN on the diagonal."""
+        """Return (m, m) of each pair's value under a key, such as "jaccard" or "intersection"; NaN on the diagonal."""
         m = len(self.names)
         result = np.full((m, m), np.nan)
         for (i, j), pair in zip(zip(*np.triu_indices(m, 1), strict=True), self.pairs, strict=True):
@@ -106,7 +106,7 @@ class Overlap:
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not known is null."""
+        """Return plain values; what is not known is null."""
         pairs = [to_plain(pair) | {"expected": pair.expected, "z_by_tensor": pair.z_by_tensor} for pair in self.pairs]
         regions = [{"name": name, "k": k} for name, k in zip(self.names, self.k, strict=True)]
         plain: dict[str, Any] = {"regions": regions, "n_parameters": self.n_parameters, "pairs": pairs}
@@ -152,9 +152,9 @@ def measure_overlap(
 
 @dataclass
 class _Counts:
-    """What adds up over tensors, for all pairs at once; each (m, m)."""
+    """Sums over tensors, for all pairs at once; each (m, m)."""
 
-    met: Ints
+    overlaps: Ints
     expected: Matrix
     variance: Matrix
     k: Ints  # (m,)
@@ -163,18 +163,20 @@ class _Counts:
     def zeros(cls, m: int) -> _Counts:
         return cls(np.zeros((m, m), np.int64), np.zeros((m, m)), np.zeros((m, m)), np.zeros(m, np.int64))
 
-    def add(self, k: Ints, met: Ints, n: int) -> None:
-        """One tensor of n weights, of which the regions hold k (m,) and share met (m, m)."""
+    def add(self, k: Ints, overlaps: Ints, n: int) -> None:
+        """Add one tensor of n weights, of which the regions hold k (m,) and share overlaps (m, m)."""
+        # Of n = 10 weights a holds 2 and b holds 5: each of b's is among a's with chance 2 / 10, so that 1 is expected.
+        # Tensors are drawn from one by one, so that regions in the same layers do not pass for regions that are alike.
         share = k / n
         self.k += k
-        self.met += met
+        self.overlaps += overlaps
         self.expected += np.outer(k, share)
-        # hypergeometric: k2 draws from n of which k1 count
+        # hypergeometric: k2 draws from n of which k1 count; its variance k2 (k1 / n) (1 - k1 / n) (n - k2) / (n - 1)
         self.variance += np.outer(k * (1 - share), share * (n - k)) / max(n - 1, 1)
 
     def jaccard(self, i: int, j: int) -> float:
-        union = int(self.k[i] + self.k[j] - self.met[i, j])
-        return int(self.met[i, j]) / union if union else 0.0
+        union = int(self.k[i] + self.k[j] - self.overlaps[i, j])
+        return int(self.overlaps[i, j]) / union if union else 0.0
 
 
 @dataclass
@@ -188,39 +190,41 @@ class _Table:
     def __post_init__(self) -> None:
         self.whole = _Counts.zeros(self.m)
 
-    def add(self, name: str, k: Ints, met: Ints, n: int) -> None:
-        self.whole.add(k, met, n)
+    def add(self, name: str, k: Ints, overlaps: Ints, n: int) -> None:
+        self.whole.add(k, overlaps, n)
         if self.m <= MOST_BY_LAYER:
-            self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, met, n)
+            self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
 
 
 def _count_pairs(sources: Sequence[Source], n: int | None) -> tuple[PairOverlap, ...]:
     table = _Table(len(sources))
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
-        lineup = line_up([sources[i].read(name).indices for i in owners])
-        met = np.zeros((len(sources), len(sources)), np.int64)
-        met[np.ix_(owners, owners)] = count_meetings(lineup, len(owners))
-        table.add(name, np.diag(met).copy(), met, sources[owners[0]].specs[name].numel)
+        join = join_indices([sources[i].read(name).indices for i in owners])
+        # only regions that touch the tensor are joined; the others' rows and columns stay zero
+        overlaps = np.zeros((len(sources), len(sources)), np.int64)
+        overlaps[np.ix_(owners, owners)] = count_overlaps(join, len(owners))
+        table.add(name, np.diag(overlaps).copy(), overlaps, sources[owners[0]].specs[name].numel)
     labels = [source.label for source in sources]
+    # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
     return tuple(_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
 
 
 def _pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int | None) -> PairOverlap:
     whole = table.whole
-    met, k_a, k_b = int(whole.met[i, j]), int(whole.k[i]), int(whole.k[j])
+    overlaps, k_a, k_b = int(whole.overlaps[i, j]), int(whole.k[i]), int(whole.k[j])
     expected, deviation = float(whole.expected[i, j]), float(whole.variance[i, j]) ** 0.5
     return PairOverlap(
         a=labels[i],
         b=labels[j],
-        intersection=met,
+        intersection=overlaps,
         jaccard=whole.jaccard(i, j),
-        share_of_a=met / k_a if k_a else 0.0,
-        share_of_b=met / k_b if k_b else 0.0,
+        share_of_a=overlaps / k_a if k_a else 0.0,
+        share_of_b=overlaps / k_b if k_b else 0.0,
         expected=k_a * k_b / n if n else None,
         expected_by_tensor=expected,
-        z_by_tensor=(met - expected) / deviation if deviation else None,
+        z_by_tensor=(overlaps - expected) / deviation if deviation else None,
         layers={
             layer: _layer(counts, i, j)
             for layer, counts in sorted(table.layers.items(), key=lambda item: natural_key(item[0]))
@@ -233,7 +237,7 @@ def _layer(counts: _Counts, i: int, j: int) -> LayerOverlap:
     return LayerOverlap(
         k_a=int(counts.k[i]),
         k_b=int(counts.k[j]),
-        intersection=int(counts.met[i, j]),
+        intersection=int(counts.overlaps[i, j]),
         jaccard=counts.jaccard(i, j),
         expected_by_tensor=float(counts.expected[i, j]),
     )

@@ -1,9 +1,9 @@
-"""A look at a patch and its base from afar: headers alone, by range requests, before anything large is fetched."""
+"""Headers of patches and models on the Hub, read by range requests before anything large is fetched."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from graft.files.hub_failures import explain_failure, failures
 from graft.files.location import fetch_file, locate_patch
 from graft.files.tensor_spec import TensorSpec
 from graft.files.weight_index import INDEX, SINGLE, read_index
-from graft.patch.fit import Fit, check_specs
+from graft.patch.compatibility import Compatibility, check_specs
 from graft.patch.format.declaration import FILE_NAME, MAX_PATCH_HEADER, read_declaration
 from graft.patch.summary import Outline, describe_outline
-from graft.tensors.architecture import naming_of, quantization_of, read_architecture
+from graft.tensors.architecture import name_map_of, quantization_of, read_architecture
+from graft.tensors.tied_names import TiedNames
 
 FIRST = 100_000  # bytes asked for at once: nearly every header lies within
 
 
 @dataclass(frozen=True)
-class Glimpse:
-    """What the header of a published patch tells.
+class RemoteHeader:
+    """The header of a published patch.
 
     Attributes:
         outline: its content.
@@ -55,23 +56,20 @@ class RemoteListing:
         architecture = read_architecture(folder) if folder else None
         self.specs = specs
         self.names = tuple(sorted(specs))
-        self.prefix: str
-        self.rename: Callable[[str], str]
         self.can_resize = True
-        self.prefix, self.rename = naming_of(architecture)
-        self._tied = architecture.tied if architecture else ()
+        self.name_map = name_map_of(architecture)
+        self._tied = architecture.tied if architecture else TiedNames()
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         return self.specs[name]
 
     def owner(self, name: str) -> str:
-        """The first listed name of the group of tied ones."""
-        group = next((group for group in self._tied if name in group), frozenset((name,)))
-        return min(group & self.specs.keys())
+        """Name the first listed of the group of tied ones."""
+        return self._tied.owner(name, self.specs)
 
 
-def peek_patch(reference: str) -> Glimpse:
+def read_remote_patch(reference: str) -> RemoteHeader:
     """Read the header of a published patch, and nothing more of it.
 
     A cached copy of a pinned commit is read instead; so is any cached copy where the Hub cannot be reached.
@@ -84,17 +82,17 @@ def peek_patch(reference: str) -> Glimpse:
     cached = _cached(repository, revision)
     try:
         if cached is not None:
-            return _glimpse(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
+            return _remote(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
         header, total, commit = read_remote_header(repository, FILE_NAME, revision or None, MAX_PATCH_HEADER)
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     except HubError:
         path = locate_patch(reference, FILE_NAME).path  # offline: what is in the cache, or the reason
-        return _glimpse(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
-    return _glimpse(header, total, reference, commit)
+        return _remote(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
+    return _remote(header, total, reference, commit)
 
 
-def peek_base(reference: str) -> RemoteListing:
+def read_remote_model(reference: str) -> RemoteListing:
     """Read the headers of a model on the Hub: config, index, and the head of each shard.
 
     Raises:
@@ -115,14 +113,14 @@ def peek_base(reference: str) -> RemoteListing:
     return RemoteListing(specs, folder)
 
 
-def describe_from_afar(reference: str) -> dict[str, Any]:
-    """The content of `graft inspect --json` for a published patch, from its header alone; errors as `peek_patch`."""
-    glimpse = peek_patch(reference)
-    return describe_outline(glimpse.outline, glimpse.n_bytes) | {"integrity": glimpse.integrity}
+def describe_remote(reference: str) -> dict[str, Any]:
+    """Return what `graft inspect --json` says of a published patch, by its header; raise as `read_remote_patch`."""
+    remote = read_remote_patch(reference)
+    return describe_outline(remote.outline, remote.n_bytes) | {"integrity": remote.integrity}
 
 
-def foresee_fit(outline: Outline, listing: Any) -> Fit:
-    """Whether a patch can fit by names, shapes and dtypes; values are not compared."""
+def check_headers(outline: Outline, listing: Any) -> Compatibility:
+    """Compare a patch with a model by names, shapes and dtypes; values are not compared."""
     specs = {name: spec for name, (spec, _) in outline.entries.items()}
     whole = {name: spec.shape for name, spec in outline.dense.items()}
     origin = outline.provenance
@@ -132,7 +130,7 @@ def foresee_fit(outline: Outline, listing: Any) -> Fit:
 def read_remote_header(
     repository: str, filename: str, revision: str | None, limit: int
 ) -> tuple[Header, int, str | None]:
-    """Header of a safetensors file on the Hub, size of the file, and the commit.
+    """Read the header of a safetensors file on the Hub, the size of the file, and the commit.
 
     Raises:
         HubError: the Hub refused, or could not be reached.
@@ -151,7 +149,7 @@ def read_remote_header(
 
 
 def _read(repository: str, filename: str, revision: str | None, n_bytes: int) -> _Part:
-    """The first bytes of a file; a server that knows no ranges is hung up on once they are there."""
+    """Read the first bytes of a file; a server that knows no ranges is hung up on once they are there."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
@@ -175,11 +173,11 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
         raise HubError(explain_failure(error, repository, revision)) from error
 
 
-def _glimpse(header: Header, total: int, where: str, revision: str | None) -> Glimpse:
+def _remote(header: Header, total: int, where: str, revision: str | None) -> RemoteHeader:
     declared = read_declaration(header, where)
     entries = {row.name: (row.spec, row.k) for row in declared.rows}
     outline = Outline(declared.kind, entries, declared.dense, declared.has_base, declared.provenance)
-    return Glimpse(outline, total, revision or None, declared.seal.table_verdict)
+    return RemoteHeader(outline, total, revision or None, declared.seal.table_verdict)
 
 
 def _cached(repository: str, revision: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a composed or reduced patch says of where it came from: every part, and every coordinate where parts met."""
+"""Provenance of composed and reduced patches: every part, and a count of every coordinate that parts share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from graft.compose.sources import Source
-from graft.patch.lineup import Lineup, count_meetings
+from graft.patch.index_join import IndexJoin, count_overlaps
 from graft.patch.overlap_rules import OverlapRule
-from graft.patch.provenance import BaseIdentity, Provenance
-from graft.version import __version__
+from graft.patch.provenance import TOOL, BaseIdentity, Provenance
 
 
 class OverlapTally:
@@ -23,29 +22,29 @@ class OverlapTally:
         differing: of these, the ones where they wanted different bits.
         cancelled: of these, the ones that the rule "sign" gave back to the base.
         whole: names of the whole tensors that several patches bring with different bits.
-        meetings: (m, m) int64 shared coordinates of each two patches.
+        pair_overlaps: (m, m) int64 shared coordinates of each two patches.
     """
 
     def __init__(self, m: int) -> None:
         self.shared = self.differing = self.cancelled = 0
         self.whole: list[str] = []
-        self.meetings = np.zeros((m, m), np.int64)
+        self.pair_overlaps = np.zeros((m, m), np.int64)
         self._touched = np.zeros(m, np.int64)
 
-    def add(self, owners: Sequence[int], lineup: Lineup, differing: int, cancelled: int) -> None:
+    def add(self, owners: Sequence[int], join: IndexJoin, differing: int, cancelled: int) -> None:
         """Count one tensor; `owners` are the numbers of the patches that were lined up."""
-        self.shared += lineup.shared
+        self.shared += join.shared
         self.differing += differing
         self.cancelled += cancelled
-        self.meetings[np.ix_(owners, owners)] += count_meetings(lineup, len(owners))
-        in_shared = np.repeat(lineup.length > 1, lineup.length)
-        self._touched[owners] += np.bincount(lineup.owner[in_shared], minlength=len(owners))
+        self.pair_overlaps[np.ix_(owners, owners)] += count_overlaps(join, len(owners))
+        in_shared = np.repeat(join.length > 1, join.length)
+        self._touched[owners] += np.bincount(join.owner[in_shared], minlength=len(owners))
 
     def to_json(self, labels: Sequence[str], rule: OverlapRule) -> dict[str, Any]:
-        """Plain values: the counts, for each patch its shared coordinates, for each two that meet how often."""
+        """Return plain values: the counts, for each patch its shared coordinates, for each two that meet how often."""
         pairs = [
-            {"a": labels[i], "b": labels[j], "shared": int(self.meetings[i, j])}
-            for i, j in zip(*np.nonzero(np.triu(self.meetings, 1)), strict=True)
+            {"a": labels[i], "b": labels[j], "shared": int(self.pair_overlaps[i, j])}
+            for i, j in zip(*np.nonzero(np.triu(self.pair_overlaps, 1)), strict=True)
         ]
         with_others = {label: int(count) for label, count in zip(labels, self._touched, strict=True) if count}
         counts = {"rule": rule, "shared": self.shared, "differing": self.differing, "cancelled": self.cancelled}
@@ -55,7 +54,7 @@ class OverlapTally:
 def describe_composition(
     sources: Sequence[Source], base: BaseIdentity, rule: OverlapRule, tally: OverlapTally
 ) -> Provenance:
-    """The provenance of a composition: what the parts agree on stays, the rest is told part by part."""
+    """Describe a composition: what the parts agree on stays, the rest is told part by part."""
     labels = [source.label for source in sources]
     method = {
         "method": "compose",
@@ -70,12 +69,12 @@ def describe_composition(
 def describe_exclusion(
     source: Source, without: Sequence[Source], removed: Mapping[str, int], whole: Sequence[str], base: BaseIdentity
 ) -> Provenance:
-    """The provenance of a patch less the regions of others; metrics stay only where nothing was removed.
+    """Describe a patch less the regions of others; metrics stay only where nothing was removed.
 
     Args:
         source: what was reduced.
         without: the others.
-        removed: "entries" in all, and under each label the entries shared with that one.
+        removed: under "" the entries taken out in all, and under each label those shared with that one.
         whole: names of the whole tensors that were left out.
         base: of all of them.
     """
@@ -91,11 +90,11 @@ def describe_exclusion(
     untouched = not removed[""] and not whole
     metrics = origin.metrics if untouched else None
     grown = {name: growth for name, growth in origin.grown.items() if name not in whole}
-    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=_tool(), grown=grown)
+    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown)
 
 
 def _describe_part(source: Source) -> dict[str, Any]:
-    """A part in plain words: nothing nested, so that compositions of compositions stay shallow."""
+    """Describe a part in plain values: nothing nested, so that compositions of compositions stay shallow."""
     origin = source.provenance
     plain = {key: value for key, value in origin.method.items() if isinstance(value, (str, int, float, bool))}
     part: dict[str, Any] = {"name": source.label, "k": source.k, "method": plain}
@@ -105,7 +104,7 @@ def _describe_part(source: Source) -> dict[str, Any]:
 
 
 def _earlier(source: Source) -> list[Any]:
-    """The overlaps that went into a part when it was composed itself, oldest first."""
+    """List the overlaps that went into a part when it was composed itself, oldest first."""
     method = source.provenance.method
     before, own = method.get("earlier"), method.get("overlap")
     items = [item for item in before if isinstance(item, dict)] if isinstance(before, (list, tuple)) else []
@@ -131,12 +130,12 @@ def _common(
         tokenizer=_agreed([origin.tokenizer for origin in origins]),
         licence=_agreed([origin.licence for origin in origins]),
         buffers=tuple(sorted({name for origin in origins for name in origin.buffers})),
-        tool=_tool(),
+        tool=TOOL,
     )
 
 
 def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] | None:
-    """The task that all share, else the one whose head the patch carries: its labels name the head's outputs."""
+    """Choose the task that all share, else the one whose head the patch carries: its labels name the head's outputs."""
     tasks = [source.provenance.task for source in sources]
     if all(task == tasks[0] for task in tasks):
         return tasks[0]
@@ -146,7 +145,3 @@ def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] 
 
 def _agreed(values: Sequence[str | None]) -> str | None:
     return values[0] if len(set(values)) == 1 else None
-
-
-def _tool() -> str:
-    return f"skillgraft {__version__}"

@@ -1,4 +1,4 @@
-"""Weights that are not where a mask could find them."""
+"""Reject DataParallel, FSDP1 and ZeRO-3, whose parameters have no stable flat index."""
 
 from __future__ import annotations
 

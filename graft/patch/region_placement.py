@@ -1,4 +1,4 @@
-"""Where the region of a patch or mask lies in a model: the one door for coordinates without their values."""
+"""Placement of a patch's or mask's region in a model: the one door for coordinates without their values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from graft.patch.fit import Target, check_fit, check_specs
+from graft.patch.compatibility import Target, check_compatible, check_specs
 from graft.patch.mask import NOTHING, Indices, Mask
 from graft.patch.skill_patch import Patch
 
 
 def place_region(region: Patch | Mask, target: Target, what: str) -> Mask:
-    """The coordinates of a patch or mask of this base by the base's own names, all checks done.
+    """Return the coordinates of a patch or mask of this base by the base's own names, all checks done.
 
     A patch must fit as if it were applied: names, shapes, dtypes, and the base's values. A mask knows no values.
 
@@ -26,11 +26,11 @@ def place_region(region: Patch | Mask, target: Target, what: str) -> Mask:
     """
     if isinstance(region, Mask):
         return place_mask(region, target, what)
-    return _renamed(region.mask, target, check_fit(region, target).require(what).names)
+    return _renamed(region.mask, target, check_compatible(region, target).require(what).names)
 
 
 def place_mask(mask: Mask, target: Target, what: str) -> Mask:
-    """The coordinates of a mask by a target's own names; the target may be in another dtype.
+    """Return the coordinates of a mask by a target's own names; the target may be in another dtype.
 
     Raises:
         PatchMismatchError: it lacks a tensor, or has it in another shape.

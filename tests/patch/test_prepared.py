@@ -1,4 +1,4 @@
-"""A fitted patch goes on and off as often as one likes, exactly, while the model is what it was fitted to."""
+"""A prepared patch goes on and off as often as one likes, exactly, while the model is what it was prepared for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import PatchMismatchError, RevertError
-from graft.patch.live import apply_patch, fit_patch
+from graft.patch.live import apply_patch, prepare_patch
 from tests.checkpoints import Tensors, bits_of, make_patch, model_of, nudged, small_llama
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int64]
@@ -45,44 +45,44 @@ def test_any_number_of_times_on_any_model_it_is_what_applying_once_is(data: st.D
     before = bits_of(model)
     with apply_patch(model, patch):
         expected = bits_of(model)
-    fitted = fit_patch(model, patch)
+    prepared = prepare_patch(model, patch)
     assert bits_of(model) == before  # fitting writes nothing
     for _ in range(3):
-        with fitted.apply() as grafted:
+        with prepared.apply() as grafted:
             assert grafted.k == len(patch)
             assert bits_of(model) == expected
         assert bits_of(model) == before
 
 
-def refuse(fitted: Any, model: torch.nn.Module, match: str) -> None:
+def refuse(prepared: Any, model: torch.nn.Module, match: str) -> None:
     before = bits_of(model)
     with pytest.raises(PatchMismatchError, match=match):
-        fitted.apply()
+        prepared.apply()
     assert bits_of(model) == before
 
 
 def test_a_model_that_was_changed_since_is_refused_and_nothing_is_written() -> None:
     model = fresh()
-    fitted = fit_patch(model, PATCH)
+    prepared = prepare_patch(model, PATCH)
     with torch.no_grad():
         model.a[0, 0] += 1  # beside the mask anything may happen
-    fitted.apply().revert()
+    prepared.apply().revert()
     with torch.no_grad():
         model.m.b[2] += 0.5
-    refuse(fitted, model, r"Module now: tensor 'm\.b': its values are not those that the patch was fitted to")
+    refuse(prepared, model, r"Module now: tensor 'm\.b': its values are not those that the patch was prepared for")
     with torch.no_grad():
         model.m.b[2] -= 0.5
         model.a.view(-1)[1] *= -1
-    refuse(fitted, model, "tensor 'a': its values")
-    fit_patch(model, PATCH, allow_mismatch=True).apply().revert()
+    refuse(prepared, model, "tensor 'a': its values")
+    prepare_patch(model, PATCH, allow_mismatch=True).apply().revert()
 
 
 def test_a_graft_in_force_is_not_put_on_twice() -> None:
     model = fresh()
-    fitted = fit_patch(model, PATCH)
-    with fitted.apply():
-        refuse(fitted, model, "tensor 'a'")
-    fitted.apply().revert()
+    prepared = prepare_patch(model, PATCH)
+    with prepared.apply():
+        refuse(prepared, model, "tensor 'a'")
+    prepared.apply().revert()
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_a_graft_in_force_is_not_put_on_twice() -> None:
 )
 def test_a_model_that_was_cast_moved_or_got_other_tensors_is_refused(change: Any) -> None:
     model = fresh()
-    fitted = fit_patch(model, PATCH)
-    fitted.apply().revert()
+    prepared = prepare_patch(model, PATCH)
+    prepared.apply().revert()
     change(model)
-    refuse(fitted, model, r"tensor '(a|m\.b)': it was cast, moved or replaced .*: fit it again")
+    refuse(prepared, model, r"tensor '(a|m\.b)': it was cast, moved or replaced .*: prepare it again")
 
 
 def test_a_graft_comes_off_where_memory_was_moved_or_a_module_was_wrapped() -> None:
     model = fresh()
     before = bits_of(model)
-    grafted = fit_patch(model, PATCH).apply()
+    grafted = prepare_patch(model, PATCH).apply()
     model.a.data = model.a.data.mT.contiguous().mT
     model.m = torch.nn.Sequential(model.m)
     grafted.revert()
@@ -120,7 +120,7 @@ def test_disjoint_fits_come_and_go_in_any_order_and_an_overlap_is_seen_through_v
     model.t = torch.nn.Parameter(model.a.detach().t())  # the same memory in another order
     before = bits_of(model)
     both = {"a": model.a.detach(), "t": model.t.detach()}
-    one, other = (fit_patch(model, make_patch(both, change)) for change in ({"a": {1: 9.0}}, {"t": {1: 8.0}}))
+    one, other = (prepare_patch(model, make_patch(both, change)) for change in ({"a": {1: 9.0}}, {"t": {1: 8.0}}))
     for _ in range(2):
         first, second = one.apply(), other.apply()
         first.revert()
@@ -139,10 +139,10 @@ def test_tied_weights_and_whole_tensors_come_and_go() -> None:
     model = small_llama(tied=True)
     state = {name: tensor.detach().clone() for name, tensor in model.named_parameters(remove_duplicate=False)}
     norm = nudged(model).model.norm.weight.detach()
-    fitted = fit_patch(model, make_patch(state, {"lm_head.weight": {5: 9.0}}, dense={"model.norm.weight": norm}))
+    prepared = prepare_patch(model, make_patch(state, {"lm_head.weight": {5: 9.0}}, dense={"model.norm.weight": norm}))
     before = bits_of(model)
     for _ in range(2):
-        with fitted.apply():
+        with prepared.apply():
             assert model.model.embed_tokens.weight.flatten()[5] == 9.0
             assert torch.equal(model.model.norm.weight, norm)
         assert bits_of(model) == before
@@ -151,9 +151,9 @@ def test_tied_weights_and_whole_tensors_come_and_go() -> None:
 def test_a_forgotten_fit_holds_no_memory_yet_its_graft_comes_off() -> None:
     model = fresh()
     before = bits_of(model)
-    fitted = fit_patch(model, PATCH)
-    grafted = fitted.apply()
-    fitted.forget()
+    prepared = prepare_patch(model, PATCH)
+    grafted = prepared.apply()
+    prepared.forget()
     grafted.revert()
     assert bits_of(model) == before
-    refuse(fitted, model, "fit it again")
+    refuse(prepared, model, "prepare it again")
