@@ -48,7 +48,7 @@ def test_the_plan_is_of_the_tensors_that_are_really_made(base: Path, tuned: Path
     head, pair = open_head(base, task.spec), CheckpointPair.open(base, tuned)
     path = GradientPath(head, pair, Scope("layers").names(pair.base), task.train_examples()[:4])
     squares = path.squared_gradients_at(1.0)
-    found = sizes(plan_localization(base, task, LocalizeSpec("fisher", budget=50), device="cpu"))
+    found = sizes(plan_localization(base, task, LocalizeSpec("fisher", budget=50), runtime=Runtime(device="cpu")))
     assert found["weights"] == sum(weight.nbytes for weight in head.model.parameters())
     assert found["largest gradient"] == max(weight.nbytes for weight in path.weights.values())
     assert found["a number per weight in scope"] == sum(square.nbytes for square in squares.values())
