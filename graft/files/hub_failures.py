@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub, and what to do about it, in one line each.
+"""Failures between here and the Hub: what went wrong and what to do about it, in one line each.
 
 Only `huggingface_hub.errors` is relied on: the HTTP client below it changes from one release to the next.
 """
@@ -13,7 +13,7 @@ TRANSIENT = (429, 500, 502, 503, 504)  # statuses after which the same request m
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises where a request fails.
+    """Return the exceptions that huggingface_hub raises where a request fails.
 
     Its own HTTP error derives from the client's, which covers broken connections and timeouts, and from OSError;
     bad names and malformed answers are ValueError or KeyError, a failed upload is RuntimeError.
@@ -25,14 +25,14 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind a failure; None where there was no answer."""
+    """Return the HTTP status behind a failure; None where there was no answer."""
     response = getattr(root_of(error), "response", None)
     status = getattr(response, "status_code", None)
     return status if isinstance(status, int) else None
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Whether no answer came: the connection broke, timed out or was never made."""
+    """Return whether no answer came: the connection broke, timed out or was never made."""
     from huggingface_hub.errors import HfHubHTTPError
 
     client_error = HfHubHTTPError.__bases__[0]
@@ -40,13 +40,13 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def is_garbled(error: BaseException) -> bool:
-    """Whether an answer came that cannot be read: cut short, or not what was asked for."""
+    """Return whether an answer came that cannot be read: cut short, or not what was asked for."""
     unreadable = (json.JSONDecodeError, UnicodeDecodeError, KeyError)
     return isinstance(root_of(error), unreadable)
 
 
 def root_of(error: BaseException) -> BaseException:
-    """The failure within the wrappers that the library puts around it."""
+    """Return the failure within the wrappers that the library puts around it."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     while isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None:
@@ -55,7 +55,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def explain_failure(error: BaseException, repository: str, revision: str | None = None) -> str:
-    """One line for a person: what is wrong, and what to do.
+    """Say in one line what is wrong, and what to do.
 
     Args:
         error: one of `failures()`.
@@ -64,7 +64,7 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
     """
     from huggingface_hub import errors
 
-    found = root_of(error)
+    failure = root_of(error)
     named = (
         (errors.GatedRepoError, f"{repository} is gated: ask for access on its page, then {LOGIN}"),
         (
@@ -84,9 +84,9 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
         (errors.HFValidationError, f"{repository!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it"),
     )
     for kind, line in named:
-        if isinstance(found, kind):
+        if isinstance(failure, kind):
             return line
-    return _explain_status(found, repository)
+    return _explain_status(failure, repository)
 
 
 def _explain_status(error: BaseException, repository: str) -> str:
@@ -115,7 +115,7 @@ def _explain_status(error: BaseException, repository: str) -> str:
 
 
 def wait_of(error: BaseException) -> int:
-    """Seconds that the Hub asks to wait (Retry-After), 1 where it names none, 60 at most."""
+    """Return the seconds that the Hub asks to wait (Retry-After), 1 where it names none, 60 at most."""
     text = str(getattr(getattr(root_of(error), "response", None), "headers", {}).get("Retry-After", "1"))
     return min(int(text), 60) if text.isdecimal() else 1
 

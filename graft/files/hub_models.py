@@ -1,4 +1,4 @@
-"""A model from the Hub: the files at its root that say what it is, the weights that they name, and nothing else.
+"""Models of the Hub: the files at the root that say what a model is, the weights that they name, and nothing else.
 
 A repository often holds the same weights for several frameworks and programs; of these none is fetched. Out of reach of
 the Hub, a model counts as cached where its weights are there, whatever else its repository holds.
@@ -23,8 +23,8 @@ _FILE_ENDINGS = re.compile(
 )
 
 
-def refuse_no_id(text: str) -> None:
-    """Refuse what cannot be on the Hub, before it is asked for again and again.
+def require_hub_id(text: str) -> None:
+    """Refuse what cannot be a Hub id, before the Hub is asked for it.
 
     Raises:
         ValueError: not NAME or ORG/NAME with @revision behind it, or the name of a file.
@@ -42,7 +42,7 @@ def refuse_no_id(text: str) -> None:
 
 
 def fetch_model(repository: str, revision: str | None) -> Path:
-    """The folder of a model in the cache, fetched first where the Hub can be reached.
+    """Return the folder of a model in the cache, fetched first where the Hub can be reached.
 
     Raises:
         huggingface_hub's errors: it cannot be had (`graft.files.hub_failures.failures`).
@@ -64,12 +64,12 @@ def _snapshot(repository: str, revision: str | None, allowed: list[str], ignored
     from huggingface_hub import snapshot_download
 
     with _without_warnings():  # that nothing matches is said by what reads the folder
-        found = snapshot_download(repository, revision=revision, allow_patterns=allowed, ignore_patterns=ignored)
-    return Path(found)
+        folder = snapshot_download(repository, revision=revision, allow_patterns=allowed, ignore_patterns=ignored)
+    return Path(folder)
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
-    """The snapshot that is in the cache, whatever is missing of it."""
+    """Return the snapshot that is in the cache, whatever is missing of it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -80,7 +80,7 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 
 
 def _needed_of(folder: Path) -> set[str]:
-    """Patterns of the weights that the files at the root name, and of a sentence encoder's parts."""
+    """Return patterns of the weights that the files at the root name, and of a sentence encoder's parts."""
     parts = {
         f"{glob.escape(part)}/*{kind}" for part in modules_in(folder) for kind in (".json", ".txt", ".safetensors")
     }
@@ -88,7 +88,7 @@ def _needed_of(folder: Path) -> set[str]:
 
 
 def _weights_of(folder: Path) -> set[str]:
-    """What the index names, else the single file; an adapter's, where it is one."""
+    """Return the weight files that the index names, else the single file; an adapter's, where it is one."""
     if (folder / INDEX).is_file():
         return set(read_index(folder / INDEX).values())
     is_adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
@@ -96,7 +96,7 @@ def _weights_of(folder: Path) -> set[str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the weights that an index, or custom, names are there, and something says what they are."""
+    """Return whether the weights that an index, or custom, names are there, and something says what they are."""
     try:
         needed = [*_weights_of(folder), *modules_in(folder)]
     except CheckpointError:

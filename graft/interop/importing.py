@@ -82,7 +82,7 @@ def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[E
     if lacking or not (base_names or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
-    _refuse_parted(weights, base, wanted)
+    _refuse_untied(weights, base, wanted)
     edits: dict[str, list[Edit]] = {}
     for name, target in base_names.items():
         whole = weights.whole.get(name)
@@ -103,7 +103,7 @@ def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
 
 
-def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
+def _refuse_untied(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
     """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
 
     Raises:
@@ -111,7 +111,7 @@ def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]
     """
     base_names = _match_each(wanted, base)
     named = set(base_names.values())
-    for name in weights.parted & base_names.keys():
+    for name in weights.untied & base_names.keys():
         group = next((group for group in base.tied if base_names[name] in group), frozenset())
         if group - named:
             raise MismatchError(

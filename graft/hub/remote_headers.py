@@ -1,4 +1,4 @@
-"""A look at a patch and its base from afar: headers alone, by range requests, before anything large is fetched."""
+"""Remote headers: read those of a patch or base on the Hub, by range requests, before anything large is fetched."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FIRST = 100_000  # bytes asked for at once: nearly every header lies within
 
 
 @dataclass(frozen=True)
-class Glimpse:
-    """What the header of a published patch tells.
+class RemoteHeader:
+    """The header of a published patch.
 
     Attributes:
         outline: its content.
@@ -63,16 +63,16 @@ class RemoteListing:
         self._tied = architecture.tied if architecture else ()
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         return self.specs[name]
 
     def owner(self, name: str) -> str:
-        """The first listed name of the group of tied ones."""
+        """Return the first listed name of the group of tied ones."""
         group = next((group for group in self._tied if name in group), frozenset((name,)))
         return min(group & self.specs.keys())
 
 
-def peek_patch(reference: str) -> Glimpse:
+def read_remote_patch(reference: str) -> RemoteHeader:
     """Read the header of a published patch, and nothing more of it.
 
     A cached copy of a pinned commit is read instead; so is any cached copy where the Hub cannot be reached.
@@ -85,17 +85,17 @@ def peek_patch(reference: str) -> Glimpse:
     cached = _cached(repository, revision)
     try:
         if cached is not None:
-            return _glimpse(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
+            return _summarize(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
         header, total, commit = read_remote_header(repository, FILE_NAME, revision or None, MAX_PATCH_HEADER)
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     except HubError:
         path = locate_patch(reference, FILE_NAME).path  # offline: what is in the cache, or the reason
-        return _glimpse(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
-    return _glimpse(header, total, reference, commit)
+        return _summarize(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
+    return _summarize(header, total, reference, commit)
 
 
-def peek_base(reference: str) -> RemoteListing:
+def read_remote_base(reference: str) -> RemoteListing:
     """Read the headers of a model on the Hub: config, index, and the head of each shard.
 
     Raises:
@@ -116,24 +116,24 @@ def peek_base(reference: str) -> RemoteListing:
     return RemoteListing(specs, folder)
 
 
-def describe_from_afar(reference: str) -> dict[str, Any]:
-    """The content of `graft inspect --json` for a published patch, from its header alone; errors as `peek_patch`."""
-    glimpse = peek_patch(reference)
-    return describe_outline(glimpse.outline, glimpse.n_bytes) | {"integrity": glimpse.integrity}
+def describe_remote(reference: str) -> dict[str, Any]:
+    """Describe a published patch by its header, as `graft inspect --json` does; errors as `read_remote_patch`."""
+    header = read_remote_patch(reference)
+    return describe_outline(header.outline, header.n_bytes) | {"integrity": header.integrity}
 
 
-def foresee_fit(outline: Outline, listing: Any) -> Fit:
-    """Whether a patch can fit by names, shapes and dtypes; values are not compared."""
+def check_headers(outline: Outline, listing: Any) -> Fit:
+    """Check whether a patch can fit by names, shapes and dtypes; values are not compared."""
     specs = {name: spec for name, (spec, _) in outline.entries.items()}
-    whole = {name: spec.shape for name, spec in outline.dense.items()}
+    dense = {name: spec.shape for name, spec in outline.dense.items()}
     origin = outline.provenance
-    return check_specs(specs, whole, origin.tied, listing, grown=origin.grown)
+    return check_specs(specs, dense, origin.tied, listing, grown=origin.grown)
 
 
 def read_remote_header(
     repository: str, filename: str, revision: str | None, limit: int
 ) -> tuple[Header, int, str | None]:
-    """Header of a safetensors file on the Hub, size of the file, and the commit.
+    """Read the header of a safetensors file on the Hub; return it, the file's size and the commit.
 
     Raises:
         HubError: the Hub refused, or could not be reached.
@@ -152,7 +152,7 @@ def read_remote_header(
 
 
 def _read(repository: str, filename: str, revision: str | None, n_bytes: int) -> _Part:
-    """The first bytes of a file; a server that knows no ranges is hung up on once they are there."""
+    """Read the first bytes of a file; hang up on a server that knows no ranges once they are there."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
@@ -176,14 +176,14 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
         raise HubError(explain_failure(error, repository, revision)) from error
 
 
-def _glimpse(header: Header, total: int, where: str, revision: str | None) -> Glimpse:
+def _summarize(header: Header, total: int, where: str, revision: str | None) -> RemoteHeader:
     declared = read_declaration(header, where)
     dense = check_layout(header, declared.rows, declared.kind, where)
     whole = {name.removeprefix("dense/"): header.tensors[name].spec for name in sorted(dense)}
     with_base = any(name.startswith("base.") for name in header.tensors)
     entries = {row.name: (row.spec, row.k) for row in declared.rows}
     outline = Outline(declared.kind, entries, whole, with_base, declared.provenance)
-    return Glimpse(outline, total, revision or None, declared.seal.table_verdict)
+    return RemoteHeader(outline, total, revision or None, declared.seal.table_verdict)
 
 
 def _cached(repository: str, revision: str) -> Path | None:
@@ -193,10 +193,10 @@ def _cached(repository: str, revision: str) -> Path | None:
     if len(revision) != 40:
         return None
     try:
-        found = try_to_load_from_cache(repository, FILE_NAME, revision=revision)
+        cached = try_to_load_from_cache(repository, FILE_NAME, revision=revision)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _shards(reference: str) -> list[str]:
