@@ -56,6 +56,9 @@ def read_composable_sft(path: Path) -> ImportedWeights:
 def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
     """Decode one encoding into shape, (k,) int64 row-major flat indices and (k,) values.
 
+    In a (2, 3) tensor the steps 1, 2 lead to 1 and 3, counted down the columns: the entries (1, 0) and (1, 1), whose
+    row-major indices are 3 and 4.
+
     Raises:
         CheckpointError: it contradicts itself.
     """

@@ -108,7 +108,8 @@ def _bounds(k: int, spec: TensorSpec) -> _Bounds:
 def _slots(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
     """Return n_slots >= k ascending flat indices, the mask's k among them, and the position of each of the mask's.
 
-    Among the first n_slots indices of all at least n_slots - k are free.
+    Among the first n_slots indices of all at least n_slots - k are free, so that these fill up. For the mask 1, 4 and
+    four slots, 0 and 2 are added: slots 0, 1, 2, 4, of which the mask has positions 1 and 3.
     """
     free = np.setdiff1d(np.arange(n_slots), indices, assume_unique=True)[: n_slots - indices.size]
     slots = np.union1d(indices, free)
