@@ -16,7 +16,7 @@ from pathlib import Path
 from graft.errors import OutputError
 
 Entry = tuple[str, int, int, int, int, int]  # path below, device, inode, kind, bytes, nanoseconds of its last change
-Found = tuple[Entry, ...]
+Snapshot = tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Claim(os.PathLike[str]):
     Attributes:
         path: of the output.
         is_folder: whether a folder is made, or a file.
-        force: whether what was found may be replaced.
-        found: everything that stood there when the claim was made; None where nothing did.
+        force: whether what stood there may be replaced.
+        snapshot: everything that stood there when the claim was made; None where nothing did.
     """
 
     path: Path
     is_folder: bool
     force: bool
-    found: Found | None
+    snapshot: Snapshot | None
 
     def __fspath__(self) -> str:
-        """So that a claim goes where a path does."""
+        """Return the path, so that a claim goes where a path does."""
         return str(self.path)
 
     def __str__(self) -> str:
@@ -62,39 +62,39 @@ def claim_output(path: Output, *, is_folder: bool, force: bool = False, inputs: 
         OutputError: the path exists and `force` is off; it is, holds or belongs to an input; it is or holds the home or
             the working folder; it is a device, a pipe or a disk's mount; or nothing can be made there.
     """
-    place = Path(path)
+    output = Path(path)
     try:
-        os.fspath(place).encode()
+        os.fspath(output).encode()
     except UnicodeEncodeError as error:  # which not every library can write
-        raise OutputError(f"{os.fspath(place)!a}: cannot be written (a name that is no UTF-8)") from error
+        raise OutputError(f"{os.fspath(output)!a}: cannot be written (a name that is no UTF-8)") from error
     try:
-        if exists := _is_there(place):
-            _refuse_special(place)
-            _refuse_lived_in(place)
-            _refuse_read(place, inputs)
+        if exists := _is_there(output):
+            _refuse_special(output)
+            _refuse_lived_in(output)
+            _refuse_read(output, inputs)
         if isinstance(path, Claim):
             return path
         if exists and not force:
-            raise OutputError(f"{place} exists already: choose another name or pass --force to overwrite it")
-        _refuse_parent(place)
-        _refuse_kind(place, is_folder) if exists else _refuse_name(place)
-        return Claim(place, is_folder, force, _find_replaceable(place))
+            raise OutputError(f"{output} exists already: choose another name or pass --force to overwrite it")
+        _refuse_parent(output)
+        _refuse_kind(output, is_folder) if exists else _refuse_name(output)
+        return Claim(output, is_folder, force, _find_replaceable(output))
     except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
 
 
-def what_stands_at(path: Path) -> Found | None:
-    """A file, link or folder with everything below it, as it can be known again; None where nothing is."""
+def take_snapshot(path: Path) -> Snapshot | None:
+    """Record a file, link or folder with all that is below it, to be known again; None where nothing is."""
     if not _is_there(path):
         return None
     return (_entry_of(path, ""), *sorted(_entry_of(item, str(item.relative_to(path))) for item in _below(path)))
 
 
-def _find_replaceable(path: Path) -> Found | None:
-    found = what_stands_at(path)
-    if found is not None and len({device for _, device, *_ in found}) > 1:
+def _find_replaceable(path: Path) -> Snapshot | None:
+    snapshot = take_snapshot(path)
+    if snapshot is not None and len({device for _, device, *_ in snapshot}) > 1:
         raise OutputError(f"{path} holds the mount of another disk, which is not to be emptied: choose another output")
-    return found
+    return snapshot
 
 
 def _below(path: Path) -> Iterator[Path]:
@@ -104,13 +104,13 @@ def _below(path: Path) -> Iterator[Path]:
 
 
 def _entry_of(path: Path, name: str) -> Entry:
-    found = path.lstat()
-    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size  # a folder's is the disk's affair
-    return name, found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode), size, found.st_mtime_ns
+    status = path.lstat()
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size  # a folder's is the disk's affair
+    return name, status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode), size, status.st_mtime_ns
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something has that name, if only a link to nothing; a name too long for the system is an OSError."""
+    """Return whether something has that name, if only a link to nothing; a name that is too long is an OSError."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -130,12 +130,12 @@ def _refuse_kind(path: Path, is_folder: bool) -> None:
 
 
 def _refuse_name(path: Path) -> None:
-    """Refuse a name that nothing new can have here, before the work and not after it."""
-    there = _nearest(path)
+    """Refuse a name that nothing new can have here: before the work, not after it."""
+    parent = _nearest(path)
     if path.name in ("", ".."):
         raise OutputError(f"{path}: name the output itself")
-    longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    if any(len(os.fsencode(part)) > longest for part in path.parts[len(there.parts) :]):
+    longest = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(part)) > longest for part in path.parts[len(parent.parts) :]):
         raise OutputError(f"{path}: cannot be written (File name too long)")
 
 
@@ -149,7 +149,7 @@ def _refuse_parent(path: Path) -> None:
 
 
 def _nearest(path: Path) -> Path:
-    """The innermost folder above a path that is there, a link to nothing among it."""
+    """Return the innermost folder above a path that is there, a link to nothing among it."""
     return next((parent for parent in path.parents if _is_there(parent)), path)
 
 
@@ -157,8 +157,8 @@ def _refuse_lived_in(path: Path) -> None:
     """Refuse a mount, and the home and the working folder with all that lie above them."""
     if os.path.ismount(os.path.realpath(path)):
         raise OutputError(f"{path} is where a disk is mounted: name a folder in it")
-    for what, place in _lived_in():
-        if _is_or_holds(path, place):
+    for what, folder in _lived_in():
+        if _is_or_holds(path, folder):
             raise OutputError(f"{path} is or holds the {what}, which is never overwritten: choose another output")
 
 
@@ -174,23 +174,23 @@ def _lived_in() -> Iterator[tuple[str, Path]]:
 
 def _refuse_read(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse what is read: an input, a folder that holds one, and a part of one."""
-    for given in inputs:
-        for place in _with_links(given):
-            if _is_or_holds(path, place):
-                raise OutputError(f"{path} is or holds the input {given}, which is never overwritten: {_OTHERWISE}")
-            if _is_or_holds(place, path):
-                raise OutputError(f"{path} is a part of the input {given}, which is never changed: {_OTHERWISE}")
+    for source in inputs:
+        for linked in _with_links(source):
+            if _is_or_holds(path, linked):
+                raise OutputError(f"{path} is or holds the input {source}, which is never overwritten: {_OTHERWISE}")
+            if _is_or_holds(linked, path):
+                raise OutputError(f"{path} is a part of the input {source}, which is never changed: {_OTHERWISE}")
 
 
-def _with_links(given: Path) -> Iterator[Path]:
-    """An input, and what the links in it lead to, such as a cache's files."""
-    yield given
-    yield from (item for item in _below(given) if item.is_symlink())
+def _with_links(source: Path) -> Iterator[Path]:
+    """Yield an input, and what the links in it lead to, such as a cache's files."""
+    yield source
+    yield from (item for item in _below(source) if item.is_symlink())
 
 
 def _is_or_holds(outer: Path, inner: Path) -> bool:
-    """Whether a file or folder is another one or lies above it, whatever names lead there."""
+    """Return whether a file or folder is another one or lies above it, whatever names lead there."""
     if not outer.exists():  # a link to nothing
         return False
-    own, place = outer.stat(), Path(os.path.realpath(inner))
-    return any(os.path.samestat(own, other.stat()) for other in (place, *place.parents) if other.exists())
+    own, real = outer.stat(), Path(os.path.realpath(inner))
+    return any(os.path.samestat(own, other.stat()) for other in (real, *real.parents) if other.exists())

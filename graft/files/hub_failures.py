@@ -1,4 +1,4 @@
-"""Failures between here and the Hub, and what to do about them, in one line each.
+"""Failures between here and the Hub: what went wrong and what to do about it, in one line each.
 
 Only `huggingface_hub.errors` is relied on: the HTTP client below it changes from one release to the next.
 """
@@ -13,7 +13,7 @@ TRANSIENT = (429, 500, 502, 503, 504)  # statuses after which the same request m
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub raises where a request fails.
+    """Return the exceptions that huggingface_hub raises where a request fails.
 
     Its own HTTP error derives from the client's, which covers broken connections and timeouts, and from OSError;
     bad names and malformed answers are ValueError or KeyError, a failed upload is RuntimeError.
@@ -55,7 +55,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def explain_failure(error: BaseException, repository: str, revision: str | None = None) -> str:
-    """Return one line for a person: what is wrong, and what to do.
+    """Say in one line what is wrong, and what to do.
 
     Args:
         error: one of `failures()`.
@@ -64,7 +64,7 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
     """
     from huggingface_hub import errors
 
-    found = root_of(error)
+    failure = root_of(error)
     named = (
         (errors.GatedRepoError, f"{repository} is gated: ask for access on its page, then {LOGIN}"),
         (
@@ -84,9 +84,9 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
         (errors.HFValidationError, f"{repository!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it"),
     )
     for kind, line in named:
-        if isinstance(found, kind):
+        if isinstance(failure, kind):
             return line
-    return _explain_status(found, repository)
+    return _explain_status(failure, repository)
 
 
 def _explain_status(error: BaseException, repository: str) -> str:
@@ -115,7 +115,7 @@ def _explain_status(error: BaseException, repository: str) -> str:
 
 
 def wait_of(error: BaseException) -> int:
-    """Return seconds that the Hub asks to wait (Retry-After), 1 where it names none, 60 at most."""
+    """Return the seconds that the Hub asks to wait (Retry-After), 1 where it names none, 60 at most."""
     text = str(getattr(getattr(root_of(error), "response", None), "headers", {}).get("Retry-After", "1"))
     return min(int(text), 60) if text.isdecimal() else 1
 

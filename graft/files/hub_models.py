@@ -1,4 +1,4 @@
-"""A model from the Hub: the files at its root that say what it is, the weights that they name, and nothing else.
+"""Models of the Hub: the files at the root that say what a model is, the weights that they name, and nothing else.
 
 A repository often holds the same weights for several frameworks and programs; of these none is fetched. Out of reach of
 the Hub, a model counts as cached where its weights are there, whatever else its repository holds.
@@ -23,8 +23,8 @@ _FILE_ENDINGS = re.compile(
 )
 
 
-def refuse_no_id(text: str) -> None:
-    """Refuse what cannot be on the Hub, before it is asked for again and again.
+def require_hub_id(text: str) -> None:
+    """Refuse what cannot be a Hub id, before the Hub is asked for it.
 
     Raises:
         ValueError: not NAME or ORG/NAME with @revision behind it, or the name of a file.
@@ -64,8 +64,8 @@ def _snapshot(repository: str, revision: str | None, allowed: list[str], ignored
     from huggingface_hub import snapshot_download
 
     with _without_warnings():  # that nothing matches is said by what reads the folder
-        found = snapshot_download(repository, revision=revision, allow_patterns=allowed, ignore_patterns=ignored)
-    return Path(found)
+        folder = snapshot_download(repository, revision=revision, allow_patterns=allowed, ignore_patterns=ignored)
+    return Path(folder)
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
@@ -88,7 +88,7 @@ def _needed_of(folder: Path) -> set[str]:
 
 
 def _weights_of(folder: Path) -> set[str]:
-    """Return what the index names, else the single file; an adapter's, where it is one."""
+    """Return the weight files that the index names, else the single file; an adapter's, where it is one."""
     if (folder / INDEX).is_file():
         return set(read_index(folder / INDEX).values())
     is_adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()

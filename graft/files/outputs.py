@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graft.errors import OutputError
-from graft.files.claims import Claim, Output, claim_output, what_stands_at
+from graft.files.claims import Claim, Output, claim_output, take_snapshot
 from graft.files.moves import exchange, move_new
 from graft.files.workplaces import is_marked, put_mark
 
@@ -35,10 +35,10 @@ def new_file(path: Output, *, force: bool = False) -> Iterator[Path]:
             or the disk refuses (full, read-only, no rights).
     """
     claim = claim_output(path, is_folder=False, force=force)
-    with _temporary_of(claim) as (place, rights):
-        place.touch()
-        yield place
-        _finish(place, rights)
+    with _temporary_of(claim) as (file, rights):
+        file.touch()
+        yield file
+        _finish(file, rights)
 
 
 @contextlib.contextmanager
@@ -54,17 +54,17 @@ def new_folder(path: Output, *, force: bool = False) -> Iterator[Path]:
         OutputError: as in `new_file`.
     """
     claim = claim_output(path, is_folder=True, force=force)
-    with _temporary_of(claim) as (place, rights):
-        place.mkdir()
-        yield place
-        for file in sorted(place.rglob("*")):
+    with _temporary_of(claim) as (folder, rights):
+        folder.mkdir()
+        yield folder
+        for file in sorted(folder.rglob("*")):
             if file.is_file() and not file.is_symlink():
                 _finish(file, rights)
 
 
 @contextlib.contextmanager
 def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
-    """A place beside the output whose content goes there after a clean exit, and the rights of new folders here."""
+    """Yield a path beside the output, which replaces it after a clean exit, and the rights of new folders here."""
     with _parents_of(claim.path):
         _remove_stale(claim.path)
         holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=claim.path.parent))
@@ -82,19 +82,19 @@ def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
         _remove_replaced(holder, claim.path)
 
 
-def _move_in(place: Path, claim: Claim) -> None:
-    """Move what is finished to the claimed path; what was found there, if it still is, changes places with it."""
+def _move_in(finished: Path, claim: Claim) -> None:
+    """Move what is finished to the claimed path; it changes places with what was there at the claim and still is."""
     try:
-        if claim.found is None or not os.path.lexists(claim.path):
-            move_new(place, claim.path)
+        if claim.snapshot is None or not os.path.lexists(claim.path):
+            move_new(finished, claim.path)
             return
     except FileExistsError as error:
         raise _changed(claim.path) from error
-    if what_stands_at(claim.path) != claim.found:
+    if take_snapshot(claim.path) != claim.snapshot:
         raise _changed(claim.path)
-    exchange(place, claim.path)
-    if what_stands_at(place) != claim.found:  # it was changed at the last moment
-        exchange(place, claim.path)
+    exchange(finished, claim.path)
+    if take_snapshot(finished) != claim.snapshot:  # it was changed at the last moment
+        exchange(finished, claim.path)
         raise _changed(claim.path)
 
 
@@ -120,7 +120,7 @@ def _finish(file: Path, rights: int) -> None:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open folder until it is closed; whether nobody else holds it."""
+    """Lock an open folder until it is closed; return whether nobody else holds it."""
     try:
         import fcntl
 
@@ -132,16 +132,16 @@ def _lock(handle: int) -> bool:
 
 def _remove_stale(path: Path) -> None:
     """Remove temporaries of this output that no living process holds; the only copy of an old output is kept."""
-    for left in path.parent.iterdir():
-        if not left.name.startswith(_PREFIX) or not is_marked(left, path):
+    for leftover in path.parent.iterdir():
+        if not leftover.name.startswith(_PREFIX) or not is_marked(leftover, path):
             continue
-        if os.path.lexists(left / "old") and not os.path.lexists(path):
+        if os.path.lexists(leftover / "old") and not os.path.lexists(path):
             continue
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            handle = os.open(left, os.O_RDONLY)
+            handle = os.open(leftover, os.O_RDONLY)
             try:
                 if _lock(handle):
-                    shutil.rmtree(left)
+                    shutil.rmtree(leftover)
             finally:
                 os.close(handle)
 

@@ -22,7 +22,7 @@ _LONGEST = 255  # bytes of a name, on every usual disk
 
 
 def workplace_of(out: Path) -> Path:
-    """Where work on an output goes on over several runs: `NAME.resume` beside it, a hash in place of a long NAME."""
+    """Name the folder for work on an output over several runs: `NAME.resume` beside it, a hash for a long NAME."""
     name = f"{out.name}.resume"
     if len(os.fsencode(name)) > _LONGEST:
         name = f".{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32]}.resume"
@@ -30,7 +30,7 @@ def workplace_of(out: Path) -> Path:
 
 
 def make_workplace(out: Path) -> Path:
-    """The workplace of an output, made where it is missing.
+    """Return the workplace of an output, made where it is missing.
 
     Raises:
         OutputError: something of that name is there that is not ours, or the disk refuses.
@@ -96,7 +96,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def put_mark(folder: Path, out: Path) -> int:
-    """Mark a folder as made here for an output; the rights that a new folder gets here, as of `stat`.
+    """Mark a folder as made here for an output; return the rights that a new folder gets here, as of `stat`.
 
     They are read off the new file: to ask the system for the umask one has to change it, for every thread at once.
     """
@@ -107,7 +107,7 @@ def put_mark(folder: Path, out: Path) -> int:
 
 
 def is_marked(folder: Path, out: Path) -> bool:
-    """Whether a folder, not a link to one, was made here for this output."""
+    """Return whether a folder, not a link to one, was made here for this output."""
     try:
         return not folder.is_symlink() and json.loads((folder / MARK).read_bytes()) == _content(out)
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What the Hub says of a patch's base: that it is there, its licence, and the other patches on it."""
+"""The base of a patch on the Hub: that it is there, its license, and the other patches on it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BaseModel:
 
 
 def check_id(text: str, what: str) -> str:
-    """The text, where it is a Hub id.
+    """Return the text where it is a Hub id.
 
     Raises:
         ConfigError: it is not, as a local path is not.
@@ -71,12 +71,12 @@ def look_up_base(repository: str, *, besides: str) -> BaseModel:
     except failures() as error:
         fact = explain_failure(error, repository)
         raise HubError(f"base model: {fact} (--base-model names another)") from error
-    found = [check_id(other, "a patch on the same base") for other in others if other != besides]
-    return BaseModel(repository, _licence_of(card), tuple(found[:MOST_SIBLINGS]))
+    siblings = [check_id(other, "a patch on the same base") for other in others if other != besides]
+    return BaseModel(repository, _licence_of(card), tuple(siblings[:MOST_SIBLINGS]))
 
 
 def is_out_of_reach(error: HubError) -> bool:
-    """Whether the Hub could not be asked at all: offline by wish, or no connection."""
+    """Return whether the Hub could not be asked at all: offline by wish, or no connection."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     cause = error.__cause__
@@ -84,7 +84,7 @@ def is_out_of_reach(error: HubError) -> bool:
 
 
 def settle_licence(own: str | None, base: BaseModel | None) -> Licence | None:
-    """The licence that the card states: the author's where the base's allows it, else the base's.
+    """Return the license that the card states: the author's where the base's allows it, else the base's.
 
     Raises:
         ConfigError: the base's licence binds what is derived from it, and the author states another.

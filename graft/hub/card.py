@@ -11,8 +11,8 @@ from typing import Any
 from graft.hub.base_model import BaseModel, Licence
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
-from graft.hub.companions import PLOT, RECIPE, RELIABILITY, RUN
 from graft.hub.figures import TEST, SetFigures, read_figures
+from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
 from graft.patch.summary import Outline, describe_outline
 from graft.tasks.registry import HEADS
 
@@ -68,7 +68,7 @@ class CardFacts:
 
 
 def compose_card(outline: Outline, facts: CardFacts) -> str:
-    """The whole card, head and body.
+    """Compose the whole card, head and body.
 
     Every word that comes out of the patch passes `graft.hub.card_text`, so that it can be no Markdown, HTML or YAML.
     """
@@ -88,7 +88,7 @@ def _title(outline: Outline, facts: CardFacts) -> str:
 
 
 def _base_name(outline: Outline, facts: CardFacts) -> str:
-    """The base's Hub id or a placeholder of the same name; a name that fits into code and a command line."""
+    """Return the base's Hub id or a placeholder of the same name, which fits into code and a command line."""
     name = outline.provenance.base.name or ""
     plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in one_line(name, 60))
     return facts.base.id if facts.base else plain.strip("-.") or "BASE"
@@ -131,7 +131,7 @@ def _about(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: st
 
 
 def _growth(outline: Outline) -> str:
-    """What has to be done for a vocabulary that grew, before the patch is put on."""
+    """Say what has to be done for a vocabulary that grew, before the patch is put on."""
     grown = outline.provenance.grown
     name = next((name for name in grown if name in outline.dense), None)
     if name is None:
@@ -194,7 +194,7 @@ def _limit(figures: Sequence[SetFigures]) -> str:
 
 
 def _siblings(facts: CardFacts) -> str:
-    """Links from the root of the site that shows the card: they name no host."""
+    """List links from the root of the site that shows the card: they name no host."""
     if facts.base is None:
         return "Nothing: the base has no Hub id."
     lines = [f"- [{other}](/{other})" for other in facts.base.siblings]

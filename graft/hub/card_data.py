@@ -25,7 +25,7 @@ def make_card_data(
     licence: Licence | None,
     datasets: Sequence[str],
 ) -> ModelCardData:
-    """The typed head of a card.
+    """Make the typed head of a card.
 
     Args:
         title: of the patch; the model's name in the results.
@@ -62,7 +62,7 @@ def _kind_of(task: Mapping[str, Any]) -> str | None:
 
 
 def _results(figures: SetFigures, kind: str | None, task: str, datasets: Sequence[str]) -> list[EvalResult]:
-    """Accuracy and ECE of one set, each with n and its interval."""
+    """Return accuracy and ECE of one set, each with n and its interval."""
     from huggingface_hub import EvalResult
 
     of_test = figures.name == TEST

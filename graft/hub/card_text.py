@@ -1,4 +1,4 @@
-"""Foreign words in a card: whatever a patch says of itself is shown as words and can be nothing else.
+"""Texts of others in a card: whatever a patch says of itself is shown as words and can be nothing else.
 
 A card is Markdown with HTML in it, behind a head of YAML. Task names, labels and methods come out of a file that
 may be a stranger's, so that each is written by one of the functions below.
@@ -12,21 +12,21 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-LONGEST = 200  # characters of a foreign text in prose
+LONGEST = 200  # characters of a stranger's text in prose
 DEEPEST = 12_000  # characters of a configuration
 _RISKY = re.compile(r"[^\w ,./-]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
 _LINKS = re.compile(r"(?i)(https?|ftp|mailto|javascript|data):|www\.")
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
-    """Words without line breaks, control or direction-changing characters, cut where they go on and on."""
+    """Remove line breaks, control and direction-changing characters, and clip a text that goes on and on."""
     plain = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in str(text))
     plain = " ".join(plain.split())
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def prose(text: object) -> str:
-    """Words for Markdown: punctuation as character references, which can begin no markup (CommonMark 2.5).
+    """Write words for Markdown: punctuation as character references, which can begin no markup (CommonMark 2.5).
 
     What would become a link by itself is taken apart, since some renderers look for links after references.
     """
@@ -35,7 +35,7 @@ def prose(text: object) -> str:
 
 
 def json_block(value: Mapping[str, Any]) -> str:
-    """A fenced block of JSON; no line of it can close the fence, and <, > and & are written as JSON escapes."""
+    """Write a fenced block of JSON; no line of it can close the fence, and <, > and & are written as JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True, default=str)
     if len(text) > DEEPEST:
         text = json.dumps({"left out": f"{len(text):,} characters; the patch file holds them"}, indent=2)
@@ -44,12 +44,12 @@ def json_block(value: Mapping[str, Any]) -> str:
 
 
 def _is_risky(letter: str) -> bool:
-    """HTML's own letters, and invisible ones, which JSON may write as escapes; astral ones stay."""
+    """Return whether JSON must escape a letter: HTML's own and invisible ones; astral ones stay."""
     invisible = unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") and letter != "\n"
     return letter in "<>&`" or (invisible and ord(letter) < 0x10000)
 
 
 def identifier(text: object) -> str:
-    """Lower-case letters, digits and single hyphens, for a tag or the name of a data set; "" where none is left."""
+    """Reduce a text to lower-case letters, digits and single hyphens, for a tag or a data set; "" if none is left."""
     plain = unicodedata.normalize("NFKD", one_line(text)).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60]

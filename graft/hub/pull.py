@@ -1,4 +1,4 @@
-"""Fetching a published patch: checked before it is handed on, and complete or not there at all."""
+"""Pull a published patch: checked before it is handed on, and complete or not there at all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from graft.files.claims import claim_output
 from graft.files.hub_failures import explain_failure, failures
 from graft.files.location import fetch_file, locate_patch, places_of
 from graft.files.outputs import new_folder
-from graft.hub.companions import NAMES
 from graft.hub.push import CARD
+from graft.hub.repo_files import NAMES
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_patch, load_region
 from graft.patch.skill_patch import Patch
@@ -41,7 +41,7 @@ class Pulled:
 
 @checked
 def pull_patch(reference: str | Path, out: Path | None = None, *, force: bool = False) -> Patch:
-    """A patch from the Hub, or from a local file or folder.
+    """Load a patch from the Hub, or from a local file or folder.
 
     Args:
         reference: NAME or ORG/NAME, with @revision behind it where not the newest is meant; or a local path. Pinned to
@@ -67,25 +67,25 @@ def pull_folder(reference: str, out: Path, *, force: bool = False) -> Pulled:
         OutputError: the folder exists and `force` is off.
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=places_of(reference))
-    found = fetch_file(reference, FILE_NAME)
-    region, _ = load_region(found.path)
-    pinned = f"{found.id}@{found.revision}" if found.revision else reference
+    fetched = fetch_file(reference, FILE_NAME)
+    region, _ = load_region(fetched.path)
+    pinned = f"{fetched.id}@{fetched.revision}" if fetched.revision else reference
     others = {name: fetch_file(pinned, name).path for name in _present(pinned)}
     with new_folder(claim) as folder:
-        for name, path in {FILE_NAME: found.path, **others}.items():
+        for name, path in {FILE_NAME: fetched.path, **others}.items():
             shutil.copyfile(path, folder / name)
-    return Pulled(str(found.id), found.revision, (FILE_NAME, *others), len(region))
+    return Pulled(str(fetched.id), fetched.revision, (FILE_NAME, *others), len(region))
 
 
 def _present(pinned: str) -> list[str]:
-    """Which of the other files there are, and are no larger than such files are."""
+    """Return which of the other files there are, and are no larger than such files are."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     repository, _, revision = pinned.partition("@")
     try:
-        found = HfApi().get_paths_info(repository, list(BESIDES), revision=revision or None)
+        infos = HfApi().get_paths_info(repository, list(BESIDES), revision=revision or None)
     except failures() as error:
         raise HubError(explain_failure(error, repository, revision)) from error
-    sizes = {item.path: item.size for item in found if isinstance(item, RepoFile)}
+    sizes = {item.path: item.size for item in infos if isinstance(item, RepoFile)}
     return [name for name in BESIDES if sizes.get(name, LARGEST + 1) <= LARGEST]

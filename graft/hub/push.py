@@ -1,4 +1,4 @@
-"""Publishing a patch: patch, card, plot and recipe in one commit, or nothing."""
+"""Push a patch: patch, card, plot and recipe in one commit, or nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from graft.arguments import checked
 from graft.errors import CheckpointError, ConfigError, HubError
 from graft.hub.base_model import BaseModel, check_id, is_out_of_reach, look_up_base, settle_licence
 from graft.hub.card import CardFacts, compose_card
-from graft.hub.companions import PLOT, RECIPE, Companions, draw_mask, find_companions, read_recipe
-from graft.hub.private_words import refuse_private
-from graft.hub.remote_header import check_headers, read_remote_model
-from graft.hub.sending import send_commit, sign_in
+from graft.hub.commit import send_commit, sign_in
+from graft.hub.privacy import refuse_private
+from graft.hub.remote_headers import check_headers, read_remote_base
+from graft.hub.repo_files import PLOT, RECIPE, RepoFiles, draw_mask, find_run_files, read_recipe
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_region
 from graft.patch.format.writing import patch_bytes
@@ -47,7 +47,7 @@ class Pushed:
 
     @property
     def card(self) -> str:
-        """The card's text."""
+        """Return the card's text."""
         return self.files[CARD].decode()
 
 
@@ -93,7 +93,7 @@ def push_patch(
         raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
     region, provenance = (patch, patch.provenance) if isinstance(patch, Patch) else load_region(patch)
     refuse_private(provenance.to_json(), "the patch's metadata")
-    beside = Companions() if isinstance(patch, Patch) else find_companions(Path(patch))
+    beside = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
     more = {RECIPE: read_recipe(recipe)} if recipe else {}
     full_name = sign_in(repository, offline_too=dry_run)
     base, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
@@ -113,7 +113,7 @@ def push_patch(
 def _compose(
     region: Patch | Mask, provenance: Provenance, beside: Mapping[str, bytes], facts: CardFacts
 ) -> dict[str, bytes]:
-    """Every file of the commit, the card last, since it speaks of the others."""
+    """Return every file of the commit, the card last, since it speaks of the others."""
     mask = region.mask if isinstance(region, Patch) else region
     files = {FILE_NAME: patch_bytes(region, provenance), PLOT: draw_mask(mask), **beside}
     facts = dataclasses.replace(facts, n_bytes=len(files[FILE_NAME]), files=frozenset(files))
@@ -121,7 +121,7 @@ def _compose(
 
 
 def _find_base(outline: Outline, asked: str | None, besides: str, dry_run: bool) -> tuple[BaseModel | None, list[str]]:
-    """The base on the Hub, None for a local one; and what is to be said of it."""
+    """Return the base on the Hub, None for a local one; and what is to be said of it."""
     identity = outline.provenance.base
     name = asked or identity.id
     if name is None:
@@ -144,7 +144,7 @@ def _compare_base(outline: Outline, base: BaseModel) -> list[str]:
         PatchMismatchError: another name, shape or dtype.
     """
     try:
-        listing = read_remote_model(base.id)
+        listing = read_remote_base(base.id)
     except (CheckpointError, HubError) as error:
         return [f"the patch was not compared with {base.id} ({error})"]
     check_headers(outline, listing).require(base.id)

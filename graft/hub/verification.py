@@ -1,4 +1,4 @@
-"""Whether a patch fits a model, wherever the two are: headers first, values where they are here or asked for."""
+"""Verify that a patch fits a model, wherever the two are: headers first, values where they are here or asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from graft.errors import HubError
 from graft.files.location import is_on_hub, locate, locate_patch
 from graft.hub.base_model import is_out_of_reach
-from graft.hub.remote_header import check_headers, read_remote_model, read_remote_patch
+from graft.hub.remote_headers import check_headers, read_remote_base, read_remote_patch
 from graft.patch.compatibility import check_compatible, check_digest
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.integrity import UNSEALED
@@ -33,7 +33,7 @@ class Verdict:
 
     @property
     def is_unsealed(self) -> bool:
-        """Whether the patch is of an older version, that held no hashes of its content."""
+        """Return whether the patch is of an older version, which held no hashes of its content."""
         return self.integrity == UNSEALED
 
 
@@ -59,17 +59,17 @@ def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     path = locate_patch(patch, FILE_NAME).path
     loaded = load_patch(path)
     checkpoint = Checkpoint.open(locate(base).path)
-    found = list(check_compatible(loaded, StoredTarget(checkpoint)).reasons)
+    reasons = list(check_compatible(loaded, StoredTarget(checkpoint)).reasons)
     if full and (difference := check_digest(loaded, checkpoint)):
-        found.append(difference)
-    return Verdict(tuple(found), "values", describe_integrity(path))
+        reasons.append(difference)
+    return Verdict(tuple(reasons), "values", describe_integrity(path))
 
 
 def _foresee(patch: str, base: str, patch_afar: bool, base_afar: bool) -> Verdict | None:
-    """The verdict by headers; None where the Hub is out of reach, so that only what is in the cache can tell."""
+    """Return the verdict by headers; None where the Hub is out of reach, so that only the cache can tell."""
     try:
         outline, integrity = _outline(patch, patch_afar)
-        listing = read_remote_model(base) if base_afar else StoredTarget(Checkpoint.open(locate(base).path))
+        listing = read_remote_base(base) if base_afar else StoredTarget(Checkpoint.open(locate(base).path))
     except HubError as error:
         if is_out_of_reach(error):
             return None
@@ -78,9 +78,9 @@ def _foresee(patch: str, base: str, patch_afar: bool, base_afar: bool) -> Verdic
 
 
 def _outline(patch: str, afar: bool) -> tuple[Outline, str]:
-    """What is in a patch, and what is to be said of its hashes."""
+    """Return what is in a patch, and what is to be said of its hashes."""
     if afar:
-        glimpse = read_remote_patch(patch)
-        return glimpse.outline, glimpse.integrity
+        header = read_remote_patch(patch)
+        return header.outline, header.integrity
     path = locate_patch(patch, FILE_NAME).path
     return outline_of(*load_region(path)), describe_integrity(path)

@@ -14,35 +14,35 @@ from graft.tensors.dtypes import as_bits
 
 
 def add_difference(base: torch.Tensor, difference: torch.Tensor) -> torch.Tensor:
-    """What a tool that adds arrives at: the sum in the wider dtype of the two, rounded to the base's dtype."""
-    wide = widest(base.dtype)
+    """Add as the other tools do: in the wider dtype of the two, rounded to the base's dtype."""
+    wide = difference_dtype(base.dtype)
     return (base.to(wide) + difference.to(wide)).to(base.dtype)
 
 
 def find_difference(base: torch.Tensor, tuned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The difference whose addition gives the tuned value, where there is one.
+    """Find the difference whose addition gives the tuned value, where there is one.
 
     Args:
         base, tuned: (k,) of one floating dtype.
 
     Returns:
-        difference: (k,) in `widest(dtype)`: exact where one is, else the nearest.
+        difference: (k,) in `difference_dtype(dtype)`: exact where one is, else the nearest.
         reached: (k,) bool, whether adding it gives the tuned bits. A tuned -0.0 is out of reach of most bases:
             x + d = -0.0 only where both are -0.0, or where the sum is rounded away.
     """
-    wide = widest(base.dtype)
-    nothing = torch.tensor(-0.0, dtype=wide)  # x + -0.0 has the bits of every x
-    nearest = torch.where(as_bits(base) == as_bits(tuned), nothing, tuned.to(wide) - base.to(wide))
-    best, reached = nearest, _lands(base, nearest, tuned)
+    wide = difference_dtype(base.dtype)
+    no_change = torch.tensor(-0.0, dtype=wide)  # x + -0.0 has the bits of every x
+    nearest = torch.where(as_bits(base) == as_bits(tuned), no_change, tuned.to(wide) - base.to(wide))
+    difference, reached = nearest, _lands(base, nearest, tuned)
     for side in (torch.inf, -torch.inf):
-        beside = torch.nextafter(nearest, torch.full_like(nearest, side))
-        better = ~reached & _lands(base, beside, tuned)
-        best, reached = torch.where(better, beside, best), reached | better
-    return best, reached
+        neighbor = torch.nextafter(nearest, torch.full_like(nearest, side))
+        better = ~reached & _lands(base, neighbor, tuned)
+        difference, reached = torch.where(better, neighbor, difference), reached | better
+    return difference, reached
 
 
-def widest(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which differences of a dtype's values are kept."""
+def difference_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which differences of a dtype's values are kept."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

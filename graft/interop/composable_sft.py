@@ -36,7 +36,7 @@ _DIFFERENCES, _WHOLE = ("diffs", "body"), ("abs", "head")
 
 
 def read_composable_sft(path: Path) -> ImportedWeights:
-    """A sparse fine-tuning; a folder is looked into for `pytorch_diff.bin`.
+    """Read a sparse fine-tuning; of a folder, its `pytorch_diff.bin`.
 
     Raises:
         CheckpointError: not such a file, or one that wants more than tensors, names and numbers.
@@ -54,7 +54,10 @@ def read_composable_sft(path: Path) -> ImportedWeights:
 
 
 def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
-    """One encoding -> shape, (k,) row-major flat indices int64, (k,) values.
+    """Decode one encoding into shape, (k,) int64 row-major flat indices and (k,) values.
+
+    In a (2, 3) tensor the steps 1, 2 lead to 1 and 3, counted down the columns: the entries (1, 0) and (1, 1), whose
+    row-major indices are 3 and 4.
 
     Raises:
         CheckpointError: it contradicts itself.
@@ -82,7 +85,7 @@ def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...
 
 
 def _ascend(steps: np.ndarray, n: int) -> bool:
-    """Whether the steps lead upwards, from index 0 on, to below n; sums of a wide float cannot wrap."""
+    """Return whether the steps lead upwards, from index 0 on, to below n; sums of a wide float cannot wrap."""
     if not steps.size:
         return True
     if steps.dtype.kind not in "iu":
@@ -101,14 +104,14 @@ def _edit_of(name: str, item: Any, file: Path) -> Edit:
 
 
 def _read_sparse(name: str, item: torch.Tensor) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
-    shape, places, values = tuple(item.shape), item._indices(), item._values()
-    if values.ndim != 1 or places.shape != (len(shape), len(values)) or not shape:
+    shape, coordinates, values = tuple(item.shape), item._indices(), item._values()
+    if values.ndim != 1 or coordinates.shape != (len(shape), len(values)) or not shape:
         raise CheckpointError(f"tensor {name!r}: a sparse tensor of slices, which no sparse fine-tuning has")
     sizes = torch.tensor(shape, dtype=torch.int64)[:, None]
-    if bool(((places < 0) | (places >= sizes)).any()):
+    if bool(((coordinates < 0) | (coordinates >= sizes)).any()):
         raise CheckpointError(f"tensor {name!r}: an index lies outside its shape {list(shape)}")
     strides = torch.tensor([math.prod(shape[i + 1 :]) for i in range(len(shape))], dtype=torch.int64)[:, None]
-    flat = (places * strides).sum(0)
+    flat = (coordinates * strides).sum(0)
     if len(np.unique(flat.numpy())) != len(flat):
         raise CheckpointError(f"tensor {name!r}: an index occurs twice")
     return shape, flat, values
@@ -151,8 +154,8 @@ def _check_archive(file: Path) -> None:
         raise CheckpointError(f"{file}: not an archive of torch.save (torch >= 1.6)") from error
 
 
-class _WholeNumberKind:
-    """Stands in for numpy.dtype while a pickle is read, so that none of numpy's own code meets a stranger's state."""
+class _IntegerDtype:
+    """A stand-in for numpy.dtype while a pickle is read, so that none of numpy's own code meets a stranger's state."""
 
     def __init__(self, code: object, *flags: object) -> None:
         if code not in ("i8", "i4", "u8", "u4"):
@@ -164,15 +167,15 @@ class _WholeNumberKind:
             raise ValueError("a number of another byte order")
 
 
-def _whole_number(kind: _WholeNumberKind, data: bytes) -> int:
-    """Stands in for numpy's own rebuilding of a scalar."""
-    return int.from_bytes(data, "little", signed=kind.is_signed)
+def _rebuild_integer(dtype: _IntegerDtype, data: bytes) -> int:
+    """Stand in for numpy's own rebuilding of a scalar."""
+    return int.from_bytes(data, "little", signed=dtype.is_signed)
 
 
 def _allowed() -> list[Any]:
-    """numpy's scalars of whole numbers, under the names that old and new versions of numpy pickle them by."""
+    """Return numpy's scalars of whole numbers, under the names that old and new versions of numpy pickle them by."""
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [(_WholeNumberKind, "numpy.dtype"), *((_whole_number, name) for name in names)]
+    return [(_IntegerDtype, "numpy.dtype"), *((_rebuild_integer, name) for name in names)]
 
 
 def _text(name: Any, file: Path) -> str:
@@ -182,7 +185,7 @@ def _text(name: Any, file: Path) -> str:
 
 
 def _owned(name: str, item: Any, file: Path, limit: int) -> torch.Tensor:
-    """A whole tensor; one whose strides repeat a few bytes could unfold to any size."""
+    """Return a whole tensor; refuse one whose strides repeat a few bytes, which could unfold to any size."""
     strided = isinstance(item, torch.Tensor) and item.layout == torch.strided
     if not strided or item.numel() * item.element_size() > limit:
         raise CheckpointError(f"{file}: {name!r} is no tensor of its own")

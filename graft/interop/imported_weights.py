@@ -1,4 +1,4 @@
-"""A fine-tuning as another tool's file tells it: functions from the base's tensors to the tuned ones."""
+"""ImportedWeights: the fine-tuning in another tool's file, as functions from the base's tensors to tuned ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ImportedWeights:
-    """What a file of another tool does to a base, not computed yet, so that one tensor at a time can be.
+    """The changes that a file of another tool makes to a base, not computed yet, so that one tensor at a time can be.
 
     Names are the file's own: a live model's, or a checkpoint's.
 
@@ -23,18 +23,18 @@ class ImportedWeights:
         edits: tensor name -> what becomes of the base's tensor.
         whole: tensor name -> function that gives a tensor which takes the place of the base's, or which it lacks.
         config: what the patch will record of the file.
-        parted: names of `whole` that the tool holds as modules of their own, so that they part from what the base ties
+        untied: names of `whole` that the tool holds as modules of their own, so that they part from what the base ties
             them with.
     """
 
     edits: Mapping[str, Edit] = field(default_factory=dict)
     whole: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
-    parted: frozenset[str] = frozenset()
+    untied: frozenset[str] = frozenset()
 
 
 def replace_whole(name: str, read: Callable[[], torch.Tensor]) -> Edit:
-    """An edit that puts a tensor, which may have more rows, in the place of the base's, rounded to its dtype."""
+    """Make an edit that puts a tensor, which may have more rows, in the base's place, rounded to its dtype."""
 
     def edit(base: torch.Tensor) -> torch.Tensor:
         tensor = read()
@@ -45,11 +45,11 @@ def replace_whole(name: str, read: Callable[[], torch.Tensor]) -> Edit:
     return edit
 
 
-def check_shape(name: str, found: tuple[int, ...], base: tuple[int, ...]) -> None:
-    """Refuse what is not of the base's shape.
+def check_shape(name: str, shape: tuple[int, ...], base: tuple[int, ...]) -> None:
+    """Refuse a tensor that is not of the base's shape.
 
     Raises:
         MismatchError: naming the tensor.
     """
-    if tuple(found) != tuple(base):
-        raise MismatchError(f"tensor {name!r} has shape {list(base)} in the base, {list(found)} in the imported file")
+    if tuple(shape) != tuple(base):
+        raise MismatchError(f"tensor {name!r} has shape {list(base)} in the base, {list(shape)} in the imported file")

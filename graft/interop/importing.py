@@ -81,7 +81,7 @@ def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[E
     if lacking or not (base_names or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
-    _refuse_parted(weights, base, wanted)
+    _refuse_untied(weights, base, wanted)
     edits: dict[str, list[Edit]] = {}
     for name, target in base_names.items():
         whole = weights.whole.get(name)
@@ -99,7 +99,7 @@ def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
     return name_map_of(base.architecture).match(wanted, {*base.names, *set().union(*base.tied)}).found
 
 
-def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
+def _refuse_untied(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
     """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
 
     Raises:
@@ -107,7 +107,7 @@ def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]
     """
     base_names = _match_each(wanted, base)
     named = set(base_names.values())
-    for name in weights.parted & base_names.keys():
+    for name in weights.untied & base_names.keys():
         group = base.tied.group_of(base_names[name])
         if group - named:
             raise MismatchError(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.interop.additive import add_difference, widest
+from graft.interop.additive import add_difference, difference_dtype
 from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
 from graft.interop.linear_layers import find_transposed
 from graft.interop.peft_adapter import Adapter, open_adapter, read_rest
@@ -39,7 +39,7 @@ _LONGEST = 500  # characters of a pattern
 
 
 def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
-    """A LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
+    """Read a LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
 
     Args:
         path: the adapter's folder.
@@ -55,9 +55,9 @@ def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
     rest = {name: key for name, key in adapter.keys.items() if key not in used}
     _refuse_rest(adapter, rest)
     more = read_rest(adapter, rest)
-    edits, turned = dict(more.edits), find_transposed(base, [f"{module}.weight" for module in pairs])
+    edits, transposed = dict(more.edits), find_transposed(base, [f"{module}.weight" for module in pairs])
     for module, pair in pairs.items():
-        name, edit = f"{module}.weight", _edit_of(adapter, module, pair, turned.get(f"{module}.weight"))
+        name, edit = f"{module}.weight", _edit_of(adapter, module, pair, transposed.get(f"{module}.weight"))
         below = edits.get(name)  # PEFT stores an embedding beside its factors
         edits[name] = edit if below is None else _after(below, edit)
     config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
@@ -73,12 +73,12 @@ class _Layer:
     read_b: Callable[[], torch.Tensor]
     rank: int
     alpha: float
-    is_rooted: bool  # alpha / sqrt(r)
-    is_turned: bool  # the weight is stored as (in, out)
+    is_rank_stabilized: bool  # alpha / sqrt(r)
+    is_transposed: bool  # the weight is stored as (in, out)
     is_embedding: bool
 
     def merge(self, base: torch.Tensor) -> torch.Tensor:
-        wide = widest(base.dtype)
+        wide = difference_dtype(base.dtype)
         a, b = self.read_a().to(wide), self.read_b().to(wide)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.numel():
             raise CheckpointError(f"tensor {self.name!r}: factors {list(a.shape)} and {list(b.shape)} make no LoRA")
@@ -87,15 +87,15 @@ class _Layer:
                 f"tensor {self.name!r}: factors of rank {len(a)}, the adapter's config says {self.rank}"
             )
         shape = (b.shape[0], a.shape[1])
-        check_shape(self.name, shape[::-1] if self.is_turned else shape, tuple(base.shape))
-        product = (b @ a).T if self.is_turned else b @ a
-        difference = product * (self.alpha / (len(a) ** 0.5 if self.is_rooted else len(a)))
+        check_shape(self.name, shape[::-1] if self.is_transposed else shape, tuple(base.shape))
+        product = (b @ a).T if self.is_transposed else b @ a
+        difference = product * (self.alpha / (len(a) ** 0.5 if self.is_rank_stabilized else len(a)))
         # of embeddings PEFT rounds the difference before it adds it
         return add_difference(base, difference.to(base.dtype) if self.is_embedding else difference)
 
 
-def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_turned: bool | None) -> Edit:
-    """What a pair of factors does to its weight.
+def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_transposed: bool | None) -> Edit:
+    """Make the edit of a weight by its pair of factors.
 
     `fan_in_fan_out` is one flag for all layers, and PEFT turns it over at each layer that it does not fit: it counts
     only where the base does not tell.
@@ -103,8 +103,8 @@ def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_turned: 
     if len(pair) != 2:
         raise CheckpointError(f"{adapter.where}: {module!r} has only {', '.join(pair)}")
     read_a, read_b = (partial(adapter.stored.read, pair[ending]) for ending in sorted(pair))
-    if is_turned is None:
-        is_turned = bool(adapter.config.get("fan_in_fan_out"))
+    if is_transposed is None:
+        is_transposed = bool(adapter.config.get("fan_in_fan_out"))
     return _Layer(
         f"{module}.weight",
         read_a,
@@ -113,8 +113,8 @@ def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_turned: 
         alpha=_number(
             adapter, "lora_alpha", _of_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
         ),
-        is_rooted=bool(adapter.config.get("use_rslora")),
-        is_turned=_EMBEDDING[0] in pair or is_turned,
+        is_rank_stabilized=bool(adapter.config.get("use_rslora")),
+        is_transposed=_EMBEDDING[0] in pair or is_transposed,
         is_embedding=_EMBEDDING[0] in pair,
     ).merge
 
@@ -141,7 +141,7 @@ def _refuse_rest(adapter: Adapter, rest: Mapping[str, str]) -> None:
 
 
 def _of_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of a module's name, as PEFT's `get_pattern_key` finds it."""
+    """Return the value of the first pattern that matches a module name's end, as PEFT's `get_pattern_key` does."""
     patterns = adapter.config.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise CheckpointError(f"{adapter.where}: {key} is no table of expressions")

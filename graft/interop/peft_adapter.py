@@ -40,13 +40,13 @@ class Adapter:
     keys: Mapping[str, str]
 
     def groups(self, endings: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        """Module -> {ending: key} for the keys that end so."""
-        found: dict[str, dict[str, str]] = {}
+        """Map each module to {ending: key} for the keys that end so."""
+        groups: dict[str, dict[str, str]] = {}
         for name, key in self.keys.items():
             for ending in endings:
                 if name.endswith(f".{ending}"):
-                    found.setdefault(name.removesuffix(f".{ending}"), {})[ending] = key
-        return found
+                    groups.setdefault(name.removesuffix(f".{ending}"), {})[ending] = key
+        return groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +80,13 @@ def read_rest(adapter: Adapter, keys: Mapping[str, str]) -> Rest:
     whole: dict[str, Reader] = {}
     for name, key in keys.items():
         read = partial(adapter.stored.read, key)
-        place = name.replace(".base_layer.", ".")  # what PEFT calls an adapted module's own bias or embedding
-        if place in edits or place in whole:
-            raise CheckpointError(f"{adapter.where}: two tensors for {place!r}")
-        if place == name and any(module.endswith(ending) for module in _modules_above(name) for ending in saved):
+        target = name.replace(".base_layer.", ".")  # what PEFT calls an adapted module's own bias or embedding
+        if target in edits or target in whole:
+            raise CheckpointError(f"{adapter.where}: two tensors for {target!r}")
+        if target == name and any(module.endswith(ending) for module in _modules_above(name) for ending in saved):
             whole[name] = read
         else:
-            edits[place] = replace_whole(place, read)
+            edits[target] = replace_whole(target, read)
     return Rest(edits, whole)
 
 

@@ -22,7 +22,7 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.tensor_spec import TensorSpec
-from graft.interop.additive import add_difference, find_difference, widest
+from graft.interop.additive import add_difference, difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
 from graft.interop.imported_weights import ImportedWeights
 from graft.interop.linear_layers import match_linear_layers
@@ -36,50 +36,52 @@ _ADDABLE = ("F32", "BF16", "F16", "F64")
 
 
 @dataclass(frozen=True)
-class _Need:
-    """What a layer asks of the adapter's r: at least `least` for its entries, at most `most` for its size."""
+class _Bounds:
+    """The bounds that a layer sets to the adapter's r: `least` for its entries, `most` for its size."""
 
     least: int
     most: int
 
 
 def find_unsupported(source: ExportSource) -> dict[str, str]:
-    """Tensors that SHiRA cannot hold, with the reason."""
+    """Return the tensors that SHiRA cannot hold, each with the reason."""
     modules = match_linear_layers(source)
-    refused: dict[str, str] = dict.fromkeys(source.patch.dense, "a whole tensor; SHiRA holds differences alone")
-    needs = {}
+    unsupported: dict[str, str] = dict.fromkeys(source.patch.dense, "a whole tensor; SHiRA holds differences alone")
+    bounds = {}
     for name, spec in source.patch.mask.specs.items():
         if spec.dtype not in _ADDABLE:
-            refused[name] = f"{spec.dtype}; SHiRA adds {', '.join(_ADDABLE)}"
+            unsupported[name] = f"{spec.dtype}; SHiRA adds {', '.join(_ADDABLE)}"
         elif name not in modules:
-            refused[name] = "not the weight of a linear layer of its own"
+            unsupported[name] = "not the weight of a linear layer of its own"
         else:
-            needs[name] = _need(len(source.patch.mask[name]), spec)
-    for name in [name for name, need in needs.items() if need.least > need.most]:
-        refused[name] = "has fewer places for SHiRA's r * (rows + columns) than the patch has entries"
-        del needs[name]
-    r = max((need.least for need in needs.values()), default=1)
-    small = {name for name, need in needs.items() if need.most < r}
-    return refused | dict.fromkeys(small, f"too small for r = {r}, which other layers need and all must share")
+            bounds[name] = _bounds(len(source.patch.mask[name]), spec)
+    for name in [name for name, limit in bounds.items() if limit.least > limit.most]:
+        unsupported[name] = "has fewer places for SHiRA's r * (rows + columns) than the patch has entries"
+        del bounds[name]
+    r = max((limit.least for limit in bounds.values()), default=1)
+    small = {name for name, limit in bounds.items() if limit.most < r}
+    return unsupported | dict.fromkeys(small, f"too small for r = {r}, which other layers need and all must share")
 
 
 def write_shira(source: ExportSource, folder: Path) -> None:
     """Write the adapter into an empty folder, one layer in memory at a time."""
     modules, specs = match_linear_layers(source), source.patch.mask.specs
-    r = max(_need(len(source.patch.mask[name]), spec).least for name, spec in specs.items())
+    r = max(_bounds(len(source.patch.mask[name]), spec).least for name, spec in specs.items())
     tensors: dict[str, Planned] = {}
     for name, spec in specs.items():
         n_slots = r * sum(spec.shape)
-        key, dtype = f"{PREFIX}{modules[name]}", DTYPE_NAMES[widest(TORCH_DTYPES[spec.dtype])]
+        key, dtype = f"{PREFIX}{modules[name]}", DTYPE_NAMES[difference_dtype(TORCH_DTYPES[spec.dtype])]
         tensors[f"{key}.{VALUES}"] = Planned(TensorSpec(dtype, (n_slots,)), partial(_values, source, name, n_slots))
-        tensors[f"{key}.{INDICES}"] = Planned(TensorSpec("I32", (2, n_slots)), partial(_places, source, name, n_slots))
+        tensors[f"{key}.{INDICES}"] = Planned(
+            TensorSpec("I32", (2, n_slots)), partial(_rows_and_columns, source, name, n_slots)
+        )
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     config = _config(r, sorted(modules[name] for name in specs), source.patch.provenance.base.id)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_shira(path: Path) -> ImportedWeights:
-    """An adapter that PEFT saved, or `write_shira`.
+    """Read an adapter that PEFT saved, or `write_shira`.
 
     Raises:
         CheckpointError: not a SHiRA adapter, or one that contradicts itself.
@@ -98,15 +100,16 @@ def read_shira(path: Path) -> ImportedWeights:
     return ImportedWeights({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
 
 
-def _need(k: int, spec: TensorSpec) -> _Need:
+def _bounds(k: int, spec: TensorSpec) -> _Bounds:
     rows, columns = spec.shape
-    return _Need(-(-k // (rows + columns)), rows * columns // (rows + columns))
+    return _Bounds(-(-k // (rows + columns)), rows * columns // (rows + columns))
 
 
 def _slots(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mask's (k,) indices among n_slots >= k ascending ones, and the place of each.
+    """Return n_slots >= k ascending flat indices, the mask's k among them, and the position of each of the mask's.
 
-    Among the first n_slots indices of all at least n_slots - k are free.
+    Among the first n_slots indices of all at least n_slots - k are free, so that these fill up. For the mask 1, 4 and
+    four slots, 0 and 2 are added: slots 0, 1, 2, 4, of which the mask has positions 1 and 3.
     """
     free = np.setdiff1d(np.arange(n_slots), indices, assume_unique=True)[: n_slots - indices.size]
     slots = np.union1d(indices, free)
@@ -120,14 +123,14 @@ def _values(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
     return values.index_copy_(0, torch.from_numpy(own), difference)
 
 
-def _places(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
+def _rows_and_columns(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
     slots, _ = _slots(source.patch.mask[name], n_slots)
     columns = source.patch.mask.specs[name].shape[1]
     return torch.from_numpy(np.stack(np.divmod(slots, columns))).to(torch.int32)
 
 
 def _config(r: int, modules: list[str], base_id: str | None) -> Mapping[str, object]:
-    """What PEFT needs to make room for the values; its random mask is overwritten on loading."""
+    """Return what PEFT needs to make room for the values; its random mask is overwritten on loading."""
     targets = "|".join(re.escape(module) for module in modules)  # a list would also match longer names' ends
     return {
         "peft_type": "SHIRA",
@@ -145,20 +148,21 @@ def _config(r: int, modules: list[str], base_id: str | None) -> Mapping[str, obj
 
 
 def _add_sparse(name: str, read: Mapping[str, Reader], base: torch.Tensor) -> torch.Tensor:
-    values, places = read[VALUES](), read[INDICES]()
-    flat = _flat_places(name, values, places, tuple(base.shape))
+    values, coordinates = read[VALUES](), read[INDICES]()
+    flat = _flat_indices(name, values, coordinates, tuple(base.shape))
     tuned = base.clone(memory_format=torch.contiguous_format)
     assign(tuned, flat, add_difference(take(base, flat), values))
     return tuned
 
 
-def _flat_places(name: str, values: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """(2, k) rows and columns -> (k,) flat indices; PEFT stores them as floats on Windows."""
-    if len(shape) != 2 or values.ndim != 1 or not values.is_floating_point() or places.shape != (2, len(values)):
+def _flat_indices(name: str, values: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Turn (2, k) rows and columns into (k,) flat indices; PEFT stores them as floats on Windows."""
+    if len(shape) != 2 or values.ndim != 1 or not values.is_floating_point() or coordinates.shape != (2, len(values)):
         raise CheckpointError(
-            f"tensor {name!r} of shape {list(shape)}: SHiRA values {list(values.shape)} at places {list(places.shape)}"
+            f"tensor {name!r} of shape {list(shape)}: SHiRA values {list(values.shape)} at places "
+            f"{list(coordinates.shape)}"
         )
-    rows, columns = places.long()
+    rows, columns = coordinates.long()
     inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
     flat: torch.Tensor = rows * shape[1] + columns
     if not bool(inside.all()) or len(np.unique(flat.numpy())) != len(flat):

@@ -1,4 +1,4 @@
-"""What another tool's file holds in another size than the base: a vocabulary's new rows, heads of other outputs."""
+"""Tensors of another size than the base's in another tool's file: a vocabulary's new rows, heads of other outputs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from graft.tensors.scope import kind_of
 from graft.tensors.vocabulary import read_tokens
 
 
-def resized_heads(foreign: ImportedWeights, places: Mapping[str, str], base: Checkpoint) -> dict[str, torch.Tensor]:
-    """The base's name -> a head of another size that the file brings, in the base's dtype."""
-    whole = {places[name]: read() for name, read in foreign.whole.items() if name in places}
-    shapes = {place: (base.spec(place).shape, tuple(tensor.shape)) for place, tensor in whole.items()}
-    other = {place: pair for place, pair in shapes.items() if pair[0] != pair[1]}
-    heads = heads_among(other, vocabulary_rows(base)) if other else frozenset()
-    return {place: whole[place].to(TORCH_DTYPES[base.spec(place).dtype]).clone() for place in sorted(heads)}
+def resized_heads(weights: ImportedWeights, base_names: Mapping[str, str], base: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the base's name -> a head of another size that the file brings, in the base's dtype."""
+    whole = {base_names[name]: read() for name, read in weights.whole.items() if name in base_names}
+    shapes = {name: (base.spec(name).shape, tuple(tensor.shape)) for name, tensor in whole.items()}
+    resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    heads = heads_among(resized, vocabulary_rows(base)) if resized else frozenset()
+    return {name: whole[name].to(TORCH_DTYPES[base.spec(name).dtype]).clone() for name in sorted(heads)}
 
 
 def new_rows(
     base: Checkpoint, edits: Mapping[str, Sequence[Edit]], file: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Growth]]:
-    """The rows that the file adds to the base's vocabulary, by the base's names, and their tokens.
+    """Return the rows that the file adds to the base's vocabulary, by the base's names, and their tokens.
 
     Raises:
         MismatchError: rows for a tensor that is no part of the vocabulary, or for a part of the vocabulary alone.
@@ -48,7 +48,7 @@ def new_rows(
 
 
 def cut_rows(base: Checkpoint, name: str, tuned: torch.Tensor) -> torch.Tensor:
-    """What becomes of the rows that the base has.
+    """Return a tuned tensor less the rows that the base lacks.
 
     Raises:
         MismatchError: there are more, and the tensor is no part of the vocabulary.
@@ -62,15 +62,15 @@ def cut_rows(base: Checkpoint, name: str, tuned: torch.Tensor) -> torch.Tensor:
 
 
 def _one_size(base: Checkpoint, rows: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """Rows before, and new rows, of a vocabulary that grew as a whole."""
+    """Return the rows before, and the new rows, of a vocabulary that grew as a whole."""
     first, *others = rows
     start, n = base.spec(first).shape[0], len(rows[first])
     of_vocabulary = (name for name in base.parameters if base.spec(name).shape[:1] == (start,))
     for name in [*others, *(name for name in of_vocabulary if kind_of(name) != "layers")]:
-        found = len(rows[name]) if name in rows else 0
-        if (base.spec(name).shape[0], found) != (start, n):
+        n_new = len(rows[name]) if name in rows else 0
+        if (base.spec(name).shape[0], n_new) != (start, n):
             raise MismatchError(
-                f"the imported file adds {n:,} rows to {first!r} and {found:,} to {name!r}, which belong together: "
+                f"the imported file adds {n:,} rows to {first!r} and {n_new:,} to {name!r}, which belong together: "
                 "save the adapter with both, or merge it with PEFT and import it as dense"
             )
     return start, n

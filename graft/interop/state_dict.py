@@ -34,7 +34,7 @@ def write_state_dict(source: ExportSource, path: Path) -> None:
 
 
 def read_state_dict(path: Path) -> ImportedWeights:
-    """The tensors of a safetensors file or model folder, each to be put in the place of the base's.
+    """Read the tensors of a safetensors file or model folder, each to take the place of the base's.
 
     Raises:
         CheckpointError: it cannot be read; pickles are refused.

@@ -13,24 +13,26 @@ from pathlib import Path
 import torch
 
 from graft.files.tensor_spec import TensorSpec
-from graft.interop.additive import find_difference, widest
+from graft.interop.additive import difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, write_tensors
 
 
 def find_unsupported(source: ExportSource) -> dict[str, str]:
-    """Tensors that have no difference in floating point, with the reason."""
+    """Return the tensors that have no difference in floating point, each with the reason."""
     integers = {name: spec.dtype for name, spec in source.patch.mask.specs.items() if not spec.is_float}
-    refused = {name: f"{dtype} entries; a task vector adds floating-point numbers" for name, dtype in integers.items()}
-    return refused | dict.fromkeys(source.patch.dense, "a whole tensor; a task vector holds differences alone")
+    unsupported = {
+        name: f"{dtype} entries; a task vector adds floating-point numbers" for name, dtype in integers.items()
+    }
+    return unsupported | dict.fromkeys(source.patch.dense, "a whole tensor; a task vector holds differences alone")
 
 
 def write_task_vector(source: ExportSource, path: Path) -> None:
     """Write the file described above, one tensor in memory at a time."""
     tensors = {}
     for name, spec in source.patch.mask.specs.items():
-        dtype = DTYPE_NAMES[widest(TORCH_DTYPES[spec.dtype])]
+        dtype = DTYPE_NAMES[difference_dtype(TORCH_DTYPES[spec.dtype])]
         tensors[name] = Planned(TensorSpec(dtype, spec.shape), partial(_dense_difference, source, name))
     write_tensors(path, tensors, {"format": "pt"})
 

@@ -46,11 +46,11 @@ class WeightPatch(NamedTuple):
 
 
 def find_unsupported(source: ExportSource) -> dict[str, str]:
-    """Tensors that vLLM cannot take, with the reason: it marks what stays by NaN, so that integers have no mark."""
+    """Return the tensors that vLLM cannot take, each with the reason; NaN marks what stays, and integers have none."""
     specs = source.patch.mask.specs
     integers = {name: spec.dtype for name, spec in specs.items() if not spec.is_float}
-    refused = {name: f"{dtype} entries; vLLM patches floating-point tensors" for name, dtype in integers.items()}
-    return refused | dict.fromkeys(source.patch.provenance.grown, "new rows; in vLLM shapes stay")
+    unsupported = {name: f"{dtype} entries; vLLM patches floating-point tensors" for name, dtype in integers.items()}
+    return unsupported | dict.fromkeys(source.patch.provenance.grown, "new rows; in vLLM shapes stay")
 
 
 def write_weight_patches(source: ExportSource, path: Path) -> None:
@@ -71,7 +71,7 @@ def write_weight_patches(source: ExportSource, path: Path) -> None:
 
 
 def read_weight_patches(path: Path | str) -> Iterator[WeightPatch]:
-    """The patches of a file, one tensor in memory at a time.
+    """Yield the patches of a file, one tensor in memory at a time.
 
     Raises:
         CheckpointError: not such a file.

@@ -18,8 +18,8 @@ from graft.patch.merge import StoredTarget
 from graft.patch.model_folder import find_companions
 from graft.tensors.checkpoint import Checkpoint
 
-HELD = 16  # bytes per entry beside its values and code: the index in the mask, and where it is written
-DECODED = 24  # more, per entry of the largest row, while its code is read
+PER_ENTRY = 16  # bytes per entry beside its values and code: the index in the mask, and where it is written
+PER_DECODED = 24  # more, per entry of the largest row, while its code is read
 
 
 def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> MemoryPlan:
@@ -47,8 +47,8 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
     sizes = sum(file.stat().st_size for file in files)
     parts = [
         Allocation("patches", sizes),
-        Allocation(f"their {sum(row.k for row in rows):,} entries", HELD * sum(row.k for row in rows)),
-        Allocation("the largest row while it is read", DECODED * max(row.k for row in rows)),
+        Allocation(f"their {sum(row.k for row in rows):,} entries", PER_ENTRY * sum(row.k for row in rows)),
+        Allocation("the largest row while it is read", PER_DECODED * max(row.k for row in rows)),
         Allocation("whole tensors", 2 * whole),
         Allocation("weights", shards + whole, "disk"),
         Allocation("tokenizer, configs", besides, "disk"),

@@ -19,10 +19,10 @@ from graft.tensors.pair import CHUNK, CheckpointPair
 from graft.tensors.scope import Scope
 
 # bytes, measured
-KEPT = 44  # per entry of the patch: index twice, values, coded, as a file
-SOUGHT = 26  # per weight in the sample by which the largest movements are sought
-STRETCHES = 64  # per weight of the stretch at work in each thread
-SAMPLED = 32  # per entry of the largest tensor's sample in the diagnosis
+PER_ENTRY = 44  # per entry of the patch: index twice, values, coded, as a file
+PER_SAMPLED = 26  # per weight in the sample by which the largest movements are sought
+PER_CHUNK = 64  # per weight of the stretch at work in each thread
+PER_DIAGNOSED = 32  # per entry of the largest tensor's sample in the diagnosis
 ROW = 256  # bytes of a row of a patch's table, with a long name
 ABOUT = 1 << 14  # bytes of what a patch says of itself
 
@@ -54,8 +54,10 @@ def plan_diff(
     threads = torch.get_num_threads()
     step = -(-n // SAMPLE) | 1
     parts = [
-        Allocation("chunks of both at work", STRETCHES * CHUNK * threads),
-        Allocation("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
+        Allocation("chunks of both at work", PER_CHUNK * CHUNK * threads),
+        Allocation(
+            "diagnosis: the largest sample", PER_DIAGNOSED * -(-max(spec.numel for spec in specs.values()) // step)
+        ),
     ]
     if out is not None:
         item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
@@ -66,14 +68,14 @@ def plan_diff(
             if k > n:
                 raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
             what = f"the largest {k:,} movements"
-            parts.append(Allocation("sample of the movements", SOUGHT * min(n, largest_movements.SAMPLE)))
+            parts.append(Allocation("sample of the movements", PER_SAMPLED * min(n, largest_movements.SAMPLE)))
         item *= 2 if with_base_values else 1
         whole = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
         whole += sum(
             pair.tuned.n_bytes(pair.names[name]) for name in pair.whole_in(Scope(scope)) if name in pair.grown
         )  # more than the new rows, whose tensors are read
         parts += [
-            Allocation(what, KEPT * k),
+            Allocation(what, PER_ENTRY * k),
             Allocation("whole tensors that the base lacks", 3 * whole),
             Allocation("patch file at most", _max_patch_bytes(specs, k, item) + whole, "disk"),
         ]

@@ -30,8 +30,8 @@ def forced(path: Any, *, is_folder: bool = True, inputs: Any = ()) -> Claim:
 def test_a_folder_of_ones_own_may_be_replaced(home: Path) -> None:
     (home / "work" / "runs").mkdir()
     (home / "work" / "model").mkdir()
-    assert forced("runs", inputs=[home / "work" / "model", home / "missing"]).found is not None
-    assert forced("new/deep", inputs=[home / "work" / "model"]).found is None
+    assert forced("runs", inputs=[home / "work" / "model", home / "missing"]).snapshot is not None
+    assert forced("new/deep", inputs=[home / "work" / "model"]).snapshot is None
 
 
 @pytest.mark.parametrize("name", [".", "..", "../work", "", "{home}", "{home}/work", "{home}/work/../../home", "/"])
@@ -68,8 +68,8 @@ def test_what_is_read_and_what_holds_it_is_no_output(through: str, home: Path) -
     for name, is_folder in (("store", True), ("store/model", True), ("store/model/weights", False)):
         with pytest.raises(OutputError, match=r"(is or holds|is a part of) the input .*: choose another output"):
             forced(name, is_folder=is_folder, inputs=[given])
-        assert forced(name, is_folder=is_folder).found is not None  # the control: by itself it may be replaced
-    assert forced("store/model/new", inputs=[given]).found is None  # what is added takes nothing away
+        assert forced(name, is_folder=is_folder).snapshot is not None  # the control: by itself it may be replaced
+    assert forced("store/model/new", inputs=[given]).snapshot is None  # what is added takes nothing away
 
 
 def test_a_claim_is_checked_against_what_is_read_later_and_stays_the_same(home: Path) -> None:

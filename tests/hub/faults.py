@@ -88,7 +88,7 @@ class Outcome:
 
 def push_under(hub: LocalHub, client: Client, scenario: Scenario, patch: Path, name: str) -> Outcome:
     """Publish a patch as `name`, which nobody has used, while a fault is at work."""
-    client.run("import graft.hub.sending as sending; sending.PATIENCE = 0.7")
+    client.run("import graft.hub.commit as commit; commit.PATIENCE = 0.7")
     hub.uploaded.clear()  # what is there already would not be sent again
     hub.order(scenario.fault)
     finished = client("push", patch, name, "--license", "mit", "--json")

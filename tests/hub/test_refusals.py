@@ -11,7 +11,7 @@ import pytest
 
 from graft.errors import ConfigError, PatchError
 from graft.hub.base_model import BaseModel, Licence, check_id, settle_licence
-from graft.hub.private_words import refuse_private
+from graft.hub.privacy import refuse_private
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from tests.checkpoints import files_below

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.interop.additive import add_difference, find_difference, widest
+from graft.interop.additive import add_difference, difference_dtype, find_difference
 from graft.tensors.dtypes import as_bits
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -26,7 +26,7 @@ def test_reached_means_that_adding_gives_the_bits(dtype: torch.dtype) -> None:
     base, tuned = draws(20_000, 1, dtype), draws(20_000, 2, dtype)
     difference, reached = find_difference(base, tuned)
     lands = as_bits(add_difference(base, difference)) == as_bits(tuned)
-    assert difference.dtype == widest(dtype)
+    assert difference.dtype == difference_dtype(dtype)
     assert torch.equal(lands, reached)
 
 

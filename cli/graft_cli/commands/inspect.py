@@ -23,8 +23,9 @@ def command(patch: str, as_json: bool) -> None:
 
     A file of importance is shown too.
     """
+
     from graft.files.location import is_on_hub, locate_patch
-    from graft.hub.remote_header import describe_remote
+    from graft.hub.remote_headers import describe_remote
     from graft.patch.format.declaration import FILE_NAME
     from graft.patch.format.reading import describe_integrity, load_region
     from graft.patch.summary import describe_patch

@@ -1,4 +1,4 @@
-"""Headers of patches and models on the Hub, read by range requests before anything large is fetched."""
+"""Remote headers: those of patches and models on the Hub, read by range requests before anything large is fetched."""
 
 from __future__ import annotations
 
@@ -82,17 +82,17 @@ def read_remote_patch(reference: str) -> RemoteHeader:
     cached = _cached(repository, revision)
     try:
         if cached is not None:
-            return _remote(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
+            return _summarize(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
         header, total, commit = read_remote_header(repository, FILE_NAME, revision or None, MAX_PATCH_HEADER)
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     except HubError:
         path = locate_patch(reference, FILE_NAME).path  # offline: what is in the cache, or the reason
-        return _remote(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
-    return _remote(header, total, reference, commit)
+        return _summarize(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
+    return _summarize(header, total, reference, commit)
 
 
-def read_remote_model(reference: str) -> RemoteListing:
+def read_remote_base(reference: str) -> RemoteListing:
     """Read the headers of a model on the Hub: config, index, and the head of each shard.
 
     Raises:
@@ -173,7 +173,7 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
         raise HubError(explain_failure(error, repository, revision)) from error
 
 
-def _remote(header: Header, total: int, where: str, revision: str | None) -> RemoteHeader:
+def _summarize(header: Header, total: int, where: str, revision: str | None) -> RemoteHeader:
     declared = read_declaration(header, where)
     entries = {row.name: (row.spec, row.k) for row in declared.rows}
     outline = Outline(declared.kind, entries, declared.dense, declared.has_base, declared.provenance)

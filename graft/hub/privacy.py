@@ -1,4 +1,4 @@
-"""What must not be published: absolute paths, which tell of the machine and the person that a patch comes from."""
+"""Keep private what must not be published: absolute paths, names of machines and of their users."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def refuse_private(value: Mapping[str, Any], where: str) -> None:
         PatchError: naming the place of the first such text.
     """
     home, names = str(Path.home()), _names()
-    for place, text in _texts(value, where):
+    for key, text in _texts(value, where):
         if _PATHS.search(text) or (len(home) > 1 and home in text):
-            raise PatchError(f"{place}: {text[:60]!r} names a place on a machine, which is not published")
+            raise PatchError(f"{key}: {text[:60]!r} names a place on a machine, which is not published")
         if any(re.search(rf"\b{re.escape(name)}\b", text) for name in names):
-            raise PatchError(f"{place}: {text[:60]!r} names a machine or its user, which is not published")
+            raise PatchError(f"{key}: {text[:60]!r} names a machine or its user, which is not published")
 
 
 def _names() -> list[str]:
-    """The machine's name and its user's, where they cannot be ordinary words: with a digit or a sign in them."""
+    """Return the machine's name and its user's, where they cannot be ordinary words: with a digit or a sign in them."""
     names = [socket.gethostname()]
     with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
         names.append(getpass.getuser())

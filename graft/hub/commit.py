@@ -1,4 +1,4 @@
-"""One commit to the Hub: who sends it, where it goes, and what happens when it fails midway."""
+"""Commit to the Hub: who sends it, where it goes, and what happens when it fails midway."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 120.0  # seconds without a byte from the Hub; the library itself woul
 
 
 def sign_in(repository: str, *, offline_too: bool) -> str:
-    """The repository's full id, once the Hub knows who is asking.
+    """Return the repository's full id, once the Hub knows who is asking.
 
     Args:
         repository: NAME or ORG/NAME; NAME belongs to the user.
@@ -96,7 +96,7 @@ def _commit(
     create_pr: bool,
     heads: list[str | None],
 ) -> CommitInfo:
-    """One try; the head that it builds on is noted in `heads`."""
+    """Try once; the head that it builds on is noted in `heads`."""
     from huggingface_hub import CommitOperationAdd
 
     heads.append(api.model_info(repository, revision=revision).sha)
@@ -111,7 +111,7 @@ def _commit(
 
 
 def _is_unchanged(api: HfApi, repository: str, revision: str | None, heads: list[str | None], error: Exception) -> bool:
-    """Whether nothing was published for sure: it was refused, never sent, or the branch is where it was."""
+    """Return whether nothing was published for sure: it was refused, never sent, or the branch is where it was."""
     status = status_of(error)
     if not heads or (status is not None and 400 <= status < 500):
         return True
@@ -133,7 +133,7 @@ def _make_branch(api: HfApi, repository: str, revision: str | None) -> None:
 
 
 def _may_repeat(error: Exception, create_pr: bool) -> bool:
-    """Whether a second try can help and cannot publish twice; uploads the library has tried six times already."""
+    """Return whether a second try can help and cannot publish twice; uploads were tried six times by the library."""
     if isinstance(error, RuntimeError):
         return False
     status = status_of(error)

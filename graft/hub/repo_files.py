@@ -1,4 +1,4 @@
-"""What goes along with a patch: the plot of where it lies, and from the run that made it, recipe and calibration."""
+"""Files beside a patch in its repository: the plot of where it lies, and the recipe and calibration of its run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from graft.config import load_yaml
 from graft.errors import CheckpointError, PatchError
 from graft.files.header import parse_json
-from graft.hub.private_words import refuse_private
+from graft.hub.privacy import refuse_private
 from graft.patch.mask import Mask
 
 PLOT, RELIABILITY = "layers.png", "reliability.png"
@@ -19,7 +19,7 @@ NAMES = (PLOT, RELIABILITY, RECIPE, RUN)
 
 
 @dataclass(frozen=True)
-class Companions:
+class RepoFiles:
     """Files beside the patch: name -> bytes; and what is to be said of those that stay behind."""
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Companions:
 
 
 def draw_mask(mask: Mask) -> bytes:
-    """The PNG of where a mask lies, layer by module."""
+    """Draw where a mask lies, layer by module; return the PNG."""
     from graft.report.layer_map import plot_layer_map
 
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def draw_mask(mask: Mask) -> bytes:
 
 
 def read_recipe(path: Path) -> bytes:
-    """A recipe that the author wants to publish.
+    """Read a recipe that the author wants to publish.
 
     Raises:
         ConfigError: it is no YAML.
@@ -46,19 +46,19 @@ def read_recipe(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def find_companions(patch: Path) -> Companions:
-    """What `graft run` left beside the main patch of a seed (RUN/seed-N/METHOD.safetensors); nothing elsewhere."""
+def find_run_files(patch: Path) -> RepoFiles:
+    """Find what `graft run` left beside the main patch of a seed (RUN/seed-N/METHOD.safetensors); nothing elsewhere."""
     run = patch.resolve().parent.parent
     recipe = _read_run(run / RUN) if patch.parent.resolve().name.startswith("seed-") else None
     if recipe is None or patch.stem != _method_of(recipe):
-        return Companions()
+        return RepoFiles()
     plot = run / RELIABILITY
     files = {RELIABILITY: plot.read_bytes()} if plot.is_file() else {}
     try:
         refuse_private(recipe, RUN)
     except PatchError as error:
-        return Companions(files, (f"the run's recipe stays here ({error})",))
-    return Companions(files | {RUN: (run / RUN).read_bytes()})
+        return RepoFiles(files, (f"the run's recipe stays here ({error})",))
+    return RepoFiles(files | {RUN: (run / RUN).read_bytes()})
 
 
 def _read_run(path: Path) -> dict[str, Any] | None:
