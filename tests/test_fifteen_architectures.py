@@ -12,8 +12,8 @@ import transformers
 
 import graft
 from graft.config import read_config
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.spec import TaskSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint

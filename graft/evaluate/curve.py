@@ -21,8 +21,8 @@ from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError
-from graft.localize import largest_movements
+from graft.localize import top_deltas
 from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.patch.planning import patch_file_bytes
@@ -63,7 +63,7 @@ def plan_diff(
             if k > n:
                 raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
             what = f"the largest {k:,} movements"
-            parts.append(Part("sample of the movements", SOUGHT * min(n, largest_movements.SAMPLE)))
+            parts.append(Part("sample of the movements", SOUGHT * min(n, top_deltas.SAMPLE)))
         item *= 2 if with_base_values else 1
         whole = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
         whole += sum(

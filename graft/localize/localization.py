@@ -14,13 +14,15 @@ from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
-from graft.localize.methods import METHODS, Search, Tables
-from graft.localize.path import GradientPath
-from graft.localize.spec import LocalizeSpec
+from graft.localize.context import LocalizationContext, ScoreCache
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
+from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
+from graft.scores.gradient_path import GradientPath
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import spread_head, tokenizer_digest
 from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.task import Task
@@ -45,7 +47,7 @@ def localize_skill(
     gradient_checkpointing: bool = False,
     parallel: str = "ddp",
     with_base_values: bool = False,
-    tables: Tables | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> Patch:
     """Find the entries that hold a skill and cut them out of the tuned checkpoint.
 
@@ -61,8 +63,8 @@ def localize_skill(
             one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
             processes in another order, and candidates are those of their sums).
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
-        tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
-            in scope for those that take gradients of every weight).
+        score_cache: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per
+            weight in scope for those that take gradients of every weight).
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
@@ -73,13 +75,15 @@ def localize_skill(
     pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
     names = pair.names_in(Scope(config.scope))
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
-    if METHODS[config.method].needs_data:
-        search.groups  # noqa: B018 - refuses before the costly part
+    context = LocalizationContext(
+        Changes(pair, names), k, config, score_cache={} if score_cache is None else score_cache
+    )
+    if LOCALIZATION_METHODS[config.method].needs_data:
+        context.groups  # noqa: B018 - refuses before the costly part
         where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
-        search = _with_data(search, located, task, {**where, "parallel": parallel})
-    mask = METHODS[config.method].choose(search)
-    del search  # and the model with it
+        context = _with_data(context, located, task, {**where, "parallel": parallel})
+    mask = _choose_entries(context)
+    del context  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
@@ -135,25 +139,36 @@ def describe_checkpoint(
     )
 
 
-def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[str, Any]) -> Search:
-    """The search with a model at hand and the task's examples."""
-    config = search.config
+def _choose_entries(context: LocalizationContext) -> Mask:
+    method = LOCALIZATION_METHODS.find(context.config.method)
+    if not isinstance(method, LocalizationMethod):
+        return context.select_by_score(method.name)
+    mask: Mask = method.load()(context)
+    return mask
+
+
+def _with_data(
+    context: LocalizationContext, base: Located, task: Task | None, where: Mapping[str, Any]
+) -> LocalizationContext:
+    """Return the context with a model at hand and the task's examples."""
+    config, method = context.config, LOCALIZATION_METHODS[context.config.method]
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
-    validation = task.validation_examples() if METHODS[config.method].needs_validation else []
+    needs_validation = isinstance(method, LocalizationMethod) and method.needs_validation
+    validation = task.validation_examples() if needs_validation else []
     _refuse_dense(config)
-    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed, rows=tuned_rows(search.pair, task))
-    _take_head(head.model, search.pair)
+    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed, rows=tuned_rows(context.pair, task))
+    _take_head(head.model, context.pair)
     path = GradientPath(
         head,
-        search.pair,
-        search.names,
+        context.pair,
+        context.names,
         task.train_examples(),
         batch_size=config.batch_size,
         seed=config.seed,
         centred=config.centred,
     )
-    return dataclasses.replace(search, path=path, validation=validation)
+    return dataclasses.replace(context, path=path, validation=validation)
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
@@ -168,10 +183,11 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
 
 def _refuse_dense(config: LocalizeSpec) -> None:
     """Refuse over several processes what holds a number for every weight."""
-    dense = config.method in ("paper", "fisher", "talos") or config.exact_scores
+    dense = not LOCALIZATION_METHODS[config.method].over_processes or config.exact_scores
     if dense and not find_ranks().is_alone:
+        others = [name for name, method in LOCALIZATION_METHODS.items() if method.over_processes]
         what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
         raise ConfigError(
             f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
-            "or use attribution, taylor or learned without exact scores"
+            f"or use {', '.join(others[:-1])} or {others[-1]} without exact scores"
         )

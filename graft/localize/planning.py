@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from graft.localize.budget import resolve_budget
-from graft.localize.spec import LocalizeSpec
+from graft.localize.registry import LOCALIZATION_METHODS
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.activations import Kept, estimate_activations
 from graft.tasks.head import find_dtype
 from graft.tasks.placement import find_device
@@ -21,8 +22,6 @@ from graft.tensors.scope import Scope
 CANDIDATE = 64  # bytes: index three times, movement, both values, gradient, sum, scores, and their order
 WAITING = 48  # bytes per candidate of a micro-batch while the best are sought
 SCORED = 16  # bytes per weight of the one tensor whose scores are looked at
-_OF_CANDIDATES = ("attribution", "taylor", "learned")
-_DENSE = {"attribution": 4, "taylor": 4, "learned": 4, "fisher": 4, "talos": 4, "paper": 8}  # bytes per weight in scope
 
 
 def plan_localization(
@@ -44,7 +43,7 @@ def plan_localization(
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     parts = []
-    if config.method in _DENSE:  # those that run the model
+    if LOCALIZATION_METHODS[config.method].needs_data:  # those that run the model
         kind = live_dtype(checkpoint, dtype)
         kept = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
@@ -79,9 +78,10 @@ def live_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
 
 
 def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Part]:
-    if config.method in _OF_CANDIDATES and not config.exact_scores:
+    method = LOCALIZATION_METHODS[config.method]
+    if method.of_candidates and not config.exact_scores:
         of_one = min(config.candidates.multiple * k, sum(sizes))
         most = min(config.candidates.micro_batches * of_one, sum(sizes))
         return [Part(f"candidates (at most {most:,})", CANDIDATE * most + WAITING * of_one, "host")]
-    dense = Part("a number per weight in scope", _DENSE.get(config.method, 0) * sum(sizes), "host")
+    dense = Part("a number per weight in scope", method.bytes_per_weight * sum(sizes), "host")
     return [dense, Part("scores of the largest tensor", SCORED * max(sizes), "host")]

@@ -10,8 +10,8 @@ from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
 from graft.localize.changes import Changes
+from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill, tuned_rows
-from graft.localize.methods import Tables
 from graft.patch.skill_patch import Patch
 from graft.recipes.spec import RecipeSpec
 from graft.tasks.head import Head, open_head
@@ -52,7 +52,7 @@ class Bench:
     seed: int
     folder: Path
     machine: Machine
-    tables: Tables = field(default_factory=dict)
+    tables: ScoreCache = field(default_factory=dict)
 
     @property
     def tuned(self) -> Path:
@@ -85,8 +85,10 @@ class Bench:
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """The patch of a method; `changes` replace fields of the recipe's `localize` block."""
-        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
-        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.machine.where)
+        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)
+        return localize_skill(
+            self.recipe.base, self.tuned, self.task, config, score_cache=self.tables, **self.machine.where
+        )
 
     def predict(self, head: Head) -> Predictions:
         """On the test split and all out-of-distribution sets."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.spec import check_seed
 
 

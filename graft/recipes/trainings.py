@@ -14,11 +14,11 @@ from graft.evaluate.calibration import expected_calibration_error, negative_log_
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
 from graft.recipes.bench import Machine
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.spec import TrainSpec

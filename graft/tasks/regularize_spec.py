@@ -12,7 +12,7 @@ STRENGTH = math.exp(-3)  # arXiv 2501.13669 writes e^-3, which could also mean 1
 
 @dataclass(frozen=True)
 class RecordSpec:
-    """Recording the path integral while tuning (`graft.train.importance.recorder`).
+    """Recording the path integral while tuning (`graft.train.importance.synaptic_intelligence`).
 
     Attributes:
         share: of the trained weights whose importance is kept; above 0, at most 1.
@@ -38,7 +38,7 @@ class RegularizeSpec:
 
     Attributes:
         importance: the file that a recording training or `graft importance --soft` left; that of the base's folder
-            where absent. "uniform" in its place: every trained weight matters alike (L2 to the base).
+            where absent. "uniform" in its place: every trained weight matters alike (L2-SP, arXiv 1802.01483).
         strength: phi, of the whole penalty.
         layers: coefficients by layer: softmax of the norms divided by the largest ("normalized"), of the norms as
             they are ("plain"), or 1 ("none").

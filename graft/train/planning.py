@@ -19,7 +19,7 @@ from graft.tensors.scope import Scope
 from graft.train.localizable import refuse_unmet
 from graft.train.protection.core import Core
 from graft.train.protection.planning import ProtectionPlan
-from graft.train.record import read_held
+from graft.train.record import read_importance
 
 PULLED = 4  # copies of one tensor while it is pulled towards the base
 
@@ -68,10 +68,14 @@ def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int)
 
     Anchors stay in the base's file where every entry of a tensor has one.
     """
-    held = read_held(config, base)
+    importance = read_importance(config, base)
     parts = [Part("record of importance", (4 + width) * n_trained if config.record is not None else 0)]
-    if held is not None:
-        strengths = sum(values.nbytes for values in held.strengths.values())
-        few = sum(len(held.mask[name]) for name in held.mask if len(held.mask[name]) < held.mask.specs[name].numel)
-        parts += [Part("importance", strengths + (4 + width) * few)]
+    if importance is not None:
+        omega = sum(values.nbytes for values in importance.omega.values())
+        few = sum(
+            len(importance.mask[name])
+            for name in importance.mask
+            if len(importance.mask[name]) < importance.mask.specs[name].numel
+        )
+        parts += [Part("importance", omega + (4 + width) * few)]
     return parts

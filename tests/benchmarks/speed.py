@@ -17,9 +17,9 @@ import torch
 import transformers
 
 import graft
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from graft.tensors.location import locate

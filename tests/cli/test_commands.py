@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import click
 import pytest
 import torch
-from graft_cli.commands.localize import METHODS
 from graft_cli.entry import COMMANDS, group
 from safetensors.torch import load_file
 
@@ -15,7 +14,6 @@ from graft import __version__
 from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
-from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch, save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
@@ -149,11 +147,6 @@ def test_train_localize_and_evaluate(base: Path, task_file: Path, tmp_path: Path
     assert set(report["ood"]) == {"meals", "novel"}
     assert {"msp", "energy", "n_in", "n_out"} == set(report["ood"]["novel"]["detection"])
     assert parsed(cli("evaluate", out, "--task", task_file, "--limit", 5, "--json"))["n"] == 5
-
-
-def test_methods_are_those_of_the_library() -> None:
-    assert set(METHODS) == set(get_args(get_type_hints(LocalizeSpec)["method"]))
-    assert all(METHODS.values())
 
 
 def test_a_curve_goes_with_a_patch_or_alone(

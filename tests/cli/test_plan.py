@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from graft.localize.planning import plan_localization
-from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors import memory
 from tests.cli.conftest import Cli

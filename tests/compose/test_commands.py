@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graft.compose.exclusion import exclude_patches
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.file import load_patch, save_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits

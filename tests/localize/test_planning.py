@@ -7,7 +7,7 @@ import pytest
 
 from graft.errors import ConfigError
 from graft.localize.planning import plan_localization
-from graft.localize.spec import CandidateSpec, LocalizeSpec
+from graft.specs.localize import CandidateSpec, LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.memory import MemoryPlan

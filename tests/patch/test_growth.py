@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from graft.errors import OverlapError, PatchError, PatchFormatError, PatchMismatchError
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.file import load_patch, load_region, patch_bytes, save_patch
 from graft.patch.fit import check_fit
 from graft.patch.live import apply_patch

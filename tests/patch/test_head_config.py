@@ -17,14 +17,14 @@ from graft.compose.composition import compose_patches
 from graft.compose.fusion import fuse_models
 from graft.compose.fusion_spec import FusionSpec
 from graft.errors import MismatchError
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch, save_patch
 from graft.patch.head_config import read_head
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import open_head, quiet_transformers
 from graft.tasks.task import Task

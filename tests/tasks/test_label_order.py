@@ -21,10 +21,10 @@ from transformers import (
 from graft.errors import CheckpointError
 from graft.evaluate.curve import measure_curve
 from graft.evaluate.evaluation import evaluate_task
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.classifier import ClassifierHead
 from graft.tasks.head import open_head
 from graft.tasks.spec import HeadSpec

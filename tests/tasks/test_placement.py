@@ -9,7 +9,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.placement import checkpoint_layers
 from graft.tasks.task import Task

@@ -48,8 +48,8 @@ def command(
     """
     from graft.claims import claim_output
     from graft.localize.diagnosis import diagnose_movement
+    from graft.localize.diff import diff_checkpoints
     from graft.localize.diff_planning import plan_diff
-    from graft.localize.movement import diff_checkpoints
     from graft.localize.pair_notes import describe_differences
     from graft.tensors.location import places_of
 

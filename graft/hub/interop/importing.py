@@ -14,10 +14,10 @@ from graft.hub.interop.foreign import Edit, Foreign, replace_whole
 from graft.hub.interop.formats import IMPORTS
 from graft.hub.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
-from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
+from graft.scores.selection import select_top
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, same_bits, take

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from graft.config import override, read_config, to_plain
-from graft.localize.spec import LocalizeSpec
 from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.regularize_spec import UNIFORM, RegularizeSpec
 from graft.train.adapter import AdapterSpec
 

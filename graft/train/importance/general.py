@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from graft.localize.scores.random import draw
 from graft.patch.mask import Mask
+from graft.scores.random import draw
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.location import locate
 from graft.tensors.scope import Scope
-from graft.train.importance.consolidation import select_core
+from graft.train.importance.importance_weights import select_core
 from graft.train.importance.measuring import Importance, ImportanceSpec, measure_importance
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,10 +15,12 @@ from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.localize.localization import describe_checkpoint
-from graft.localize.scores.table import ScoreTable
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
+from graft.scores.gradients import GradientMean
+from graft.scores.inputs import ImportanceInput, ScoreTable
+from graft.scores.registry import IMPORTANCE_SCORES
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.architecture import naming_of
@@ -27,11 +29,8 @@ from graft.tensors.location import Located, locate
 from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
-from graft.train.importance.consolidation import Consolidation, check_anchor, consolidate, select_core
-from graft.train.importance.consolidation_file import find_consolidation, load_consolidation
-from graft.train.importance.gathering import GradientMean
-from graft.train.importance.scores import IMPORTANCE_SCORES
-from graft.train.importance.scores.given import ImportanceInput
+from graft.train.importance.importance_file import find_importance, load_importance
+from graft.train.importance.importance_weights import ImportanceWeights, check_anchor, keep_importance, select_core
 
 FLOOR = 0.1  # of the mean domain importance: below it a weight counts as of no use to the domain
 
@@ -41,17 +40,18 @@ class ImportanceSpec:
     """How to measure importance.
 
     Attributes:
-        method: of `IMPORTANCE_SCORES`: "saliency" (|g * theta|), "fisher" (squared gradients), "movement" (|theta -
-            base|) or "path" (recorded while tuning).
+        method: of the importance scores of `graft.scores.registry`.
         scope: which tensors, as in `graft.tensors.scope`.
         micro_batch: examples whose gradients are averaged before their size or square is taken; 1 is exact.
     """
 
-    method: Literal["saliency", "fisher", "movement", "path"] = "saliency"
+    method: str = "saliency"
     scope: str = "all"
     micro_batch: int = 1
 
     def __post_init__(self) -> None:
+        if self.method not in IMPORTANCE_SCORES:
+            raise ValueError(f"method must be one of {', '.join(IMPORTANCE_SCORES)}, not {self.method!r}")
         if self.micro_batch < 1:
             raise ValueError("micro_batch must be 1 or more")
 
@@ -73,20 +73,20 @@ class Importance:
     provenance: Provenance
 
     def core(self, top: float) -> Mask:
-        """The region of the best-scored share of the weights: exactly floor(top * n + 1/2), at most 1.
+        """Return the region of the best-scored share of the weights: exactly floor(top * n + 1/2), at most 1.
 
         Raises:
             BudgetError: the share keeps no weight, or more than were scored.
         """
         return select_core(self.scores, self.weights, top)
 
-    def consolidate(self, share: float, dtype: torch.dtype = torch.float8_e5m2) -> Consolidation:
-        """The best-scored share with its strengths, for `graft train --method regularize`.
+    def keep(self, share: float, dtype: torch.dtype = torch.float8_e5m2) -> ImportanceWeights:
+        """Return the best-scored share with its Omega, for `graft train --method regularize`.
 
         Raises:
             BudgetError: no weight scores above 0, or the share keeps none.
         """
-        return consolidate(self.scores, self.weights, share, self.method, dtype)
+        return keep_importance(self.scores, self.weights, share, self.method, dtype)
 
 
 @checked
@@ -128,8 +128,8 @@ def measure_importance(
         assert base is not None
         given = dataclasses.replace(given, pair=_moved(base, checkpoint, Scope(config.scope)))
     if needs == "record":
-        path = find_consolidation(None if record is None else str(record), located.path)
-        given = dataclasses.replace(given, record=_recorded(path, checkpoint))
+        path = find_importance(None if record is None else str(record), located.path)
+        given = dataclasses.replace(given, record=_read_record(path, checkpoint))
     table = _score(given, config, located, task, device, dtype)
     if domain is not None:
         table = _divide(table, _score(given, config, located, domain, device, dtype))
@@ -163,16 +163,17 @@ def _score(
     given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, device: str, dtype: str
 ) -> ScoreTable:
     score = IMPORTANCE_SCORES[config.method]
+    function: Callable[[ImportanceInput], ScoreTable] = score.load()
     if score.needs != "data":
-        return score.function(given)
+        return function(given)
     assert task is not None
     head = open_head(model.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
     target = LiveTarget(head.model)
     found = target.match(given.weights).found
     live = {name: target.tensors[own] for name, own in found.items()}
     mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
-    held = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors
-    return score.function(dataclasses.replace(given, weights=held, mean=mean))
+    weights = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors
+    return function(dataclasses.replace(given, weights=weights, mean=mean))
 
 
 def _divide(general: ScoreTable, domain: ScoreTable) -> ScoreTable:
@@ -188,14 +189,16 @@ def _ratio(general: Any, domain: Any, eps: float) -> torch.Tensor:
     return quotient
 
 
-def _recorded(path: Path, checkpoint: Checkpoint) -> Consolidation:
-    """The record, by the checkpoint's names."""
-    record = load_consolidation(path)
+def _read_record(path: Path, checkpoint: Checkpoint) -> ScoreTable:
+    """Return the Omega of a record by the checkpoint's names, -inf where none is kept.
+
+    Raises:
+        CheckpointError: it is no file of importance.
+        MismatchError: it belongs to other weights.
+    """
+    record = load_importance(path)
     prefix, rename = naming_of(checkpoint.architecture)
     found = match_names(record.mask, checkpoint.names, prefix=prefix, rename=rename).found
     for name, own in found.items():
         check_anchor(record, name, checkpoint.read(own))
-    mask = Mask.of({own: checkpoint.spec(own) for own in found.values()}, {found[n]: record.mask[n] for n in found})
-    strengths = {own: record.strengths[name] for name, own in found.items()}
-    prints = {own: record.prints[name] for name, own in found.items()}
-    return Consolidation(mask, strengths, record.scale, prints, record.method)
+    return {own: partial(record.dense, name) for name, own in found.items()}

@@ -12,7 +12,6 @@ import torch
 
 from graft.config import read_config, to_plain
 from graft.errors import ConfigError, OutputError
-from graft.localize.spec import LocalizeSpec
 from graft.patch.file import load_patch
 from graft.patch.mask import Mask
 from graft.recipes import trainings
@@ -27,6 +26,7 @@ from graft.recipes.suite.run import load_suite
 from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.trainings import with_shots
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from tests.checkpoints import changed_entries, count
