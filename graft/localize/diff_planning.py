@@ -21,7 +21,7 @@ from graft.tensors.scope import Scope
 KEPT = 44  # per entry of the patch: index twice, values, coded, as a file
 SOUGHT = 26  # per weight in the sample by which the largest movements are sought
 STRETCHES = 64  # per weight of the stretch at work in each thread
-SAMPLED = 32  # per entry of the largest tensor's sample in the diagnosis
+SAMPLED = 24  # per weight in the diagnosis's sample
 
 
 def plan_diff(
@@ -52,7 +52,7 @@ def plan_diff(
     step = -(-n // SAMPLE) | 1
     parts = [
         Part("stretches of both at work", STRETCHES * STRETCH * threads),
-        Part("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
+        Part("diagnosis: its sample", SAMPLED * sum(-(-spec.numel // step) for spec in specs.values())),
     ]
     if out is not None:
         item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
