@@ -16,6 +16,15 @@ does gives noise a vote: on sst2 it fitted no better and generalised worse (arti
 offsets are set aside (`graft.scores.offsets`), here fitted at each step on the latest logits of all examples: without
 them the mask swings from one class to the other.
 
+Five candidates, k = 2, one pass of one batch at lr .5 (|B| = n), scores in nats:
+
+    s at the start         (.9, .8, .6, .3, .1)     m = the first two
+    g * delta at m         (-.2, .3, -.5, -.3, 0)   below 0: turning the entry on, or leaving it on, lowers the loss
+    s - .5 * g * delta     (1., .65, .85, .45, .1)  m = the 1st and the 3rd, which takes the 2nd's place
+
+No score jumps: a noisy batch moves each by what it says and no more, so that it takes a lead, not a blip, to change
+the mask.
+
 After each pass the mask's NLL on validation is measured, and the mask with the lowest is kept, the starting one
 among them. Restarts differ in the order of examples. Without validation examples (`learn.data: train+validation`,
 which learns from both) the last mask is kept.
@@ -75,11 +84,11 @@ class MaskLearner:
 
     @property
     def kept(self) -> torch.Tensor:
-        """(n,) bool: the present mask."""
+        """(n,) bool: the present mask, the hard top k of the scores."""
         return self.candidates.choose(self.scores)
 
     def run_epoch(self, generator: torch.Generator) -> float:
-        """One pass over the examples in random order; the mean loss in nats.
+        """Run one pass over the examples in random order; return the mean loss in nats.
 
         Raises:
             CheckpointError: a loss is not finite.
@@ -90,14 +99,15 @@ class MaskLearner:
         with capture_gradients(self.head.model, self.candidates.weights, sink):
             for start in range(0, n, size):
                 places = order[start : start + size]
+                # forward through the hard mask, backward as if a mask entry were a factor of delta: straight-through
                 self.candidates.write(self.kept)
                 total += self._step(places, sink) * len(places)
-                weight = self.config.lr * len(places) / n
+                weight = self.config.lr * len(places) / n  # of a pass, so that lr does not depend on the batch size
                 self.scores.addcmul_(sink.pop(), self.candidates.deltas, value=-weight)
         return total / n
 
     def measure(self, examples: Sequence[Example], kept: torch.Tensor) -> float:
-        """Mean NLL in nats of a mask."""
+        """Return the mean NLL in nats of a mask."""
         self.candidates.write(kept)
         with torch.no_grad():
             size = self.config.batch_size
@@ -106,7 +116,7 @@ class MaskLearner:
             return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
 
     def _step(self, places: list[int], sink: CandidateSum) -> float:
-        """The gradient of some examples' mean loss, in micro-batches that are dealt out to processes; that loss."""
+        """Gather the gradient of some examples' mean loss, dealt out in micro-batches to processes; return the loss."""
         ranks, offsets, losses = self.head.ranks, self._offsets, []
         size = self.config.micro_batch or -(-len(places) // ranks.world)
         parts = [places[start : start + size] for start in range(0, len(places), size)]
@@ -145,7 +155,7 @@ def learn_mask(
     *,
     centred: bool = True,
 ) -> Mask:
-    """The mask of exactly k candidates with the lowest validation NLL that was met; the last without validation.
+    """Return the mask of exactly k candidates with the lowest validation NLL that was met; the last without validation.
 
     The live model holds the base's values again afterwards, also after an error.
 
@@ -158,7 +168,7 @@ def learn_mask(
     try:
         for restart in range(config.restarts):
             learner = MaskLearner(head, candidates, scores, train, config, centred=centred)
-            if validation and not restart:
+            if validation and not restart:  # the start is a mask too, and stays where no pass betters it
                 lowest = learner.measure(validation, best)
             generator = torch.Generator().manual_seed(seed * 100_003 + restart)
             bar = tqdm(range(config.epochs), desc=f"learning the mask {restart + 1}", unit="epoch", disable=None)

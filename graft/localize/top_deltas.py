@@ -1,9 +1,25 @@
-"""The k largest movements |tuned - base| of a model, told stretch by stretch: exact, ties included, without a list.
+"""The top k |delta| = |tuned - base| of a model, read stretch by stretch: exact, ties included, without a list of all.
 
-|delta| is ordered by its fp32 bit pattern, 31 bits. A sample of the weights says between which two patterns the k-th
-largest lies, almost surely; one pass counts what is beyond these and, pattern by pattern, what is between them. Then
-each stretch can be told which of its entries are among the k. Where the sample was wrong, or too many patterns lie
-between, the counts say where to look in another pass. Ties go by tensor name, then index.
+A sort or a `topk` would need all |delta| in memory: 4 bytes a weight, and 28 GB for a model of 7 billion. Instead,
+|delta| is ordered by its fp32 bit pattern (31 bits; the patterns of non-negative floats are in the order of the
+numbers). A sample of the weights says between which two patterns, the bracket, the k-th largest lies, almost surely.
+One pass counts what is above the bracket and, pattern by pattern, what is in it. The counts give the k-th largest
+pattern itself, the threshold; then each stretch can be told which of its entries are among the k. Where the sample was
+wrong, or too many patterns lie in the bracket, the counts say where to look in another pass. Ties go by tensor name,
+then index.
+
+Five weights in two tensors, k = 2, with small numbers for patterns; the sample gave the bracket 5 to 8:
+
+    a    7 3 9    count: 1 above (the 9), bin 7: 1
+    b    7 2      count: 0 above,         bin 7: 1
+
+    settle: 1 above < k = 2 <= 1 above + 2 in the bracket, so the 2nd largest is in it. Going down from the top,
+    1 + 2 = 3 at 7 reaches k first: the threshold is 7. Above it lies 1, so 1 of the 2 ties is wanted: a's, which comes
+    first.
+    select: a -> the 7 and the 9, b -> none.
+
+Had the sample given 2 to 6, settle would see 3 above >= k and ask for another pass over 7 and up; with 8 to 8, 1 above
+and none in it, for one over 1 to 7.
 """
 
 from __future__ import annotations
@@ -57,7 +73,7 @@ class Bracket:
 
     @classmethod
     def holding(cls, low: int, last: int, n: float) -> Bracket:
-        """One in which about n movements are expected."""
+        """Return one in which about n movements are expected."""
         low = max(low, 1)
         return cls(low, last, max(0, (last - low).bit_length() - BINS) if n > APART else 0)
 
@@ -99,6 +115,7 @@ class TopDeltas:
         """
         bracket = self._bracket
         bounds = _size_of(bracket.low), _size_of(bracket.last)
+        # offsets into the bracket wait until there are many: one `unique` of many costs less than many of few
         above, waiting, n_waiting, done = 0, [], 0, _count(np.empty(0, np.int64))
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _, base, tuned in self.pair.stretches(name, LONG):
@@ -122,28 +139,30 @@ class TopDeltas:
 
     def settle(self, tallies: Mapping[str, Tally]) -> None:
         """Take up the counts of all tensors: the threshold, or the bracket of the next pass."""
-        bracket, whole = self._bracket, _merge(list(tallies.values()))
-        within = int(whole.counts.sum())
+        bracket, total = self._bracket, _merge(list(tallies.values()))
+        within = int(total.counts.sum())
         kept, self._kept = self._kept, None  # of this bracket alone
-        if whole.above >= self._k:
-            self._bracket = Bracket.holding(bracket.last + 1, LAST, whole.above)
-        elif whole.above + within >= self._k:
-            from_top = whole.above + whole.counts[::-1].cumsum()
+        if total.above >= self._k:  # the sample was wrong: the k-th largest lies above
+            self._bracket = Bracket.holding(bracket.last + 1, LAST, total.above)
+        elif total.above + within >= self._k:
+            # how many lie at a bin or above it, from the highest bin down; the first that reaches k holds the k-th
+            from_top = total.above + total.counts[::-1].cumsum()
             place = len(from_top) - 1 - int(np.searchsorted(from_top, self._k))
-            found, n = int(whole.bins[place]), int(whole.counts[place])
-            start = bracket.low + (found << bracket.shift)
-            if bracket.shift:
+            boundary, n = int(total.bins[place]), int(total.counts[place])
+            start = bracket.low + (boundary << bracket.shift)
+            if bracket.shift:  # bins of several patterns: the next pass looks into this one
                 self._bracket = Bracket.holding(start, min(start + (1 << bracket.shift) - 1, bracket.last), n)
             else:
                 self._threshold, self._kept = start, kept
-                self._share_ties(found, self._k - int(from_top[-1 - place]) + n, tallies)
-        elif bracket.low == 1:
+                # k less what lies above the bin is how many of its n ties are wanted
+                self._share_ties(boundary, self._k - int(from_top[-1 - place]) + n, tallies)
+        elif bracket.low == 1:  # nothing is left below
             self._threshold = 0  # all that moved
-        else:
-            self._bracket = Bracket.holding(1, bracket.low - 1, self._total - whole.above - within)
+        else:  # the sample was wrong the other way
+            self._bracket = Bracket.holding(1, bracket.low - 1, self._total - total.above - within)
 
     def select(self, name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """What tells the selected entries of a tensor, stretch by stretch.
+        """Return what tells the selected entries of a tensor, stretch by stretch.
 
         Returns:
             a function of base and tuned, (n,) as `CheckpointPair.stretches` gives them with a length of `LONG` and in
@@ -167,12 +186,12 @@ class TopDeltas:
 
         return tell
 
-    def places(self, name: str) -> Ints:
-        """(c,) ascending flat indices of a tensor's selected entries."""
-        select, found = self.select(name), [np.empty(0, np.int64)]
+    def indices_of(self, name: str) -> Ints:
+        """Return (c,) ascending flat indices of a tensor's selected entries."""
+        select, parts = self.select(name), [np.empty(0, np.int64)]
         for start, base, tuned in self.pair.stretches(name, LONG):
-            found.append(select(base, tuned).numpy() + start)
-        return np.concatenate(found)
+            parts.append(select(base, tuned).numpy() + start)
+        return np.concatenate(parts)
 
     def _share_ties(self, found: int, left: int, tallies: Mapping[str, Tally]) -> None:
         """Ties go to the first tensors, in order of name, that hold any."""
@@ -199,7 +218,7 @@ def find_top_deltas(searches: Sequence[TopDeltas], names: Sequence[str], reads: 
 
 
 def find_top_delta_mask(pair: CheckpointPair, names: Sequence[str], k: int) -> Mask:
-    """The mask of the k largest movements, at least 1, or of all where fewer moved.
+    """Return the mask of the top k |delta|, at least 1, or of all where fewer moved.
 
     Raises:
         CheckpointError: a value is NaN or infinite.
@@ -208,7 +227,7 @@ def find_top_delta_mask(pair: CheckpointPair, names: Sequence[str], k: int) -> M
     search = TopDeltas(pair, names, k)
     find_top_deltas([search], names, pair.stored)
     reads = pair.stored if search.needs_base else lambda _: ()
-    found = dict(zip(names, stream_tensors(search.places, names, reads, "largest"), strict=True))
+    found = dict(zip(names, stream_tensors(search.indices_of, names, reads, "largest"), strict=True))
     return Mask.of({name: pair.base.spec(name) for name in names}, found)
 
 
@@ -225,7 +244,7 @@ def choose_top_deltas(context: LocalizationContext) -> Mask:
 
 
 def _sample(pair: CheckpointPair, names: Sequence[str]) -> npt.NDArray[np.int32]:
-    """(runs, weights in each) patterns of |delta|: one run by chance in each of as many equal parts of the model."""
+    """Return (runs, weights in each) patterns of |delta|: one run by chance in each equal part of the model."""
     ends = np.cumsum([pair.base.spec(name).numel for name in names])
     total = int(ends[-1])
     n_runs = max(1, min(SAMPLE, total) // RUN)
@@ -242,7 +261,7 @@ def _sample(pair: CheckpointPair, names: Sequence[str]) -> npt.NDArray[np.int32]
 
 
 def _bracket_of(sample: npt.NDArray[np.int32], share: float, total: int) -> Bracket:
-    """Where the share's threshold lies, as far as the scatter of the runs about the sampled threshold tells."""
+    """Return where the share's threshold lies, as far as the scatter of the runs about the sampled threshold tells."""
     ordered = np.sort(sample, axis=None)
     n = len(ordered)
 
@@ -259,7 +278,7 @@ def _bracket_of(sample: npt.NDArray[np.int32], share: float, total: int) -> Brac
 
 
 def _join(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The same parts, but views of two arrays: small ones between large temporaries keep freed memory from use."""
+    """Return the same parts as views of two arrays: small ones between large temporaries keep freed memory from use."""
     if not parts:
         return []
     few, sizes = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -278,5 +297,5 @@ def _merge(tallies: Sequence[Tally]) -> Tally:
 
 
 def _size_of(bits: int) -> float:
-    """The movement of that pattern."""
+    """Return the |delta| of that pattern."""
     return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))

@@ -213,11 +213,21 @@ def _point(alpha: float) -> str:
 
 
 def path_point(base: torch.Tensor, tuned: torch.Tensor, alpha: float, key: str) -> torch.Tensor:
-    """The point at alpha between two tensors of one dtype; exactly base at 0 and tuned at 1.
+    """Return the point at alpha between two tensors of one dtype; exactly base at 0 and tuned at 1.
 
     In fp32 and wider it is base + alpha * (tuned - base). In lower precision that would round back onto an
     endpoint for about half of the changed entries (design, section 8); there each entry is the tuned one with
     probability alpha, by one uniform draw per entry that `key` determines, so that the path is monotone.
+
+    Five entries whose tuned value is the next bfloat16 after the base's, so that there is nothing between them:
+
+        draws          .12   .81   .40   .67   .30
+        alpha = .25    tuned base  base  base  base     1 of 5 has moved
+        alpha = .5     tuned base  tuned base  tuned    the same draws: who moved stays, 2 more follow
+        alpha = 1      tuned tuned tuned tuned tuned
+
+    The mean over entries is alpha of the way, which rounding each would miss: at alpha = .25 none would have moved, and
+    at .75 all.
     """
     if alpha in (0.0, 1.0):
         return tuned if alpha else base

@@ -3,6 +3,14 @@
 Scores are ordered by their fp32 bit pattern made monotone. Two histogram passes (upper, then lower 16 bits of
 the boundary bin) find the k-th largest key exactly; a third pass gathers. Entries equal to the k-th are taken
 in ascending order of tensor name, then index, until exactly k are there.
+
+Five scores .5, .25, .5, -1, .75 of one tensor, k = 2. Upper halves of the keys, in hexadecimal:
+
+    .75 -> 3f40    .5 -> 3f00, 3f00    .25 -> 3e80    -1 -> c07f, which is below 0
+
+Pass 1: from the top 1, 3, 4, 5: the 2nd largest is in bin 3f00, with 1 above it. Pass 2: of that bin both lower halves
+are 0000, so the threshold is .5 itself, and 2 - 1 - 0 = 1 tie is left to take. Pass 3 gathers index 4, which is above
+the threshold, and index 0, the first of the ties.
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ KeySource = Mapping[str, Callable[[], torch.Tensor]]
 
 
 def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Indices]:
-    """The k entries with the largest scores.
+    """Select the k entries with the largest scores.
 
     Args:
         scores: tensor name -> function that gives its (n,) fp32 scores; -inf marks what may not be taken.
@@ -53,7 +61,10 @@ def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Ind
 
 
 def _keys(scores: torch.Tensor) -> torch.Tensor:
-    """(n,) fp32 -> (n,) int32 in the same order: the bits, with the negatives' lower 31 bits turned round."""
+    """Return (n,) int32 in the order of (n,) fp32: the bits, with the negatives' lower 31 bits turned round.
+
+    Bits of negative numbers ascend as the numbers descend; XOR with 0x7FFFFFFF turns them round and keeps the sign.
+    """
     if torch.isnan(scores).any():
         raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
     bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0: the two zeros tie
@@ -76,7 +87,7 @@ def _histogram(scores: KeySource, names: Sequence[str], part: Callable[[torch.Te
 
 
 def _boundary(counts: np.ndarray, k: int) -> tuple[int, int]:
-    """The highest bin in which the k-th largest lies, and how many lie above that bin."""
+    """Return the highest bin in which the k-th largest lies, and how many lie above that bin."""
     from_top = np.cumsum(counts[::-1])
     if from_top[-1] < k:
         raise BudgetError(f"a budget of {k:,} entries, but only {from_top[-1]:,} in scope")
