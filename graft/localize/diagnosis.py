@@ -164,18 +164,18 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
     step = -(-n // SAMPLE) | 1  # odd: rows are even in length, and so every column has its turn
     deltas, changed = _sample_all(pair, names, step)
     ks = {density: max(1, int(density * pair.base.n_parameters / step + 0.5)) for density in DENSITIES}
-    found = measure_concentration(deltas, list(ks.values()))
-    seen = max(found.n, 1)
+    concentration = measure_concentration(deltas, list(ks.values()))
+    seen = max(concentration.n, 1)
     return Diagnosis(
         scope=scope,
         n_parameters=pair.base.n_parameters,
         n_scope=n,
-        n_seen=found.n,
+        n_seen=concentration.n,
         changed=changed / seen,
-        excess_kurtosis=found.excess_kurtosis,
-        effective=found.participation / seen,
-        effective_l1=found.participation_l1 / seen,
-        top=tuple(_top_share(found, density, k, step) for density, k in ks.items()),
+        excess_kurtosis=concentration.excess_kurtosis,
+        effective=concentration.participation / seen,
+        effective_l1=concentration.participation_l1 / seen,
+        top=tuple(_top_share(concentration, density, k, step) for density, k in ks.items()),
     )
 
 
@@ -251,10 +251,10 @@ def _sample(pair: CheckpointPair, name: str, step: int) -> tuple[torch.Tensor, t
     return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
 
 
-def _top_share(found: Concentration, density: float, k: int, step: int) -> TopShare:
-    absolute, squared = found.largest[k]
-    k = min(k, found.n) * step
-    return TopShare(density, k, _ratio(squared, found.squared), _ratio(absolute, found.absolute))
+def _top_share(concentration: Concentration, density: float, k: int, step: int) -> TopShare:
+    absolute, squared = concentration.largest[k]
+    k = min(k, concentration.n) * step
+    return TopShare(density, k, _ratio(squared, concentration.squared), _ratio(absolute, concentration.absolute))
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -262,5 +262,5 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _percent(share: float) -> str:
-    """A share for a person, two digits: .0001 -> "0.01 %"."""
+    """Write a share for a person, two digits: .0001 -> "0.01 %"."""
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.4g} %"

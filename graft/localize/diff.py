@@ -29,7 +29,7 @@ def diff_checkpoints(
     scope: str = "all",
     with_base_values: bool = False,
 ) -> Patch:
-    """The difference of two checkpoints as a patch.
+    """Cut the difference of two checkpoints out as a patch.
 
     Without density and budget every changed entry is kept, buffers included, so that applying the patch gives
     the tuned checkpoint bit for bit (as far as the base's dtype can hold it). With one of them, the k largest
@@ -50,7 +50,7 @@ def diff_checkpoints(
 
 
 def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = "all") -> Mask:
-    """The weights that moved furthest, as a share of all parameters; all that moved where these are fewer.
+    """Return the mask of the weights that moved furthest, a share of all parameters; of all that moved where fewer did.
 
     Raises:
         BudgetError: nothing moved, or the share is less than one weight.
@@ -68,8 +68,8 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
 def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:
     pair.names_in(scope)  # refuses a scope that holds nothing, or what cannot be compared
     names = [name for name in pair.names if scope.holds(name)]
-    found = stream_tensors(pair.changed, names, pair.stored, "differences")
-    indices = {name: changed.numpy() for name, changed in zip(names, found, strict=True)}
+    changes = stream_tensors(pair.changed, names, pair.stored, "differences")
+    indices = {name: changed.numpy() for name, changed in zip(names, changes, strict=True)}
     mask = Mask.of({name: pair.base.spec(name) for name in names}, indices)
     if not len(mask):
         what = "equal but for new rows, which alone make no patch" if pair.grown else "equal"

@@ -174,11 +174,11 @@ def learn_mask(
             bar = tqdm(range(config.epochs), desc=f"learning the mask {restart + 1}", unit="epoch", disable=None)
             for _ in bar:
                 loss = learner.run_epoch(generator)
-                kept = learner.kept
-                found = learner.measure(validation, kept) if validation else math.inf
-                if found < lowest or not validation:
-                    best, lowest = kept, found
-                bar.set_postfix(train=f"{loss:.4f}", validation=f"{found:.4f}", best=f"{lowest:.4f}")
+                mask = learner.kept
+                nll = learner.measure(validation, mask) if validation else math.inf
+                if nll < lowest or not validation:
+                    best, lowest = mask, nll
+                bar.set_postfix(train=f"{loss:.4f}", validation=f"{nll:.4f}", best=f"{lowest:.4f}")
     finally:
         candidates.return_to_base()
     return candidates.mask_of(best)

@@ -91,7 +91,7 @@ def localize_skill(
 def describe_origin(
     base: Located, pair: CheckpointPair, scope: Scope, method: dict[str, object], task: Task | None
 ) -> Provenance:
-    """Where a patch came from, without any path, user, host or time; labels in the order of the tuned head's rows."""
+    """Describe where a patch came from, without path, user, host or time; labels in the order of the tuned head's rows."""
     described = task.describe() if task else None
     rows = tuned_rows(pair, task)
     if described is not None and rows is not None:
@@ -104,7 +104,7 @@ def describe_origin(
 
 
 def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
-    """What the rows of the tuned model's classifier are; None where the task has no such head.
+    """Read what the rows of the tuned model's classifier are; None where the task has no such head.
 
     Raises:
         CheckpointError: they are for other labels than the task's.
@@ -125,7 +125,7 @@ def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
 def describe_checkpoint(
     base: Located, checkpoint: Checkpoint, scope: Scope, method: dict[str, object], task: dict[str, object] | None
 ) -> Provenance:
-    """Where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
+    """Describe where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
     maskable = sum(checkpoint.spec(name).numel for name in scope.names(checkpoint))
     return Provenance(
         base=BaseIdentity(base.id, base.revision, base.name, digest_of(checkpoint), checkpoint.n_parameters),
@@ -172,7 +172,7 @@ def _with_data(
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
-    """Whole tensors that only the tuned checkpoint has go into the graft, so gradients are taken with them."""
+    """Copy whole tensors that only the tuned checkpoint has: they go into the graft, and gradients are taken with them."""
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name in (*pair.extra, *pair.replaced):

@@ -56,6 +56,7 @@ class RelaxedMask:
     def step(self) -> None:
         """One step of gradient descent on S."""
         self.path.move_to_each(self.gamma)
+        # S is a logit: its gradient is that of gamma, (1 - 2 gamma_b) * sigma', times the loss's slope along delta
         order = torch.randperm(len(self.path.examples), generator=self._order).tolist()
         batch = [self.path.examples[i] for i in order[: self.config.batch_size]]
         gradients = self.path.gradients_of(batch)
@@ -66,17 +67,17 @@ class RelaxedMask:
             logits -= self.config.lr * gradients[name] * delta * slope
 
     def gamma(self, name: str) -> torch.Tensor:
-        """(n,) fp32 share of the tuned value at each entry of a tensor."""
+        """Return the (n,) fp32 share of the tuned value at each entry of a tensor."""
         opened, started = torch.sigmoid(self.logits[name] - CUT), self._started(name)
         return started * (1 - opened) + (1 - started) * opened
 
     def rounded(self) -> Mask:
-        """gamma_b XOR (S > c)."""
+        """Return the mask gamma_b XOR (S > c)."""
         pair, changed = self.path.pair, {}
         for name, logits in self.logits.items():
             moved = pair.read_delta(name)[1]  # an entry that fine-tuning left alone is no part of a patch
-            kept = (self._started(name).bool() ^ (logits > CUT)) & moved
-            changed[name] = kept.nonzero().squeeze(1).numpy()
+            inside = (self._started(name).bool() ^ (logits > CUT)) & moved
+            changed[name] = inside.nonzero().squeeze(1).numpy()
         return Mask.of({name: pair.base.spec(name) for name in changed}, changed)
 
     def _started(self, name: str) -> torch.Tensor:

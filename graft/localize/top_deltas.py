@@ -108,7 +108,7 @@ class TopDeltas:
         return self._threshold is not None
 
     def count(self, name: str) -> Tally:
-        """A pass over one tensor.
+        """Count in a pass over one tensor.
 
         Raises:
             CheckpointError: a value is NaN or infinite.

@@ -49,14 +49,14 @@ def attribute(delta: torch.Tensor, total: torch.Tensor, points: int) -> torch.Te
     return (delta * (total / points)).neg_()
 
 
-def score_attribution(given: ScoreInput) -> ScoreTable | CandidateScores:
+def score_attribution(inputs: ScoreInput) -> ScoreTable | CandidateScores:
     """Score candidates, or every weight, along the graft's own path or the straight one."""
-    path = given.model
+    path = inputs.model
     try:
-        so_far = Dense(given) if given.candidates is None else OfCandidates(given, find_candidates(given))
-        for point in range(given.points):
-            if given.straight:
-                path.move_to((point + 0.5) / given.points)
+        so_far = Dense(inputs) if inputs.candidates is None else OfCandidates(inputs, find_candidates(inputs))
+        for point in range(inputs.points):
+            if inputs.straight:
+                path.move_to((point + 0.5) / inputs.points)
             elif point:  # the first point is the base, where the model is
                 # sums so far are divided by all m points, not by those so far: the order is the same
                 path.move_to_graft(so_far.select())
@@ -66,52 +66,52 @@ def score_attribution(given: ScoreInput) -> ScoreTable | CandidateScores:
     return so_far.scores()
 
 
-def score_taylor(given: ScoreInput) -> ScoreTable | CandidateScores:
+def score_taylor(inputs: ScoreInput) -> ScoreTable | CandidateScores:
     """Score by the first-order term -g * delta at the base."""
-    return score_attribution(dataclasses.replace(given, points=1, straight=False))
+    return score_attribution(dataclasses.replace(inputs, points=1, straight=False))
 
 
 class Dense(DenseSum):
     """Attributions of every weight, from the points so far."""
 
-    def __init__(self, given: ScoreInput) -> None:
-        super().__init__(given.model.weights)
-        self.given = given
-        self.weights = given.model.weights
+    def __init__(self, inputs: ScoreInput) -> None:
+        super().__init__(inputs.model.weights)
+        self.inputs = inputs
+        self.weights = inputs.model.weights
 
     def scores(self) -> ScoreTable:
         """Return -delta times the mean gradient."""
-        pair, points = self.given.pair, self.given.points
-        return {name: partial(_attribution_of, pair, name, self.sums[name], points) for name in self.given.names}
+        pair, points = self.inputs.pair, self.inputs.points
+        return {name: partial(_attribution_of, pair, name, self.sums[name], points) for name in self.inputs.names}
 
     def select(self) -> Mask:
         """Return the graft that they call for."""
-        return DenseScores(self.given.pair, self.scores()).select(self.given.groups)
+        return DenseScores(self.inputs.pair, self.scores()).select(self.inputs.groups)
 
 
 class OfCandidates(CandidateSum):
     """Attributions of candidates, from the points so far."""
 
-    def __init__(self, given: ScoreInput, mask: Mask) -> None:
-        super().__init__(Candidates(given.pair, given.model.weights, mask, given.groups), given.model.head.ranks)
-        self.given = given
+    def __init__(self, inputs: ScoreInput, mask: Mask) -> None:
+        super().__init__(Candidates(inputs.pair, inputs.model.weights, mask, inputs.groups), inputs.model.head.ranks)
+        self.inputs = inputs
         self.weights = self.candidates.weights
 
     def scores(self) -> CandidateScores:
         """Return -delta times the mean gradient."""
-        values = attribute(self.candidates.deltas, self.total, self.given.points)
-        return CandidateScores(self.given.pair, Coordinates(self.candidates.mask), values)
+        values = attribute(self.candidates.deltas, self.total, self.inputs.points)
+        return CandidateScores(self.inputs.pair, Coordinates(self.candidates.mask), values)
 
     def select(self) -> Mask:
         """Return the graft that they call for."""
-        return self.scores().select(self.given.groups)
+        return self.scores().select(self.inputs.groups)
 
 
-def find_candidates(given: ScoreInput) -> Mask:
+def find_candidates(inputs: ScoreInput) -> Mask:
     """Return the best of a few micro-batches at the base."""
-    spec = given.candidates or CandidateSpec()
-    search = CandidateSearch(given.pair, given.groups, spec.multiple, given.model.head.ranks)
-    given.model.stream_gradients(search, micro_batches=spec.micro_batches)
+    spec = inputs.candidates or CandidateSpec()
+    search = CandidateSearch(inputs.pair, inputs.groups, spec.multiple, inputs.model.head.ranks)
+    inputs.model.stream_gradients(search, micro_batches=spec.micro_batches)
     return search.mask
 
 

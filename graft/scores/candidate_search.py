@@ -75,13 +75,13 @@ class CandidateSearch(GradientSink):
     def _score(self, name: str, piece: Piece, flat: torch.Tensor) -> None:
         top = self._tops[name]
         start = self._index.starts[name] + piece.start
-        for place, base, tuned in _read_parts(self.pair, name, piece, flat.device):
-            scores = tuned.float().sub(base.float()).mul_(flat[place : place + len(base)]).neg_()  # -g * delta, fp32
+        for offset, base, tuned in _read_parts(self.pair, name, piece, flat.device):
+            scores = tuned.float().sub(base.float()).mul_(flat[offset : offset + len(base)]).neg_()  # -g * delta, fp32
             if torch.isnan(scores).any():
                 raise CheckpointError(f"tensor {name!r}: its gradient is not finite")
             if top.floor <= 0:  # above it an entry that did not move, and so scores 0, cannot come
                 scores.masked_fill_(as_bits(tuned) == as_bits(base), -torch.inf)
-            top.offer(scores, start + place)
+            top.offer(scores, start + offset)
 
     @property
     def mask(self) -> Mask:
@@ -92,9 +92,9 @@ class CandidateSearch(GradientSink):
 def _read_parts(
     pair: CheckpointPair, name: str, piece: Piece, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """(place, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
-    base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.read_tuned(name)))
+    """Yield (offset, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
+    base, tuned = (piece.cut(tensor).flatten() for tensor in (pair.base.read(name), pair.read_tuned(name)))
     size = STRETCH if device.type == "cpu" else PART_ON_DEVICE
-    for place in range(0, len(base), size):
-        part = slice(place, place + size)
-        yield place, base[part].to(device), pair.align(base[part], tuned[part]).to(device)
+    for offset in range(0, len(base), size):
+        part = slice(offset, offset + size)
+        yield offset, base[part].to(device), pair.align(base[part], tuned[part]).to(device)

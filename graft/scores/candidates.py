@@ -39,7 +39,7 @@ class Candidates(Coordinates):
         self.weights = {name: weights[name] for name in mask}
         self.deltas = deltas_at(pair, self)
         self._values = {name: self._endpoints(pair, name) for name in mask}
-        self._places = {name: indices.to(weights[name].device) for name, indices in self.indices.items()}
+        self._indices_on_device = {name: indices.to(weights[name].device) for name, indices in self.indices.items()}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Return (n,) bool: exactly the budget, the highest scores of each group."""
@@ -48,7 +48,7 @@ class Candidates(Coordinates):
     def write(self, kept: torch.Tensor) -> None:
         """Set the live coordinates: the tuned value where `kept` (n,) bool says so, the base's elsewhere."""
         for name, (base, tuned) in self._values.items():
-            assign(self.weights[name], self._places[name], torch.where(kept[self.slices[name]], tuned, base))
+            assign(self.weights[name], self._indices_on_device[name], torch.where(kept[self.slices[name]], tuned, base))
 
     def return_to_base(self) -> None:
         """Set them all to the base's bits."""
@@ -56,11 +56,11 @@ class Candidates(Coordinates):
 
     def gather(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """Return (k_i,) fp32 on the CPU: a gradient's entries at a tensor's coordinates; 0 in the pieces of others."""
-        places = self._places[name]
+        indices = self._indices_on_device[name]
         if not is_distributed(gradient):
-            return take(gradient, places).float().cpu()
-        here, local = piece_of(gradient).locate(places)
-        return torch.zeros(len(places)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
+            return take(gradient, indices).float().cpu()
+        here, local = piece_of(gradient).locate(indices)
+        return torch.zeros(len(indices)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
 
     def _endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self.weights[name].dtype

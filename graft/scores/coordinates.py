@@ -33,16 +33,16 @@ class Coordinates:
 
     def keep_top(self, scores: torch.Tensor, groups: Groups) -> torch.Tensor:
         """Return (n,) bool: in each group its share of the highest scores; ties go to the earlier coordinate."""
-        kept = torch.zeros(len(self), dtype=torch.bool)
+        chosen = torch.zeros(len(self), dtype=torch.bool)
         for names, share in groups:
-            places = self._of(names)
-            if len(places):
-                kept[places[largest_of(scores[places], places, min(share, len(places)))]] = True
-        return kept
+            positions = self._of(names)
+            if len(positions):
+                chosen[positions[largest_of(scores[positions], positions, min(share, len(positions)))]] = True
+        return chosen
 
-    def mask_of(self, kept: torch.Tensor) -> Mask:
+    def mask_of(self, chosen: torch.Tensor) -> Mask:
         """Return the coordinates where (n,) bool says so."""
-        indices = {name: self.mask[name][kept[part].numpy()] for name, part in self.slices.items()}
+        indices = {name: self.mask[name][chosen[part].numpy()] for name, part in self.slices.items()}
         return Mask.of(self.mask.specs, indices)
 
     def places_of(self, mask: Mask) -> torch.Tensor:

@@ -33,17 +33,17 @@ def weigh_by_fisher(delta: torch.Tensor, fisher: torch.Tensor) -> torch.Tensor:
     return delta.square().mul_(fisher)
 
 
-def score_fisher_movement(given: ScoreInput) -> ScoreTable:
+def score_fisher_movement(inputs: ScoreInput) -> ScoreTable:
     """Score every weight in scope by F * delta^2, F at the tuned weights."""
-    fisher = given.model.squared_gradients_at(1.0, micro_batch=given.micro_batch)
-    given.model.return_to_base()
-    return {name: partial(_weighted_movement, given.pair, name, fisher[name]) for name in given.names}
+    fisher = inputs.model.squared_gradients_at(1.0, micro_batch=inputs.micro_batch)
+    inputs.model.return_to_base()
+    return {name: partial(_weighted_movement, inputs.pair, name, fisher[name]) for name in inputs.names}
 
 
-def score_fisher(given: ImportanceInput) -> ScoreTable:
+def score_fisher(inputs: ImportanceInput) -> ScoreTable:
     """Score every weight by its mean squared gradient."""
-    squares = given.gradients.of(torch.square)
-    return {name: partial(torch.Tensor.clone, squares[name]) for name in given.weights}
+    squares = inputs.gradients.of(torch.square)
+    return {name: partial(torch.Tensor.clone, squares[name]) for name in inputs.weights}
 
 
 def _weighted_movement(pair: CheckpointPair, name: str, fisher: torch.Tensor) -> torch.Tensor:

@@ -36,9 +36,9 @@ class GlobalIndex:
 
     def mask_of(self, positions: torch.Tensor) -> Mask:
         """Return the mask of (k,) ascending positions."""
-        found, indices = positions.numpy(), {}
+        numbers, indices = positions.numpy(), {}
         for name, spec in self._specs.items():
             start = self.starts[name]
-            first, last = np.searchsorted(found, [start, start + spec.numel])
-            indices[name] = found[first:last] - start
+            first, last = np.searchsorted(numbers, [start, start + spec.numel])
+            indices[name] = numbers[first:last] - start
         return Mask.of(self._specs, indices)

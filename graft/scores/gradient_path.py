@@ -71,10 +71,10 @@ class GradientPath:
         self.centred = centred
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
         target = LiveTarget(head.model)
-        found = target.match(names)
-        if found.missing:
-            raise PatchMismatchError(f"tensor {found.missing[0]!r} is in scope, but the task's model does not have it")
-        self.weights: Mapping[str, torch.Tensor] = {name: target.tensors[found.found[name]] for name in names}
+        match = target.match(names)
+        if match.missing:
+            raise PatchMismatchError(f"tensor {match.missing[0]!r} is in scope, but the task's model does not have it")
+        self.weights: Mapping[str, torch.Tensor] = {name: target.tensors[match.found[name]] for name in names}
         self._moved: Mask | None = NOTHING  # where weights are not the base's; None: anywhere
         self._place = _point(0.0)
 

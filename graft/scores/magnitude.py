@@ -22,19 +22,19 @@ def size_of_delta(delta: torch.Tensor) -> torch.Tensor:
     return delta.abs()
 
 
-def score_magnitude(given: ScoreInput) -> ScoreTable:
+def score_magnitude(inputs: ScoreInput) -> ScoreTable:
     """Score every weight in scope by |delta|."""
-    return {name: partial(magnitude_of, given.pair, name) for name in given.names}
+    return {name: partial(magnitude_of, inputs.pair, name) for name in inputs.names}
 
 
-def score_movement(given: ImportanceInput) -> ScoreTable:
+def score_movement(inputs: ImportanceInput) -> ScoreTable:
     """Score the weights of a tuned model by |delta|; tensors that the base lacks are left out, new rows score -inf."""
-    if given.pair is None:
+    if inputs.pair is None:
         raise ValueError("the magnitude of an update needs the base")
-    of_base = {own: name for name, own in given.pair.names.items()}
+    of_base = {own: name for name, own in inputs.pair.names.items()}
     return {
-        name: partial(_movement, given.pair, of_base[name], weight.numel())
-        for name, weight in given.weights.items()
+        name: partial(_movement, inputs.pair, of_base[name], weight.numel())
+        for name, weight in inputs.weights.items()
         if name in of_base
     }
 

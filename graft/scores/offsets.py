@@ -26,7 +26,7 @@ _ITERATIONS = 50
 
 
 def fit_offsets(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The offsets that minimise the mean cross-entropy of logits + offsets.
+    """Return the offsets that minimise the mean cross-entropy of logits + offsets.
 
     Args:
         logits: (n, n_labels) on the CPU.

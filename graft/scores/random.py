@@ -10,9 +10,9 @@ import torch
 from graft.scores.inputs import ScoreInput, ScoreTable
 
 
-def score_random(given: ScoreInput) -> ScoreTable:
+def score_random(inputs: ScoreInput) -> ScoreTable:
     """Draw U[0, 1) for every weight in scope, by seed and tensor name alone, whatever else is in scope."""
-    return {name: partial(draw, name, given.pair.base.spec(name).numel, given.seed) for name in given.names}
+    return {name: partial(draw, name, inputs.pair.base.spec(name).numel, inputs.seed) for name in inputs.names}
 
 
 def draw(name: str, n: int, seed: int) -> torch.Tensor:

@@ -23,10 +23,10 @@ from graft.tensors.pair import CheckpointPair
 FLOOR = 1e-2  # of the usual size of a weight
 
 
-def score_relative(given: ScoreInput) -> ScoreTable:
+def score_relative(inputs: ScoreInput) -> ScoreTable:
     """Score every weight in scope by |delta| / (|theta| + eps)."""
-    eps = FLOOR * usual_size(given.pair, given.names)
-    return {name: partial(_relative_movement, given.pair, name, eps) for name in given.names}
+    eps = FLOOR * usual_size(inputs.pair, inputs.names)
+    return {name: partial(_relative_movement, inputs.pair, name, eps) for name in inputs.names}
 
 
 def usual_size(pair: CheckpointPair, names: tuple[str, ...]) -> float:

@@ -17,10 +17,10 @@ import torch
 from graft.scores.inputs import ImportanceInput, ScoreTable
 
 
-def score_saliency(given: ImportanceInput) -> ScoreTable:
+def score_saliency(inputs: ImportanceInput) -> ScoreTable:
     """Score every weight by |theta| * mean |g|."""
-    sizes = given.gradients.of(torch.abs)
-    return {name: partial(weigh_by_size, weight, sizes[name]) for name, weight in given.weights.items()}
+    sizes = inputs.gradients.of(torch.abs)
+    return {name: partial(weigh_by_size, weight, sizes[name]) for name, weight in inputs.weights.items()}
 
 
 def weigh_by_size(weight: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,8 @@ def path_importance(omega: torch.Tensor, delta: torch.Tensor, damping: float) ->
     return omega.clamp_min(0) / (delta.square() + damping)
 
 
-def score_path(given: ImportanceInput) -> ScoreTable:
+def score_path(inputs: ImportanceInput) -> ScoreTable:
     """Score the recorded weights by their Omega."""
-    if given.record is None:
+    if inputs.record is None:
         raise ValueError("the path integral needs a record of the tuning")
-    return {name: score for name, score in given.record.items() if name in given.weights}
+    return {name: score for name, score in inputs.record.items() if name in inputs.weights}

@@ -20,7 +20,7 @@ import torch
 from graft.scores.inputs import ScoreInput, ScoreTable
 
 
-def score_talos(given: ScoreInput) -> ScoreTable:
+def score_talos(inputs: ScoreInput) -> ScoreTable:
     """Score every weight in scope by -F, F at the base with labels drawn from the model."""
-    fisher = given.model.squared_gradients_at(0.0, micro_batch=given.micro_batch, drawn=True)
-    return {name: partial(torch.neg, fisher[name]) for name in given.names}
+    fisher = inputs.model.squared_gradients_at(0.0, micro_batch=inputs.micro_batch, drawn=True)
+    return {name: partial(torch.neg, fisher[name]) for name in inputs.names}

@@ -17,12 +17,12 @@ IMPORTANCE = ImportanceEntry(
 )
 
 
-def score_sign(given: ScoreInput) -> ScoreTable:
+def score_sign(inputs: ScoreInput) -> ScoreTable:
     """Score what grew above what shrank."""
-    return {name: partial(lambda name: given.pair.read_delta(name)[0].sign(), name) for name in given.names}
+    return {name: partial(lambda name: inputs.pair.read_delta(name)[0].sign(), name) for name in inputs.names}
 
 
-def score_cubes(given: ImportanceInput) -> ScoreTable:
+def score_cubes(inputs: ImportanceInput) -> ScoreTable:
     """Score by the mean of |g|^3."""
-    cubes = given.gradients.of(lambda gradient: gradient.abs().pow(3))
-    return {name: partial(torch.Tensor.clone, cubes[name]) for name in given.weights}
+    cubes = inputs.gradients.of(lambda gradient: gradient.abs().pow(3))
+    return {name: partial(torch.Tensor.clone, cubes[name]) for name in inputs.weights}

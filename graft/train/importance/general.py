@@ -21,7 +21,7 @@ from graft.train.importance.measuring import Importance, ImportanceSpec, measure
 
 
 def measure_general(model: str | Path, tasks: Sequence[Task], config: ImportanceSpec, **where: Any) -> Importance:
-    """The mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
+    """Return the mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
 
     Args:
         model, config: as of `measure_importance`; its method takes data.
@@ -31,14 +31,14 @@ def measure_general(model: str | Path, tasks: Sequence[Task], config: Importance
     Raises:
         ConfigError, CheckpointError, DataError: as of `measure_importance`.
     """
-    found = measure_importance(model, tasks[0], config, **where)
-    sums = {name: score().clone() for name, score in found.scores.items()}
+    importance = measure_importance(model, tasks[0], config, **where)
+    sums = {name: score().clone() for name, score in importance.scores.items()}
     for task in tasks[1:]:
         others = measure_importance(model, task, config, **where).scores
         for name in sums:
             sums[name] += others[name]()
     means = {name: partial(torch.Tensor.clone, total.div_(len(tasks))) for name, total in sums.items()}
-    return dataclasses.replace(found, scores=means)
+    return dataclasses.replace(importance, scores=means)
 
 
 def draw_region(model: str | Path, size: int | float, scope: str, seed: int) -> Mask:

@@ -76,7 +76,7 @@ def load_importance(path: Path) -> ImportanceWeights:
 
 
 def is_importance_file(path: Path) -> bool:
-    """Whether a file says of itself that it holds importance."""
+    """Return whether a file says of itself that it holds importance."""
     try:
         return KEY in read_header(path).metadata
     except CheckpointError:
@@ -84,7 +84,7 @@ def is_importance_file(path: Path) -> bool:
 
 
 def describe_integrity(path: Path) -> str:
-    """Whether a file that was loaded held hashes, which then agreed, or is older than they are: for a person.
+    """Say for a person whether a file that was loaded held hashes, which then agreed, or is older than they are.
 
     Raises:
         CheckpointError: as `load_importance`.
@@ -93,14 +93,14 @@ def describe_integrity(path: Path) -> str:
 
 
 def describe_importance(importance: ImportanceWeights, path: Path) -> dict[str, Any]:
-    """What a file of importance holds, and its bytes beside those of dense fp32 importance and anchor."""
+    """Describe what a file of importance holds, and its bytes beside those of dense fp32 importance and anchor."""
     dense = 8 * sum(spec.numel for spec in importance.mask.specs.values())
     size = path.stat().st_size
     return {"method": importance.method, "k": len(importance.mask), "bytes": size, "bytes_dense": dense}
 
 
 def find_importance(importance: str | None, base: Path) -> Path:
-    """The file that a training is given, or the one that a recording training left in the base's folder.
+    """Find the file that a training is given, or the one that a recording training left in the base's folder.
 
     Raises:
         CheckpointError: there is none.
@@ -119,7 +119,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def _open(path: Path) -> tuple[Header, dict[str, Any], dict[str, tuple[TensorSpec, int, str]], Seal]:
-    """The header, its JSON, its checked rows, and its hashes, which have not been compared yet."""
+    """Return the header, its JSON, its checked rows, and its hashes, which have not been compared yet."""
     header = read_header(path)
     meta = parse_json(header.metadata.get(KEY, "{}"), str(path))
     rows = _read_rows(meta, path)
@@ -130,7 +130,7 @@ def _open(path: Path) -> tuple[Header, dict[str, Any], dict[str, tuple[TensorSpe
 
 
 def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
-    """What the hash of the table covers: all that says what the tensors mean."""
+    """Return what the hash of the table covers: all that says what the tensors mean."""
     return {key: meta[key] for key in ("method", "scale", "tensors")}
 
 

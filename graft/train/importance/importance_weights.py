@@ -67,7 +67,7 @@ def check_anchor(importance: ImportanceWeights, name: str, tensor: torch.Tensor)
 
 
 def select_core(scores: ScoreTable, weights: Mapping[str, torch.Tensor], share: float) -> Mask:
-    """The best-scored floor(share * n + 1/2) of n weights: exactly so many, ties by tensor name, then index.
+    """Select the best-scored floor(share * n + 1/2) of n weights: exactly so many, ties by tensor name, then index.
 
     Args:
         scores: tensor name -> function that gives (n,) fp32 scores.

@@ -123,28 +123,28 @@ def measure_importance(
     located = locate(model)
     checkpoint = Checkpoint.open(located.path)
     names = Scope(config.scope).names(checkpoint)
-    given = ImportanceInput({name: checkpoint.read(name) for name in names})
+    inputs = ImportanceInput({name: checkpoint.read(name) for name in names})
     if needs == "base":
         assert base is not None
-        given = dataclasses.replace(given, pair=_moved(base, checkpoint, Scope(config.scope)))
+        inputs = dataclasses.replace(inputs, pair=_moved(base, checkpoint, Scope(config.scope)))
     if needs == "record":
         path = find_importance(None if record is None else str(record), located.path)
-        given = dataclasses.replace(given, record=_read_record(path, checkpoint))
-    table = _score(given, config, located, task, device, dtype)
+        inputs = dataclasses.replace(inputs, record=_read_record(path, checkpoint))
+    table = _score(inputs, config, located, task, device, dtype)
     if domain is not None:
-        table = _divide(table, _score(given, config, located, domain, device, dtype))
+        table = _divide(table, _score(inputs, config, located, domain, device, dtype))
     if not table:
         raise CheckpointError(f"{located.name}: no tensor in scope can be scored by {config.method}")
     method = to_plain(config) | ({"domain": domain.describe()} if domain else {})
     provenance = describe_checkpoint(
         located, checkpoint, Scope(config.scope), method, task.describe() if task else None
     )
-    weights = {name: given.weights[name] for name in table}
+    weights = {name: inputs.weights[name] for name in table}
     return Importance(table, weights, config.method, provenance)
 
 
 def _moved(base: str | Path, checkpoint: Checkpoint, scope: Scope) -> CheckpointPair:
-    """The base and the model, rounding to another dtype set aside."""
+    """Pair the base and the model, rounding to another dtype set aside."""
     pair = CheckpointPair.open(locate(base).path, checkpoint).without_rounding()
     pair.refuse_unlike(scope)
     return pair
@@ -160,24 +160,24 @@ def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None
 
 
 def _score(
-    given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, device: str, dtype: str
+    inputs: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, device: str, dtype: str
 ) -> ScoreTable:
     score = IMPORTANCE_SCORES[config.method]
     function: Callable[[ImportanceInput], ScoreTable] = score.load()
     if score.needs != "data":
-        return function(given)
+        return function(inputs)
     assert task is not None
     head = open_head(model.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
     target = LiveTarget(head.model)
-    found = target.match(given.weights).found
-    live = {name: target.tensors[own] for name, own in found.items()}
+    own_names = target.match(inputs.weights).found
+    live = {name: target.tensors[own] for name, own in own_names.items()}
     mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
-    weights = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors
-    return function(dataclasses.replace(given, weights=weights, mean=mean))
+    weights = {name: inputs.weights[name] for name in own_names}  # the task's model may lack another head's tensors
+    return function(dataclasses.replace(inputs, weights=weights, mean=mean))
 
 
 def _divide(general: ScoreTable, domain: ScoreTable) -> ScoreTable:
-    """general / (domain + eps), eps = FLOOR * mean domain importance."""
+    """Divide: general / (domain + eps), eps = FLOOR * mean domain importance."""
     shared = [name for name in general if name in domain]
     total = sum(float(domain[name]().double().sum()) for name in shared)
     eps = FLOOR * total / max(1, sum(domain[name]().numel() for name in shared)) or 1.0
@@ -198,7 +198,7 @@ def _read_record(path: Path, checkpoint: Checkpoint) -> ScoreTable:
     """
     record = load_importance(path)
     prefix, rename = naming_of(checkpoint.architecture)
-    found = match_names(record.mask, checkpoint.names, prefix=prefix, rename=rename).found
-    for name, own in found.items():
+    own_names = match_names(record.mask, checkpoint.names, prefix=prefix, rename=rename).found
+    for name, own in own_names.items():
         check_anchor(record, name, checkpoint.read(own))
-    return {own: partial(record.dense, name) for name, own in found.items()}
+    return {own: partial(record.dense, name) for name, own in own_names.items()}
