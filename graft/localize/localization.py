@@ -91,7 +91,7 @@ def localize_skill(
 def describe_origin(
     base: Located, pair: CheckpointPair, scope: Scope, method: dict[str, object], task: Task | None
 ) -> Provenance:
-    """Describe where a patch came from, without path, user, host or time; labels in the order of the tuned head's rows."""
+    """Describe where a patch came from, without path, user, host or time; labels in the tuned head's order."""
     described = task.describe() if task else None
     rows = tuned_rows(pair, task)
     if described is not None and rows is not None:
@@ -172,7 +172,7 @@ def _with_data(
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
-    """Copy whole tensors that only the tuned checkpoint has: they go into the graft, and gradients are taken with them."""
+    """Copy in whole tensors that only the tuned checkpoint has: the graft has them, so gradients are taken with them."""
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name in (*pair.extra, *pair.replaced):
@@ -185,7 +185,7 @@ def _refuse_dense(config: LocalizeSpec) -> None:
     """Refuse over several processes what holds a number for every weight."""
     dense = not LOCALIZATION_METHODS[config.method].over_processes or config.exact_scores
     if dense and not find_ranks().is_alone:
-        others = [name for name, method in LOCALIZATION_METHODS.items() if method.over_processes]
+        others = [name for name, row in LOCALIZATION_METHODS.items() if row.needs_data and row.over_processes]
         what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
         raise ConfigError(
             f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "

@@ -68,6 +68,7 @@ LOCALIZATION_METHODS = MethodRegistry(
             help=SCORES["magnitude"].help,
             target="graft.localize.top_deltas:choose_top_deltas",
             source=SCORES["magnitude"].source,
+            over_processes=True,
         ),
     ],
 )

@@ -22,7 +22,8 @@ class ScoreEntry(Entry):
         needs_data: whether it takes gradients or predictions on a task's training examples.
         bytes_per_weight: of host memory that it holds while it scores, for each weight in scope, as plans count it.
         of_candidates: whether it scores candidates alone, and every weight only where `exact_scores` asks for it.
-        over_processes: whether it adds up over several processes; false for what holds a number per weight.
+        over_processes: whether several processes get one process's scores; false for what adds up a number per weight
+            of the examples that were dealt to its process.
     """
 
     needs_data: bool = False
@@ -89,14 +90,16 @@ SCORES = Registry(
             help="|delta|",
             target="graft.scores.magnitude:score_magnitude",
             source="https://arxiv.org/abs/2302.06600",
+            over_processes=True,
         ),
         ScoreEntry(
             name="relative",
             help="|delta|/|theta|",
             target="graft.scores.relative:score_relative",
             source="https://arxiv.org/abs/1708.03888",
+            over_processes=True,
         ),
-        ScoreEntry(name="random", help="the control", target="graft.scores.random:score_random"),
+        ScoreEntry(name="random", help="the control", target="graft.scores.random:score_random", over_processes=True),
     ],
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 
 from graft.config import read_config
 from graft.errors import ConfigError
+from graft.localize import localization
+from graft.localize.localization import localize_skill
 from graft.localize.planning import plan_localization
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
+from graft.parallel.ranks import Ranks
 from graft.patch.file import load_patch
 from graft.scores.registry import IMPORTANCE_SCORES, SCORES
 from graft.specs.localize import LocalizeSpec
@@ -88,3 +92,20 @@ def test_config_blocks_refuse_what_no_row_has(base: Path) -> None:
         read_config(ImportanceSpec, {"method": "toy"}, "a.yaml")
     with SCORES.extended(SCORE):
         assert read_config(LocalizeSpec, {"method": "toy"}, "a.yaml").method == "toy"
+
+
+def test_what_does_not_add_up_over_processes_is_refused_there_by_its_row(
+    base: Path, tuned: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localization, "find_ranks", lambda: Ranks(0, 2))
+    dense = dataclasses.replace(SCORE, needs_data=True)
+    with (
+        SCORES.extended(dense),
+        pytest.raises(ConfigError, match=r"^method 'toy' holds .* or use learned, attribution or taylor without exact"),
+    ):
+        localize_skill(base, tuned, task, LocalizeSpec("toy", budget=5))
+    with (
+        SCORES.extended(dataclasses.replace(dense, over_processes=True)),
+        pytest.raises(ConfigError, match=r"use learned, attribution, taylor or toy without exact scores"),
+    ):
+        localize_skill(base, tuned, task, LocalizeSpec("fisher", budget=5))
