@@ -172,7 +172,7 @@ def _with_data(
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
-    """Copy in whole tensors that only the tuned checkpoint has: the graft has them, so gradients are taken with them."""
+    """Copy in whole tensors that only the tuned checkpoint has: they go with the graft, and so into its gradients."""
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name in (*pair.extra, *pair.replaced):

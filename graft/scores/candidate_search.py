@@ -4,6 +4,14 @@ Candidates by |delta| alone miss the skill of an AdamW-tuned model (its 10,000 l
 attribution mask), and a sum of gradients over all examples would take 4 bytes per weight. So for each of the first few
 micro-batches at the base, each gradient is scored where and when it is made, against delta read part by part from the
 mapped files; a running threshold keeps the `multiple` x k best of the micro-batch; the union is the candidates.
+
+Five weights, k = 1, multiple 2, two micro-batches; the last weight never moved, and is no candidate:
+
+    -g * delta in the 1st   ( .5, .1, .4, -.2, -)   the best 2: 1st and 3rd
+    -g * delta in the 2nd   (-.1, .6, .3,  .2, -)   the best 2: 2nd and 3rd
+    candidates: 1st, 2nd, 3rd. The best by the sum, (.4, .7, .7, 0, -), are among them, and no sum was held.
+
+They need not always be: a weight that is third in every micro-batch is missed, which is why `multiple` is above 1.
 """
 
 from __future__ import annotations
@@ -85,7 +93,7 @@ class CandidateSearch(GradientSink):
 
     @property
     def mask(self) -> Mask:
-        """What was found."""
+        """The candidates so far."""
         return self._index.mask_of(self._found)
 
 

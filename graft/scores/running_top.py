@@ -1,4 +1,8 @@
-"""The largest of scores that come part by part, in one pass: a threshold that rises with what was seen."""
+"""The largest of scores that come part by part, in one pass: a threshold that rises with what was seen.
+
+With m = 2 and the parts (3, 1, 5), (4, 5, 2): after the first part 3 and 5 are kept, and the floor is 3. Of the second
+part 4 and 5 pass it, 2 is not even copied; of 3, 5, 4, 5 the two 5s are kept, and the floor is 5.
+"""
 
 from __future__ import annotations
 

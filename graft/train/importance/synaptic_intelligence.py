@@ -12,6 +12,14 @@ the curvature of a parabola that falls by omega_i over Delta_i. The paper's xi i
 it is in units of the mean squared movement, so that one default serves any rate and length. With xi near 0 the
 weights that hardly moved win: under SGD omega and Delta^2 are then both little more than lr^2 times the noise's
 power, and their ratio says nothing.
+
+One weight over three steps, in a model whose xi * mean Delta^2 is .0225:
+
+    g at the step    -2     -1     .5
+    dtheta            .1     .1   -.05      Delta = .15
+    -g * dtheta       .2     .1    .025     omega = .325: each step went down the slope, also the one back
+
+    Omega = .325 / (.0225 + .0225) = 7.2; without the step back, .3 / (.04 + .0225) = 4.8 for a longer way.
 """
 
 from __future__ import annotations
