@@ -118,23 +118,24 @@ class MaskLearner:
     def _step(self, places: list[int], sink: CandidateSum) -> float:
         """Gather the gradient of some examples' mean loss, dealt out in micro-batches to processes; return the loss."""
         ranks, offsets, losses = self.head.ranks, self._offsets, []
+        # without micro-batches each process gets an equal part, so that all work at every step
         size = self.config.micro_batch or -(-len(places) // ranks.world)
         parts = [places[start : start + size] for start in range(0, len(places), size)]
-        if offsets is not None:
+        if offsets is not None:  # by the logits before this step: a fit on this batch alone would follow its classes
             offsets.fit()
         for part, counts in ranks.deal(parts):
             loss = self._loss(part) * (len(part) / len(places))
             losses.append(loss.item())
             backpropagate(self.head, loss, counts)
             sink.end_batch(counts=counts)
-        if offsets is not None:
+        if offsets is not None:  # each process saw the new logits of its own parts only
             offsets.share(parts, ranks)
         return sum(ranks.collect(losses, len(parts)))
 
     def _loss(self, places: list[int]) -> torch.Tensor:
         batch, offsets = [self.examples[i] for i in places], self._offsets
         loss = self.head.loss(batch) if offsets is None else offsets.loss(places, self.head.logits(batch))
-        if not torch.isfinite(loss):
+        if not torch.isfinite(loss):  # its gradient would make every score NaN, and the top k any
             raise CheckpointError(f"the loss is {loss.item()} at a graft of {int(self.kept.sum()):,} entries")
         return loss
 

@@ -57,7 +57,7 @@ class Candidates(Coordinates):
     def gather(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """Return (k_i,) fp32 on the CPU: a gradient's entries at a tensor's coordinates; 0 in the pieces of others."""
         indices = self._indices_on_device[name]
-        if not is_distributed(gradient):
+        if not is_distributed(gradient):  # else this process holds a piece of the tensor, and some of its candidates
             return take(gradient, indices).float().cpu()
         here, local = piece_of(gradient).locate(indices)
         return torch.zeros(len(indices)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
@@ -91,6 +91,7 @@ class CandidateSum(GradientSink):
 
     def end_batch(self, *, counts: bool = True) -> None:
         """Add what was gathered to the sum, in the order of micro-batches; zeros where there was none."""
+        # one addition a micro-batch and in their order: sums of fp32 depend on the order, and processes must agree
         for gathered in self.ranks.gather(self.gathered):
             self.total += gathered
         self.gathered.zero_()

@@ -176,12 +176,13 @@ class GradientPath:
             for name, weight in self.weights.items():
                 # in the live model's dtype, which may be a lower one than the checkpoints'
                 base, tuned = (tensor.to(weight.dtype) for tensor in self.pair.read(name))
+                # a key per tensor: the draws depend on no other tensor, and are the same in every process
                 point = path_point(base, tuned, alpha, f"{self.seed}\0{name}")
                 local_of(weight).copy_(piece_of(weight).cut(point))
 
     def move_to_graft(self, mask: Mask) -> None:
         """Set every tensor in scope to the base's, with the tuned values at a mask."""
-        self.return_to_base()
+        self.return_to_base()  # writes k values back where the last graft was, or reads all tensors after `move_to`
         self._moved, self._place = mask, f"a graft of {len(mask):,} entries"
         self._assign(mask, tuned=True)
 
@@ -195,7 +196,7 @@ class GradientPath:
 
     def return_to_base(self) -> None:
         """Set every tensor in scope to the base's bits."""
-        if self._moved is None:
+        if self._moved is None:  # nobody knows where it differs
             self.move_to(0.0)
         else:
             self._assign(self._moved, tuned=False)

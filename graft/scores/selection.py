@@ -45,6 +45,7 @@ def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Ind
     names = sorted(names)
     upper, above = _boundary(_histogram(scores, names, _upper_half), k)
     lower, above_in_bin = _boundary(_histogram(scores, names, lambda keys: _lower_half(keys, upper)), k - above)
+    # what is above the upper bin, and what is above the lower bin within it, is in for sure
     threshold = ((upper - HALF // 2) << 16) + lower
     if threshold <= _keys(torch.tensor([-torch.inf])).item():
         raise BudgetError(f"fewer than {k:,} entries in scope may be chosen: those left have no score")
@@ -52,6 +53,7 @@ def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Ind
     chosen: dict[str, Indices] = {}
     for name in names:
         keys = _keys(scores[name]())
+        # each tensor takes what ties it has until none is left, which is the order of names and of indices
         ties = (keys == threshold).nonzero().squeeze(1)[:ties_left]
         ties_left -= ties.numel()
         indices = torch.cat([(keys > threshold).nonzero().squeeze(1), ties]).sort().values
