@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from graft.evaluate.report import Report as Report
     from graft.hub.pull import pull_patch as pull_patch
     from graft.hub.push import push_patch as push_patch
+    from graft.localize.diff import diff_checkpoints as diff_checkpoints
     from graft.localize.localization import localize_skill as localize_skill
-    from graft.localize.movement import diff_checkpoints as diff_checkpoints
     from graft.patch.format.reading import load_mask as load_mask
     from graft.patch.format.reading import load_patch as load_patch
     from graft.patch.format.writing import save_patch as save_patch
@@ -45,7 +45,7 @@ _HOMES = {
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",
     "compose_patches": "graft.compose.composition",
-    "diff_checkpoints": "graft.localize.movement",
+    "diff_checkpoints": "graft.localize.diff",
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
     "prepare_patch": "graft.patch.live",

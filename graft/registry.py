@@ -80,9 +80,9 @@ class Registry(Mapping[str, E], Generic[E]):
         Raises:
             ConfigError: there is none; the line names all that there are.
         """
-        if name not in self._entries:
+        if name not in self:
             raise ConfigError(f"{name!r} is not a {self.noun}; choose from {', '.join(self)}")
-        return self._entries[name]
+        return self[name]
 
     def describe(self) -> str:
         """Return the help of all rows as one text, for an option's help."""
@@ -91,7 +91,7 @@ class Registry(Mapping[str, E], Generic[E]):
     @contextlib.contextmanager
     def extended(self, entry: E) -> Iterator[None]:
         """Add a row for the length of a block, as an experiment or a test does."""
-        if entry.name in self._entries:
+        if entry.name in self:
             raise ValueError(f"there is a {self.noun} {entry.name!r} already")
         self._entries[entry.name] = entry
         try:

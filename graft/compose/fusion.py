@@ -32,7 +32,7 @@ from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.files.claims import Output, claim_output
 from graft.files.location import locate, places_of
 from graft.files.outputs import new_folder
-from graft.localize.largest_movements import LargestMovements, find_largest
+from graft.localize.top_deltas import TopDeltas, find_top_deltas
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
 from graft.specs.fusion import FusionSpec
@@ -165,7 +165,7 @@ class _Fuser:
         self.dots = torch.zeros((m, m), dtype=torch.float64)
         self.met = np.zeros((m, m), np.int64)
         k = max(1, math.floor((spec.share or 0) * self.base.n_parameters + 0.5))
-        self.movements = [LargestMovements(pair, self.names, k) for pair in self.pairs] if spec.share else []
+        self.movements = [TopDeltas(pair, self.names, k) for pair in self.pairs] if spec.share else []
 
     def look(self) -> None:
         """The passes before the one that writes: whole models' angles, and which movements are the largest."""
@@ -173,7 +173,7 @@ class _Fuser:
             for dots in stream_tensors(self._dots_of, self.names, self._tuned, "angles"):
                 self.dots += dots
             self.arc = arc_coefficients(gram_of(self.dots))
-        find_largest(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
+        find_top_deltas(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
 
     def write(self, folder: Path) -> Fusion:
         """The pass that fuses and writes."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from graft.errors import MismatchError
-from graft.localize.scores.random import draw
 from graft.patch.live import LiveTarget
+from graft.scores.random import draw
 from graft.tensors.dtypes import same_bits
 from graft.tensors.pair import CheckpointPair
 
@@ -62,7 +62,7 @@ def interpolate(alpha: float) -> Mix:
 class RandomShare:
     """The tuned values at a random share of the weights of some tensors, the base's elsewhere.
 
-    An entry is taken where the draw of `graft.localize.scores.random` is at least 1 - share: with one seed a larger
+    An entry is taken where the draw of `graft.scores.random` is at least 1 - share: with one seed a larger
     share holds every smaller one, and the "random" patch of that seed is (but for its exact k) among them.
 
     Attributes:

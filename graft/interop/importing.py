@@ -15,10 +15,10 @@ from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
 from graft.interop.registry import IMPORT_FORMATS
 from graft.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
-from graft.localize.selection import select_top
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
+from graft.scores.selection import select_top
 from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, same_bits, take

@@ -11,7 +11,7 @@ from graft.tensors.scope import layer_of
 
 
 def resolve_budget(n_parameters: int, density: float, budget: int | None) -> int:
-    """k = floor(density * N + 1/2), or the budget as it is.
+    """Return k = floor(density * N + 1/2), or the budget as it is.
 
     Raises:
         BudgetError: nothing would be kept, or more than there is.

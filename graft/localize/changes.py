@@ -30,8 +30,8 @@ class Changes:
             BudgetError: none has; the checkpoints are equal there.
             CheckpointError: a value is NaN or infinite.
         """
-        found = stream_tensors(self._count, self.names, self.pair.stored, "changes")
-        counts = {name: count for name, count in zip(self.names, found, strict=True) if count}
+        numbers = stream_tensors(self._count, self.names, self.pair.stored, "changes")
+        counts = {name: count for name, count in zip(self.names, numbers, strict=True) if count}
         if not counts:
             but = " but for rounding" if any(map(self.pair.rounds, self.names)) else ""
             raise BudgetError(f"base and tuned checkpoints are equal in scope{but}: there is no skill to cut out")

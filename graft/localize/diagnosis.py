@@ -24,16 +24,16 @@ checkpoint apart, but not the densities.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from graft.config import to_plain
 from graft.files.location import locate
-from graft.localize.concentration import Concentration, measure_concentration
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
@@ -162,40 +162,99 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
     names = pair.names_in(Scope(scope))
     n = sum(pair.base.spec(name).numel for name in names)
     step = -(-n // SAMPLE) | 1  # odd: rows are even in length, and so every column has its turn
-    deltas = {name: partial(_delta, pair, name, step) for name in names}
+    deltas, changed = _sample_all(pair, names, step)
     ks = {density: max(1, int(density * pair.base.n_parameters / step + 0.5)) for density in DENSITIES}
-    found = measure_concentration(deltas, list(ks.values()))
-    changed = sum(int((_sample(pair, name, step)[1]).count_nonzero()) for name in names)
-    seen = max(found.n, 1)
+    concentration = measure_concentration(deltas, list(ks.values()))
+    seen = max(concentration.n, 1)
     return Diagnosis(
         scope=scope,
         n_parameters=pair.base.n_parameters,
         n_scope=n,
-        n_seen=found.n,
+        n_seen=concentration.n,
         changed=changed / seen,
-        excess_kurtosis=found.excess_kurtosis,
-        effective=found.participation / seen,
-        effective_l1=found.participation_l1 / seen,
-        top=tuple(_top_share(found, density, k, step) for density, k in ks.items()),
+        excess_kurtosis=concentration.excess_kurtosis,
+        effective=concentration.participation / seen,
+        effective_l1=concentration.participation_l1 / seen,
+        top=tuple(_top_share(concentration, density, k, step) for density, k in ks.items()),
     )
 
 
+@dataclass(frozen=True)
+class Concentration:
+    """How a movement is spread over n weights.
+
+    Attributes:
+        n: number of weights.
+        moments: mean of delta, delta^2, delta^3, delta^4.
+        absolute: sum of |delta|.
+        squared: sum of delta^2.
+        largest: k -> (sum of |delta|, sum of delta^2) over the k largest |delta|.
+    """
+
+    n: int
+    moments: tuple[float, float, float, float]
+    absolute: float
+    squared: float
+    largest: Mapping[int, tuple[float, float]]
+
+    @property
+    def excess_kurtosis(self) -> float:
+        """m4 / m2^2 - 3 with central moments: 0 for a normal distribution; 0 too where all deltas are equal."""
+        first, second, third, fourth = self.moments
+        variance = second - first**2
+        central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+        return central / variance**2 - 3 if variance > 0 else 0.0
+
+    @property
+    def participation(self) -> float:
+        """(sum delta^2)^2 / sum delta^4: k where k weights moved alike (inverse participation ratio)."""
+        return self.n * self.moments[1] ** 2 / self.moments[3] if self.moments[3] else 0.0
+
+    @property
+    def participation_l1(self) -> float:
+        """(sum |delta|)^2 / sum delta^2: the same from lower powers, which a few outliers decide less."""
+        return self.absolute**2 / self.squared if self.squared else 0.0
+
+
+def measure_concentration(deltas: torch.Tensor, ks: Sequence[int]) -> Concentration:
+    """Measure by a sort, with all sums in fp64: exact up to the rounding of a sum, at most 24 bytes a weight.
+
+    Args:
+        deltas: (n,) fp32, finite.
+        ks: for how many of the largest to sum; more than there are counts as all.
+    """
+    exact = deltas.double().numpy()
+    moments = [float((exact**power).sum()) / max(len(exact), 1) for power in (1, 2, 3, 4)]
+    del exact
+    sizes = np.sort(deltas.abs().numpy())[::-1].astype(np.float64)  # descending
+    squares = np.square(sizes)
+    largest = {k: (float(sizes[:k].sum()), float(squares[:k].sum())) for k in ks}
+    first, second, third, fourth = moments
+    return Concentration(len(sizes), (first, second, third, fourth), float(sizes.sum()), float(squares.sum()), largest)
+
+
+def _sample_all(pair: CheckpointPair, names: Sequence[str], step: int) -> tuple[torch.Tensor, int]:
+    """Return the (n,) fp32 deltas of all tensors' samples, and how many of these weights changed."""
+    deltas, n_changed = [], 0
+    for name in names:
+        delta, changed = _sample(pair, name, step)
+        deltas.append(delta)
+        n_changed += int(changed.count_nonzero())
+    return torch.cat(deltas), n_changed
+
+
 def _sample(pair: CheckpointPair, name: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every step-th entry of one tensor: its fp32 delta, and whether its bits changed."""
+    """Read every step-th weight of one tensor: its fp32 delta, and whether its bits changed."""
     base = pair.base.read(name).reshape(-1)[::step].contiguous()
     tuned = pair.align(base, pair.read_tuned(name).reshape(-1)[::step].contiguous())
     pair.refuse_not_finite(name, base, tuned)
     return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
 
 
-def _delta(pair: CheckpointPair, name: str, step: int) -> torch.Tensor:
-    return _sample(pair, name, step)[0]
-
-
-def _top_share(found: Concentration, density: float, k: int, step: int) -> TopShare:
-    absolute, squared = found.largest[k]
-    k = min(k, found.n) * step
-    return TopShare(density, k, _ratio(squared, found.squared), _ratio(absolute, found.absolute))
+def _top_share(concentration: Concentration, density: float, k: int, step: int) -> TopShare:
+    absolute, squared = concentration.largest[k]
+    k = min(k, concentration.n) * step
+    return TopShare(density, k, _ratio(squared, concentration.squared), _ratio(absolute, concentration.absolute))
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -203,5 +262,5 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _percent(share: float) -> str:
-    """A share for a person, two digits: .0001 -> "0.01 %"."""
+    """Write a share for a person, two digits: .0001 -> "0.01 %"."""
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.4g} %"

@@ -13,12 +13,14 @@ from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.files.location import Located, locate
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
-from graft.localize.methods import METHODS, Search, Tables
-from graft.localize.path import GradientPath
+from graft.localize.context import LocalizationContext, ScoreCache
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
+from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
+from graft.scores.gradient_path import GradientPath
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import spread_head
@@ -43,7 +45,7 @@ def localize_skill(
     gradient_checkpointing: bool = False,
     parallel: str = "ddp",
     with_base_values: bool = False,
-    tables: Tables | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> Patch:
     """Find the entries that hold a skill and cut them out of the tuned checkpoint.
 
@@ -59,8 +61,8 @@ def localize_skill(
             one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
             processes in another order, and candidates are those of their sums).
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
-        tables: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per weight
-            in scope for those that take gradients of every weight).
+        score_cache: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per
+            weight in scope for those that take gradients of every weight).
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
@@ -71,12 +73,14 @@ def localize_skill(
     pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
     names = pair.names_in(Scope(config.scope))
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
-    if METHODS[config.method].needs_data:
-        search.groups  # noqa: B018 - refuses before the costly part
-        search = _with_data(search, located, task, Runtime(device, dtype, gradient_checkpointing, parallel))
-    mask = METHODS[config.method].choose(search)
-    del search  # and the model with it
+    context = LocalizationContext(
+        Changes(pair, names), k, config, score_cache={} if score_cache is None else score_cache
+    )
+    if LOCALIZATION_METHODS[config.method].needs_data:
+        context.groups  # noqa: B018 - refuses before the costly part
+        context = _with_data(context, located, task, Runtime(device, dtype, gradient_checkpointing, parallel))
+    mask = _choose_entries(context)
+    del context  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
@@ -84,7 +88,7 @@ def localize_skill(
 def describe_origin(
     base: Located, pair: CheckpointPair, scope: Scope, method: dict[str, object], task: Task | None
 ) -> Provenance:
-    """Where a patch came from, without any path, user, host or time; labels in the order of the tuned head's rows."""
+    """Describe where a patch came from, without path, user, host or time; labels in the tuned head's order."""
     described = task.describe() if task else None
     rows = tuned_rows(pair, task)
     if described is not None and rows is not None:
@@ -97,7 +101,7 @@ def describe_origin(
 
 
 def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
-    """What the rows of the tuned model's classifier are; None where the task has no such head.
+    """Read what the rows of the tuned model's classifier are; None where the task has no such head.
 
     Raises:
         CheckpointError: they are for other labels than the task's.
@@ -118,34 +122,43 @@ def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
 def describe_checkpoint(
     base: Located, checkpoint: Checkpoint, scope: Scope, method: dict[str, object], task: dict[str, object] | None
 ) -> Provenance:
-    """Where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
+    """Describe where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
     tokenizer = tokenizer_digest(base.path) if base.path.is_dir() else None
     return trace_provenance(base, checkpoint, scope, method, task=task, tokenizer=tokenizer)
 
 
-def _with_data(search: Search, base: Located, task: Task | None, runtime: Runtime) -> Search:
-    """The search with a model at hand and the task's examples."""
-    config = search.config
+def _choose_entries(context: LocalizationContext) -> Mask:
+    method = LOCALIZATION_METHODS.find(context.config.method)
+    if not isinstance(method, LocalizationMethod):
+        return context.select_by_score(method.name)
+    mask: Mask = method.load()(context)
+    return mask
+
+
+def _with_data(context: LocalizationContext, base: Located, task: Task | None, runtime: Runtime) -> LocalizationContext:
+    """Return the context with a model at hand and the task's examples."""
+    config, method = context.config, LOCALIZATION_METHODS[context.config.method]
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
-    validation = task.validation_examples() if METHODS[config.method].needs_validation else []
+    needs_validation = isinstance(method, LocalizationMethod) and method.needs_validation
+    validation = task.validation_examples() if needs_validation else []
     _refuse_dense(config)
-    head = spread_head(base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(search.pair, task))
-    _take_head(head.model, search.pair)
+    head = spread_head(base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(context.pair, task))
+    _take_head(head.model, context.pair)
     path = GradientPath(
         head,
-        search.pair,
-        search.names,
+        context.pair,
+        context.names,
         task.train_examples(),
         batch_size=config.batch_size,
         seed=config.seed,
         centred=config.centred,
     )
-    return dataclasses.replace(search, path=path, validation=validation)
+    return dataclasses.replace(context, path=path, validation=validation)
 
 
 def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
-    """Whole tensors that only the tuned checkpoint has go into the graft, so gradients are taken with them."""
+    """Copy in whole tensors that only the tuned checkpoint has: they go with the graft, and so into its gradients."""
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name in (*pair.extra, *pair.replaced):
@@ -156,10 +169,11 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
 
 def _refuse_dense(config: LocalizeSpec) -> None:
     """Refuse over several processes what holds a number for every weight."""
-    dense = config.method in ("paper", "fisher", "talos") or config.exact_scores
+    dense = not LOCALIZATION_METHODS[config.method].over_processes or config.exact_scores
     if dense and not find_ranks().is_single:
+        others = [name for name, row in LOCALIZATION_METHODS.items() if row.needs_data and row.over_processes]
         what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
         raise ConfigError(
             f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
-            "or use attribution, taylor or learned without exact scores"
+            f"or use {', '.join(others[:-1])} or {others[-1]} without exact scores"
         )

@@ -10,7 +10,7 @@ import torch
 from graft.errors import BudgetError
 from graft.files.location import locate
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
-from graft.localize import largest_movements
+from graft.localize import top_deltas
 from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.memory.plan import Allocation, MemoryPlan
@@ -20,9 +20,9 @@ from graft.tensors.scope import Scope
 
 # bytes, measured
 PER_ENTRY = 44  # per entry of the patch: index twice, values, coded, as a file
-PER_SAMPLED = 26  # per weight in the sample by which the largest movements are sought
-PER_CHUNK = 64  # per weight of the stretch at work in each thread
-PER_DIAGNOSED = 32  # per entry of the largest tensor's sample in the diagnosis
+PER_SAMPLED = 26  # per weight in the sample by which the largest deltas are sought
+PER_CHUNK = 64  # per weight of the chunk at work in each thread
+PER_DIAGNOSED = 24  # per weight in the diagnosis's sample
 ROW = 256  # bytes of a row of a patch's table, with a long name
 ABOUT = 1 << 14  # bytes of what a patch says of itself
 
@@ -55,9 +55,7 @@ def plan_diff(
     step = -(-n // SAMPLE) | 1
     parts = [
         Allocation("chunks of both at work", PER_CHUNK * CHUNK * threads),
-        Allocation(
-            "diagnosis: the largest sample", PER_DIAGNOSED * -(-max(spec.numel for spec in specs.values()) // step)
-        ),
+        Allocation("diagnosis: its sample", PER_DIAGNOSED * sum(-(-spec.numel // step) for spec in specs.values())),
     ]
     if out is not None:
         item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
@@ -68,7 +66,7 @@ def plan_diff(
             if k > n:
                 raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
             what = f"the largest {k:,} movements"
-            parts.append(Allocation("sample of the movements", PER_SAMPLED * min(n, largest_movements.SAMPLE)))
+            parts.append(Allocation("sample of the movements", PER_SAMPLED * min(n, top_deltas.SAMPLE)))
         item *= 2 if with_base_values else 1
         whole = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
         whole += sum(

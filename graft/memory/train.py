@@ -21,7 +21,7 @@ from graft.tensors.scope import Scope
 from graft.train.localizable import refuse_unmet
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
-from graft.train.record import read_held
+from graft.train.record import read_importance
 
 INDEX = 8  # bytes
 PULLED = 4  # copies of one tensor while it is pulled towards the base
@@ -69,12 +69,13 @@ def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int)
 
     Anchors stay in the base's file where every entry of a tensor has one.
     """
-    held = read_held(config, base)
+    importance = read_importance(config, base)
     parts = [Allocation("record of importance", (4 + width) * n_trained if config.record is not None else 0)]
-    if held is not None:
-        strengths = sum(values.nbytes for values in held.strengths.values())
-        few = sum(len(held.mask[name]) for name in held.mask if len(held.mask[name]) < held.mask.specs[name].numel)
-        parts += [Allocation("importance", strengths + (4 + width) * few)]
+    if importance is not None:
+        omega = sum(values.nbytes for values in importance.omega.values())
+        mask = importance.mask
+        few = sum(len(mask[name]) for name in mask if len(mask[name]) < mask.specs[name].numel)
+        parts += [Allocation("importance", omega + (4 + width) * few)]
     return parts
 
 

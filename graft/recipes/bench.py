@@ -11,8 +11,8 @@ from typing import Any
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
 from graft.files.location import locate
 from graft.localize.changes import Changes
+from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill, tuned_rows
-from graft.localize.methods import Tables
 from graft.patch.skill_patch import Patch
 from graft.recipes.spec import RecipeSpec
 from graft.specs.runtime import Runtime
@@ -40,7 +40,7 @@ class Bench:
     seed: int
     folder: Path
     runtime: Runtime
-    tables: Tables = field(default_factory=dict)
+    tables: ScoreCache = field(default_factory=dict)
 
     @property
     def tuned(self) -> Path:
@@ -73,9 +73,9 @@ class Bench:
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """The patch of a method; `changes` replace fields of the recipe's `localize` block."""
-        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
+        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)
         return localize_skill(
-            self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.runtime.options
+            self.recipe.base, self.tuned, self.task, config, score_cache=self.tables, **self.runtime.options
         )
 
     def predict(self, head: Head) -> Predictions:

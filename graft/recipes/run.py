@@ -14,7 +14,7 @@ from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
 from graft.files.location import locate
-from graft.localize.methods import METHODS
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.patch.format.reading import load_patch
 from graft.recipes.bench import graft_name
 from graft.recipes.budgets import refuse_budgets
@@ -45,8 +45,10 @@ def load_recipe(path: Path, assignments: tuple[str, ...] = ()) -> tuple[RecipeSp
     recipe = dataclasses.replace(recipe, base=find_base(path, recipe.base))
     for key, methods in (("controls", recipe.controls), ("analysis.curve.methods", recipe.curve_methods)):
         for method in methods:
-            if method not in METHODS:
-                raise ConfigError(f"{path}: {key}: {method!r} is not a method; choose from {', '.join(METHODS)}")
+            try:
+                LOCALIZATION_METHODS.find(method)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {key}: {error}") from error
     # the recipe's train block overrides the task's key by key
     changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
     return recipe, Task.load(path.parent / recipe.task, changes)

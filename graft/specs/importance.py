@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
+from graft.scores.registry import IMPORTANCE_SCORES
 from graft.specs.block import Block
-from graft.specs.ranges import Count
+from graft.specs.ranges import Count, OneOf
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,11 @@ class ImportanceSpec(Block):
     """How the importance of each weight is measured (`graft.train.importance.measuring`).
 
     Attributes:
-        method: "saliency" (|g * theta|), "fisher" (squared gradients), "movement" (|theta - base|) or "path" (recorded
-            while tuning).
+        method: how the importance of a weight is measured.
         scope: which tensors: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regular expression.
         micro_batch: examples whose gradients are averaged before their size or square is taken; 1 is exact.
     """
 
-    method: Literal["saliency", "fisher", "movement", "path"] = "saliency"
+    method: Annotated[str, OneOf(IMPORTANCE_SCORES)] = "saliency"
     scope: str = "all"
     micro_batch: Count = 1

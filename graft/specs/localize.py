@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.specs.block import Block
-from graft.specs.ranges import Above, AtLeast, Count
+from graft.specs.ranges import Above, AtLeast, Count, OneOf
 
 Allocation = Literal["global", "per-tensor", "per-layer"]
 PathKind = Literal["graft", "straight"]
@@ -14,7 +15,7 @@ PathKind = Literal["graft", "straight"]
 
 @dataclass(frozen=True)
 class LearnSpec(Block):
-    """What method "learned" does (`graft.localize.learner.learned`).
+    """What method "learned" does (`graft.localize.learned`).
 
     Attributes:
         start: the score that names the candidates and gives them their initial values.
@@ -43,7 +44,7 @@ class LearnSpec(Block):
 
 @dataclass(frozen=True)
 class PaperSpec(Block):
-    """What method "paper" does (`graft.localize.learner.published`); the defaults are the published values.
+    """What method "paper" does (`graft.localize.panigrahi2023`); the defaults are the published values.
 
     Attributes:
         lr: learning rate of gradient descent on the mask's logits S.
@@ -76,9 +77,7 @@ class LocalizeSpec(Block):
     """What chooses the entries of a patch.
 
     Attributes:
-        method: of `graft.localize.methods`: "learned" at the exact budget, or the "paper"'s procedure, or a score:
-            "attribution" (path-integrated), "taylor" (first order), "fisher" (Fisher-weighted movement), "talos" (the
-            least sensitive, a contrast), "magnitude", "relative" (magnitude by the weight's own size) or "random".
+        method: how the entries are chosen.
         density: entries to keep, as a share of all parameters.
         budget: number of entries to keep, in place of `density`.
         scope: which tensors the entries may lie in: layers, embeddings, heads, a sum such as layers+embeddings, all, or
@@ -86,10 +85,10 @@ class LocalizeSpec(Block):
         allocation: one budget over all tensors ("global"), or shared out by size "per-tensor" or "per-layer".
         path: attribution: along the "graft" as it grows, or "straight" from base to tuned.
         points: attribution: points of that path.
-        centred: set class offsets aside at every point of the path and step of the learner (`graft.localize.offsets`).
+        centred: set class offsets aside at every point of the path and step of the learner (`graft.scores.offsets`).
         batch_size: examples per forward and backward pass.
         micro_batch: fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is
-            faster (`graft.localize.scores.fisher`).
+            faster (`graft.scores.fisher`).
         candidates: attribution, taylor, learned: how the weights are found that these methods look at.
         exact_scores: attribution, taylor, learned: look at every weight in scope instead, at 4 bytes of host memory
             each.
@@ -98,9 +97,7 @@ class LocalizeSpec(Block):
         seed: seed of "random" and the learners, of the labels that "talos" draws, and of the path in low precision.
     """
 
-    method: Literal[
-        "attribution", "learned", "paper", "taylor", "fisher", "talos", "magnitude", "relative", "random"
-    ] = "attribution"
+    method: Annotated[str, OneOf(LOCALIZATION_METHODS)] = "attribution"
     density: float = 1e-4
     budget: int | None = None
     scope: str = "layers"

@@ -11,7 +11,7 @@ from graft.specs.ranges import Above, Count, Share
 
 @dataclass(frozen=True)
 class RecordSpec(Block):
-    """Recording of the path integral while tuning (`graft.train.importance.recorder`).
+    """Recording of the path integral while tuning (`graft.train.importance.synaptic_intelligence`).
 
     Attributes:
         share: share of the trained weights whose importance is kept.

@@ -19,7 +19,7 @@ class RegularizeSpec(Block):
 
     Attributes:
         importance: path of the file that a recording training or `graft importance --soft` wrote; the one in the
-            base's folder where absent. "uniform" instead: every trained weight matters alike (L2 to the base).
+            base's folder where absent. "uniform" instead: every trained weight matters alike (L2-SP, arXiv 1802.01483).
         strength: phi, the factor of the whole penalty; e^-3 where absent.
         layers: coefficients by layer: softmax of the norms divided by the largest ("normalized"), of the norms as
             they are ("plain"), or 1 for every layer ("none").

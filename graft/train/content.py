@@ -21,7 +21,7 @@ from graft.tasks.examples import Example
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.hashing import digest_of
-from graft.train.importance.consolidation_file import FILE, digest_of_file
+from graft.train.importance.importance_file import FILE, digest_of_file
 from graft.version import __version__
 
 Content = dict[str, Any]

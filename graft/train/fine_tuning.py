@@ -19,7 +19,7 @@ from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import locate, places_of
 from graft.files.outputs import new_folder
 from graft.files.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
-from graft.localize.movement import find_core
+from graft.localize.diff import find_core
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -30,11 +30,11 @@ from graft.tasks.loading import quiet_transformers
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.content import content_of_training, describe_settings, print_content
-from graft.train.importance.consolidation_file import FILE, save_consolidation
+from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.localizable import configure_pull, configure_restart, refuse_unmet
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.record import RECORD, find_record, read_held, write_record
+from graft.train.record import RECORD, find_record, read_importance, write_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
 
@@ -123,7 +123,7 @@ def train_task(
     content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
     state = TrainingState(out, staged, head.ranks)
-    stepper = Stepper.start(head, plan, located.path, core, read_held(config, located.path))
+    stepper = Stepper.start(head, plan, located.path, core, read_importance(config, located.path))
     epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
     record = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     record |= {"epochs": list(map(dataclasses.asdict, epochs))}
@@ -225,7 +225,7 @@ def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, 
     record = stepper.plan.config.record
     save_model(stepper.head, folder, out, weights)
     if stepper.recorder is not None and record is not None:
-        save_consolidation(stepper.recorder.consolidate(record.share, record.xi), folder / FILE)
+        save_importance(stepper.recorder.keep(record.share, record.xi), folder / FILE)
 
 
 def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

@@ -15,7 +15,8 @@ pull's in `graft.train.pull`), cannot:
     theta_i <- theta*_i + (theta_i - theta*_i) / (1 + rate * 2 * phi * c_l * Omega_i / s_i)
 
 One mechanism, three methods: with c = 1 and Omega the Fisher information it is EWC (arXiv 1612.00796; phi is half its
-lambda), and with Omega = 1 for every weight it is L2 to the base.
+lambda), and with Omega = 1 for every weight it is L2 to the base, or L2-SP (Li et al. 2018, arXiv 1802.01483; there
+a new head's weights are drawn to 0, here they are left alone).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from graft.tensors.live_weight import LiveWeight
 from graft.tensors.scope import layer_of
-from graft.train.importance.consolidation import Consolidation, check_anchor
+from graft.train.importance.importance_weights import ImportanceWeights, check_anchor
 from graft.train.pull import scale_of
 from graft.train.trained_weights import match_trained
 
@@ -45,14 +46,14 @@ class Term:
         weight: the live tensor, with its gradient.
         indices: (k,) flat, int32 where the tensor's size allows; None for every entry.
         anchors: (k,) values, or the whole tensor.
-        strengths: (k,) in a float dtype, or None for 1.
+        omega: (k,) in a float dtype, or None for 1.
         factor: 2 * phi * c_l.
     """
 
     weight: LiveWeight
     indices: torch.Tensor | None
     anchors: torch.Tensor
-    strengths: torch.Tensor | None
+    omega: torch.Tensor | None
     factor: float
 
     def add_gradient(self) -> None:
@@ -61,14 +62,14 @@ class Term:
         if gradient is None:
             return
         pull = (self._kept(self.weight.values) - self._anchors()).mul_(self.factor)
-        pull = pull if self.strengths is None else pull.mul_(self.strengths.float())
+        pull = pull if self.omega is None else pull.mul_(self.omega.float())
         gradient = gradient.view(-1)
         gradient.add_(pull) if self.indices is None else gradient.index_add_(0, self.indices, pull)
 
     def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step in the metric of the optimizer."""
         scale, anchors = scale_of(self.weight, optimizer), self._anchors()
-        hold = rate * self.factor * (1.0 if self.strengths is None else self.strengths.float())
+        hold = rate * self.factor * (1.0 if self.omega is None else self.omega.float())
         flat = self.weight.values.view(-1)
         moved = (self._kept(flat) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
         values = torch.where(moved == 0, anchors, anchors + moved)
@@ -105,23 +106,29 @@ class Penalty:
         return cls(terms, proximal=config.step == "proximal")
 
     @classmethod
-    def of(cls, model: torch.nn.Module, base: Checkpoint, held: Consolidation, config: RegularizeSpec) -> Penalty:
-        """The penalty by a consolidation of the base, on those of its weights that train.
+    def of(
+        cls, model: torch.nn.Module, base: Checkpoint, importance: ImportanceWeights, config: RegularizeSpec
+    ) -> Penalty:
+        """The penalty by importance weights of the base, on those of its weights that train.
 
         Raises:
             MismatchError: none of its tensors trains, or it belongs to another checkpoint.
         """
-        trained = match_trained(model, tuple(held.mask))
+        trained = match_trained(model, tuple(importance.mask))
         if not trained:
             raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
-        held = held if config.elements else _level(held)
-        factors = coefficients_of(held, config)
+        importance = importance if config.elements else _level(importance)
+        factors = coefficients_of(importance, config)
         own = {weight.place: name for name, weight in match_trained(model, base.names).items()}
         terms = []
         for name, weight in trained.items():
             anchor = base.read(own[weight.place])
-            check_anchor(held, name, anchor)
-            terms.append(_term(weight, held.mask[name], anchor, held.strengths[name], 2 * factors[name] * held.scale))
+            check_anchor(importance, name, anchor)
+            terms.append(
+                _term(
+                    weight, importance.mask[name], anchor, importance.omega[name], 2 * factors[name] * importance.scale
+                )
+            )
         return cls(terms, proximal=config.step == "proximal")
 
     @torch.no_grad()
@@ -138,21 +145,21 @@ class Penalty:
 
 
 def open_penalty(
-    model: torch.nn.Module, base: Checkpoint, held: Consolidation | None, config: RegularizeSpec
+    model: torch.nn.Module, base: Checkpoint, importance: ImportanceWeights | None, config: RegularizeSpec
 ) -> Penalty:
-    """By a consolidation, or L2 to the base where there is none."""
-    return Penalty.of(model, base, held, config) if held else Penalty.to_base(model, base, config)
+    """Return the penalty by importance weights, or L2 to the base where there are none."""
+    return Penalty.of(model, base, importance, config) if importance else Penalty.to_base(model, base, config)
 
 
-def coefficients_of(held: Consolidation, config: RegularizeSpec) -> dict[str, float]:
+def coefficients_of(importance: ImportanceWeights, config: RegularizeSpec) -> dict[str, float]:
     """phi * c_l by tensor name."""
-    layers = sorted({layer_of(name) for name in held.mask})
+    layers = sorted({layer_of(name) for name in importance.mask})
     squares = dict.fromkeys(layers, 0.0)
-    for name in held.mask:
-        squares[layer_of(name)] += float(held.strength_of(name).double().square().sum())
+    for name in importance.mask:
+        squares[layer_of(name)] += float(importance.omega_of(name).double().square().sum())
     norms = torch.tensor([squares[layer] for layer in layers], dtype=torch.float64).sqrt()
     by_layer = dict(zip(layers, layer_coefficients(norms, config.layers).tolist(), strict=True))
-    return {name: config.strength * by_layer[layer_of(name)] for name in held.mask}
+    return {name: config.strength * by_layer[layer_of(name)] for name in importance.mask}
 
 
 def layer_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
@@ -162,18 +169,18 @@ def layer_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
     return len(norms) * (norms / norms.max() if how == "normalized" else norms).softmax(0)
 
 
-def _level(held: Consolidation) -> Consolidation:
+def _level(importance: ImportanceWeights) -> ImportanceWeights:
     """Every strength the mean of all, so that the whole stays as strong."""
-    mean = sum(float(held.strength_of(name).double().sum()) for name in held.mask) / len(held.mask)
-    strengths = {name: torch.full_like(values, mean, dtype=torch.float32) for name, values in held.strengths.items()}
-    return dataclasses.replace(held, strengths=strengths, scale=1.0)
+    mean = sum(float(importance.omega_of(name).double().sum()) for name in importance.mask) / len(importance.mask)
+    omega = {name: torch.full_like(values, mean, dtype=torch.float32) for name, values in importance.omega.items()}
+    return dataclasses.replace(importance, omega=omega, scale=1.0)
 
 
-def _term(weight: LiveWeight, kept: Indices, anchor: torch.Tensor, strengths: torch.Tensor, factor: float) -> Term:
+def _term(weight: LiveWeight, kept: Indices, anchor: torch.Tensor, omega: torch.Tensor, factor: float) -> Term:
     """Of every entry the anchor stays mapped from the base's file; of some, their values are held."""
     device, n = weight.owner.device, weight.values.numel()
-    strengths = strengths.to(device)
+    omega = omega.to(device)
     if kept.size == n:
-        return Term(weight, None, anchor.to(device), strengths, factor)
+        return Term(weight, None, anchor.to(device), omega, factor)
     indices = torch.tensor(kept, dtype=torch.int32 if n < 2**31 else torch.int64)
-    return Term(weight, indices.to(device), take(anchor, indices).to(device), strengths, factor)
+    return Term(weight, indices.to(device), take(anchor, indices).to(device), omega, factor)

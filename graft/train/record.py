@@ -12,21 +12,21 @@ from graft.specs.regularize import UNIFORM
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.hashing import digest_of
-from graft.train.importance.consolidation import Consolidation
-from graft.train.importance.consolidation_file import find_consolidation, load_consolidation
+from graft.train.importance.importance_file import find_importance, load_importance
+from graft.train.importance.importance_weights import ImportanceWeights
 
 RECORD = "graft_training.json"
 
 
-def read_held(config: TrainSpec, base: Path) -> Consolidation | None:
-    """What a training is held by: None where nothing holds it, or all weights alike.
+def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
+    """Read the importance by which a training is held: None where nothing holds it, or all weights alike.
 
     Raises:
         CheckpointError: the file of importance is missing or not valid.
     """
     if config.regularize is None or config.regularize.importance == UNIFORM:
         return None
-    return load_consolidation(find_consolidation(config.regularize.importance, base))
+    return load_importance(find_importance(config.regularize.importance, base))
 
 
 def write_record(folder: Path, record: Mapping[str, Any], mark: str) -> None:

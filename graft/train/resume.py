@@ -14,7 +14,7 @@ from graft.files.workplaces import open_workplace, refuse_foreign, workplace_of
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.content import Content, tell_differences
-from graft.train.importance.recorder import PathRecorder
+from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 
 Figures = tuple[float, ...]
 _ANEW = "delete it or leave --resume out to start anew, or choose another output"
@@ -59,7 +59,7 @@ class TrainingState:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         figures: list[Figures],
-        recorder: PathRecorder | None = None,
+        recorder: SynapticIntelligence | None = None,
     ) -> None:
         """Replace the state by the present one; a crash while writing keeps the one before.
 
@@ -86,7 +86,7 @@ class TrainingState:
                 raise OutputError(f"{self.folder}: cannot be written ({str(error).partition(chr(10))[0]})") from error
 
     def load(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recorder: PathRecorder | None = None
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recorder: SynapticIntelligence | None = None
     ) -> list[Figures]:
         """Put the state into model, optimizer and recorder; the figures of the epochs done, if there is one.
 

@@ -21,8 +21,8 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
-from graft.train.importance.consolidation import Consolidation
-from graft.train.importance.recorder import PathRecorder
+from graft.train.importance.importance_weights import ImportanceWeights
+from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
@@ -140,11 +140,16 @@ class Stepper:
     pull: BasePull | None = None
     protection: Protection | None = None
     penalty: Penalty | None = None
-    recorder: PathRecorder | None = None
+    recorder: SynapticIntelligence | None = None
 
     @classmethod
     def start(
-        cls, head: Head, plan: Plan, base: Path, core: ProtectedSet | None = None, held: Consolidation | None = None
+        cls,
+        head: Head,
+        plan: Plan,
+        base: Path,
+        core: ProtectedSet | None = None,
+        importance: ImportanceWeights | None = None,
     ) -> Stepper:
         """The stepper of a fresh training, with its core protected, and what matters held, where there are such.
 
@@ -163,9 +168,11 @@ class Stepper:
         freeze_wholes(head.model, regions)
         optimizer = make_optimizer(head.model, config)
         pull = BasePull(head.model, checkpoint) if config.l1 else None
-        penalty = None if config.regularize is None else open_penalty(head.model, checkpoint, held, config.regularize)
+        penalty = (
+            None if config.regularize is None else open_penalty(head.model, checkpoint, importance, config.regularize)
+        )
         protection = _guard(head.model, optimizer, core, regions, config) if core else None
-        recorder = None if config.record is None else PathRecorder(head.model, checkpoint, config.record.every)
+        recorder = None if config.record is None else SynapticIntelligence(head.model, checkpoint, config.record.every)
         return cls(head, optimizer, plan, SharedLoss(head), pull, protection, penalty, recorder)
 
     @_saying_what_to_lower()

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from graft.evaluate.correctness import accuracy
-from graft.localize.scores.table import CandidateScores
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.recipes.bench import Bench
 from graft.recipes.run import load_recipe
+from graft.scores.table import CandidateScores
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task

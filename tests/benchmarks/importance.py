@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 
 from graft.files.location import locate
+from graft.scores.gradients import GradientMean
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.train.importance.consolidation import Consolidation
-from graft.train.importance.consolidation_file import save_consolidation
-from graft.train.importance.gathering import GradientMean
-from graft.train.importance.recorder import PathRecorder
+from graft.train.importance.importance_file import save_importance
+from graft.train.importance.importance_weights import ImportanceWeights
+from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty
 from graft.train.steps import Plan, Stepper
 
@@ -46,7 +46,9 @@ def measure() -> list[dict[str, object]]:
     return [*_compare_times(times, len(examples)), *_compare_bytes(stepper, stepper.recorder)]
 
 
-def _time_both(stepper: Stepper, recorder: PathRecorder, head: Head, examples: list[Example]) -> dict[str, float]:
+def _time_both(
+    stepper: Stepper, recorder: SynapticIntelligence, head: Head, examples: list[Example]
+) -> dict[str, float]:
     """Median CPU seconds per batch of 8."""
     times: dict[str, list[float]] = {"step and record": [], "record": [], "single": [], "batch": []}
     for step, positions in stepper.plan.batches(0):
@@ -81,10 +83,10 @@ def _compare_times(times: dict[str, float], n: int) -> list[dict[str, object]]:
     return [_row(*row) for row in rows]
 
 
-def _compare_bytes(stepper: Stepper, recorder: PathRecorder) -> list[dict[str, object]]:
+def _compare_bytes(stepper: Stepper, recorder: SynapticIntelligence) -> list[dict[str, object]]:
     weights = [weight for group in stepper.optimizer.param_groups for weight in group["params"]]
     dense = ("dense fp32 Fisher and anchor", 8 * sum(weight.numel() for weight in weights))
-    held = {share: recorder.consolidate(share, 1.0) for share in (1.0, 0.1)}
+    held = {share: recorder.keep(share, 1.0) for share in (1.0, 0.1)}
     rows = [_row(f"file at a share of {share:g}, bytes", _file_size(part), *dense) for share, part in held.items()]
     return [
         *rows,
@@ -95,22 +97,20 @@ def _compare_bytes(stepper: Stepper, recorder: PathRecorder) -> list[dict[str, o
     ]
 
 
-def _held_bytes(stepper: Stepper, held: Consolidation) -> int:
+def _held_bytes(stepper: Stepper, held: ImportanceWeights) -> int:
     """Of indices, strengths and those anchors that do not stay in the base's mapped file."""
     with tempfile.TemporaryDirectory() as name:
         stepper.head.model.save_pretrained(name)
         base = Checkpoint.open(Path(name))
         penalty = Penalty.of(stepper.head.model, base, held, RegularizeSpec())
-    parts = [
-        (term.indices, term.strengths, term.anchors if term.indices is not None else None) for term in penalty.terms
-    ]
+    parts = [(term.indices, term.omega, term.anchors if term.indices is not None else None) for term in penalty.terms]
     return sum(tensor.nbytes for part in parts for tensor in part if tensor is not None)
 
 
-def _file_size(held: Consolidation) -> int:
+def _file_size(held: ImportanceWeights) -> int:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "importance.safetensors"
-        save_consolidation(held, path)
+        save_importance(held, path)
         return path.stat().st_size
 
 

@@ -29,12 +29,12 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from graft.localize import localization
-from graft.localize.candidate_search import CandidateSearch
-from graft.localize.candidates import Candidates
-from graft.localize.gradients import GradientSink
-from graft.localize.learner.learned import MaskLearner
-from graft.localize.path import GradientPath
+from graft.localize.learned import MaskLearner
 from graft.memory.localize import plan_localization
+from graft.scores.candidate_search import CandidateSearch
+from graft.scores.candidates import Candidates
+from graft.scores.gradient_path import GradientPath
+from graft.scores.gradients import GradientSink
 from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, spread_head
@@ -199,7 +199,7 @@ def _open(folder: Path, device: str) -> GradientPath:
 
 
 def _plain(folder: Path, device: str) -> dict[str, Any]:
-    _open(folder, device).pour(Nothing(), micro_batches=2)
+    _open(folder, device).stream_gradients(Nothing(), micro_batches=2)
     return {}
 
 
@@ -213,15 +213,15 @@ def _localize(folder: Path, device: str) -> dict[str, Any]:
 def _times(folder: Path, device: str) -> dict[str, Any]:
     path = _open(folder, device)
     groups = [(tuple(path.weights), round(1e-4 * path.pair.base.n_parameters))]
-    path.pour(search := CandidateSearch(path.pair, groups, CONFIG.candidates.multiple), micro_batches=2)
+    path.stream_gradients(search := CandidateSearch(path.pair, groups, CONFIG.candidates.multiple), micro_batches=2)
     candidates = Candidates(path.pair, path.weights, search.mask, groups)
     learner = MaskLearner(
         path.head, candidates, torch.rand(len(candidates)), path.examples[:BATCH], CONFIG.learn, centred=False
     )
     steps: dict[str, Callable[[], object]] = {
-        "plain": lambda: path.pour(Nothing(), micro_batches=1),
+        "plain": lambda: path.stream_gradients(Nothing(), micro_batches=1),
         "mask step": lambda: learner.run_epoch(torch.Generator()),  # of one micro-batch
-        "candidate step": lambda: path.pour(CandidateSearch(path.pair, groups, 5), micro_batches=1),
+        "candidate step": lambda: path.stream_gradients(CandidateSearch(path.pair, groups, 5), micro_batches=1),
     }
     path.examples = path.examples[:BATCH]
     times: dict[str, list[float]] = {name: [] for name in steps}

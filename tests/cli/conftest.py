@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from graft_cli.entry import main
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from tests.shared_builds import build_once
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import click
 import pytest
 import torch
-from graft_cli.commands.localize import METHODS
 from graft_cli.entry import COMMANDS, group
 from safetensors.torch import load_file
 
@@ -20,7 +19,6 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
-from graft.specs.localize import LocalizeSpec
 from graft.train.record import read_record
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
@@ -150,11 +148,6 @@ def test_train_localize_and_evaluate(base: Path, task_file: Path, tmp_path: Path
     assert set(report["ood"]) == {"meals", "novel"}
     assert {"msp", "energy", "n_in", "n_out"} == set(report["ood"]["novel"]["detection"])
     assert parsed(cli("evaluate", out, "--task", task_file, "--limit", 5, "--json"))["n"] == 5
-
-
-def test_methods_are_those_of_the_library() -> None:
-    assert set(METHODS) == set(get_args(get_type_hints(LocalizeSpec)["method"]))
-    assert all(METHODS.values())
 
 
 def test_a_curve_goes_with_a_patch_or_alone(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.patch.format.reading import load_mask
-from graft.train.importance.consolidation_file import FILE
+from graft.train.importance.importance_file import FILE
 
 Cli = Callable[..., Any]
 

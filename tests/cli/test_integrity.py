@@ -11,8 +11,8 @@ import torch
 from graft.patch.format.integrity import AGREE, UNSEALED
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
-from graft.train.importance.consolidation import consolidate
-from graft.train.importance.consolidation_file import save_consolidation
+from graft.train.importance.importance_file import save_importance
+from graft.train.importance.importance_weights import keep_importance
 from tests.checkpoints import join_file, sample_tensors, split_file
 from tests.cli.conftest import Cli
 
@@ -73,7 +73,7 @@ def test_a_damaged_file_is_refused_by_every_command(
 def test_a_file_of_importance_is_shown(tmp_path: Path, cli: Cli) -> None:
     tensors = sample_tensors()
     scores = {name: tensor.abs().flatten().clone for name, tensor in tensors.items()}
-    save_consolidation(consolidate(scores, tensors, 1.0, "|w|"), tmp_path / "held")
+    save_importance(keep_importance(scores, tensors, 1.0, "|w|"), tmp_path / "held")
     shown = json.loads(cli("inspect", tmp_path / "held", "--json").out)
     assert (shown["kind"], shown["integrity"], shown["k"]) == (
         "importance",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graft.compose.exclusion import exclude_patches
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.tensors.checkpoint import Checkpoint

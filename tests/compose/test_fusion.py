@@ -16,7 +16,7 @@ from graft.compose import fusion
 from graft.compose.fusion import RECORD, fuse_models
 from graft.compose.fusion_rules import angles_of, arc_coefficients, dots_of, gram_of
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
-from graft.localize import largest_movements
+from graft.localize import top_deltas
 from graft.patch.spherical import mean_on_sphere
 from graft.specs.fusion import METHODS, FusionMethod, FusionSpec
 from graft.tensors.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 @pytest.fixture(autouse=True)
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
-    for module in (fusion, largest_movements):
+    for module in (fusion, top_deltas):
         monkeypatch.setattr(module, "LONG", 14)
 
 

@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task

@@ -15,7 +15,7 @@ from graft.evaluate.comparison import (
 )
 from graft.evaluate.evaluation import Prediction, Predictions, evaluate_task, predict_task
 from graft.evaluate.necessity import lost_gain
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 

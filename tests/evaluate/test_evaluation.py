@@ -11,7 +11,7 @@ from graft.errors import CheckpointError, DataError, PatchMismatchError
 from graft.evaluate.bootstrap import bootstrap_metrics
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import Prediction, evaluate_task, predict_task
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.tasks.head import open_head
 from graft.tasks.heads.lm import TokenColumns

@@ -10,8 +10,8 @@ from transformers import AutoModel, BertForSequenceClassification
 from graft.errors import PatchMismatchError
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.necessity import cut_removal
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.specs.localize import LocalizeSpec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from tests.hub.client import Client

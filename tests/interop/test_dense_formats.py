@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError, PatchError, PatchMismatchError
 from graft.interop.exporting import export_patch
 from graft.interop.importing import import_patch
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import pipeline
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from tests.models import FILMS, write_causal, write_rows
 

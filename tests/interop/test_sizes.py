@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, LlamaForCausalLM
 from graft.errors import BudgetError, MismatchError, PatchError
 from graft.interop.exporting import export_patch
 from graft.interop.importing import import_patch
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.tensors.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task

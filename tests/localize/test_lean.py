@@ -1,4 +1,4 @@
-"""A tuned model that leans to one class: the lean must not choose the entries (`graft.localize.offsets`)."""
+"""A tuned model that leans to one class: the lean must not choose the entries (`graft.scores.offsets`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from graft.localize.localization import localize_skill
-from graft.localize.path import GradientPath
 from graft.patch.mask import Mask
+from graft.scores.gradient_path import GradientPath
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task

@@ -10,8 +10,8 @@ import torch
 
 from graft.errors import BudgetError, MismatchError
 from graft.localize.diagnosis import diagnose_movement
+from graft.localize.diff import diff_checkpoints, find_core
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints, find_core
 from graft.localize.pair_notes import describe_differences
 from graft.patch.merge import merge_patches
 from graft.specs.localize import LocalizeSpec

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError
-from graft.localize.path import GradientPath
 from graft.memory.localize import plan_localization
 from graft.memory.plan import MemoryPlan
+from graft.scores.gradient_path import GradientPath
 from graft.specs.localize import CandidateSpec, LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head

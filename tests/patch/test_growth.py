@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from graft.errors import OverlapError, PatchError, PatchFormatError, PatchMismatchError
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.memory.apply import plan_merge
 from graft.patch.compatibility import check_compatible
 from graft.patch.format.reading import load_patch, load_region

@@ -16,8 +16,8 @@ from transformers import BertForSequenceClassification, LlamaForSequenceClassifi
 from graft.compose.composition import compose_patches
 from graft.compose.fusion import fuse_models
 from graft.errors import MismatchError
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.head_config import read_head

@@ -15,10 +15,10 @@ from transformers import MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import graft
 from graft.errors import OverlapError
-from graft.localize.gradients import DenseSum, pouring
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
+from graft.scores.gradients import DenseSum, capture_gradients
 from graft.specs.regularize import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
@@ -26,8 +26,8 @@ from graft.tensors.hashing import hash_values
 from graft.tensors.live_weight import Owners
 from graft.tensors.packed import Part
 from graft.tensors.pair import CheckpointPair
-from graft.train.importance.consolidation import Consolidation
-from graft.train.importance.recorder import PathRecorder
+from graft.train.importance.importance_weights import ImportanceWeights
+from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty
 from graft.train.pull import BasePull
 from graft.train.trained_weights import match_trained
@@ -89,7 +89,7 @@ def test_gradients_of_experts_reach_the_sink_by_name(model: Any) -> None:
     target = LiveTarget(model)
     weights = {name: target.tensors[target.match([name]).found[name]] for name in (EXPERT, "lm_head.weight")}
     model.zero_grad()
-    with pouring(model, weights, sink := DenseSum(weights)):
+    with capture_gradients(model, weights, sink := DenseSum(weights)):
         backward(model)
     assert expected.any(), "the control: experts take gradients"
     assert torch.equal(sink.sums[EXPERT], slice_of(expected).flatten())
@@ -99,7 +99,7 @@ def test_training_knows_experts_by_the_names_in_the_files(model: Any, base: Path
     checkpoint = Checkpoint.open(base)
     trained = match_trained(model, checkpoint.names)
     assert trained.keys() == set(checkpoint.names)
-    recorder, pull = PathRecorder(model, checkpoint), BasePull(model, checkpoint)
+    recorder, pull = SynapticIntelligence(model, checkpoint), BasePull(model, checkpoint)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     backward(model)
     optimizer.step()
@@ -115,7 +115,7 @@ def test_training_knows_experts_by_the_names_in_the_files(model: Any, base: Path
 def test_a_penalty_holds_experts(step: str, model: Any, base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     mask = Mask.of({EXPERT: checkpoint.spec(EXPERT)}, {EXPERT: np.array([3, 7])})
-    held = Consolidation(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
+    held = ImportanceWeights(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
                          {EXPERT: hash_values(checkpoint.read(EXPERT).flatten()[[3, 7]])}, "fisher")  # fmt: skip
     spec = RegularizeSpec(strength=0.5, step=step, layers="none")  # type: ignore[arg-type]
     penalty = Penalty.of(model, checkpoint, held, spec)

@@ -20,7 +20,7 @@ from graft.recipes.run import run_recipe
 from graft.recipes.suite import run as several
 from graft.specs.adapter import AdapterSpec
 from graft.train import adapter, fine_tuning
-from graft.train.importance import consolidation_file
+from graft.train.importance import importance_file
 from tests.models import write_yaml
 from tests.recipes.retention.test_retention import bench_of
 from tests.recipes.toy_tasks import write_toy_tasks
@@ -170,7 +170,7 @@ def test_a_file_of_importance_counts_by_its_bytes(recipe: Path, tmp_path: Path) 
     file.write_bytes(b"two")
     with pytest.raises(OutputError, match=r"other content: .*regularize.importance"):
         run_recipe(recipe, tmp_path / "held", assignments=held)
-    assert consolidation_file.digest_of_file(file) not in (tmp_path / "held" / "recipe.json").read_text()
+    assert importance_file.digest_of_file(file) not in (tmp_path / "held" / "recipe.json").read_text()
 
 
 def test_figures_that_cannot_be_read_are_found_again(tmp_path: Path) -> None:

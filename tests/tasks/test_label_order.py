@@ -21,8 +21,8 @@ from transformers import (
 from graft.errors import CheckpointError
 from graft.evaluate.curve import measure_curve
 from graft.evaluate.evaluation import evaluate_task
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
 from graft.patch.merge import merge_patches
 from graft.specs.head import HeadSpec
 from graft.specs.localize import LocalizeSpec

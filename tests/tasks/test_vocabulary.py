@@ -12,8 +12,8 @@ from transformers import AutoModel
 from graft.errors import PatchMismatchError
 from graft.evaluate.curve import measure_curve
 from graft.evaluate.evaluation import evaluate_task, predict_model
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.localize.movement import diff_checkpoints
 from graft.patch.merge import merge_patches
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime

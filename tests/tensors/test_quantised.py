@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.patch.merge import merge_patches
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import equal_tensors, sample_tensors, write_single

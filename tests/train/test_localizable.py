@@ -10,7 +10,7 @@ import pytest
 
 from graft.errors import BudgetError, OutputError
 from graft.evaluate.evaluation import evaluate_task
-from graft.localize.movement import diff_checkpoints
+from graft.localize.diff import diff_checkpoints
 from graft.memory.train import plan_training
 from graft.specs.localizable import LocalizableSpec
 from graft.tasks.task import Task

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError, ConfigError, MismatchError
-from graft.localize.scores.table import ScoreTable
+from graft.scores.table import ScoreTable
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import STRENGTH, RegularizeSpec
@@ -17,8 +17,8 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import layer_of
 from graft.train.fine_tuning import train_task
-from graft.train.importance.consolidation import Consolidation, consolidate
-from graft.train.importance.consolidation_file import FILE, save_consolidation
+from graft.train.importance.importance_file import FILE, save_importance
+from graft.train.importance.importance_weights import ImportanceWeights, keep_importance
 from graft.train.penalty import Penalty, coefficients_of, layer_coefficients
 from tests.checkpoints import bits_of, model_of, sample_tensors, write_single
 
@@ -29,10 +29,10 @@ def table_of(scores: dict[str, torch.Tensor]) -> ScoreTable:
     return {name: values.flatten().clone for name, values in scores.items()}
 
 
-def held_at(tensors: dict[str, torch.Tensor], share: float = 0.4) -> Consolidation:
+def held_at(tensors: dict[str, torch.Tensor], share: float = 0.4) -> ImportanceWeights:
     generator = torch.Generator().manual_seed(3)
     scores = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in tensors.items()}
-    return consolidate(table_of(scores), tensors, share, "made up")
+    return keep_importance(table_of(scores), tensors, share, "made up")
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def moved_model() -> torch.nn.Module:
     return model
 
 
-def penalty_by_definition(model: torch.nn.Module, held: Consolidation, config: RegularizeSpec) -> torch.Tensor:
+def penalty_by_definition(model: torch.nn.Module, held: ImportanceWeights, config: RegularizeSpec) -> torch.Tensor:
     """phi * sum_l c_l sum_i Omega_i (theta_i - theta*_i)^2, written out for autograd."""
     factors, total = coefficients_of(held, config), torch.zeros(())
     weights = dict(model.named_parameters())
     for name in held.mask:
         kept, anchors = (tensor.flatten()[torch.tensor(held.mask[name])] for tensor in (weights[name], ANCHORS[name]))
-        total = total + factors[name] * (held.strength_of(name) * (kept - anchors).square()).sum()
+        total = total + factors[name] * (held.omega_of(name) * (kept - anchors).square()).sum()
     return total
 
 
@@ -100,7 +100,7 @@ def test_without_both_parts_it_is_l2_with_the_mean_importance(base_file: Checkpo
     held = held_at(tensors, 1.0)
     ablated, plain = moved_model(), moved_model()
     Penalty.of(ablated, base_file, held, RegularizeSpec(strength=0.2, layers="none", elements=False)).before_step()
-    every = torch.cat([held.strength_of(name) for name in held.mask])
+    every = torch.cat([held.omega_of(name) for name in held.mask])
     Penalty.to_base(plain, base_file, RegularizeSpec(strength=0.2 * float(every.mean()))).before_step()
     for left, right in zip(ablated.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(left.grad, right.grad)
@@ -112,7 +112,7 @@ def test_without_the_layers_it_is_ewc(base_file: Checkpoint) -> None:
     held = held_at(tensors, 1.0)
     Penalty.of(model, base_file, held, RegularizeSpec(strength=0.5, layers="none")).before_step()
     for name, weight in model.named_parameters():
-        fisher = held.strength_of(name).view(weight.shape)
+        fisher = held.omega_of(name).view(weight.shape)
         torch.testing.assert_close(weight.grad, fisher * (weight.detach() - tensors[name]))
 
 
@@ -135,7 +135,7 @@ def test_the_proximal_step_minimises_distance_plus_penalty(share: float, adam: b
         free = torch.ones(weight.numel(), dtype=torch.bool).index_fill(0, at, value=False)
         assert torch.equal(weight.flatten()[free], before[name].flatten()[free])
         now, then = (tensor.detach().flatten()[at] for tensor in (weight, before[name]))
-        hold = 2 * factors.get(name, 0.0) * (held.strength_of(name) if name in held.mask.specs else torch.empty(0))
+        hold = 2 * factors.get(name, 0.0) * (held.omega_of(name) if name in held.mask.specs else torch.empty(0))
         slope = scale * (now - then) / rate + hold * (now - tensors[name].flatten()[at])
         assert (slope.abs() <= 1e-4 * (1 + hold)).all()
 
@@ -190,7 +190,7 @@ def tune(base: Path, task: Task, out: Path, regularize: RegularizeSpec | None, *
     return train_task(base, task, out, config=config, **more).path
 
 
-def distance(base: Path, tuned: Path, held: Consolidation | None = None) -> float:
+def distance(base: Path, tuned: Path, held: ImportanceWeights | None = None) -> float:
     pair, total = CheckpointPair.open(base, tuned), 0.0
     for name in pair.names:
         delta, _ = pair.read_delta(name)
@@ -211,9 +211,9 @@ def test_a_strength_of_0_is_plain_training_bit_for_bit(general: Path, task: Task
 
 
 def test_the_stronger_the_less_of_what_matters_moves(general: Path, task: Task, tmp_path: Path) -> None:
-    from graft.train.importance.consolidation_file import load_consolidation
+    from graft.train.importance.importance_file import load_importance
 
-    held = load_consolidation(general / FILE)
+    held = load_importance(general / FILE)
     specs = [RegularizeSpec(strength=phi, step="proximal") for phi in (0.0, 0.5, 50.0)]
     runs = [tune(general, task, tmp_path / f"{spec.strength}", spec) for spec in specs]
     moved = [distance(general, run, held) for run in runs]
@@ -269,16 +269,16 @@ def test_a_training_is_found_again_by_the_content_of_the_file_of_importance(
     general: Path, task: Task, tmp_path: Path
 ) -> None:
     from graft.train.fine_tuning import find_training
-    from graft.train.importance.consolidation_file import load_consolidation
+    from graft.train.importance.importance_file import load_importance
 
-    held = load_consolidation(general / FILE)
-    save_consolidation(held, tmp_path / "here.safetensors")
+    held = load_importance(general / FILE)
+    save_importance(held, tmp_path / "here.safetensors")
     regularize = RegularizeSpec(importance=str(tmp_path / "here.safetensors"))
     out = tune(general, task, tmp_path / "out", regularize)
     assert str(tmp_path) not in (out / "graft_training.json").read_text()
     config = dataclasses.replace(task.spec.train, epochs=2, regularize=regularize)
     assert find_training(general, task, out, config=config) is not None
-    save_consolidation(dataclasses.replace(held, scale=2 * held.scale), tmp_path / "here.safetensors", force=True)
+    save_importance(dataclasses.replace(held, scale=2 * held.scale), tmp_path / "here.safetensors", force=True)
     assert find_training(general, task, out, config=config) is None
 
 

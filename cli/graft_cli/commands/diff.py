@@ -49,7 +49,7 @@ def command(
     from graft.files.claims import claim_output
     from graft.files.location import places_of
     from graft.localize.diagnosis import diagnose_movement
-    from graft.localize.movement import diff_checkpoints
+    from graft.localize.diff import diff_checkpoints
     from graft.localize.pair_notes import describe_differences
     from graft.memory.diff import plan_diff
 

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import click
 
+from graft.scores.registry import IMPORTANCE_SCORES
 from graft.specs.runtime import Runtime
 from graft_cli import options
 from graft_cli.saving import describe_lines
-
-METHODS = {
-    "saliency": "|g.theta|, mean over micro-batches",
-    "fisher": "squared gradients",
-    "movement": "|theta - base|, without data",
-    "path": "what `graft train --record` recorded",
-}
 
 
 @click.command("importance")
@@ -29,13 +23,7 @@ METHODS = {
     type=click.Path(path_type=Path),
     help="The data to be learned next: importance is then general / (domain + eps).",
 )
-@click.option(
-    "--method",
-    type=click.Choice(list(METHODS)),
-    default="saliency",
-    show_default=True,
-    help="; ".join(f"{name}: {about}" for name, about in METHODS.items()) + ".",
-)
+@options.choose("--method", registry=IMPORTANCE_SCORES, default="saliency", show_default=True)
 @click.option("--top", type=float, default=0.1, show_default=True, help="Share of the weights in scope to keep.")
 @click.option("--soft", is_flag=True, help="Write strengths and anchors for `train --method regularize`, not a mask.")
 @click.option("--base", help="What MODEL was tuned from, for movement.")
@@ -79,7 +67,7 @@ def command(
     from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
     from graft.specs.importance import ImportanceSpec
-    from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
+    from graft.train.importance.importance_file import describe_importance, save_importance
     from graft.train.importance.measuring import measure_importance
 
     task, domain = (None if file is None else options.load_task(file, seed) for file in (task_file, domain_file))
@@ -89,9 +77,9 @@ def command(
     measure = partial(measure_importance, model, task, config, domain=domain, base=base, record=record)
     found = measure(device=runtime.device, dtype=runtime.dtype)
     if soft:
-        held = found.consolidate(top)
-        save_consolidation(held, claim)
-        content = describe_consolidation(held, output)
+        weights = found.keep(top)
+        save_importance(weights, claim)
+        content = describe_importance(weights, output)
         lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
     else:
         mask = found.core(top)

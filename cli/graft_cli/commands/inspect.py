@@ -29,14 +29,14 @@ def command(patch: str, as_json: bool) -> None:
     from graft.patch.format.declaration import FILE_NAME
     from graft.patch.format.reading import describe_integrity, load_region
     from graft.patch.summary import describe_patch
-    from graft.train.importance.consolidation_file import is_consolidation
+    from graft.train.importance.importance_file import is_importance_file
 
     if is_on_hub(patch):
         content = describe_remote(patch)
     else:
         path = locate_patch(patch, FILE_NAME).path
         file = path / FILE_NAME if path.is_dir() else path
-        if is_consolidation(file):
+        if is_importance_file(file):
             _show_importance(file, as_json)
             return
         region, provenance = load_region(file)
@@ -45,12 +45,12 @@ def command(patch: str, as_json: bool) -> None:
 
 
 def _show_importance(file: Path, as_json: bool) -> None:
-    from graft.train.importance.consolidation_file import (
-        describe_consolidation,
+    from graft.train.importance.importance_file import (
+        describe_importance,
         describe_integrity,
-        load_consolidation,
+        load_importance,
     )
 
-    content = describe_consolidation(load_consolidation(file), file) | {"integrity": describe_integrity(file)}
+    content = describe_importance(load_importance(file), file) | {"integrity": describe_integrity(file)}
     lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
     options.show({"kind": "importance"} | content, as_json, lines)

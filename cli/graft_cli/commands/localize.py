@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.specs.localize import Allocation, PathKind
 from graft.specs.runtime import Runtime
 from graft_cli import options, processes
@@ -16,18 +17,6 @@ from graft_cli.saving import save_and_show
 if TYPE_CHECKING:
     from graft.evaluate.curve import GainCurve
 
-METHODS = {
-    "learned": "a mask learned at the exact budget",
-    "paper": "the published procedure, whose size is its own",
-    "attribution": "-g.delta integrated along a path",
-    "taylor": "-g.delta to first order at the base",
-    "fisher": "F.delta^2, F the Fisher information at the tuned weights",
-    "talos": "least sensitive weights of the base, a contrast",
-    "magnitude": "|delta|",
-    "relative": "|delta|/|theta|",
-    "random": "the control",
-}
-
 
 @click.command("localize")
 @click.argument("base")
@@ -35,13 +24,7 @@ METHODS = {
 @options.task
 @options.density
 @options.budget
-@click.option(
-    "--method",
-    type=click.Choice(list(METHODS)),
-    default="attribution",
-    show_default=True,
-    help="; ".join(f"{name}: {about}" for name, about in METHODS.items()) + ".",
-)
+@options.choose("--method", registry=LOCALIZATION_METHODS, default="attribution", show_default=True)
 @options.scope
 @click.option(
     "--allocation",
@@ -163,6 +146,7 @@ def _curve_lines(curve: GainCurve) -> list[str]:
         rows.append(f"{point.density:>8g}  {point.k:>11,}  {point.accuracy:>8.3f}  {gain:>6}")
     rows.append(f"{'tuned':>8}  {'':>11}  {curve.tuned:>8.3f}")
     note = f"(on {curve.n:,} validation examples, by {curve.method})"
-    if curve.method in ("learned", "paper"):
+    method = LOCALIZATION_METHODS[curve.method]
+    if isinstance(method, LocalizationMethod) and method.needs_validation:
         note = f"(on {curve.n:,} validation examples, on which {curve.method} also chooses: take it as an upper bound)"
     return [*(row.rstrip() for row in rows), note, curve.sentence]

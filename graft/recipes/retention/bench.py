@@ -18,8 +18,8 @@ from graft.recipes.retention.spec import MethodSpec, ProtectSpec, RetentionSpec
 from graft.recipes.trainings import Model, TrainingBench, measure_examples, with_shots
 from graft.specs.importance import ImportanceSpec
 from graft.tasks.task import Task
-from graft.train.importance.consolidation_file import save_consolidation
 from graft.train.importance.general import draw_region, measure_general
+from graft.train.importance.importance_file import save_importance
 from graft.train.importance.measuring import Importance
 
 Figures = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
@@ -124,7 +124,7 @@ class RetentionBench(TrainingBench):
             file = self.folder / f"{name}.safetensors"
             if not file.is_file():
                 config = read_config(ImportanceSpec, {"method": name}, "regularize")
-                save_consolidation(self._important(config).consolidate(1.0), file)
+                save_importance(self._important(config).keep(1.0), file)
             block["importance"] = str(file)
         return {"regularize": block}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.compose.fusion import fuse_models
-from graft.localize.movement import find_core
+from graft.localize.diff import find_core
 from graft.patch.mask import Mask
 from graft.recipes.suite.bench import SuiteBench
 from graft.recipes.suite.spec import BASE, BlendSpec, MixSpec

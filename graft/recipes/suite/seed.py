@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.evaluate.kinship import compare_gradients, compare_texts
+from graft.evaluate.task_similarity import compare_gradients, compare_texts
 from graft.patch.format.writing import save_patch
 from graft.recipes.clock import Clock
 from graft.recipes.suite.bench import Figures, SuiteBench

@@ -10,21 +10,21 @@ from pathlib import Path
 import torch
 
 from graft.files.location import locate
-from graft.localize.scores.random import draw
 from graft.patch.mask import Mask
+from graft.scores.random import draw
 from graft.specs.importance import ImportanceSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.importance.consolidation import select_core
+from graft.train.importance.importance_weights import select_core
 from graft.train.importance.measuring import Importance, measure_importance
 
 
 def measure_general(
     model: str | Path, tasks: Sequence[Task], config: ImportanceSpec, runtime: Runtime = DEFAULT
 ) -> Importance:
-    """The mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
+    """Return the mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
 
     Args:
         model, config: as of `measure_importance`; its method takes data.
@@ -35,14 +35,14 @@ def measure_general(
         ConfigError, CheckpointError, DataError: as of `measure_importance`.
     """
     measure = partial(measure_importance, model, config=config, device=runtime.device, dtype=runtime.dtype)
-    found = measure(tasks[0])
-    sums = {name: score().clone() for name, score in found.scores.items()}
+    importance = measure(tasks[0])
+    sums = {name: score().clone() for name, score in importance.scores.items()}
     for task in tasks[1:]:
         others = measure(task).scores
         for name in sums:
             sums[name] += others[name]()
     means = {name: partial(torch.Tensor.clone, total.div_(len(tasks))) for name, total in sums.items()}
-    return dataclasses.replace(found, scores=means)
+    return dataclasses.replace(importance, scores=means)
 
 
 def draw_region(model: str | Path, size: int | float, scope: str, seed: int) -> Mask:

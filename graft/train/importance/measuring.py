@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.files.location import Located, locate
 from graft.localize.localization import describe_checkpoint
-from graft.localize.scores.table import ScoreTable
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
+from graft.scores.gradients import GradientMean
+from graft.scores.inputs import ImportanceInput, ScoreTable
+from graft.scores.registry import IMPORTANCE_SCORES
 from graft.specs.importance import ImportanceSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
@@ -28,11 +30,8 @@ from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
-from graft.train.importance.consolidation import Consolidation, check_anchor, consolidate, select_core
-from graft.train.importance.consolidation_file import find_consolidation, load_consolidation
-from graft.train.importance.gathering import GradientMean
-from graft.train.importance.scores import IMPORTANCE_SCORES
-from graft.train.importance.scores.given import ImportanceInput
+from graft.train.importance.importance_file import find_importance, load_importance
+from graft.train.importance.importance_weights import ImportanceWeights, check_anchor, keep_importance, select_core
 
 FLOOR = 0.1  # of the mean domain importance: below it a weight counts as of no use to the domain
 
@@ -54,20 +53,20 @@ class Importance:
     provenance: Provenance
 
     def core(self, top: float) -> Mask:
-        """The region of the best-scored share of the weights: exactly floor(top * n + 1/2), at most 1.
+        """Return the region of the best-scored share of the weights: exactly floor(top * n + 1/2), at most 1.
 
         Raises:
             BudgetError: the share keeps no weight, or more than were scored.
         """
         return select_core(self.scores, self.weights, top)
 
-    def consolidate(self, share: float, dtype: torch.dtype = torch.float8_e5m2) -> Consolidation:
-        """The best-scored share with its strengths, for `graft train --method regularize`.
+    def keep(self, share: float, dtype: torch.dtype = torch.float8_e5m2) -> ImportanceWeights:
+        """Return the best-scored share with its Omega, for `graft train --method regularize`.
 
         Raises:
             BudgetError: no weight scores above 0, or the share keeps none.
         """
-        return consolidate(self.scores, self.weights, share, self.method, dtype)
+        return keep_importance(self.scores, self.weights, share, self.method, dtype)
 
 
 @checked
@@ -104,29 +103,29 @@ def measure_importance(
     located = locate(model)
     checkpoint = Checkpoint.open(located.path)
     names = Scope(config.scope).names(checkpoint)
-    given = ImportanceInput({name: checkpoint.read(name) for name in names})
+    inputs = ImportanceInput({name: checkpoint.read(name) for name in names})
     if needs == "base":
         assert base is not None
-        given = dataclasses.replace(given, pair=_moved(base, checkpoint, Scope(config.scope)))
+        inputs = dataclasses.replace(inputs, pair=_moved(base, checkpoint, Scope(config.scope)))
     if needs == "record":
-        path = find_consolidation(None if record is None else str(record), located.path)
-        given = dataclasses.replace(given, record=_recorded(path, checkpoint))
+        path = find_importance(None if record is None else str(record), located.path)
+        inputs = dataclasses.replace(inputs, record=_read_record(path, checkpoint))
     runtime = Runtime(device, dtype)
-    table = _score(given, config, located, task, runtime)
+    table = _score(inputs, config, located, task, runtime)
     if domain is not None:
-        table = _divide(table, _score(given, config, located, domain, runtime))
+        table = _divide(table, _score(inputs, config, located, domain, runtime))
     if not table:
         raise CheckpointError(f"{located.name}: no tensor in scope can be scored by {config.method}")
     method = to_plain(config) | ({"domain": domain.describe()} if domain else {})
     provenance = describe_checkpoint(
         located, checkpoint, Scope(config.scope), method, task.describe() if task else None
     )
-    weights = {name: given.weights[name] for name in table}
+    weights = {name: inputs.weights[name] for name in table}
     return Importance(table, weights, config.method, provenance)
 
 
 def _moved(base: str | Path, checkpoint: Checkpoint, scope: Scope) -> CheckpointPair:
-    """The base and the model, rounding to another dtype set aside."""
+    """Pair the base and the model, rounding to another dtype set aside."""
     pair = CheckpointPair.open(locate(base).path, checkpoint).without_rounding()
     pair.refuse_unlike(scope)
     return pair
@@ -142,23 +141,24 @@ def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None
 
 
 def _score(
-    given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, runtime: Runtime
+    inputs: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, runtime: Runtime
 ) -> ScoreTable:
     score = IMPORTANCE_SCORES[config.method]
+    function: Callable[[ImportanceInput], ScoreTable] = score.load()
     if score.needs != "data":
-        return score.function(given)
+        return function(inputs)
     assert task is not None
     head = open_head(model.path, task.spec, runtime, seed=task.spec.seed)
     target = LiveTarget(head.model)
-    found = target.match(given.weights).found
-    live = {name: target.tensors[own] for name, own in found.items()}
+    own_names = target.match(inputs.weights).found
+    live = {name: target.tensors[own] for name, own in own_names.items()}
     mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
-    held = {name: given.weights[name] for name in found}  # the task's model may lack another head's tensors
-    return score.function(dataclasses.replace(given, weights=held, mean=mean))
+    weights = {name: inputs.weights[name] for name in own_names}  # the task's model may lack another head's tensors
+    return function(dataclasses.replace(inputs, weights=weights, mean=mean))
 
 
 def _divide(general: ScoreTable, domain: ScoreTable) -> ScoreTable:
-    """general / (domain + eps), eps = FLOOR * mean domain importance."""
+    """Divide: general / (domain + eps), eps = FLOOR * mean domain importance."""
     shared = [name for name in general if name in domain]
     total = sum(float(domain[name]().double().sum()) for name in shared)
     eps = FLOOR * total / max(1, sum(domain[name]().numel() for name in shared)) or 1.0
@@ -170,13 +170,15 @@ def _ratio(general: Any, domain: Any, eps: float) -> torch.Tensor:
     return quotient
 
 
-def _recorded(path: Path, checkpoint: Checkpoint) -> Consolidation:
-    """The record, by the checkpoint's names."""
-    record = load_consolidation(path)
-    found = name_map_of(checkpoint.architecture).match(record.mask, checkpoint.names).found
-    for name, own in found.items():
+def _read_record(path: Path, checkpoint: Checkpoint) -> ScoreTable:
+    """Return the Omega of a record by the checkpoint's names, -inf where none is kept.
+
+    Raises:
+        CheckpointError: it is no file of importance.
+        MismatchError: it belongs to other weights.
+    """
+    record = load_importance(path)
+    own_names = name_map_of(checkpoint.architecture).match(record.mask, checkpoint.names).found
+    for name, own in own_names.items():
         check_anchor(record, name, checkpoint.read(own))
-    mask = Mask.of({own: checkpoint.spec(own) for own in found.values()}, {found[n]: record.mask[n] for n in found})
-    strengths = {own: record.strengths[name] for name, own in found.items()}
-    prints = {own: record.prints[name] for name, own in found.items()}
-    return Consolidation(mask, strengths, record.scale, prints, record.method)
+    return {own: partial(record.dense, name) for name, own in own_names.items()}

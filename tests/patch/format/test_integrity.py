@@ -20,8 +20,8 @@ from graft.patch.format.integrity import AGREE, UNSEALED
 from graft.patch.format.reading import describe_integrity, load_mask, load_patch, load_region
 from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
-from graft.train.importance import consolidation_file as importance
-from graft.train.importance.consolidation import Consolidation, consolidate
+from graft.train.importance import importance_file as importance
+from graft.train.importance.importance_weights import ImportanceWeights, keep_importance
 from tests.checkpoints import equal_patches, join_file, make_patch, sample_patch, sample_tensors, split_file
 
 PATCH = sample_patch()
@@ -31,13 +31,15 @@ MASK = Mask.of(
 )
 
 
-def some_importance() -> Consolidation:
+def some_importance() -> ImportanceWeights:
     tensors = sample_tensors()
-    return consolidate({name: tensor.abs().flatten().clone for name, tensor in tensors.items()}, tensors, 0.6, "|w|")
+    return keep_importance(
+        {name: tensor.abs().flatten().clone for name, tensor in tensors.items()}, tensors, 0.6, "|w|"
+    )
 
 
 def importance_bytes(folder: Path) -> bytes:
-    importance.save_consolidation(some_importance(), folder / "importance", force=True)
+    importance.save_importance(some_importance(), folder / "importance", force=True)
     return (folder / "importance").read_bytes()
 
 
@@ -58,7 +60,7 @@ def flips(data: bytes, start: int, stop: int, step: int = 1) -> Iterator[bytes]:
 LOADERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], object], type[GraftError]]] = {
     "patch": (lambda folder: patch_bytes(PATCH), load_patch, PatchFormatError),
     "mask": (lambda folder: patch_bytes(MASK), load_region, PatchFormatError),
-    "importance": (importance_bytes, importance.load_consolidation, CheckpointError),
+    "importance": (importance_bytes, importance.load_importance, CheckpointError),
 }
 
 
@@ -80,8 +82,8 @@ def test_every_flipped_bit_of_the_data_is_refused(kind: str, tmp_path: Path) -> 
 def told(load: Callable[[Path], Any], path: Path) -> Any:
     """What a file says that acts; its origin explains and does not."""
     loaded = load(path)
-    if isinstance(loaded, Consolidation):
-        held = [(name, loaded.mask[name].tolist(), loaded.strengths[name].float().tolist()) for name in loaded.mask]
+    if isinstance(loaded, ImportanceWeights):
+        held = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]
         return held, loaded.scale, loaded.method, loaded.mask.specs, loaded.prints
     if isinstance(loaded, tuple):
         return loaded[0].specs, {name: loaded[0][name].tolist() for name in loaded[0]}
@@ -145,7 +147,7 @@ def test_an_older_file_of_importance_loads_and_is_said_to_be_one(tmp_path: Path)
     header["__metadata__"][importance.KEY] = json.dumps(older)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[length:])
-    assert importance.load_consolidation(path).mask == some_importance().mask
+    assert importance.load_importance(path).mask == some_importance().mask
     assert importance.describe_integrity(path) == UNSEALED
     assert importance.describe_integrity(tmp_path / "importance") == AGREE
 

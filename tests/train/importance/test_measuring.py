@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from graft.errors import BudgetError, CheckpointError, ConfigError
-from graft.localize.movement import diff_checkpoints
-from graft.localize.path import GradientPath
+from graft.localize.diff import diff_checkpoints
+from graft.scores.gradient_path import GradientPath
+from graft.scores.gradients import GradientMean
 from graft.specs.importance import ImportanceSpec
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
@@ -17,8 +18,7 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import train_task
-from graft.train.importance.consolidation_file import FILE, load_consolidation
-from graft.train.importance.gathering import GradientMean
+from graft.train.importance.importance_file import FILE, load_importance
 from graft.train.importance.measuring import FLOOR, measure_importance
 from tests.models import toy_examples, write_task
 
@@ -89,7 +89,7 @@ def test_the_ratio_leaves_out_what_the_domain_needs_as_well(base: Path, few: Tas
 def test_a_record_scores_what_it_holds_and_no_more(base: Path, task: Task, tmp_path: Path) -> None:
     config = dataclasses.replace(task.spec.train, epochs=1, record=RecordSpec(share=0.1))
     tuned = train_task(base, task, tmp_path / "tuned", config=config).path
-    held = load_consolidation(tuned / FILE)
+    held = load_importance(tuned / FILE)
     assert len(held.mask) == round(0.1 * Checkpoint.open(base).n_parameters)
     found = measure_importance(tuned, None, ImportanceSpec("path"))
     assert (found.core(0.02) - held.mask).indices == {}
@@ -118,7 +118,7 @@ def test_a_record_under_another_heads_names_serves_and_the_new_head_is_not_in_it
     task = Task.load(task_file, ("head={kind: classifier}", "train.epochs=1"))
     config = dataclasses.replace(task.spec.train, record=RecordSpec())
     tuned = train_task(base, task, tmp_path / "tuned", config=config).path
-    held = load_consolidation(tuned / FILE)
+    held = load_importance(tuned / FILE)
     assert all(name.startswith(("encoder.", "embeddings.", "pooler.")) for name in held.mask)
     core = measure_importance(tuned, None, ImportanceSpec("path")).core(0.02)
     assert core

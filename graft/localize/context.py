@@ -1,0 +1,97 @@
+"""What a localization method chooses from, and the scores that were computed for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from graft.localize.budget import allocate
+from graft.localize.changes import Changes
+from graft.patch.mask import Mask
+from graft.scores.coordinates import Groups
+from graft.scores.gradient_path import GradientPath
+from graft.scores.inputs import ScoreInput
+from graft.scores.registry import SCORES
+from graft.scores.table import CandidateScores, DenseScores, Scores
+from graft.specs.localize import LearnSpec, LocalizeSpec, PaperSpec
+from graft.tasks.examples import Example
+from graft.tensors.pair import CheckpointPair
+
+ScoreCache = dict[LocalizeSpec, Scores]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizationContext:
+    """What a method chooses from.
+
+    Attributes:
+        changes: the changed entries in scope, of which the mask is made.
+        k: how many to choose.
+        config: how to choose.
+        path: the model at hand with the training examples; None for methods without data.
+        validation: the validation examples; empty for methods without data.
+        score_cache: scores computed before, by the settings that they depend on.
+    """
+
+    changes: Changes
+    k: int
+    config: LocalizeSpec
+    path: GradientPath | None = None
+    validation: Sequence[Example] = ()
+    score_cache: ScoreCache = field(default_factory=dict)
+
+    @property
+    def pair(self) -> CheckpointPair:
+        """Base and tuned checkpoints."""
+        return self.changes.pair
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Base names in scope."""
+        return self.changes.names
+
+    @property
+    def groups(self) -> Groups:
+        """(names, share of the budget); the shares sum to k.
+
+        Raises:
+            BudgetError: fewer than k entries changed.
+        """
+        return allocate(self.k, self.changes.counts, self.config.allocation)
+
+    @property
+    def model(self) -> GradientPath:
+        """The path, which must be there."""
+        if self.path is None:
+            raise ValueError(f"method {self.config.method!r} needs a task's data")
+        return self.path
+
+    def score(self, name: str) -> Scores:
+        """Return the scores of a name; computed once."""
+        config = self.config
+        # scores depend neither on the method that asks for them nor on what only the learners read
+        key = dataclasses.replace(config, method=name, learn=LearnSpec(), paper=PaperSpec())
+        if key not in self.score_cache:
+            scores = SCORES.find(name).load()(self._score_input())
+            is_table = not isinstance(scores, CandidateScores)
+            self.score_cache[key] = DenseScores(self.pair, scores) if is_table else scores
+        return self.score_cache[key]
+
+    def select_by_score(self, name: str) -> Mask:
+        """Return the best-scored entries by the score of a name, as many of each group as its share says."""
+        return self.score(name).select(self.groups)
+
+    def _score_input(self) -> ScoreInput:
+        config = self.config
+        return ScoreInput(
+            self.pair,
+            self.names,
+            seed=config.seed,
+            points=config.points,
+            path=self.path,
+            straight=config.path == "straight",
+            groups=self.groups,
+            candidates=None if config.exact_scores else config.candidates,
+            micro_batch=config.micro_batch,
+        )

@@ -1,0 +1,74 @@
+"""Methods of localization by name: two that learn a mask, and every score, whose best k they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graft.registry import Registry
+from graft.scores.registry import SCORES, ScoreEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationMethod(ScoreEntry):
+    """A way to choose the entries of a patch.
+
+    Its target is a function from `graft.localize.context.LocalizationContext` to a mask.
+
+    Attributes:
+        needs_validation: whether it looks at the task's validation examples too.
+    """
+
+    needs_validation: bool = False
+
+
+class MethodRegistry(Registry[ScoreEntry]):
+    """Rows of its own, and before use of each name those of the scores that there are at that time.
+
+    A row that is no `LocalizationMethod` is a score, of which the top k are kept. A score that has a quicker way to
+    its top k has a row of that name here, which goes first.
+    """
+
+    def __getitem__(self, name: str) -> ScoreEntry:
+        return self._entries[name] if name in self._entries else SCORES[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name in self._entries if name not in SCORES)
+        yield from SCORES
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+LOCALIZATION_METHODS = MethodRegistry(
+    "method",
+    [
+        LocalizationMethod(
+            name="learned",
+            help="a mask learned at the exact budget",
+            target="graft.localize.learned:choose_learned",
+            source="https://arxiv.org/abs/1308.3432",
+            needs_data=True,
+            needs_validation=True,
+            bytes_per_weight=4,
+            of_candidates=True,
+            over_processes=True,
+        ),
+        LocalizationMethod(
+            name="paper",
+            help="the published procedure, whose size is its own",
+            target="graft.localize.panigrahi2023:choose_panigrahi2023",
+            source="https://arxiv.org/abs/2302.06600",
+            needs_data=True,
+            needs_validation=True,
+            bytes_per_weight=8,
+        ),
+        LocalizationMethod(
+            name="magnitude",
+            help=SCORES["magnitude"].help,
+            target="graft.localize.top_deltas:choose_top_deltas",
+            source=SCORES["magnitude"].source,
+            over_processes=True,
+        ),
+    ],
+)

@@ -1,0 +1,109 @@
+"""Scores of weights: fp32, of all in scope and made when asked for, or of candidates alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import torch
+
+from graft.patch.mask import Mask
+from graft.scores.coordinates import Coordinates, Groups, deltas_at
+from graft.scores.inputs import ScoreTable
+from graft.scores.magnitude import magnitude_of, size_of_delta
+from graft.scores.selection import select_top
+from graft.tensors.pair import CheckpointPair
+
+
+class Scores(ABC):
+    """Scores of weights, of all in scope or of candidates."""
+
+    @abstractmethod
+    def select(self, groups: Groups) -> Mask:
+        """Return the best-scored changed entries, as many of each group of tensors as its share says."""
+
+    @abstractmethod
+    def at(self, mask: Mask) -> torch.Tensor:
+        """Return (k,) fp32 scores at a mask, by tensor name, then index."""
+
+    @abstractmethod
+    def magnitudes(self) -> Self:
+        """Return |delta| of the same weights."""
+
+    @abstractmethod
+    def plus(self, other: Self, weight: float, factor: float) -> Self:
+        """Return (these + weight * the others) * factor."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseScores(Scores):
+    """Scores of every weight in scope.
+
+    Attributes:
+        pair: base and tuned checkpoints.
+        table: tensor name -> its scores.
+    """
+
+    pair: CheckpointPair
+    table: ScoreTable
+
+    def select(self, groups: Groups) -> Mask:
+        """Select by histograms over one tensor's scores at a time."""
+        only_changed = {name: partial(self._score_changed, name) for name in self.table}
+        indices = {}
+        for group, share in groups:
+            indices.update(select_top(only_changed, group, share))
+        return Mask.of({name: self.pair.base.spec(name) for name in indices}, indices)
+
+    def at(self, mask: Mask) -> torch.Tensor:
+        """Read one tensor's scores after another."""
+        return torch.cat([self.table[name]()[torch.tensor(mask[name])] for name in mask])
+
+    def magnitudes(self) -> DenseScores:
+        """Return |delta| of every weight in scope."""
+        return DenseScores(self.pair, {name: partial(magnitude_of, self.pair, name) for name in self.table})
+
+    def plus(self, other: DenseScores, weight: float, factor: float) -> DenseScores:
+        """Add when asked for."""
+
+        def add(name: str) -> torch.Tensor:
+            return (self.table[name]() + weight * other.table[name]()).mul_(factor)
+
+        return DenseScores(self.pair, {name: partial(add, name) for name in self.table})
+
+    def _score_changed(self, name: str) -> torch.Tensor:
+        _, changed = self.pair.read_delta(name)
+        return self.table[name]().masked_fill_(~changed, -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateScores(Scores):
+    """Scores of candidates, all of them changed entries; what is none has no score.
+
+    Attributes:
+        pair: base and tuned checkpoints.
+        coordinates: the n candidates.
+        values: (n,) fp32.
+    """
+
+    pair: CheckpointPair
+    coordinates: Coordinates
+    values: torch.Tensor
+
+    def select(self, groups: Groups) -> Mask:
+        """Select; of a group with fewer candidates than its share, all."""
+        return self.coordinates.mask_of(self.coordinates.keep_top(self.values, groups))
+
+    def at(self, mask: Mask) -> torch.Tensor:
+        """Look up a mask of candidates."""
+        return self.values[self.coordinates.places_of(mask)]
+
+    def magnitudes(self) -> CandidateScores:
+        """Return |delta| of the candidates."""
+        return CandidateScores(self.pair, self.coordinates, size_of_delta(deltas_at(self.pair, self.coordinates)))
+
+    def plus(self, other: CandidateScores, weight: float, factor: float) -> CandidateScores:
+        """Add the scores of the same candidates."""
+        return CandidateScores(self.pair, self.coordinates, (self.values + weight * other.values).mul_(factor))

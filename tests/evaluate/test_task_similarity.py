@@ -1,0 +1,30 @@
+"""Tasks that want the same of the weights are alike, and the gradients are those of a plain backward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from graft.evaluate.task_similarity import compare_gradients
+from graft.tasks.head import open_head
+from graft.tasks.task import Task
+
+
+def test_cosines_are_those_of_plain_gradients(base: Path, task: Task) -> None:
+    rows = task.train_examples()
+    halves = [rows[:40], rows[40:110]]  # more than one micro-batch each
+    heads = [open_head(base, task.spec) for _ in halves]
+    vectors = []
+    for head, half in zip(heads, halves, strict=True):
+        head.model.eval()
+        head.loss(half).backward()  # type: ignore[no-untyped-call]
+        grads = [weight.grad for weight in head.model.parameters() if weight.grad is not None]
+        vectors.append(torch.cat([grad.flatten() for grad in grads]))
+    expected = torch.nn.functional.cosine_similarity(*vectors, dim=0).item()
+    assert abs(expected) < 0.999  # they are not the same
+    found = compare_gradients(heads, halves, "all")
+    assert found[0, 1] == pytest.approx(expected, abs=1e-4)
+    assert found[0, 0] == pytest.approx(1)
+    assert all(weight.grad is None for head in heads for weight in head.model.parameters())
