@@ -1,4 +1,4 @@
-"""How importance is measured: the options of `graft importance`."""
+"""The options of `graft importance`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graft.specs.ranges import Count
 
 @dataclass(frozen=True)
 class ImportanceSpec(Block):
-    """How the importance of each weight is measured (`graft.train.importance.measuring`).
+    """The measurement of how much each weight matters (`graft.train.importance.measuring`).
 
     Attributes:
         method: "saliency" (|g * theta|), "fisher" (squared gradients), "movement" (|theta - base|) or "path" (recorded

@@ -41,14 +41,14 @@ class Kept:
 
     @property
     def with_checkpointing(self) -> int:
-        """What enters each layer, and the inside of one."""
+        """Return the bytes of what enters each layer, and of the inside of one."""
         return self.total - sum(self.within) + sum(self.entering) + max(self.within, default=0)
 
 
 def estimate_activations(
     folder: Path, task: TaskSpec, batch_size: int, dtype: torch.dtype, trains: Callable[[str], bool]
 ) -> Kept | None:
-    """What a batch of the longest inputs keeps; None where transformers cannot run the model without weights.
+    """Estimate what a batch of the longest inputs keeps; None where transformers cannot run the model without weights.
 
     Args:
         folder: a model folder.
@@ -75,7 +75,7 @@ def estimate_activations(
 
 
 def _rows(task: TaskSpec, batch_size: int) -> int:
-    """Sequences that a batch becomes: label texts are embedded beside it, choices each for itself."""
+    """Return how many sequences a batch becomes: label texts are embedded beside it, choices each for itself."""
     if task.choices is not None:
         return batch_size * max(len(task.labels), 4)
     return batch_size + (len(task.labels) if task.head.entry.embeds_labels else 0)
