@@ -74,7 +74,7 @@ def test_a_long_text_is_read_in_pieces_that_predict_each_token_once(limit: int, 
     pieces, all_at_once = head.predict_tokens(EXAMPLES), whole.predict_tokens(EXAMPLES)
     assert np.array_equal(pieces.label, all_at_once.label)
     assert np.array_equal(pieces.group, all_at_once.group)
-    assert max(len(ids) for _, ids in head._pieces(EXAMPLES)) == limit
+    assert max(len(ids) for _, ids in head._chunks(EXAMPLES)) == limit
     first = all_at_once.group.searchsorted(range(len(EXAMPLES)))
     np.testing.assert_allclose(pieces.log_likelihood[first], all_at_once.log_likelihood[first], atol=1e-5)
     assert not np.allclose(pieces.log_likelihood, all_at_once.log_likelihood, atol=1e-2)  # context was lost
