@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
-from graft.inputs import open_input
+from graft.files.inputs import open_input
 from graft.specs.ranges import OneOf
 
 T = TypeVar("T")

@@ -6,9 +6,10 @@ model of two layers learns it in a second. The base knows the topics of the word
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,18 @@ def copy_with(source: Path, folder: Path, change: Any, dtype: torch.dtype = torc
     model.save_pretrained(folder)
     bert_tokenizer().save_pretrained(folder)
     return folder
+
+
+@contextlib.contextmanager
+def inputs_of(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The token ids (n, tokens) of each batch that a model is given within the block."""
+    batches: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        batches.append(inputs["input_ids"])
+
+    hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield batches
+    finally:
+        hook.remove()

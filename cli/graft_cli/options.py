@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
@@ -48,7 +50,43 @@ _parallel = _option(
     help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
 )
 _dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-task = _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+
+
+@contextlib.contextmanager
+def _mirror_at(folder: Path) -> Iterator[None]:
+    """Name the local mirror in the environment, where every TASK finds it."""
+    before = os.environ.get("GRAFT_DATA")
+    os.environ["GRAFT_DATA"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["GRAFT_DATA"]
+        if before is not None:
+            os.environ["GRAFT_DATA"] = before
+
+
+def _set_data_root(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        context.with_resource(_mirror_at(folder))
+
+
+data_root = _option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    expose_value=False,
+    callback=_set_data_root,
+    help="A local mirror of datasets: files that TASKs name as `local` are read here in the Hub's place. "
+    "[default: $GRAFT_DATA]",
+)
+
+
+def _with_mirror(option: Callable[[F], F]) -> Callable[[F], F]:
+    return lambda command: option(data_root(command))
+
+
+task = _with_mirror(
+    _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+)
 seed = _option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -101,14 +139,18 @@ class RegistryOption(click.Option):
 
     def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
         """Make the option; `help` comes before the lines of the rows."""
-        self.registry, self._lead = registry, help
-        settings["type"] = RegistryChoice(registry)
+        self.registry = registry
+        settings |= {"type": RegistryChoice(registry), "help": help}
         super().__init__(*args, **settings)
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the names and the help, with the rows that there are now."""
-        self.help = f"{self._lead} {self.registry.describe()}".strip()
-        return super().get_help_record(ctx)
+    @property
+    def help(self) -> str:
+        """The help with the rows that there are now."""
+        return f"{self._lead} {self.registry.describe()}".strip()
+
+    @help.setter
+    def help(self, lead: str | None) -> None:
+        self._lead = lead or ""
 
 
 def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:

@@ -1,4 +1,4 @@
-"""Several fully fine-tuned models fused into one, streamed: no more than a stretch of one tensor is ever in memory."""
+"""Several fully fine-tuned models fused into one, streamed: no more than a chunk of one tensor is ever in memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
-from graft.compose.clusters import clusters_at, link_singly
-from graft.compose.fused_files import FusedFiles
+from graft.compose.checkpoint_writer import CheckpointWriter
+from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fusion_rules import (
     Shared,
     Tensors,
@@ -30,16 +29,17 @@ from graft.compose.fusion_rules import (
 )
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
+from graft.files.claims import Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
 from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.deltas import LONG
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate, places_of
-from graft.tensors.movements import LONG
-from graft.tensors.pair import CheckpointPair, stretches_of
+from graft.tensors.pair import CheckpointPair, chunks_of
 from graft.tensors.rounding import undo_rounding
 from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors
@@ -177,14 +177,14 @@ class _Fuser:
 
     def write(self, folder: Path) -> Fusion:
         """The pass that fuses and writes."""
-        with FusedFiles(self.base, folder) as files:
+        with CheckpointWriter(self.base, folder) as files:
             files.start(set(self.names), self.companions)
             for dots, met in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
                 self.dots += dots
                 self.met += met.numpy()
         return self._result()
 
-    def _fuse(self, name: str, files: FusedFiles) -> tuple[torch.Tensor, torch.Tensor]:
+    def _fuse(self, name: str, files: CheckpointWriter) -> tuple[torch.Tensor, torch.Tensor]:
         """One tensor: its (m, m) fp64 dots, where they are first needed here, and how its selections meet, int64."""
         by_tensor = self.spec.arcs and self.spec.angle == "tensor"
         dots = self._dots_of(name) if by_tensor else torch.zeros_like(self.dots)
@@ -197,7 +197,7 @@ class _Fuser:
         for start, (base, *tuned) in self._stretches(name, LONG if selects else None):
             selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
             fused = torch.empty_like(base)
-            for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
+            for at, (few, *rest) in chunks_of([base, *tuned], base.dtype):
                 kept = within(selected, at, len(few)) if self.spec.method == "ties" else []
                 fused[at : at + len(few)] = self._join(few, rest, kept, arc)
             if selected:
@@ -205,13 +205,13 @@ class _Fuser:
                 met += shared.met
                 if self.spec.method == "cpi":
                     transplant(fused, tuned, selected, shared)
-            if not is_safe and not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
+            if not is_safe and not all(is_finite(part) for _, (part,) in chunks_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
         return dots, met
 
     def _join(self, base: torch.Tensor, tuned: Tensors, kept: Tensors, arc: Sequence[float]) -> torch.Tensor:
-        """A stretch, (n,) fp32, its cores still to be transplanted."""
+        """A chunk, (n,) fp32, its cores still to be transplanted."""
         if self.spec.method == "task-arithmetic":
             return add_task_vectors(base, tuned, self.spec.factor)
         if self.spec.method == "ties":
@@ -233,7 +233,7 @@ class _Fuser:
         """Where each begins, and the base's and each model's values in the base's dtype."""
         models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
         dtypes = [pair.narrow or model.dtype for pair, model in zip(self.pairs, models[1:], strict=True)]
-        for start, (base, *tuned) in stretches_of(models, models[0].dtype, length):
+        for start, (base, *tuned) in chunks_of(models, models[0].dtype, length):
             yield start, [base, *(undo_rounding(base, *other) for other in zip(tuned, dtypes, strict=True))]
 
     def _tuned(self, name: str) -> list[tuple[Checkpoint, str]]:
@@ -248,8 +248,7 @@ class _Fuser:
         selected = np.diag(self.met)
         union = selected[:, None] + selected[None, :] - self.met
         jaccard = np.where(union > 0, self.met / np.maximum(union, 1), 0.0)
-        m = len(self.models)
-        groups = clusters_at(link_singly(jaccard), m, self.spec.threshold) if self.movements else ()
+        groups = clusters_at(single_linkage(jaccard), self.spec.threshold) if self.movements else ()
         listed = set(self.names) | set(self.base.aliases)
         return Fusion(
             spec=self.spec,

@@ -1,7 +1,7 @@
-"""Fusion as arithmetic on a stretch of weights: base and each tuned model's (n,) in one dtype, fp32 in between.
+"""Fusion as arithmetic on a chunk of weights: base and each tuned model's (n,) in one dtype, fp32 in between.
 
 One vectorised operation after another, on numbers that the processor's cache still holds. A selection is (c,) int64
-ascending indices into the stretch.
+ascending indices into the chunk.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def within(selections: Tensors, start: int, n: int) -> list[torch.Tensor]:
 
 
 class Shared(NamedTuple):
-    """Where m selections of one stretch meet.
+    """Where m selections of one chunk meet.
 
     Attributes:
         places: (c,) int64 ascending indices of what two of them or more hold.
@@ -78,7 +78,7 @@ class Shared(NamedTuple):
 
     @classmethod
     def of(cls, selections: Tensors) -> Shared:
-        """Of selections in one stretch."""
+        """Of selections in one chunk."""
         every = np.sort(np.concatenate([item.numpy() for item in selections]))
         places = np.unique(every[1:][every[1:] == every[:-1]])
         held = np.zeros((len(selections), len(places)), np.bool_)
@@ -91,7 +91,7 @@ class Shared(NamedTuple):
     def met(self) -> torch.Tensor:
         """(m, m) int64: in how many entries each two selections meet; sizes in the diagonal."""
         counts = self.held.float()
-        met = (counts @ counts.T).round().long()  # a stretch has fewer than 2^24 weights: exact in fp32
+        met = (counts @ counts.T).round().long()  # a chunk has fewer than 2^24 weights: exact in fp32
         return met.fill_diagonal_(0) + torch.tensor(self.sizes).diag()
 
 

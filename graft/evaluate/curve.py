@@ -19,6 +19,7 @@ import numpy as np
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
+from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.patch.live import apply_patch
@@ -28,7 +29,6 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 

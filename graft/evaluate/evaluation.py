@@ -14,6 +14,7 @@ from graft.arguments import checked
 from graft.errors import CheckpointError, DataError
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report, measure
+from graft.files.location import locate
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.specs.runtime import DEFAULT, Runtime
@@ -23,7 +24,6 @@ from graft.tasks.heads.lm import LanguageModelHead, TokenColumns
 from graft.tasks.label_order import rows_in
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
-from graft.tensors.location import locate
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import torch
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
-from graft.patch.provenance import BaseIdentity, Provenance
+from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
@@ -25,12 +26,9 @@ from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.loading import tokenizer_digest
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.pieces import local_of, piece_of
-from graft.tensors.prints import digest_of
 from graft.tensors.scope import Scope
-from graft.version import __version__
+from graft.tensors.shards import local_of, shard_of
 
 
 @checked
@@ -121,17 +119,8 @@ def describe_checkpoint(
     base: Located, checkpoint: Checkpoint, scope: Scope, method: dict[str, object], task: dict[str, object] | None
 ) -> Provenance:
     """Where a region of a checkpoint came from; `task` as `Task.describe` gives it."""
-    maskable = sum(checkpoint.spec(name).numel for name in scope.names(checkpoint))
-    return Provenance(
-        base=BaseIdentity(base.id, base.revision, base.name, digest_of(checkpoint), checkpoint.n_parameters),
-        tied=tuple(tuple(sorted(group)) for group in checkpoint.tied),
-        scope=scope.name,
-        n_maskable=maskable,
-        method=method,
-        task=task,
-        tokenizer=tokenizer_digest(base.path) if base.path.is_dir() else None,
-        tool=f"skillgraft {__version__}",
-    )
+    tokenizer = tokenizer_digest(base.path) if base.path.is_dir() else None
+    return trace_provenance(base, checkpoint, scope, method, task=task, tokenizer=tokenizer)
 
 
 def _with_data(search: Search, base: Located, task: Task | None, runtime: Runtime) -> Search:
@@ -162,13 +151,13 @@ def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
         for name in (*pair.extra, *pair.replaced):
             whole = pair.read_whole(name) if name in own else None
             if whole is not None and whole.shape == own[name].shape:
-                local_of(own[name]).copy_(piece_of(own[name]).cut(whole))
+                local_of(own[name]).copy_(shard_of(own[name]).cut(whole))
 
 
 def _refuse_dense(config: LocalizeSpec) -> None:
     """Refuse over several processes what holds a number for every weight."""
     dense = config.method in ("paper", "fisher", "talos") or config.exact_scores
-    if dense and not find_ranks().is_alone:
+    if dense and not find_ranks().is_single:
         what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
         raise ConfigError(
             f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "

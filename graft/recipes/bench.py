@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
+from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.localize.methods import Tables
@@ -17,7 +18,6 @@ from graft.recipes.spec import RecipeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 

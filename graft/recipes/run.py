@@ -13,8 +13,9 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
+from graft.files.location import locate
 from graft.localize.methods import METHODS
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes.bench import graft_name
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
@@ -31,7 +32,6 @@ from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.location import locate
 from graft.tensors.scope import Scope
 
 

@@ -18,7 +18,7 @@ from graft.evaluate.evaluation import Predictions
 from graft.evaluate.necessity import cut_removal
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.bench import Bench, graft_name

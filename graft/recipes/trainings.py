@@ -13,6 +13,7 @@ from graft.config import read_config, to_plain
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
+from graft.files.location import locate
 from graft.localize.localization import localize_skill
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
@@ -25,11 +26,10 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.train.adapter import content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.record import find_record
 
 Model = str | Path
@@ -69,7 +69,7 @@ class TrainingBench:
         core = [mask for mask in protect if len(mask)]
         path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
-            mark = print_content(content_of_training(path, tasks, config, seed, dtype, Core(core).digest()))
+            mark = print_content(content_of_training(path, tasks, config, seed, dtype, ProtectedSet(core).digest()))
         else:
             mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
         out = self.models / mark[:16]

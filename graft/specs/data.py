@@ -18,11 +18,17 @@ class SplitSpec(Block):
         path: a local jsonl, json, csv or parquet file, relative to the TASK file, or the Hub id of a dataset.
         name: configuration of a Hub dataset.
         split: split of a Hub dataset, such as "train".
+        revision: revision of a Hub dataset; its newest where absent.
         text: column of the text, or the two columns of a pair's texts; the task's where absent.
         label: column of the label; the task's where absent.
-        choices: column of a row's choices; the task's where absent.
-        labels: label names of this file, in the order of its positions; the task's where absent.
+        choices: column of a row's choices, or several columns of one text each; the task's where absent.
+        labels: label names of this file, in the order of its positions; the task's where absent. For a task with
+            choices it may be the column in which each row names its own. A Hub dataset's nested columns have dots in
+            their names.
         map: this file's label name -> the task's; null means "none of these" (-1).
+        skip_blank: leave out rows without text, which corpora of lines have.
+        local: the file that stands in for the dataset in a local mirror (`--data-root`, GRAFT_DATA), relative to the
+            mirror. It has the task's own columns and labels: nothing else that this entry says applies to it.
     """
 
     path: str
@@ -30,9 +36,12 @@ class SplitSpec(Block):
     split: str | None = None
     text: str | tuple[str, ...] | None = None
     label: str | None = None
-    choices: str | None = None
-    labels: tuple[str, ...] | None = None
+    choices: str | tuple[str, ...] | None = None
+    labels: str | tuple[str, ...] | None = None
     map: Mapping[str, str | None] = field(default_factory=dict)
+    revision: str | None = None
+    skip_blank: bool = False
+    local: str | None = None
 
     def check_for(
         self, *, text: str | tuple[str, ...], choices: str | None, labels: tuple[str, ...], has_classes: bool
@@ -55,12 +64,14 @@ class SplitSpec(Block):
             raise ValueError("text must be as many columns as the task's: one, or two for a pair")
         if self.choices is not None and choices is None:
             raise ValueError("choices is a column of tasks with choices, and the task names none")
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+        if isinstance(self.labels, str) and choices is None:
+            raise ValueError("labels must be a list of names, or for a task with choices the column that names them")
+        if not isinstance(self.labels, str | None) and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be different names")
         if self.map and not has_classes:
             raise ValueError("map goes with tasks whose labels are classes")
         for name, mapped in self.map.items():
-            _require(name, self.labels or labels, "is none of this file's labels")
+            _require(name, tuple(self.labels or labels), "is none of this file's labels")
             if mapped is not None:
                 _require(mapped, labels, "is none of the task's labels")
 

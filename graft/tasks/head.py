@@ -111,7 +111,7 @@ class Head(ABC):
         result = torch.full((len(examples), width), -torch.inf)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         with self.evaluating(), self._repeated_work_done_once():
-            for batch, _ in tqdm(self.ranks.deal(batches), desc=label, disable=None, leave=False):
+            for batch, _ in tqdm(self.ranks.shard(batches), desc=label, disable=None, leave=False):
                 logits = self.logits([examples[i] for i in batch]).float().cpu()
                 result[batch, : logits.shape[1]] = logits
         parts = self.ranks.gather(result)
@@ -189,9 +189,9 @@ def spread_head(
     if runtime.parallel not in ENGINES:
         raise ConfigError(f"parallel {runtime.parallel!r}: choose from {', '.join(ENGINES)}")
     ranks = find_ranks()
-    if runtime.device == "auto-map" and not ranks.is_alone:
+    if runtime.device == "auto-map" and not ranks.is_single:
         raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
-    sharded = runtime.parallel == "fsdp" and not ranks.is_alone
+    sharded = runtime.parallel == "fsdp" and not ranks.is_single
     opening = dataclasses.replace(runtime, device="cpu") if sharded else runtime
     head = open_head(path, task, opening, seed=seed, rows=rows, renew=renew)
     head.ranks = ranks

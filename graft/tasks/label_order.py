@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in, read_model_config
 from graft.patch.skill_patch import Patch
 from graft.specs.task import TaskSpec
 from graft.tasks.registry import HEADS
-from graft.tensors.model_config import architecture_in, read_model_config
 
 _OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
     "TokenClassification": "labels every token",

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in
 from graft.tasks.batches import run_model
 from graft.tasks.loading import load_model, load_pretrained
-from graft.tensors.model_config import architecture_in
 
 Family = Literal["masked", "causal"]
 

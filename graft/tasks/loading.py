@@ -14,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
+from graft.files.model_config import refuse_endless, refuse_pipes
 from graft.parallel.launch import find_ranks
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.model_config import refuse_endless, refuse_pipes
 
 _told: set[tuple[Path, str]] = set()  # one notice a folder
 

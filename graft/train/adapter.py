@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from graft.claims import claim_output
 from graft.config import to_plain
 from graft.errors import ConfigError
-from graft.outputs import new_folder
+from graft.files.claims import claim_output
+from graft.files.location import locate
+from graft.files.outputs import new_folder
 from graft.specs.adapter import AdapterSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 from graft.train.content import Content, content_of_training, print_content
 from graft.train.distribution import SharedLoss
 from graft.train.fine_tuning import Epoch, TrainResult, save_model, settle, train_epoch

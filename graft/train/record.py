@@ -11,7 +11,7 @@ from graft.errors import CheckpointError
 from graft.specs.regularize import UNIFORM
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.prints import digest_of
+from graft.tensors.hashing import digest_of
 from graft.train.importance.consolidation import Consolidation
 from graft.train.importance.consolidation_file import find_consolidation, load_consolidation
 

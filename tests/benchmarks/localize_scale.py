@@ -34,7 +34,7 @@ from graft.localize.candidates import Candidates
 from graft.localize.gradients import GradientSink
 from graft.localize.learner.learned import MaskLearner
 from graft.localize.path import GradientPath
-from graft.localize.planning import plan_localization
+from graft.memory.localize import plan_localization
 from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, spread_head

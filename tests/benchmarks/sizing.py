@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from graft.localize.planning import CANDIDATE, WAITING
+from graft.memory.localize import CANDIDATE, WAITING
 from graft.specs.localize import LocalizeSpec
 
 DENSITY, BYTES = 1e-4, 2  # bf16

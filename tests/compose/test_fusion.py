@@ -39,7 +39,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 
 @pytest.fixture(autouse=True)
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.tensors.pair.STRETCH", 7)  # so that every tensor takes several
+    monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
     for module in (fusion, largest_movements):
         monkeypatch.setattr(module, "LONG", 14)
 

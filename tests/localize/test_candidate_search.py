@@ -62,7 +62,7 @@ def search_of(path: GradientPath, mask: Mask, k: int = 50, multiple: int = 3) ->
 def test_candidates_are_the_best_attributions_of_a_micro_batch(
     path: GradientPath, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidate_search, "STRETCH", part)
+    monkeypatch.setattr(candidate_search, "CHUNK", part)
     path.batch_size, changed = len(path.examples), changed_mask(path.pair)
     names = ["encoder.layer.0.output.dense.weight", "encoder.layer.1.attention.self.value.bias"]
     mask = Mask.of(changed.specs, {name: changed[name] for name in names})

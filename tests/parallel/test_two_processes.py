@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from tests.parallel import worker
 from tests.parallel.conftest import distance, torchrun
 

@@ -18,7 +18,8 @@ from graft.compose.fusion import fuse_models
 from graft.errors import MismatchError
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.head_config import read_head
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches

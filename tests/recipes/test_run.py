@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError, DataError, GraftError, OutputError
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes import run as running
 from graft.recipes import seed as seeding
 from graft.recipes.run import RunResult, load_recipe, run_recipe

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graft.errors import CheckpointError
+from graft.files.weight_index import ADAPTER, INDEX
 from graft.specs.head import HeadSpec
 from graft.specs.runtime import Runtime
 from graft.specs.task import TaskSpec
 from graft.tasks.head import open_head
-from graft.tensors.checkpoint import ADAPTER, INDEX, Checkpoint
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import layer_of
 from tests.architectures import KINDS, Tensors
 from tests.models import toy_spec, write_llama

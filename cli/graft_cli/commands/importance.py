@@ -22,6 +22,7 @@ METHODS = {
 @click.command("importance")
 @click.argument("model")
 @click.option("--task", "task_file", type=click.Path(path_type=Path), help="The data that shows what to keep (YAML).")
+@options.data_root
 @click.option(
     "--domain",
     "domain_file",
@@ -72,12 +73,12 @@ def command(
       graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
       graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
     """
-    from graft.claims import claim_output
     from graft.config import read_config
-    from graft.patch.file import save_patch
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
+    from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
     from graft.specs.importance import ImportanceSpec
-    from graft.tensors.location import places_of
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
     from graft.train.importance.measuring import measure_importance
 

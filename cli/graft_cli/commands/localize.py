@@ -115,14 +115,14 @@ def command(
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
-    from graft.claims import claim_output
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.localize.localization import localize_skill
     from graft.localize.pair_notes import describe_differences
-    from graft.localize.planning import plan_localization
+    from graft.memory.localize import plan_localization
     from graft.specs.localize import LocalizeSpec
-    from graft.tensors.location import places_of
 
     if not plan:
         _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})

@@ -14,6 +14,7 @@ from graft_cli import options
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key, such as seeds=[0].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make. [default: runs/NAME]")
+@options.data_root
 @options.runs_model
 @options.force
 @options.as_json

@@ -94,10 +94,10 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/topics/task.yaml --record -o runs/topics
       graft train runs/topics --task recipes/starter/reviews/task.yaml --method regularize -o runs/both
     """
-    from graft.claims import claim_output
-    from graft.tensors.location import places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
+    from graft.memory.train import plan_training
     from graft.train.fine_tuning import train_task
-    from graft.train.planning import plan_training
 
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.config import read_config, to_plain
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.recipes.retention.spec import MethodSpec, ProtectSpec, RetentionSpec

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
+from graft.files.location import locate
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
@@ -26,7 +27,6 @@ from graft.recipes.trainings import load_capped, train_config
 from graft.report.plane import plot_planes
 from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_retention(path: Path) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from graft.compose.families import FamilyOverlap, measure_families
+from graft.compose.task_overlap import TaskOverlap, measure_task_overlap
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
+from graft.files.location import locate
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
@@ -26,7 +27,6 @@ from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
 from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_suite(path: Path) -> bool:
@@ -107,12 +107,12 @@ def _finish(suite: SuiteSpec, names: list[str], seeds: list[dict[str, Any]], out
     return RunResult(results, table, tuple(files), missed)
 
 
-def _overlap(names: Sequence[str], prefix: str, seeds: Sequence[int], out: Path) -> FamilyOverlap:
+def _overlap(names: Sequence[str], prefix: str, seeds: Sequence[int], out: Path) -> TaskOverlap:
     places = {name: [out / f"seed-{seed}" / f"{prefix}{name}.safetensors" for seed in seeds] for name in names}
-    return measure_families(places)
+    return measure_task_overlap(places)
 
 
-def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: FamilyOverlap, out: Path) -> list[Path]:
+def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: TaskOverlap, out: Path) -> list[Path]:
     files = plot_families(overlap, out / "overlap")
     for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
         if key in seeds[0]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.kinship import compare_gradients, compare_texts
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.recipes.clock import Clock
 from graft.recipes.suite.bench import Figures, SuiteBench
 from graft.recipes.suite.fusions import fuse_tuned, train_mix

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in
 from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_model
@@ -25,7 +26,6 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
 from graft.tasks.loading import load_model, load_pretrained
-from graft.tensors.model_config import architecture_in
 
 SCALE = 20.0
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from graft.files.location import locate
 from graft.localize.scores.random import draw
 from graft.patch.mask import Mask
 from graft.specs.importance import ImportanceSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.tensors.scope import Scope
 from graft.train.importance.consolidation import select_core
 from graft.train.importance.measuring import Importance, measure_importance

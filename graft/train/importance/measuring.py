@@ -14,6 +14,7 @@ import torch
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.localization import describe_checkpoint
 from graft.localize.scores.table import ScoreTable
 from graft.patch.live import LiveTarget
@@ -23,10 +24,8 @@ from graft.specs.importance import ImportanceSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
-from graft.tensors.architecture import naming_of
+from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
-from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.train.importance.consolidation import Consolidation, check_anchor, consolidate, select_core
@@ -174,8 +173,7 @@ def _ratio(general: Any, domain: Any, eps: float) -> torch.Tensor:
 def _recorded(path: Path, checkpoint: Checkpoint) -> Consolidation:
     """The record, by the checkpoint's names."""
     record = load_consolidation(path)
-    prefix, rename = naming_of(checkpoint.architecture)
-    found = match_names(record.mask, checkpoint.names, prefix=prefix, rename=rename).found
+    found = name_map_of(checkpoint.architecture).match(record.mask, checkpoint.names).found
     for name, own in found.items():
         check_anchor(record, name, checkpoint.read(own))
     mask = Mask.of({own: checkpoint.spec(own) for own in found.values()}, {found[n]: record.mask[n] for n in found})

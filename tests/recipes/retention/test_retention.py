@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from graft.errors import ConfigError, OutputError
+from graft.files.location import locate
 from graft.recipes.folder import RunResult
 from graft.recipes.retention.bench import RetentionBench
 from graft.recipes.retention.run import load_retention
@@ -17,7 +18,6 @@ from graft.recipes.retention.spec import MethodSpec
 from graft.recipes.run import run_recipe
 from graft.specs.runtime import Runtime
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from tests.checkpoints import changed_entries, count
 from tests.models import write_yaml
 from tests.recipes.toy_tasks import write_toy_tasks

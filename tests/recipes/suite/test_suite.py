@@ -12,7 +12,7 @@ import torch
 
 from graft.config import read_config, to_plain
 from graft.errors import ConfigError, OutputError
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.patch.mask import Mask
 from graft.recipes import trainings
 from graft.recipes.folder import RunResult

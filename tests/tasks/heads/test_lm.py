@@ -16,7 +16,7 @@ from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example, make_examples
 from graft.tasks.head import open_head
 from graft.tasks.heads.lm import LanguageModelHead
-from tests.models import toy_rows, toy_spec
+from tests.models import inputs_of, toy_rows, toy_spec
 
 EXAMPLES = [Example((row["text"],), 0) for row in toy_rows(9, 3)]
 
@@ -71,10 +71,12 @@ def test_the_loss_is_the_mean_over_texts_whatever_the_batches(causal: Path) -> N
 @pytest.mark.parametrize("limit", [2, 3, 5, 8])
 def test_a_long_text_is_read_in_pieces_that_predict_each_token_once(limit: int, causal: Path) -> None:
     head, whole = opened(causal, max_length=limit), opened(causal)
-    pieces, all_at_once = head.predict_tokens(EXAMPLES), whole.predict_tokens(EXAMPLES)
+    with inputs_of(head.model) as batches:
+        pieces = head.predict_tokens(EXAMPLES)
+    all_at_once = whole.predict_tokens(EXAMPLES)
     assert np.array_equal(pieces.label, all_at_once.label)
     assert np.array_equal(pieces.group, all_at_once.group)
-    assert max(len(ids) for _, ids in head._chunks(EXAMPLES)) == limit
+    assert max(ids.shape[1] for ids in batches) == limit
     first = all_at_once.group.searchsorted(range(len(EXAMPLES)))
     np.testing.assert_allclose(pieces.log_likelihood[first], all_at_once.log_likelihood[first], atol=1e-5)
     assert not np.allclose(pieces.log_likelihood, all_at_once.log_likelihood, atol=1e-2)  # context was lost

@@ -15,7 +15,17 @@ from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import open_head
 from graft.tasks.heads.verbalizer import VerbalizerHead
-from tests.models import MASKABLE, VERBALIZER, WORDS, toy_examples, toy_spec, word_tokenizer, write_bert, write_llama
+from tests.models import (
+    MASKABLE,
+    VERBALIZER,
+    WORDS,
+    inputs_of,
+    toy_examples,
+    toy_spec,
+    word_tokenizer,
+    write_bert,
+    write_llama,
+)
 
 EXAMPLES = toy_examples(11)
 WORD_IDS = [WORDS.index("bad"), WORDS.index("good")]
@@ -64,10 +74,11 @@ def test_a_long_text_is_cut_and_the_rest_of_the_template_never(family: str, requ
     assert torch.equal(cut, same)  # what was beyond the cut is not seen
     assert not torch.allclose(cut, head.logits([Example((f"{start} bad",), 1)]), atol=1e-3)
     assert not torch.allclose(cut, head.logits([Example((f"bad{' the' * 30}",), 1)]), atol=1e-3)  # the start is seen
-    texts = head._prompts.shorten(("the " * 60,), lambda t: len(head._prompts.encode(head._prompts.fill(t, "good"))))
-    ids = head._prompts.encode(head._prompts.fill(texts, "good"))
-    assert len(ids) == 12
-    assert head.tokenizer.convert_ids_to_tokens(ids)[-4:-1] == ["it", "was", "good"]
+    with inputs_of(head.model) as batches:
+        head.logits([Example(("the " * 60,), 1)])
+    tokens = head.tokenizer.convert_ids_to_tokens(batches[0][0])
+    assert len(tokens) == 12
+    assert tokens[-4:] == (["it", "was", "[MASK]", "[SEP]"] if family == "masked" else ["the", "the", "it", "was"])
 
 
 def test_a_template_that_leaves_no_place_for_the_text_is_refused(causal: Path) -> None:
@@ -91,10 +102,14 @@ def test_the_longer_text_of_a_pair_is_cut_first(masked: Path) -> None:
 @pytest.mark.parametrize(("template", "place"), [("{text} it was {mask}", 5), ("it was {mask} {text}", 3)])
 def test_a_text_may_spell_the_mask_token_or_a_place_of_the_template(template: str, place: int, masked: Path) -> None:
     head = opened(masked, template=template)
-    ids, found = head._locate(("the [MASK]",))
     mask = MASKABLE.index("[MASK]")
-    assert (found, ids[found], ids.count(mask)) == (place, mask, 2)
-    assert head._locate(("the {mask} {text}",))[0].count(mask) == 1
+    with inputs_of(head.model) as batches:
+        logits = head.logits([Example(("the [MASK]",), 1)])
+        head.logits([Example(("the {mask} {text}",), 1)])
+    spelled, escaped = batches
+    assert (int(spelled[0, place]), int((spelled == mask).sum())) == (mask, 2)
+    assert torch.allclose(logits[0], head.model(spelled).logits[0, place, head.word_ids], atol=1e-5)  # it is read there
+    assert int((escaped == mask).sum()) == 1
 
 
 @pytest.mark.parametrize("family", ["masked", "causal"])
