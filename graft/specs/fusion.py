@@ -1,4 +1,4 @@
-"""What can be chosen about a fusion, and what each choice comes from.
+"""The options of `graft fuse`: the methods of fusion and where each comes from.
 
     mean             sum_i theta_i / m (Wortsman et al. 2022, model soups, arXiv 2203.05482)
     slerp            the running spherical mean of the weights, t = 1/j for the j-th model (Shoemake 1985)
@@ -31,7 +31,7 @@ DEFAULT_SCALES = {"task-arithmetic": 0.4, "ties": 1.0}  # of both papers, where 
 
 @dataclass(frozen=True)
 class FusionSpec(Block):
-    """How models are fused.
+    """The fusion of several models into one.
 
     Attributes:
         method: "mean", "slerp", "task-arithmetic", "ties" or "cpi"; see the top of this module.
@@ -62,15 +62,15 @@ class FusionSpec(Block):
 
     @property
     def share(self) -> float | None:
-        """Share of all weights that is selected in each model; None where the method selects none."""
+        """Return the share of all weights that is selected in each model; None where the method selects none."""
         return {"ties": self.density, "cpi": self.core}.get(self.method)
 
     @property
     def arcs(self) -> bool:
-        """Whether angles are needed."""
+        """Return whether angles are needed."""
         return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
 
     @property
     def factor(self) -> float:
-        """The scale in force."""
+        """Return the scale in force."""
         return DEFAULT_SCALES.get(self.method, 1.0) if self.scale is None else self.scale

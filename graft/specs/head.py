@@ -1,4 +1,4 @@
-"""The block `head` of a TASK file: how a model's outputs become logits, and what each kind of head may be told."""
+"""The block `head` of a TASK file: the kind of head and what it reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECOND = "{text_b}"
 
 @dataclass(frozen=True)
 class HeadSpec(Block):
-    """How a model's outputs become logits over the labels.
+    """The way in which a model's outputs become logits over the labels.
 
     Attributes:
         kind: which head of `graft.tasks.registry` reads labels off the model's outputs.
@@ -54,17 +54,17 @@ class HeadSpec(Block):
 
     @property
     def entry(self) -> HeadEntry:
-        """The registry's row of the kind."""
+        """Return the registry's row of the kind."""
         return HEADS[self.kind]
 
     @property
     def pattern(self) -> str:
-        """The template, or that of the kind where none is given; empty for a kind without."""
+        """Return the template, or that of the kind where none is given; empty for a kind without."""
         return (self.entry.template or "") if self.template is None else self.template
 
     @property
     def completes_pairs(self) -> bool:
-        """Whether label texts are made of each row's second text."""
+        """Return whether label texts are made of each row's second text."""
         return any(SECOND in text for text in self.texts or ())
 
     def check_for(self, *, labels: int, pair: bool, choices: bool) -> None:

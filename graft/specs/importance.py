@@ -1,4 +1,4 @@
-"""How importance is measured: the options of `graft importance`."""
+"""The options of `graft importance`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.specs.ranges import Count, OneOf
 
 @dataclass(frozen=True)
 class ImportanceSpec(Block):
-    """How the importance of each weight is measured (`graft.train.importance.measuring`).
+    """The measurement of how much each weight matters (`graft.train.importance.measuring`).
 
     Attributes:
         method: how the importance of a weight is measured.

@@ -15,7 +15,7 @@ PathKind = Literal["graft", "straight"]
 
 @dataclass(frozen=True)
 class LearnSpec(Block):
-    """What method "learned" does (`graft.localize.learned`).
+    """The settings of method "learned" (`graft.localize.learned`).
 
     Attributes:
         start: the score that names the candidates and gives them their initial values.
@@ -44,7 +44,7 @@ class LearnSpec(Block):
 
 @dataclass(frozen=True)
 class PaperSpec(Block):
-    """What method "paper" does (`graft.localize.panigrahi2023`); the defaults are the published values.
+    """The settings of method "paper" (`graft.localize.panigrahi2023`); the defaults are the published values.
 
     Attributes:
         lr: learning rate of gradient descent on the mask's logits S.
@@ -61,7 +61,7 @@ class PaperSpec(Block):
 
 @dataclass(frozen=True)
 class CandidateSpec(Block):
-    """How the candidates are found, the weights that attribution scores: so it needs one model's memory.
+    """The search for candidates, the few weights that attribution scores, so that it needs one model's memory.
 
     Attributes:
         micro_batches: micro-batches, evenly spread over the training examples, that each look at every weight.
@@ -74,7 +74,7 @@ class CandidateSpec(Block):
 
 @dataclass(frozen=True)
 class LocalizeSpec(Block):
-    """What chooses the entries of a patch.
+    """The choice of a patch's entries.
 
     Attributes:
         method: how the entries are chosen.

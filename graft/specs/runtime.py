@@ -1,4 +1,4 @@
-"""Where and in what precision a model runs: options of the command line and of Python calls, none of YAML."""
+"""Runtime: where and in what precision a model runs; options of commands and of Python calls, none of YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RuntimeOptions(TypedDict):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a model runs.
+    """The device, precision and processes that a model runs with.
 
     Attributes:
         device: "auto" (a GPU where there is one), "cpu", "cuda", any torch device, or "auto-map" (over all GPUs).

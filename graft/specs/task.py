@@ -75,5 +75,5 @@ class TaskSpec(Block):
 
     @property
     def has_classes(self) -> bool:
-        """Whether a label means the same in every row; a choice's position means nothing, and lm has no label."""
+        """Return whether a label means the same in every row; a choice's position does not, and lm has no label."""
         return self.choices is None and self.head.entry.has_labels

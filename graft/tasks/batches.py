@@ -38,7 +38,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Liter
 
 
 def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
-    """Token ids of texts, as the tokenizer gives them.
+    """Return token ids of texts, as the tokenizer gives them.
 
     Raises:
         CheckpointError: the tokenizer fails, as one without a token for what it does not know.
@@ -51,7 +51,7 @@ def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Token ids as (n, tokens) int64 with their attention mask, on the CPU.
+    """Return token ids as (n, tokens) int64 with their attention mask, on the CPU.
 
     On the right whatever side the tokenizer would take: in a causal model no real token then sees a padded one, and
     positions count from 0 without being told.
@@ -63,7 +63,7 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor
 
 
 def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any:
-    """The model's outputs for a batch, less the inputs that it does not know.
+    """Return the model's outputs for a batch, without the inputs that it does not know.
 
     Segments are left out where the model has none: GPT-2 would add the embedding of token 0 or 1 to every token, and a
     RoBERTa has one row for them.
@@ -98,7 +98,7 @@ def longest_input(model: Any) -> int | None:
 
 
 def position_tables(model: Any) -> list[torch.nn.Embedding]:
-    """The tables in which a model looks up absolute positions."""
+    """Return the tables in which a model looks up absolute positions."""
     modules = ((name.rpartition(".")[2], module) for name, module in model.named_modules())
     return [
         module
@@ -109,7 +109,7 @@ def position_tables(model: Any) -> list[torch.nn.Embedding]:
 
 
 def embedded_tokens(model: Any) -> int | None:
-    """How many token ids the model has embeddings for; None where that cannot be told."""
+    """Return how many token ids the model has embeddings for; None where that cannot be told."""
     try:
         return getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):

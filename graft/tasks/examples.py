@@ -19,7 +19,7 @@ from graft.tasks.rows import Row
 
 @dataclass(frozen=True)
 class Example:
-    """What a head is asked.
+    """One question to a head.
 
     Attributes:
         texts: one text, or two.
@@ -33,7 +33,7 @@ class Example:
 
     @property
     def n_characters(self) -> int:
-        """Of the longest input that it makes; those of like length share a batch."""
+        """Return the length of the longest input that it makes; examples of similar length share a batch."""
         return sum(map(len, self.texts)) + max(map(len, self.choices), default=0)
 
 
@@ -106,5 +106,5 @@ def _choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[st
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is more than white space, and no half of a character, a lone surrogate, is in it."""
+    """Return whether a text is more than white space and holds no lone surrogate, half of a character."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)

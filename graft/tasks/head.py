@@ -75,19 +75,19 @@ class Head(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first parameter is."""
+        """Return the device of the model's first parameter."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def limit(self) -> int:
-        """Longest input in tokens: the task's, or what tokenizer and model have places for where that is less."""
+        """Return the longest input in tokens: the task's, or what tokenizer and model can take where that is less."""
         longest = min(self.task.max_length, self.tokenizer.model_max_length)  # the latter 10^30 where it is not known
         return int(longest if self._positions is None else min(longest, self._positions))
 
     @property
     def has_classes(self) -> bool:
-        """Whether column c of the logits is the same class in every row, so that it can have an offset of its own."""
+        """Return whether column c of the logits is the same class in every row, so that it can have an offset."""
         return self.task.has_classes
 
     @abstractmethod
@@ -192,8 +192,8 @@ def spread_head(
     if runtime.device == "auto-map" and not ranks.is_single:
         raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
     sharded = runtime.parallel == "fsdp" and not ranks.is_single
-    opened_on = dataclasses.replace(runtime, device="cpu") if sharded else runtime
-    head = open_head(path, task, opened_on, seed=seed, rows=rows, renew=renew)
+    opening = dataclasses.replace(runtime, device="cpu") if sharded else runtime
+    head = open_head(path, task, opening, seed=seed, rows=rows, renew=renew)
     head.ranks = ranks
     if sharded:
         shard_weights(head.model, find_device(runtime.device))

@@ -28,7 +28,7 @@ _OTHER_HEADS = {  # of architectures that transformers names so, and that would 
 
 @dataclass(frozen=True)
 class RowNames:
-    """The names of a head's rows as something else than its model's own config gives them.
+    """The names of a head's rows as something other than its model's own config gives them.
 
     Attributes:
         names: in the order of the rows.
@@ -57,7 +57,7 @@ class Rows:
 
 
 def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows | None:
-    """The rows of a folder's own head; None where its config says that it has none.
+    """Return the rows of a folder's own head; None where its config says that it has none.
 
     Args:
         path: the folder.
@@ -72,9 +72,9 @@ def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows
     if names is None:
         return None
     if _are_default(names):
-        given = tuple(labels) if other is None else other.names
-        if len(given) == len(names):
-            return Rows(given, find_rows(given, labels, where if other is None else other.where), where)
+        ordered = tuple(labels) if other is None else other.names
+        if len(ordered) == len(names):
+            return Rows(ordered, find_rows(ordered, labels, where if other is None else other.where), where)
     order = find_rows(names, labels, where)
     if other is not None and find_rows(other.names, labels, other.where) != order:
         raise CheckpointError(
@@ -85,7 +85,7 @@ def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows
 
 
 def row_names(path: Path) -> tuple[str, ...] | None:
-    """The names that a folder's config gives the rows of its head; None where it has no head.
+    """Return the names that a folder's config gives the rows of its head; None where it has no head.
 
     LABEL_0, LABEL_1, … are what transformers calls rows without names.
 
@@ -109,7 +109,7 @@ def row_names(path: Path) -> tuple[str, ...] | None:
 
 
 def has_head(path: Path) -> bool:
-    """Whether a folder's config says that it has a head, of whatever kind."""
+    """Return whether a folder's config says that it has a head, of whatever kind."""
     try:
         return row_names(path) is not None
     except CheckpointError:
@@ -117,7 +117,7 @@ def has_head(path: Path) -> bool:
 
 
 def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[int, ...]:
-    """For each of the task's labels, the row of the head that has its name; its position where rows have no names.
+    """Return, for each of the task's labels, the row of that name, or its own position where rows have no names.
 
     Names are compared as they are, and, where that does not do, without regard to case and outer space.
 
@@ -135,23 +135,23 @@ def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[
 
 
 def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
-    """What patches for a classifier say of the head's rows; None where they say nothing.
+    """Return what patches say of the rows of a head with a layer of its own; None where they say nothing.
 
     Raises:
         CheckpointError: two of them say different things.
     """
     if task.head.entry.own_layer is None:
         return None
-    whole = [patch for patch in patches if patch.dense]  # whose head is the one that is read
-    found = {names for patch in whole or patches if (names := _names_of(patch))}
-    if len(found) > 1:
-        lists = " and ".join(", ".join(names) for names in sorted(found))
+    with_heads = [patch for patch in patches if patch.dense]  # whose head is the one that is read
+    orders = {names for patch in with_heads or patches if (names := _names_of(patch))}
+    if len(orders) > 1:
+        lists = " and ".join(", ".join(names) for names in sorted(orders))
         raise CheckpointError(f"the patches are for heads with different labels, or the same in another order: {lists}")
-    return RowNames(found.pop(), "the patch", bool(whole)) if found else None
+    return RowNames(orders.pop(), "the patch", bool(with_heads)) if orders else None
 
 
 def _names_of(patch: Patch) -> tuple[str, ...] | None:
-    """What a stranger's patch says of its task may be anything."""
+    """Return the labels that a patch names; what a stranger's patch says of its task may be anything."""
     task = patch.provenance.task or {}
     labels, head = task.get("labels"), task.get("head")
     kind = str(head.get("kind")) if isinstance(head, dict) else ""
@@ -162,7 +162,7 @@ def _names_of(patch: Patch) -> tuple[str, ...] | None:
 
 
 def labels_in(path: Path) -> tuple[str, ...] | None:
-    """The names that a folder's config gives the outputs of its head, of whatever kind; None where it gives none."""
+    """Return the names that a folder's config gives its head's outputs, of whatever kind; None for none."""
     try:
         names = _names_in(read_model_config(path), path.name)
     except CheckpointError:

@@ -17,7 +17,7 @@ LabelReader = Callable[[Row, int, int], int]  # row, its number in the file, its
 
 
 def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
-    """How the labels of a file are read; what it gives raises a DataError that names the row.
+    """Return a reader of a file's labels, which raises a DataError that names the row.
 
     Args:
         rows: of the file; the first one tells whether it spells labels by name or by position.
@@ -30,7 +30,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
 
 
 def cell_of(row: Row, column: str, spec: SplitSpec, number: int) -> Any:
-    """What a row holds in a column.
+    """Return what a row holds in a column.
 
     Raises:
         DataError: it has no such column.
@@ -41,12 +41,12 @@ def cell_of(row: Row, column: str, spec: SplitSpec, number: int) -> Any:
 
 
 def refuse_row(spec: SplitSpec, number: int, fact: str) -> DataError:
-    """The error that names file and row."""
+    """Return the error that names file and row."""
     return DataError(f"{spec.path}, row {number}: {fact}")
 
 
 def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
-    """Names and positions may not be mixed in one file."""
+    """Return a reader of classes; names and positions may not be mixed in one file."""
     column, names = spec.label or task.label, tuple(spec.labels or task.labels)
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
     by_name = bool(rows) and isinstance(_spelled(rows[0].get(column), names), str)
@@ -111,6 +111,6 @@ def _refuse_two_readings(values: Sequence[Any], names: Sequence[str], spec: Spli
 
 
 def _spelled(value: Any, names: Sequence[str]) -> Any:
-    """A position that a csv file spells as text is a number, unless it is the name of a label."""
+    """Turn a position that a csv file spells as text into a number, unless it is the name of a label."""
     is_position = isinstance(value, str) and value not in names and re.fullmatch(r"-1|0|[1-9][0-9]{0,8}", value)
     return int(value) if is_position else value

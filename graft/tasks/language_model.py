@@ -17,7 +17,7 @@ Family = Literal["masked", "causal"]
 
 
 def family_of(path: Path) -> Family | None:
-    """What the first architecture in the config predicts tokens with; None where it does not, as a bare encoder.
+    """Return what the first architecture in the config predicts tokens with; None where it does not.
 
     Raises:
         CheckpointError: the folder has no config that transformers can read.
@@ -33,7 +33,7 @@ def family_of(path: Path) -> Family | None:
 
 
 def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -> tuple[Any, Any, Family]:
-    """Model, tokenizer and family.
+    """Load model, tokenizer and family.
 
     Args:
         path: a local model folder.
@@ -55,14 +55,14 @@ def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-ln p of each target, (n, m), from logits (n, m, vocabulary) and targets (n, m) int64; gradients flow."""
+    """Return -ln p of each target, (n, m), from logits (n, m, vocabulary) and targets (n, m) int64; gradients flow."""
     # as rows of the vocabulary: over any other dimension the same takes three times as long on the CPU
     nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view_as(targets)
 
 
 def logits_at(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-    """A causal model's logits (n, m, vocabulary) at `positions` (m,) int64; gradients flow.
+    """Return a causal model's logits (n, m, vocabulary) at `positions` (m,) int64; gradients flow.
 
     The output layer is the widest of a small model, so that what is not needed is not computed where the model can
     be told.

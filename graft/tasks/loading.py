@@ -132,7 +132,7 @@ def _tell_left_out(checkpoint: Checkpoint) -> None:
 
 @contextlib.contextmanager
 def _folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
-    """The folder, or one that links to all of it but the weights that are not the checkpoint's."""
+    """Yield the folder, or one that links to all of it but the weights that are not the checkpoint's."""
     unused = set(checkpoint.unused_files())
     if not unused:
         yield checkpoint.path

@@ -15,7 +15,7 @@ SPREAD = "auto-map"  # the device that stands for all of them
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes a GPU where there is one.
+    """Return the torch device of that name; "auto" takes a GPU where there is one.
 
     Raises:
         ConfigError: no such device here.
@@ -56,7 +56,7 @@ def place_model(model: Any, device: str) -> None:
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Keep only what enters each layer, and compute what is within again on the way back (arXiv 1604.06174).
+    """Keep only what enters each layer, and compute the rest again in the backward pass (arXiv 1604.06174).
 
     In evaluation mode too, where transformers' own switch does nothing.
 

@@ -1,6 +1,6 @@
 """Prompts: a template filled with a row's texts, as token ids in which only the texts were ever cut.
 
-Whole strings are tokenised, not pieces that are then joined, so that a word has the tokens that it has in running
+Whole strings are tokenized, not pieces that are then joined, so that a word has the tokens that it has in running
 text whatever the tokenizer does with spaces.
 """
 
@@ -34,24 +34,24 @@ class PromptEncoder:
         self._n_closing = list(reversed(special)).index(0) if 0 in special else 0
 
     def fill(self, texts: Texts, content: str) -> str:
-        """The template with texts and slot filled in, in one pass: braces within a text mean nothing."""
+        """Return the template with texts and slot filled in, in one pass: braces within a text mean nothing."""
         return self._substitute(self.template, texts, content)
 
     def before(self, texts: Texts) -> str:
-        """What comes before the slot."""
+        """Return the filled template up to the slot."""
         return self._substitute(self.template.partition(f"{{{self.slot}}}")[0], texts, "")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with the special tokens that the tokenizer adds."""
+        """Return token ids with the special tokens that the tokenizer adds."""
         return list(run_tokenizer(self.tokenizer, text, verbose=False)["input_ids"])
 
     def encode_open(self, text: str) -> list[int]:
-        """As `encode`, less special tokens at the end: a text that goes on."""
+        """Return token ids as `encode` does, without special tokens at the end: a text that goes on."""
         ids = self.encode(text)
         return ids[: len(ids) - self._n_closing]
 
     def shorten(self, texts: Texts, length: Callable[[Texts], int]) -> Texts:
-        """The texts, the longer one cut first, such that `length` of them is within the limit.
+        """Return the texts, the longer one cut first, such that `length` of them is within the limit.
 
         Raises:
             DataError: even one character of each is too long; the template or the choices are.
@@ -72,11 +72,11 @@ class PromptEncoder:
     def _substitute(self, template: str, texts: Texts, content: str) -> str:
         names = ("text",) if len(texts) == 1 else ("text_a", "text_b")
         values = dict(zip(names, texts, strict=True)) | {self.slot: content}
-        return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
+        return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], template)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sequences share from the start."""
+    """Return how many tokens two sequences share from the start."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
 

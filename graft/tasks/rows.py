@@ -83,7 +83,7 @@ def _read_jsonl(file: BinaryIO, path: Path) -> Iterator[Row]:
 
 
 def _read_json(file: BinaryIO, path: Path) -> Iterator[Row]:
-    """One array of rows; or, since many tools name them so, a row a line."""
+    """Read one array of rows; or one row a line, since many tools give such files this name."""
     text = file.read().decode("utf-8-sig")
     if not text.lstrip().startswith("["):
         yield from _rows_of_lines(io.StringIO(text), path)
@@ -114,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> Row:
 
 
 def _repeated(names: Iterable[str]) -> str:
-    """The first name that came before; there must be one."""
+    """Return the first name that came before; there must be one."""
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 

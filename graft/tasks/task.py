@@ -21,7 +21,7 @@ MIRROR = "GRAFT_DATA"  # the environment's variable for the folder of a local mi
 
 @dataclass(frozen=True)
 class Task:
-    """What a skill is measured by: data, labels, head.
+    """The data, labels and head by which a skill is measured.
 
     Attributes:
         spec: the checked content of the TASK file.
@@ -53,21 +53,21 @@ class Task:
 
     @property
     def files(self) -> list[Path]:
-        """The local files that it reads, those that are there."""
-        places = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
-        splits = [_spec_of(place) for place in places]
+        """Return the local files that the task reads and that exist."""
+        sources = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
+        splits = [_spec_of(source) for source in sources]
         paths = [self.folder / Path(split.path).expanduser() for split in splits]
         if self.mirror is not None:
             paths += [self.mirror / split.local for split in splits if split.local is not None]
         return [path for path in paths if path.exists()]
 
     def with_seed(self, seed: int) -> Task:
-        """The same task with other few-shot draws and another training order; a seed of its train block yields."""
+        """Return the task with another seed for few-shot draws and training; the train block's own is dropped."""
         train = dataclasses.replace(self.spec.train, seed=None)
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, seed=seed, train=train))
 
     def train_examples(self) -> list[Example]:
-        """The training examples: `shots` per class where the task says so, in all where it has no classes.
+        """Return the training examples: `shots` per class where the task says so, in all where it has no classes.
 
         Raises:
             DataError: missing or malformed data, or too few examples of a class.
@@ -75,36 +75,36 @@ class Task:
         return self._known_split(self.spec.data.train, draw=True, strict=True)
 
     def validation_examples(self) -> list[Example]:
-        """The examples that selection uses: at most `shots` per class, in all where the task has no classes."""
+        """Return the examples that selection uses: at most `shots` per class, in all where the task has no classes."""
         return self._known_split(self.spec.data.validation, draw=True, strict=False)
 
     def test_examples(self, limit: int | None = None) -> list[Example]:
-        """The examples that are reported; never subsampled unless `limit` asks for the first few."""
+        """Return the examples that are reported; never subsampled unless `limit` asks for the first few."""
         return self._known_split(self.spec.data.test, draw=False, strict=False)[:limit]
 
     def ood_examples(self, name: str, limit: int | None = None) -> list[Example]:
-        """The examples of an out-of-distribution set; those of a class that the task lacks have label -1."""
+        """Return the examples of an out-of-distribution set; those of a class that the task lacks have label -1."""
         return self._split(self.spec.ood[name])[:limit]
 
     def describe(self) -> dict[str, Any]:
-        """Name, head with its template written out, labels and the column of choices, for a patch's provenance."""
+        """Return name, head with its template, labels and the column of choices, for a patch's provenance."""
         head = to_plain(self.spec.head) | ({"template": self.spec.head.pattern} if self.spec.head.pattern else {})
         described = {"name": self.spec.name, "head": head, "labels": list(self.spec.labels)}
         return described if self.spec.choices is None else described | {"choices": self.spec.choices}
 
-    def _known_split(self, place: str | SplitSpec, *, draw: bool, strict: bool) -> list[Example]:
-        examples = [example for example in self._split(place) if example.label != NONE_OF_THESE]
+    def _known_split(self, split: str | SplitSpec, *, draw: bool, strict: bool) -> list[Example]:
+        examples = [example for example in self._split(split) if example.label != NONE_OF_THESE]
         if not examples:
-            raise DataError(f"{_spec_of(place).path}: no example has one of the task's labels")
+            raise DataError(f"{_spec_of(split).path}: no example has one of the task's labels")
         if draw and self.spec.shots is not None:
             classes = self.spec.labels if self.spec.has_classes else ()
             return draw_shots(examples, self.spec.shots, classes, self.spec.seed, strict=strict)
         return examples
 
-    def _split(self, place: str | SplitSpec) -> list[Example]:
-        spec = find_mirrored(_spec_of(place), self.mirror)
+    def _split(self, split: str | SplitSpec) -> list[Example]:
+        spec = find_mirrored(_spec_of(split), self.mirror)
         return make_examples(read_dataset(spec, self.folder), spec, self.spec)
 
 
-def _spec_of(place: str | SplitSpec) -> SplitSpec:
-    return SplitSpec(place) if isinstance(place, str) else place
+def _spec_of(split: str | SplitSpec) -> SplitSpec:
+    return SplitSpec(split) if isinstance(split, str) else split

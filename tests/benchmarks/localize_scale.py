@@ -183,8 +183,8 @@ def _warm_up(folder: Path) -> None:
     LlamaForCausalLM(config)(input_ids=torch.zeros((1, len(tokens)), dtype=torch.int64)).logits.sum().backward()
 
 
-def _open_copied(path: Path, task: Any, *, parallel: str = "ddp", **options: Any) -> Head:
-    head = spread_head(path, task, parallel=parallel, **options)
+def _open_copied(path: Path, task: Any, runtime: Runtime, **options: Any) -> Head:
+    head = spread_head(path, task, runtime, **options)
     for weight in head.model.parameters():
         weight.data = weight.data.clone()
     return head
@@ -194,7 +194,7 @@ def _open(folder: Path, device: str) -> GradientPath:
     task = Task.load(folder / "task" / "task.yaml")
     pair = CheckpointPair.open(folder / "base", folder / "tuned")
     names = [name for name in pair.names if ".layers." in name]
-    head = _open_copied(folder / "base", task.spec, device=device)
+    head = _open_copied(folder / "base", task.spec, Runtime(device))
     return GradientPath(head, pair, names, task.train_examples(), batch_size=BATCH, centred=False)
 
 
@@ -238,7 +238,7 @@ def _times(folder: Path, device: str) -> dict[str, Any]:
 def _straightforward(folder: Path, device: str) -> dict[str, Any]:
     """As the published code does it: a third model holds the mix, logits and gradients are dense."""
     task = Task.load(folder / "task" / "task.yaml")
-    base, tuned, mixed = (_open_copied(folder / name, task.spec, device=device) for name in ("base", "tuned", "base"))
+    base, tuned, mixed = (_open_copied(folder / name, task.spec, Runtime(device)) for name in ("base", "tuned", "base"))
     tensors = [dict(head.model.named_parameters()) for head in (base, tuned, mixed)]
     names = [name for name in tensors[0] if ".layers." in name]
     logits = {name: torch.rand_like(tensors[0][name]) for name in names}

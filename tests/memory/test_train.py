@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,18 @@ from graft.train.steps import choose_trained, make_optimizer
 from tests.models import write_bert
 
 
-def sizes(base: Path, task: Task, config: TrainSpec, **more: object) -> dict[str, int | None]:
-    return {
-        part.what: part.bytes for part in plan_training(base, task, config, **more, runtime=Runtime(device="cpu")).parts
-    }  # type: ignore[arg-type]
+def sizes(
+    base: Path,
+    task: Task,
+    config: TrainSpec,
+    *,
+    protect: Sequence[Mask] = (),
+    unprotect: Sequence[Mask] = (),
+    gradient_checkpointing: bool = False,
+) -> dict[str, int | None]:
+    runtime = Runtime("cpu", gradient_checkpointing=gradient_checkpointing)
+    plan = plan_training(base, task, config, protect=protect, unprotect=unprotect, runtime=runtime)
+    return {part.what: part.bytes for part in plan.parts}
 
 
 def test_the_optimizers_state_is_that_of_a_real_step(task: Task, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_a_toy_score_of_importance_is_at_once_a_method(base: Path, task_file: Pa
 
 def test_config_blocks_refuse_what_no_row_has(base: Path) -> None:
     assert read_config(LocalizeSpec, {"method": "paper"}, "a.yaml").method == "paper"
-    with pytest.raises(ConfigError, match=r"a.yaml: method must be one of learned, paper, attribution, .*, not 'toy'"):
+    with pytest.raises(ConfigError, match=r"a.yaml: method: must be one of learned, paper, attribution, .*, not 'toy'"):
         read_config(LocalizeSpec, {"method": "toy"}, "a.yaml")
-    with pytest.raises(ConfigError, match=r"a.yaml: method must be one of saliency, fisher, .*, not 'toy'"):
+    with pytest.raises(ConfigError, match=r"a.yaml: method: must be one of saliency, fisher, .*, not 'toy'"):
         read_config(ImportanceSpec, {"method": "toy"}, "a.yaml")
     with SCORES.extended(SCORE):
         assert read_config(LocalizeSpec, {"method": "toy"}, "a.yaml").method == "toy"

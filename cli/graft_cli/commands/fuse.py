@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from graft.specs.fusion import Angle, Rest
+from graft.specs.fusion import METHODS, Angle, Rest
 from graft_cli import options
 
 if TYPE_CHECKING:
     from graft.compose.fusion import Fusion
-
-METHODS = ["mean", "slerp", "task-arithmetic", "ties", "cpi"]
 
 
 @click.command("fuse")

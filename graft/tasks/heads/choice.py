@@ -40,7 +40,7 @@ class ChoiceHead(Head):
         return cls(model, tokenizer, task)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, most choices) fp32; -inf where a row has fewer choices."""
+        """Return (n, most choices) fp32 logits; -inf where a row has fewer choices."""
         encoded = [pair for example in examples for pair in self._encode(example)]
         rows, starts = zip(*encoded, strict=True)
         scores, n_tokens = self._score(rows, starts)
@@ -53,7 +53,7 @@ class ChoiceHead(Head):
         return pad_rows(scores, [len(example.choices) for example in examples])
 
     def _score(self, rows: Sequence[list[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of log probabilities (n,) fp32, nats, and number (n,) of the tokens from `starts` on."""
+        """Return the sum of log probabilities (n,) fp32, nats, and number (n,) of the tokens from `starts` on."""
         batch = self.pad(rows)
         ids = batch["input_ids"]
         targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) what any row is asked for
@@ -64,7 +64,7 @@ class ChoiceHead(Head):
         return -(nats * counted).sum(1), counted.sum(1)
 
     def _encode(self, example: Example) -> list[tuple[list[int], int]]:
-        """For each choice: token ids of prompt and choice, and where the choice begins.
+        """Return, for each choice, the token ids of prompt and choice, and where the choice begins.
 
         The prompt is cut alike for all choices of a row, so that they follow the same text.
         """

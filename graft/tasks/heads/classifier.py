@@ -39,7 +39,7 @@ class ClassifierHead(Head):
     def load(
         cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> ClassifierHead:
-        """Load a folder; a head that it lacks is initialised at random, under the seed that is set.
+        """Load a folder; a head that it lacks is initialized at random, under the seed that is set.
 
         Args:
             path: a local model folder.
@@ -54,27 +54,27 @@ class ClassifierHead(Head):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         own, refusal = _own_rows(path, task, rows, renew)
-        found = own or _rows_to_come(task, rows)
-        labels: dict[str, Any] = {"id2label": dict(enumerate(found.names))}
-        labels["label2id"] = {name: row for row, name in enumerate(found.names)}
+        head_rows = own or _rows_to_come(task, rows)
+        labels: dict[str, Any] = {"id2label": dict(enumerate(head_rows.names))}
+        labels["label2id"] = {name: row for row, name in enumerate(head_rows.names)}
         if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
             model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head)
-            _make_room(model, len(found.names))
+            _make_room(model, len(head_rows.names))
             vars(model.config).update(labels)
         else:
-            labels["num_labels"] = len(found.names)
+            labels["num_labels"] = len(head_rows.names)
             model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head, **labels)
         if refusal is not None:
             _renew_head(model)
             tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
-        head = cls(model, load_pretrained(AutoTokenizer, path), task, found.order)
+        head = cls(model, load_pretrained(AutoTokenizer, path), task, head_rows.order)
         if head._moves:
-            listed = f"{', '.join(found.names)} in {found.where}, {', '.join(task.labels)} in the task"
+            listed = f"{', '.join(head_rows.names)} in {head_rows.where}, {', '.join(task.labels)} in the task"
             tell(f"note: labels are matched by name, since their orders differ: {listed}")
         return head
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32.
+        """Return (n, n_labels) fp32 logits.
 
         Raises:
             DataError: an encoder-decoder reads the class at the end token, and a text has none.
@@ -88,7 +88,7 @@ class ClassifierHead(Head):
         return (logits[:, self.rows] if self._moves else logits).float()
 
     def _at_the_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) of an encoder-decoder, which takes only texts with as many end tokens as each other at once."""
+        """Return (n, n_labels) of an encoder-decoder, which reads texts with equally many end tokens at once."""
         counts = (batch["input_ids"] == self.model.config.eos_token_id).sum(1)
         if not bool(counts.all()):
             text = examples[int(counts.argmin())].texts[0]
@@ -101,7 +101,7 @@ class ClassifierHead(Head):
 def _own_rows(
     path: Path, task: TaskSpec, rows: RowNames | None, renew: bool
 ) -> tuple[Rows | None, CheckpointError | None]:
-    """The rows of the folder's own head, None where they do not count; and why not, where a new head is made."""
+    """Return the rows of the folder's own head, None where they do not count; and why not, where a new one is made."""
     if rows is not None and rows.replaces:
         return None, None
     try:
@@ -115,7 +115,7 @@ def _own_rows(
 
 
 def _rows_to_come(task: TaskSpec, rows: RowNames | None) -> Rows:
-    """Those of a head that the folder lacks: in the task's order unless they will be brought."""
+    """Return the rows of a head that the folder lacks: in the task's order unless a patch brings them."""
     if rows is None:
         return Rows(task.labels, tuple(range(len(task.labels))), "the task")
     return Rows(rows.names, find_rows(rows.names, task.labels, rows.where), rows.where)
@@ -173,5 +173,5 @@ def _check_end(config: Any, tokenizer: Any) -> None:
 
 
 def _is_head(prefix: str, name: str) -> bool:
-    """Whether a weight is of the new layer, or of the pooler before it, which models without such a head lack."""
+    """Return whether a weight is of the new layer, or of the pooler before it, which other models lack."""
     return not name.startswith(f"{prefix}.") or name.startswith(f"{prefix}.pooler.")

@@ -1,6 +1,6 @@
 """The language modelling head: the next token of the text itself, by a causal language model, without any label.
 
-A text longer than max_length is read in pieces, each of which begins with the last token of the one before it, so
+A text longer than max_length is read in chunks, each of which begins with the last token of the one before it, so
 that every token but the text's first is predicted exactly once. A token without context is not predicted.
 """
 
@@ -26,7 +26,7 @@ from graft.tasks.language_model import load_language_model, logits_at, token_nll
 
 @dataclass(frozen=True, eq=False)
 class TokenColumns:
-    """What happened to each predicted token, in the order of texts and of tokens within them: (n_tokens,) each."""
+    """The tokens that came beside the predicted ones, in the order of texts and tokens: (n_tokens,) each."""
 
     label: np.ndarray  # int64, the token that came
     predicted: np.ndarray  # int64, the most probable token
@@ -49,7 +49,7 @@ class LanguageModelHead(Head):
         return cls(model, tokenizer, task)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Always refused.
+        """Refuse, always.
 
         Raises:
             ConfigError: texts have no labels; `loss`, `accuracy` and `predict_tokens` are what there is.
@@ -57,71 +57,71 @@ class LanguageModelHead(Head):
         raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean over texts of the mean over their tokens of -ln p, nats; a scalar.
+        """Return the mean over texts of the mean over their tokens of -ln p, nats; a scalar.
 
         An example is a text: so the mean over batches of equal size is that over all, however long the texts are.
         """
-        pieces = self._pieces(examples)
-        batch = self.pad([ids for _, ids in pieces])
+        chunks = self._chunks(examples)
+        batch = self.pad([ids for _, ids in chunks])
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
-        logits = logits_at(self.model, batch, positions).float()  # (pieces, tokens, vocabulary)
+        logits = logits_at(self.model, batch, positions).float()  # (chunks, tokens, vocabulary)
         nats = token_nll(logits, targets)
         counted = batch["attention_mask"][:, 1:]
-        of_text = torch.tensor([text for text, _ in pieces], device=self.device)
+        of_text = torch.tensor([text for text, _ in chunks], device=self.device)
         sums = nats.new_zeros(len(examples)).index_add(0, of_text, (nats * counted).sum(1))
         counts = sums.new_zeros(len(examples)).index_add(0, of_text, counted.sum(1).to(sums.dtype))
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
-        """Share of tokens that were the most probable one; NaN where an output is not finite."""
+        """Return the share of tokens that were the most probable one; NaN where an output is not finite."""
         tokens = self.predict_tokens(examples, batch_size=batch_size, label=label)
         if not np.isfinite(tokens.log_likelihood).all():
             return float("nan")
         return float((tokens.predicted == tokens.label).mean())
 
     def predict_tokens(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
-        """What happens to each token, in evaluation mode and without gradients.
+        """Predict each token, in evaluation mode and without gradients.
 
-        One piece's probabilities over the vocabulary are held at a time.
+        One chunk's probabilities over the vocabulary are held at a time.
 
         Raises:
             DataError: no text has a token to predict.
         """
-        pieces = self._pieces(examples)
-        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
-        columns: list[list[np.ndarray]] = [[] for _ in pieces]
+        chunks = self._chunks(examples)
+        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i][1]))
+        columns: list[list[np.ndarray]] = [[] for _ in chunks]
         n_classes = 0
         with self.evaluating():
             for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
                 chosen = order[start : start + batch_size]
-                batch = self.pad([pieces[i][1] for i in chosen])
+                batch = self.pad([chunks[i][1] for i in chosen])
                 width = batch["input_ids"].shape[1]
                 logits = logits_at(self.model, batch, torch.arange(width - 1, device=self.device))
                 n_classes = logits.shape[-1]
                 for i, row in zip(chosen, logits, strict=True):
-                    columns[i] = _columns(row, torch.tensor(pieces[i][1][1:], device=self.device))
-        group = np.repeat([text for text, _ in pieces], [len(ids) - 1 for _, ids in pieces])
+                    columns[i] = _columns(row, torch.tensor(chunks[i][1][1:], device=self.device))
+        group = np.repeat([text for text, _ in chunks], [len(ids) - 1 for _, ids in chunks])
         target, predicted, confidence, log_likelihood, squared = map(np.concatenate, zip(*columns, strict=True))
         return TokenColumns(target, predicted, confidence, log_likelihood, squared, group, n_classes)
 
-    def _pieces(self, examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
-        """(position of the text, token ids) of every piece that predicts a token."""
+    def _chunks(self, examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
+        """Return (position of the text, token ids) of every chunk that predicts a token."""
         texts = [example.texts[0] for example in examples]
         encoded = run_tokenizer(self.tokenizer, texts, verbose=False)["input_ids"]
         step = max(1, self.limit - 1)
-        pieces = [
+        chunks = [
             (text, ids[start : start + step + 1])
             for text, ids in enumerate(encoded)
             for start in range(0, len(ids) - 1, step)
         ]
-        if not pieces:
+        if not chunks:
             raise DataError("no text has two tokens, so that there is none to predict")
-        return pieces
+        return chunks
 
 
 def _columns(logits: torch.Tensor, target: torch.Tensor) -> list[np.ndarray]:
-    """`TokenColumns`' first five of one piece: logits (tokens or more, vocabulary) and target (tokens,)."""
+    """Return `TokenColumns`' first five of one chunk: logits (tokens or more, vocabulary) and target (tokens,)."""
     log_p = logits[: len(target)].float().log_softmax(-1)
     of_target = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
     p = log_p.exp()

@@ -1,6 +1,6 @@
 """The similarity head: the zero-shot analogue of prompts for a sentence encoder.
 
-Sentence and label texts are embedded by the model at hand, mean-pooled over tokens and normalised;
+Sentence and label texts are embedded by the model at hand, mean-pooled over tokens and normalized;
 logits = 20 x cosine. Both sides are trained through, and nothing is stored beside the weights. Mean pooling
 and the scale of 20 are those of Sentence-BERT (arXiv 1908.10084; its multiple-negatives ranking loss). Where rows
 bring their own choices, these stand in the place of the label texts; so do, for pairs, label texts that say what
@@ -53,11 +53,11 @@ class SimilarityHead(Head):
 
     @property
     def label_texts(self) -> list[tuple[str, ...]]:
-        """The text of each label, put into the template; none where rows bring their own choices."""
+        """Return the text of each label, put into the template; none where rows bring their own choices."""
         return self._filled(self.task.head.texts or self.task.labels) if self.has_classes else []
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
+        """Return (n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
         if self.task.head.completes_pairs:
             first = self.embed([example.texts[:1] for example in examples])
             return self._logits_of_choices(first, [self._completed(example.texts[1]) for example in examples])
@@ -68,7 +68,7 @@ class SimilarityHead(Head):
         return SCALE * texts @ labels.T
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
-        """(n, width) fp32 unit vectors."""
+        """Return (n, width) fp32 unit vectors."""
         batch = self.tokenize(texts)
         hidden = self._states(batch).float()  # (n, tokens, width)
         weight = batch["attention_mask"].unsqueeze(-1).float()
@@ -76,16 +76,16 @@ class SimilarityHead(Head):
         return torch.nn.functional.normalize(pooled, dim=-1)
 
     def _states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(n, tokens, width): the last layer's, of the encoder where there is a decoder too.
+        """Return the last layer's states (n, tokens, width), those of the encoder where there is a decoder too.
 
         The whole model runs, its decoder over one token, since FSDP2 gathers the shared embeddings for the whole only.
         """
         first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
         output = run_model(self.model, {**batch, "decoder_input_ids": first})
-        found = output.get("encoder_last_hidden_state", output.get("last_hidden_state"))
-        if found is None:
+        states = output.get("encoder_last_hidden_state", output.get("last_hidden_state"))
+        if states is None:
             raise CheckpointError(f"{type(self.model).__name__} gives no states of tokens to pool: no text encoder")
-        return torch.as_tensor(found)
+        return torch.as_tensor(states)
 
     def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[tuple[str, ...]]) -> torch.Tensor:
         sizes = [len(row) for row in choices]

@@ -48,16 +48,15 @@ class VerbalizerHead(Head):
         return cls(model, tokenizer, task, family)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
-        found = [self._locate(example.texts) for example in examples]
-        rows, places = zip(*found, strict=True)
+        """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
+        rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
         batch = self.pad(rows)
-        positions = torch.tensor(sorted(set(places)), device=self.device)
+        positions = torch.tensor(sorted(set(read_at)), device=self.device)
         if self._family == "causal":
             logits = logits_at(self.model, batch, positions)
         else:
             logits = run_model(self.model, batch).logits[:, positions]
-        row_of = torch.searchsorted(positions, torch.tensor(places, device=self.device))
+        row_of = torch.searchsorted(positions, torch.tensor(read_at, device=self.device))
         at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
         if int(self.word_ids.max()) >= at_mask.shape[1]:
             raise CheckpointError(
@@ -67,7 +66,7 @@ class VerbalizerHead(Head):
         return at_mask[:, self.word_ids.to(self.device)].float()
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
-        """A prompt's token ids, and the position that is read."""
+        """Return a prompt's token ids, and the position that is read."""
         if self._family == "causal":
             ids = self._open(self._prompts.shorten(texts, lambda cut: len(self._open(cut))))
             return ids, len(ids) - 1
@@ -82,12 +81,15 @@ class VerbalizerHead(Head):
 
     def _find_words(self) -> torch.Tensor:
         words = self.task.head.words or self.task.labels
-        pieces = [self._split(word) for word in words]
+        split_words = [self._split(word) for word in words]
         if self._family == "causal":
             # what all words begin with, such as a space that is a token of its own, is read before that choice
-            shared = min([common_prefix(pieces[0], other) for other in pieces] + [len(found) - 1 for found in pieces])
-            self._lead = pieces[0][: max(0, shared)]
-        ids = [self._single(word, found[len(self._lead) :]) for word, found in zip(words, pieces, strict=True)]
+            shared = min(
+                [common_prefix(split_words[0], other) for other in split_words]
+                + [len(tokens) - 1 for tokens in split_words]
+            )
+            self._lead = split_words[0][: max(0, shared)]
+        ids = [self._single(word, tokens[len(self._lead) :]) for word, tokens in zip(words, split_words, strict=True)]
         for i, (word, token) in enumerate(zip(words, ids, strict=True)):
             if token in ids[:i]:
                 other = words[ids.index(token)]
@@ -95,7 +97,7 @@ class VerbalizerHead(Head):
         return torch.tensor(ids)
 
     def _split(self, word: str) -> list[int]:
-        """The tokens of a word where the template has it, its space before it among them."""
+        """Return the tokens of a word where the template has it, with the space before it."""
         texts = ("x",) if isinstance(self.task.text, str) else ("x", "x")
         if self._family == "causal":
             around = self._open(texts)
@@ -109,10 +111,10 @@ class VerbalizerHead(Head):
             start, end = common_prefix(around, within), common_prefix(around[::-1], within[::-1])
         return within[start : len(within) - end]
 
-    def _single(self, word: str, pieces: list[int]) -> int:
-        if len(pieces) != 1:
-            shown = " ".join(self.tokenizer.convert_ids_to_tokens(pieces))
-            raise ConfigError(f"head.words: {word!r} is not one token in the template, but {len(pieces)}: {shown}")
-        if pieces[0] == self.tokenizer.unk_token_id:
+    def _single(self, word: str, tokens: list[int]) -> int:
+        if len(tokens) != 1:
+            shown = " ".join(self.tokenizer.convert_ids_to_tokens(tokens))
+            raise ConfigError(f"head.words: {word!r} is not one token in the template, but {len(tokens)}: {shown}")
+        if tokens[0] == self.tokenizer.unk_token_id:
             raise ConfigError(f"head.words: {word!r} is not in the tokenizer's vocabulary")
-        return pieces[0]
+        return tokens[0]
