@@ -24,6 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub of one dataset."""
     import datasets
 
+    monkeypatch.delenv("GRAFT_DATA", raising=False)
     asked: list[dict[str, Any]] = []
 
     def serve(rows: Rows) -> list[dict[str, Any]]:
