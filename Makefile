@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench bench-gpu index clean
+.PHONY: demo test lint docs wheel bench bench-gpu index clean
 
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
@@ -17,6 +17,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check graft cli tests examples artifacts
 	$(BIN)/ruff format --check graft cli tests examples artifacts
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+# A wheel, installed and tried in a folder that is not the checkout.
+wheel: $(INSTALLED)
+	$(BIN)/python -m tests.wheel
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
@@ -34,4 +41,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

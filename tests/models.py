@@ -28,12 +28,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from graft.specs.data import DataSpec
+from graft.specs.head import HeadSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.lm import LanguageModelHead
-from graft.tasks.similarity import SimilarityHead
-from graft.tasks.spec import DataSpec, HeadSpec, TaskSpec
-from graft.tasks.verbalizer import VerbalizerHead
+from graft.tasks.heads.lm import LanguageModelHead
+from graft.tasks.heads.similarity import SimilarityHead
+from graft.tasks.heads.verbalizer import VerbalizerHead
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 GLAD = ["good", "great", "fine", "happy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.evaluate.over_seeds import flatten_report, mean_interval, short_decimal
+from graft.evaluate.t_interval import flatten_report, mean_interval, short_decimal
 
 
 def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

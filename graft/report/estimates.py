@@ -8,7 +8,7 @@ from typing import Literal
 
 from graft.evaluate.bootstrap import Difference
 from graft.evaluate.comparison import recovered_gain
-from graft.evaluate.over_seeds import mean_interval, short_decimal
+from graft.evaluate.t_interval import mean_interval, short_decimal
 from graft.report.run_folder import TEST, RunFolder, Seed
 
 Verdict = Literal["ahead", "behind", "tie", "unknown"]

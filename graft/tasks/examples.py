@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.labels import NONE_OF_THESE as NONE_OF_THESE
 from graft.tasks.labels import cell_of, label_reader, refuse_row
 from graft.tasks.rows import Row
-from graft.tasks.spec import SplitSpec, TaskSpec
 
 
 @dataclass(frozen=True)

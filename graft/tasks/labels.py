@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.rows import Row
-from graft.tasks.spec import SplitSpec, TaskSpec
 
 NONE_OF_THESE = -1  # a class that training does not have: left out of accuracy, used for OOD detection
 
@@ -23,7 +24,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
         spec: the file's own columns, label names and map.
         task: the task's.
     """
-    if task.head.kind == "lm":
+    if not task.head.entry.has_labels:
         return lambda row, number, n_choices: 0
     return _class_reader(rows, spec, task) if task.has_classes else _choice_reader(rows, spec, task)
 

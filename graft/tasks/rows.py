@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from graft.errors import DataError
-from graft.inputs import open_input
-from graft.tasks.spec import SplitSpec
+from graft.files.inputs import open_input
+from graft.specs.data import SplitSpec
 
 Row = dict[str, Any]
 _LONGEST_FIELD = 2**31 - 1  # characters of a csv cell; the library's own limit is 131,072

@@ -8,7 +8,7 @@ import pytest
 from graft_cli.entry import main
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from tests.shared_builds import build_once
 
 

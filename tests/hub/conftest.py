@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from tests.hub.client import Client
 from tests.hub.local_hub import LocalHub

@@ -13,11 +13,11 @@ from graft.localize.offsets import fit_offsets
 from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.table import ScoreInput
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import cut_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair

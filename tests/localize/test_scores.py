@@ -14,9 +14,9 @@ from graft.localize.scores import SCORES
 from graft.localize.scores.random import draw
 from graft.localize.scores.relative import FLOOR
 from graft.localize.scores.table import ScoreInput
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task

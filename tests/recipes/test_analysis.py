@@ -9,11 +9,12 @@ import pytest
 
 from graft.config import read_config
 from graft.recipes import controls
-from graft.recipes.bench import Bench, Machine
+from graft.recipes.bench import Bench
 from graft.recipes.controls import match_early_stopping, match_interpolation, match_larger_random
 from graft.recipes.curve import trace_curve
 from graft.recipes.seed import run_seed
 from graft.recipes.spec import RecipeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 
 FULL: dict[str, Any] = {
@@ -41,12 +42,12 @@ def bench(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("seed")
     shutil.copytree(shelf / "tuned", folder / "tuned")
     task = Task.load(shelf / "toy" / "task.yaml")
-    return Bench(recipe_of(shelf / "base", FULL), task.with_seed(0), 0, folder, Machine())
+    return Bench(recipe_of(shelf / "base", FULL), task.with_seed(0), 0, folder, Runtime())
 
 
 @pytest.fixture(scope="module")
 def seed(bench: Bench) -> dict[str, Any]:
-    return run_seed(bench.recipe, bench.task, 0, bench.folder, bench.machine)
+    return run_seed(bench.recipe, bench.task, 0, bench.folder, bench.runtime)
 
 
 def test_every_model_is_measured_like_the_grafts(seed: dict[str, Any], bench: Bench) -> None:
@@ -118,7 +119,7 @@ def test_novel_rows_are_told_apart_and_the_checkpoint_is_diagnosed(seed: dict[st
 
 def test_what_is_not_asked_for_is_not_done(bench: Bench, seed: dict[str, Any]) -> None:
     little = recipe_of(Path(bench.recipe.base), {"controls": [], "detection": False})
-    found = run_seed(little, bench.task, 0, bench.folder, bench.machine)
+    found = run_seed(little, bench.task, 0, bench.folder, bench.runtime)
     assert list(found["models"]) == MODELS[:4]
     assert (found["controls"], found["curve"]) == ({}, [])
     assert {"detection", "diagnosis"}.isdisjoint(found)
@@ -134,7 +135,7 @@ def test_settings_are_chosen_on_validation_and_never_on_test(bench: Bench, monke
         "steps": match_early_stopping(bench, target),
     }
     other = Task.load(bench.task.folder / "task.yaml", ("data.test=meals.jsonl",)).with_seed(0)
-    swapped = Bench(bench.recipe, other, 0, bench.folder, bench.machine)
+    swapped = Bench(bench.recipe, other, 0, bench.folder, bench.runtime)
     again = {
         "alpha": match_interpolation(swapped, head, target),
         "density": match_larger_random(swapped, head, target),
@@ -170,5 +171,5 @@ def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
 
 
 def test_a_recipe_without_a_curve_has_no_points(bench: Bench) -> None:
-    plain = Bench(recipe_of(Path(bench.recipe.base), {}), bench.task, 0, bench.folder, bench.machine)
+    plain = Bench(recipe_of(Path(bench.recipe.base), {}), bench.task, 0, bench.folder, bench.runtime)
     assert trace_curve(plain, 0.5, 0.9) == []

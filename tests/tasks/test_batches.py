@@ -13,11 +13,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from graft.errors import CheckpointError, ConfigError, DataError
-from graft.tasks.activations import estimate_activations
+from graft.memory.activations import estimate_activations
+from graft.specs.head import HeadSpec
 from graft.tasks.batches import longest_input
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.spec import HeadSpec
 from tests.models import SIZES, SPECIAL, WORDS, toy_rows, toy_spec
 
 PLACES = 24

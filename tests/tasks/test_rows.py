@@ -11,9 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.head import HeadSpec
 from graft.tasks.examples import make_examples
 from graft.tasks.rows import read_dataset
-from graft.tasks.spec import HeadSpec, SplitSpec
 from tests.models import Rows, toy_rows, toy_spec, write_rows
 
 AWKWARD = [

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.t_interval import mean_interval
 from graft.recipes.retention.bench import Setting, is_text
 from graft.recipes.retention.spec import RetentionSpec
 from graft.report.plane import Plane, Spot

@@ -10,8 +10,8 @@ import numpy as np
 
 from graft.compose.families import FamilyOverlap
 from graft.evaluate.forgetting import follow_stages
-from graft.evaluate.mantel import Matrix, correlate_pairs
-from graft.evaluate.over_seeds import mean_interval, short_decimal
+from graft.evaluate.mantel import Matrix, mantel_test
+from graft.evaluate.t_interval import mean_interval, short_decimal
 from graft.recipes.suite.spec import BASE, SuiteSpec
 from graft.recipes.summary import format_cell, format_rows
 
@@ -73,7 +73,7 @@ def agree(overlap: FamilyOverlap, seeds: Seeds) -> dict[str, dict[str, float | N
     result: dict[str, dict[str, float | None]] = {}
     for measure in seeds[0]["kinship"]:
         mean = np.mean([seed["kinship"][measure] for seed in seeds], axis=0)
-        rho, p = correlate_pairs(overlap.means["jaccard"], mean)
+        rho, p = mantel_test(overlap.means["jaccard"], mean)
         result[measure] = {"rho": None, "p": None} if np.isnan(rho) else {"rho": rho, "p": p}
     return result
 
