@@ -77,6 +77,19 @@ def test_a_file_that_the_mirror_lacks_is_named_and_the_hub_not_asked(
     assert asked == []
 
 
+def test_where_the_hub_is_out_of_reach_a_mirror_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.delenv("GRAFT_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    task = Task.load(task_of(tmp_path, MOODS | {"local": "moods/test.jsonl"}))
+    with pytest.raises(DataError, match=r"\(no route\); a local mirror that has moods/test.jsonl can stand in"):
+        task.test_examples()
+
+
 def test_what_has_no_place_in_the_mirror_is_read_where_it_is(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
