@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint docs wheel bench bench-gpu clean
+.PHONY: demo test lint docs wheel bench bench-gpu index clean
 
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
@@ -14,8 +14,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check graft cli tests examples
-	$(BIN)/ruff format --check graft cli tests examples
+	$(BIN)/ruff check graft cli tests examples artifacts
+	$(BIN)/ruff format --check graft cli tests examples artifacts
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
@@ -30,6 +30,9 @@ bench: $(INSTALLED)
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks --gpu
+
+index: $(INSTALLED)
+	$(BIN)/python artifacts/index.py
 
 # constraints.txt pins torch 2.13.0: unpinned it can draw in gigabytes of packages for a GPU that is not there.
 $(INSTALLED): pyproject.toml constraints.txt

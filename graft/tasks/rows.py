@@ -175,7 +175,8 @@ def _read_hub(spec: SplitSpec) -> list[Row]:
         loaded = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train", revision=spec.revision)
     except Exception as error:  # the library raises many kinds, network errors among them
         fact = str(error).strip().partition("\n")[0]
-        raise DataError(f"{spec.path}: no such file, and not to be had from the Hub ({fact})") from error
+        hint = f"; a local mirror that has {spec.local} can stand in for it (--data-root)" if spec.local else ""
+        raise DataError(f"{spec.path}: no such file, and not to be had from the Hub ({fact}){hint}") from error
     texts = (spec.text,) if isinstance(spec.text, str) else spec.text or ()
     return [_join_parts(row, texts) for row in loaded.flatten()]
 

@@ -85,4 +85,5 @@ SECTIONS = (
             "process of its own, by turns, medians of three; synced to the disk; files in the page cache, and for the "
             "last seconds on the disk alone. The machine is shared: the processor's own seconds stand beside those of "
             "the clock. Anonymous memory is the whole process's, torch included.", "fuse"),
+    Section("guards", "What nobody should have to wait for", f"Medians of three, {CLOCK}.", "guards"),
 )  # fmt: skip

@@ -24,6 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub of one dataset."""
     import datasets
 
+    monkeypatch.delenv("GRAFT_DATA", raising=False)
     asked: list[dict[str, Any]] = []
 
     def serve(rows: Rows) -> list[dict[str, Any]]:
@@ -74,6 +75,19 @@ def test_a_file_that_the_mirror_lacks_is_named_and_the_hub_not_asked(
     with pytest.raises(DataError, match=r"has no moods/test.jsonl, which stands in for org/moods; without --data-root"):
         task.test_examples()
     assert asked == []
+
+
+def test_where_the_hub_is_out_of_reach_a_mirror_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.delenv("GRAFT_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    task = Task.load(task_of(tmp_path, MOODS | {"local": "moods/test.jsonl"}))
+    with pytest.raises(DataError, match=r"\(no route\); a local mirror that has moods/test.jsonl can stand in"):
+        task.test_examples()
 
 
 def test_what_has_no_place_in_the_mirror_is_read_where_it_is(
