@@ -84,4 +84,4 @@ def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Part]:
         most = min(config.candidates.micro_batches * of_one, sum(sizes))
         return [Part(f"candidates (at most {most:,})", CANDIDATE * most + WAITING * of_one, "host")]
     dense = Part("a number per weight in scope", _DENSE.get(config.method, 0) * sum(sizes), "host")
-    return [dense, Part("scores of the largest tensor", SCORED * max(sizes), "host")]
+    return [dense, Part("scores of the largest tensor", SCORED * max(sizes) + WAITING * min(k, sum(sizes)), "host")]

@@ -159,13 +159,13 @@ def _refuse_other_bytes(path: Path, repository: str) -> None:
     blob = path.resolve()
     if len(blob.name) == 64:
         with blob.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     elif len(blob.name) == 40:
         data = blob.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     else:
         return
-    if re.fullmatch("[0-9a-f]+", blob.name) and found != blob.name:
+    if re.fullmatch("[0-9a-f]+", blob.name) and digest != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise HubError(f"{path.name} of {repository} came with other bytes than were announced: fetch it again")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
-from graft.tensors.packed import Part
+from graft.tensors.packed import PackedPart
 
 if TYPE_CHECKING:
     from graft.tensors.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ class Relaid:
     """
 
     spec: TensorSpec
-    sources: Mapping[str, Part]
+    sources: Mapping[str, PackedPart]
     cut: bool
 
     def read(self, checkpoint: Checkpoint) -> torch.Tensor:

@@ -90,7 +90,7 @@ class DenseScores(Scores):
     table: ScoreTable
 
     def select(self, groups: Groups) -> Mask:
-        """By histograms over one tensor's scores at a time."""
+        """Select exactly the share of each group; one tensor's scores are in memory at a time."""
         only_changed = {name: partial(self._score_changed, name) for name in self.table}
         indices = {}
         for group, share in groups:

@@ -58,6 +58,6 @@ def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> 
 
 def _placed(mask: Mask, base: Checkpoint) -> Mask:
     """Rename a mask by the base's names."""
-    found = NameMap().match(mask, base.names).found
-    there = [name for name in mask if name in found and mask.specs[name].shape == base.spec(found[name]).shape]
-    return Mask.of({found[name]: base.spec(found[name]) for name in there}, {found[name]: mask[name] for name in there})
+    own = NameMap().match(mask, base.names).found
+    there = [name for name in mask if name in own and mask.specs[name].shape == base.spec(own[name]).shape]
+    return Mask.of({own[name]: base.spec(own[name]) for name in there}, {own[name]: mask[name] for name in there})

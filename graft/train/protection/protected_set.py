@@ -12,7 +12,7 @@ from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.train.protection.matched_values import find_matched_values
-from graft.train.protection.region import Region, find_regions, regions_outside
+from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
 
@@ -41,7 +41,7 @@ class ProtectedSet:
     def __bool__(self) -> bool:
         return bool(self.include) or self.train_only is not None
 
-    def regions(self, model: torch.nn.Module) -> list[Region]:
+    def regions(self, model: torch.nn.Module) -> list[ProtectedRegion]:
         """Find its coordinates in a model.
 
         Raises:
