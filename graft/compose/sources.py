@@ -132,9 +132,9 @@ def _label(region: Region, i: int) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Number the names that are there already."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     result = []
     for name in names:
-        found[name] = found.get(name, 0) + 1
-        result.append(name if found[name] == 1 else f"{name} ({found[name]})")
+        counts[name] = counts.get(name, 0) + 1
+        result.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
     return result

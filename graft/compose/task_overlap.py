@@ -62,15 +62,15 @@ def measure_task_overlap(regions: Mapping[str, Sequence[Region]]) -> TaskOverlap
     labels = [f"{name}/{j}" for name, members in regions.items() for j in range(len(members))]
     overlap = measure_overlap(*(item for members in regions.values() for item in members), labels=labels)
     rows, columns = np.triu_indices(len(owners), 1)
-    found: dict[tuple[int, int], list[PairOverlap]] = {}
+    by_tasks: dict[tuple[int, int], list[PairOverlap]] = {}
     for i, j, pair in zip(rows, columns, overlap.pairs, strict=True):
-        found.setdefault((owners[i], owners[j]), []).append(pair)
-    return TaskOverlap(tuple(regions), {key: _means(found, key, len(regions)) for key in KEYS})
+        by_tasks.setdefault((owners[i], owners[j]), []).append(pair)
+    return TaskOverlap(tuple(regions), {key: _means(by_tasks, key, len(regions)) for key in KEYS})
 
 
-def _means(found: Mapping[tuple[int, int], Sequence[PairOverlap]], key: str, m: int) -> Matrix:
+def _means(by_tasks: Mapping[tuple[int, int], Sequence[PairOverlap]], key: str, m: int) -> Matrix:
     result = np.full((m, m), np.nan)
-    for (i, j), pairs in found.items():
+    for (i, j), pairs in by_tasks.items():
         values = [value for pair in pairs if (value := getattr(pair, key)) is not None]
         result[i, j] = result[j, i] = np.mean(values) if values else np.nan
     return result

@@ -38,9 +38,9 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
     whole = 0
     for path in patches:
         file, header = read_patch_header(path)
-        found, dense = _read_rows(file, header, checkpoint)
+        own_rows, dense = _read_rows(file, header, checkpoint)
         files.append(file)
-        rows += found
+        rows += own_rows
         whole += dense
     shards = sum(file.stat().st_size for file in set(checkpoint.files.values()))
     besides = sum(file.stat().st_size for file in find_companions(checkpoint).copied)

@@ -56,4 +56,7 @@ def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Alloca
         most = min(config.candidates.micro_batches * of_one, sum(sizes))
         return [Allocation(f"candidates (at most {most:,})", CANDIDATE * most + WAITING * of_one, "host")]
     dense = Allocation("a number per weight in scope", method.bytes_per_weight * sum(sizes), "host")
-    return [dense, Allocation("scores of the largest tensor", SCORED * max(sizes), "host")]
+    return [
+        dense,
+        Allocation("scores of the largest tensor", SCORED * max(sizes) + WAITING * min(k, sum(sizes)), "host"),
+    ]

@@ -22,22 +22,22 @@ def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str =
     """
     if values.dtype == dtype:
         return values
-    found = values.to(dtype)
+    converted = values.to(dtype)
     if dtype.is_floating_point and values.dtype.is_floating_point:
         kept = bool((values.double().abs() <= torch.finfo(dtype).max).all())  # some casts end in the largest number
     else:
-        kept = _comes_back(found, values)
+        kept = _comes_back(converted, values)
     if not kept:
         raise PatchMismatchError(
             f"tensor {name!r}: some of the patch's {what} do not fit into {dtype}: load the model in {values.dtype}"
         )
-    return found
+    return converted
 
 
-def _comes_back(found: torch.Tensor, values: torch.Tensor) -> bool:
+def _comes_back(converted: torch.Tensor, values: torch.Tensor) -> bool:
     """Return whether a cast from or to whole numbers lost nothing."""
-    back = found.to(values.dtype)
+    back = converted.to(values.dtype)
     if values.dtype.is_floating_point:
         return torch.equal(back.double(), values.double())
-    same_sign = torch.equal(found.double() < 0, values.double() < 0)  # -1 as an unsigned number comes back too
+    same_sign = torch.equal(converted.double() < 0, values.double() < 0)  # -1 as an unsigned number comes back too
     return same_sign and torch.equal(as_bits(back), as_bits(values))

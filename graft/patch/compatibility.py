@@ -154,8 +154,8 @@ def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
     recorded = patch.provenance.base.digest
     if recorded is None:
         return "the patch records no digest of its base"
-    found = digest_of(checkpoint)
-    return None if found == recorded else f"the base's digest is {recorded[:16]}…, this checkpoint's {found[:16]}…"
+    actual = digest_of(checkpoint)
+    return None if actual == recorded else f"the base's digest is {recorded[:16]}…, this checkpoint's {actual[:16]}…"
 
 
 def _match(tied: TiedNames, wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:
@@ -195,15 +195,15 @@ def _check_rows(place: str | None, start: int, end: tuple[int, ...], listing: Li
     """Say what is wrong with a tensor that should hold new rows; the base's rows will do where it can grow."""
     if place is None:
         return "the model has no such tensor"
-    found = listing.spec(place).shape
-    if found == end or (listing.can_resize and found == (start, *end[1:])):
+    actual = listing.spec(place).shape
+    if actual == end or (listing.can_resize and actual == (start, *end[1:])):
         return None
-    if found[1:] == end[1:] and not listing.can_resize:
+    if actual[1:] == end[1:] and not listing.can_resize:
         return (
-            f"the patch brings a vocabulary of {end[0]:,} rows, the model has {found[0]:,}: "
+            f"the patch brings a vocabulary of {end[0]:,} rows, the model has {actual[0]:,}: "
             f"call model.resize_token_embeddings({end[0]}) first"
         )
-    return f"shape {list(found)}, the patch was cut from {[start, *end[1:]]} and makes it {list(end)}"
+    return f"shape {list(actual)}, the patch was cut from {[start, *end[1:]]} and makes it {list(end)}"
 
 
 def _has_others(rows: torch.Tensor, place: str, end: tuple[int, ...], target: Target) -> bool:
@@ -235,27 +235,27 @@ def _check_spec(
 ) -> str | None:
     if place is None:
         return "the model has no such tensor"
-    found = listing.spec(place)
-    if wanted.shape != found.shape and end is not None:
-        return None if wanted.dtype == found.dtype or cast else _of_dtype(wanted, found)  # rows are checked apart
-    if wanted.shape != found.shape:
-        return f"shape {list(found.shape)}, the patch was cut from {list(wanted.shape)}"
-    if wanted.dtype != found.dtype and not cast:
-        return _of_dtype(wanted, found)
+    actual = listing.spec(place)
+    if wanted.shape != actual.shape and end is not None:
+        return None if wanted.dtype == actual.dtype or cast else _of_dtype(wanted, actual)  # rows are checked apart
+    if wanted.shape != actual.shape:
+        return f"shape {list(actual.shape)}, the patch was cut from {list(wanted.shape)}"
+    if wanted.dtype != actual.dtype and not cast:
+        return _of_dtype(wanted, actual)
     return None
 
 
-def _of_dtype(wanted: TensorSpec, found: TensorSpec) -> str:
-    return f"dtype {found.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
+def _of_dtype(wanted: TensorSpec, actual: TensorSpec) -> str:
+    return f"dtype {actual.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
 
 
 def _check_values(patch: Patch, name: str, place: str, target: Target) -> str | None:
-    wanted, found = patch.mask.specs[name], target.spec(place)
+    wanted, actual = patch.mask.specs[name], target.spec(place)
     values = target.gather(place, torch.tensor(patch.mask[name]))
-    if wanted.dtype == found.dtype:
+    if wanted.dtype == actual.dtype:
         same = hash_values(values) == patch.base_hashes[name]
     elif patch.base_values is None:
-        return f"dtype {found.dtype} instead of {wanted.dtype}, and a cast needs a patch with stored base values"
+        return f"dtype {actual.dtype} instead of {wanted.dtype}, and a cast needs a patch with stored base values"
     else:
-        same = same_bits(values, patch.base_values[name].to(TORCH_DTYPES[found.dtype]))
+        same = same_bits(values, patch.base_values[name].to(TORCH_DTYPES[actual.dtype]))
     return None if same else f"the values at its {len(values):,} entries are not the base's"

@@ -14,13 +14,13 @@ from graft.tensors.vocabulary import read_tokens
 def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth]:
     """Find the tensors to which the tuned vocabulary added rows, with the tokens of its tokenizer."""
     known: dict[tuple[int, int], tuple[str | None, ...]] = {}
-    found = {}
+    growths = {}
     for name in sorted(pair.grown.intersection(names)):
         rows = pair.base.spec(name).shape[0], pair.tuned.spec(pair.names[name]).shape[0]
         if rows not in known:
             known[rows] = read_tokens(pair.tuned.path, *rows)
-        found[name] = Growth(rows[0], known[rows])
-    return found
+        growths[name] = Growth(rows[0], known[rows])
+    return growths
 
 
 def find_contradiction(

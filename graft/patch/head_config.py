@@ -82,11 +82,13 @@ def _labels_of(config: Mapping[str, Any], architecture: str) -> list[str]:
     """Read labels as transformers does, which writes neither names nor number of two labels without names."""
     named = config.get("id2label")
     try:
-        found = {int(position): str(label) for position, label in named.items()} if isinstance(named, dict) else {}
+        by_position = (
+            {int(position): str(label) for position, label in named.items()} if isinstance(named, dict) else {}
+        )
     except ValueError:
-        found = {}
-    if found and sorted(found) == list(range(len(found))):
-        return [found[position] for position in range(len(found))]
+        by_position = {}
+    if by_position and sorted(by_position) == list(range(len(by_position))):
+        return [by_position[position] for position in range(len(by_position))]
     count = config.get("num_labels", config.get("_num_labels", 2))
     known = "Classification" in architecture and isinstance(count, int) and 0 < count < 2**20
     return [f"LABEL_{position}" for position in range(count)] if known else []

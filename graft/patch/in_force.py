@@ -76,13 +76,13 @@ class Layer:
             raise RevertError("this graft was reverted already")
         self._check_order(overwrite)
         places = self._places_now()
-        found = [place.read() for place in places]
+        present = [place.read() for place in places]
         if not overwrite:
-            self._check_written(places, found)
+            self._check_written(places, present)
         try:
             finish(lambda: self._restore(places))
         except Exception:
-            finish(lambda: write_all(places, found))
+            finish(lambda: write_all(places, present))
             raise
 
     def let_go(self) -> None:
@@ -124,8 +124,8 @@ class Layer:
                 raise RevertError(f"tensor {lost!r} was replaced since the graft")
         return places
 
-    def _check_written(self, places: Sequence[LiveTensors], found: Sequence[torch.Tensor]) -> None:
-        for place, written, now in zip(places, self._written, found, strict=True):
+    def _check_written(self, places: Sequence[LiveTensors], present: Sequence[torch.Tensor]) -> None:
+        for place, written, now in zip(places, self._written, present, strict=True):
             if name := place.differing(written.to(now.device), now):
                 raise RevertError(
                     f"tensor {name!r} does not hold the graft's values any more: it was trained, loaded or otherwise "

@@ -239,16 +239,16 @@ def _place_entries(
     values: Mapping[str, torch.Tensor],
 ) -> tuple[list[LiveEntries], list[torch.Tensor]]:
     """Group entries by device and width of bits, as comparing one waits for the device once; and their values."""
-    owners, found = Owners(model), defaultdict[str, list[tuple[OwnedEntries, torch.Tensor]]](list)
+    owners, by_owner = Owners(model), defaultdict[str, list[tuple[OwnedEntries, torch.Tensor]]](list)
     for name, tensor, places in selections:
         owned = owners.entries(name, tensor, places)
-        found[owned.name].append((owned, values[name]))
+        by_owner[owned.name].append((owned, values[name]))
     groups: dict[tuple[torch.device, int], dict[str, torch.Tensor]] = {}
-    for name, parts in found.items():
+    for name, parts in by_owner.items():
         tensor = parts[0][0].tensor
         groups.setdefault((tensor.device, tensor.element_size()), {})[name] = tensor
-    indices = {name: torch.cat([owned.indices for owned, _ in parts]) for name, parts in found.items()}
-    joined = {name: torch.cat([held for _, held in parts]) for name, parts in found.items()}
+    indices = {name: torch.cat([owned.indices for owned, _ in parts]) for name, parts in by_owner.items()}
+    joined = {name: torch.cat([held for _, held in parts]) for name, parts in by_owner.items()}
     entries = [LiveEntries(tensors, {name: indices[name].to(tensors[name].device) for name in tensors})
                for tensors in groups.values()]  # fmt: skip
     return entries, [place.lay_out(joined) for place in entries]

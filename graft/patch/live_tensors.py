@@ -68,10 +68,10 @@ class LiveEntries:
 
     def read(self) -> torch.Tensor:
         """Return (K,) integers: the bits there."""
-        found = self._views[0][0].new_empty(sum(self._sizes))
-        for (flat, places), part in zip(self._views, found.split_with_sizes(self._sizes), strict=True):
+        bits = self._views[0][0].new_empty(sum(self._sizes))
+        for (flat, places), part in zip(self._views, bits.split_with_sizes(self._sizes), strict=True):
             torch.index_select(flat, 0, places, out=part)
-        return found
+        return bits
 
     def write(self, held: torch.Tensor) -> None:
         """Put (K,) integers there."""

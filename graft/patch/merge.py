@@ -129,7 +129,7 @@ def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment
         relaid = checkpoint.relaid.get(name)
         for stored, chosen, local in relaid.locate(indices) if relaid else [(name, slice(None), indices)]:
             parts.setdefault(stored, []).append((local, values[chosen]))
-    entries = {stored: _join(stored, found) for stored, found in parts.items()}
+    entries = {stored: _join(stored, held) for stored, held in parts.items()}
     return dataclasses.replace(assignment, entries={stored: pair for stored, pair in entries.items() if len(pair[0])})
 
 

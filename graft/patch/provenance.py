@@ -145,13 +145,13 @@ def _identity(value: Mapping[str, Any]) -> BaseIdentity:
 
 
 def _grown(value: Mapping[str, Any]) -> dict[str, Growth]:
-    found = {}
+    growths = {}
     for name, item in value.items():
         tokens = item.get("tokens", []) if isinstance(item, dict) else None
         if not isinstance(tokens, list) or not all(token is None or isinstance(token, str) for token in tokens):
             raise ValueError(f"'grown' tells of {shown(name)} no rows and tokens")
-        found[name] = Growth(_count(item.get("from"), "grown.from"), tuple(tokens))
-    return found
+        growths[name] = Growth(_count(item.get("from"), "grown.from"), tuple(tokens))
+    return growths
 
 
 def _count(value: Any, key: str) -> int:

@@ -24,19 +24,19 @@ from graft.tensors.vocabulary import extend_tokenizer, read_tokens
 
 def resized_tensors(checkpoint: Checkpoint, assignment: Assignment) -> dict[str, Planned]:
     """Return listed name -> what becomes of a tensor that takes another size."""
-    found = {}
+    planned = {}
     for place, rows in assignment.rows.items():
         spec = checkpoint.spec(place)
         if spec.shape[0] == assignment.growths[place].start:
             grown = TensorSpec(spec.dtype, (spec.shape[0] + rows.shape[0], *spec.shape[1:]))
             for name in checkpoint.tied.listed(place, checkpoint.files):
-                found[name] = Planned(grown, partial(_append_rows, checkpoint, name, rows))
+                planned[name] = Planned(grown, partial(_append_rows, checkpoint, name, rows))
     for place, whole in assignment.dense.items():
         if place in checkpoint.files and checkpoint.spec(place).shape != whole.shape:
             spec = TensorSpec(checkpoint.spec(place).dtype, tuple(whole.shape))
             for name in checkpoint.tied.listed(place, checkpoint.files):
-                found[name] = Planned(spec, partial(whole.to, TORCH_DTYPES[spec.dtype]))
-    return found
+                planned[name] = Planned(spec, partial(whole.to, TORCH_DTYPES[spec.dtype]))
+    return planned
 
 
 def copy_shard(file: Path, copy: Path, resized: Mapping[str, Planned]) -> None:

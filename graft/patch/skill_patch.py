@@ -45,7 +45,7 @@ class Patch:
             for values in (self.values, *((self.base_values,) if self.base_values is not None else ())):
                 _check_values(name, values.get(name), self.mask)
             if name not in self.base_hashes:
-                raise PatchError(f"tensor {name!r}: no hash of the base's values")
+                raise PatchError(f"tensor {name!r}: no base_print, the hash of the base's values")
         whole = {name: spec_of(tensor) for name, tensor in self.dense.items()}
         fact = find_contradiction(self.provenance.grown, self.mask.specs, whole) if self.provenance.grown else None
         if fact:

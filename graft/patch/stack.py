@@ -57,16 +57,16 @@ def stack_patches(
             other patches under another name; or two vocabularies are of different tokens.
     """
     growths = join_growths(patches, outcomes, rule)
-    found: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
+    by_place: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
     _refuse_torn_ties(patches, outcomes)
     for patch, outcome in zip(patches, outcomes, strict=True):
         for name, place in outcome.names.items():
-            found.setdefault(place, []).append((patch.mask[name], patch.values[name]))
+            by_place.setdefault(place, []).append((patch.mask[name], patch.values[name]))
         for name, tensor in patch.dense.items():
             place = outcome.dense.get(name, name)
             dense[place] = choose_whole(dense[place], tensor, rule, place) if place in dense else tensor
-    entries = {place: _join(parts, rule, place, gather) for place, parts in found.items()}
+    entries = {place: _join(parts, rule, place, gather) for place, parts in by_place.items()}
     rows = {place: dense.pop(place) for place in growths}
     return Assignment(entries, dense, rows, growths)
 
@@ -78,12 +78,12 @@ def join_growths(patches: Sequence[Patch], outcomes: Sequence[Compatibility], ru
         OverlapError: they bring different tokens, or rows from different places on, and the rule is neither "first"
             nor "last".
     """
-    found: dict[str, Growth] = {}
+    by_place: dict[str, Growth] = {}
     for patch, outcome in zip(patches, outcomes, strict=True):
         for name, growth in patch.provenance.grown.items():
             place = outcome.dense.get(name, name)
-            found[place] = choose_growth(found[place], growth, rule, place) if place in found else growth
-    return found
+            by_place[place] = choose_growth(by_place[place], growth, rule, place) if place in by_place else growth
+    return by_place
 
 
 def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Growth:

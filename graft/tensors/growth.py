@@ -85,9 +85,9 @@ def heads_among(
         shapes: tensor name -> its shape in the base, and the other one.
         vocabulary: rows of the base's vocabulary, whose output layer is no head in this sense.
     """
-    found = {name for name, sizes in shapes.items() if kind_of(name) == "heads" and _outputs_differ(*sizes, vocabulary)}
-    matrices = {name for name in found if len(shapes[name][0]) > 1}
-    return frozenset(matrices | {name for name in found if f"{name.rpartition('.')[0]}.weight" in matrices})
+    heads = {name for name, sizes in shapes.items() if kind_of(name) == "heads" and _outputs_differ(*sizes, vocabulary)}
+    matrices = {name for name in heads if len(shapes[name][0]) > 1}
+    return frozenset(matrices | {name for name in heads if f"{name.rpartition('.')[0]}.weight" in matrices})
 
 
 def _outputs_differ(before: Sequence[int], after: Sequence[int], vocabulary: frozenset[int]) -> bool:

@@ -34,10 +34,10 @@ class Inventory:
 
 def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> Inventory:
     """Hold the tensors of a folder's files, by name, against its architecture."""
-    found, by_name, unused = _match(architecture, list(shapes))
+    present, by_name, unused = _match(architecture, list(shapes))
     listed = architecture.packing.listed
-    missing = [name for name in sorted(listed.keys() - found) if not architecture.optional.search(name)]
-    missing = [name for name in missing if not architecture.tied.listed(name, found)]
+    missing = [name for name in sorted(listed.keys() - present) if not architecture.optional.search(name)]
+    missing = [name for name in missing if not architecture.tied.listed(name, present)]
     known = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
     left_out: list[str] = []
     foreign: list[str] = []
@@ -56,15 +56,15 @@ def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], 
     match = _matcher(architecture)
     packing = architecture.packing
     by_name, unused = match(packing.listed, names)
-    found = set(by_name)
+    present = set(by_name)
     # files may also be laid out as the model is: its packed parameters as they stand
     others = architecture.state - packing.listed.keys()
     packed, unused = match(others, unused)
     for owner, parts in packing.owners().items():
-        found |= set(parts) if owner in packed else set()
+        present |= set(parts) if owner in packed else set()
     if others - packing.owners().keys() <= packed.keys():
-        found |= packing.rebuilt
-    return found, by_name, unused
+        present |= packing.rebuilt
+    return present, by_name, unused
 
 
 def _matcher(

@@ -14,7 +14,7 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.tensors.dtypes import lay_flat
-from graft.tensors.packed import Packing, Part
+from graft.tensors.packed import PackedPart, Packing
 from graft.tensors.shards import is_distributed
 
 
@@ -28,7 +28,7 @@ class LiveWeight:
     """
 
     owner: torch.Tensor
-    part: Part | None = None
+    part: PackedPart | None = None
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -75,7 +75,9 @@ class Owners:
         owner = self._named[self._looked_into(tensor, first, first + extent_of(tensor)) or name]
         if (tensor.shape, tensor.stride()) == (owner.shape, owner.stride()):
             return LiveWeight(owner)
-        return LiveWeight(owner, Part(name, tuple(tensor.shape), tensor.stride(), first - int(owner.storage_offset())))
+        return LiveWeight(
+            owner, PackedPart(name, tuple(tensor.shape), tensor.stride(), first - int(owner.storage_offset()))
+        )
 
     def entries(self, name: str, tensor: torch.Tensor, indices: torch.Tensor) -> OwnedEntries:
         """Find where (k,) flat indices of a tensor are: there, or, of a view, in the tensor that it looks into."""
@@ -131,7 +133,7 @@ def group_by_owner(weights: Mapping[str, LiveWeight]) -> list[tuple[torch.Tensor
     return list(groups.values())
 
 
-def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packing: Packing) -> dict[str, Part]:
+def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packing: Packing) -> dict[str, PackedPart]:
     """Return the parts of a live model's parameters, by the names that they have within its wrappers.
 
     Args:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedPart:
     """A tensor of the files as a strided part of a contiguous parameter.
 
     Attributes:
@@ -73,7 +73,7 @@ class Packing:
     """
 
     listed: Mapping[str, tuple[int, ...]]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, PackedPart]
     rebuilt: frozenset[str]
     packed: Mapping[str, tuple[int, ...]]
     converts: bool = True
@@ -109,7 +109,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
         if owner is None:
             rebuilt.add(name)
         elif (tensor.shape, tensor.stride()) != (meta[owner].shape, meta[owner].stride()):
-            parts[name] = Part(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+            parts[name] = PackedPart(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
     packed = {part.owner: tuple(meta[part.owner].shape) for part in parts.values()}
     return Packing({name: tuple(tensor.shape) for name, tensor in written.items()}, parts, frozenset(rebuilt), packed)
 

@@ -185,16 +185,16 @@ class CheckpointPair:
             CheckpointError: as in `read`.
         """
         # one array that grows in place: a list of small pieces between large temporaries keeps the freed ones from use
-        found, k = np.empty(CHUNK, np.int64), 0
+        indices, k = np.empty(CHUNK, np.int64), 0
         for start, base, tuned in self.chunks(name):
             self.refuse_not_finite(name, base, tuned)
             places = (as_bits(tuned) != as_bits(base)).nonzero().squeeze(1).numpy()
-            if k + len(places) > len(found):
-                found.resize(2 * len(found), refcheck=False)  # enough: a chunk has no more than there is
-            np.add(places, start, out=found[k : k + len(places)])
+            if k + len(places) > len(indices):
+                indices.resize(2 * len(indices), refcheck=False)  # enough: a chunk has no more than there is
+            np.add(places, start, out=indices[k : k + len(places)])
             k += len(places)
-        found.resize(k, refcheck=False)
-        return torch.from_numpy(found)
+        indices.resize(k, refcheck=False)
+        return torch.from_numpy(indices)
 
     def refuse_not_finite(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
         """Refuse values of one tensor of both that are NaN or infinite; a buffer's that did not change may be.

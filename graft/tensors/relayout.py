@@ -10,7 +10,7 @@ import torch
 
 from graft.files.tensor_spec import TensorSpec
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.packed import Part
+from graft.tensors.packed import PackedPart
 
 if TYPE_CHECKING:
     from graft.tensors.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ class Relaid:
     """
 
     spec: TensorSpec
-    sources: Mapping[str, Part]
+    sources: Mapping[str, PackedPart]
     cut: bool
 
     def read(self, checkpoint: Checkpoint) -> torch.Tensor:

@@ -18,8 +18,8 @@ def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
     if tokenizer is None:
         return ()
     named = {number: token for token, number in tokenizer.get_vocab().items()}
-    found = tuple(named.get(number) for number in range(start, stop))
-    return found if any(found) else ()
+    tokens = tuple(named.get(number) for number in range(start, stop))
+    return tokens if any(tokens) else ()
 
 
 def tokens_beyond(base: Path, tuned: Path) -> dict[str, int]:

@@ -26,7 +26,7 @@ from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.protection.region import Region, freeze_wholes
+from graft.train.protection.region import ProtectedRegion, freeze_wholes
 from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
@@ -219,7 +219,7 @@ def _guard(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     core: ProtectedSet,
-    regions: list[Region],
+    regions: list[ProtectedRegion],
     config: TrainSpec,
 ) -> Protection:
     how: How = "restore" if config.l1 or config.regularize else "auto"  # these move weights beside the optimizer

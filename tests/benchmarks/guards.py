@@ -7,13 +7,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tests.patch.corruptions import CORRUPTIONS
-
 from graft.errors import PatchFormatError
 from graft.evaluate.bootstrap import bootstrap_metrics
-from graft.patch.format.writing import load_patch
+from graft.patch.format.reading import load_patch
 from tests.benchmarks.timing import time_in_turn
 from tests.evaluate.test_bootstrap import METRICS, random_outcomes
+from tests.patch.format.corruptions import CORRUPTIONS
 
 RUNS = 3
 

@@ -24,7 +24,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from graft.tensors.hashing import hash_values
 from graft.tensors.live_weight import Owners
-from graft.tensors.packed import Part
+from graft.tensors.packed import PackedPart
 from graft.tensors.pair import CheckpointPair
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
@@ -75,7 +75,7 @@ def test_a_part_is_located_where_it_is_cut(shape: tuple[int, int, int], data: st
     whole = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
     view = whole[data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1)) :]
     view = view.T if data.draw(st.booleans()) else view
-    part = Part("x", tuple(view.shape), view.stride(), int(view.storage_offset()))
+    part = PackedPart("x", tuple(view.shape), view.stride(), int(view.storage_offset()))
     assert torch.equal(part.of(whole), view)
     assert torch.equal(part.locate(torch.arange(view.numel())), view.flatten())
     places, local = part.find(torch.arange(whole.numel()))

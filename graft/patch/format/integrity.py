@@ -110,12 +110,12 @@ class Seal:
             CheckpointError: they do not, or the file cannot be read or was cut short.
         """
         data = bytearray(stored.stop - stored.start)
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         with memoryview(data) as view:
             for start, chunk in _stream(file, stored):
                 view[start : start + len(chunk)] = chunk
-                found.update(chunk)
-        self._compare(file, name, found.hexdigest())
+                digest.update(chunk)
+        self._compare(file, name, digest.hexdigest())
         return data
 
     def check(self, file: Path, header: Header) -> None:
@@ -125,13 +125,13 @@ class Seal:
             CheckpointError: as `read_tensor`.
         """
         for name, stored in header.tensors.items() if self.content is not None else ():
-            found = hashlib.sha256()
+            digest = hashlib.sha256()
             for _, chunk in _stream(file, stored):
-                found.update(chunk)
-            self._compare(file, name, found.hexdigest())
+                digest.update(chunk)
+            self._compare(file, name, digest.hexdigest())
 
-    def _compare(self, file: Path, name: str, found: str) -> None:
-        if self.content is not None and self.content[name] != found[:DIGITS]:
+    def _compare(self, file: Path, name: str, digest: str) -> None:
+        if self.content is not None and self.content[name] != digest[:DIGITS]:
             raise CheckpointError(
                 f"{file}: tensor {shown(name)}: its bytes do not match their hash: the file is damaged"
             )

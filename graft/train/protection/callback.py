@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from graft.errors import ProtectionError
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import Masks, ProtectedSet
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 from graft.train.protection.unoptimized import hash_of_protected
 
 
@@ -83,7 +83,7 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
         if self.protection is not None:
             self.protection.end()
 
-    def _compare(self, regions: list[Region]) -> None:
+    def _compare(self, regions: list[ProtectedRegion]) -> None:
         for region in regions:
             if hash_of_protected(region) != self._prints.get(region.name):
                 raise ProtectionError(

@@ -26,7 +26,7 @@ from graft.errors import ProtectionError
 from graft.tensors.dtypes import as_bits, assign, take
 from graft.tensors.hashing import hash_values
 from graft.tensors.shards import local_of
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 
 _ELEMENTWISE = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD")
 
@@ -47,7 +47,7 @@ class Compact:
 
     way = "compact"
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: ProtectedRegion) -> None:
         self.region = region
         self.free = region.free()
         self.vector = torch.nn.Parameter(take(region.local, self.free))

@@ -18,7 +18,7 @@ from graft.patch.module_identity import ModuleIdentity
 from graft.tensors.shards import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
 from graft.train.protection.protected_set import Masks, ProtectedSet
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 from graft.train.protection.restored import Restored
 from graft.train.protection.saved_state import SavedState
 from graft.train.protection.stepping import guard_step
@@ -52,7 +52,7 @@ class Protection:
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        regions: Sequence[Region],
+        regions: Sequence[ProtectedRegion],
         how: How = "auto",
         matched_values: str = "present",
     ) -> None:
@@ -203,7 +203,7 @@ class Protection:
             if fact := self._reshaped(part.region):
                 raise ProtectionError(fact)
 
-    def _reshaped(self, region: Region) -> str | None:
+    def _reshaped(self, region: ProtectedRegion) -> str | None:
         shape, dtype = self._forms[region.name]
         tensor = region.tensor
         if (tensor.shape, tensor.dtype) == (shape, dtype):
@@ -293,7 +293,7 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _check_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, regions: Sequence[Region], held: set[int]
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, regions: Sequence[ProtectedRegion], held: set[int]
 ) -> None:
     if optimizer in _guarded:
         raise ProtectionError("the optimizer is under protection already: give all masks in one call")
@@ -306,7 +306,7 @@ def _check_optimizer(
         )
 
 
-def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Part:
+def _choose_part(region: ProtectedRegion, how: How, elementwise: bool, held: bool) -> Part:
     if not isinstance(region.tensor, torch.nn.Parameter):
         return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
     if not held:

@@ -21,8 +21,8 @@ def find_matched_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str
         PatchMismatchError: at some tensor the model holds neither, or lacks it.
     """
     target = LiveTarget(model)
-    found = {_match_values(patch, target, type(model).__name__) for patch in patches}
-    return " and ".join(sorted(found, reverse=True)) or "present"
+    kinds_of_patches = {_match_values(patch, target, type(model).__name__) for patch in patches}
+    return " and ".join(sorted(kinds_of_patches, reverse=True)) or "present"
 
 
 def _match_values(patch: Patch, target: LiveTarget, what: str) -> str:

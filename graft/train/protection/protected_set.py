@@ -14,7 +14,7 @@ from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.names import NameMap
 from graft.train.protection.matched_values import find_matched_values
-from graft.train.protection.region import Region, find_regions, regions_outside, unite
+from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside, unite
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
 
@@ -43,7 +43,7 @@ class ProtectedSet:
     def __bool__(self) -> bool:
         return bool(self.include) or self.train_only is not None
 
-    def regions(self, model: torch.nn.Module) -> list[Region]:
+    def regions(self, model: torch.nn.Module) -> list[ProtectedRegion]:
         """Find its coordinates in a model.
 
         Raises:

@@ -17,7 +17,7 @@ from graft.tensors.shards import local_of, shard_of
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class ProtectedRegion:
     """The protected coordinates of one tensor, which may be sharded over processes (a DTensor).
 
     Attributes:
@@ -64,7 +64,7 @@ class Region:
         return here.to(self.local.device)
 
 
-def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequence[Mask] = ()) -> list[Region]:
+def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequence[Mask] = ()) -> list[ProtectedRegion]:
     """Find the union of masks, less others, as regions of a live model.
 
     Raises:
@@ -74,7 +74,7 @@ def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequenc
     target, what = LiveTarget(model), type(model).__name__
     placed = [[_place(mask, target, Owners(model), what) for mask in given] for given in (masks, without)]
     kept = unite(*placed)
-    return [Region(name, target.tensors[name], kept[name]) for name in kept]
+    return [ProtectedRegion(name, target.tensors[name], kept[name]) for name in kept]
 
 
 def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
@@ -87,7 +87,7 @@ def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
     return kept
 
 
-def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[Region]:
+def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[ProtectedRegion]:
     """Find all that is not in a mask: the other entries of its tensors, and the base's other tensors as wholes.
 
     Args:
@@ -96,12 +96,12 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
         names: of the base's tensors.
     """
     target = LiveTarget(model)
-    found = target.name_map.match(target.trained, names).found
-    free = _in_owners({name: mask[found[name]] for name in target.trained if name in found}, target, Owners(model))
-    return [Region(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
+    known = target.name_map.match(target.trained, names).found
+    free = _in_owners({name: mask[known[name]] for name in target.trained if name in known}, target, Owners(model))
+    return [ProtectedRegion(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 
 
-def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
+def freeze_wholes(model: torch.nn.Module, regions: Sequence[ProtectedRegion]) -> None:
     """Stop gradients of tensors without a free entry, which saves their part of the backward pass.
 
     Raises:

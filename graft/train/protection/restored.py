@@ -10,12 +10,12 @@ import torch
 
 from graft.tensors.dtypes import as_bits, assign, clear, take
 from graft.tensors.shards import local_of
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 
 _CHUNK = 1 << 20  # entries unpacked at a time
 
 
-class Coordinates(Protocol):
+class ProtectedIndices(Protocol):
     """Places of a tensor's protected entries, part by part."""
 
     nbytes: int
@@ -28,7 +28,7 @@ class Coordinates(Protocol):
 class ResidentIndices:
     """All indices at once: 8 bytes an entry, no work at a step."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: ProtectedRegion) -> None:
         self.indices = region.protected()
         self.nbytes = self.indices.nbytes
 
@@ -39,7 +39,7 @@ class ResidentIndices:
 class PackedBits:
     """One bit for every entry of the tensor, unpacked part by part at each step."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: ProtectedRegion) -> None:
         n = region.local.numel()
         chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
         chosen[region.protected()] = True
@@ -64,10 +64,10 @@ class Restored:
         values: (k,) what they held when protection began.
     """
 
-    def __init__(self, region: Region, *, packed: bool = False) -> None:
+    def __init__(self, region: ProtectedRegion, *, packed: bool = False) -> None:
         self.region = region
         self.values = take(region.local, region.protected())
-        self.coordinates: Coordinates = PackedBits(region) if packed else ResidentIndices(region)
+        self.coordinates: ProtectedIndices = PackedBits(region) if packed else ResidentIndices(region)
 
     @property
     def way(self) -> str:
@@ -94,8 +94,8 @@ class Restored:
         return sum(self._count_moved(indices, self.values[part]) for indices, part in self.coordinates)
 
     def _count_moved(self, indices: torch.Tensor, values: torch.Tensor) -> int:
-        found = take(self.region.local, indices)
-        return int((as_bits(found) != as_bits(values.to(found.device))).sum())
+        present = take(self.region.local, indices)
+        return int((as_bits(present) != as_bits(values.to(present.device))).sum())
 
 
 def _set_bits(packed: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from graft.errors import ProtectionError
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 
 KEY = "graft_protection"  # in the first parameter group: what stands there comes along wherever a state is loaded
 
@@ -28,7 +28,11 @@ class SavedState:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, regions: Sequence[Region], compact: Sequence[Region], elementwise: bool
+        self,
+        optimizer: torch.optim.Optimizer,
+        regions: Sequence[ProtectedRegion],
+        compact: Sequence[ProtectedRegion],
+        elementwise: bool,
     ) -> None:
         self._regions = {id(region.tensor): region for region in regions}
         self._compact = {id(region.tensor) for region in compact}
@@ -86,7 +90,7 @@ def _unmark(optimizer: torch.optim.Optimizer) -> None:
         group.pop(KEY, None)
 
 
-def _refuse_compact(moments: Mapping[str, Any], region: Region) -> None:
+def _refuse_compact(moments: Mapping[str, Any], region: ProtectedRegion) -> None:
     for value in moments.values():
         if torch.is_tensor(value) and value.numel() > 1 and value.shape != region.tensor.shape:
             raise ProtectionError(

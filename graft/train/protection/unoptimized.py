@@ -7,7 +7,7 @@ import torch
 from graft.tensors.dtypes import clear, take
 from graft.tensors.hashing import hash_values
 from graft.tensors.shards import local_of
-from graft.train.protection.region import Region
+from graft.train.protection.region import ProtectedRegion
 
 
 class Unoptimized:
@@ -20,7 +20,7 @@ class Unoptimized:
     way = "watch"
     nbytes = 0
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: ProtectedRegion) -> None:
         self.region = region
         self._hash = hash_of_protected(region)
 
@@ -33,6 +33,6 @@ class Unoptimized:
         return 0 if hash_of_protected(self.region) == self._hash else self.region.k
 
 
-def hash_of_protected(region: Region) -> str:
+def hash_of_protected(region: ProtectedRegion) -> str:
     """Return the hash of the protected values that are here."""
     return hash_values(take(region.local, region.protected()))
