@@ -106,6 +106,20 @@ class RegistryOption(click.Option):
         return super().get_help_record(ctx)
 
 
+class RegistryCommand(click.Command):
+    """A command whose help ends with a line for each row of a registry."""
+
+    def __init__(self, *args: Any, registry: Registry[Any], **settings: Any) -> None:
+        """Make the command."""
+        self.registry = registry
+        super().__init__(*args, **settings)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the rows that there are now."""
+        with formatter.section(f"{self.registry.noun.capitalize()}s"):
+            formatter.write_dl([(entry.name, entry.help) for entry in self.registry.values()])
+
+
 def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:
     """Declare an option over the names of a registry; its help is read from the rows each time it is shown."""
     return _option(*names, cls=RegistryOption, registry=registry, **settings)

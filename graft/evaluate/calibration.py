@@ -68,6 +68,11 @@ def expected_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Sc
     return float(table.share @ table.gap)
 
 
+def equal_mass_calibration_error(outcomes: Outcomes) -> float:
+    """Return the ECE over 15 bins of equally many examples, in 0..1 (Nixon et al. 2019, arXiv:1904.01685)."""
+    return expected_calibration_error(outcomes, scheme="mass")
+
+
 def maximum_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width") -> float:
     """MCE = max_b |accuracy_b - confidence_b|, in 0..1 (arXiv:1706.04599); one example can make a bin."""
     return float(reliability_bins(outcomes, bins=bins, scheme=scheme).gap.max())

@@ -7,23 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.evaluate.bootstrap import Difference, Metric, paired_differences
-from graft.evaluate.calibration import brier_score, expected_calibration_error, negative_log_likelihood
+from graft.evaluate.bootstrap import Difference, paired_differences
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.detection import detect_foreign
 from graft.evaluate.evaluation import Prediction, Predictions, predict_model
 from graft.evaluate.necessity import lost_gain
 from graft.evaluate.outcomes import Outcomes
+from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
 from graft.tasks.task import Task
-
-COMPARED: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "ece": expected_calibration_error,
-    "nll": negative_log_likelihood,
-    "brier": brier_score,
-}
 
 
 def evaluate_against(
@@ -83,12 +76,13 @@ def differences(
     graft: Predictions, others: Mapping[str, Predictions], *, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Difference]]]:
     """Model -> set -> metric -> graft minus that model, with 95 % intervals from the same resampled examples."""
+    metrics = {name: entry.load() for name, entry in metrics_shown("comparison").items()}
     sets = {name: item.outcomes() for name, item in graft.labelled().items()}
     found: dict[str, dict[str, dict[str, Difference]]] = {model: {} for model in others}
     for name, outcomes in sets.items():
         columns = {model: other.labelled()[name].outcomes() for model, other in others.items()}
-        for model, metrics in paired_differences(outcomes, columns, COMPARED, seed=seed).items():
-            found[model][name] = metrics
+        for model, compared in paired_differences(outcomes, columns, metrics, seed=seed).items():
+            found[model][name] = compared
     return found
 
 

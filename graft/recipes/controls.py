@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft.evaluate.blending import Mix, RandomShare, blended, interpolate, match_accuracy
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import Predictions
+from graft.evaluate.interpolation import Mix, RandomShare, blended, interpolate, match_accuracy
 from graft.evaluate.temperature import fit_temperature, scale_predictions
 from graft.recipes.bench import Bench
 from graft.tasks.head import Head

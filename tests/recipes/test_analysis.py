@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graft.config import read_config
-from graft.evaluate.blending import interpolate
+from graft.evaluate.interpolation import interpolate
 from graft.recipes import controls
 from graft.recipes.bench import Bench, Machine
 from graft.recipes.controls import match_early_stopping, match_interpolation, match_larger_random

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.evaluate.kinship import compare_gradients, compare_texts
+from graft.evaluate.task_similarity import compare_gradients, compare_texts
 from graft.patch.file import save_patch
 from graft.recipes.bench import Machine
 from graft.recipes.clock import Clock
