@@ -17,11 +17,9 @@ between whole models (`angle="model"`); every model has the same weight; more th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-FusionMethod = Literal["mean", "slerp", "task-arithmetic", "ties", "cpi"]
-METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
-DEFAULT_SCALES = {"task-arithmetic": 0.4, "ties": 1.0}  # of both papers, where there is no data to choose by
+from graft.compose.registry import FUSION_METHODS
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class FusionSpec:
     """How models are fused.
 
     Attributes:
-        method: one of `METHODS`.
+        method: a name of `graft.compose.registry.FUSION_METHODS`.
         scale: factor of the summed differences; None takes the paper's.
         density: "ties": share of all weights that is kept of each model, above 0 to 1.
         core: "cpi": share of all weights in each core, above 0 to 1.
@@ -41,7 +39,7 @@ class FusionSpec:
         ValueError: a number out of its range.
     """
 
-    method: FusionMethod = "cpi"
+    method: str = "cpi"
     scale: float | None = None
     density: float = 0.2
     core: float = 0.01
@@ -50,8 +48,8 @@ class FusionSpec:
     angle: Literal["tensor", "model"] = "tensor"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r}: choose from {', '.join(METHODS)}")
+        if self.method not in FUSION_METHODS:
+            raise ValueError(f"method {self.method!r}: choose from {', '.join(FUSION_METHODS)}")
         for name in ("density", "core", "threshold"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name):g} is not above 0 and at most 1")
@@ -59,14 +57,16 @@ class FusionSpec:
     @property
     def share(self) -> float | None:
         """Share of all weights that is selected in each model; None where the method selects none."""
-        return {"ties": self.density, "cpi": self.core}.get(self.method)
+        setting = FUSION_METHODS[self.method].share
+        return None if setting is None else float(getattr(self, setting))
 
     @property
     def arcs(self) -> bool:
         """Whether angles are needed."""
-        return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
+        angles = FUSION_METHODS[self.method].angles
+        return angles == "always" or (angles == "rest" and self.rest == "slerp")
 
     @property
     def factor(self) -> float:
         """The scale in force."""
-        return DEFAULT_SCALES.get(self.method, 1.0) if self.scale is None else self.scale
+        return FUSION_METHODS[self.method].scale if self.scale is None else self.scale

@@ -12,7 +12,7 @@ from graft.report.run_folder import RunFolder
 
 
 def build_section(page: RunPage) -> Html | None:
-    """The main graft minus every other model on test, as a forest, with the numbers beneath."""
+    """Compare the main graft with every other model on test, as a forest, with the numbers beneath."""
     run = page.run
     found = {"accuracy": _paired(run, "accuracy"), "ECE": _paired(run, "ece")}
     panels = {title: rows for title, rows in found.items() if rows}

@@ -15,7 +15,7 @@ UNITS = {"alpha": "α"}
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Did it merely move less? Simpler ways to the same accuracy, and their calibration."""
+    """Show simpler ways to the same accuracy, and their calibration."""
     run = page.run
     found = [name for name in models_of(run) if name in CONTROLS or all(name in seed.controls for seed in run.seeds)]
     names = [name for name in found if name not in ("base", "tuned", run.main)]

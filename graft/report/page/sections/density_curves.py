@@ -14,7 +14,7 @@ from graft.report.run_folder import RunFolder
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Gain and ECE against density, methods drawn in."""
+    """Draw gain and ECE against density, methods drawn in."""
     run = page.run
     table = {method: points for method, points in curve_of(run).items() if points}
     if not table:

@@ -14,7 +14,7 @@ SCORES = {"msp": "maximum probability", "energy": "energy"}
 
 
 def build_section(page: RunPage) -> Html | None:
-    """AUROC and FPR@95 of telling other data from the task's own."""
+    """Tabulate AUROC and FPR@95 of telling other data from the task's own."""
     run = page.run
     parts: list[Piece] = []
     for name in run.seeds[0].detection:

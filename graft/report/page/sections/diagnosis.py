@@ -8,7 +8,7 @@ from graft.report.page.run_page import RunPage
 
 
 def build_section(page: RunPage) -> Html | None:
-    """What was to be expected of the checkpoint before any data were touched."""
+    """Say what was to be expected of the checkpoint before any data were touched."""
     run = page.run
     said: dict[tuple[str, ...], list[int]] = {}
     for seed in run.seeds:

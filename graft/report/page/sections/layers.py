@@ -9,7 +9,7 @@ from graft.report.plots.layer_map import count_entries, plot_layer_map
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Where the entries of the first seed's patch lie."""
+    """Draw where the entries of the first seed's patch lie."""
     run = page.run
     patch = page.patch
     if patch is None:

@@ -13,7 +13,7 @@ from graft.report.run_folder import RunFolder
 
 
 def build_section(page: RunPage) -> Html:
-    """Every model on test."""
+    """Tabulate every model on test."""
     run = page.run
     models = models_of(run)
     shown = metrics_shown("page")

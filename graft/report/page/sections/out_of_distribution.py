@@ -11,7 +11,7 @@ from graft.report.page.run_page import RunPage
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Accuracy and ECE of every model on every set."""
+    """Tabulate accuracy and ECE of every model on every set."""
     run = page.run
     names = sets_of(run)
     if len(names) < 2:

@@ -7,7 +7,7 @@ from graft.report.page.run_page import RunPage
 
 
 def build_section(page: RunPage) -> Html:
-    """How the run was made, and what it missed."""
+    """Tell how the run was made, and what it missed."""
     run = page.run
     rows: list[list[Piece]] = [[key, value] for key, value in run.settings.items()]
     seconds = [sum(seed.seconds.values()) for seed in run.seeds if seed.seconds]

@@ -13,7 +13,7 @@ from graft.report.run_folder import RunFolder
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Reliability diagrams side by side: base, tuned, the graft, and the controls."""
+    """Draw reliability diagrams side by side: base, tuned, the graft, and the controls."""
     run = page.run
     wanted = ["base", "tuned", run.main, *CONTROLS]
     names = [name for name in wanted if _same_edges(run, name)]

@@ -13,7 +13,7 @@ from graft.report.run_folder import RunFolder
 
 
 def build_section(page: RunPage) -> Html | None:
-    """Sufficiency and necessity of each method's region."""
+    """Show sufficiency and necessity of each method's region."""
     run = page.run
     regions = {method: shares for method in methods_of(run) if (shares := _both_shares(run, method))}
     if not regions:

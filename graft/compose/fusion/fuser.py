@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,11 @@ import torch
 
 from graft.claims import Output, claim_output
 from graft.compose.clusters import clusters_at, single_linkage
-from graft.compose.fused_files import FusedFiles
-from graft.compose.fusion_rules import (
-    Shared,
-    Tensors,
-    add_task_vectors,
-    angles_of,
-    arc_coefficients,
-    combine,
-    dots_of,
-    gram_of,
-    merge_elected,
-    transplant,
-    within,
-)
+from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
+from graft.compose.fusion.checkpoint_writer import CheckpointWriter
+from graft.compose.fusion.stretch import Shared, Stretch, within
 from graft.compose.fusion_spec import FusionSpec
+from graft.compose.registry import FUSION_METHODS
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.localize.largest_movements import LargestMovements, find_largest
@@ -49,7 +39,7 @@ RECORD = "graft_fusion.json"
 
 @dataclass(frozen=True)
 class Fusion:
-    """What came of a fusion.
+    """The outcome of a fusion.
 
     Attributes:
         spec: how it was done.
@@ -76,7 +66,7 @@ class Fusion:
     clusters: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         plain: dict[str, Any] = to_plain(self)
         return plain
 
@@ -115,7 +105,7 @@ def fuse_models(
 
 
 def _refuse_other_sizes(pair: CheckpointPair) -> None:
-    """A fused model has the base's layout.
+    """Refuse models of other shapes, since a fused model has the base's layout.
 
     Raises:
         MismatchError: a tensor is of another shape in the tuned model, a grown vocabulary's and a head's among them.
@@ -131,7 +121,7 @@ def _refuse_other_sizes(pair: CheckpointPair) -> None:
 
 
 def _refuse_other_labels(pairs: Sequence[CheckpointPair]) -> None:
-    """Heads are fused output by output, so that these must mean the same.
+    """Refuse heads whose outputs mean other things, since heads are fused output by output.
 
     Raises:
         MismatchError: a tuned model's config names the base's head, and other labels.
@@ -156,7 +146,8 @@ class _Fuser:
             _refuse_other_sizes(pair)
         self.models = tuple(item.name for item in located)
         _refuse_other_labels(self.pairs)
-        self.spec = spec
+        self.spec, self.method = spec, FUSION_METHODS[spec.method]
+        self.fuse: Callable[[Stretch], torch.Tensor] = self.method.load()
         self.companions = find_companions(self.base)
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
@@ -168,7 +159,7 @@ class _Fuser:
         self.movements = [LargestMovements(pair, self.names, k) for pair in self.pairs] if spec.share else []
 
     def look(self) -> None:
-        """The passes before the one that writes: whole models' angles, and which movements are the largest."""
+        """Make the passes before the one that writes: whole models' angles, and which movements are the largest."""
         if self.spec.arcs and self.spec.angle == "model":
             for dots in stream_tensors(self._dots_of, self.names, self._tuned, "angles"):
                 self.dots += dots
@@ -176,16 +167,16 @@ class _Fuser:
         find_largest(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
 
     def write(self, folder: Path) -> Fusion:
-        """The pass that fuses and writes."""
-        with FusedFiles(self.base, folder) as files:
+        """Make the pass that fuses and writes."""
+        with CheckpointWriter(self.base, folder) as files:
             files.start(set(self.names), self.companions)
             for dots, met in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
                 self.dots += dots
                 self.met += met.numpy()
         return self._result()
 
-    def _fuse(self, name: str, files: FusedFiles) -> tuple[torch.Tensor, torch.Tensor]:
-        """One tensor: its (m, m) fp64 dots, where they are first needed here, and how its selections meet, int64."""
+    def _fuse(self, name: str, files: CheckpointWriter) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fuse a tensor; return its (m, m) fp64 dots, where first needed here, and how its selections meet, int64."""
         by_tensor = self.spec.arcs and self.spec.angle == "tensor"
         dots = self._dots_of(name) if by_tensor else torch.zeros_like(self.dots)
         arc = arc_coefficients(gram_of(dots)) if by_tensor else self.arc
@@ -198,28 +189,17 @@ class _Fuser:
             selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
             fused = torch.empty_like(base)
             for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
-                kept = within(selected, at, len(few)) if self.spec.method == "ties" else []
-                fused[at : at + len(few)] = self._join(few, rest, kept, arc)
+                kept = within(selected, at, len(few))
+                fused[at : at + len(few)] = self.fuse(Stretch(few, rest, kept, arc, self.spec.factor))
             if selected:
-                shared = Shared.of(selected)
-                met += shared.met
-                if self.spec.method == "cpi":
-                    transplant(fused, tuned, selected, shared)
+                met += Shared.of(selected).met
             if not is_safe and not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
         return dots, met
 
-    def _join(self, base: torch.Tensor, tuned: Tensors, kept: Tensors, arc: Sequence[float]) -> torch.Tensor:
-        """A stretch, (n,) fp32, its cores still to be transplanted."""
-        if self.spec.method == "task-arithmetic":
-            return add_task_vectors(base, tuned, self.spec.factor)
-        if self.spec.method == "ties":
-            return merge_elected(base, tuned, kept, self.spec.factor)
-        return combine(tuned, arc)
-
     def _dots_of(self, name: str) -> torch.Tensor:
-        """(m, m) fp64 of a tensor, which the system's cache, or the processor's, still holds when it is fused next."""
+        """Return (m, m) fp64 of a tensor, which a cache still holds when it is fused next."""
         dots, buffer = torch.zeros_like(self.dots), torch.empty(0)
         for _, (_, *tuned) in self._stretches(name):
             rows = buffer.resize_(len(tuned), len(tuned[0]))
@@ -230,7 +210,7 @@ class _Fuser:
         return dots
 
     def _stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """Where each begins, and the base's and each model's values in the base's dtype."""
+        """Yield where each begins, and the base's and each model's values in the base's dtype."""
         models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
         dtypes = [pair.narrow or model.dtype for pair, model in zip(self.pairs, models[1:], strict=True)]
         for start, (base, *tuned) in stretches_of(models, models[0].dtype, length):
@@ -240,8 +220,8 @@ class _Fuser:
         return [(pair.tuned, pair.names[name]) for pair in self.pairs]
 
     def _reads(self, name: str) -> list[tuple[Checkpoint, str]]:
-        """What fusing a tensor reads."""
-        needed = self.spec.method in ("task-arithmetic", "ties") or any(item.needs_base for item in self.movements)
+        """Return what fusing a tensor reads."""
+        needed = self.method.needs_base or any(item.needs_base for item in self.movements)
         return [*([(self.base, name)] if needed else []), *self._tuned(name)]
 
     def _result(self) -> Fusion:

@@ -1,4 +1,4 @@
-"""A checkpoint written tensor by tensor into the places that another one's files give them."""
+"""Writes a checkpoint tensor by tensor into the layout of another one's files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from graft.tensors.header import read_header
 _BLOCK = 1 << 24  # bytes
 
 
-class FusedFiles:
-    """The files of a new checkpoint with the base's shards, index, headers and companions.
+class CheckpointWriter:
+    """Writes the files of a new checkpoint with the base's shards, index, headers and companions.
 
     Args:
         base: the checkpoint whose layout is taken.
@@ -30,7 +30,7 @@ class FusedFiles:
         self._base, self._folder = base, folder
         self._handles: dict[str, int] = {}
 
-    def __enter__(self) -> FusedFiles:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,7 +38,7 @@ class FusedFiles:
             os.close(handle)
 
     def start(self, fused: Collection[str], companions: Companions) -> None:
-        """Headers and companions, and every tensor of the base that is not going to be `put`."""
+        """Write headers and companions, and every tensor of the base that is not going to be `put`."""
         copy_companions(companions, self._base.path, self._folder)
         written = {place for name in fused for place in self._places(name)}
         for file in sorted(set(self._base.files.values())):
@@ -71,7 +71,7 @@ class FusedFiles:
 
 
 def _copy(source: int, out: int, start: int, stop: int) -> None:
-    """The bytes from start to stop, to the same place."""
+    """Copy the bytes from start to stop to the same place."""
     while start < stop:
         data = os.pread(source, min(_BLOCK, stop - start), start)
         _write(out, np.frombuffer(data, np.uint8), start)
@@ -79,7 +79,7 @@ def _copy(source: int, out: int, start: int, stop: int) -> None:
 
 
 def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
-    """All of the bytes, from that place of the file on."""
+    """Write all of the bytes, from `start` on."""
     while len(data):
         n = os.pwrite(out, data.data, start)
         data, start = data[n:], start + n
