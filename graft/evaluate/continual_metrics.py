@@ -1,10 +1,12 @@
-"""What learning tasks in turn costs: from R[s, i], the accuracy on task i after stage s, for i <= s.
+"""Metrics of continual learning, from R[s, i], the accuracy on task i after stage s, for i <= s.
 
     average      mean over i <= s of R[s, i]
     transfer     mean over i < s of R[s, i] - R[i, i]: backward transfer (Lopez-Paz and Ranzato 2017, arXiv 1706.08840)
     forgetting   mean over i < s of max over t < s of R[t, i] - R[s, i] (Chaudhry et al. 2018, arXiv 1801.10112)
 
-Forgetting takes the best of noisy figures and is biased upward by that; transfer is not.
+After stages with R = [[.9], [.7, .8]] the average is .75, transfer .7 - .9 = -.2 and forgetting .2.
+
+Forgetting takes the best of noisy accuracies and is biased upward by that; transfer is not.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class StageFigures:
 
 
 def follow_stages(accuracies: Triangle) -> tuple[StageFigures, ...]:
-    """The figures after every stage.
+    """Compute the metrics after every stage.
 
     Args:
         accuracies: row s holds the accuracies on tasks 0 ... s after stage s.

@@ -1,4 +1,4 @@
-"""A live base model made, for a while, into something between base and tuned: tensor by tensor, one model resident.
+"""Interpolation between base and tuned on a live model, for a while: tensor by tensor, one model resident.
 
 What a graft is compared with: the straight line from base to tuned, and random entries of any density.
 """
@@ -17,13 +17,13 @@ from graft.patch.live import LiveTarget
 from graft.tensors.dtypes import same_bits
 from graft.tensors.pair import CheckpointPair
 
-# name and both checkpoints' values of one tensor, in the base's dtype -> its values in the blend
+# name and both checkpoints' values of one tensor, in the base's dtype -> its values in the mix
 Mix = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @contextlib.contextmanager
-def blended(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[None]:
-    """A context in which the model holds mix(base, tuned) in every floating-point tensor of the pair.
+def interpolated(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[None]:
+    """Let the model hold, for a while, mix(base, tuned) in every floating-point tensor of the pair.
 
     Whole tensors that only the tuned checkpoint has, such as a classifier head, are the tuned ones, as in a graft.
     On leaving every tensor is again as before, bit for bit: read from the base's file, not kept in memory.
@@ -31,7 +31,7 @@ def blended(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[
     Raises:
         MismatchError: the model does not hold the base's values, so that it could not be put back.
     """
-    places, heads = _places(model, pair)
+    places, heads = _matched_tensors(model, pair)
     for name, tensor in places.items():
         if not same_bits(tensor.detach().cpu(), pair.base.read(name).to(tensor.dtype)):
             raise MismatchError(f"tensor {name!r} of the model does not hold the base's values")
@@ -50,7 +50,7 @@ def blended(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[
 
 
 def interpolate(alpha: float) -> Mix:
-    """base + alpha · (tuned - base) in fp32, rounded to the base's dtype; exactly the ends at 0 and 1."""
+    """Return base + alpha · (tuned - base) in fp32, rounded to the base's dtype; exactly the ends at 0 and 1."""
 
     def mix(name: str, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
         return tuned if alpha == 1 else torch.lerp(base.float(), tuned.float(), alpha).to(base.dtype)
@@ -76,15 +76,15 @@ class RandomShare:
     seed: int = 0
 
     def __call__(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-        """The blend of one tensor."""
+        """Mix one tensor."""
         return torch.where(self.taken(name, base), tuned, base) if name in self.names else base
 
     def taken(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        """Where entries are taken, bool in the tensor's shape."""
+        """Return where entries are taken, bool in the tensor's shape."""
         return (draw(name, base.numel(), self.seed) >= 1 - self.share).view(base.shape)
 
     def count(self, pair: CheckpointPair) -> int:
-        """How many of the entries taken changed: the k of a patch with this effect."""
+        """Count the entries taken that changed: the k of a patch with this effect."""
         taken = ((self.taken(name, pair.base.read(name)).flatten(), pair.read_delta(name)[1]) for name in self.names)
         return sum(int((chosen & changed).sum()) for chosen, changed in taken)
 
@@ -127,10 +127,10 @@ def match_accuracy(
     return min(walked, key=lambda match: (abs(match.accuracy - target), match.setting))
 
 
-def _places(
+def _matched_tensors(
     model: torch.nn.Module, pair: CheckpointPair
 ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]:
-    """The model's tensors by base name, and those that only the tuned checkpoint has."""
+    """Return the model's tensors by base name, and those that only the tuned checkpoint has."""
     target = LiveTarget(model)
     wanted = [name for name in pair.names if pair.base.spec(name).is_float]
     matched = target.match(wanted)

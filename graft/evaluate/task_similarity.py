@@ -1,4 +1,4 @@
-"""How alike tasks are, seen without any region: by their texts, and by what they ask of the base's weights."""
+"""Similarity of tasks without any region: of their texts, and of the gradients that they ask of the base."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BATCH = 32
 
 
 def compare_texts(head: SimilarityHead, examples: Sequence[Sequence[Example]]) -> Matrix:
-    """(m, m) cosines of the tasks' mean sentence embeddings by one model (TextEmb, arXiv 2005.00770)."""
+    """Return (m, m) cosines of the tasks' mean sentence embeddings by one model (TextEmb, arXiv 2005.00770)."""
     with head.evaluating():
         return _cosines([_mean_embedding(head, rows) for rows in examples])
 
 
 def compare_gradients(heads: Sequence[Head], examples: Sequence[Sequence[Example]], scope: str) -> Matrix:
-    """(m, m) cosines of the mean gradients of the tasks' losses at the heads' common model, over a scope.
+    """Return (m, m) cosines of the mean gradients of the tasks' losses at the heads' common model, over a scope.
 
     Task2Vec and TaskEmb compare mean squared gradients (arXiv 1902.03545, 2005.00770); the signs are kept here, since
     two tasks may want one weight moved in opposite ways.

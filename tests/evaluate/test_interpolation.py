@@ -12,7 +12,7 @@ from transformers import AutoModel, BertForSequenceClassification
 
 from graft.errors import MismatchError
 from graft.evaluate.evaluation import predict_task
-from graft.evaluate.interpolation import Match, Mix, RandomShare, blended, interpolate, match_accuracy
+from graft.evaluate.interpolation import Match, Mix, RandomShare, interpolate, interpolated, match_accuracy
 from graft.localize.localization import localize_skill
 from graft.localize.spec import LocalizeSpec
 from graft.tasks.head import open_head
@@ -30,7 +30,7 @@ def pair(base: Path, tuned: Path) -> CheckpointPair:
 
 def held(model: Any, pair: CheckpointPair, mix: Mix) -> dict[str, torch.Tensor]:
     """The model's parameters within a blend."""
-    with blended(model, pair, mix):
+    with interpolated(model, pair, mix):
         return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
 
 
@@ -38,9 +38,9 @@ def test_the_ends_of_the_line_are_base_and_tuned(base: Path, tuned: Path, task: 
     head = open_head(base, task.spec)
     before = bits_of(head.model)
     assert before != bits_of(open_head(tuned, task.spec).model)
-    with blended(head.model, pair, interpolate(0.0)):
+    with interpolated(head.model, pair, interpolate(0.0)):
         assert bits_of(head.model) == before
-    with blended(head.model, pair, interpolate(1.0)):
+    with interpolated(head.model, pair, interpolate(1.0)):
         assert bits_of(head.model) == bits_of(open_head(tuned, task.spec).model)
         report = predict_task(head, task).report()
     assert report == predict_task(open_head(tuned, task.spec), task).report()
@@ -63,7 +63,7 @@ def test_the_model_is_as_before_also_after_an_error(
     bits, pair = bits_of(model), CheckpointPair.open(before, after)
 
     def interrupted() -> None:
-        with blended(model, pair, interpolate(0.5)):
+        with interpolated(model, pair, interpolate(0.5)):
             assert bits_of(model) != bits
             raise KeyboardInterrupt
 
@@ -76,7 +76,7 @@ def test_the_model_is_as_before_also_after_an_error(
             raise MemoryError
         return end
 
-    with pytest.raises(MemoryError), blended(model, pair, fails):
+    with pytest.raises(MemoryError), interpolated(model, pair, fails):
         pass
     assert bits_of(model) == bits
 
@@ -100,7 +100,7 @@ def test_tied_weights_are_blended_once(tmp_path: Path) -> None:
     )
     before = bits_of(model)
     start = model.lm_head.weight.detach().clone()
-    with blended(model, pair, interpolate(0.5)):
+    with interpolated(model, pair, interpolate(0.5)):
         assert model.lm_head.weight is model.model.embed_tokens.weight
         torch.testing.assert_close(model.lm_head.weight.detach(), start + 0.25)
     assert bits_of(model) == before
@@ -111,7 +111,7 @@ def test_a_model_that_is_not_the_base_is_refused(base: Path, tuned: Path, pair: 
     bits = bits_of(model)
     with (
         pytest.raises(MismatchError, match=r"tensor '.*' of the model does not hold the base's values"),
-        blended(model, pair, interpolate(0.5)),
+        interpolated(model, pair, interpolate(0.5)),
     ):
         pass
     assert bits_of(model) == bits
