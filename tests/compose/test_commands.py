@@ -93,7 +93,7 @@ def test_overlap_shows_pairs_chance_and_clusters(skills: Path, tmp_path: Path, c
     assert {"a", "b", "intersection", "jaccard", "share_of_b", "expected"} < set(result["pairs"][0])
     wrote = cli("overlap", *files, "-o", tmp_path / "out")
     assert wrote.out.endswith(f"wrote {tmp_path / 'out'}\n")
-    assert "overlap_map.svg" in files_below(tmp_path / "out")
+    assert "overlap_map.png" in files_below(tmp_path / "out")
     assert "exists already" in cli("overlap", *files, "-o", tmp_path / "out").err
     assert cli("overlap", *files, "-o", tmp_path / "out", "--force").code == 0
 
@@ -111,7 +111,6 @@ def test_folders_are_tasks_over_several_seeds(skills: Path, tmp_path: Path, cli:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "overlap.json",
         "overlap_map.png",
-        "overlap_map.svg",
     ]
     found = json.loads(cli("overlap", *files, "--by-folder", "--json").out)
     assert found == json.loads((tmp_path / "out" / "overlap.json").read_text())
