@@ -13,20 +13,20 @@ from graft.version import __version__ as __version__
 if TYPE_CHECKING:
     from graft.compose.composition import compose_patches as compose_patches
     from graft.compose.exclusion import exclude_patches as exclude_patches
-    from graft.compose.measurement import measure_overlap as measure_overlap
+    from graft.compose.region_overlap import measure_overlap as measure_overlap
     from graft.evaluate.evaluation import evaluate_task as evaluate_task
     from graft.evaluate.report import Report as Report
     from graft.hub.pull import pull_patch as pull_patch
     from graft.hub.push import push_patch as push_patch
     from graft.localize.localization import localize_skill as localize_skill
     from graft.localize.movement import diff_checkpoints as diff_checkpoints
-    from graft.patch.file import load_mask as load_mask
-    from graft.patch.file import load_patch as load_patch
-    from graft.patch.file import save_patch as save_patch
+    from graft.patch.format.reading import load_mask as load_mask
+    from graft.patch.format.reading import load_patch as load_patch
+    from graft.patch.format.writing import save_patch as save_patch
     from graft.patch.grafted import Grafted as Grafted
-    from graft.patch.live import Fitted as Fitted
+    from graft.patch.live import PreparedPatch as PreparedPatch
     from graft.patch.live import apply_patch as apply_patch
-    from graft.patch.live import fit_patch as fit_patch
+    from graft.patch.live import prepare_patch as prepare_patch
     from graft.patch.mask import Mask as Mask
     from graft.patch.skill_patch import Patch as Patch
     from graft.tasks.task import Task as Task
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from graft.train.protection.guard import protect as protect
 
 _HOMES = {
-    "Fitted": "graft.patch.live",
+    "PreparedPatch": "graft.patch.live",
     "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
     "Patch": "graft.patch.skill_patch",
@@ -48,16 +48,16 @@ _HOMES = {
     "diff_checkpoints": "graft.localize.movement",
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
-    "fit_patch": "graft.patch.live",
-    "load_mask": "graft.patch.file",
-    "load_patch": "graft.patch.file",
+    "prepare_patch": "graft.patch.live",
+    "load_mask": "graft.patch.format.reading",
+    "load_patch": "graft.patch.format.reading",
     "localize_skill": "graft.localize.localization",
     "measure_importance": "graft.train.importance.measuring",
-    "measure_overlap": "graft.compose.measurement",
+    "measure_overlap": "graft.compose.region_overlap",
     "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
-    "save_patch": "graft.patch.file",
+    "save_patch": "graft.patch.format.writing",
     "train_task": "graft.train.fine_tuning",
 }
 __all__ = sorted(_HOMES)

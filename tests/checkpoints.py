@@ -20,14 +20,14 @@ from transformers import (
     PreTrainedModel,
 )
 
+from graft.files.location import locate
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, spec_of, take, to_bytes
-from graft.tensors.location import locate
+from graft.tensors.hashing import digest_of, hash_values
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.prints import digest_of, print_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -57,7 +57,7 @@ def model_of(tensors: Tensors) -> torch.nn.Module:
         *path, last = name.split(".")
         place = model
         for part in path:
-            if part not in place._modules:
+            if part not in dict(place.named_children()):
                 place.add_module(part, torch.nn.Module())
             place = place.get_submodule(part)
         if tensor.is_floating_point():
@@ -161,7 +161,7 @@ def make_patch(
     mask = Mask.of({name: spec_of(base[name]) for name in changes}, {name: list(changes[name]) for name in changes})
     values = {n: torch.tensor([changes[n][int(i)] for i in mask[n]], dtype=base[n].dtype) for n in mask}
     before = {name: take(base[name], torch.tensor(mask[name])).cpu() for name in mask}
-    prints = {name: print_of(before[name]) for name in mask}
+    prints = {name: hash_values(before[name]) for name in mask}
     stored = before if with_base_values else None
     return Patch(mask, values, prints, provenance or Provenance(), stored, dense or {})
 
@@ -191,7 +191,7 @@ def equal_patches(left: Patch, right: Patch) -> bool:
         and equal_tensors(left.base_values or {}, right.base_values or {})
         and (left.base_values is None) == (right.base_values is None)
         and equal_tensors(left.dense, right.dense)
-        and left.base_prints == right.base_prints
+        and left.base_hashes == right.base_hashes
         and left.provenance == right.provenance
     )
 

@@ -15,15 +15,16 @@ from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import GraftError
 from graft.evaluate.necessity import cut_removal
-from graft.hub.interop.exporting import export_patch
 from graft.hub.verification import verify_patch
-from graft.patch.file import load_patch, save_patch
-from graft.patch.live import apply_patch, fit_patch
+from graft.interop.exporting import export_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
+from graft.patch.live import apply_patch, prepare_patch
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from graft.train.protection.guard import protect
 from tests.checkpoints import cut, nudged, save_model, small_llama
 
@@ -82,14 +83,14 @@ def a_part_of(patch: Path) -> Patch:
     assert whole.base_values is not None
     mask = Mask.of(whole.mask.specs, {name: indices[:1] for name, indices in whole.mask.indices.items()})
     values, before = ({name: held[name][:1] for name in mask} for held in (whole.values, whole.base_values))
-    prints = {name: print_of(tensor) for name, tensor in before.items()}
+    prints = {name: hash_values(tensor) for name, tensor in before.items()}
     return Patch(mask, values, prints, whole.provenance, before)
 
 
 Door = Callable[[Path, Path, Path], object]  # of the patch's file, the model, an output
 DOORS: dict[str, Door] = {
     "apply, live": lambda patch, model, out: apply_patch(live(model), load_patch(patch)),
-    "fit": lambda patch, model, out: fit_patch(live(model), load_patch(patch)),
+    "fit": lambda patch, model, out: prepare_patch(live(model), load_patch(patch)),
     "apply, on disk": lambda patch, model, out: merge_patches(Checkpoint.open(model), [load_patch(patch)], out),
     "verify": verified,
     "exclude from a model": lambda patch, model, out: cut_removal(model, model, load_patch(patch)),

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 
 from graft.arguments import checked
-from graft.compose.common_base import BaseValues, require_one_base
-from graft.compose.origin import OverlapTally, describe_composition
-from graft.compose.sources import Entries, Region, Source, open_sources
+from graft.compose.base_values import BaseValues, require_one_base
+from graft.compose.compose_provenance import OverlapTally, describe_composition
+from graft.compose.sources import Region, Source, open_sources
 from graft.errors import ConfigError, OverlapError
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices, Mask
 from graft.patch.overlap_rules import OverlapRule, join_entries
 from graft.patch.registry import OVERLAP_RULES
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import choose_growth, choose_whole
-from graft.tensors.dtypes import TensorSpec, same_bits
+from graft.tensors.dtypes import same_bits
 from graft.tensors.growth import Growth
 
 
@@ -32,7 +34,7 @@ def compose_patches(
     with_base_values: bool = False,
     labels: Sequence[str] | None = None,
 ) -> Patch:
-    """One patch that holds what several hold: the union of their entries.
+    """Compose patches: the union of their entries in one.
 
     Files are read row by row: memory holds the result and one tensor's entries of the parts. The result counts every
     coordinate that parts share in its provenance: under which rule, how many, with whom.
@@ -40,7 +42,7 @@ def compose_patches(
     Args:
         patches: in memory, or paths of patch files; of one base.
         on_overlap: what a coordinate gets where patches want different bits (`graft.patch.overlap_rules`).
-        base: the base model. It is needed where two patches touch one tensor, for the print of the base's values there
+        base: the base model. It is needed where two patches touch one tensor, for the hash of the base's values there
             and for "sign" and "slerp", unless the patches store the base's values or are of the embedded encoder.
         with_base_values: store the base's values; they are stored anyway where every part does.
         labels: what the provenance calls the parts; by default file or task names.
@@ -77,18 +79,18 @@ class _Composer:
     def add(self, name: str, held: dict[int, Entries]) -> None:
         """Join the entries that the sources hold in one tensor."""
         parts = [(entries.indices, _values_of(entries)) for entries in held.values()]
-        meeting = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
-        self._tally.add(list(held), meeting.lineup, meeting.differing, meeting.cancelled)
-        union = meeting.lineup.union
+        joined = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
+        self._tally.add(list(held), joined.join, joined.differing, joined.cancelled)
+        union = joined.join.union
         base = self._before.at(name, union, held)
         self._specs[name] = self._sources[next(iter(held))].specs[name]
-        self._indices[name], self._values[name] = union, meeting.values
-        self._prints[name] = self._before.print_at(name, union, held, base)
+        self._indices[name], self._values[name] = union, joined.values
+        self._prints[name] = self._before.hash_at(name, union, held, base)
         if self._keep_base:
             self._base[name] = self._before.require(name, base)
 
     def finish(self) -> Patch:
-        """The composed patch."""
+        """Return the composed patch, with what it is made of in its provenance."""
         dense, grown = self._join_whole(), self._join_growths()
         identity = require_one_base(self._sources)
         provenance = describe_composition(self._sources, identity, self._rule, self._tally)
@@ -97,7 +99,7 @@ class _Composer:
         return Patch(Mask.of(self._specs, self._indices), self._values, self._prints, provenance, base, dense)
 
     def _base_at(self, name: str, held: dict[int, Entries], indices: torch.Tensor) -> torch.Tensor:
-        """The base's values at shared coordinates, which every part that stores them has."""
+        """Return the base's values at shared coordinates, which every part that stores them has."""
         wanted = indices.numpy()
         here = {i: _only(entries, wanted) for i, entries in held.items()} if not self._before.at_hand else {}
         return self._before.require(name, self._before.at(name, wanted, here))
@@ -130,7 +132,7 @@ def _values_of(entries: Entries) -> torch.Tensor:
 
 
 def _only(entries: Entries, wanted: Indices) -> Entries:
-    """The part of a source's entries that lies among the wanted ones."""
+    """Select a source's entries that are among the wanted ones."""
     among = np.isin(entries.indices, wanted, assume_unique=True)
     at = torch.from_numpy(np.flatnonzero(among))
     return Entries(entries.indices[among], None, None if entries.base is None else entries.base[at])

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from graft.arguments import checked
-from graft.compose.common_base import BaseValues, check_base, require_one_base
-from graft.compose.origin import describe_exclusion
-from graft.compose.sources import Entries, Region, Source, open_sources, refuse_mask
+from graft.compose.base_values import BaseValues, check_base, require_one_base
+from graft.compose.compose_provenance import describe_exclusion
+from graft.compose.sources import Region, Source, open_sources, refuse_mask
 from graft.errors import BudgetError
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices, Mask
 from graft.patch.skill_patch import Patch
 
@@ -24,7 +25,7 @@ def exclude_patches(
     base: str | Path | None = None,
     labels: Sequence[str] | None = None,
 ) -> Patch:
-    """A patch without the entries that lie in the regions of others, and without the whole tensors that they bring.
+    """Take out of a patch the entries that lie in the regions of others, and the whole tensors that they bring.
 
     Values are not looked at: an entry goes wherever another region has its coordinate. Where the parts of a
     composition are disjoint, taking the others out of it gives each part back.
@@ -71,7 +72,7 @@ def exclude_patches(
 
 
 def _mark_kept(name: str, entries: Entries, others: Sequence[Source], removed: dict[str, int]) -> np.ndarray:
-    """(k,) bool, where no other region has the coordinate; counts what each of them takes."""
+    """Mark, (k,) bool, where no other region has the coordinate; count what each of them takes."""
     keep = np.ones(entries.indices.size, np.bool_)
     for other in others:
         if name in other.specs:
@@ -84,11 +85,11 @@ def _mark_kept(name: str, entries: Entries, others: Sequence[Source], removed: d
 def _cut(
     name: str, entries: Entries, keep: np.ndarray, before: BaseValues
 ) -> tuple[Indices, torch.Tensor, str, torch.Tensor | None]:
-    """Indices, tuned values, print of the base's values, and these where the patch stores them."""
+    """Return indices, tuned values, hash of the base's values, and these where the patch stores them."""
     assert entries.values is not None  # masks were refused on opening
     values = before.at(name, entries.indices, {0: entries})  # over all of them, so that a wrong base is seen
     at = torch.from_numpy(np.flatnonzero(keep))
     kept = Entries(entries.indices[keep], entries.values[at], entries.base[at] if entries.base is not None else None)
     left = None if values is None else values[at]
-    held = {0: entries}  # its own print serves where all of it is kept
-    return kept.indices, entries.values[at], before.print_at(name, kept.indices, held, left), kept.base
+    held = {0: entries}  # its own hash serves where all of it is kept
+    return kept.indices, entries.values[at], before.hash_at(name, kept.indices, held, left), kept.base

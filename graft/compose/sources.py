@@ -9,30 +9,15 @@ from pathlib import Path
 
 import torch
 
-from graft.compose.patch_file import PatchFile
 from graft.errors import ConfigError, PatchFormatError
-from graft.patch.mask import Indices, Mask
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import Entries, PatchFile
+from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 
 LARGEST = 1024  # patches at once: what a result says of its parts must fit into a patch file's header
 Region = Patch | Mask | str | Path
-
-
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """What one patch holds of one tensor.
-
-    Attributes:
-        indices: (k,) int64 sorted unique flat indices.
-        values: (k,) the tuned values; None from a mask.
-        base: (k,) the base's values, where they are stored.
-    """
-
-    indices: Indices
-    values: torch.Tensor | None = None
-    base: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +29,7 @@ class Source:
         kind: "patch" or "mask".
         specs: tensor name -> dtype and shape, of the tensors with entries.
         counts: tensor name -> k.
-        prints: tensor name -> print of the base's values there, None in a mask.
+        hashes: tensor name -> hash of the base's values there, None in a mask.
         has_base: whether the base's values are stored.
         dense: name -> function that gives a whole tensor.
         provenance: where it came from.
@@ -55,7 +40,7 @@ class Source:
     kind: str
     specs: Mapping[str, TensorSpec]
     counts: Mapping[str, int]
-    prints: Mapping[str, str | None]
+    hashes: Mapping[str, str | None]
     has_base: bool
     dense: Mapping[str, Callable[[], torch.Tensor]]
     provenance: Provenance
@@ -118,7 +103,7 @@ def _of_memory(region: Patch | Mask, label: str) -> Source:
 
     dense = {name: partial(patch.dense.__getitem__, name) for name in patch.dense}
     has_base = patch.base_values is not None
-    return Source(label, "patch", mask.specs, counts, patch.base_prints, has_base, dense, patch.provenance, read)
+    return Source(label, "patch", mask.specs, counts, patch.base_hashes, has_base, dense, patch.provenance, read)
 
 
 def _of_file(path: Path, label: str) -> Source:
@@ -128,16 +113,16 @@ def _of_file(path: Path, label: str) -> Source:
         kind=file.kind,
         specs={row.name: row.spec for row in file.rows.values()},
         counts={row.name: row.k for row in file.rows.values()},
-        prints={row.name: row.base_print for row in file.rows.values()},
+        hashes={row.name: row.base_print for row in file.rows.values()},
         has_base=file.has_base,
         dense={name: partial(file.read_dense, name) for name in file.dense},
         provenance=file.provenance,
-        read=lambda name: Entries(*file.read(name)),
+        read=file.read,
     )
 
 
 def _label(region: Region, i: int) -> str:
-    """A file's name without its path, or its folder's; of what is in memory, its task's name."""
+    """Name a region by its file without the path, or its folder; by its task where it is in memory."""
     if isinstance(region, (str, Path)):
         path = Path(region).resolve()
         return path.parent.name if path.stem == "patch" else path.stem
@@ -146,7 +131,7 @@ def _label(region: Region, i: int) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that are there already get a number."""
+    """Number the names that are there already."""
     found: dict[str, int] = {}
     result = []
     for name in names:

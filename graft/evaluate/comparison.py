@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from graft.evaluate.bootstrap import Difference, paired_differences
 from graft.evaluate.correctness import accuracy
@@ -16,11 +16,19 @@ from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 
 
 def evaluate_against(
-    base: str | Path, tuned: str | Path | None, task: Task, *, patches: tuple[Patch, ...] = (), **options: Any
+    base: str | Path,
+    tuned: str | Path | None,
+    task: Task,
+    *,
+    patches: tuple[Patch, ...] = (),
+    limit: int | None = None,
+    batch_size: int = 64,
+    runtime: Runtime = DEFAULT,
 ) -> Report:
     """Evaluate the base with patches as `evaluate_task` does, with detection of novel rows wherever a set has any.
 
@@ -29,17 +37,15 @@ def evaluate_against(
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
-        options: `limit`, `batch_size`, `device` and `dtype` of `evaluate_task`.
+        limit, batch_size: as of `evaluate_task`.
+        runtime: where and in what precision.
 
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError.
     """
-    where: dict[str, Any] = {"device": "auto", "dtype": "auto", **options}
-    grafted = predict_model(base, task, patches, **where)
-    if tuned is None:
-        report = grafted.report()
-    else:
-        report = compare(grafted, predict_model(base, task, **where), predict_model(tuned, task, **where))
+    predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
+    grafted = predict(base, task, patches)
+    report = grafted.report() if tuned is None else compare(grafted, predict(base, task), predict(tuned, task))
     return dataclasses.replace(report, detection=detect_ood(grafted))
 
 

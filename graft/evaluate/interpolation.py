@@ -136,9 +136,8 @@ def _matched_tensors(
     matched = target.match(wanted)
     found = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
-        siblings = next((group for group in pair.base.tied if name in group), frozenset()) & set(target.names)
-        if siblings:
-            found[name] = min(siblings)
+        if siblings := pair.base.tied.listed(name, target.names):
+            found[name] = siblings[0]
     heads = {name: target.tensors[name] for name in (*pair.extra, *pair.replaced) if name in target.tensors}
     for name, tensor in heads.items():
         if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:

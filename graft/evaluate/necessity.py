@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from graft.errors import MismatchError
+from graft.files.location import locate
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
-from graft.patch.region_fit import place_region
+from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import take
-from graft.tensors.location import locate
+from graft.tensors.hashing import hash_values
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.prints import print_of
 
 
 def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> Patch:
@@ -49,13 +49,13 @@ def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> 
         raise MismatchError(f"tensor {lacking!r}: {pair.tuned.path.name} has none to put the base's values into")
     places = {pair.names[name]: indices for name, indices in mask.indices.items()}
     there = Mask.of({name: pair.tuned.spec(name) for name in places}, places)
-    values, prints = {}, {}
+    values, hashes = {}, {}
     for name, indices in mask.indices.items():
         at, own = torch.tensor(indices), pair.names[name]
         now = take(pair.tuned.read(own), at)  # of a vocabulary that grew, the rows that both have come first
-        values[own], prints[own] = take(pair.base.read(name), at).to(now.dtype), print_of(now)
+        values[own], hashes[own] = take(pair.base.read(name), at).to(now.dtype), hash_values(now)
     tied = tuple(tuple(sorted(group)) for group in pair.tuned.tied)
-    return Patch(there, values, prints, Provenance(tied=tied))
+    return Patch(there, values, hashes, Provenance(tied=tied))
 
 
 def lost_gain(without: float, base: float, tuned: float) -> float | None:

@@ -14,17 +14,16 @@ from graft.hub.card_text import json_block, one_line, prose
 from graft.hub.companions import PLOT, RECIPE, RELIABILITY, RUN
 from graft.hub.figures import TEST, SetFigures, read_figures
 from graft.patch.summary import Outline, describe_outline
+from graft.tasks.registry import HEADS
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-# head of a task -> the class that loads a model with it
-_CLASSES = {"classifier": "AutoModelForSequenceClassification", "lm": "AutoModelForCausalLM"}
 _COMMANDS = """\
 graft inspect {repository}
 graft verify {repository} --base {base}
 graft evaluate {base} --task task.yaml --patch {repository}
 graft apply {base} {repository} -o merged"""
 _USAGE_OF_MASK = """\
-from graft.version import __version__
+import graft
 
 mask = graft.load_mask("core")  # the folder of the second command below
 print(len(mask), "weights")"""
@@ -37,7 +36,7 @@ _LIMITS = """\
 - {figures}
 - It teaches the task above and nothing else; the base's gaps and biases stay."""
 _USAGE = """\
-from graft.version import __version__
+import graft
 from transformers import {auto}
 
 patch = graft.pull_patch("{repository}")
@@ -101,7 +100,8 @@ def _values(
     base = _base_name(outline, facts)
     is_patch = outline.kind == "patch"
     head = task.get("head")
-    auto = _CLASSES.get(str(head.get("kind")) if isinstance(head, Mapping) else "", "AutoModel")
+    kind = str(head.get("kind")) if isinstance(head, Mapping) else ""
+    auto = HEADS[kind].auto_class if kind in HEADS else "AutoModel"
     names = {"auto": auto, "repository": facts.repository, "base": base}
     return {
         "title": prose(title),

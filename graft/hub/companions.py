@@ -9,9 +9,9 @@ from typing import Any
 
 from graft.config import load_yaml
 from graft.errors import CheckpointError, PatchError
+from graft.files.header import parse_json
 from graft.hub.private_words import refuse_private
 from graft.patch.mask import Mask
-from graft.tensors.header import parse_json
 
 PLOT, RELIABILITY = "layers.png", "reliability.png"
 RECIPE, RUN = "recipe.yaml", "recipe.json"

@@ -13,10 +13,12 @@ from graft.errors import CheckpointError, ConfigError, HubError
 from graft.hub.base_model import BaseModel, check_id, is_out_of_reach, look_up_base, settle_licence
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.companions import PLOT, RECIPE, Companions, draw_mask, find_companions, read_recipe
-from graft.hub.preflight import foresee_fit, peek_base
 from graft.hub.private_words import refuse_private
+from graft.hub.remote_header import check_headers, read_remote_model
 from graft.hub.sending import send_commit, sign_in
-from graft.patch.file import FILE_NAME, load_region, patch_bytes
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.reading import load_region
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
@@ -142,8 +144,8 @@ def _compare_base(outline: Outline, base: BaseModel) -> list[str]:
         PatchMismatchError: another name, shape or dtype.
     """
     try:
-        listing = peek_base(base.id)
+        listing = read_remote_model(base.id)
     except (CheckpointError, HubError) as error:
         return [f"the patch was not compared with {base.id} ({error})"]
-    foresee_fit(outline, listing).require(base.id)
+    check_headers(outline, listing).require(base.id)
     return []

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graft.errors import HubError
+from graft.files.location import is_on_hub, locate, locate_patch
 from graft.hub.base_model import is_out_of_reach
-from graft.hub.preflight import foresee_fit, peek_base, peek_patch
-from graft.patch.file import FILE_NAME, describe_integrity, load_patch, load_region
-from graft.patch.fit import check_digest, check_fit
-from graft.patch.integrity import UNSEALED
+from graft.hub.remote_header import check_headers, read_remote_model, read_remote_patch
+from graft.patch.compatibility import check_compatible, check_digest
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.integrity import UNSEALED
+from graft.patch.format.reading import describe_integrity, load_patch, load_region
 from graft.patch.merge import StoredTarget
 from graft.patch.summary import Outline, outline_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import is_on_hub, locate, locate_patch
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     path = locate_patch(patch, FILE_NAME).path
     loaded = load_patch(path)
     checkpoint = Checkpoint.open(locate(base).path)
-    found = list(check_fit(loaded, StoredTarget(checkpoint)).reasons)
+    found = list(check_compatible(loaded, StoredTarget(checkpoint)).reasons)
     if full and (difference := check_digest(loaded, checkpoint)):
         found.append(difference)
     return Verdict(tuple(found), "values", describe_integrity(path))
@@ -68,18 +69,18 @@ def _foresee(patch: str, base: str, patch_afar: bool, base_afar: bool) -> Verdic
     """The verdict by headers; None where the Hub is out of reach, so that only what is in the cache can tell."""
     try:
         outline, integrity = _outline(patch, patch_afar)
-        listing = peek_base(base) if base_afar else StoredTarget(Checkpoint.open(locate(base).path))
+        listing = read_remote_model(base) if base_afar else StoredTarget(Checkpoint.open(locate(base).path))
     except HubError as error:
         if is_out_of_reach(error):
             return None
         raise
-    return Verdict(foresee_fit(outline, listing).reasons, "headers", integrity)
+    return Verdict(check_headers(outline, listing).reasons, "headers", integrity)
 
 
 def _outline(patch: str, afar: bool) -> tuple[Outline, str]:
     """What is in a patch, and what is to be said of its hashes."""
     if afar:
-        glimpse = peek_patch(patch)
+        glimpse = read_remote_patch(patch)
         return glimpse.outline, glimpse.integrity
     path = locate_patch(patch, FILE_NAME).path
     return outline_of(*load_region(path)), describe_integrity(path)

@@ -20,8 +20,8 @@ from graft.localize.running_top import RunningTop
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import as_bits
-from graft.tensors.pair import STRETCH, CheckpointPair
-from graft.tensors.pieces import Piece, local_of, piece_of
+from graft.tensors.pair import CHUNK, CheckpointPair
+from graft.tensors.shards import Shard, local_of, shard_of
 
 PART_ON_DEVICE = 1 << 21  # entries scored together in under 64 MiB; on the CPU in what its cache holds
 
@@ -58,7 +58,7 @@ class CandidateSearch(GradientSink):
         """
         if name in self._tops:
             self._seen.add(name)
-            self._score(name, piece_of(gradient), local_of(gradient).flatten())
+            self._score(name, shard_of(gradient), local_of(gradient).flatten())
 
     def end_batch(self, *, counts: bool = True) -> None:
         """Join the best of the micro-batch to the union."""
@@ -66,13 +66,13 @@ class CandidateSearch(GradientSink):
             untouched = name not in self._seen  # by the loss, and so scores 0
             if counts and untouched and self._tops[name].floor <= 0:
                 spec = self.pair.base.spec(name)
-                self._score(name, Piece.of_splits(spec.shape, []), torch.zeros(1).expand(spec.numel))
+                self._score(name, Shard.of_splits(spec.shape, []), torch.zeros(1).expand(spec.numel))
         tops = {id(top): top for top in self._tops.values()}
         best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.drain()[1] for top in tops.values())])
         self._found = torch.cat([self._found, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
         self._seen.clear()
 
-    def _score(self, name: str, piece: Piece, flat: torch.Tensor) -> None:
+    def _score(self, name: str, piece: Shard, flat: torch.Tensor) -> None:
         top = self._tops[name]
         start = self._numbering.starts[name] + piece.start
         for place, base, tuned in _read_parts(self.pair, name, piece, flat.device):
@@ -90,11 +90,11 @@ class CandidateSearch(GradientSink):
 
 
 def _read_parts(
-    pair: CheckpointPair, name: str, piece: Piece, device: torch.device
+    pair: CheckpointPair, name: str, piece: Shard, device: torch.device
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """(place, base, tuned) of a piece, in the base's dtype on a device, a part of the mapped files at a time."""
     base, tuned = (piece.cut(whole).flatten() for whole in (pair.base.read(name), pair.read_tuned(name)))
-    size = STRETCH if device.type == "cpu" else PART_ON_DEVICE
+    size = CHUNK if device.type == "cpu" else PART_ON_DEVICE
     for place in range(0, len(base), size):
         part = slice(place, place + size)
         yield place, base[part].to(device), pair.align(base[part], tuned[part]).to(device)

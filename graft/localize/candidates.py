@@ -15,7 +15,7 @@ from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import assign, take
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.pieces import is_distributed, local_of, piece_of
+from graft.tensors.shards import is_distributed, local_of, shard_of
 
 
 class Candidates(Coordinates):
@@ -59,7 +59,7 @@ class Candidates(Coordinates):
         places = self._places[name]
         if not is_distributed(gradient):
             return take(gradient, places).float().cpu()
-        here, local = piece_of(gradient).locate(places)
+        here, local = shard_of(gradient).locate(places)
         return torch.zeros(len(places)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
 
     def _endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:

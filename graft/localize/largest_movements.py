@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from graft.patch.mask import Mask
-from graft.tensors.movements import LONG, large_movements
+from graft.tensors.deltas import LONG, large_deltas
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.streaming import Reading, stream_tensors
 
@@ -100,8 +100,8 @@ class LargestMovements:
         bounds = _size_of(bracket.low), _size_of(bracket.last)
         above, waiting, n_waiting, done = 0, [], 0, _count(np.empty(0, np.int64))
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for _, base, tuned in self.pair.stretches(name, LONG):
-            few, sizes = large_movements(self.pair, name, base, tuned, *bounds)
+        for _, base, tuned in self.pair.chunks(name, LONG):
+            few, sizes = large_deltas(self.pair, name, base, tuned, *bounds)
             self._n_kept += len(few)
             if self._n_kept > KEPT:  # many ties, or neighbours: another look costs less than their memory
                 self._kept = None
@@ -145,7 +145,7 @@ class LargestMovements:
         """What tells the selected entries of a tensor, stretch by stretch.
 
         Returns:
-            a function of base and tuned, (n,) as `CheckpointPair.stretches` gives them with a length of `LONG` and in
+            a function of base and tuned, (n,) as `CheckpointPair.chunks` gives them with a length of `LONG` and in
             that order, that returns (c,) int64 ascending indices into the stretch.
         """
         assert self._threshold is not None
@@ -155,7 +155,7 @@ class LargestMovements:
 
         def tell(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
             nonlocal left
-            few, sizes = next(kept) if kept else large_movements(self.pair, name, base, tuned, size, size)
+            few, sizes = next(kept) if kept else large_deltas(self.pair, name, base, tuned, size, size)
             bits = sizes.view(torch.int32)
             chosen = bits > threshold
             if left:
@@ -169,7 +169,7 @@ class LargestMovements:
     def places(self, name: str) -> Ints:
         """(c,) ascending flat indices of a tensor's selected entries."""
         select, found = self.select(name), [np.empty(0, np.int64)]
-        for start, base, tuned in self.pair.stretches(name, LONG):
+        for start, base, tuned in self.pair.chunks(name, LONG):
             found.append(select(base, tuned).numpy() + start)
         return np.concatenate(found)
 

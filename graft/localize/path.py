@@ -13,15 +13,15 @@ from tqdm import tqdm
 from graft.errors import CheckpointError, PatchMismatchError
 from graft.localize.gradients import DenseSquares, DenseSum, GradientSink, backpropagate, pouring
 from graft.localize.offsets import fit_offsets
-from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
+from graft.parallel.supported_wrappers import refuse_copied
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import as_bits, assign
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.pieces import local_of, piece_of
+from graft.tensors.shards import local_of, shard_of
 
 NOTHING = Mask({}, {})
 
@@ -150,7 +150,7 @@ class GradientPath:
         """A backward pass of each batch's mean loss times its factor, in evaluation mode; dealt out to processes."""
         self.head.model.eval()
         with pouring(self.head.model, weights, sink):
-            dealt = self.head.ranks.deal(list(zip(batches, factors, strict=True)))
+            dealt = self.head.ranks.shard(list(zip(batches, factors, strict=True)))
             bar = tqdm(dealt, desc=f"gradients at {self._place}", disable=None, leave=False)
             for (batch, factor), counts in bar:
                 loss = self.head.loss(batch, offsets) * factor
@@ -183,7 +183,7 @@ class GradientPath:
                 # in the live model's dtype, which may be a lower one than the checkpoints'
                 base, tuned = (tensor.to(weight.dtype) for tensor in self.pair.read(name))
                 point = path_point(base, tuned, alpha, f"{self.seed}\0{name}")
-                local_of(weight).copy_(piece_of(weight).cut(point))
+                local_of(weight).copy_(shard_of(weight).cut(point))
 
     def move_to_graft(self, mask: Mask) -> None:
         """Set every tensor in scope to the base's, with the tuned values at a mask."""

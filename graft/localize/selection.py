@@ -1,9 +1,4 @@
-"""The top k of many tensors' scores: exact, ties included, one tensor in memory at a time.
-
-Scores are ordered by their fp32 bit pattern made monotone. Two histogram passes (upper, then lower 16 bits of
-the boundary bin) find the k-th largest key exactly; a third pass gathers. Entries equal to the k-th are taken
-in ascending order of tensor name, then index, until exactly k are there.
-"""
+"""The top k of many tensors' scores: exact, ties included, one pass, one tensor's scores and the best k in memory."""
 
 from __future__ import annotations
 
@@ -13,14 +8,14 @@ import numpy as np
 import torch
 
 from graft.errors import BudgetError, CheckpointError
+from graft.localize.running_top import RunningTop
 from graft.patch.mask import Indices
 
-HALF = 1 << 16
-KeySource = Mapping[str, Callable[[], torch.Tensor]]
+ScoreSource = Mapping[str, Callable[[], torch.Tensor]]
 
 
-def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Indices]:
-    """The k entries with the largest scores.
+def select_top(scores: ScoreSource, names: Sequence[str], k: int) -> dict[str, Indices]:
+    """Select the k entries with the largest scores; ties go by tensor name, then index.
 
     Args:
         scores: tensor name -> function that gives its (n,) fp32 scores; -inf marks what may not be taken.
@@ -34,51 +29,18 @@ def select_top(scores: KeySource, names: Sequence[str], k: int) -> dict[str, Ind
         BudgetError: fewer than k entries may be taken.
         CheckpointError: a score is NaN.
     """
-    names = sorted(names)
-    upper, above = _boundary(_histogram(scores, names, _upper_half), k)
-    lower, above_in_bin = _boundary(_histogram(scores, names, lambda keys: _lower_half(keys, upper)), k - above)
-    threshold = ((upper - HALF // 2) << 16) + lower
-    if threshold <= _keys(torch.tensor([-torch.inf])).item():
+    names, top, starts = sorted(names), RunningTop(k), [0]
+    for name in names:
+        values = scores[name]()
+        if torch.isnan(values).any():
+            raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
+        top.offer(values, starts[-1])  # by one number that counts through the tensors, so that ties go as they should
+        starts.append(starts[-1] + len(values))
+    positions = top.drain()[1].sort().values.numpy()
+    if starts[-1] < k:
+        raise BudgetError(f"a budget of {k:,} entries, but only {starts[-1]:,} in scope")
+    if len(positions) < k:
         raise BudgetError(f"fewer than {k:,} entries in scope may be chosen: those left have no score")
-    ties_left = k - above - above_in_bin
-    chosen: dict[str, Indices] = {}
-    for name in names:
-        keys = _keys(scores[name]())
-        ties = (keys == threshold).nonzero().squeeze(1)[:ties_left]
-        ties_left -= ties.numel()
-        indices = torch.cat([(keys > threshold).nonzero().squeeze(1), ties]).sort().values
-        if indices.numel():
-            chosen[name] = indices.numpy()
-    return chosen
-
-
-def _keys(scores: torch.Tensor) -> torch.Tensor:
-    """(n,) fp32 -> (n,) int32 in the same order: the bits, with the negatives' lower 31 bits turned round."""
-    if torch.isnan(scores).any():
-        raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
-    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0: the two zeros tie
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def _upper_half(keys: torch.Tensor) -> torch.Tensor:
-    return (keys >> 16) + HALF // 2
-
-
-def _lower_half(keys: torch.Tensor, upper: int) -> torch.Tensor:
-    return keys[_upper_half(keys) == upper] & (HALF - 1)
-
-
-def _histogram(scores: KeySource, names: Sequence[str], part: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-    counts = torch.zeros(HALF, dtype=torch.int64)
-    for name in names:
-        counts += torch.bincount(part(_keys(scores[name]())), minlength=HALF)
-    return counts.numpy()
-
-
-def _boundary(counts: np.ndarray, k: int) -> tuple[int, int]:
-    """The highest bin in which the k-th largest lies, and how many lie above that bin."""
-    from_top = np.cumsum(counts[::-1])
-    if from_top[-1] < k:
-        raise BudgetError(f"a budget of {k:,} entries, but only {from_top[-1]:,} in scope")
-    place = int(np.searchsorted(from_top, k))
-    return HALF - 1 - place, int(from_top[place] - counts[HALF - 1 - place])
+    bounds = np.searchsorted(positions, starts)
+    parts = zip(names, starts, bounds, bounds[1:], strict=False)
+    return {name: positions[first:last] - start for name, start, first, last in parts if last > first}

@@ -27,12 +27,12 @@ _ENGINES = {
 
 
 def is_launched() -> bool:
-    """Whether a launcher started this process as one of several."""
+    """Return whether a launcher started this process as one of several."""
     return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def find_ranks() -> Ranks:
-    """The processes of this run; joins their group where a launcher started them and nobody has.
+    """Find the processes of this run; join their group where a launcher started them and nobody has.
 
     Raises:
         ConfigError: the launcher asks for an engine of its own.
@@ -51,7 +51,7 @@ def leave() -> None:
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process of this run has failed before: that one says why, the others only follow it."""
+    """Return whether no other process of this run has failed before: that one says why, the others only follow it."""
     with contextlib.suppress(RuntimeError, ValueError):  # the store went down with the process that held it
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = distributed.TCPStore(  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def is_first_to_fail() -> bool:
 
 
 def _join() -> None:
-    """NCCL for tensors on GPUs, one GPU a process; Gloo for those in host memory."""
+    """Join with NCCL for tensors on GPUs, one GPU a process, and Gloo for those in host memory."""
     for name, engine in _ENGINES.items():
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ConfigError(

@@ -29,17 +29,17 @@ class Ranks:
     world: int = 1
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there is but one."""
+    def is_single(self) -> bool:
+        """True where there is but one process."""
         return self.world == 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """True in the process that writes files and speaks."""
         return self.rank == 0
 
-    def deal(self, items: Sequence[T]) -> list[tuple[T, bool]]:
-        """This process's share of some items, dealt out in turn: (item, whether it counts).
+    def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:
+        """Return this process's share of some items, one in turn for each: (item, whether it counts).
 
         All get equally many, because each may mean a collective call, as a forward pass of sharded weights does:
         where items run out the last one is repeated, and does not count.
@@ -49,16 +49,16 @@ class Ranks:
         return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
 
     def collect(self, values: Sequence[float], n: int) -> list[float]:
-        """What each of n dealt items gave, in the items' order, from one value per item dealt here; collective."""
+        """Collect one value per item of n, in the items' order, from those computed here and elsewhere; collective."""
         parts = self.gather(torch.tensor(values, dtype=torch.float64))
         return [float(parts[place % self.world][place // self.world]) for place in range(n)]
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every process's tensor, of one shape and dtype, in the order of ranks; collective.
+        """Gather every process's tensor, of one shape and dtype, in the order of ranks; collective.
 
         What the others hold arrives bit for bit: world times the tensor's bytes come in.
         """
-        if self.is_alone:
+        if self.is_single:
             return [tensor]
         sent = tensor.detach().to(_device_of_messages(tensor)).contiguous()
         parts = [torch.empty_like(sent) for _ in range(self.world)]
@@ -66,19 +66,19 @@ class Ranks:
         return [part.to(tensor.device) for part in parts]
 
     def gather_objects(self, item: T) -> list[T]:
-        """Every process's object, of any size, in the order of ranks; collective."""
-        if self.is_alone:
+        """Gather every process's object, of any size, in the order of ranks; collective."""
+        if self.is_single:
             return [item]
         items: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(items, item)
         return items
 
     def wait(self) -> None:
-        """Go on when all are here; collective."""
+        """Wait until all are here; collective."""
         self.gather(torch.zeros(1))
 
 
 def _device_of_messages(tensor: torch.Tensor) -> torch.device:
-    """Where the group can take a tensor from: a group made by others may know GPUs alone."""
+    """Return where the group can take a tensor from: a group made by others may know GPUs alone."""
     known = torch.distributed.get_backend_config()
     return tensor.device if tensor.device.type in known else torch.device("cuda", torch.cuda.current_device())

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from graft.parallel.ranks import Ranks
-from graft.tensors.pieces import is_distributed, local_of, piece_of
 from graft.tensors.scope import layer_of
+from graft.tensors.shards import is_distributed, local_of, shard_of
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -33,12 +33,12 @@ def shard_weights(model: Model, device: torch.device) -> Model:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether a model's weights are DTensors."""
+    """Return whether a model's weights are DTensors."""
     return any(is_distributed(weight) for weight in model.parameters())
 
 
 def reshard(model: torch.nn.Module) -> None:
-    """Give modules their pieces back: after a forward pass the outermost one holds whole weights until the next."""
+    """Give modules their shards back: after a forward pass the outermost one holds whole weights until the next."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -47,7 +47,7 @@ def reshard(model: torch.nn.Module) -> None:
 
 
 def gather_whole(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """A DTensor as a plain tensor in the first process's host memory, of no elements in the others; collective.
+    """Gather a DTensor as a plain tensor in the first process's host memory, of no elements in the others; collective.
 
     A plain tensor is returned as it is.
     """
@@ -58,7 +58,7 @@ def gather_whole(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
 
 
 def gather_state(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """A model's state as plain tensors in the first process, tensor by tensor; collective.
+    """Gather a model's state as plain tensors in the first process, tensor by tensor; collective.
 
     What is tied stays tied.
     """
@@ -74,18 +74,18 @@ def gather_state(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor
 
 
 def put_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Write plain tensors, as every process read them, into a model's state or the pieces of it that are here."""
+    """Write plain tensors, as every process read them, into a model's state or the shards of it that are here."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            local_of(tensor).copy_(piece_of(tensor).cut(state[name]))
+            local_of(tensor).copy_(shard_of(tensor).cut(state[name]))
 
 
 def spread_like(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A plain tensor of a weight's shape in pieces as the weight is; itself where the weight is plain."""
+    """Shard a plain tensor of a weight's shape as the weight is; return it as it is where the weight is plain."""
     if not is_distributed(weight):
         return whole
     from torch.distributed.tensor import DTensor
 
-    local = piece_of(weight).cut(whole).to(weight.device).contiguous()
+    local = shard_of(weight).cut(whole).to(weight.device).contiguous()
     mesh, placements, stride = weight.device_mesh, weight.placements, weight.stride()
     return DTensor.from_local(local, mesh, placements, run_check=False, shape=weight.shape, stride=stride)

@@ -10,9 +10,10 @@ import torch
 
 from graft.errors import OverlapError
 from graft.tensors.dtypes import as_bits, lay_flat
-from graft.tensors.pieces import local_of
+from graft.tensors.live_weight import extent_of
+from graft.tensors.shards import local_of
 
-Spot = tuple[str, torch.Tensor, torch.Tensor | None]  # a tensor's name, itself, and flat indices or None for all of it
+Selection = tuple[str, torch.Tensor, torch.Tensor | None]  # name, tensor, flat indices or None for all of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Touch:
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor, indices: torch.Tensor | None = None) -> Touch:
-        """Of flat row-major indices of a tensor, or of all of it."""
+        """Describe the memory of flat row-major indices of a tensor, or of all of it."""
         bits, width = as_bits(tensor.detach()), tensor.element_size()
         storage = storage_of(tensor)
         if indices is None:
@@ -48,9 +49,9 @@ class Touch:
         return cls(name, storage, width, *ends, entries)
 
     def shared(self, other: Touch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(k,) and (m,) bool: which of the entries of each lie in memory that the other touches as well.
+        """Return (k,) and (m,) bool: which of the entries of each lie in memory that the other touches as well.
 
-        Where one touches all of a stretch, its side is a single answer.
+        Where one touches all of a range, its side is a single answer.
         """
         mine, theirs = self._slots(other.width), other._slots(self.width)
         if self.storage != other.storage or self.start >= other.stop or other.start >= self.stop:
@@ -60,15 +61,15 @@ class Touch:
         return torch.isin(mine, theirs), torch.isin(theirs, mine)
 
     def meets(self, other: Touch) -> bool:
-        """Whether some byte is touched by both."""
+        """Return whether some byte is touched by both."""
         return all(bool(side.any()) for side in self.shared(other))
 
     def _slots(self, width: int) -> torch.Tensor:
-        """Entries by the wider of two widths: memory is aligned, so that an entry lies in one slot."""
+        """Return entries by the wider of two widths: memory is aligned, so that an entry lies in one slot."""
         return torch.zeros(1) if self.entries is None else self.entries // max(self.width, width)
 
     def _inside(self, other: Touch) -> torch.Tensor:
-        """Of each entry, or of all of it as one, whether something of what another touches lies there."""
+        """Mark the entries, or all of it as one, in which something of what another touches lies."""
         if self.entries is None:
             inside = other.entries is None or bool(other._inside(self).any())
             return torch.tensor([inside])
@@ -76,30 +77,30 @@ class Touch:
 
 
 def meet(mine: Iterable[Touch], theirs: Iterable[Touch]) -> bool:
-    """Whether two writes touch a common byte."""
+    """Return whether two writes touch a common byte."""
     others: dict[tuple[str, int], list[Touch]] = {}
     for touch in theirs:
         others.setdefault(touch.storage, []).append(touch)
     return any(touch.meets(other) for touch in mine for other in others.get(touch.storage, ()))
 
 
-def refuse_conflicts(spots: Iterable[Spot], values: Mapping[str, torch.Tensor]) -> None:
+def refuse_conflicts(selections: Iterable[Selection], values: Mapping[str, torch.Tensor]) -> None:
     """Refuse to write different bits to one memory under two names.
 
     Args:
-        spots: what is written.
+        selections: what is written.
         values: of each the (k,) values of its entries, or all of it.
 
     Raises:
         OverlapError: naming both tensors.
     """
-    by_storage: dict[tuple[str, int], list[Spot]] = {}
-    for spot in spots:
-        by_storage.setdefault(storage_of(spot[1]), []).append(spot)
+    by_storage: dict[tuple[str, int], list[Selection]] = {}
+    for selection in selections:
+        by_storage.setdefault(storage_of(selection[1]), []).append(selection)
     for group in by_storage.values():
         if len(group) == 1:  # as good as always
             continue
-        touches = sorted((Touch.of(*spot) for spot in group), key=lambda touch: touch.start)
+        touches = sorted((Touch.of(*selection) for selection in group), key=lambda touch: touch.start)
         for place, one in enumerate(touches):
             after = itertools.islice(touches, place + 1, None)
             for other in itertools.takewhile(lambda later, stop=one.stop: later.start < stop, after):  # type: ignore[misc]
@@ -111,12 +112,12 @@ def refuse_conflicts(spots: Iterable[Spot], values: Mapping[str, torch.Tensor]) 
 
 
 def storage_of(tensor: torch.Tensor) -> tuple[str, int]:
-    """Device and address of a tensor's storage; a DTensor's own where it has one."""
+    """Return device and address of a tensor's storage; a DTensor's own where it has one."""
     return str(tensor.device), local_of(tensor).untyped_storage().data_ptr()
 
 
 def _agree(one: Touch, first: torch.Tensor, other: Touch, second: torch.Tensor) -> bool:
-    """Whether the shared entries of two touches get the same bits."""
+    """Return whether the shared entries of two touches get the same bits."""
     if one.entries is None or other.entries is None or one.width != other.width:
         return False
     mine, theirs = one.shared(other)
@@ -125,15 +126,8 @@ def _agree(one: Touch, first: torch.Tensor, other: Touch, second: torch.Tensor) 
     return torch.equal(left.values, right.values) and torch.equal(*bits)
 
 
-def extent_of(tensor: torch.Tensor) -> int:
-    """Elements of the storage from a tensor's first to its last."""
-    if not tensor.numel():
-        return 0
-    return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def overlaps_itself(tensor: torch.Tensor) -> bool:
-    """Whether two entries of a strided tensor may share memory, as those of an expanded one do."""
+    """Return whether two entries of a strided tensor may share memory, as those of an expanded one do."""
     reach = 0  # of the dimensions so far, in elements
     for stride, n in sorted((stride, n) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
         if stride <= reach:

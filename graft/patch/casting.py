@@ -9,7 +9,7 @@ from graft.tensors.dtypes import as_bits
 
 
 def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str = "values") -> torch.Tensor:
-    """Values in another dtype, rounded to nearest where both are floating point.
+    """Return values in another dtype, rounded to nearest where both are floating point.
 
     Args:
         values: of any shape.
@@ -35,7 +35,7 @@ def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str =
 
 
 def _comes_back(found: torch.Tensor, values: torch.Tensor) -> bool:
-    """Whether a cast from or to whole numbers lost nothing."""
+    """Return whether a cast from or to whole numbers lost nothing."""
     back = found.to(values.dtype)
     if values.dtype.is_floating_point:
         return torch.equal(back.double(), values.double())

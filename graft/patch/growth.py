@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from graft.tensors.dtypes import TensorSpec
+from graft.files.header import shown
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.growth import Growth
-from graft.tensors.header import shown
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.vocabulary import read_tokens
 
 
 def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth]:
-    """Those of some tensors to which the tuned vocabulary added rows, with the tokens that its tokenizer names."""
+    """Find the tensors to which the tuned vocabulary added rows, with the tokens of its tokenizer."""
     known: dict[tuple[int, int], tuple[str | None, ...]] = {}
     found = {}
     for name in sorted(pair.grown.intersection(names)):
@@ -26,7 +26,7 @@ def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth
 def find_contradiction(
     grown: Mapping[str, Growth], specs: Mapping[str, TensorSpec], whole: Mapping[str, TensorSpec]
 ) -> str | None:
-    """What of grown rows does not agree with the tensors that a patch holds; None where all does.
+    """Return what of grown rows does not agree with the tensors that a patch holds; None where all does.
 
     Args:
         grown: what the patch says.
@@ -49,5 +49,5 @@ def find_contradiction(
 
 
 def continue_shape(growth: Growth, rows: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a grown tensor, from that of its new rows."""
+    """Return the shape of a grown tensor, from that of its new rows."""
     return (growth.start + rows[0], *rows[1:])

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graft.files.model_config import read_model_config
 from graft.patch.skill_patch import Patch
-from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 # what else of a config a head's outputs depend on: where it pools, and by which token it finds the end
@@ -22,7 +22,7 @@ _KEYS += ("summary_proj_to_labels",)
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """The head of a model folder: its architecture, labels in the order of the outputs, and settings; {} if unknown."""
+    """Read a model folder's head: architecture, labels in the order of the outputs, settings; {} if unknown."""
     config = read_model_config(folder)
     named = config.get("architectures")
     if not (isinstance(named, list) and named and isinstance(named[0], str)):
@@ -34,13 +34,13 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 
 def renames_labels(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> bool:
-    """Whether two heads, as `read_head` gives them, are one classifier whose outputs are called otherwise."""
+    """Return whether two heads, as `read_head` gives them, are one classifier whose outputs are called otherwise."""
     same = base.get("architecture") == tuned.get("architecture")
     return same and "Classification" in tuned.get("architecture", "") and base.get("labels") != tuned.get("labels")
 
 
 def head_of_patches(patches: Sequence[Patch], architecture: str | None) -> Mapping[str, Any] | None:
-    """The task of the first patch that brings a head, or other labels to entries of the one that is there.
+    """Return the task of the first patch that brings a head, or other labels to entries of the one that is there.
 
     Args:
         patches: in the order in which they win.
@@ -79,7 +79,7 @@ def write_head(task: Mapping[str, Any], folder: Path) -> bool:
 
 
 def _labels_of(config: Mapping[str, Any], architecture: str) -> list[str]:
-    """As transformers reads them: it writes neither names nor number of two labels without names."""
+    """Read labels as transformers does, which writes neither names nor number of two labels without names."""
     named = config.get("id2label")
     try:
         found = {int(position): str(label) for position, label in named.items()} if isinstance(named, dict) else {}

@@ -12,15 +12,15 @@ import torch
 from graft.errors import RevertError
 from graft.interrupts import finish, hold_signals
 from graft.patch.aliases import Touch, meet
-from graft.patch.holding import Holding
-from graft.patch.places import Places
+from graft.patch.live_tensors import LiveTensors
+from graft.patch.module_identity import ModuleIdentity
 
 lock = threading.RLock()  # one for all models, since two may share tensors; held while entries are read and written
 _layers: list[Layer] = []
 
 
 class Layer:
-    """What one graft wrote, and what was there before.
+    """The values that one graft wrote, and those that were there before.
 
     Args:
         holding: the model's hold on the tensors.
@@ -35,20 +35,20 @@ class Layer:
 
     def __init__(
         self,
-        holding: Holding,
-        places: Sequence[Places],
+        holding: ModuleIdentity,
+        places: Sequence[LiveTensors],
         originals: Sequence[torch.Tensor],
         written: Sequence[torch.Tensor],
     ) -> None:
         self.entered = False
         self.handle: weakref.ref[object] | None = None
-        self._holding: Holding | None = holding
+        self._holding: ModuleIdentity | None = holding
         self._places, self._originals, self._written = places, originals, written
         self._left: list[tuple[str, weakref.ref[torch.Tensor], torch.Tensor | None]] = []
 
     @property
     def in_force(self) -> bool:
-        """Whether it was not taken off."""
+        """True until it is taken off."""
         return self in _layers
 
     def put_on(self) -> None:
@@ -86,21 +86,21 @@ class Layer:
             raise
 
     def let_go(self) -> None:
-        """After its handle: nobody can take it off any more, but those beneath must know where it lies."""
+        """Let go of its handle: nobody can take it off any more, but those beneath must know where it lies."""
         with hold_signals(), lock:
             if self.entered and self.in_force:  # interrupted on the very threshold of `__exit__`
                 with contextlib.suppress(RevertError):
                     self._take_off()
             if self.in_force and not self._left:
-                spots = [spot for place in self._places for spot in place.spots()]
-                self._left = [(name, weakref.ref(tensor), indices) for name, tensor, indices in spots]
+                selections = [selection for place in self._places for selection in place.selections()]
+                self._left = [(name, weakref.ref(tensor), indices) for name, tensor, indices in selections]
                 self._holding, self._places, self._originals, self._written = None, (), (), ()
                 _prune()
 
     def touches(self) -> Iterator[Touch]:
-        """The memory that it wrote to, where it lies now."""
+        """Yield the memory that it wrote to, where it lies now."""
         for place in self._places:
-            for name, tensor, indices in place.spots():
+            for name, tensor, indices in place.selections():
                 yield Touch.of(name, tensor, indices)
         for name, reference, indices in self._left:
             if (left := reference()) is not None:
@@ -117,14 +117,14 @@ class Layer:
                 "or revert(overwrite=True) writes over it"
             )
 
-    def _places_now(self) -> list[Places]:
+    def _places_now(self) -> list[LiveTensors]:
         places = [place.at_present() for place in self._places]
         for place in places:
             if self._holding and (lost := self._holding.lost(place.tensors)):
                 raise RevertError(f"tensor {lost!r} was replaced since the graft")
         return places
 
-    def _check_written(self, places: Sequence[Places], found: Sequence[torch.Tensor]) -> None:
+    def _check_written(self, places: Sequence[LiveTensors], found: Sequence[torch.Tensor]) -> None:
         for place, written, now in zip(places, self._written, found, strict=True):
             if name := place.differing(written.to(now.device), now):
                 raise RevertError(
@@ -132,14 +132,14 @@ class Layer:
                     "changed since; revert(overwrite=True) writes the saved values over that"
                 )
 
-    def _restore(self, places: Sequence[Places]) -> None:
+    def _restore(self, places: Sequence[LiveTensors]) -> None:
         write_all(places, self._originals)
         if self.in_force:
             _layers.remove(self)
         _prune()
 
 
-def write_all(places: Iterable[Places], held: Iterable[torch.Tensor]) -> None:
+def write_all(places: Iterable[LiveTensors], held: Iterable[torch.Tensor]) -> None:
     """Write to all places what was read from each."""
     for place, content in zip(places, held, strict=True):
         place.write(content)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graft.arguments import checked
 from graft.errors import MismatchError
-from graft.tensors.dtypes import TensorSpec
+from graft.files.tensor_spec import TensorSpec
 
 Indices = npt.NDArray[np.int64]
 NOTHING: Indices = np.empty(0, np.int64)
@@ -34,7 +34,7 @@ class Mask:
     @classmethod
     @checked
     def of(cls, specs: Mapping[str, TensorSpec], indices: Mapping[str, npt.ArrayLike]) -> Mask:
-        """A mask of any integer indices; order and repeats do not matter, empty tensors are dropped.
+        """Return a mask of any integer indices; order and repeats do not matter, empty tensors are dropped.
 
         Raises:
             MismatchError: an index is no whole number or lies outside its tensor, or a tensor has no spec.
@@ -45,7 +45,7 @@ class Mask:
 
     @classmethod
     def full(cls, specs: Mapping[str, TensorSpec]) -> Mask:
-        """Every coordinate of the tensors."""
+        """Return every coordinate of the tensors."""
         return cls.of(specs, {name: np.arange(spec.numel) for name, spec in specs.items()})
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class Mask:
         return iter(self.indices)
 
     def __getitem__(self, name: str) -> Indices:
-        """The indices in a tensor: empty where the mask does not touch it."""
+        """Return the indices in a tensor: empty where the mask does not touch it."""
         return self.indices.get(name, NOTHING)
 
     def __eq__(self, other: object) -> bool:
@@ -79,7 +79,7 @@ class Mask:
         return self._combine(other, lambda a, b: np.setdiff1d(a, b, assume_unique=True))
 
     def complement(self, scope: Mapping[str, TensorSpec]) -> Mask:
-        """Every coordinate of the scope's tensors that is not in this mask.
+        """Return every coordinate of the scope's tensors that is not in this mask.
 
         Raises:
             MismatchError: a tensor has another shape in the scope than in the mask.
@@ -87,12 +87,12 @@ class Mask:
         return Mask.full(scope) - self
 
     def jaccard(self, other: Mask) -> float:
-        """|A and B| / |A or B|; 1.0 for two empty masks."""
+        """Return |A and B| / |A or B|; 1.0 for two empty masks."""
         union = len(self | other)
         return len(self & other) / union if union else 1.0
 
     def density(self, n_parameters: int) -> float:
-        """Entries / all parameters of the base (contract, section 4)."""
+        """Return entries / all parameters of the base (contract, section 4)."""
         return len(self) / n_parameters
 
     def _combine(self, other: Mask, operation: Callable[[Indices, Indices], Indices]) -> Mask:

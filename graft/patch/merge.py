@@ -12,46 +12,48 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
 from graft.errors import OverlapError
-from graft.outputs import new_folder
-from graft.patch.fit import Fit, check_fit
+from graft.files.claims import Output, claim_output
+from graft.files.header import read_header
+from graft.files.outputs import new_folder
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.files.weight_index import INDEX, SINGLE
+from graft.patch.compatibility import Compatibility, check_compatible
 from graft.patch.head_config import head_of_patches, read_head, write_head
 from graft.patch.model_folder import copy_companions, find_companions
-from graft.patch.resizing import copy_shard, declare_sizes, listed_names, resized_tensors
+from graft.patch.resizing import copy_shard, declare_sizes, resized_tensors
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.patch.unused_weights import drop_tensors, find_unused
-from graft.tensors.architecture import naming_of
-from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
-from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
-from graft.tensors.header import read_header
+from graft.tensors.architecture import name_map_of
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
 from graft.tensors.relayout import relay_all
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
 
 
 class StoredTarget:
-    """A checkpoint on disk, as a target for `check_fit`."""
+    """A checkpoint on disk, as a target for `check_compatible`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         checkpoint.relaid |= relay_all(checkpoint)  # a patch may have been cut from files of the other layout
         self.names = (*checkpoint.names, *checkpoint.relaid)
-        self.prefix, self.rename = naming_of(checkpoint.architecture)
+        self.name_map = name_map_of(checkpoint.architecture)
         self.can_resize = True
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor."""
+        """Return dtype and shape of a tensor."""
         return self.checkpoint.spec(name)
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
-        """The values at flat indices."""
+        """Return the values at flat indices."""
         return take(self.checkpoint.read(name), indices)
 
     def owner(self, name: str) -> str:
-        """The first listed name of the group of tied ones."""
-        return name if name in self.checkpoint.relaid else listed_names(self.checkpoint, name)[0]
+        """Return the first listed name of the group of tied ones."""
+        return name if name in self.checkpoint.relaid else self.checkpoint.tied.owner(name, self.checkpoint.files)
 
 
 def merge_patches(
@@ -89,10 +91,11 @@ def merge_patches(
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
     target = StoredTarget(checkpoint)
-    fits: list[Fit] = [
-        check_fit(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name) for patch in patches
+    outcomes: list[Compatibility] = [
+        check_compatible(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name)
+        for patch in patches
     ]
-    assignment = place_in_files(checkpoint, stack_patches(patches, fits, on_overlap, target.gather))
+    assignment = place_in_files(checkpoint, stack_patches(patches, outcomes, on_overlap, target.gather))
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
         companions = find_companions(checkpoint)
@@ -114,7 +117,7 @@ def merge_patches(
 
 
 def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment:
-    """The same writes by the tensors that the files list, expert by expert or packed.
+    """Return the same writes by the tensors that the files list, expert by expert or packed.
 
     Raises:
         OverlapError: patches of either layout want different values at one place.
@@ -141,7 +144,7 @@ def _join(name: str, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[to
 
 
 def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The copied files: what took another size moved the others."""
+    """Return the copied files: what took another size moved the others."""
     headers = {file: read_header(folder / file.name) for file in set(checkpoint.files.values())}
     stored = {name: headers[file].tensors[name] for name, file in checkpoint.files.items()}
     return Checkpoint(folder, {name: folder / file.name for name, file in checkpoint.files.items()}, stored)
@@ -160,12 +163,12 @@ def _name_head(checkpoint: Checkpoint, patches: Sequence[Patch], folder: Path) -
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
     for place, (indices, values) in assignment.entries.items():
-        for name in listed_names(checkpoint, place):
+        for name in checkpoint.tied.listed(place, checkpoint.files):
             _stored_bits(copy, name)[indices.numpy()] = as_bits(values).numpy()
 
 
 def _stored_bits(copy: Checkpoint, name: str) -> Any:
-    """A tensor's bytes in the copy, mapped for writing, as flat integers of its width."""
+    """Return a tensor's bytes in the copy, mapped for writing, as flat integers of its width."""
     stored = copy.stored[name]
     width = ITEM_SIZES[stored.spec.dtype]
     kind = f"<i{width}" if width > 1 else "u1"  # as in `as_bits`
@@ -173,11 +176,11 @@ def _stored_bits(copy: Checkpoint, name: str) -> Any:
 
 
 def _place_dense(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
-    """Whole tensors: replaced where the base has them, else stored in a shard of their own."""
+    """Place whole tensors: replace those that the base has, store the others in a shard of their own."""
     lacking = {name: whole for name, whole in assignment.dense.items() if name not in checkpoint.files}
     for name in assignment.dense.keys() - lacking.keys():
         whole = assignment.dense[name].to(TORCH_DTYPES[checkpoint.spec(name).dtype])
-        for place in listed_names(checkpoint, name):
+        for place in checkpoint.tied.listed(name, checkpoint.files):
             _stored_bits(copy, place)[:] = as_bits(whole.flatten()).numpy()
     if lacking:
         _add_shard(checkpoint, lacking, copy.path)

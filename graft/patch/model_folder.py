@@ -1,4 +1,4 @@
-"""What lies in a model folder beside its weights, and what of it a changed copy of the model takes along.
+"""Files beside a model's weights, and which of them a changed copy of the model takes along.
 
 Weights of other formats and stale shards at the root hold the base's values, and would contradict the merged ones; so
 do exports of the whole model and a trainer's snapshots in folders of their own. Other folders hold parts that the model
@@ -14,12 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.tensors.checkpoint import INDEX, Checkpoint
-from graft.tensors.model_config import modules_in
+from graft.files.model_config import modules_in
+from graft.files.weight_index import ADAPTER, INDEX
+from graft.tensors.checkpoint import Checkpoint, is_weight_file
 
-_WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|h5|msgpack|onnx|onnx_data|tflite|ot|pt|pth|ckpt|gguf)|.+\.index\.json|adapter_config\.json"
-)
 _WHOLE_MODELS = re.compile(r"onnx|openvino|original|coreml|tflite|gguf|checkpoint-\d+")
 
 
@@ -37,7 +35,7 @@ class Companions:
 
 
 def find_companions(checkpoint: Checkpoint) -> Companions:
-    """Tokenizer, configs, and parts of the model in folders of their own; none of a single file."""
+    """Return tokenizer, configs, and parts of the model in folders of their own; none of a single file."""
     folder = checkpoint.path
     if folder.is_file():
         return Companions()
@@ -65,7 +63,7 @@ def copy_companions(companions: Companions, source: Path, folder: Path) -> None:
 
 
 def _names_below(folder: Path, parts: frozenset[str]) -> Iterator[str]:
-    """Files, links and folders that are left out whole; hidden ones are passed over."""
+    """Yield files, links and folders that are left out whole; hidden ones are passed over."""
     for inner, folders, files in os.walk(folder):
         here = Path(inner).relative_to(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -76,14 +74,17 @@ def _names_below(folder: Path, parts: frozenset[str]) -> Iterator[str]:
 
 
 def _is_stale(name: str, parts: frozenset[str]) -> bool:
-    """Whether a file at the root, or a folder ("NAME/"), holds the whole base once more."""
+    """Return whether a file at the root, or a folder ("NAME/"), holds the whole base once more."""
     top = name.partition("/")[0]
-    known = _WHOLE_MODELS if "/" in name else _WEIGHTS
-    return top not in parts and known.fullmatch(top) is not None
+    if top in parts:
+        return False
+    if "/" in name:
+        return _WHOLE_MODELS.fullmatch(top) is not None
+    return is_weight_file(top) or top == ADAPTER
 
 
 def _why_not_to_follow(folder: Path, name: str) -> str | None:
-    """Links are followed within the folder, and from a snapshot of the Hub's cache to the files that it holds."""
+    """Say why a name is not followed: only links within the folder, or into the Hub's cache, are."""
     path, root = folder / name, Path(os.path.realpath(folder))
     target = Path(os.path.realpath(path))
     if path.is_dir():

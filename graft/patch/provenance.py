@@ -1,4 +1,4 @@
-"""Where a patch came from: the part of a patch file that explains and does not act."""
+"""Provenance: the part of a patch file that explains and does not act."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config import to_plain
+from graft.files.header import shown
+from graft.files.location import Located
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.growth import Growth
-from graft.tensors.header import shown
+from graft.tensors.hashing import digest_of
+from graft.tensors.scope import Scope
+from graft.version import __version__
+
+TOOL = f"skillgraft {__version__}"
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class BaseIdentity:
         id: its Hub id, None where it has none.
         revision: 40 hex digits where there is one.
         name: the folder's name, never its path.
-        digest: SHA-256 over all base tensors (`graft.tensors.prints.digest_of`).
+        digest: SHA-256 over all base tensors (`graft.tensors.hashing.digest_of`).
         n_parameters: number of weights N, tied ones once, buffers not.
     """
 
@@ -32,7 +39,7 @@ class BaseIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a patch was made. No absolute path, user name, host name or time belongs here.
+    """The making of a patch. No absolute path, user name, host name or time belongs here.
 
     Attributes:
         base: the base checkpoint.
@@ -62,7 +69,7 @@ class Provenance:
     buffers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the file; the base's keys are always all there, those of few patches only where needed."""
+        """Return plain values for the file: all keys of the base, and of the rare keys those that are needed."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
         rare = {"grown": rows, "buffers": list(self.buffers)}
@@ -90,6 +97,39 @@ class Provenance:
             buffers=tuple(map(str, value.get("buffers") or ())),
             **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool")},
         )
+
+
+def trace_provenance(
+    base: Located,
+    checkpoint: Checkpoint,
+    scope: Scope,
+    method: Mapping[str, Any],
+    *,
+    task: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+) -> Provenance:
+    """Make the provenance of entries that a method chose in a base.
+
+    Args:
+        base: where the base was found.
+        checkpoint: the same, opened; all of its tensors are read for its digest.
+        scope: where the entries could lie.
+        method: name and full configuration of what chose them.
+        task, tokenizer: as in `Provenance`.
+
+    Raises:
+        ConfigError: the scope holds no tensor of the base.
+    """
+    return Provenance(
+        base=BaseIdentity(base.id, base.revision, base.name, digest_of(checkpoint), checkpoint.n_parameters),
+        tied=tuple(tuple(sorted(group)) for group in checkpoint.tied),
+        scope=scope.name,
+        n_maskable=sum(checkpoint.spec(name).numel for name in scope.names(checkpoint)),
+        method=method,
+        task=task,
+        tokenizer=tokenizer,
+        tool=TOOL,
+    )
 
 
 _KINDS = {"tied": list, "grown": dict, "buffers": list, "scope": str, "method": dict, "task": dict, "metrics": dict}

@@ -10,35 +10,31 @@ from pathlib import Path
 
 import torch
 
+from graft.files.header import read_header
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment
-from graft.tensors.checkpoint import INDEX, Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.growth import declare_outputs, declare_rows
-from graft.tensors.header import read_header
 from graft.tensors.tensor_stream import Planned, write_tensors
 from graft.tensors.vocabulary import extend_tokenizer, read_tokens
 
 
-def listed_names(checkpoint: Checkpoint, name: str) -> list[str]:
-    """The tensor and every listed name that is tied to it."""
-    group = next((group for group in checkpoint.tied if name in group), frozenset((name,)))
-    return sorted(group & checkpoint.files.keys())
-
-
 def resized_tensors(checkpoint: Checkpoint, assignment: Assignment) -> dict[str, Planned]:
-    """Listed name -> what becomes of a tensor that takes another size."""
+    """Return listed name -> what becomes of a tensor that takes another size."""
     found = {}
     for place, rows in assignment.rows.items():
         spec = checkpoint.spec(place)
         if spec.shape[0] == assignment.growths[place].start:
             grown = TensorSpec(spec.dtype, (spec.shape[0] + rows.shape[0], *spec.shape[1:]))
-            for name in listed_names(checkpoint, place):
+            for name in checkpoint.tied.listed(place, checkpoint.files):
                 found[name] = Planned(grown, partial(_append_rows, checkpoint, name, rows))
     for place, whole in assignment.dense.items():
         if place in checkpoint.files and checkpoint.spec(place).shape != whole.shape:
             spec = TensorSpec(checkpoint.spec(place).dtype, tuple(whole.shape))
-            for name in listed_names(checkpoint, place):
+            for name in checkpoint.tied.listed(place, checkpoint.files):
                 found[name] = Planned(spec, partial(whole.to, TORCH_DTYPES[spec.dtype]))
     return found
 
@@ -68,7 +64,7 @@ def declare_sizes(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoi
 
 
 def describe_vocabulary(folder: Path, patches: Sequence[Patch]) -> list[str]:
-    """What became of the tokens of new rows in a merged folder, for a person; nothing where no vocabulary grew."""
+    """Describe for a person what became of the tokens of new rows; return nothing where no vocabulary grew."""
     notes = []
     sizes = {(growth, len(patch.dense[name])) for patch in patches for name, growth in patch.provenance.grown.items()}
     for growth, n in sorted(sizes, key=lambda item: (item[0].start, item[1])):

@@ -12,8 +12,8 @@ from graft.patch.growth import find_contradiction, grown_rows
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite, spec_of
+from graft.tensors.hashing import hash_values
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.prints import print_of
 from graft.tensors.scope import Scope
 
 
@@ -24,7 +24,7 @@ class Patch:
     Attributes:
         mask: the coordinates, at least one.
         values: tensor name -> (k,) the tuned values, absolute, in the base's dtype and the mask's order.
-        base_prints: tensor name -> print of the base's values at the same coordinates.
+        base_hashes: tensor name -> hash of the base's values at the same coordinates.
         provenance: base, method, task, metrics.
         base_values: tensor name -> (k,) the base's values, where they were asked for.
         dense: name -> whole tensor that the base lacks or that is always replaced, such as a classifier head; of the
@@ -33,7 +33,7 @@ class Patch:
 
     mask: Mask
     values: Mapping[str, torch.Tensor]
-    base_prints: Mapping[str, str]
+    base_hashes: Mapping[str, str]
     provenance: Provenance = field(default_factory=Provenance)
     base_values: Mapping[str, torch.Tensor] | None = None
     dense: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class Patch:
         for name in self.mask:
             for values in (self.values, *((self.base_values,) if self.base_values is not None else ())):
                 _check_values(name, values.get(name), self.mask)
-            if name not in self.base_prints:
-                raise PatchError(f"tensor {name!r}: no print of the base's values")
+            if name not in self.base_hashes:
+                raise PatchError(f"tensor {name!r}: no hash of the base's values")
         whole = {name: spec_of(tensor) for name, tensor in self.dense.items()}
         fact = find_contradiction(self.provenance.grown, self.mask.specs, whole) if self.provenance.grown else None
         if fact:
@@ -82,12 +82,12 @@ def cut_patch(pair: CheckpointPair, mask: Mask, provenance: Provenance, *, with_
         BudgetError: the mask is empty.
         CheckpointError: a value is NaN or infinite.
     """
-    values, before, prints = {}, {}, {}
+    values, before, hashes = {}, {}, {}
     for name, indices in mask.indices.items():
         base, tuned = pair.read_at(name, torch.tensor(indices))
-        values[name], before[name], prints[name] = tuned, base, print_of(base)
+        values[name], before[name], hashes[name] = tuned, base, hash_values(base)
     names = pair.whole_in(Scope(provenance.scope or "all"))
     dense = {name: pair.read_whole(name) for name in names}
     buffers = tuple(sorted(pair.base.buffers.intersection(mask)))
     provenance = replace(provenance, grown=grown_rows(pair, names), buffers=buffers)
-    return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
+    return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)

@@ -17,7 +17,7 @@ STRAIGHT = 0.9995  # |cos W| from which the arc is taken for a line, since sin W
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
-    """The two factors of slerp.
+    """Return the two factors of slerp.
 
     Args:
         cosine: of the angle between the vectors, -1 to 1; NaN, where one of them is zero, counts as parallel.
@@ -30,7 +30,7 @@ def arc_weights(cosine: float, t: float) -> tuple[float, float]:
 
 
 def mean_on_sphere(vectors: torch.Tensor) -> torch.Tensor:
-    """The running spherical mean of the rows: slerp(mean of the first j - 1, row j; 1/j), in their order.
+    """Return the running spherical mean of the rows: slerp(mean of the first j - 1, row j; 1/j), in their order.
 
     Two rows give slerp at t = 1/2. With three or more the order of the rows matters.
 

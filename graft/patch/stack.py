@@ -9,12 +9,13 @@ from functools import partial
 import torch
 
 from graft.errors import OverlapError
-from graft.patch.fit import Fit
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.compatibility import Compatibility
 from graft.patch.mask import Indices
 from graft.patch.overlap_rules import OverlapRule as OverlapRule
 from graft.patch.overlap_rules import join_entries
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
+from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.growth import Growth
 
 Gather = Callable[[str, torch.Tensor], torch.Tensor]  # a target's tensor, (s,) flat indices -> (s,) values
@@ -41,7 +42,10 @@ class Assignment:
 
 
 def stack_patches(
-    patches: Sequence[Patch], fits: Sequence[Fit], rule: OverlapRule = "error", gather: Gather | None = None
+    patches: Sequence[Patch],
+    outcomes: Sequence[Compatibility],
+    rule: OverlapRule = "error",
+    gather: Gather | None = None,
 ) -> Assignment:
     """Join patches into one assignment to the target's tensors.
 
@@ -52,38 +56,38 @@ def stack_patches(
         OverlapError: two patches disagree and the rule is "error", or it cannot be followed; one replaces what the
             other patches under another name; or two vocabularies are of different tokens.
     """
-    growths = join_growths(patches, fits, rule)
+    growths = join_growths(patches, outcomes, rule)
     found: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
-    _refuse_torn_ties(patches, fits)
-    for patch, fit in zip(patches, fits, strict=True):
-        for name, place in fit.names.items():
+    _refuse_torn_ties(patches, outcomes)
+    for patch, outcome in zip(patches, outcomes, strict=True):
+        for name, place in outcome.names.items():
             found.setdefault(place, []).append((patch.mask[name], patch.values[name]))
         for name, tensor in patch.dense.items():
-            place = fit.dense.get(name, name)
+            place = outcome.dense.get(name, name)
             dense[place] = choose_whole(dense[place], tensor, rule, place) if place in dense else tensor
     entries = {place: _join(parts, rule, place, gather) for place, parts in found.items()}
     rows = {place: dense.pop(place) for place in growths}
     return Assignment(entries, dense, rows, growths)
 
 
-def join_growths(patches: Sequence[Patch], fits: Sequence[Fit], rule: OverlapRule) -> dict[str, Growth]:
-    """Target tensor -> where its new rows begin and their tokens, over several patches that may bring some.
+def join_growths(patches: Sequence[Patch], outcomes: Sequence[Compatibility], rule: OverlapRule) -> dict[str, Growth]:
+    """Return target tensor -> where its new rows begin and their tokens, over several patches that may bring some.
 
     Raises:
         OverlapError: they bring different tokens, or rows from different places on, and the rule is neither "first"
             nor "last".
     """
     found: dict[str, Growth] = {}
-    for patch, fit in zip(patches, fits, strict=True):
+    for patch, outcome in zip(patches, outcomes, strict=True):
         for name, growth in patch.provenance.grown.items():
-            place = fit.dense.get(name, name)
+            place = outcome.dense.get(name, name)
             found[place] = choose_growth(found[place], growth, rule, place) if place in found else growth
     return found
 
 
 def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Growth:
-    """Which of two patches' tokens stays, with the rows of the same patch.
+    """Return which of two patches' tokens stays, with the rows of the same patch.
 
     Raises:
         OverlapError: they differ and the rule is neither "first" nor "last".
@@ -99,7 +103,7 @@ def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Gro
 
 
 def with_rows(assignment: Assignment, spec: Callable[[str], TensorSpec]) -> Assignment:
-    """The same writes, new rows among the entries: for tensors that have the rows already.
+    """Return the same writes, new rows among the entries: for tensors that have the rows already.
 
     Args:
         assignment: the writes.
@@ -123,12 +127,12 @@ def _first_tokens(growth: Growth) -> str:
     return f"{', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}" if known else "unnamed ones"
 
 
-def _refuse_torn_ties(patches: Sequence[Patch], fits: Sequence[Fit]) -> None:
+def _refuse_torn_ties(patches: Sequence[Patch], outcomes: Sequence[Compatibility]) -> None:
     """Refuse a whole tensor that the target has under one roof with another whose entries are patched."""
-    entries = {place: name for fit in fits for name, place in fit.names.items()}
-    for patch, fit in zip(patches, fits, strict=True):
+    entries = {place: name for outcome in outcomes for name, place in outcome.names.items()}
+    for patch, outcome in zip(patches, outcomes, strict=True):
         for name in patch.dense:
-            other = entries.get(fit.dense.get(name, name), name)
+            other = entries.get(outcome.dense.get(name, name), name)
             if other != name:
                 raise OverlapError(
                     f"a patch brings the whole tensor {name!r}, which is one with {other!r} in this model, and that is "
@@ -137,7 +141,7 @@ def _refuse_torn_ties(patches: Sequence[Patch], fits: Sequence[Fit]) -> None:
 
 
 def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: str) -> torch.Tensor:
-    """Which of two patches' whole tensors stays; such tensors are never blended, since the base lacks them.
+    """Return which of two patches' whole tensors stays; such tensors are never blended, since the base lacks them.
 
     Raises:
         OverlapError: they differ and the rule is neither "first" nor "last".
@@ -158,5 +162,5 @@ def _join(
     for _, values in parts[1:]:
         if values.dtype != first:
             raise OverlapError(f"tensor {place!r}: the patches hold {first} and {values.dtype} values")
-    meeting = join_entries(parts, rule, place, partial(gather, place) if gather else None)
-    return meeting.indices, meeting.values
+    joined = join_entries(parts, rule, place, partial(gather, place) if gather else None)
+    return joined.indices, joined.values

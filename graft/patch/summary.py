@@ -1,4 +1,4 @@
-"""What is in a patch, as plain numbers: the content of `graft inspect`."""
+"""A patch in plain numbers: the content of `graft inspect`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec, spec_of
+from graft.tensors.dtypes import spec_of
 from graft.tensors.scope import layer_of
 
 
@@ -42,23 +43,23 @@ def measure_sizes(patch: Patch, n_bytes: int) -> Sizes:
 
 
 def log2_choose(n: int, k: int) -> float:
-    """log2 of the binomial coefficient C(n, k): the bits that name one of all masks of k entries."""
+    """Return log2 of the binomial coefficient C(n, k): the bits that name one of all masks of k entries."""
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def entries_by_layer(mask: Mask) -> dict[str, dict[str, int]]:
-    """Entries per numbered block and, within it, per module: {layer: {module: k}}."""
+    """Return entries per numbered block and, within it, per module: {layer: {module: k}}."""
     return _by_layer({name: len(mask[name]) for name in mask})
 
 
 def natural_key(text: str) -> list[Any]:
-    """A sort key in which layer.10 follows layer.9."""
+    """Return a sort key in which layer.10 follows layer.9."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in text.split(".")]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a header alone tells of a patch: enough to describe it.
+    """A patch as its header alone tells of it: enough to describe it.
 
     Attributes:
         kind: "patch" or "mask".
@@ -91,7 +92,7 @@ class Outline:
 
 
 def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
-    """The outline of what is in memory."""
+    """Return the outline of what is in memory."""
     mask = patch.mask if isinstance(patch, Patch) else patch
     entries = {name: (mask.specs[name], len(mask[name])) for name in mask}
     if not isinstance(patch, Patch):
@@ -101,12 +102,12 @@ def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
 
 
 def describe_patch(patch: Patch | Mask, n_bytes: int, provenance: Provenance) -> dict[str, Any]:
-    """Plain values for `graft inspect --json`: counts, densities, sizes, provenance."""
+    """Return plain values for `graft inspect --json`: counts, densities, sizes, provenance."""
     return describe_outline(outline_of(patch, provenance), n_bytes)
 
 
 def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
-    """As `describe_patch`, from the header alone; `n_bytes` is the size of the whole file."""
+    """Describe a patch as `describe_patch` does, from the header alone; `n_bytes` is the size of the whole file."""
     provenance, k = outline.provenance, outline.k
     n, maskable = provenance.base.n_parameters, provenance.n_maskable
     by_layer = _by_layer({name: k for name, (_, k) in outline.entries.items()})
@@ -140,7 +141,7 @@ def _sizes_of(outline: Outline, n_bytes: int) -> dict[str, Any]:
 
 def _measure(outline: Outline, n_bytes: int) -> Sizes:
     value_bytes = sum(k * ITEM_SIZES[spec.dtype] for spec, k in outline.entries.values())
-    dense = sum(spec.numel * ITEM_SIZES[spec.dtype] for spec in outline.dense.values())
+    dense = sum(spec.n_bytes for spec in outline.dense.values())
     k = outline.n_entries
     bits = log2_choose(max(outline.provenance.base.n_parameters, k), k)
     return Sizes(n_bytes, dense, value_bytes if outline.has_base_values else 0, bits / 8 + value_bytes)

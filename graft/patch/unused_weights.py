@@ -7,26 +7,26 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+from graft.files.header import read_header
+from graft.files.weight_index import INDEX
 from graft.tensors.architecture import architecture_of, build_on_meta
-from graft.tensors.checkpoint import INDEX
-from graft.tensors.header import read_header
 from graft.tensors.scope import kind_of
 from graft.tensors.tensor_stream import Planned, write_tensors
 
 
 def find_unused(folder: Path, names: Collection[str]) -> tuple[str, ...]:
-    """Tensors outside layers and embeddings that the folder's architecture does not hold; none where it is unknown."""
+    """Find tensors outside layers and embeddings that the folder's architecture lacks; none where it is unknown."""
     model = build_on_meta(folder)
     if model is None:
         return ()
     known, held = architecture_of(model), set(model.state_dict(keep_vars=True))
-    start = f"{known.prefix}." if known.prefix else ""
+    start = f"{known.name_map.prefix}." if known.name_map.prefix else ""
 
     def is_held(name: str) -> bool:
         return bool({name, start + name, name.removeprefix(start)} & held)
 
     heads = (name for name in names if kind_of(name) == "heads")
-    return tuple(sorted(name for name in heads if not (is_held(name) or is_held(known.rename(name)))))
+    return tuple(sorted(name for name in heads if not (is_held(name) or is_held(known.name_map.rename(name)))))
 
 
 def drop_tensors(folder: Path, names: Collection[str]) -> None:

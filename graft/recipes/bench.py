@@ -9,29 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
+from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.localize.methods import Tables
 from graft.patch.skill_patch import Patch
 from graft.recipes.spec import RecipeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a recipe runs, and in what precision."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """Both, as options."""
-        return {"device": self.device, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,7 @@ class Bench:
         task: the task under this seed.
         seed: of few-shot draws, training order and random masks.
         folder: of the seed's outputs.
-        machine: where it runs.
+        runtime: where and in what precision it runs.
         tables: scores that more than one method starts from.
     """
 
@@ -51,7 +39,7 @@ class Bench:
     task: Task
     seed: int
     folder: Path
-    machine: Machine
+    runtime: Runtime
     tables: Tables = field(default_factory=dict)
 
     @property
@@ -81,12 +69,14 @@ class Bench:
     def open(self, model: str | Path) -> Head:
         """A model with the task's head, whose rows are the tuned one's."""
         rows = tuned_rows(self.pair, self.task)
-        return open_head(locate(model).path, self.task.spec, **self.machine.where, seed=self.seed, rows=rows)
+        return open_head(locate(model).path, self.task.spec, self.runtime, seed=self.seed, rows=rows)
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """The patch of a method; `changes` replace fields of the recipe's `localize` block."""
         config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
-        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.machine.where)
+        return localize_skill(
+            self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.runtime.options
+        )
 
     def predict(self, head: Head) -> Predictions:
         """On the test split and all out-of-distribution sets."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.localize.spec import LocalizeSpec
-from graft.tasks.spec import TrainSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import KINDS, Scope
 from graft.train.localizable import refuse_unmet
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 
 Asked = tuple[
     str, LocalizeSpec | None, TrainSpec
@@ -28,7 +28,7 @@ def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
     """
     checkpoint = Checkpoint.open(base)
     for key, how, training in asked:
-        refuse_unmet(checkpoint, training, Core())
+        refuse_unmet(checkpoint, training, ProtectedSet())
         if how is None:
             continue
         k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)

@@ -93,7 +93,9 @@ def match_early_stopping(bench: Bench, target: float) -> Control:
     every = max(1, Plan((len(bench.task.train_examples()),), config, bench.seed).steps // CHECKS)
     out = bench.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
-    made = train_task(bench.recipe.base, bench.task, out, config=config, **bench.machine.where, resume=True, force=True)
+    made = train_task(
+        bench.recipe.base, bench.task, out, config=config, **bench.runtime.options, resume=True, force=True
+    )
     predictions = bench.predict(bench.open(out))
     shutil.rmtree(out)  # as large as the model; its settings make it again
     return Control("steps", made.steps, made.epochs[-1].validation_accuracy, predictions)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.claims import claim_output
 from graft.errors import OutputError
-from graft.outputs import new_file, new_folder
+from graft.files.claims import claim_output
+from graft.files.location import places_of
+from graft.files.outputs import new_file, new_folder
 from graft.recipes.spec import Expectation
 from graft.tasks.task import Task
-from graft.tensors.location import places_of
 from graft.train.content import Content, tell_differences
 
 MARK = "recipe.json"  # what is being run, from the start; results.json comes at the end

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
+from graft.files.location import locate
 from graft.localize.methods import METHODS
-from graft.patch.file import load_patch
-from graft.recipes.bench import Machine, graft_name
+from graft.patch.format.reading import load_patch
+from graft.recipes.bench import graft_name
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
@@ -26,11 +27,11 @@ from graft.recipes.suite.run import is_suite, run_suite
 from graft.recipes.summary import format_tables, summarise
 from graft.report.plots.layer_map import plot_layer_map
 from graft.report.plots.reliability import plot_reliability, pool_bins
+from graft.specs.runtime import Runtime
 from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.location import locate
 from graft.tensors.scope import Scope
 
 
@@ -79,12 +80,12 @@ def run_recipe(
     for split in (task.train_examples, task.validation_examples):
         split()  # too few for the shots, said before the first costly step
     refuse_budgets(locate(recipe.base).path, [("localize", recipe.localize, task.spec.train)])
-    machine = Machine(device, dtype)
+    runtime = Runtime(device, dtype)
     content = content_of_run(recipe, locate(recipe.base).path, {"task": [(task, recipe.evaluate.limit)]}, dtype)
     claim_folder(out, to_plain(recipe), content, force, inputs_of(path, recipe.base, [recipe.task], [task]))
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        seeds.append(run_or_read(out / f"seed-{seed}", partial(run_seed, recipe, task, seed, machine=machine)))
+        seeds.append(run_or_read(out / f"seed-{seed}", partial(run_seed, recipe, task, seed, runtime=runtime)))
     return _finish(recipe, task, seeds, out)
 
 

@@ -18,21 +18,22 @@ from graft.evaluate.evaluation import Predictions
 from graft.evaluate.necessity import cut_removal
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
-from graft.recipes.bench import Bench, Machine, graft_name
+from graft.recipes.bench import Bench, graft_name
 from graft.recipes.clock import Clock
 from graft.recipes.controls import NAMES, Control, match_early_stopping, measure_blends, scale_tuned
 from graft.recipes.curve import trace_curve
 from graft.recipes.spec import RecipeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 from graft.train.fine_tuning import find_training, train_task
 
 Models = dict[str, Predictions]
 
 
-def run_seed(recipe: RecipeSpec, task: Task, seed: int, folder: Path, machine: Machine) -> dict[str, Any]:
+def run_seed(recipe: RecipeSpec, task: Task, seed: int, folder: Path, runtime: Runtime) -> dict[str, Any]:
     """Run one seed into `folder`: the tuned checkpoint, one patch per method, and the returned figures.
 
     A checkpoint that an earlier try left in `folder` is taken up where it was made with the same settings.
@@ -43,7 +44,7 @@ def run_seed(recipe: RecipeSpec, task: Task, seed: int, folder: Path, machine: M
         name -> how it was matched; curve: points over density; detection: set -> name -> figures; diagnosis: of the
         tuned checkpoint, in numbers and in words (`text`).
     """
-    bench, clock = Bench(recipe, task.with_seed(seed), seed, folder, machine), Clock()
+    bench, clock = Bench(recipe, task.with_seed(seed), seed, folder, runtime), Clock()
     _train(bench)
     clock.lap("train")
     patches = {graft_name(method): bench.localize(method) for method in recipe.methods}
@@ -85,8 +86,8 @@ def bins_from_json(value: dict[str, list[float | None]]) -> ReliabilityBins:
 def _train(bench: Bench) -> None:
     """Fine-tune, or take up the checkpoint of an earlier try at the same."""
     base, task = bench.recipe.base, bench.task
-    if find_training(base, task, bench.tuned, dtype=bench.machine.dtype) is None:
-        train_task(base, task, bench.tuned, **bench.machine.where, resume=True, force=True)
+    if find_training(base, task, bench.tuned, dtype=bench.runtime.dtype) is None:
+        train_task(base, task, bench.tuned, **bench.runtime.options, resume=True, force=True)
 
 
 def _measure_grafts(bench: Bench, patches: Mapping[str, Patch]) -> Models:

@@ -13,22 +13,23 @@ from graft.config import read_config, to_plain
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
+from graft.files.location import locate
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
-from graft.recipes.bench import Machine
+from graft.specs.adapter import AdapterSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, share_model
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
-from graft.train.adapter import AdapterSpec, content_of_adapter, train_adapter
+from graft.train.adapter import content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.record import find_record
 
 Model = str | Path
@@ -41,13 +42,13 @@ class TrainingBench:
     Attributes:
         seed: of few-shot draws, training order and dropout.
         folder: of the seed's outputs.
-        machine: where it runs.
+        runtime: where and in what precision it runs.
         cuts: base, tuned, task and config -> the graft, so that what several methods ask for is localised once.
     """
 
     seed: int
     folder: Path
-    machine: Machine
+    runtime: Runtime
     cuts: dict[tuple[Model, Path, str, LocalizeSpec], Patch] = field(default_factory=dict)
 
     @property
@@ -66,25 +67,25 @@ class TrainingBench:
         """The checkpoint of a training; one of the same content that was made before, for any method, is taken up."""
         config, seed = settle(tasks, train_config(tasks[0], changes or {}))
         core = [mask for mask in protect if len(mask)]
-        path, dtype = locate(base).path, self.machine.dtype
+        path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
-            mark = print_content(content_of_training(path, tasks, config, seed, dtype, Core(core).digest()))
+            mark = print_content(content_of_training(path, tasks, config, seed, dtype, ProtectedSet(core).digest()))
         else:
             mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
         out = self.models / mark[:16]
         if find_record(out, mark) is not None:
             return out
-        asked: dict[str, Any] = {"config": config, **self.machine.where, "force": True}
-        if adapter is None:
-            return train_task(base, tasks, out, protect=core, resume=True, **asked).path
-        return train_adapter(base, tasks, out, adapter, **asked).path
+        if adapter is not None:
+            return train_adapter(base, tasks, out, adapter, config=config, runtime=self.runtime, force=True).path
+        options = self.runtime.options
+        return train_task(base, tasks, out, config=config, protect=core, **options, resume=True, force=True).path
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
         """A task's graft; one that was cut before, for whatever method, is taken up."""
         key = base, tuned, task.spec.name, config
         if key not in self.cuts:
             config = dataclasses.replace(config, seed=self.seed)
-            self.cuts[key] = localize_skill(base, tuned, task, config, **self.machine.where)
+            self.cuts[key] = localize_skill(base, tuned, task, config, **self.runtime.options)
         return self.cuts[key]
 
     def merge(self, base: Model, patch: Patch, name: str) -> Path:
@@ -103,7 +104,7 @@ class TrainingBench:
         return heads
 
     def _open(self, model: Model, task: Task) -> Head:
-        return open_head(locate(model).path, task.spec, **self.machine.where, seed=self.seed)
+        return open_head(locate(model).path, task.spec, self.runtime, seed=self.seed)
 
 
 def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from graft.errors import DataError
 from graft.evaluate.bootstrap import Difference
 from graft.evaluate.calibration import ReliabilityBins
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.patch.skill_patch import Patch
 from graft.report.json_node import Node
 

@@ -1,1 +1,1 @@
-"""What a weight is: names, dtypes, flat indices, tied storage, and checkpoints read tensor by tensor."""
+"""Weights: names, dtypes, flat indices, tied storage, and checkpoints read tensor by tensor."""

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says of its model, without loading one weight.
+"""The architecture that a config.json names, without loading one weight.
 
 The model is built on torch's meta device, which costs milliseconds and no memory at any size.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from graft.tensors.model_config import read_model_config, refuse_endless
+from graft.files.inputs import open_input
+from graft.files.model_config import read_model_config, refuse_endless
+from graft.tensors.names import NameMap
 from graft.tensors.packed import Packing, follow_packing
+from graft.tensors.tied_names import TiedNames
 
 # What files of earlier versions list: causal masks and rotary tables, which models now make by themselves.
 _LEGACY = (
@@ -31,20 +35,18 @@ class Architecture:
     """Names as the live model knows them.
 
     Attributes:
-        prefix: base_model_prefix, "" where there is none.
+        name_map: its base_model_prefix, and transformers' own renaming of checkpoint names on loading.
         buffers: names of buffers.
         tied: groups of names that share one storage.
-        rename: transformers' own renaming of checkpoint names on loading.
         state: names that a checkpoint of it must bring, in the model's own layout: parameters and persistent buffers.
         packing: how its files name what it holds packed.
         optional: names that transformers makes by itself where the files lack them.
         legacy: names that files of it may hold and no model uses, such as buffers of earlier versions.
     """
 
-    prefix: str
+    name_map: NameMap
     buffers: frozenset[str]
-    tied: tuple[frozenset[str], ...]
-    rename: Callable[[str], str]
+    tied: TiedNames
     state: frozenset[str]
     packing: Packing
     optional: re.Pattern[str]
@@ -52,13 +54,35 @@ class Architecture:
 
 
 def read_architecture(folder: Path) -> Architecture | None:
-    """The architecture of a model folder; None where no config.json tells one that transformers knows."""
+    """Read the architecture of a model folder; None where no config.json tells one that transformers knows.
+
+    It follows from what config.json holds, and is built once in a process for each such content.
+
+    Raises:
+        CheckpointError: as `refuse_endless`.
+    """
+    try:
+        with open_input(folder / "config.json") as file:
+            return _architecture_for(file.read(), folder)
+    except (OSError, _UnknownArchitecture):
+        return None
+
+
+class _UnknownArchitecture(Exception):
+    """No model can be built; raised so that it is not remembered, as a library may learn of more architectures."""
+
+
+@lru_cache(maxsize=4)
+def _architecture_for(config: bytes, folder: Path) -> Architecture:
+    """Build it; `config` is what the folder's config.json holds, so that a changed file is another key."""
     model = build_on_meta(folder)
-    return None if model is None else architecture_of(model)
+    if model is None:
+        raise _UnknownArchitecture
+    return architecture_of(model)
 
 
 def build_on_meta(folder: Path) -> torch.nn.Module | None:
-    """The model of a folder's config.json without weights; None where transformers cannot build one.
+    """Return the model of a folder's config.json without weights; None where transformers cannot build one.
 
     Raises:
         CheckpointError: as `refuse_endless`.
@@ -78,14 +102,13 @@ def build_on_meta(folder: Path) -> torch.nn.Module | None:
 
 
 def architecture_of(model: torch.nn.Module) -> Architecture:
-    """The architecture of a live model, of transformers or any other."""
+    """Return the architecture of a live model, of transformers or any other."""
     inner = unwrap_model(model)
     state = _state_of(inner)
     return Architecture(
-        prefix=getattr(inner, "base_model_prefix", ""),
+        name_map=NameMap(getattr(inner, "base_model_prefix", ""), _renaming(inner)),
         buffers=frozenset(name for name, _ in model.named_buffers()),
         tied=_tied_groups(model),
-        rename=_renaming(inner),
         state=frozenset(state),
         packing=follow_packing(inner, state),
         optional=_any_of(*_declared(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
@@ -94,12 +117,12 @@ def architecture_of(model: torch.nn.Module) -> Architecture:
 
 
 def _is_bare(model: torch.nn.Module) -> bool:
-    """Whether a model has no head beside its backbone."""
+    """Return whether a model has no head beside its backbone."""
     return not hasattr(model, getattr(model, "base_model_prefix", "") or "base_model_prefix")
 
 
 def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, without the hooks that a state dict may run."""
+    """Return parameters and persistent buffers by name, without the hooks that a state dict may run."""
     state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
         lasting = module._buffers.keys() - module._non_persistent_buffers_set
@@ -108,7 +131,7 @@ def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _declared(model: torch.nn.Module, kind: str) -> list[str]:
-    """Patterns of names that transformers does not report as "missing", or as "unexpected", for this model."""
+    """Return patterns of names that transformers does not report as "missing", or as "unexpected", for this model."""
     return sorted(getattr(model, f"_keys_to_ignore_on_load_{kind}", None) or ())
 
 
@@ -116,20 +139,20 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
 
-def naming_of(*architectures: Architecture | None) -> tuple[str, Callable[[str], str]]:
-    """Prefix and renaming for `match_names`, from the first architectures that declare them."""
-    known = [item for item in architectures if item is not None]
+def name_map_of(*architectures: Architecture | None) -> NameMap:
+    """Join what architectures say of names: the first prefix that one declares, the renaming of the first."""
+    known = [item.name_map for item in architectures if item is not None]
     prefix = next((item.prefix for item in known if item.prefix), "")
-    return prefix, known[0].rename if known else str
+    return NameMap(prefix, known[0].rename) if known else NameMap()
 
 
 def is_buffer_name(name: str) -> bool:
-    """Whether a name is by custom a buffer: batch-norm statistics, position counters."""
+    """Return whether a name is by custom a buffer: batch-norm statistics, position counters."""
     return _BUFFER_NAMES.search(name) is not None
 
 
 def quantization_of(folder: Path) -> str | None:
-    """The name of the quantisation that a model folder's config.json declares, or None."""
+    """Return the name of the quantisation that a model folder's config.json declares, or None."""
     declared = read_model_config(folder).get("quantization_config")
     return str(declared.get("quant_method", "unknown")) if isinstance(declared, dict) else None
 
@@ -144,7 +167,7 @@ def _model_class(config: Any) -> Any:
 
 
 def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
-    """The model within data-parallel, compiled and PEFT wrappers, which need not show its attributes."""
+    """Return the model within data-parallel, compiled and PEFT wrappers, which need not show its attributes."""
     if callable(peft := getattr(model, "get_base_model", None)) and hasattr(model, "peft_config"):
         return unwrap_model(peft())
     inner = getattr(model, "module", getattr(model, "_orig_mod", None))
@@ -153,8 +176,8 @@ def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _tied_groups(model: torch.nn.Module) -> tuple[frozenset[str], ...]:
-    """Groups by shared Parameter and, for a model still on meta, by transformers' own table."""
+def _tied_groups(model: torch.nn.Module) -> TiedNames:
+    """Return groups by shared Parameter and, for a model still on meta, by transformers' own table."""
     groups: dict[object, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), set()).add(name)
@@ -162,7 +185,7 @@ def _tied_groups(model: torch.nn.Module) -> tuple[frozenset[str], ...]:
     for target, source in getattr(model, "all_tied_weights_keys", {}).items():
         joined = {target, source}.union(*(group for group in sets if group & {target, source}))
         sets = [group for group in sets if not group & joined] + [joined]
-    return tuple(sorted((frozenset(group) for group in sets), key=sorted))
+    return TiedNames.of(sorted(sets, key=sorted))
 
 
 def _renaming(model: torch.nn.Module) -> Callable[[str], str]:

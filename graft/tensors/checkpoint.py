@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.header import StoredTensor, read_header, shown
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, find_weights, read_index
 from graft.tensors.architecture import Architecture, is_buffer_name, quantization_of, read_architecture
-from graft.tensors.dtypes import TensorSpec, same_bits
-from graft.tensors.header import StoredTensor, read_header, shown
+from graft.tensors.dtypes import same_bits
 from graft.tensors.inventory import Inventory, take_inventory
 from graft.tensors.relayout import Relaid
+from graft.tensors.tied_names import TiedNames
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf")
+_WEIGHT_FILE = re.compile(r".*\.(safetensors|bin|h5|msgpack|onnx|onnx_data|tflite|ot|pt|pth|ckpt|gguf)|.+\.index\.json")
 
 
 class Checkpoint:
@@ -109,11 +109,11 @@ class Checkpoint:
             )
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor, from the header alone."""
+        """Return dtype and shape of a tensor, from the header alone."""
         return self.relaid[name].spec if name in self.relaid else self.stored[name].spec
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, mapped from disk on the CPU; treat it as read-only."""
+        """Return one tensor, mapped from disk on the CPU; treat it as read-only."""
         if name in self.relaid:
             return self.relaid[name].read(self)
         tensor: torch.Tensor = self._handle_of(self.files[name]).get_tensor(name)
@@ -129,7 +129,7 @@ class Checkpoint:
             return self._handles[file]
 
     def n_bytes(self, name: str) -> int:
-        """Bytes that a tensor takes on disk."""
+        """Return bytes that a tensor takes on disk."""
         return sum(self.stored[place].stop - self.stored[place].start for place in self._read_for(name))
 
     def prefetch(self, name: str) -> None:
@@ -140,11 +140,11 @@ class Checkpoint:
                 os.posix_fadvise(file.fileno(), stored.start, stored.stop - stored.start, os.POSIX_FADV_WILLNEED)
 
     def _read_for(self, name: str) -> tuple[str, ...]:
-        return tuple(self.relaid[name].pieces) if name in self.relaid else (name,)
+        return tuple(self.relaid[name].sources) if name in self.relaid else (name,)
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What config.json tells; None for a bare file or an unknown architecture."""
+        """Its architecture, by config.json; None for a bare file or an unknown architecture."""
         return read_architecture(self.path) if self.path.is_dir() else None
 
     @cached_property
@@ -160,15 +160,11 @@ class Checkpoint:
         return frozenset(self.inventory.left_out) if self.inventory else frozenset()
 
     def unused_files(self) -> list[Path]:
-        """Files of weights in the folder that are not this checkpoint's: stale shards, other formats."""
+        """Return files of weights in the folder that are not this checkpoint's: stale shards, other formats."""
         if not self.path.is_dir():
             return []
         used = {*self.files.values(), self.path / INDEX}
-        return sorted(
-            file
-            for file in self.path.iterdir()
-            if file not in used and (file.suffix in WEIGHT_SUFFIXES or file.name.endswith(".index.json"))
-        )
+        return sorted(file for file in self.path.iterdir() if file not in used and is_weight_file(file.name))
 
     @property
     def dtype(self) -> str:
@@ -179,24 +175,24 @@ class Checkpoint:
         return max(elements, key=lambda dtype: (elements[dtype], dtype), default="F32")
 
     @cached_property
-    def tied(self) -> tuple[frozenset[str], ...]:
+    def tied(self) -> TiedNames:
         """Groups of names that share one storage in the model, whether or not the files list all of them.
 
         Raises:
             CheckpointError: the config ties two tensors that the files hold with different values.
         """
-        groups = self.architecture.tied if self.architecture else ()
+        groups = self.architecture.tied if self.architecture else TiedNames()
         for group in groups:
             listed = sorted(group & self.files.keys())
             for other in listed[1:]:
                 if not same_bits(self.read(listed[0]), self.read(other)):
                     raise CheckpointError(f"{self.path}: {listed[0]!r} and {other!r} are tied but differ")
-        return tuple(groups)
+        return groups
 
     @cached_property
     def aliases(self) -> frozenset[str]:
         """Listed names that only repeat a tied tensor; the first name of each group stands for it."""
-        return frozenset(name for group in self.tied for name in sorted(group & self.files.keys())[1:])
+        return self.tied.repeats(self.files)
 
     @cached_property
     def buffers(self) -> frozenset[str]:
@@ -218,39 +214,6 @@ class Checkpoint:
         return sum(self.stored[name].spec.numel for name in self.parameters)
 
 
-def find_weights(folder: Path) -> Path:
-    """The one file that says which weights a model folder holds: the index where there is one, else the single file.
-
-    Raises:
-        CheckpointError: neither is there, or an adapter lies in the folder, which some would load with the weights.
-    """
-    found = next((folder / name for name in (INDEX, SINGLE) if (folder / name).is_file()), None)
-    if (folder / ADAPTER).is_file():
-        what = "beside its weights, which some tools load with them" if found else "and no weights of a model"
-        raise CheckpointError(
-            f"{folder}: holds an adapter ({ADAPTER}) {what}: merge it into its base (merge_and_unload), "
-            "move it to a folder of its own, or make a patch of it (graft import --from lora)"
-        )
-    if found is None:
-        raise CheckpointError(f"{folder}: holds neither {SINGLE} nor {INDEX}")
-    return found
-
-
-def read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> file name of its shard, from an index that may be a stranger's.
-
-    Raises:
-        CheckpointError: not an index, or one that reaches out of its folder.
-    """
-    try:
-        shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = list(shard_of.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a valid index of shards") from error
-    for name, shard in pairs:
-        # a plain file name: an index must not reach out of its folder
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path}: {name!r} lies in {shard!r}, which is not a file name of a shard")
-    if not pairs:
-        raise CheckpointError(f"{path}: lists no tensors")
-    return dict(pairs)
+def is_weight_file(name: str) -> bool:
+    """Tell whether a file of that name holds a model's weights, in whatever format, or an index of them."""
+    return _WEIGHT_FILE.fullmatch(name) is not None

@@ -5,13 +5,11 @@ Equality here means equality of bits: -0.0 differs from 0.0, and a NaN equals it
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
-from graft.tensors.pieces import is_distributed, local_of, piece_of, sum_over_pieces
+from graft.files.tensor_spec import TensorSpec
+from graft.tensors.shards import is_distributed, local_of, shard_of, sum_over_shards
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -31,34 +29,12 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-ITEM_SIZES = {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()}
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a checkpoint's header says of a tensor: safetensors dtype name and shape (() for a scalar)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements; 1 for a scalar, 0 where a dimension is 0."""
-        return math.prod(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the values are floating point, so that training could move them."""
-        return self.dtype.startswith(("F", "BF"))
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
-
-
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
-    """The spec of a live tensor.
+    """Return the spec of a live tensor.
 
     Raises:
         KeyError: a dtype that safetensors cannot store.
@@ -67,12 +43,12 @@ def spec_of(tensor: torch.Tensor) -> TensorSpec:
 
 
 def as_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The same storage seen as integers of the same width: comparing these compares bits."""
+    """Return the same storage seen as integers of the same width: comparing these compares bits."""
     return tensor.view(_BITS[tensor.element_size()])
 
 
 def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two tensors of one dtype hold the same bits throughout."""
+    """Return whether two tensors of one dtype hold the same bits throughout."""
     return left.dtype == right.dtype and torch.equal(as_bits(left), as_bits(right))
 
 
@@ -81,12 +57,12 @@ INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F80
 
 
 def size_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bits of |values| of a 16-, 32- or 64-bit float, as signed integers in the order of the sizes: a copy."""
+    """Return a copy of the bits of |values| of a 16-, 32- or 64-bit float: signed integers in the order of sizes."""
     return as_bits(tensor) & torch.iinfo(_BITS[tensor.element_size()]).max
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     if tensor.dtype in INFINITY and tensor.numel():
         return int(size_bits(tensor).max()) < INFINITY[tensor.dtype]
     wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch.isfinite knows no 8-bit floats
@@ -94,7 +70,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bits of a tensor of any layout as a 1-D view of its storage, and where flat row-major indices are in it.
+    """View a tensor of any layout as 1-D bits of its storage, and locate flat row-major indices in it.
 
     Both are on the tensor's device. In a contiguous tensor the places are the indices themselves.
     """
@@ -108,7 +84,7 @@ def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device.
+    """Return the (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device.
 
     Of a DTensor every process gets all values, whoever holds them: a collective call.
     """
@@ -122,11 +98,11 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
     """Write the bits of (k,) values of the tensor's dtype at flat row-major indices, in place.
 
     index_copy_ is thousands of times faster on the CPU than scatter_ (design, section 8). Of a DTensor each process
-    writes what lies in its own piece.
+    writes what lies in its own shard.
     """
     if is_distributed(tensor):
         local = local_of(tensor)
-        places, here = piece_of(tensor).locate(indices.to(local.device))
+        places, here = shard_of(tensor).locate(indices.to(local.device))
         assign(local, here, values.to(local.device)[places])
         return
     flat, places = lay_flat(tensor, indices)
@@ -141,31 +117,31 @@ def clear(tensor: torch.Tensor, indices: torch.Tensor) -> None:
 
 def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     local = local_of(tensor)
-    places, here = piece_of(tensor).locate(indices.to(local.device))
+    places, here = shard_of(tensor).locate(indices.to(local.device))
     wide = torch.int64 if local.element_size() == 8 else torch.int32  # not every engine adds 16-bit integers
     bits = torch.zeros(len(indices), dtype=wide, device=local.device)
     bits[places] = as_bits(take(local, here)).to(wide)  # one process holds each, so that the sum is its bits
-    return sum_over_pieces(tensor, bits).to(_BITS[local.element_size()]).view(local.dtype)
+    return sum_over_shards(tensor, bits).to(_BITS[local.element_size()]).view(local.dtype)
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
-    """The little-endian bytes of a tensor's values in row-major order."""
+    """Return the little-endian bytes of a tensor's values in row-major order."""
     return byte_view(tensor).tobytes()
 
 
 def byte_view(tensor: torch.Tensor) -> np.ndarray:
-    """The same bytes, (n,) uint8, without a copy where the tensor lies on the CPU in that order."""
+    """Return the same bytes, (n,) uint8, without a copy where the tensor lies on the CPU in that order."""
     return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
-def from_bytes(data: bytes | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that `to_bytes` wrote; it owns its memory, and a bytearray becomes that without a copy."""
+def from_bytes(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor that `to_bytes` wrote; a bytearray, or a view of one, becomes its memory without a copy."""
     if not data:
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype])
-    owned = data if isinstance(data, bytearray) else bytearray(data)
+    owned = bytearray(data) if isinstance(data, bytes) else data
     return torch.frombuffer(owned, dtype=TORCH_DTYPES[dtype]).reshape(shape)
 
 
 def little_endian(array: np.ndarray) -> np.ndarray:
-    """The array in little-endian byte order: itself on every common machine."""
+    """Return the array in little-endian byte order: itself on every common machine."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.files.model_config import read_model_config
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 SIZE_KEYS = ("vocab_size", "decoder_vocab_size")
@@ -79,7 +79,7 @@ def compare_shapes(base: Checkpoint, tuned: Checkpoint, names: Mapping[str, str]
 def heads_among(
     shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]], vocabulary: frozenset[int]
 ) -> frozenset[str]:
-    """The tensors that are heads of another number of outputs, and so are replaced whole.
+    """Return the tensors that are heads of another number of outputs, and so are replaced whole.
 
     Args:
         shapes: tensor name -> its shape in the base, and the other one.
@@ -91,7 +91,7 @@ def heads_among(
 
 
 def _outputs_differ(before: Sequence[int], after: Sequence[int], vocabulary: frozenset[int]) -> bool:
-    """Whether two shapes differ in the outputs alone: the rows, or the columns of a single row, such as a bias."""
+    """Return whether two shapes differ in the outputs alone: the rows, or the columns of a single row."""
     if not before or len(before) != len(after):
         return False
     if len(before) == 2 and before[0] == after[0] == 1:
@@ -100,13 +100,13 @@ def _outputs_differ(before: Sequence[int], after: Sequence[int], vocabulary: fro
 
 
 def vocabulary_rows(checkpoint: Checkpoint) -> frozenset[int]:
-    """How many rows a checkpoint's vocabulary has, by its config; without one by the names of its embeddings."""
+    """Return how many rows a checkpoint's vocabulary has, by its config; without one by the names of its embeddings."""
     declared = frozenset(size for _, _, size in _declared_sizes(read_model_config(checkpoint.path)))
     return declared or rows_by_name(checkpoint.names, checkpoint.spec)
 
 
 def rows_by_name(names: Sequence[str], spec: Callable[[str], TensorSpec]) -> frozenset[int]:
-    """Rows of the matrices that are token embeddings by their names."""
+    """Return rows of the matrices that are token embeddings by their names."""
     tables = (spec(name).shape for name in names if kind_of(name) == "embeddings" and not _OTHER_TABLES.search(name))
     return frozenset(shape[0] for shape in tables if len(shape) == 2)
 
@@ -144,7 +144,7 @@ def _has_grown(before: Sequence[int], after: Sequence[int], base: frozenset[int]
 
 
 def _declared_sizes(block: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, int]]:
-    """The blocks of a config that name a vocabulary's size, their keys and the size: nested ones, as of text models."""
+    """Yield a config's blocks, nested ones too, that name a vocabulary's size, with the key and the size."""
     for key, value in block.items():
         if key in SIZE_KEYS and type(value) is int:
             yield block, key, value

@@ -1,4 +1,4 @@
-"""Which of a folder's tensors its architecture uses, which it lacks, and which nothing uses.
+"""Inventory of a folder's tensors: used by its architecture, lacking, or used by nothing.
 
 transformers fills what is missing at random and drops what it does not know, with a warning that is easily silenced.
 Here both are known from headers and config alone, before anything is loaded, and the same for every command.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.tensors.architecture import Architecture
-from graft.tensors.names import match_names
 from graft.tensors.scope import block_of, kind_of
 
 
@@ -38,7 +37,7 @@ def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
     found, by_name, unused = _match(architecture, list(shapes))
     listed = architecture.packing.listed
     missing = [name for name in sorted(listed.keys() - found) if not architecture.optional.search(name)]
-    missing = [name for name in missing if not _is_tied_to_one_of(name, found, architecture)]
+    missing = [name for name in missing if not architecture.tied.listed(name, found)]
     known = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
     left_out: list[str] = []
     foreign: list[str] = []
@@ -53,7 +52,7 @@ def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
 
 
 def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], dict[str, str], list[str]]:
-    """The architecture's names that the files have in some layout; those under their own names; and the unused ones."""
+    """Match names in every layout: the architecture's that files have; those by their own names; the unused ones."""
     match = _matcher(architecture)
     packing = architecture.packing
     by_name, unused = match(packing.listed, names)
@@ -72,23 +71,20 @@ def _matcher(
     architecture: Architecture,
 ) -> Callable[[Iterable[str], Sequence[str]], tuple[dict[str, str], list[str]]]:
     def match(wanted: Iterable[str], available: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        matched = match_names(sorted(wanted), available, prefix=architecture.prefix, rename=architecture.rename)
+        matched = architecture.name_map.match(sorted(wanted), available)
         return matched.found, list(matched.unused)
 
     return match
 
 
-def _is_tied_to_one_of(name: str, found: set[str], architecture: Architecture) -> bool:
-    return any(name in group and group & found for group in architecture.tied)
-
-
 def _may_lie_there(name: str, architecture: Architecture, known: set[str]) -> bool:
-    """Whether a name that no model uses is one that its files may hold all the same.
+    """Return whether a name that no model uses is one that its files may hold all the same.
 
     A block past the last, and a module that the model lacks beside its blocks, such as a pooler, are whole things that
     it can do without. Within a block that there is, or in a module that there is, a tensor should have been used.
     """
     if architecture.legacy.search(name) or name in architecture.buffers:
         return True
-    place = block_of(architecture.rename(name)) or architecture.rename(name).rpartition(".")[0]
-    return not {place, f"{architecture.prefix}.{place}", place.removeprefix(f"{architecture.prefix}.")} & known
+    prefix, renamed = architecture.name_map.prefix, architecture.name_map.rename(name)
+    place = block_of(renamed) or renamed.rpartition(".")[0]
+    return not {place, f"{prefix}.{place}", place.removeprefix(f"{prefix}.")} & known

@@ -1,14 +1,21 @@
-"""A checkpoint's tensor in a live model: a parameter, or a view of one that packs several, with its gradient."""
+"""A checkpoint's tensor in a live model: a parameter, or a view of one that packs several, with its gradient.
+
+The ways between the two are all here: from an architecture's packing to the parts of live parameters (`find_parts`),
+and from a view back to the parameter or buffer that it looks into (`Owners`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from graft.tensors.packed import Part
-from graft.tensors.pieces import is_distributed
+from graft.errors import CheckpointError
+from graft.tensors.dtypes import lay_flat
+from graft.tensors.packed import Packing, Part
+from graft.tensors.shards import is_distributed
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +32,7 @@ class LiveWeight:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What two names for the same weight have in common."""
+        """A key that two names for the same weight have in common."""
         part = self.part
         return (id(self.owner), *((part.shape, part.strides, part.offset) if part else ()))
 
@@ -40,36 +47,134 @@ class LiveWeight:
         return None if self.owner.grad is None else self.of(self.owner.grad)
 
     def of(self, whole: torch.Tensor) -> torch.Tensor:
-        """The same part of a tensor of the parameter's shape, such as a moment of the optimizer."""
+        """Return the same part of a tensor of the parameter's shape, such as a moment of the optimizer."""
         return whole if self.part is None else self.part.of(whole)
 
 
-def find_owners(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, LiveWeight]:
-    """The parameter that each of some tensors is, or is a view of."""
-    parameters = list(model.parameters())
-    themselves = {id(parameter): parameter for parameter in parameters}
-    by_storage = {_storage_of(parameter): parameter for parameter in parameters if not is_distributed(parameter)}
-    found = {}
-    for name, tensor in tensors.items():
-        if id(tensor) in themselves or is_distributed(tensor):
-            found[name] = LiveWeight(tensor)
-            continue
-        owner = by_storage[_storage_of(tensor)]
+class Owners:
+    """A model's own parameters and buffers, found by what looks into them: the one way from a view to its parameter.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        self._named |= dict(model.named_buffers(remove_duplicate=False))
+        self._by_storage: dict[tuple[str, int], list[str]] = {}
+        for name, tensor in self._named.items():
+            if not (tensor.is_meta or tensor.layout is not torch.strided or is_distributed(tensor)):
+                self._by_storage.setdefault(_storage_of(tensor), []).append(name)
+        self._ids = {id(tensor) for tensor in self._named.values()}
+
+    def weight(self, name: str, tensor: torch.Tensor) -> LiveWeight:
+        """Find the parameter that a tensor is, or is a view of."""
+        if id(tensor) in self._ids or is_distributed(tensor):
+            return LiveWeight(tensor)
+        first = int(tensor.storage_offset())
+        owner = self._named[self._looked_into(tensor, first, first + extent_of(tensor)) or name]
         if (tensor.shape, tensor.stride()) == (owner.shape, owner.stride()):
-            found[name] = LiveWeight(owner)
-        else:
-            start = tensor.storage_offset() - owner.storage_offset()
-            found[name] = LiveWeight(owner, Part(name, tuple(tensor.shape), tensor.stride(), int(start)))
-    return found
+            return LiveWeight(owner)
+        return LiveWeight(owner, Part(name, tuple(tensor.shape), tensor.stride(), first - int(owner.storage_offset())))
+
+    def entries(self, name: str, tensor: torch.Tensor, indices: torch.Tensor) -> OwnedEntries:
+        """Find where (k,) flat indices of a tensor are: there, or, of a view, in the tensor that it looks into."""
+        if self._named.get(name) is tensor:
+            return OwnedEntries(name, tensor, indices)
+        flat, offsets = lay_flat(tensor, indices)
+        offsets = offsets + int(flat.storage_offset())
+        bounds = (int(offsets.min()), int(offsets.max()) + 1) if len(offsets) else None
+        owner_name = self._looked_into(tensor, *bounds) if bounds else self._looked_into(tensor, 0, 0)
+        if owner_name is None:
+            return OwnedEntries(name, tensor, indices)
+        owner = self._named[owner_name]
+        return OwnedEntries(owner_name, owner, _index(offsets - int(owner.storage_offset()), owner))
+
+    def _looked_into(self, tensor: torch.Tensor, start: int, stop: int) -> str | None:
+        """Name the first own tensor of the dtype that holds the elements from start to stop of the storage."""
+        if tensor.is_meta or is_distributed(tensor):
+            return None
+        for name in self._by_storage.get(_storage_of(tensor), ()):
+            owner = self._named[name]
+            first = int(owner.storage_offset())
+            if owner.dtype == tensor.dtype and (start == stop or (first <= start and stop <= first + extent_of(owner))):
+                return name
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class OwnedEntries:
+    """Entries of a model's own tensor.
+
+    Attributes:
+        name: as the model lists it.
+        tensor: parameter or buffer.
+        indices: (k,) int64 flat row-major indices.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    indices: torch.Tensor
+
+
+def find_owners(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, LiveWeight]:
+    """Find the parameter that each of some tensors is, or is a view of."""
+    owners = Owners(model)
+    return {name: owners.weight(name, tensor) for name, tensor in tensors.items()}
 
 
 def group_by_owner(weights: Mapping[str, LiveWeight]) -> list[tuple[torch.Tensor, dict[str, LiveWeight]]]:
-    """Each parameter once, with the tensors that lie in it."""
+    """Return each parameter once, with the tensors that lie in it."""
     groups: dict[int, tuple[torch.Tensor, dict[str, LiveWeight]]] = {}
     for name, weight in weights.items():
         groups.setdefault(id(weight.owner), (weight.owner, {}))[1][name] = weight
     return list(groups.values())
 
 
+def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packing: Packing) -> dict[str, Part]:
+    """Return the parts of a live model's parameters, by the names that they have within its wrappers.
+
+    Args:
+        model: the model within any wrappers, whose names the packing speaks of.
+        tensors: name -> parameter, as the outermost wrapper names them.
+        packing: of the model's architecture.
+
+    Raises:
+        CheckpointError: a packed parameter is in shards over processes, or not contiguous.
+    """
+    if not packing.parts:
+        return {}
+    outer = {id(tensor): name for name, tensor in tensors.items()}
+    own = dict(model.named_parameters(remove_duplicate=False))
+    parts = {}
+    for name, part in packing.parts.items():
+        owner = own[part.owner]
+        if is_distributed(owner) or not owner.is_contiguous():
+            raise CheckpointError(
+                f"parameter {part.owner!r} packs tensors of the files: it must be whole, in one piece"
+            )
+        parts[name] = dataclasses.replace(part, owner=outer[id(owner)])
+    return parts
+
+
+def extent_of(tensor: torch.Tensor) -> int:
+    """Return elements of the storage from a tensor's first to its last."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def _storage_of(tensor: torch.Tensor) -> tuple[str, int]:
     return str(tensor.device), tensor.untyped_storage().data_ptr()
+
+
+def _index(offsets: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Turn (k,) offsets in memory, counted from a tensor's first element, into flat row-major indices."""
+    if tensor.is_contiguous():
+        return offsets
+    indices, row_major = torch.zeros_like(offsets), torch.empty(tensor.shape, device="meta").stride()
+    strides = zip(tensor.shape, tensor.stride(), row_major, strict=True)
+    for stride, weight in sorted(((own, wanted) for n, own, wanted in strides if n > 1), reverse=True):
+        indices += offsets // stride * weight
+        offsets = offsets % stride
+    return indices

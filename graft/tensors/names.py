@@ -19,51 +19,48 @@ _PEFT = "base_model.model."  # what PEFT puts before all names
 
 @dataclass(frozen=True)
 class NameMatch:
-    """Which available name stands for which wanted one, and which had no counterpart."""
+    """The available name for each wanted one, and the names without a counterpart."""
 
     found: dict[str, str]  # wanted -> available
     missing: tuple[str, ...]  # wanted, not available
     unused: tuple[str, ...]  # available, not wanted
 
 
-def match_names(
-    wanted: Iterable[str],
-    available: Iterable[str],
-    *,
-    prefix: str = "",
-    rename: Callable[[str], str] = str,
-) -> NameMatch:
-    """Match every wanted name to at most one available name.
+@dataclass(frozen=True)
+class NameMap:
+    """An architecture's rules for tensor names; by default nothing, so that only equal and wrapped names match.
 
-    Args:
-        wanted: the names to look for.
-        available: the names that there are.
-        prefix: the architecture's base_model_prefix, without the dot.
+    Attributes:
+        prefix: its base_model_prefix, without the dot; "" where there is none.
         rename: the renaming that transformers applies when it loads a checkpoint.
-
-    Raises:
-        MismatchError: one name could stand for two, or two for one.
     """
-    wanted, available = list(wanted), list(available)
-    tables = [(form, _table(available, form)) for form in (str, rename, lambda name: rename(unwrap_name(name)))]
-    found: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    for name in wanted:
-        match = _find(name, tables, prefix)
-        if match is None:
-            continue
-        if match in owners:
-            raise MismatchError(f"{owners[match]!r} and {name!r} both match the tensor {match!r}: ambiguous")
-        found[name], owners[match] = match, name
-    return NameMatch(
-        found,
-        tuple(name for name in wanted if name not in found),
-        tuple(name for name in available if name not in owners),
-    )
+
+    prefix: str = ""
+    rename: Callable[[str], str] = str
+
+    def match(self, wanted: Iterable[str], available: Iterable[str]) -> NameMatch:
+        """Match every wanted name to at most one available name.
+
+        Raises:
+            MismatchError: one name could stand for two, or two for one.
+        """
+        wanted, available, rename = list(wanted), list(available), self.rename
+        tables = [(form, _table(available, form)) for form in (str, rename, lambda name: rename(unwrap_name(name)))]
+        found: dict[str, str] = {}
+        owners: dict[str, str] = {}
+        for name in wanted:
+            match = _find(name, tables, self.prefix)
+            if match is None:
+                continue
+            if match in owners:
+                raise MismatchError(f"{owners[match]!r} and {name!r} both match the tensor {match!r}: ambiguous")
+            found[name], owners[match] = match, name
+        missing = tuple(name for name in wanted if name not in found)
+        return NameMatch(found, missing, tuple(name for name in available if name not in owners))
 
 
 def unwrap_name(name: str) -> str:
-    """The name without the parts that wrappers put into it: data parallelism, compilation, FSDP, PEFT."""
+    """Return the name without the parts that wrappers put into it: data parallelism, compilation, FSDP, PEFT."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS).removeprefix(_PEFT)
 
 

@@ -8,7 +8,6 @@ which elements the file's tensor is, exactly, both ways. What it has to copy for
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,9 +15,6 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-
-from graft.errors import CheckpointError
-from graft.tensors.pieces import is_distributed
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,12 @@ class Part:
     offset: int
 
     def of(self, whole: torch.Tensor) -> torch.Tensor:
-        """This part of a tensor of the parameter's shape, such as its gradient: a view where it is contiguous."""
+        """Return this part of a tensor of the parameter's shape, such as its gradient: a view if contiguous."""
         whole = whole.contiguous()
         return whole.as_strided(self.shape, self.strides, whole.storage_offset() + self.offset)
 
     def locate(self, indices: torch.Tensor) -> torch.Tensor:
-        """(k,) int64 flat row-major indices in the part -> (k,) int64 in the parameter, in the same order."""
+        """Map (k,) int64 flat row-major indices in the part to (k,) int64 in the parameter, in the same order."""
         strides = torch.tensor(self.strides, device=indices.device).unsqueeze(1)
         return self.offset + (torch.stack(torch.unravel_index(indices, self.shape)) * strides).sum(0)
 
@@ -66,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Packing:
-    """How files and a live model of one architecture name the same weights.
+    """Names of the same weights in files and in a live model of one architecture.
 
     Attributes:
         listed: the names in files as transformers writes them now -> shape.
@@ -83,7 +79,7 @@ class Packing:
     converts: bool = True
 
     def owners(self) -> dict[str, list[str]]:
-        """Parameter -> names of its parts."""
+        """Return parameter -> names of its parts."""
         result: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             result.setdefault(part.owner, []).append(name)
@@ -126,7 +122,7 @@ class _ViewsOnly(TorchFunctionMode):
 
 
 def _conversions_of(model: Any) -> list[Any]:
-    """What changes more than names when transformers loads the model; all of its conversions, or none."""
+    """List what changes more than names when transformers loads the model; all of its conversions, or none."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
@@ -136,29 +132,3 @@ def _conversions_of(model: Any) -> list[Any]:
         return []
     kept = [item for item in conversions if type(item).__name__ != "PrefixChange"]  # as transformers does when saving
     return kept if any(isinstance(item, WeightConverter) for item in kept) else []
-
-
-def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], packing: Packing) -> dict[str, Part]:
-    """The parts of a live model's parameters, by the names that they have within its wrappers.
-
-    Args:
-        model: the model within any wrappers, whose names the packing speaks of.
-        tensors: name -> parameter, as the outermost wrapper names them.
-        packing: of the model's architecture.
-
-    Raises:
-        CheckpointError: a packed parameter is in shards over processes, or not contiguous.
-    """
-    if not packing.parts:
-        return {}
-    outer = {id(tensor): name for name, tensor in tensors.items()}
-    own = dict(model.named_parameters(remove_duplicate=False))
-    parts = {}
-    for name, part in packing.parts.items():
-        owner = own[part.owner]
-        if is_distributed(owner) or not owner.is_contiguous():
-            raise CheckpointError(
-                f"parameter {part.owner!r} packs tensors of the files: it must be whole, in one piece"
-            )
-        parts[name] = dataclasses.replace(part, owner=outer[id(owner)])
-    return parts

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError, MismatchError
-from graft.tensors.architecture import naming_of
+from graft.files.header import shown
+from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
 from graft.tensors.growth import compare_shapes
-from graft.tensors.header import shown
-from graft.tensors.names import match_names
+from graft.tensors.names import NameMap
 from graft.tensors.relayout import relay
 from graft.tensors.rounding import narrow_dtype, undo_rounding
 from graft.tensors.scope import Scope, is_layer_name
 
-STRETCH = 1 << 17  # weights at a time: what is computed of two stretches stays in a core's cache
+CHUNK = 1 << 17  # weights at a time: what is computed of two chunks stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class CheckpointPair:
         """
         base = base if isinstance(base, Checkpoint) else Checkpoint.open(base)
         tuned = tuned if isinstance(tuned, Checkpoint) else Checkpoint.open(tuned)
-        prefix, rename = naming_of(tuned.architecture, base.architecture)
+        name_map = name_map_of(tuned.architecture, base.architecture)
+        by_prefix = NameMap(name_map.prefix)  # names of one live model, which are renamed already
         wanted = [name for name in base.names if name not in base.aliases | base.left_out]
-        matched = match_names(wanted, [name for name in tuned.names if name not in tuned.left_out], prefix=prefix,
-                              rename=rename)  # fmt: skip
+        matched = name_map.match(wanted, [name for name in tuned.names if name not in tuned.left_out])
         names = dict(matched.found)
-        unused = _follow_ties(base, tuned, names, list(matched.unused), prefix)
-        names |= _tied_in_tuned(tuned, [name for name in matched.missing if name not in names], prefix)
+        unused = _follow_ties(base, tuned, names, list(matched.unused), by_prefix)
+        names |= _tied_in_tuned(tuned, [name for name in matched.missing if name not in names], by_prefix)
         relaid, used = relay(tuned, {name: base.spec(name) for name in matched.missing if name not in names}, unused)
         tuned.relaid |= relaid
         names |= {name: name for name in relaid}
@@ -80,11 +80,11 @@ class CheckpointPair:
         return cls(base, tuned, names, tuple(sorted(unused)), absent, shapes.grown, replaced, shapes.unlike)
 
     def without_rounding(self) -> CheckpointPair:
-        """The same pair, in which what only rounding to the tuned checkpoint's dtype changed did not change."""
+        """Return the same pair, in which what only rounding to the tuned checkpoint's dtype changed did not change."""
         return replace(self, ignores_rounding=True)
 
     def names_in(self, scope: Scope) -> tuple[str, ...]:
-        """The base's parameters in scope that both checkpoints have, in ascending order.
+        """Return the base's parameters in scope that both checkpoints have, in ascending order.
 
         Raises:
             MismatchError: one of them cannot be compared.
@@ -111,11 +111,11 @@ class CheckpointPair:
         return narrow_dtype(map(self.read_tuned, (name for name in self.names if name not in self.base.buffers)))
 
     def rounds(self, name: str) -> bool:
-        """Whether a tensor is in another dtype in the tuned checkpoint, to which its values were rounded."""
+        """Return whether a tensor is in another dtype in the tuned checkpoint, to which its values were rounded."""
         return self.narrow is not None or self.tuned.spec(self.names[name]).dtype != self.base.spec(name).dtype
 
     def whole_in(self, scope: Scope) -> tuple[str, ...]:
-        """Names of the whole tensors that go with a scope: heads always, new rows where one of the vocabulary is in it.
+        """Name the whole tensors that go with a scope: heads always, new rows where one of the vocabulary is in it.
 
         The rows of all the vocabulary's tensors go together, since a model has one vocabulary.
         """
@@ -123,7 +123,7 @@ class CheckpointPair:
         return tuple(sorted({*self.extra, *self.replaced, *rows}))
 
     def read_whole(self, name: str) -> torch.Tensor:
-        """A whole tensor, or a vocabulary's new rows [new rows, ...], in the base's dtype where the base has the name.
+        """Read a whole tensor, or a vocabulary's new rows, in the dtype of the base's tensor where it has the name.
 
         Raises:
             CheckpointError: a value is NaN or infinite.
@@ -137,17 +137,17 @@ class CheckpointPair:
         return tensor.clone()
 
     def read_tuned(self, name: str) -> torch.Tensor:
-        """One tensor of the tuned checkpoint in the base's shape, as it is stored: not rounded, nor checked."""
+        """Read one tensor of the tuned checkpoint in the base's shape, as it is stored: not rounded, nor checked."""
         tensor = self.tuned.read(self.names[name])
         return tensor[: self.base.spec(name).shape[0]] if name in self.grown else tensor
 
     def align(self, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-        """Tuned values, rounded to nearest-even in the base's dtype, beside the base's at the same places."""
+        """Return tuned values, rounded to nearest-even in the base's dtype, beside the base's at the same places."""
         rounded = tuned.to(base.dtype)
         return undo_rounding(base, rounded, self.narrow or tuned.dtype) if self.ignores_rounding else rounded
 
     def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """One tensor of both, the tuned one rounded to nearest-even in the base's dtype.
+        """Read one tensor of both, the tuned one rounded to nearest-even in the base's dtype.
 
         Raises:
             CheckpointError: a value of either is NaN or infinite, or overflows the base's dtype.
@@ -158,39 +158,39 @@ class CheckpointPair:
         return base, tuned
 
     def read_at(self, name: str, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The (k,) values of base and tuned at flat row-major indices of a tensor, both in the base's dtype."""
+        """Read the (k,) values of base and tuned at flat row-major indices of a tensor, both in the base's dtype."""
         base = take(self.base.read(name), indices)
         return base, self.align(base, take(self.read_tuned(name), indices))
 
     def stored(self, name: str) -> list[tuple[Checkpoint, str]]:
-        """What reading a tensor of both reads."""
+        """Return what reading a tensor of both reads."""
         return [(self.base, name), (self.tuned, self.names[name])]
 
-    def stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """One tensor of both in stretches, so that memory does not grow with the tensor.
+    def chunks(self, name: str, length: int | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Yield one tensor of both in chunks, so that memory does not grow with the tensor.
 
         Yields:
-            start: flat index of the stretch's first element.
-            base, tuned: (n,) n <= `length`, or `STRETCH` without one; read-only, as in `read` but not checked
+            start: flat index of the chunk's first element.
+            base, tuned: (n,) n <= `length`, or `CHUNK` without one; read-only, as in `read` but not checked
                 (`refuse_not_finite` does that).
         """
         base, tuned = self.base.read(name).flatten(), self.read_tuned(name).flatten()
-        for start, (mine,) in stretches_of([base], base.dtype, length):
+        for start, (mine,) in chunks_of([base], base.dtype, length):
             yield start, mine, self.align(mine, tuned[start : start + len(mine)])
 
     def changed(self, name: str) -> torch.Tensor:
-        """(k,) int64 flat indices of one tensor at which the bits differ.
+        """Find the (k,) int64 flat indices of one tensor at which the bits differ.
 
         Raises:
             CheckpointError: as in `read`.
         """
         # one array that grows in place: a list of small pieces between large temporaries keeps the freed ones from use
-        found, k = np.empty(STRETCH, np.int64), 0
-        for start, base, tuned in self.stretches(name):
+        found, k = np.empty(CHUNK, np.int64), 0
+        for start, base, tuned in self.chunks(name):
             self.refuse_not_finite(name, base, tuned)
             places = (as_bits(tuned) != as_bits(base)).nonzero().squeeze(1).numpy()
             if k + len(places) > len(found):
-                found.resize(2 * len(found), refcheck=False)  # enough: a stretch has no more than there is
+                found.resize(2 * len(found), refcheck=False)  # enough: a chunk has no more than there is
             np.add(places, start, out=found[k : k + len(places)])
             k += len(places)
         found.resize(k, refcheck=False)
@@ -209,7 +209,7 @@ class CheckpointPair:
         refuse_not_finite(tuned, name, self.tuned.path)
 
     def read_delta(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Delta in fp32 and the changed entries of one tensor, both flat.
+        """Read delta in fp32 and the changed entries of one tensor, both flat.
 
         Returns:
             delta: (n,) fp32, tuned - base.
@@ -219,16 +219,16 @@ class CheckpointPair:
         return tuned.float() - base.float(), as_bits(tuned) != as_bits(base)
 
 
-def stretches_of(
+def chunks_of(
     tensors: Sequence[torch.Tensor], dtype: torch.dtype, length: int | None = None
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Tensors of one shape side by side, in stretches of at most `length` elements, or `STRETCH` without one.
+    """Yield tensors of one shape side by side, in chunks of at most `length` elements, or `CHUNK` without one.
 
     Yields:
-        start: flat index of the stretch's first element.
+        start: flat index of the chunk's first element.
         parts: (n,) of each tensor, rounded to `dtype`, read-only.
     """
-    flat, length = [tensor.flatten() for tensor in tensors], length or STRETCH
+    flat, length = [tensor.flatten() for tensor in tensors], length or CHUNK
     for start in range(0, len(flat[0]), length):
         yield start, [tensor[start : start + length].to(dtype) for tensor in flat]
 
@@ -244,12 +244,12 @@ def refuse_not_finite(tensor: torch.Tensor, name: str, path: Path) -> None:
 
 
 def _follow_ties(
-    base: Checkpoint, tuned: Checkpoint, names: dict[str, str], unused: list[str], prefix: str
+    base: Checkpoint, tuned: Checkpoint, names: dict[str, str], unused: list[str], name_map: NameMap
 ) -> list[str]:
-    """Tuned names that repeat a tensor which the base ties: equal ones are dropped, different ones refused."""
+    """Drop tuned names that repeat a tensor which the base ties; refuse those that hold other values."""
     for group in base.tied:
         owner = next((name for name in sorted(group) if name in names or name in base.files), None)
-        repeats = match_names(group, unused, prefix=prefix).found.values()
+        repeats = name_map.match(group, unused).found.values()
         for repeat in repeats:
             if owner is not None and owner not in names:
                 names[owner] = repeat
@@ -259,18 +259,18 @@ def _follow_ties(
     return unused
 
 
-def _tied_in_tuned(tuned: Checkpoint, lacking: list[str], prefix: str) -> dict[str, str]:
-    """What the base lists apart may be one tensor in the tuned checkpoint, listed under its sibling's name."""
+def _tied_in_tuned(tuned: Checkpoint, lacking: list[str], name_map: NameMap) -> dict[str, str]:
+    """Find what the base lists apart and the tuned checkpoint lists once, under its sibling's name."""
     found: dict[str, str] = {}
     for group in tuned.tied if lacking else ():
         listed = sorted(group & tuned.files.keys())
         if listed:
-            found |= dict.fromkeys(match_names(lacking, group, prefix=prefix).found, listed[0])
+            found |= dict.fromkeys(name_map.match(lacking, group).found, listed[0])
     return found
 
 
 def _check_absent(base: Checkpoint, tuned: Checkpoint, absent: tuple[str, ...], names: Mapping[str, str]) -> None:
-    """A head may be dropped in tuning; a tensor of a numbered layer may not."""
+    """Refuse a tuned model without a tensor of a numbered layer; a head may be dropped in tuning."""
     layers = [name for name in absent if is_layer_name(name) and name not in base.buffers]
     if layers or not names:
         what = f"tensor {layers[0]!r} of the base" if layers else "every tensor of the base"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
-from graft.tensors.names import match_names
+from graft.files.tensor_spec import TensorSpec
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.packed import Part
 
 if TYPE_CHECKING:
@@ -22,32 +22,32 @@ class Relaid:
 
     Attributes:
         spec: its dtype and shape.
-        pieces: stored tensor -> where it lies in this one; or, for a `cut`, where this one lies in it.
+        sources: stored tensor -> where it lies in this one; or, for a `cut`, where this one lies in it.
         cut: whether it is a part of one stored tensor.
     """
 
     spec: TensorSpec
-    pieces: Mapping[str, Part]
+    sources: Mapping[str, Part]
     cut: bool
 
     def read(self, checkpoint: Checkpoint) -> torch.Tensor:
-        """A view of the mapped file for a part, else put together in memory."""
+        """Return a view of the mapped file for a part, else put together in memory."""
         if self.cut:
-            return next(part.of(checkpoint.read(stored)) for stored, part in self.pieces.items())
+            return next(part.of(checkpoint.read(stored)) for stored, part in self.sources.items())
         whole = torch.empty(self.spec.shape, dtype=TORCH_DTYPES[self.spec.dtype])
-        for stored, part in self.pieces.items():
+        for stored, part in self.sources.items():
             part.of(whole).copy_(checkpoint.read(stored))
         return whole
 
     def locate(self, indices: torch.Tensor) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Where (k,) flat indices of this tensor are stored: a tensor, which of the indices, and theirs in it."""
+        """Locate (k,) flat indices of this tensor in stored ones: a tensor, which of the indices, theirs in it."""
         if self.cut:
-            return [(stored, torch.arange(len(indices)), part.locate(indices)) for stored, part in self.pieces.items()]
-        return [(stored, *part.find(indices)) for stored, part in self.pieces.items()]
+            return [(stored, torch.arange(len(indices)), part.locate(indices)) for stored, part in self.sources.items()]
+        return [(stored, *part.find(indices)) for stored, part in self.sources.items()]
 
 
 def relay_all(checkpoint: Checkpoint) -> dict[str, Relaid]:
-    """All tensors of a checkpoint in the layout that its files do not have; none where there is one layout."""
+    """Return all tensors of a checkpoint in the layout that its files do not have; none where there is one layout."""
     architecture = checkpoint.architecture
     if architecture is None or not architecture.packing.parts:
         return {}
@@ -74,15 +74,15 @@ def relay(
     if architecture is None or not architecture.packing.parts:
         return {}, set()
     parts, owners = architecture.packing.parts, architecture.packing.owners()
-    rules = {"prefix": architecture.prefix, "rename": architecture.rename}
-    stored = match_names({*parts, *owners}, unused, **rules).found  # type: ignore[arg-type]
+    name_map = architecture.name_map
+    stored = name_map.match({*parts, *owners}, unused).found
     made: dict[str, Relaid] = {}
-    for name, own in match_names(wanted, {*parts, *owners}, **rules).found.items():  # type: ignore[arg-type]
+    for name, own in name_map.match(wanted, {*parts, *owners}).found.items():
         if own in parts and parts[own].owner in stored:
             place = stored[parts[own].owner]
             made[name] = Relaid(TensorSpec(checkpoint.spec(place).dtype, parts[own].shape), {place: parts[own]}, True)
         elif own in owners and all(part in stored for part in owners[own]):
-            pieces = {stored[part]: parts[part] for part in owners[own]}
-            dtype = checkpoint.spec(next(iter(pieces))).dtype
-            made[name] = Relaid(TensorSpec(dtype, wanted[name].shape), pieces, False)
-    return made, {place for relaid in made.values() for place in relaid.pieces}
+            sources = {stored[part]: parts[part] for part in owners[own]}
+            dtype = checkpoint.spec(next(iter(sources))).dtype
+            made[name] = Relaid(TensorSpec(dtype, wanted[name].shape), sources, False)
+    return made, {place for relaid in made.values() for place in relaid.sources}

@@ -17,7 +17,7 @@ _PART = 1 << 17  # values looked at together: of weights that were never rounded
 
 
 def undo_rounding(base: torch.Tensor, tuned: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tuned values, but the base's where rounding explains the difference.
+    """Return the tuned values, but the base's where rounding explains the difference.
 
     Args:
         base, tuned: of one shape, in the base's dtype.
@@ -30,7 +30,7 @@ def undo_rounding(base: torch.Tensor, tuned: torch.Tensor, dtype: torch.dtype) -
 
 
 def narrow_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
-    """The 16-bit dtype that holds every value of 32- or 64-bit weights, such as of a bf16 model saved in fp32; or None.
+    """Find the 16-bit dtype that holds every value of 32- or 64-bit weights, as of a bf16 model saved in fp32; or None.
 
     Args:
         tensors: read one after another, up to the first value that neither dtype holds.

@@ -1,4 +1,4 @@
-"""Which tensors a mask may touch: a named choice, or a regular expression over names, always recorded."""
+"""Scopes, the tensors that a mask may touch: a named choice, or a regular expression over names, always recorded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scope:
             raise ConfigError(f"scope {self.name!r:.80}: not a regular expression ({error})") from error
 
     def holds(self, tensor: str) -> bool:
-        """Whether a tensor of that name may be touched."""
+        """Return whether a tensor of that name may be touched."""
         if self.name == "all":
             return True
         kinds = self.name.split("+")
@@ -48,7 +48,7 @@ class Scope:
         return re.search(self.name, tensor) is not None
 
     def names(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """The parameters of a checkpoint in this scope, in ascending order.
+        """Return the parameters of a checkpoint in this scope, in ascending order.
 
         Raises:
             ConfigError: none is.
@@ -63,23 +63,23 @@ class Scope:
 
 
 def kind_of(tensor: str) -> str:
-    """Which of `KINDS` a tensor belongs to, by its name."""
+    """Return which of `KINDS` a tensor belongs to, by its name."""
     if is_layer_name(tensor):
         return "layers"
     return "embeddings" if _EMBEDDING.search(tensor) else "heads"
 
 
 def is_layer_name(tensor: str) -> bool:
-    """Whether a tensor lies in a numbered transformer block."""
+    """Return whether a tensor lies in a numbered transformer block."""
     return _LAYER.search(tensor) is not None
 
 
 def layer_of(tensor: str) -> str:
-    """The numbered block that a tensor lies in, such as "encoder.layer.3", or its kind where it is in none."""
+    """Return the numbered block that a tensor lies in, such as "encoder.layer.3", or its kind where it is in none."""
     return block_of(tensor) or kind_of(tensor)
 
 
 def block_of(tensor: str) -> str | None:
-    """The numbered block that a tensor lies in, None where it is in none."""
+    """Return the numbered block that a tensor lies in, None where it is in none."""
     match = _LAYER.search(tensor)
     return tensor[: match.end() - 1] if match else None

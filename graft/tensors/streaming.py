@@ -22,7 +22,7 @@ Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that one piece 
 def stream_tensors(
     work: Callable[[str], Result], names: Sequence[str], reads: Callable[[str], Reading], label: str
 ) -> Iterator[Result]:
-    """`work(name)` for each name, in the order of names; a failure ends it once the work in hand is done.
+    """Yield `work(name)` of each name, in the order of names; a failure ends it once the work in hand is done.
 
     Args:
         work: called in threads, for several names at once.

@@ -13,7 +13,7 @@ _FILES = ("tokenizer*", "*vocab*", "spiece*", "*.model", "merges.txt")
 
 
 def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
-    """The tokens with the ids from start to stop, None for a row without one; empty where there is no tokenizer."""
+    """Read the tokens with the ids from start to stop, None where an id has none; empty without a tokenizer."""
     tokenizer = open_tokenizer(folder)
     if tokenizer is None:
         return ()
@@ -23,7 +23,7 @@ def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
 
 
 def tokens_beyond(base: Path, tuned: Path) -> dict[str, int]:
-    """Token -> id, of those that the tuned folder's tokenizer has and the base's has not; none where one has none."""
+    """Map each token that only the tuned folder's tokenizer has to its id; empty where a folder has none."""
     tokenizers = [open_tokenizer(folder) for folder in (base, tuned)]
     if None in tokenizers:
         return {}
@@ -50,7 +50,7 @@ def add_tokens(tokenizer: Any, start: int, tokens: Sequence[str | None]) -> bool
 
 
 def extend_tokenizer(folder: Path, start: int, tokens: Sequence[str | None]) -> bool:
-    """`add_tokens` to the tokenizer of a model folder, which is saved in place.
+    """Add tokens to the tokenizer of a model folder, which is saved in place.
 
     Raises:
         CheckpointError: the tokenizer cannot be saved.
@@ -67,7 +67,7 @@ def extend_tokenizer(folder: Path, start: int, tokens: Sequence[str | None]) -> 
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """A model folder's tokenizer; None where transformers finds none, or needs code of its own to open it."""
+    """Open a model folder's tokenizer; None where transformers finds none, or needs code of its own to open it."""
     if not any(any(folder.glob(pattern)) for pattern in _FILES):  # transformers would make up an empty one
         return None
     from transformers import AutoTokenizer

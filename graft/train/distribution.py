@@ -47,7 +47,7 @@ class SharedLoss:
     def __init__(self, head: Head) -> None:
         self.ranks = head.ranks
         self._loss: Any = WeightedLoss(head.model)
-        if not head.ranks.is_alone and not is_sharded(head.model):
+        if not head.ranks.is_single and not is_sharded(head.model):
             from torch.nn.parallel import DistributedDataParallel
 
             # unused: a pooler that the head does not read; the buffers of these models are constants

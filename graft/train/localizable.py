@@ -20,11 +20,11 @@ import dataclasses
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.protection.core import Core
-from graft.train.protection.planning import count_free
+from graft.train.protection.protected_set import ProtectedSet, count_free
 
 
 def configure_pull(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
@@ -48,7 +48,7 @@ def configure_restart(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
     )
 
 
-def refuse_unmet(base: Checkpoint, config: TrainSpec, core: Core) -> None:
+def refuse_unmet(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> None:
     """Refuse, before any training, a density that keeps no weight, or more than may move.
 
     Raises:

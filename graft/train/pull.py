@@ -16,7 +16,7 @@ import torch
 
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.live_weight import LiveWeight
-from graft.tensors.pieces import local_of, piece_of
+from graft.tensors.shards import local_of, shard_of
 from graft.train.trained_weights import match_trained
 
 
@@ -37,7 +37,7 @@ class BasePull:
         """Take the proximal step in the metric of the optimizer; `threshold` is the learning rate times l1."""
         for name, trained in self.weights.items():
             weight = local_of(trained.values)  # each entry by itself, so that every process pulls its own piece
-            base = piece_of(trained.values).cut(self.base.read(name)).to(weight.device, weight.dtype)
+            base = shard_of(trained.values).cut(self.base.read(name)).to(weight.device, weight.dtype)
             moved = _shrink(weight - base, threshold, scale_of(trained, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 

@@ -12,20 +12,20 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
-from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
+from graft.parallel.supported_wrappers import refuse_copied
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.memory import is_out_of_memory
+from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
 from graft.train.importance.consolidation import Consolidation
 from graft.train.importance.recorder import PathRecorder
 from graft.train.penalty import Penalty, open_penalty
-from graft.train.protection.core import Core
 from graft.train.protection.guard import How, Protection
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.protection.region import Region, freeze_wholes
 from graft.train.pull import BasePull
 
@@ -144,7 +144,7 @@ class Stepper:
 
     @classmethod
     def start(
-        cls, head: Head, plan: Plan, base: Path, core: Core | None = None, held: Consolidation | None = None
+        cls, head: Head, plan: Plan, base: Path, core: ProtectedSet | None = None, held: Consolidation | None = None
     ) -> Stepper:
         """The stepper of a fresh training, with its core protected, and what matters held, where there are such.
 
@@ -209,11 +209,15 @@ class Stepper:
 
 
 def _guard(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, core: Core, regions: list[Region], config: TrainSpec
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    core: ProtectedSet,
+    regions: list[Region],
+    config: TrainSpec,
 ) -> Protection:
     how: How = "restore" if config.l1 or config.regularize else "auto"  # these move weights beside the optimizer
-    protection = Protection(model, optimizer, regions, how, core.standing(model))
-    if core.keep:
+    protection = Protection(model, optimizer, regions, how, core.matched_values(model))
+    if core.include:
         tqdm.write(protection.describe(), file=sys.stderr)
     return protection
 

@@ -6,7 +6,6 @@ import torch
 
 from graft.patch.live import LiveTarget
 from graft.tensors.live_weight import LiveWeight, find_owners
-from graft.tensors.names import match_names
 
 
 def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, LiveWeight]:
@@ -19,5 +18,5 @@ def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, L
     """
     target = LiveTarget(model)
     target.match(names)  # refuses what has no place of its own
-    found = match_names(target.trained, names, prefix=target.prefix, rename=target.rename).found
+    found = target.name_map.match(target.trained, names).found
     return find_owners(model, {found[name]: target.tensors[name] for name in target.trained if name in found})

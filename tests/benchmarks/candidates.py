@@ -17,8 +17,9 @@ from graft.localize.scores.table import CandidateScores
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.recipes.bench import Bench, Machine
+from graft.recipes.bench import Bench
 from graft.recipes.run import load_recipe
+from graft.specs.runtime import Runtime
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task
 
@@ -33,7 +34,7 @@ def measure() -> list[dict[str, object]]:
         recipe, task = load_recipe(Path(path))
         for seed in recipe.seeds:
             with tempfile.TemporaryDirectory() as name:
-                bench = Bench(recipe, task.with_seed(seed), seed, Path(name), Machine())
+                bench = Bench(recipe, task.with_seed(seed), seed, Path(name), Runtime())
                 train_task(recipe.base, bench.task, bench.tuned)
                 rows += [{"tuned by": tuning, "seed": seed, **row} for row in _compare(bench)]
     return rows

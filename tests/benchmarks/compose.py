@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 import graft
-from graft.patch.file import save_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 N_PATCHES, ENTRIES = 10, 800_000
 
@@ -114,7 +114,7 @@ def _draw_patch(specs: Mapping[str, TensorSpec], seed: int) -> Patch:
     generator = torch.Generator().manual_seed(seed)
     values = {name: torch.randn(len(mask[name]), generator=generator).bfloat16() for name in mask}
     base = {name: torch.zeros_like(value) for name, value in values.items()}
-    prints = {name: print_of(value) for name, value in base.items()}
+    prints = {name: hash_values(value) for name, value in base.items()}
     identity = BaseIdentity("org/model", "0" * 40, "model", "0" * 64, 8_030_261_248)
     return Patch(mask, values, prints, Provenance(base=identity), base)
 

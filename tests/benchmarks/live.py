@@ -13,7 +13,7 @@ import graft
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import as_bits, spec_of, take
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from graft.tensors.scope import is_layer_name
 from tests.benchmarks.timing import time_in_turn
 
@@ -69,7 +69,7 @@ def draw_patch(model: torch.nn.Module, density: float) -> Patch:
     indices = {name: generator.integers(0, w.numel(), round(share * w.numel())) for name, w in weights.items()}
     mask = Mask.of({name: spec_of(weight) for name, weight in weights.items()}, indices)
     before = {name: take(weights[name], torch.tensor(mask[name])).cpu() for name in mask}
-    prints = {name: print_of(value) for name, value in before.items()}
+    prints = {name: hash_values(value) for name, value in before.items()}
     return Patch(mask, {name: value * 1.5 + 0.01 for name, value in before.items()}, prints)
 
 
@@ -85,13 +85,13 @@ def _measure(model: torch.nn.Module, density: float, device: str, runs: int) -> 
         for name in patch.mask
     ]
     originals = [(flat, places, flat[places]) for flat, places, _ in writes]
-    fitted, in_force = graft.fit_patch(model, patch), []
+    prepared, in_force = graft.prepare_patch(model, patch), []
     gc.collect()
     times = time_in_turn(
         [
             ("bare", lambda: [flat.index_copy_(0, places, values) for flat, places, values in writes]),
             ("", lambda: [flat.index_copy_(0, places, values) for flat, places, values in originals]),
-            ("apply", lambda: in_force.append(fitted.apply())),
+            ("apply", lambda: in_force.append(prepared.apply())),
             ("revert", lambda: in_force.pop().revert()),
         ],
         runs,

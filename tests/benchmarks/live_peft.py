@@ -1,4 +1,4 @@
-"""The same live model: a fitted patch beside PEFT's LoRA and SHiRA, merged into the weights and taken out again."""
+"""The same live model: a prepared patch beside PEFT's LoRA and SHiRA, merged into the weights and taken out again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def measure(device: str = "cpu", runs: int = 2, layers: int = 22) -> list[dict[str, object]]:
     """One row per method: milliseconds on and off, both as a multiple of ours at 1e-4, weights changed at the end."""
     model = make_llama(device, layers)
-    fitted, in_force = graft.fit_patch(model, draw_patch(model, 1e-4)), []
+    prepared, in_force = graft.prepare_patch(model, draw_patch(model, 1e-4)), []
     times = time_in_turn(
-        [("on", lambda: in_force.append(fitted.apply())), ("off", lambda: in_force.pop().revert())], 20, device
+        [("on", lambda: in_force.append(prepared.apply())), ("off", lambda: in_force.pop().revert())], 20, device
     )
-    rows = [_row("patch, 1e-4, fitted", times, count_changed(model))]
+    rows = [_row("patch, 1e-4, prepared", times, count_changed(model))]
     lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules=LINEAR, init_lora_weights=False)
     shira = peft.ShiraConfig(r=1, target_modules=LINEAR, random_seed=0, init_weights=False)
     rows += [

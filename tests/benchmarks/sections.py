@@ -66,7 +66,7 @@ SECTIONS = (
             "Attribution over 2 points on the embedded encoder tuned on film reviews, the same micro-batches of 32; "
             "two Gloo processes. The share of one process's entries that are among theirs.", "processes"),
     Section("live", "A patch on and off a live Llama of 1.1B parameters in bf16",
-            "Fitted once, then on and off: checks, reading the originals, writing; against the bare writes of the same "
+            "Prepared once, then on and off: checking, reading the originals, writing; against bare writes of the same "
             f"entries with everything at hand. Medians of 25 rounds in turn, {CLOCK}.", "live", on_gpu=True),
     Section("live-peft", "A patch on and off the same live model, beside merging PEFT's adapters",
             f"LoRA adds B x A to the weights and subtracts it again, SHiRA sparse differences. Medians, {CLOCK}.",

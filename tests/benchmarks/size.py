@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import transformers
 
-from graft.patch.file import patch_bytes
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import measure_sizes
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from graft.tensors.scope import Scope
 
 DENSITY = 1e-4
@@ -72,7 +72,7 @@ def _measure(name: str, model: torch.nn.Module, concentration: float) -> dict[st
     mask = _draw_mask({key: spec for key, spec in specs.items() if Scope().holds(key)}, k, concentration)
     generator = torch.Generator().manual_seed(0)
     values = {key: torch.randn(len(mask[key]), generator=generator).bfloat16() for key in mask}
-    prints = {key: print_of(value) for key, value in values.items()}
+    prints = {key: hash_values(value) for key, value in values.items()}
     provenance = Provenance(
         base=BaseIdentity("org/a-model-of-this-size", "0" * 40, "model", "0" * 64, n),
         scope="layers",

@@ -24,8 +24,9 @@ import transformers  # noqa: F401 - counts as the interpreter's
 from safetensors.torch import save_file
 
 import graft
-from graft.patch.file import load_patch, save_patch
-from graft.patch.fit import check_digest, check_fit
+from graft.patch.compatibility import check_compatible, check_digest
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.merge import StoredTarget, merge_patches
 from graft.tensors.checkpoint import Checkpoint
 from tests.benchmarks.compose import Peak
@@ -116,7 +117,7 @@ def _apply(folder: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    check_fit(load_patch(folder / "p"), StoredTarget(Checkpoint.open(folder / "base"))).require("base")
+    check_compatible(load_patch(folder / "p"), StoredTarget(Checkpoint.open(folder / "base"))).require("base")
 
 
 def _verify_full(folder: Path) -> None:

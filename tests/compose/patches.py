@@ -58,7 +58,7 @@ def same_content(left: Patch, right: Patch) -> bool:
         left.mask == right.mask
         and left.mask.specs == right.mask.specs
         and equal_tensors(left.values, right.values)
-        and left.base_prints == right.base_prints
+        and left.base_hashes == right.base_hashes
         and equal_tensors(left.base_values or {}, right.base_values or {})
         and (left.base_values is None) == (right.base_values is None)
         and equal_tensors(left.dense, right.dense)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from graft.compose.exclusion import exclude_patches
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from tests.checkpoints import files_below
@@ -191,7 +192,7 @@ def test_one_line_and_nothing_written(
 def test_apply_takes_every_rule(rule: str, skills: Path, base: Path, tmp_path: Path, cli: Cli) -> None:
     patch = load_patch(skills / "top.safetensors")
     moved = {name: values * 2 for name, values in patch.values.items()}
-    other = type(patch)(patch.mask, moved, patch.base_prints, patch.provenance)
+    other = type(patch)(patch.mask, moved, patch.base_hashes, patch.provenance)
     save_patch(other, tmp_path / "other")
     pair = [skills / "top.safetensors", tmp_path / "other"]
     assert "different values" in cli("apply", base, *pair, "-o", tmp_path / "no").err

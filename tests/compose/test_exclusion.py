@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import BudgetError, PatchError, PatchMismatchError
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import same_bits
@@ -99,7 +100,7 @@ def test_files_and_the_base_give_the_same(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match=r"'layers.0.w': the base's values are needed .* give --base MODEL \(base\)"):
         exclude_patches(tmp_path / "whole", tmp_path / "part")
     rest = exclude_patches(tmp_path / "whole", tmp_path / "part", base=base)
-    assert rest.base_prints == exclude_patches(patch_of(WHOLE), patch_of(PART)).base_prints
+    assert rest.base_hashes == exclude_patches(patch_of(WHOLE), patch_of(PART)).base_hashes
     save_patch(rest, tmp_path / "rest")
     assert same_content(load_patch(tmp_path / "rest"), rest)
     assert rest.provenance.method["without"][0]["name"] == "part"

@@ -15,11 +15,11 @@ from transformers import LlamaForCausalLM
 from graft.compose.fusion import fuser
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
 from graft.compose.fusion.fuser import RECORD, fuse_models
-from graft.compose.fusion_spec import FusionSpec
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import largest_movements
 from graft.patch.spherical import mean_on_sphere
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     Tensors,
@@ -40,7 +40,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 
 @pytest.fixture(autouse=True)
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graft.tensors.pair.STRETCH", 7)  # so that every tensor takes several
+    monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
     for module in (fuser, largest_movements):
         monkeypatch.setattr(module, "LONG", 14)
 
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
     with pytest.raises(OutputError, match="exists already"):
         fuse_models(models[0], models[1:], tmp_path / "out")
     for wrong in ({"method": "max"}, {"core": 0.0}, {"density": 2.0}, {"threshold": float("nan")}):
-        with pytest.raises(ValueError, match=r"choose from|not above 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"choose from|must be above 0 and at most 1"):
             FusionSpec(**wrong)  # type: ignore[arg-type]
 
 

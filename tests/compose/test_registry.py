@@ -12,8 +12,8 @@ from graft_cli.entry import main
 from safetensors.torch import load_file
 
 from graft.compose.fusion.stretch import Stretch
-from graft.compose.fusion_spec import FusionSpec
 from graft.compose.registry import FUSION_METHODS, FusionEntry
+from graft.specs.fusion import FusionSpec
 from tests.checkpoints import write_single
 
 TOY = FusionEntry(

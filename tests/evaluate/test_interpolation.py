@@ -14,7 +14,7 @@ from graft.errors import MismatchError
 from graft.evaluate.evaluation import predict_task
 from graft.evaluate.interpolation import Match, Mix, RandomShare, interpolate, interpolated, match_accuracy
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.dtypes import take

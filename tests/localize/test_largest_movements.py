@@ -60,15 +60,15 @@ def test_the_same_entries_as_a_full_stable_sort(
     passes: dict[str, int],
     moves: dict[str, list[float]],
     dtype: torch.dtype,
-    stretches: tuple[int, int],
+    chunks: tuple[int, int],
     k: int,
 ) -> None:
     base = {name: torch.linspace(-1, 2, len(moved)).to(dtype) for name, moved in moves.items()}
     tuned = {name: (base[name].double() + torch.tensor(moved).double()).to(dtype) for name, moved in moves.items()}
     pair = pair_of(base, tuned, tmp_path_factory.mktemp("pair"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("graft.tensors.pair.STRETCH", stretches[0])
-        for name, value in ({"LONG": stretches[1]} | passes).items():
+        patched.setattr("graft.tensors.pair.CHUNK", chunks[0])
+        for name, value in ({"LONG": chunks[1]} | passes).items():
             patched.setattr(largest_movements, name, value)
         assert search(pair, k) == sort_all(pair, k)
 

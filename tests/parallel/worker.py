@@ -15,12 +15,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LearnSpec, LocalizeSpec
 from graft.parallel.launch import find_ranks, leave
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
+from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.dtypes import assign, same_bits, take
-from graft.tensors.pieces import local_of, piece_of
+from graft.tensors.shards import local_of, shard_of
 from graft.train.fine_tuning import train_task
 from tests.parallel.protected import train_all
 
@@ -61,7 +61,7 @@ def check_pieces() -> dict[str, bool]:
         spread = distribute_tensor(whole.clone(), mesh, [Shard(dimension)])
         everywhere, indices = torch.arange(whole.numel()), torch.tensor([0, whole.numel() - 1, 1])
         same = same_bits(take(spread, everywhere), whole.flatten())
-        same &= same_bits(piece_of(spread).cut(whole).contiguous(), local_of(spread).contiguous())
+        same &= same_bits(shard_of(spread).cut(whole).contiguous(), local_of(spread).contiguous())
         for tensor in (spread, whole):
             assign(tensor, indices, torch.tensor([7, -0.0, 9]).to(dtype))
         fine[f"{shape} {dimension}"] = same and same_bits(take(spread, everywhere), whole.flatten())
@@ -79,7 +79,7 @@ def count_hooks() -> dict[str, Any]:
     def hook(weight: torch.Tensor) -> None:
         fired.append(step)
         assert weight.grad is not None
-        exact.append(torch.allclose(local_of(weight.grad), piece_of(weight).cut(whole)))
+        exact.append(torch.allclose(local_of(weight.grad), shard_of(weight).cut(whole)))
 
     model.weight.register_post_accumulate_grad_hook(hook)
     mine = inputs.chunk(2)[distributed.get_rank()]
@@ -92,7 +92,7 @@ def count_hooks() -> dict[str, Any]:
 def main(folder: Path, out: Path) -> None:
     ranks = find_ranks()
     found = {"pieces": check_pieces(), "hooks": count_hooks(), "world": ranks.world}
-    found["dealt"] = ranks.gather_objects(ranks.deal("abc"))
+    found["dealt"] = ranks.gather_objects(ranks.shard("abc"))
     found["collected"] = ranks.collect([ranks.rank + 0.5, ranks.rank + 2.5], 3)
     for name in TRAININGS:
         for parallel in ("ddp", "fsdp"):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 import graft
 from graft.errors import CheckpointError, OverlapError, RevertError
 from graft.patch.aliases import Touch, overlaps_itself
-from graft.patch.homes import Homes
-from graft.patch.live import Fitted, LiveTarget, apply_patch
+from graft.patch.live import LiveTarget, PreparedPatch, apply_patch
 from graft.patch.mask import Mask
 from graft.patch.stack import Assignment
 from graft.tensors.dtypes import lay_flat, spec_of
+from graft.tensors.live_weight import Owners
 from tests.checkpoints import bits_of, make_patch, model_of, small_llama
 
 
@@ -197,9 +197,9 @@ def test_slices_of_a_packed_tensor_are_found_in_it(name: str) -> None:
     own = getattr(model, name)
     for view in (own.detach()[1], own.detach()[1, 2:].t(), own.detach()[:, 1], own.detach()[1, 2, 1]):
         indices = torch.arange(view.numel())
-        home = Homes(model).find("slice", view, indices)
-        assert (home.name, home.tensor is own) == (name, True)
-        assert own.detach().flatten()[home.indices].tolist() == view.flatten().tolist()
+        owned = Owners(model).entries("slice", view, indices)
+        assert (owned.name, owned.tensor is own) == (name, True)
+        assert own.detach().flatten()[owned.indices].tolist() == view.flatten().tolist()
 
 
 def test_a_target_of_slices_is_grafted_where_they_lie() -> None:
@@ -208,8 +208,8 @@ def test_a_target_of_slices_is_grafted_where_they_lie() -> None:
     target.tensors |= {f"expert.{i}": model.experts.detach()[i] for i in range(2)}
     one, other = torch.tensor([0, 5]), torch.tensor([5])
     entries = {"expert.0": (one, torch.tensor([90.0, 91.0])), "expert.1": (other, torch.tensor([92.0]))}
-    fitted = Fitted(model, target, Assignment(entries, {}))
-    with fitted.apply() as grafted:
+    prepared = PreparedPatch(model, target, Assignment(entries, {}))
+    with prepared.apply() as grafted:
         assert grafted.k == 3
         assert model.experts.flatten()[[0, 5, 17]].tolist() == [90, 91, 92]
         model.experts.data = model.experts.data.clone()  # it moves, and the graft with it
@@ -217,7 +217,7 @@ def test_a_target_of_slices_is_grafted_where_they_lie() -> None:
     target.tensors |= {f"expert.{i}": model.experts.detach()[i] for i in range(2)}
     clash = {**entries, "experts": (torch.tensor([17]), torch.tensor([1.0]))}
     with pytest.raises(OverlapError, match=r"'experts' and 'expert\.1'|'expert\.1' and 'experts'"):
-        Fitted(model, target, Assignment(clash, {}))
+        PreparedPatch(model, target, Assignment(clash, {}))
 
 
 def test_a_model_that_is_gone_leaves_nothing_behind_and_its_address_may_be_used_again() -> None:

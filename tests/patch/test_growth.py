@@ -23,11 +23,12 @@ from transformers import (
 
 from graft.errors import OverlapError, PatchError, PatchFormatError, PatchMismatchError
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import load_patch, load_region, patch_bytes, save_patch
-from graft.patch.fit import check_fit
+from graft.memory.apply import plan_merge
+from graft.patch.compatibility import check_compatible
+from graft.patch.format.reading import load_patch, load_region
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.merge import StoredTarget, merge_patches
-from graft.patch.planning import plan_merge
 from graft.patch.provenance import Provenance
 from graft.patch.resizing import describe_vocabulary
 from graft.patch.skill_patch import Patch
@@ -97,7 +98,7 @@ def test_the_merged_folder_is_the_tuned_model_and_reads_its_tokens(kind: str, mu
     ids = [AutoTokenizer.from_pretrained(folder)(asked)["input_ids"] for folder in (tmp_path / "out", tuned, base)]
     assert ids[0] == ids[1] != ids[2]
     assert "has the 2 new tokens" in describe_vocabulary(tmp_path / "out", [patch])[0]
-    assert check_fit(patch, StoredTarget(Checkpoint.open(tmp_path / "out"))).reasons  # it is on already
+    assert check_compatible(patch, StoredTarget(Checkpoint.open(tmp_path / "out"))).reasons  # it is on already
 
 
 def test_a_live_model_has_to_be_resized_first_and_gets_its_rows_back(tmp_path: Path) -> None:
@@ -178,11 +179,11 @@ def test_nothing_but_a_head_takes_another_size_without_being_told_grown(tmp_path
         ("head.w", (2, 6)),
     ):
         patch = make_patch(tensors, {"layers.1.w": {0: 9.0}}, dense={name: torch.ones(shape)})
-        fit = check_fit(patch, StoredTarget(checkpoint))
+        fit = check_compatible(patch, StoredTarget(checkpoint))
         assert len(fit.reasons) == 1
         assert "cannot be replaced whole by" in fit.reasons[0]
     patch = make_patch(tensors, {"layers.1.w": {0: 9.0}}, dense={"head.w": torch.ones(3, 5)})
-    assert check_fit(patch, StoredTarget(checkpoint)).fits
+    assert check_compatible(patch, StoredTarget(checkpoint)).fits
 
 
 BASE = {"embed.weight": torch.zeros(7, 4), "layers.0.w": torch.zeros(2, 2)}
@@ -235,8 +236,8 @@ def test_without_the_key_a_reader_refuses_by_shape(tmp_path: Path) -> None:
     del meta["grown"]
     (tmp_path / "older").write_bytes(join_file(header, meta, payload))
     target = StoredTarget(Checkpoint.open(write_single(tmp_path / "base", BASE)))
-    assert check_fit(grown_patch(), target).fits
-    assert "cannot be replaced whole by [2, 4]" in check_fit(load_patch(tmp_path / "older"), target).reasons[0]
+    assert check_compatible(grown_patch(), target).fits
+    assert "cannot be replaced whole by [2, 4]" in check_compatible(load_patch(tmp_path / "older"), target).reasons[0]
 
 
 def test_a_mask_says_nothing_of_rows(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from graft.errors import CheckpointError, RevertError
 from graft.patch.live import apply_patch
-from graft.patch.places import Entries
+from graft.patch.live_tensors import LiveEntries
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import to_bytes
 from tests.checkpoints import (
@@ -189,9 +189,9 @@ def test_a_failure_amid_writing_is_undone(fault: type[BaseException], monkeypatc
     model = weights()
     model.b = torch.nn.Parameter(model.b.detach().double())  # of another width, written after the rest
     before = bits_of(model)
-    write, calls = Entries.write, []
+    write, calls = LiveEntries.write, []
 
-    def failing(entries: Entries, held: torch.Tensor) -> None:
+    def failing(entries: LiveEntries, held: torch.Tensor) -> None:
         calls.append(entries)
         write(entries, held)
         if len(calls) == 2:
@@ -199,7 +199,7 @@ def test_a_failure_amid_writing_is_undone(fault: type[BaseException], monkeypatc
 
     patch = patch_for(model, {"a": {1: 9.0}, "b": {2: 9.0}})
     with monkeypatch.context() as patched:
-        patched.setattr(Entries, "write", failing)
+        patched.setattr(LiveEntries, "write", failing)
         with pytest.raises(fault):
             apply_patch(model, patch)
     assert len(calls) == 4  # two written, two undone

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import OverlapError
-from graft.patch.lineup import count_meetings, line_up
+from graft.patch.index_join import count_overlaps, join_indices
 from graft.patch.overlap_rules import OverlapRule, join_entries
 from graft.patch.spherical import arc_weights, mean_on_sphere
 
@@ -27,7 +27,7 @@ def joined(sets: list[dict[int, float]], rule: OverlapRule, base: torch.Tensor =
         for item in sets
     ]
     meeting = join_entries(parts, rule, "w", lambda indices: base[indices])
-    assert meeting.lineup.shared == sum(sum(i in item for item in sets) > 1 for i in range(N))
+    assert meeting.join.shared == sum(sum(i in item for item in sets) > 1 for i in range(N))
     return dict(zip(meeting.indices.tolist(), meeting.values.tolist(), strict=True))
 
 
@@ -128,7 +128,7 @@ def test_without_the_base_sign_and_slerp_are_refused() -> None:
 
 
 def test_an_arc_that_leaves_the_dtype_is_refused() -> None:
-    # a wide angle stretches the mean of two long vectors beyond the largest fp16, 65,504
+    # a wide angle chunks the mean of two long vectors beyond the largest fp16, 65,504
     parts = [(np.array([0, 1]), torch.tensor(values).half()) for values in ([6e4, 6e4], [5.9e4, -6e4])]
     assert join_entries(parts, "mean", "w").values.isfinite().all()
     with pytest.raises(OverlapError, match=r"'w': a blended value is too large for torch.float16"):
@@ -138,7 +138,7 @@ def test_an_arc_that_leaves_the_dtype_is_refused() -> None:
 @settings(derandomize=True, deadline=None)
 @given(SETS)
 def test_meetings_are_counted_as_by_hand(sets: list[dict[int, float]]) -> None:
-    lineup = line_up([np.array(sorted(item), np.int64) for item in sets])
-    counts = count_meetings(lineup, len(sets))
+    join = join_indices([np.array(sorted(item), np.int64) for item in sets])
+    counts = count_overlaps(join, len(sets))
     assert counts.tolist() == [[len(a.keys() & b.keys()) for b in sets] for a in sets]
-    assert lineup.union.tolist() == sorted(set().union(*sets))
+    assert join.union.tolist() == sorted(set().union(*sets))

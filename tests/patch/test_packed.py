@@ -16,16 +16,16 @@ from transformers import MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 import graft
 from graft.errors import OverlapError
 from graft.localize.gradients import DenseSum, pouring
-from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
-from graft.tasks.regularize_spec import RegularizeSpec
+from graft.specs.regularize import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
+from graft.tensors.hashing import hash_values
+from graft.tensors.live_weight import Owners
 from graft.tensors.packed import Part
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.prints import print_of
 from graft.train.importance.consolidation import Consolidation
 from graft.train.importance.recorder import PathRecorder
 from graft.train.penalty import Penalty
@@ -65,9 +65,9 @@ def test_a_name_in_the_files_is_a_view_of_the_packed_parameter(model: Any, base:
     assert same_bits(target.tensors[place], load_file(base / "model.safetensors")[EXPERT])
     packed = model.get_parameter(OWNER).detach()
     indices = torch.tensor([0, 5, 100])
-    home = Homes(model).find(place, target.tensors[place], indices)
-    assert home.name == OWNER
-    assert torch.equal(packed.flatten()[home.indices], slice_of(packed).flatten()[indices])
+    owned = Owners(model).entries(place, target.tensors[place], indices)
+    assert owned.name == OWNER
+    assert torch.equal(packed.flatten()[owned.indices], slice_of(packed).flatten()[indices])
 
 
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)), data=st.data())
@@ -116,7 +116,7 @@ def test_a_penalty_holds_experts(step: str, model: Any, base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     mask = Mask.of({EXPERT: checkpoint.spec(EXPERT)}, {EXPERT: np.array([3, 7])})
     held = Consolidation(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
-                         {EXPERT: print_of(checkpoint.read(EXPERT).flatten()[[3, 7]])}, "fisher")  # fmt: skip
+                         {EXPERT: hash_values(checkpoint.read(EXPERT).flatten()[[3, 7]])}, "fisher")  # fmt: skip
     spec = RegularizeSpec(strength=0.5, step=step, layers="none")  # type: ignore[arg-type]
     penalty = Penalty.of(model, checkpoint, held, spec)
     packed = model.get_parameter(OWNER)

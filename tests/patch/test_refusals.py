@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError, ConfigError, OverlapError, PatchMismatchError
-from graft.patch.fit import check_digest, check_fit
+from graft.patch.compatibility import check_compatible, check_digest
 from graft.patch.live import LiveTarget, apply_patch
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
@@ -196,7 +196,7 @@ def test_both_kinds_of_target_agree_on_every_fault(tmp_path: Path) -> None:
     patches.append(make_patch({"zebra": base["layers.0.w"]}, {"zebra": {0: 9.0}}))
     live = LiveTarget(model_of(base))
     for patch, check_base in itertools.product(patches, (True, False)):
-        left, right = (check_fit(patch, target, check_base=check_base) for target in (stored, live))
+        left, right = (check_compatible(patch, target, check_base=check_base) for target in (stored, live))
         assert left.reasons == right.reasons
         assert left.fits == (patch in patches[: 3 if check_base else 4])
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from graft.compose.composition import compose_patches
 from graft.errors import ConfigError, OverlapError
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.overlap_rules import join_entries
 from graft.patch.registry import OVERLAP_RULES, OverlapEntry
 from tests.checkpoints import make_patch, write_single

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import OverlapError
-from graft.patch.fit import Fit
+from graft.patch.compatibility import Compatibility
 from graft.patch.stack import OverlapRule, stack_patches
 from tests.checkpoints import make_patch
 
@@ -16,7 +16,7 @@ CHANGES = st.dictionaries(st.integers(0, 11), st.sampled_from([1.0, 2.0, -0.0]),
 
 def stacked(changes: list[dict[int, float]], rule: OverlapRule) -> dict[int, float]:
     patches = [make_patch(BASE, {"a": entries}) for entries in changes]
-    fits = [Fit({"a": "target.a"}, {}, ()) for _ in patches]
+    fits = [Compatibility({"a": "target.a"}, {}, ()) for _ in patches]
     assignment = stack_patches(patches, fits, rule)
     assert list(assignment.entries) == ["target.a"]
     indices, values = assignment.entries["target.a"]
@@ -45,7 +45,7 @@ def test_the_rules_are_those_of_dicts(changes: list[dict[int, float]]) -> None:
 
 def test_values_of_two_dtypes_cannot_share_a_tensor() -> None:
     patches = [make_patch({"a": BASE["a"].to(dtype)}, {"a": {1: 2.0}}) for dtype in (torch.float32, torch.float16)]
-    fits = [Fit({"a": "a"}, {}, ())] * 2
+    fits = [Compatibility({"a": "a"}, {}, ())] * 2
     assert len(stack_patches(patches[:1], fits[:1])) == 1
     with pytest.raises(OverlapError, match=r"'a'.*float32 and .*float16"):
         stack_patches(patches, fits, "last")

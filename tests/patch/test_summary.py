@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.patch.file import patch_bytes
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import describe_patch, entries_by_layer, log2_choose, measure_sizes, natural_key
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from tests.checkpoints import sample_patch
 
 
@@ -46,7 +46,7 @@ def test_a_patch_of_one_in_ten_thousand_is_near_its_bound(specs: dict[str, Tenso
         specs, {n: torch.randint(s.numel, (s.numel // 10**4,), generator=generator) for n, s in specs.items()}
     )
     values = {name: torch.ones(len(mask[name]), dtype=torch.bfloat16) for name in mask}
-    prints = {name: print_of(values[name]) for name in mask}
+    prints = {name: hash_values(values[name]) for name in mask}
     n = sum(spec.numel for spec in specs.values())
     origin = Provenance(base=BaseIdentity(name="base", digest="0" * 64, n_parameters=n), method={"name": "magnitude"})
     patch = Patch(mask, values, prints, origin)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from graft.config import read_config
-from graft.evaluate.interpolation import interpolate
 from graft.recipes import controls
-from graft.recipes.bench import Bench, Machine
+from graft.recipes.bench import Bench
 from graft.recipes.controls import match_early_stopping, match_interpolation, match_larger_random
 from graft.recipes.curve import trace_curve
 from graft.recipes.seed import run_seed
 from graft.recipes.spec import RecipeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 
 FULL: dict[str, Any] = {
@@ -42,12 +42,12 @@ def bench(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("seed")
     shutil.copytree(shelf / "tuned", folder / "tuned")
     task = Task.load(shelf / "toy" / "task.yaml")
-    return Bench(recipe_of(shelf / "base", FULL), task.with_seed(0), 0, folder, Machine())
+    return Bench(recipe_of(shelf / "base", FULL), task.with_seed(0), 0, folder, Runtime())
 
 
 @pytest.fixture(scope="module")
 def seed(bench: Bench) -> dict[str, Any]:
-    return run_seed(bench.recipe, bench.task, 0, bench.folder, bench.machine)
+    return run_seed(bench.recipe, bench.task, 0, bench.folder, bench.runtime)
 
 
 def test_every_model_is_measured_like_the_grafts(seed: dict[str, Any], bench: Bench) -> None:
@@ -119,7 +119,7 @@ def test_novel_rows_are_told_apart_and_the_checkpoint_is_diagnosed(seed: dict[st
 
 def test_what_is_not_asked_for_is_not_done(bench: Bench, seed: dict[str, Any]) -> None:
     little = recipe_of(Path(bench.recipe.base), {"controls": [], "detection": False})
-    found = run_seed(little, bench.task, 0, bench.folder, bench.machine)
+    found = run_seed(little, bench.task, 0, bench.folder, bench.runtime)
     assert list(found["models"]) == MODELS[:4]
     assert (found["controls"], found["curve"]) == ({}, [])
     assert {"detection", "diagnosis"}.isdisjoint(found)
@@ -135,7 +135,7 @@ def test_settings_are_chosen_on_validation_and_never_on_test(bench: Bench, monke
         "steps": match_early_stopping(bench, target),
     }
     other = Task.load(bench.task.folder / "task.yaml", ("data.test=meals.jsonl",)).with_seed(0)
-    swapped = Bench(bench.recipe, other, 0, bench.folder, bench.machine)
+    swapped = Bench(bench.recipe, other, 0, bench.folder, bench.runtime)
     again = {
         "alpha": match_interpolation(swapped, head, target),
         "density": match_larger_random(swapped, head, target),
@@ -158,15 +158,18 @@ def test_a_target_below_the_base_is_reached_at_once(bench: Bench) -> None:
     assert match_early_stopping(bench, 0.01).value == 80 // controls.CHECKS
 
 
-def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(bench: Bench) -> None:
+def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = bench.open(bench.recipe.base)
     tuned = bench.predict_test(bench.open(bench.tuned)).logits
     larger = match_larger_random(bench, head, 1.01)
     assert larger.validation_accuracy <= 1
-    mixed = controls._measure(bench, head, interpolate(1.0)).test.logits
+    monkeypatch.setattr(controls, "ALPHAS", (1.0,))
+    mixed = match_interpolation(bench, head, 1.01).predictions.test.logits
     assert mixed == pytest.approx(tuned)
 
 
 def test_a_recipe_without_a_curve_has_no_points(bench: Bench) -> None:
-    plain = Bench(recipe_of(Path(bench.recipe.base), {}), bench.task, 0, bench.folder, bench.machine)
+    plain = Bench(recipe_of(Path(bench.recipe.base), {}), bench.task, 0, bench.folder, bench.runtime)
     assert trace_curve(plain, 0.5, 0.9) == []

@@ -18,8 +18,8 @@ from graft.recipes.folder import find_or_read
 from graft.recipes.retention import run as forgetting
 from graft.recipes.run import run_recipe
 from graft.recipes.suite import run as several
+from graft.specs.adapter import AdapterSpec
 from graft.train import adapter, fine_tuning
-from graft.train.adapter import AdapterSpec
 from graft.train.importance import consolidation_file
 from tests.models import write_yaml
 from tests.recipes.retention.test_retention import bench_of

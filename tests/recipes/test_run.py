@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError, DataError, GraftError, OutputError
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes import run as running
 from graft.recipes import seed as seeding
-from graft.recipes.bench import Machine
 from graft.recipes.run import RunResult, load_recipe, run_recipe
 from graft.recipes.seed import run_seed
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.checkpoints import files_below
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_an_earlier_try_is_taken_up_only_where_it_is_the_same(
 
     def seed_of(*assignments: str) -> dict[str, Any]:
         recipe, task = load_recipe(path, assignments)
-        return {**run_seed(recipe, task, 0, tmp_path / "seed-0", Machine()), "seconds": None}
+        return {**run_seed(recipe, task, 0, tmp_path / "seed-0", Runtime()), "seconds": None}
 
     first = seed_of()
     assert trained == [0]
@@ -209,7 +209,7 @@ def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypat
     [
         ({"sead": [0]}, r"tiny.yaml: unknown key 'sead' \(did you mean 'seeds'\?\); allowed are name, base, task"),
         ({"localize": {"densety": 1}}, r"localize: unknown key 'densety' \(did you mean 'density'\?\)"),
-        ({"localize": {"points": 0}}, r"localize: points and batch_size must be 1 or more"),
+        ({"localize": {"points": 0}}, r"localize: points must be 1 or more"),
         ({"controls": ["luck"]}, r"controls: 'luck' is not a method; choose from learned, paper, attribution, "),
         ({"train": {"rate": 1}}, r"task.yaml: train: unknown key 'rate'.*allowed are optimizer"),
         ({"train": {"lr": "2020-01-01"}}, r"task.yaml: train: lr: must be a number"),

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graft.errors import CheckpointError
-from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
-from graft.tensors.dtypes import TensorSpec
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, SINGLE
+from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     bits_of,
     equal_tensors,
@@ -194,7 +195,7 @@ def test_an_architecture_is_read_without_weights(tmp_path: Path) -> None:
         folder = save_model(model, tmp_path / type(model).__name__)
         checkpoint = Checkpoint.open(folder)
         assert checkpoint.architecture is not None
-        assert checkpoint.architecture.prefix == prefix
+        assert checkpoint.architecture.name_map.prefix == prefix
         assert checkpoint.n_parameters == sum(parameter.numel() for parameter in model.parameters())
         assert set(checkpoint.names) <= bits_of(model).keys()
         assert Checkpoint.open(folder / SINGLE).architecture is None
@@ -203,5 +204,8 @@ def test_an_architecture_is_read_without_weights(tmp_path: Path) -> None:
 def test_older_names_are_renamed_as_transformers_does_on_loading(tmp_path: Path) -> None:
     architecture = Checkpoint.open(save_model(small_bert(), tmp_path / "base")).architecture
     assert architecture is not None
-    assert architecture.rename("encoder.layer.0.output.LayerNorm.gamma") == "encoder.layer.0.output.LayerNorm.weight"
-    assert architecture.rename("encoder.layer.0.output.dense.weight") == "encoder.layer.0.output.dense.weight"
+    assert (
+        architecture.name_map.rename("encoder.layer.0.output.LayerNorm.gamma")
+        == "encoder.layer.0.output.LayerNorm.weight"
+    )
+    assert architecture.name_map.rename("encoder.layer.0.output.dense.weight") == "encoder.layer.0.output.dense.weight"

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import (
-    ITEM_SIZES,
     TORCH_DTYPES,
-    TensorSpec,
     as_bits,
     assign,
     from_bytes,
@@ -22,7 +21,7 @@ from graft.tensors.dtypes import (
     take,
     to_bytes,
 )
-from graft.tensors.prints import digest_of, print_of
+from graft.tensors.hashing import digest_of, hash_values
 from tests.checkpoints import sample_tensors, write_sharded, write_single
 
 DTYPES = st.sampled_from(sorted(TORCH_DTYPES))
@@ -30,7 +29,7 @@ SHAPES = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 
 
 def random_bits(dtype: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    n_bytes = TensorSpec(dtype, shape).numel * ITEM_SIZES[dtype]
+    n_bytes = TensorSpec(dtype, shape).n_bytes
     high = 2 if dtype == "BOOL" else 256
     data = torch.randint(high, (n_bytes,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return from_bytes(data.numpy().tobytes(), dtype, shape)
@@ -92,8 +91,8 @@ def test_specs() -> None:
 def test_a_print_is_the_start_of_sha256_of_little_endian_bytes() -> None:
     values = torch.tensor([1.0, -0.0])
     assert to_bytes(values) == bytes.fromhex("0000803f00000080")
-    assert print_of(values) == hashlib.sha256(to_bytes(values)).hexdigest()[:16]
-    assert print_of(values) != print_of(torch.tensor([1.0, 0.0]))
+    assert hash_values(values) == hashlib.sha256(to_bytes(values)).hexdigest()[:16]
+    assert hash_values(values) != hash_values(torch.tensor([1.0, 0.0]))
     assert to_bytes(as_bits(torch.tensor([True, False]))) == b"\x01\x00"
 
 
@@ -109,3 +108,8 @@ def test_a_digest_sees_values_names_and_dtypes_but_not_shards(tmp_path: Path) ->
         digest_of(Checkpoint.open(write_single(tmp_path / str(i), t))) for i, t in enumerate((changed, renamed, cast))
     ]
     assert len({single, *others}) == 4
+
+
+def test_the_sizes_of_elements_are_those_of_torch() -> None:
+    assert {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()} == ITEM_SIZES
+    assert TensorSpec("BF16", (3, 5)).n_bytes == 30

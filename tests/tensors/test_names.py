@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import MismatchError
-from graft.tensors.names import NameMatch, match_names, unwrap_name
+from graft.tensors.names import NameMap, NameMatch, unwrap_name
 
 
 def renamed(name: str) -> str:
@@ -30,7 +30,7 @@ def renamed(name: str) -> str:
     ],
 )
 def test_each_rule_finds_its_name(wanted: str, available: str) -> None:
-    match = match_names([wanted], ["other", available], prefix="bert", rename=renamed)
+    match = NameMap("bert", renamed).match([wanted], ["other", available])
     assert match == NameMatch({wanted: available}, (), ("other",))
 
 
@@ -39,20 +39,20 @@ def test_each_rule_finds_its_name(wanted: str, available: str) -> None:
     [("layer.w", "layer.v"), ("layer.w", "roberta.layer.w"), ("layer.w", "bertlayer.w"), ("layer.w", "xlayer.w")],
 )
 def test_other_names_are_not_found(wanted: str, available: str) -> None:
-    assert match_names([wanted], [wanted]).found
-    assert match_names([wanted], [available], prefix="bert", rename=renamed) == NameMatch({}, (wanted,), (available,))
+    assert NameMap().match([wanted], [wanted]).found
+    assert NameMap("bert", renamed).match([wanted], [available]) == NameMatch({}, (wanted,), (available,))
 
 
 def test_without_a_prefix_or_renaming_only_the_other_rules_hold() -> None:
-    assert match_names(["w"], ["bert.w"]).missing == ("w",)
-    assert match_names(["gamma"], ["weight"]).missing == ("gamma",)
-    assert match_names(["w"], ["module.w"]).found == {"w": "module.w"}
+    assert NameMap().match(["w"], ["bert.w"]).missing == ("w",)
+    assert NameMap().match(["gamma"], ["weight"]).missing == ("gamma",)
+    assert NameMap().match(["w"], ["module.w"]).found == {"w": "module.w"}
 
 
 def test_the_first_rule_that_finds_a_name_decides() -> None:
     order = ["norm.gamma", "bert.norm.gamma", "norm.weight", "bert.norm.weight", "module.norm.gamma"]
     for i, best in enumerate(order):
-        match = match_names(["norm.gamma"], reversed(order[i:]), prefix="bert", rename=renamed)
+        match = NameMap("bert", renamed).match(["norm.gamma"], reversed(order[i:]))
         assert match.found == {"norm.gamma": best}
 
 
@@ -68,16 +68,16 @@ def test_the_first_rule_that_finds_a_name_decides() -> None:
     ],
 )
 def test_an_ambiguity_is_refused(wanted: list[str], available: list[str]) -> None:
-    assert match_names(wanted[:1], available[-1:], prefix="bert", rename=renamed).found
+    assert NameMap("bert", renamed).match(wanted[:1], available[-1:]).found
     with pytest.raises(MismatchError, match="ambiguous"):
-        match_names(wanted, available, prefix="bert", rename=renamed)
+        NameMap("bert", renamed).match(wanted, available)
 
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "layer.0", "bert.x", "x", "module.y"]), unique=True), st.booleans())
 def test_equal_names_match_whatever_the_rules(names: list[str], wrap: bool) -> None:
     available = [f"module.{name}" for name in names] if wrap else names
-    match = match_names(names, available, prefix="bert")
+    match = NameMap("bert").match(names, available)
     assert match == NameMatch(dict(zip(names, available, strict=True)), (), ())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from graft.evaluate.registry import METRICS, metrics_shown
+from graft.specs.runtime import Runtime
 from graft_cli import options
 
 
@@ -19,8 +20,7 @@ from graft_cli import options
 @click.option("--limit", type=click.IntRange(1), help="Only the first few examples of each set.")
 @options.seed
 @options.batch_size(64)
-@options.device
-@options.dtype
+@options.runs_model
 @options.as_json
 @options.debug
 def command(
@@ -31,8 +31,7 @@ def command(
     limit: int | None,
     seed: int | None,
     batch_size: int,
-    device: str,
-    dtype: str,
+    runtime: Runtime,
     as_json: bool,
 ) -> None:
     """Measure MODEL on a task's test split and out-of-distribution sets: accuracy, calibration, intervals.
@@ -46,8 +45,8 @@ def command(
 
     task = options.load_task(task_file, seed)
     loaded = tuple(pull_patch(patch) for patch in patches)
-    where: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "dtype": dtype}
-    result = evaluate_against(model, tuned, task, patches=loaded, **where).to_json()
+    report = evaluate_against(model, tuned, task, patches=loaded, limit=limit, batch_size=batch_size, runtime=runtime)
+    result = report.to_json()
     options.show(result, as_json, _lines(result))
 
 

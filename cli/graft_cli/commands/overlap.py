@@ -11,8 +11,8 @@ from graft_cli import options
 from graft_cli.regions import locate_regions
 
 if TYPE_CHECKING:
-    from graft.claims import Claim
-    from graft.compose.measurement import Overlap
+    from graft.compose.region_overlap import Overlap
+    from graft.files.claims import Claim
 
 
 @click.command("overlap")
@@ -41,9 +41,9 @@ def command(
       graft overlap topics.safetensors reviews.safetensors -o runs/overlap
       graft overlap runs/topics/*.safetensors runs/reviews/*.safetensors --by-folder
     """
-    from graft.claims import claim_output
-    from graft.compose.measurement import measure_overlap
-    from graft.tensors.location import places_of
+    from graft.compose.region_overlap import measure_overlap
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
 
     claim = None
     if output is not None:
@@ -64,14 +64,14 @@ def command(
 
 
 def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> None:
-    from graft.compose.families import measure_families
+    from graft.compose.task_overlap import measure_task_overlap
 
     folders: dict[Path, list[Path]] = {}
     for path in paths:
         folders.setdefault(path.resolve().parent, []).append(path)
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
-    result = measure_families({folder.name: found for folder, found in folders.items()})
+    result = measure_task_overlap({folder.name: found for folder, found in folders.items()})
     if claim is not None:
         from graft.report.plots.overlap_map import write_families
 

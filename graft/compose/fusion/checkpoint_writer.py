@@ -1,4 +1,4 @@
-"""Writes a checkpoint tensor by tensor into the layout of another one's files."""
+"""A checkpoint written tensor by tensor into the places that another one's files give them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graft.files.header import read_header
+from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.model_folder import Companions, copy_companions
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import ITEM_SIZES, byte_view
-from graft.tensors.header import read_header
+from graft.tensors.dtypes import byte_view
 
 _BLOCK = 1 << 24  # bytes
 
 
 class CheckpointWriter:
-    """Writes the files of a new checkpoint with the base's shards, index, headers and companions.
+    """The files of a new checkpoint with the base's shards, index, headers and companions.
 
     Args:
         base: the checkpoint whose layout is taken.
@@ -40,7 +41,7 @@ class CheckpointWriter:
     def start(self, fused: Collection[str], companions: Companions) -> None:
         """Write headers and companions, and every tensor of the base that is not going to be `put`."""
         copy_companions(companions, self._base.path, self._folder)
-        written = {place for name in fused for place in self._places(name)}
+        written = {place for name in fused for place in self._base.tied.listed(name, self._base.files)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)
             out = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -57,17 +58,13 @@ class CheckpointWriter:
 
         Several threads may.
         """
-        for place in self._places(name):
+        for place in self._base.tied.listed(name, self._base.files):
             stored = self._base.stored[place]
             _write(
                 self._handles[self._base.files[place].name],
                 byte_view(values),
                 stored.start + start * ITEM_SIZES[stored.spec.dtype],
             )
-
-    def _places(self, name: str) -> list[str]:
-        group = next((group for group in self._base.tied if name in group), frozenset((name,)))
-        return sorted(group & self._base.files.keys())
 
 
 def _copy(source: int, out: int, start: int, stop: int) -> None:
@@ -79,7 +76,7 @@ def _copy(source: int, out: int, start: int, stop: int) -> None:
 
 
 def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
-    """Write all of the bytes, from `start` on."""
+    """Write all of the bytes, from that place of the file on."""
     while len(data):
         n = os.pwrite(out, data.data, start)
         data, start = data[n:], start + n

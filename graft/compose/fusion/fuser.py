@@ -1,4 +1,4 @@
-"""Several fully fine-tuned models fused into one, streamed: no more than a stretch of one tensor is ever in memory."""
+"""Several fully fine-tuned models fused into one, streamed: no more than a chunk of one tensor is ever in memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
 from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
 from graft.compose.fusion.checkpoint_writer import CheckpointWriter
 from graft.compose.fusion.stretch import Shared, Stretch, within
-from graft.compose.fusion_spec import FusionSpec
 from graft.compose.registry import FUSION_METHODS
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
+from graft.files.claims import Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.deltas import LONG
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate, places_of
-from graft.tensors.movements import LONG
-from graft.tensors.pair import CheckpointPair, stretches_of
+from graft.tensors.pair import CheckpointPair, chunks_of
 from graft.tensors.rounding import undo_rounding
 from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors
@@ -188,12 +188,12 @@ class _Fuser:
         for start, (base, *tuned) in self._stretches(name, LONG if selects else None):
             selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
             fused = torch.empty_like(base)
-            for at, (few, *rest) in stretches_of([base, *tuned], base.dtype):
+            for at, (few, *rest) in chunks_of([base, *tuned], base.dtype):
                 kept = within(selected, at, len(few))
                 fused[at : at + len(few)] = self.fuse(Stretch(few, rest, kept, arc, self.spec.factor))
             if selected:
                 met += Shared.of(selected).met
-            if not is_safe and not all(is_finite(part) for _, (part,) in stretches_of([fused], fused.dtype)):
+            if not is_safe and not all(is_finite(part) for _, (part,) in chunks_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
         return dots, met
@@ -213,7 +213,7 @@ class _Fuser:
         """Yield where each begins, and the base's and each model's values in the base's dtype."""
         models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
         dtypes = [pair.narrow or model.dtype for pair, model in zip(self.pairs, models[1:], strict=True)]
-        for start, (base, *tuned) in stretches_of(models, models[0].dtype, length):
+        for start, (base, *tuned) in chunks_of(models, models[0].dtype, length):
             yield start, [base, *(undo_rounding(base, *other) for other in zip(tuned, dtypes, strict=True))]
 
     def _tuned(self, name: str) -> list[tuple[Checkpoint, str]]:

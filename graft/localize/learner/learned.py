@@ -33,8 +33,8 @@ from graft.errors import CheckpointError
 from graft.localize.candidates import Candidates, CandidateSum
 from graft.localize.gradients import backpropagate, pouring
 from graft.localize.offsets import RunningOffsets
-from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LearnSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 
@@ -100,7 +100,7 @@ class MaskLearner:
         with torch.no_grad():
             size = self.config.batch_size
             batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-            sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.deal(batches)]
+            sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.shard(batches)]
             return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
 
     def _step(self, places: list[int], sink: CandidateSum) -> float:
@@ -110,7 +110,7 @@ class MaskLearner:
         parts = [places[start : start + size] for start in range(0, len(places), size)]
         if offsets is not None:
             offsets.fit()
-        for part, counts in ranks.deal(parts):
+        for part, counts in ranks.shard(parts):
             loss = self._loss(part) * (len(part) / len(places))
             losses.append(loss.item())
             backpropagate(self.head, loss, counts)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
-from graft.recipes.bench import Machine
+from graft.files.location import locate
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
@@ -25,8 +25,8 @@ from graft.recipes.retention.table import format_retention
 from graft.recipes.spec import find_base
 from graft.recipes.trainings import load_capped, train_config
 from graft.report.plots.pareto import plot_pareto
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_retention(path: Path) -> bool:
@@ -58,14 +58,14 @@ class Experiment:
         }
         return used if self.skill is None else {**used, "start": [(self.skill, None)]}
 
-    def at(self, seed: int, folder: Path, machine: Machine) -> RetentionBench:
+    def at(self, seed: int, folder: Path, runtime: Runtime) -> RetentionBench:
         """One seed at work."""
         general, domains = (
             tuple(Setting(setting.task.with_seed(seed), setting.limit) for setting in settings)
             for settings in (self.general, self.domains)
         )
         skill = None if self.skill is None else self.skill.with_seed(seed)
-        return RetentionBench(self.recipe, general, domains, skill, seed=seed, folder=folder, machine=machine)
+        return RetentionBench(self.recipe, general, domains, skill, seed=seed, folder=folder, runtime=runtime)
 
 
 def load_retention(path: Path, assignments: tuple[str, ...] = ()) -> Experiment:
@@ -102,14 +102,14 @@ def run_retention(
     for task in experiment.tasks:
         for split in (task.train_examples, task.validation_examples):
             split()  # too few for the shots, said before the first costly step
-    recipe, machine = experiment.recipe, Machine(device, dtype)
+    recipe, runtime = experiment.recipe, Runtime(device, dtype)
     refuse_budgets(locate(recipe.base).path, _list_budgets(experiment))
     content = content_of_run(recipe, locate(recipe.base).path, experiment.used, dtype)
     inputs = inputs_of(path, recipe.base, recipe.files, experiment.tasks)
     claim_folder(out, to_plain(recipe), content, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        work = partial(_run_seed, experiment, seed, machine)
+        work = partial(_run_seed, experiment, seed, runtime)
         seeds.append(run_or_read(out / f"seed-{seed}", work))
     return _finish(experiment, seeds, out)
 
@@ -123,8 +123,8 @@ def _list_budgets(experiment: Experiment) -> Iterator[Asked]:
             yield f"methods.{point.name}", point.how.graft, train_config(domain.task, point.how.train)
 
 
-def _run_seed(experiment: Experiment, seed: int, machine: Machine, folder: Path) -> dict[str, Any]:
-    return run_retention_seed(experiment.at(seed, folder, machine))
+def _run_seed(experiment: Experiment, seed: int, runtime: Runtime, folder: Path) -> dict[str, Any]:
+    return run_retention_seed(experiment.at(seed, folder, runtime))
 
 
 def _finish(experiment: Experiment, seeds: list[dict[str, Any]], out: Path) -> RunResult:

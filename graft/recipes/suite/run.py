@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from graft.compose.families import FamilyOverlap, measure_families
+from graft.compose.task_overlap import TaskOverlap, measure_task_overlap
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
-from graft.recipes.bench import Machine
+from graft.files.location import locate
 from graft.recipes.budgets import Asked, refuse_budgets
 from graft.recipes.content import Used, content_of_run
 from graft.recipes.folder import RunResult, claim_folder, find_missed, inputs_of, run_or_read, write_results
@@ -25,8 +25,8 @@ from graft.recipes.trainings import load_capped, train_config
 from graft.report.plots.continual_curves import plot_continual_curves
 from graft.report.plots.overlap_map import plot_families
 from graft.report.plots.task_matrix import plot_task_matrix
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 
 
 def is_suite(path: Path) -> bool:
@@ -64,7 +64,7 @@ def run_suite(
         for split in (task.train_examples, task.validation_examples):
             split()  # too few for the shots, said before the first costly step
     refuse_budgets(locate(suite.base).path, _list_budgets(suite, tasks, beside))
-    machine = Machine(device, dtype)
+    runtime = Runtime(device, dtype)
     named = {"tasks": tasks, "beside": beside}
     used: dict[str, list[Used]] = {key: [(task, suite.evaluate.limit) for task in named[key]] for key in named}
     content = content_of_run(suite, locate(suite.base).path, used, dtype)
@@ -72,7 +72,7 @@ def run_suite(
     claim_folder(out, to_plain(suite), content, force, inputs)
     seeds = []
     for seed in tqdm(suite.seeds, desc=suite.name, unit="seed", disable=None):
-        work = partial(run_suite_seed, suite, tasks, beside, seed, machine=machine)
+        work = partial(run_suite_seed, suite, tasks, beside, seed, runtime=runtime)
         seeds.append(run_or_read(out / f"seed-{seed}", work))
     return _finish(suite, [task.spec.name for task in (*tasks, *beside)], seeds, out)
 
@@ -107,12 +107,12 @@ def _finish(suite: SuiteSpec, names: list[str], seeds: list[dict[str, Any]], out
     return RunResult(results, table, tuple(files), missed)
 
 
-def _overlap(names: Sequence[str], prefix: str, seeds: Sequence[int], out: Path) -> FamilyOverlap:
+def _overlap(names: Sequence[str], prefix: str, seeds: Sequence[int], out: Path) -> TaskOverlap:
     places = {name: [out / f"seed-{seed}" / f"{prefix}{name}.safetensors" for seed in seeds] for name in names}
-    return measure_families(places)
+    return measure_task_overlap(places)
 
 
-def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: FamilyOverlap, out: Path) -> list[Path]:
+def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: TaskOverlap, out: Path) -> list[Path]:
     files = plot_families(overlap, out / "overlap")
     for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
         if key in seeds[0]:

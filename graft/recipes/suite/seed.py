@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.task_similarity import compare_gradients, compare_texts
-from graft.patch.file import save_patch
-from graft.recipes.bench import Machine
+from graft.patch.format.writing import save_patch
 from graft.recipes.clock import Clock
 from graft.recipes.suite.bench import Figures, SuiteBench
 from graft.recipes.suite.fusions import fuse_tuned, train_mix
 from graft.recipes.suite.grafts import cross_grafts, cut_grafts, cut_shared, join_grafts
 from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BASE, SuiteSpec
-from graft.tasks.similarity import SimilarityHead
+from graft.specs.runtime import Runtime
+from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 
 
 def run_suite_seed(
-    suite: SuiteSpec, tasks: list[Task], beside: list[Task], seed: int, folder: Path, machine: Machine
+    suite: SuiteSpec, tasks: list[Task], beside: list[Task], seed: int, folder: Path, runtime: Runtime
 ) -> dict[str, Any]:
     """Run one seed into `folder`: a patch per task, and the returned figures; checkpoints are dropped at the end.
 
@@ -34,7 +34,7 @@ def run_suite_seed(
         method.
     """
     first, others = ([task.with_seed(seed) for task in group] for group in (tasks, beside))
-    bench = SuiteBench(suite, tuple(first), tuple(others), seed=seed, folder=folder, machine=machine)
+    bench = SuiteBench(suite, tuple(first), tuple(others), seed=seed, folder=folder, runtime=runtime)
     clock = Clock()
     methods: dict[str, Figures] = {BASE: bench.measure(bench.open(suite.base))}
     clock.lap(BASE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.compose.families import FamilyOverlap
+from graft.compose.task_overlap import TaskOverlap
 from graft.evaluate.continual_metrics import follow_stages
 from graft.evaluate.mantel import Matrix, mantel_test
 from graft.evaluate.t_interval import mean_interval, short_decimal
@@ -66,7 +66,7 @@ def mean_matrix(seeds: Seeds, key: str) -> tuple[list[str], Matrix]:
     return names, np.mean(gains, axis=0)
 
 
-def agree(overlap: FamilyOverlap, seeds: Seeds) -> dict[str, dict[str, float | None]]:
+def agree(overlap: TaskOverlap, seeds: Seeds) -> dict[str, dict[str, float | None]]:
     """Measure of kinship -> Spearman's rho of the regions' Jaccard similarity with it, and its permutation p."""
     if len(overlap.names) < 3:
         return {}
@@ -82,7 +82,7 @@ def format_suite(
     suite: SuiteSpec,
     summary: Summary,
     seeds: Seeds,
-    overlap: FamilyOverlap,
+    overlap: TaskOverlap,
     agreement: Mapping[str, Mapping[str, float | None]],
 ) -> str:
     """All tables as Markdown."""
@@ -120,7 +120,7 @@ def format_tasks(summary: Summary, tasks: Sequence[str]) -> str:
     return format_rows(rows)
 
 
-def format_overlap(overlap: FamilyOverlap) -> str:
+def format_overlap(overlap: TaskOverlap) -> str:
     """A row per pair of tasks, most alike first, then the ceilings."""
     rows = [["regions", "Jaccard", "shared", "share", "by chance", "by chance, tensor by tensor"]]
     m, jaccard = len(overlap.names), overlap.means["jaccard"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from graft.claims import Output
 from graft.compose.clusters import leaf_order, to_linkage
-from graft.compose.families import FamilyOverlap
-from graft.compose.measurement import Overlap
-from graft.outputs import new_folder
+from graft.compose.region_overlap import Overlap
+from graft.compose.task_overlap import TaskOverlap
+from graft.files.claims import Output
+from graft.files.outputs import new_folder
 from graft.report.plots.style import COLORS, INK, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.plots.task_matrix import plot_task_matrix
 
@@ -62,7 +62,7 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
         return save_figure(figure, path)
 
 
-def write_families(overlap: FamilyOverlap, folder: Output, *, force: bool = False) -> None:
+def write_families(overlap: TaskOverlap, folder: Output, *, force: bool = False) -> None:
     """A folder with overlap.json, and overlap_map.png, of tasks over several seeds.
 
     Raises:
@@ -72,7 +72,7 @@ def write_families(overlap: FamilyOverlap, folder: Output, *, force: bool = Fals
         plot_families(overlap, place / "overlap_map")
 
 
-def plot_families(overlap: FamilyOverlap, path: Path) -> list[Path]:
+def plot_families(overlap: TaskOverlap, path: Path) -> list[Path]:
     """Draw the mean Jaccard similarity of each two tasks, and under it its ratio to chance.
 
     Returns:
@@ -119,7 +119,7 @@ def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _folder_of(overlap: Overlap | FamilyOverlap, folder: Output, force: bool) -> Iterator[Path]:
+def _folder_of(overlap: Overlap | TaskOverlap, folder: Output, force: bool) -> Iterator[Path]:
     """A new folder with overlap.json, to be filled with plots."""
     with new_folder(folder, force=force) as place:
         text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -20,7 +20,7 @@ from graft.localize.scores.table import ScoreTable
 from graft.localize.selection import select_top
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import spec_of, take
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 
 _HIGHEST = 2.0**15  # the largest power of two in float8_e5m2
 
@@ -57,7 +57,7 @@ def check_anchor(held: Consolidation, name: str, tensor: torch.Tensor) -> None:
     spec = held.mask.specs[name]
     if spec.shape != tuple(tensor.shape):
         raise MismatchError(f"tensor {name!r} is {spec} in the importance file and {spec_of(tensor)} in the model")
-    if print_of(take(tensor, torch.tensor(held.mask[name]))) != held.prints[name]:
+    if hash_values(take(tensor, torch.tensor(held.mask[name]))) != held.prints[name]:
         raise MismatchError(f"tensor {name!r}: the importance file belongs to other weights than the base's")
 
 
@@ -111,5 +111,5 @@ def consolidate(
     strengths = {
         name: (scores[name]().index_select(0, indices[name]) / scale).clamp_min(lowest).to(dtype) for name in mask
     }
-    prints = {name: print_of(take(weights[name], indices[name])) for name in mask}
+    prints = {name: hash_values(take(weights[name], indices[name])) for name in mask}
     return Consolidation(mask, strengths, scale, prints, method)

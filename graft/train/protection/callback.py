@@ -9,10 +9,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from graft.errors import ProtectionError
-from graft.train.protection.core import Core, Masks
 from graft.train.protection.guard import How, Protection
+from graft.train.protection.protected_set import Masks, ProtectedSet
 from graft.train.protection.region import Region
-from graft.train.protection.watched import print_of_protected
+from graft.train.protection.unoptimized import hash_of_protected
 
 
 class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
@@ -40,28 +40,28 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, masks: Masks, *, unprotect: Masks = (), how: How = "auto") -> None:
-        self.core, self.how = Core.of(masks, unprotect), how
+        self.core, self.how = ProtectedSet.of(masks, unprotect), how
         self.protection: Protection | None = None
-        self._standing = ""
+        self._matched_values = ""
         self._prints: dict[str, str] = {}
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note what there is to protect."""
-        self._standing = self.core.standing(kwargs["model"])
-        self._prints = {region.name: print_of_protected(region) for region in self.core.regions(kwargs["model"])}
+        self._matched_values = self.core.matched_values(kwargs["model"])
+        self._prints = {region.name: hash_of_protected(region) for region in self.core.regions(kwargs["model"])}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Protect it."""
         model = kwargs["model"]
-        if not self._standing:  # added after the Trainer was made
+        if not self._matched_values:  # added after the Trainer was made
             self.on_init_end(args, state, control, model=model)
         if self.protection is not None:  # a training that broke off
             self.protection.release()
         regions = self.core.regions(model)
         self._compare(regions)
-        self.protection = Protection(model, kwargs["optimizer"], regions, self.how, self._standing)
+        self.protection = Protection(model, kwargs["optimizer"], regions, self.how, self._matched_values)
         if state.is_world_process_zero:
             tqdm.write(self.protection.describe(), file=sys.stderr)
 
@@ -85,7 +85,7 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
 
     def _compare(self, regions: list[Region]) -> None:
         for region in regions:
-            if print_of_protected(region) != self._prints.get(region.name):
+            if hash_of_protected(region) != self._prints.get(region.name):
                 raise ProtectionError(
                     f"tensor {region.name!r}: the protected values are not those that the model had when the Trainer "
                     "was made: a checkpoint to resume from must come from a training with the same protection"

@@ -14,18 +14,18 @@ from graft.arguments import checked
 from graft.errors import ProtectionError
 from graft.interrupts import finish
 from graft.parallel.sharded import reshard
-from graft.patch.holding import Holding
-from graft.tensors.pieces import is_distributed
+from graft.patch.module_identity import ModuleIdentity
+from graft.tensors.shards import is_distributed
 from graft.train.protection.compact import Compact, Exchange, is_elementwise
-from graft.train.protection.core import Core, Masks
+from graft.train.protection.protected_set import Masks, ProtectedSet
 from graft.train.protection.region import Region
 from graft.train.protection.restored import Restored
 from graft.train.protection.saved_state import SavedState
 from graft.train.protection.stepping import guard_step
-from graft.train.protection.watched import Watched
+from graft.train.protection.unoptimized import Unoptimized
 
 How = Literal["auto", "restore", "bits", "compact"]
-Part = Restored | Compact | Watched
+Part = Restored | Compact | Unoptimized
 FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
 _guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
@@ -38,7 +38,7 @@ class Protection:
         optimizer: any of torch, or a wrapper with the real one as its attribute `optimizer`.
         regions: what to keep.
         how: as in `protect`.
-        standing: what the regions hold, for people: "skill", "base" or "present".
+        matched_values: what the regions hold, for people: "skill", "base" or "present".
 
     Attributes:
         k: number of protected entries.
@@ -54,12 +54,12 @@ class Protection:
         optimizer: torch.optim.Optimizer,
         regions: Sequence[Region],
         how: How = "auto",
-        standing: str = "present",
+        matched_values: str = "present",
     ) -> None:
         self.optimizer = _innermost(optimizer)
         held = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
         _check_optimizer(model, self.optimizer, regions, held)
-        self.standing = standing
+        self.matched_values = matched_values
         self.k = sum(region.k for region in regions)
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
@@ -69,7 +69,7 @@ class Protection:
         self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
         self._tensors = {region.name: region.tensor for region in regions}
         self._forms = {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
-        self._model, self._holding = model, Holding(model, self._tensors)
+        self._model, self._holding = model, ModuleIdentity(model, self._tensors)
         compact = [part for part in self._parts if isinstance(part, Compact)]
         self._exchange = Exchange(compact)
         self._open = False  # within a step
@@ -136,14 +136,14 @@ class Protection:
 
     @property
     def implementation(self) -> str:
-        """Which way each tensor is protected."""
+        """The way in which each tensor is protected."""
         ways = Counter(part.way for part in self._parts)
         return ", ".join(f"{way} in {n} tensor{'s' * (n > 1)}" for way, n in sorted(ways.items()))
 
     def describe(self) -> str:
-        """One line: how many entries, their share, what they hold, and the implementation."""
+        """Return one line: how many entries, their share, what they hold, and the implementation."""
         share = f"{self.k / self.n_parameters:.4g} of {self.n_parameters:,}"
-        return f"protected: {self.k:,} entries ({share}), {self.standing} values; {self.implementation}"
+        return f"protected: {self.k:,} entries ({share}), {self.matched_values} values; {self.implementation}"
 
     def __enter__(self) -> Protection:
         if self._released:
@@ -187,7 +187,7 @@ class Protection:
                 part.restore()
 
     def _find(self) -> str | None:
-        """What does not hold, of the first tensor at which something does not."""
+        """Find what does not hold, of the first tensor at which something does not."""
         if any(is_distributed(tensor) for tensor in self._tensors.values()):
             reshard(self._model)
         if (lost := self._holding.lost(self._tensors)) is not None:
@@ -232,7 +232,7 @@ class Protection:
         self._refuse_reshaped()
 
     def _settle(self) -> None:
-        """Where a step has begun, end it: what it did to protected entries is undone; an interrupt waits for that."""
+        """End a step that has begun: undo what it did to protected entries; an interrupt waits for that."""
         if self._open:
             finish(self._close)
 
@@ -280,12 +280,12 @@ def protect(
         ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
         ConfigError: the model is partitioned by DeepSpeed ZeRO-3 or FSDP1.
     """
-    core = Core.of(masks, unprotect)
-    return Protection(model, optimizer, core.regions(model), how, core.standing(model))
+    core = ProtectedSet.of(masks, unprotect)
+    return Protection(model, optimizer, core.regions(model), how, core.matched_values(model))
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer within wrappers, such as accelerate's, whose own step runs no hooks."""
+    """Return the optimizer within wrappers, such as accelerate's, whose own step runs no hooks."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     found: torch.optim.Optimizer = optimizer
@@ -310,7 +310,7 @@ def _choose_part(region: Region, how: How, elementwise: bool, held: bool) -> Par
     if not isinstance(region.tensor, torch.nn.Parameter):
         return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
     if not held:
-        return Watched(region)  # the optimizer never sees it
+        return Unoptimized(region)  # the optimizer never sees it
     few = how == "compact" or (how == "auto" and region.free_share < FEW)
     if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
         return Compact(region)

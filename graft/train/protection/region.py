@@ -1,4 +1,4 @@
-"""Which coordinates of a live model's tensors are protected, told by themselves or by what is free."""
+"""Protected coordinates of a live model's tensors, listed themselves or by what is free."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import numpy as np
 import torch
 
 from graft.errors import ConfigError
-from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
-from graft.patch.region_fit import place_mask
-from graft.tensors.names import match_names
-from graft.tensors.pieces import local_of, piece_of
+from graft.patch.region_placement import place_mask
+from graft.tensors.live_weight import Owners
+from graft.tensors.shards import local_of, shard_of
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The protected coordinates of one tensor, which may be in pieces over processes (a DTensor).
+    """The protected coordinates of one tensor, which may be sharded over processes (a DTensor).
 
     Attributes:
         name: in the live model.
@@ -45,19 +44,19 @@ class Region:
 
     @property
     def local(self) -> torch.Tensor:
-        """The entries that this process holds: the tensor, or its piece, sharing the memory."""
+        """The entries that this process holds: the tensor, or its shard, sharing the memory."""
         return local_of(self.tensor)
 
     def protected(self) -> torch.Tensor:
-        """(m,) int64 flat indices of protected entries in `local`, on its device."""
+        """Return (m,) int64 flat indices of protected entries in `local`, on its device."""
         return self._here(self.inverted)
 
     def free(self) -> torch.Tensor:
-        """(n - m,) int64 flat indices in `local` of what may move, on its device."""
+        """Return (n - m,) int64 flat indices in `local` of what may move, on its device."""
         return self._here(not self.inverted)
 
     def _here(self, others: bool) -> torch.Tensor:
-        _, here = piece_of(self.tensor).locate(torch.tensor(self.indices))
+        _, here = shard_of(self.tensor).locate(torch.tensor(self.indices))
         if others:
             rest = torch.ones(self.local.numel(), dtype=torch.bool)
             rest[here] = False
@@ -66,20 +65,20 @@ class Region:
 
 
 def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequence[Mask] = ()) -> list[Region]:
-    """The union of masks, less others, as regions of a live model.
+    """Find the union of masks, less others, as regions of a live model.
 
     Raises:
         PatchMismatchError: the model lacks a tensor, or it has another shape.
         CheckpointError: the model is on the meta device.
     """
     target, what = LiveTarget(model), type(model).__name__
-    placed = [[_place(mask, target, Homes(model), what) for mask in given] for given in (masks, without)]
+    placed = [[_place(mask, target, Owners(model), what) for mask in given] for given in (masks, without)]
     kept = unite(*placed)
     return [Region(name, target.tensors[name], kept[name]) for name in kept]
 
 
 def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
-    """The union of masks, less others; by the same names."""
+    """Unite masks, less others; by the same names."""
     kept = Mask.of({}, {})
     for mask in masks:
         kept = kept | mask
@@ -89,7 +88,7 @@ def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
 
 
 def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[Region]:
-    """All that is not in a mask: the other entries of its tensors, and the base's other tensors as wholes.
+    """Find all that is not in a mask: the other entries of its tensors, and the base's other tensors as wholes.
 
     Args:
         model: weights that do not require gradients are left out, and so are those that the base lacks.
@@ -97,8 +96,8 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
         names: of the base's tensors.
     """
     target = LiveTarget(model)
-    found = match_names(target.trained, names, prefix=target.prefix, rename=target.rename).found
-    free = _in_owners({name: mask[found[name]] for name in target.trained if name in found}, target, Homes(model))
+    found = target.name_map.match(target.trained, names).found
+    free = _in_owners({name: mask[found[name]] for name in target.trained if name in found}, target, Owners(model))
     return [Region(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 
 
@@ -115,16 +114,16 @@ def freeze_wholes(model: torch.nn.Module, regions: Sequence[Region]) -> None:
         raise ConfigError("nothing is left to train: every weight in scope is protected")
 
 
-def _place(mask: Mask, target: LiveTarget, homes: Homes, what: str) -> Mask:
-    """A mask by the parameters and buffers that hold it."""
-    placed = _in_owners(place_mask(mask, target, what).indices, target, homes)
+def _place(mask: Mask, target: LiveTarget, owners: Owners, what: str) -> Mask:
+    """Place a mask in the parameters and buffers that hold it."""
+    placed = _in_owners(place_mask(mask, target, what).indices, target, owners)
     return Mask.of({name: target.spec(name) for name in placed}, placed)
 
 
-def _in_owners(named: Mapping[str, Indices], target: LiveTarget, homes: Homes) -> dict[str, Indices]:
-    """Coordinates by the parameters and buffers that hold them: parts of a packed one come together."""
+def _in_owners(named: Mapping[str, Indices], target: LiveTarget, owners: Owners) -> dict[str, Indices]:
+    """Map coordinates to the parameters and buffers that hold them: parts of a packed one come together."""
     placed: dict[str, Indices] = {}
     for name, indices in named.items():
-        home = homes.find(name, target.tensors[name], torch.tensor(indices))
-        placed[home.name] = np.union1d(placed.get(home.name, NOTHING), home.indices.numpy())
+        owned = owners.entries(name, target.tensors[name], torch.tensor(indices))
+        placed[owned.name] = np.union1d(placed.get(owned.name, NOTHING), owned.indices.numpy())
     return placed

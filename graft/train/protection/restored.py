@@ -9,19 +9,19 @@ import numpy as np
 import torch
 
 from graft.tensors.dtypes import as_bits, assign, clear, take
-from graft.tensors.pieces import local_of
+from graft.tensors.shards import local_of
 from graft.train.protection.region import Region
 
 _CHUNK = 1 << 20  # entries unpacked at a time
 
 
 class Coordinates(Protocol):
-    """Where the protected entries of a tensor are, part by part."""
+    """Places of a tensor's protected entries, part by part."""
 
     nbytes: int
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
-        """(m,) int64 flat indices, and where their values lie among all k."""
+        """Yield (m,) int64 flat indices, and where their values lie among all k."""
         ...
 
 
@@ -90,7 +90,7 @@ class Restored:
             assign(self.region.local, indices, self.values[part])
 
     def moved(self) -> int:
-        """Number of protected entries that do not hold the bits they held."""
+        """Count the protected entries that do not hold the bits they held."""
         return sum(self._count_moved(indices, self.values[part]) for indices, part in self.coordinates)
 
     def _count_moved(self, indices: torch.Tensor, values: torch.Tensor) -> int:
@@ -99,7 +99,7 @@ class Restored:
 
 
 def _set_bits(packed: torch.Tensor) -> torch.Tensor:
-    """(m,) int64 places of the bits that are set in (n,) uint8, least significant first."""
+    """Return (m,) int64 places of the bits that are set in (n,) uint8, least significant first."""
     if packed.device.type == "cpu":  # eight times as fast as `nonzero` there
         return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), bitorder="little")))
     return ((packed[:, None] >> _shifts(packed)) & 1).view(-1).nonzero().view(-1)

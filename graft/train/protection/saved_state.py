@@ -64,7 +64,7 @@ class SavedState:
 
     @property
     def _places(self) -> list[int]:
-        """Which of the optimizer's weights are trained compactly."""
+        """The optimizer's weights that are trained compactly."""
         return [place for place, weight in enumerate(self._weights()) if id(weight) in self._compact]
 
     @functools.cached_property

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from graft.errors import ConfigError, OutputError
-from graft.recipes.bench import Machine
+from graft.files.location import locate
 from graft.recipes.folder import RunResult
 from graft.recipes.retention.bench import RetentionBench
 from graft.recipes.retention.run import load_retention
 from graft.recipes.retention.spec import MethodSpec
 from graft.recipes.run import run_recipe
+from graft.specs.runtime import Runtime
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from tests.checkpoints import changed_entries, count
 from tests.models import write_yaml
 from tests.recipes.toy_tasks import write_toy_tasks
@@ -66,7 +66,7 @@ def finished(recipe: Path) -> RunResult:
 
 
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> RetentionBench:
-    return load_retention(recipe, assignments).at(0, folder, Machine())
+    return load_retention(recipe, assignments).at(0, folder, Runtime())
 
 
 def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: RunResult) -> None:

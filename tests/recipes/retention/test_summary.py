@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graft.recipes.retention.bench import Setting, score_of
 from graft.recipes.retention.summary import MEAN, Units, find_beaten, summarise_retention
 from graft.recipes.retention.table import format_retention
-from graft.tasks.spec import HeadSpec
+from graft.specs.head import HeadSpec
 from graft.tasks.task import Task
 from tests.models import toy_spec
 

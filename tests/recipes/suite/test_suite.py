@@ -12,11 +12,9 @@ import torch
 
 from graft.config import read_config, to_plain
 from graft.errors import ConfigError, OutputError
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.patch.mask import Mask
 from graft.recipes import trainings
-from graft.recipes.bench import Machine
 from graft.recipes.folder import RunResult
 from graft.recipes.run import run_recipe
 from graft.recipes.suite import sequences
@@ -27,6 +25,8 @@ from graft.recipes.suite.run import load_suite
 from graft.recipes.suite.sequences import run_sequence
 from graft.recipes.suite.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.trainings import with_shots
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from tests.checkpoints import changed_entries, count
@@ -85,7 +85,7 @@ def finished(recipe: Path) -> RunResult:
 
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> SuiteBench:
     suite, tasks, beside = load_suite(recipe, assignments)
-    return SuiteBench(suite, tuple(tasks), tuple(beside), seed=0, folder=folder, machine=Machine())
+    return SuiteBench(suite, tuple(tasks), tuple(beside), seed=0, folder=folder, runtime=Runtime())
 
 
 def test_every_method_is_measured_on_every_task(finished: RunResult) -> None:

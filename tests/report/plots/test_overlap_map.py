@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from graft.compose.measurement import Overlap, measure_overlap
+from graft.compose.region_overlap import Overlap, measure_overlap
 from graft.errors import OutputError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.report.plots.overlap_map import MOST_WRITTEN, write_overlap
-from graft.tensors.dtypes import TensorSpec
 from tests.checkpoints import files_below
 from tests.report.conftest import Drawn
 

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from graft.evaluate.calibration import expected_calibration_error, reliability_bins
 from graft.evaluate.outcomes import Outcomes
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.report.plots.layer_map import count_entries, plot_layer_map
 from graft.report.plots.reliability import plot_reliability, pool_bins
 from graft.report.plots.style import is_plot
-from graft.tensors.dtypes import TensorSpec
 
 
 def outcomes(n: int, seed: int, classes: int = 2) -> Outcomes:

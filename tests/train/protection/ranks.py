@@ -17,7 +17,7 @@ import graft
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import as_bits, take
-from graft.tensors.prints import print_of
+from graft.tensors.hashing import hash_values
 from tests.train.protection.loops import Bits, bits_of_weights, loss_of, make_mask, make_model, moved_at
 
 SKILL = "2.weight"
@@ -85,7 +85,7 @@ def patch_there(mask: Mask) -> Patch:
     weight = dict(make_model().named_parameters())[SKILL].detach()
     values = take(weight, torch.tensor(mask[SKILL]))
     part = Mask.of({SKILL: mask.specs[SKILL]}, {SKILL: mask[SKILL]})
-    return Patch(part, {SKILL: values}, {SKILL: print_of(values + 1)})
+    return Patch(part, {SKILL: values}, {SKILL: hash_values(values + 1)})
 
 
 @contextlib.contextmanager

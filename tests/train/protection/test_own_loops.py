@@ -9,9 +9,10 @@ import torch
 
 import graft
 from graft.errors import CheckpointError, PatchMismatchError, ProtectionError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec, as_bits, spec_of
+from graft.tensors.dtypes import as_bits, spec_of
 from graft.train.protection.guard import How, Protection
 from tests.checkpoints import bits_of, make_patch, model_of, sample_tensors, small_llama
 from tests.train.protection.loops import OPTIMIZERS, Wrapper, bits_of_weights, loss_of, make_mask, make_model, moved_at
@@ -183,7 +184,7 @@ def test_a_patch_is_protected_where_its_skill_or_its_base_stands(dtype: torch.dt
         model = model_of({name: tensor.float().clone() for name, tensor in made.items()})  # in a wider dtype perhaps
         kept, optimizer = bits_of(model), adamw(model)
         with graft.protect(model, optimizer, patch) as protection:
-            assert (protection.k, protection.standing) == (3, expected)
+            assert (protection.k, protection.matched_values) == (3, expected)
             sum_of_squares(model).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         after = torch.frombuffer(bytearray(bits_of(model)["layers.0.w"]), dtype=torch.int32)
@@ -211,7 +212,7 @@ def test_what_does_not_fit_is_refused() -> None:
         model.layers.get_submodule("0").w.view(-1)[3] = 4.0
     with pytest.raises(PatchMismatchError, match=r"tensor 'layers.0.w': .* 2 entries are not all the patch's, and not"):
         graft.protect(model, adamw(model), patch)
-    assert graft.protect(model, adamw(model), patch.mask).standing == "present"
+    assert graft.protect(model, adamw(model), patch.mask).matched_values == "present"
     wide = Mask.of({"layers.0.w": TensorSpec("F32", (5, 6))}, {"layers.0.w": [0]})
     with pytest.raises(PatchMismatchError, match=r"'layers.0.w': shape \[6, 5\], the patch was cut from \[5, 6\]"):
         graft.protect(model, adamw(model), wide)

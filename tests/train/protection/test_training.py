@@ -12,13 +12,14 @@ import torch
 
 from graft.errors import ProtectionError, TrainingError
 from graft.patch.mask import Mask
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import LocalizableSpec, TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from graft.train.fine_tuning import find_training, train_task
-from graft.train.protection.core import Core
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.steps import Plan, Stepper
 
 
@@ -75,7 +76,7 @@ def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, opti
     mask, examples = draw_mask(checkpoint), task.train_examples()
     free, confined = open_head(base, task.spec), open_head(base, task.spec)
     plan = Plan((len(examples),), config, seed=0)
-    for head, core in ((free, None), (confined, Core(only=mask, names=checkpoint.names))):
+    for head, core in ((free, None), (confined, ProtectedSet(train_only=mask, names=checkpoint.names))):
         stepper = Stepper.start(head, plan, base, core)
         for step in range(6):
             stepper.take(head, examples[8 * step : 8 * step + 8], step)

@@ -1,0 +1,230 @@
+"""The base that patches share, and its values where they are needed.
+
+A patch file holds a hash of the base's values under its mask (format 1), and the hash of a union or a difference of
+masks cannot be had from the hashes of its parts. So where the entries of a tensor change hands, the base's values are
+needed: from the checkpoint, or from the patches where they store them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from graft.compose.sources import Source
+from graft.errors import PatchError, PatchMismatchError
+from graft.files.location import EMBEDDED, locate
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.compatibility import Target, check_specs
+from graft.patch.format.reading import Entries
+from graft.patch.mask import Indices
+from graft.patch.merge import StoredTarget
+from graft.patch.provenance import BaseIdentity
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
+from graft.tensors.hashing import hash_values
+from graft.tensors.names import NameMap
+
+
+def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
+    """Find the base that all sources belong to, as far as they say; masks and patches by hand may say nothing.
+
+    Raises:
+        PatchMismatchError: two name different bases, or hold one tensor in different shapes or, as patches, dtypes.
+    """
+    for key, fact in (("digest", "digest"), ("n_parameters", "parameters")):
+        known = [source for source in sources if getattr(source.provenance.base, key)]
+        for other in known[1:]:
+            left, right = (getattr(item.provenance.base, key) for item in (known[0], other))
+            if left != right:
+                raise PatchMismatchError(
+                    f"{known[0].label} and {other.label} are of different bases: {_name(known[0])} ({_short(left)} "
+                    f"{fact}) and {_name(other)} ({_short(right)})"
+                )
+    _join_specs(sources)
+    bases = [source.provenance.base for source in sources]
+    return max(bases, key=lambda base: (base.digest is not None, base.id is not None, base.n_parameters > 0))
+
+
+def _join_specs(sources: Sequence[Source]) -> dict[str, TensorSpec]:
+    """Map each tensor's name to its dtype and shape."""
+    first: dict[str, Source] = {}
+    for source in sources:
+        for name, spec in source.specs.items():
+            other = first.setdefault(name, source)
+            if spec.shape != other.specs[name].shape:
+                raise _unlike(name, other, source)
+            if spec.dtype != other.specs[name].dtype and source.kind == other.kind == "patch":
+                raise _unlike(name, other, source)
+    return {name: source.specs[name] for name, source in sorted(first.items())}
+
+
+def _unlike(name: str, left: Source, right: Source) -> PatchMismatchError:
+    return PatchMismatchError(
+        f"tensor {name!r} is {left.specs[name]} in {left.label} and {right.specs[name]} in {right.label}"
+    )
+
+
+def _name(source: Source) -> str:
+    base = source.provenance.base
+    return str(base.id or base.name or "unknown")
+
+
+def _short(value: object) -> str:
+    return f"{value[:16]}…" if isinstance(value, str) else f"{value:,}"
+
+
+def check_base(source: Source, base: str | Path) -> None:
+    """Compare a patch with a base at all of its entries; a mask by names and shapes alone, since it knows no values.
+
+    Raises:
+        PatchMismatchError: it does not fit.
+        CheckpointError: there is no such base.
+    """
+    if source.kind == "mask":
+        target = StoredTarget(Checkpoint.open(locate(base).path))
+        check_specs(source.specs, {}, (), target, cast=True).require(f"{base} ({source.label})")
+        return
+    values = BaseValues([source], base)
+    for name in source.specs:
+        entries = source.read(name)
+        values.at(name, entries.indices, {0: entries})
+
+
+class BaseValues:
+    """The base's values at entries of patches.
+
+    Args:
+        sources: the patches, of one base.
+        base: the base model, where it is at hand. Without it the patches' stored values serve, and the embedded
+            encoder is found by its name.
+
+    Raises:
+        PatchMismatchError: the base lacks a tensor of the patches, or has it in another shape or dtype.
+        CheckpointError: there is no such base.
+    """
+
+    def __init__(self, sources: Sequence[Source], base: str | Path | None) -> None:
+        self._sources = sources
+        identity = require_one_base(sources)
+        self.name = str(base or identity.id or identity.name or "")
+        reference = base if base is not None else _embedded(identity)
+        self._target: Target | None = None
+        self._names: Mapping[str, str] = {}
+        if reference is not None:
+            specs = _join_specs([source for source in sources if source.kind == "patch"])
+            self._target = _target_of(Checkpoint.open(locate(reference).path), specs)
+            groups = (source.provenance.tied for source in sources if source.provenance.tied)
+            tied = () if isinstance(self._target, _SameNames) else next(groups, ())
+            self._names = check_specs(specs, {}, tied, self._target).require(str(reference)).names
+
+    @property
+    def at_hand(self) -> bool:
+        """The base itself is there, so that every value can be had."""
+        return self._target is not None
+
+    def at(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:
+        """Return the base's (k,) values at the union of the sources' entries in a tensor; None where unknown.
+
+        Args:
+            name: the tensor.
+            union: (k,) int64 sorted, every entry of `held` among them.
+            held: number of the source -> its entries.
+
+        Raises:
+            PatchMismatchError: the values are not those that a patch was cut from.
+        """
+        return self._stored(name, union, held) if self._target is None else self._read(name, union, held)
+
+    def hash_at(self, name: str, union: Indices, held: Mapping[int, Entries], values: torch.Tensor | None) -> str:
+        """Return the hash of the base's values at the union: a part's own where it has all of these entries.
+
+        Raises:
+            PatchError: it cannot be had without the base.
+            PatchMismatchError: parts with the same entries have different hashes.
+        """
+        hashes = {
+            self._sources[i].hashes[name]: self._sources[i].label
+            for i, entries in held.items()
+            if entries.indices.size == union.size
+        }
+        if len(hashes) > 1:
+            raise PatchMismatchError(f"tensor {name!r}: {' and '.join(hashes.values())} are of different bases")
+        if hashes:
+            return str(next(iter(hashes)))
+        return hash_values(self.require(name, values))
+
+    def require(self, name: str, values: torch.Tensor | None) -> torch.Tensor:
+        """Return the values, or refuse with advice on how to give them.
+
+        Raises:
+            PatchError: they are not known.
+        """
+        if values is None:
+            named = f" ({self.name})" if self.name else ""
+            raise PatchError(
+                f"tensor {name!r}: the base's values are needed there and the patches do not store them: "
+                f"give --base MODEL{named}, or cut the patches --with-base-values"
+            )
+        return values
+
+    def _read(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor:
+        assert self._target is not None
+        values = self._target.gather(self._names[name], torch.tensor(union))  # a copy: a mask is read-only
+        for i, entries in held.items():
+            part = values[torch.from_numpy(np.searchsorted(union, entries.indices))]
+            if hash_values(part) != self._sources[i].hashes[name]:
+                raise PatchMismatchError(
+                    f"{self._sources[i].label} does not fit {self.name}: tensor {name!r}: the values at its "
+                    f"{len(part):,} entries are not the base's"
+                )
+        return values
+
+    def _stored(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:
+        dtype = TORCH_DTYPES[self._sources[next(iter(held))].specs[name].dtype]
+        bits = as_bits(torch.zeros(union.size, dtype=dtype))
+        known = torch.zeros(union.size, dtype=torch.bool)
+        for i, entries in held.items():
+            if entries.base is None:
+                continue
+            places = torch.from_numpy(np.searchsorted(union, entries.indices))
+            seen = known[places]
+            if not torch.equal(bits[places][seen], as_bits(entries.base)[seen]):
+                raise PatchMismatchError(
+                    f"tensor {name!r}: {self._sources[i].label} stores other base values than the patches before it: "
+                    "they are of different bases"
+                )
+            bits[places], known[places] = as_bits(entries.base), True
+        return bits.view(dtype) if bool(known.all()) else None
+
+
+class _SameNames:
+    """A base that lists every tensor under the patches' own names: no model class need be known to read it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.names, self.name_map = checkpoint.names, NameMap()
+        self.can_resize = True
+        self._checkpoint = checkpoint
+
+    def spec(self, name: str) -> TensorSpec:
+        return self._checkpoint.spec(name)
+
+    def owner(self, name: str) -> str:
+        return name
+
+    def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        return take(self._checkpoint.read(name), indices)
+
+
+def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
+    return _SameNames(checkpoint) if set(names) <= set(checkpoint.names) else StoredTarget(checkpoint)
+
+
+def _embedded(identity: BaseIdentity) -> str | None:
+    """Find the embedded encoder, where the patches name it and it is installed."""
+    from importlib.util import find_spec
+
+    names = (name for name in EMBEDDED if name.partition(":")[2] == identity.name and identity.id is None)
+    return next((name for name in names if find_spec(EMBEDDED[name][0]) is not None), None)

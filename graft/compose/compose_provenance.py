@@ -1,0 +1,147 @@
+"""Provenance of composed and reduced patches: every part, and a count of every coordinate that parts share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graft.compose.sources import Source
+from graft.patch.index_join import IndexJoin, count_overlaps
+from graft.patch.overlap_rules import OverlapRule
+from graft.patch.provenance import TOOL, BaseIdentity, Provenance
+
+
+class OverlapTally:
+    """Counts where patches meet, tensor by tensor.
+
+    Attributes:
+        shared: coordinates that two or more patches hold.
+        differing: of these, the ones where they wanted different bits.
+        cancelled: of these, the ones that the rule "sign" gave back to the base.
+        whole: names of the whole tensors that several patches bring with different bits.
+        pair_overlaps: (m, m) int64 shared coordinates of each two patches.
+    """
+
+    def __init__(self, m: int) -> None:
+        self.shared = self.differing = self.cancelled = 0
+        self.whole: list[str] = []
+        self.pair_overlaps = np.zeros((m, m), np.int64)
+        self._touched = np.zeros(m, np.int64)
+
+    def add(self, owners: Sequence[int], join: IndexJoin, differing: int, cancelled: int) -> None:
+        """Count one tensor; `owners` are the numbers of the patches that were lined up."""
+        self.shared += join.shared
+        self.differing += differing
+        self.cancelled += cancelled
+        self.pair_overlaps[np.ix_(owners, owners)] += count_overlaps(join, len(owners))
+        in_shared = np.repeat(join.length > 1, join.length)
+        self._touched[owners] += np.bincount(join.owner[in_shared], minlength=len(owners))
+
+    def to_json(self, labels: Sequence[str], rule: OverlapRule) -> dict[str, Any]:
+        """Return plain values: the counts, for each patch its shared coordinates, for each two that meet how often."""
+        pairs = [
+            {"a": labels[i], "b": labels[j], "shared": int(self.pair_overlaps[i, j])}
+            for i, j in zip(*np.nonzero(np.triu(self.pair_overlaps, 1)), strict=True)
+        ]
+        with_others = {label: int(count) for label, count in zip(labels, self._touched, strict=True) if count}
+        counts = {"rule": rule, "shared": self.shared, "differing": self.differing, "cancelled": self.cancelled}
+        return {**counts, "whole": self.whole, "with_others": with_others, "pairs": pairs}
+
+
+def describe_composition(
+    sources: Sequence[Source], base: BaseIdentity, rule: OverlapRule, tally: OverlapTally
+) -> Provenance:
+    """Describe a composition: what the parts agree on stays, the rest is told part by part."""
+    labels = [source.label for source in sources]
+    method = {
+        "method": "compose",
+        "on_overlap": rule,
+        "of": [_describe_part(source) for source in sources],
+        "overlap": tally.to_json(labels, rule),
+        "earlier": [item for source in sources for item in _earlier(source)],
+    }
+    return _common(sources, base, method, _task_of(sources, rule))
+
+
+def describe_exclusion(
+    source: Source, without: Sequence[Source], removed: Mapping[str, int], whole: Sequence[str], base: BaseIdentity
+) -> Provenance:
+    """Describe a patch less the regions of others; metrics stay only where nothing was removed.
+
+    Args:
+        source: what was reduced.
+        without: the others.
+        removed: under "" the entries taken out in all, and under each label those shared with that one.
+        whole: names of the whole tensors that were left out.
+        base: of all of them.
+    """
+    method = {
+        "method": "exclude",
+        "of": [_describe_part(source)],
+        "without": [_describe_part(other) | {"shared": removed[other.label]} for other in without],
+        "removed": removed[""],
+        "whole": list(whole),
+        "earlier": _earlier(source),
+    }
+    origin = source.provenance
+    untouched = not removed[""] and not whole
+    metrics = origin.metrics if untouched else None
+    grown = {name: growth for name, growth in origin.grown.items() if name not in whole}
+    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown)
+
+
+def _describe_part(source: Source) -> dict[str, Any]:
+    """Describe a part in plain values: nothing nested, so that compositions of compositions stay shallow."""
+    origin = source.provenance
+    plain = {key: value for key, value in origin.method.items() if isinstance(value, (str, int, float, bool))}
+    part: dict[str, Any] = {"name": source.label, "k": source.k, "method": plain}
+    task = (origin.task or {}).get("name")
+    more = {"task": task if isinstance(task, str) else None, "scope": origin.scope, "licence": origin.licence}
+    return part | {key: value for key, value in more.items() if value is not None}
+
+
+def _earlier(source: Source) -> list[Any]:
+    """List the overlaps that went into a part when it was composed itself, oldest first."""
+    method = source.provenance.method
+    before, own = method.get("earlier"), method.get("overlap")
+    items = [item for item in before if isinstance(item, dict)] if isinstance(before, (list, tuple)) else []
+    if isinstance(own, Mapping):
+        plain = {key: value for key, value in own.items() if isinstance(value, (str, int, float, bool))}
+        items.append({"name": source.label, **plain})
+    return items
+
+
+def _common(
+    sources: Sequence[Source], base: BaseIdentity, method: Mapping[str, Any], task: Mapping[str, Any] | None
+) -> Provenance:
+    origins = [source.provenance for source in sources]
+    scopes = {(origin.scope, origin.n_maskable) for origin in origins}
+    scope, n_maskable = scopes.pop() if len(scopes) == 1 else (None, 0)
+    return Provenance(
+        base=base,
+        tied=next((origin.tied for origin in origins if origin.tied), ()),
+        scope=scope,
+        n_maskable=n_maskable,
+        method=method,
+        task=task,
+        tokenizer=_agreed([origin.tokenizer for origin in origins]),
+        licence=_agreed([origin.licence for origin in origins]),
+        buffers=tuple(sorted({name for origin in origins for name in origin.buffers})),
+        tool=TOOL,
+    )
+
+
+def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] | None:
+    """Choose the task that all share, else the one whose head the patch carries: its labels name the head's outputs."""
+    tasks = [source.provenance.task for source in sources]
+    if all(task == tasks[0] for task in tasks):
+        return tasks[0]
+    heads = [source.provenance.task for source in sources if source.dense]
+    return None if not heads else heads[-1 if rule == "last" else 0]
+
+
+def _agreed(values: Sequence[str | None]) -> str | None:
+    return values[0] if len(set(values)) == 1 else None

@@ -1,0 +1,243 @@
+"""Overlap of regions, beside what chance would give: over all weights alike, and tensor by tensor.
+
+Masks favour the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
+tensor's counts is the fairer one: E = sum over tensors of k1t k2t / nt, with the variance of that many hypergeometric
+draws, nt the tensor's size. The ceiling, one task over two seeds, is a pair like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.arguments import checked
+from graft.compose.base_values import require_one_base
+from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
+from graft.compose.sources import Source, open_sources
+from graft.config import to_plain
+from graft.errors import ConfigError
+from graft.patch.index_join import Ints, count_overlaps, join_indices
+from graft.patch.mask import Mask
+from graft.patch.skill_patch import Patch
+from graft.patch.summary import natural_key
+from graft.tensors.scope import layer_of
+
+THRESHOLD = 0.1  # CPI-FT joins tasks from this Jaccard similarity on (arXiv 2508.21741)
+
+MOST_BY_LAYER = 64  # regions at once that are also compared layer by layer: memory grows with their square
+
+
+@dataclass(frozen=True)
+class LayerOverlap:
+    """Two regions in one numbered block, or in one kind of tensor outside of them.
+
+    Attributes:
+        k_a, k_b, intersection: entries.
+        jaccard: |A and B| / |A or B|, 0 to 1.
+        expected_by_tensor: by chance, each tensor's counts given.
+    """
+
+    k_a: int
+    k_b: int
+    intersection: int
+    jaccard: float
+    expected_by_tensor: float
+
+
+@dataclass(frozen=True)
+class PairOverlap:
+    """Two regions.
+
+    Attributes:
+        a, b: their labels.
+        intersection: |A and B|.
+        jaccard: |A and B| / |A or B|, 0 to 1.
+        share_of_a, share_of_b: |A and B| / |A| and / |B|.
+        expected: k1 k2 / N by chance over all N parameters of the base; None where nothing names N.
+        expected_by_tensor: by chance, each tensor's counts given.
+        z_by_tensor: (intersection - expected_by_tensor) / its standard deviation; None where that is 0.
+        layers: layer -> the same within it, for layers that both touch; empty for more than `MOST_BY_LAYER` regions.
+    """
+
+    a: str
+    b: str
+    intersection: int
+    jaccard: float
+    share_of_a: float
+    share_of_b: float
+    expected: float | None
+    expected_by_tensor: float
+    z_by_tensor: float | None
+    layers: Mapping[str, LayerOverlap]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The overlap of several regions of one base.
+
+    Attributes:
+        names: their labels.
+        k: their entries.
+        n_parameters: of the base, None where nothing says.
+        pairs: each two of them once, in order.
+        threshold: Jaccard similarity from which two regions are linked.
+        clusters: labels of the connected components.
+        joins: the whole tree of single linkage.
+    """
+
+    names: tuple[str, ...]
+    k: tuple[int, ...]
+    n_parameters: int | None
+    pairs: tuple[PairOverlap, ...]
+    threshold: float
+    clusters: tuple[tuple[str, ...], ...]
+    joins: tuple[Join, ...]
+
+    def matrix(self, key: str = "jaccard") -> Matrix:
+        """Return (m, m) of each pair's value under a key, such as "jaccard" or "intersection"; NaN on the diagonal."""
+        m = len(self.names)
+        result = np.full((m, m), np.nan)
+        for (i, j), pair in zip(zip(*np.triu_indices(m, 1), strict=True), self.pairs, strict=True):
+            result[i, j] = result[j, i] = getattr(pair, key)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; what is not known is null."""
+        pairs = [to_plain(pair) | {"expected": pair.expected, "z_by_tensor": pair.z_by_tensor} for pair in self.pairs]
+        regions = [{"name": name, "k": k} for name, k in zip(self.names, self.k, strict=True)]
+        plain: dict[str, Any] = {"regions": regions, "n_parameters": self.n_parameters, "pairs": pairs}
+        return plain | {
+            "threshold": self.threshold,
+            "clusters": to_plain(self.clusters),
+            "tree": to_plain(self.joins),
+        }
+
+
+@checked
+def measure_overlap(
+    *regions: Patch | Mask | str | Path, threshold: float = THRESHOLD, labels: Sequence[str] | None = None
+) -> Overlap:
+    """Compare regions of one base, each two of them; files are read row by row.
+
+    Args:
+        regions: patches or masks in memory, or paths of their files; two or more.
+        threshold: Jaccard similarity, above 0 to 1, from which two belong to one cluster.
+        labels: what to call them; by default file or task names.
+
+    Raises:
+        PatchMismatchError: regions of different bases.
+        PatchFormatError: a file that is no patch or mask.
+        ConfigError: fewer than two regions, or a threshold out of its range.
+    """
+    if len(regions) < 2:
+        raise ConfigError("an overlap needs two patches or more")
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"threshold {threshold:g} is not above 0 and at most 1")
+    sources = open_sources(regions, labels, values=False)
+    require_one_base(sources)
+    n = max(source.provenance.base.n_parameters for source in sources) or None
+    names = [source.label for source in sources]
+    pairs = _count_pairs(sources, n)
+    m = len(sources)
+    similarity = np.zeros((m, m))
+    similarity[np.triu_indices(m, 1)] = [pair.jaccard for pair in pairs]
+    joins = single_linkage(similarity + similarity.T)
+    clusters = tuple(tuple(names[i] for i in group) for group in clusters_at(joins, threshold))
+    return Overlap(tuple(names), tuple(source.k for source in sources), n, pairs, threshold, clusters, joins)
+
+
+@dataclass
+class _Counts:
+    """Sums over tensors, for all pairs at once; each (m, m)."""
+
+    overlaps: Ints
+    expected: Matrix
+    variance: Matrix
+    k: Ints  # (m,)
+
+    @classmethod
+    def zeros(cls, m: int) -> _Counts:
+        return cls(np.zeros((m, m), np.int64), np.zeros((m, m)), np.zeros((m, m)), np.zeros(m, np.int64))
+
+    def add(self, k: Ints, overlaps: Ints, n: int) -> None:
+        """Add one tensor of n weights, of which the regions hold k (m,) and share overlaps (m, m)."""
+        # Of n = 10 weights a holds 2 and b holds 5: each of b's is among a's with chance 2 / 10, so that 1 is expected.
+        # Tensors are drawn from one by one, so that regions in the same layers do not pass for regions that are alike.
+        share = k / n
+        self.k += k
+        self.overlaps += overlaps
+        self.expected += np.outer(k, share)
+        # hypergeometric: k2 draws from n of which k1 count; its variance k2 (k1 / n) (1 - k1 / n) (n - k2) / (n - 1)
+        self.variance += np.outer(k * (1 - share), share * (n - k)) / max(n - 1, 1)
+
+    def jaccard(self, i: int, j: int) -> float:
+        union = int(self.k[i] + self.k[j] - self.overlaps[i, j])
+        return int(self.overlaps[i, j]) / union if union else 0.0
+
+
+@dataclass
+class _Table:
+    """Counts over all tensors, and within each layer."""
+
+    m: int
+    whole: _Counts = field(init=False)
+    layers: dict[str, _Counts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.whole = _Counts.zeros(self.m)
+
+    def add(self, name: str, k: Ints, overlaps: Ints, n: int) -> None:
+        self.whole.add(k, overlaps, n)
+        if self.m <= MOST_BY_LAYER:
+            self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
+
+
+def _count_pairs(sources: Sequence[Source], n: int | None) -> tuple[PairOverlap, ...]:
+    table = _Table(len(sources))
+    for name in sorted({name for source in sources for name in source.specs}):
+        owners = [i for i, source in enumerate(sources) if name in source.specs]
+        join = join_indices([sources[i].read(name).indices for i in owners])
+        # only regions that touch the tensor are joined; the others' rows and columns stay zero
+        overlaps = np.zeros((len(sources), len(sources)), np.int64)
+        overlaps[np.ix_(owners, owners)] = count_overlaps(join, len(owners))
+        table.add(name, np.diag(overlaps).copy(), overlaps, sources[owners[0]].specs[name].numel)
+    labels = [source.label for source in sources]
+    # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
+    rows, columns = np.triu_indices(len(sources), 1)
+    return tuple(_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
+
+
+def _pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int | None) -> PairOverlap:
+    whole = table.whole
+    overlaps, k_a, k_b = int(whole.overlaps[i, j]), int(whole.k[i]), int(whole.k[j])
+    expected, deviation = float(whole.expected[i, j]), float(whole.variance[i, j]) ** 0.5
+    return PairOverlap(
+        a=labels[i],
+        b=labels[j],
+        intersection=overlaps,
+        jaccard=whole.jaccard(i, j),
+        share_of_a=overlaps / k_a if k_a else 0.0,
+        share_of_b=overlaps / k_b if k_b else 0.0,
+        expected=k_a * k_b / n if n else None,
+        expected_by_tensor=expected,
+        z_by_tensor=(overlaps - expected) / deviation if deviation else None,
+        layers={
+            layer: _layer(counts, i, j)
+            for layer, counts in sorted(table.layers.items(), key=lambda item: natural_key(item[0]))
+            if counts.k[i] and counts.k[j]
+        },
+    )
+
+
+def _layer(counts: _Counts, i: int, j: int) -> LayerOverlap:
+    return LayerOverlap(
+        k_a=int(counts.k[i]),
+        k_b=int(counts.k[j]),
+        intersection=int(counts.overlaps[i, j]),
+        jaccard=counts.jaccard(i, j),
+        expected_by_tensor=float(counts.expected[i, j]),
+    )

@@ -1,0 +1,76 @@
+"""Regions of several tasks over several seeds: how far tasks overlap, beside the same task over two seeds.
+
+The second is the ceiling: no two tasks can be expected to share more than a task shares with itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graft.compose.clusters import Matrix
+from graft.compose.region_overlap import PairOverlap, measure_overlap
+from graft.compose.sources import Region
+
+KEYS = ("jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor", "z_by_tensor")
+
+
+@dataclass(frozen=True)
+class TaskOverlap:
+    """Means over all pairs of seeds.
+
+    Attributes:
+        names: of the tasks.
+        means: "jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor" and "z_by_tensor" (as in
+            `PairOverlap`) -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds, NaN for one seed.
+    """
+
+    names: tuple[str, ...]
+    means: Mapping[str, Matrix]
+
+    def lines(self) -> list[str]:
+        """Return each two tasks, most alike first, then each task's ceiling: for a person."""
+        jaccard, m = self.means["jaccard"], len(self.names)
+        pairs = sorted(itertools.combinations(range(m), 2), key=lambda place: -jaccard[place])
+        pairs += [(i, i) for i in range(m) if not np.isnan(jaccard[i, i])]
+        return [self._line(i, j) for i, j in pairs]
+
+    def _line(self, i: int, j: int) -> str:
+        names = f"{self.names[i]}  {self.names[j]}" if i != j else f"{self.names[i]}, two seeds"
+        found = {key: matrix[i, j] for key, matrix in self.means.items()}
+        chance = f"by chance {found['expected']:,.2f} over all weights, {found['expected_by_tensor']:,.2f} by tensor"
+        return f"{names}: jaccard {found['jaccard']:.4f}, shared {found['intersection']:,.1f}; {chance}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, null where there is none."""
+        plain = {key: [[None if np.isnan(x) else x for x in row] for row in self.means[key].tolist()] for key in KEYS}
+        return {"names": list(self.names), **plain}
+
+
+def measure_task_overlap(regions: Mapping[str, Sequence[Region]]) -> TaskOverlap:
+    """Compare the regions of tasks, each given for one or more seeds.
+
+    Raises:
+        PatchMismatchError: regions of different bases.
+        ConfigError: fewer than two regions.
+    """
+    owners = [i for i, members in enumerate(regions.values()) for _ in members]
+    labels = [f"{name}/{j}" for name, members in regions.items() for j in range(len(members))]
+    overlap = measure_overlap(*(item for members in regions.values() for item in members), labels=labels)
+    rows, columns = np.triu_indices(len(owners), 1)
+    found: dict[tuple[int, int], list[PairOverlap]] = {}
+    for i, j, pair in zip(rows, columns, overlap.pairs, strict=True):
+        found.setdefault((owners[i], owners[j]), []).append(pair)
+    return TaskOverlap(tuple(regions), {key: _means(found, key, len(regions)) for key in KEYS})
+
+
+def _means(found: Mapping[tuple[int, int], Sequence[PairOverlap]], key: str, m: int) -> Matrix:
+    result = np.full((m, m), np.nan)
+    for (i, j), pairs in found.items():
+        values = [value for pair in pairs if (value := getattr(pair, key)) is not None]
+        result[i, j] = result[j, i] = np.mean(values) if values else np.nan
+    return result

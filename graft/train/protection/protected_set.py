@@ -1,0 +1,100 @@
+"""The coordinates that a training must not move: the regions that it names, or all but a mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from graft.patch.format.writing import patch_bytes
+from graft.patch.mask import Mask
+from graft.patch.skill_patch import Patch
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.names import NameMap
+from graft.train.protection.matched_values import find_matched_values
+from graft.train.protection.region import Region, find_regions, regions_outside, unite
+
+Masks = Mask | Patch | Sequence[Mask | Patch]
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectedSet:
+    """The coordinates that a training must leave bitwise unchanged.
+
+    Attributes:
+        include: patches and masks whose coordinates are protected.
+        exclude: patches and masks whose coordinates are not, although `include` has them.
+        train_only: the one mask that may move, in place of these.
+        names: of the base's tensors, for `train_only`: what the base lacks trains as a whole.
+    """
+
+    include: Sequence[Mask | Patch] = ()
+    exclude: Sequence[Mask | Patch] = ()
+    train_only: Mask | None = None
+    names: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, masks: Masks, unprotect: Masks = ()) -> ProtectedSet:
+        """Make the set from one patch or mask, or several."""
+        return cls(_as_list(masks), _as_list(unprotect))
+
+    def __bool__(self) -> bool:
+        return bool(self.include) or self.train_only is not None
+
+    def regions(self, model: torch.nn.Module) -> list[Region]:
+        """Find its coordinates in a model.
+
+        Raises:
+            PatchMismatchError: the model lacks a tensor, or it has another shape.
+        """
+        if self.train_only is not None:
+            return regions_outside(model, self.train_only, self.names)
+        return find_regions(model, *self.masks)
+
+    @property
+    def masks(self) -> tuple[list[Mask], list[Mask]]:
+        """Return the masks of `include` and of `exclude`."""
+        return [_mask_of(item) for item in self.include], [_mask_of(item) for item in self.exclude]
+
+    def matched_values(self, model: torch.nn.Module) -> str:
+        """Tell what a model holds there: "skill", "base", "skill and base", or "present" values.
+
+        Raises:
+            PatchMismatchError: neither a patch's own values nor its base's.
+        """
+        if self.train_only is not None:
+            return "base"
+        return find_matched_values(model, [item for item in self.include if isinstance(item, Patch)])
+
+    def digest(self) -> str | None:
+        """Return 64 hex digits that tell one protected set from another; None where nothing is protected."""
+        if not self:
+            return None
+        whole = hashlib.sha256()
+        for group in (self.include, self.exclude, [self.train_only] if self.train_only is not None else []):
+            parts = [hashlib.sha256(patch_bytes(item)).hexdigest() for item in group]
+            whole.update(f"{' '.join(parts)}\n".encode())
+        return whole.hexdigest()
+
+
+def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
+    """Count the entries of each tensor of a base that a core leaves free."""
+    protected = unite(*((_rename(mask, base) for mask in masks) for masks in core.masks))
+    return {name: base.spec(name).numel - len(protected[name]) for name in trained}
+
+
+def _as_list(masks: Masks) -> list[Mask | Patch]:
+    return [masks] if isinstance(masks, (Mask, Patch)) else list(masks)
+
+
+def _mask_of(item: Mask | Patch) -> Mask:
+    return item.mask if isinstance(item, Patch) else item
+
+
+def _rename(mask: Mask, base: Checkpoint) -> Mask:
+    """Rename a mask's tensors as the base does; those that the base lacks, or has in another shape, are left out."""
+    names = NameMap().match(mask, base.names).found
+    there = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
+    return Mask.of({names[name]: base.spec(names[name]) for name in there}, {names[name]: mask[name] for name in there})
