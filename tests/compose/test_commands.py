@@ -168,7 +168,7 @@ CASES: dict[str, tuple[str, Case]] = {
     ),
     "one patch to compare": (r"two patches or more", lambda s, b: ["overlap", s / "top.safetensors"]),
     "one model to fuse": (r"two tuned models or more", lambda s, b: ["fuse", b, b.parent / "tuned"]),
-    "a core of nothing": (r"fuse: core 0 is not above 0", lambda s, b: ["fuse", b, b, b, "--core", 0]),
+    "a core of nothing": (r"fuse: core must be above 0", lambda s, b: ["fuse", b, b, b, "--core", 0]),
     "a patch to fuse": (r"another architecture", lambda s, b: ["fuse", b, b, s / "top.safetensors"]),
     "another vocabulary": (
         r"'embeddings.word_embeddings.weight' is \[99, 32\], its config.json asks for \[\d+, 32\]",
