@@ -180,6 +180,15 @@ def test_each_folder_imports_the_packages_of_the_table_and_no_others(part: str) 
     assert found - set(sys.stdlib_module_names) - {"graft", "graft_cli"} == PACKAGES[part]
 
 
+def test_plots_alone_import_matplotlib_and_know_nothing_of_the_page() -> None:
+    plots, page = ROOT / "graft/report/plots", ROOT / "graft/report/page"
+    drawing = {path for path in FILES for name, _ in imports_of(path) if name.startswith("matplotlib")}
+    assert drawing
+    assert all(plots in path.parents for path in drawing)
+    assert any(name.startswith("graft.report.plots") for path in page.rglob("*.py") for name, _ in imports_of(path))
+    assert not any(name.startswith("graft.report.page.") for path in plots.glob("*.py") for name, _ in imports_of(path))
+
+
 def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
     found = {(path, name) for path in FILES for name, late in imports_of(path) if not late}
     assert any(name.startswith("torch") for _, name in found)  # these are seen

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import click
 
+from graft.patch.registry import OVERLAP_RULES
 from graft.specs.runtime import Engine, Runtime
 from graft_cli import streams
 
@@ -95,15 +96,6 @@ seed = _option(
 scope = _option("--scope", help="layers, embeddings, heads, a sum like layers+embeddings, all, or a regex.")
 density = _option("--density", type=float, help="Share of all parameters to keep.")
 budget = _option("--budget", type=int, help="Number of entries to keep, instead of a density.")
-on_overlap = _option(
-    "--on-overlap",
-    type=click.Choice(["error", "first", "last", "mean", "sign", "slerp"]),
-    default="error",
-    show_default=True,
-    help="What stays where patches disagree: the first's or last's value; the mean of their values; the mean of those "
-    "on the side of the base that their differences elect (TIES); the spherical mean of the differences. sign and "
-    "slerp measure from the base's values.",
-)
 base_values_from = _option("--base", metavar="MODEL", help="The base, where its values are needed.")
 allow_mismatch = _option("--allow-mismatch", is_flag=True, help="Do not compare the base's values.")
 assignments = _option(
@@ -153,9 +145,32 @@ class RegistryOption(click.Option):
         self._lead = lead or ""
 
 
+class RegistryCommand(click.Command):
+    """A command whose help ends with a line for each row of a registry."""
+
+    def __init__(self, *args: Any, registry: Registry[Any], **settings: Any) -> None:
+        """Make the command."""
+        self.registry = registry
+        super().__init__(*args, **settings)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the rows that there are now."""
+        with formatter.section(f"{self.registry.noun.capitalize()}s"):
+            formatter.write_dl([(entry.name, entry.help) for entry in self.registry.values()])
+
+
 def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:
     """Declare an option over the names of a registry; its help is read from the rows each time it is shown."""
     return _option(*names, cls=RegistryOption, registry=registry, **settings)
+
+
+on_overlap = choose(
+    "--on-overlap",
+    registry=OVERLAP_RULES,
+    default="error",
+    show_default=True,
+    help="What stays where patches disagree; sign and slerp measure from the base's values.",
+)
 
 
 def runs_model(function: F) -> F:

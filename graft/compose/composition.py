@@ -18,7 +18,8 @@ from graft.errors import ConfigError, OverlapError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices, Mask
-from graft.patch.overlap_rules import RULES, OverlapRule, join_entries
+from graft.patch.overlap_rules import OverlapRule, join_entries
+from graft.patch.registry import OVERLAP_RULES
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import choose_growth, choose_whole
 from graft.tensors.dtypes import same_bits
@@ -52,8 +53,8 @@ def compose_patches(
         PatchError: the base's values are needed and not known.
         PatchFormatError: a file that is no patch, or a mask.
     """
-    if on_overlap not in RULES:
-        raise ConfigError(f"on_overlap {on_overlap!r}: choose from {', '.join(RULES)}")
+    if on_overlap not in OVERLAP_RULES:
+        raise ConfigError(f"on_overlap {on_overlap!r}: choose from {', '.join(OVERLAP_RULES)}")
     regions: Sequence[Region] = patches
     sources = open_sources(regions, labels, values=True)
     composer = _Composer(sources, on_overlap, BaseValues(sources, base), with_base_values)

@@ -1,4 +1,7 @@
-"""Whether stated probabilities are true: proper scores, and the gap between confidence and accuracy.
+"""Calibration: proper scores, and the gap between confidence and accuracy.
+
+By hand and not from scikit-learn, whose `calibration_curve` knows two classes and no counts of bins, and because the
+bootstrap computes all of this on a thousand resamples of the per-example columns.
 
 Everything binned is computed from one `ReliabilityBins`, which reliability diagrams draw too.
 """
@@ -36,12 +39,12 @@ class ReliabilityBins:
 
 
 def negative_log_likelihood(outcomes: Outcomes) -> float:
-    """Mean -ln p(label), nats, in 0..27.6: probabilities are clipped at 1e-12 (`SMALLEST_PROBABILITY`)."""
+    """Return the mean of -ln p(label), nats, in 0..27.6: probabilities are at least `SMALLEST_PROBABILITY`."""
     return float(-outcomes.log_likelihood.mean())
 
 
 def brier_score(outcomes: Outcomes) -> float:
-    """Mean over examples of Σ over classes (p - one-hot)², in 0..2.
+    """Return the mean over examples of Σ over classes (p - one-hot)², in 0..2.
 
     Brier's own form (1950, Monthly Weather Review 78:1-3): on two classes twice the one-column form.
     """
@@ -55,11 +58,11 @@ def reliability_bins(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "wi
     nearly equal. Raises ValueError where `bins` < 1 or the scheme is unknown.
     """
     edges = _bin_edges(outcomes.confidence, bins, scheme)
-    return _summarise(edges, _bin_of(outcomes.confidence, edges), outcomes.confidence, outcomes.correct)
+    return _summarize(edges, _bin_of(outcomes.confidence, edges), outcomes.confidence, outcomes.correct)
 
 
 def expected_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width") -> float:
-    """ECE = Σ_b n_b/n · |accuracy_b - confidence_b|, in 0..1. Biased upward: see `calibration_floor`.
+    """Return ECE = Σ_b n_b/n · |accuracy_b - confidence_b|, in 0..1. Biased upward: see `calibration_floor`.
 
     Equal width as in Guo et al. 2017 (arXiv:1706.04599), whose bins differ from these only in that they own
     their upper and not their lower edge; equal mass as in Nixon et al. 2019 (arXiv:1904.01685).
@@ -68,13 +71,18 @@ def expected_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Sc
     return float(table.share @ table.gap)
 
 
+def equal_mass_calibration_error(outcomes: Outcomes) -> float:
+    """Return the ECE over 15 bins of equally many examples, in 0..1 (Nixon et al. 2019, arXiv:1904.01685)."""
+    return expected_calibration_error(outcomes, scheme="mass")
+
+
 def maximum_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width") -> float:
-    """MCE = max_b |accuracy_b - confidence_b|, in 0..1 (arXiv:1706.04599); one example can make a bin."""
+    """Return MCE = max_b |accuracy_b - confidence_b|, in 0..1 (arXiv:1706.04599); one example can make a bin."""
     return float(reliability_bins(outcomes, bins=bins, scheme=scheme).gap.max())
 
 
 def debiased_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "mass") -> float:
-    """Root mean square calibration error less its sampling bias, in 0..1 (Kumar et al., arXiv:1909.10155).
+    """Return the root mean square calibration error less its sampling bias, in 0..1 (Kumar et al., arXiv:1909.10155).
 
     sqrt(max(0, Σ_b n_b/n · [gap_b² - a_b(1 - a_b)/(n_b - 1)])), a_b the accuracy of bin b; the bracket
     is unbiased for the squared gap, as far as confidence is constant in a bin. Chosen over the L1 form in the
@@ -83,6 +91,8 @@ def debiased_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Sc
     A bin of one example has no estimate of its noise and counts as 0; hence equal mass by default.
     """
     table = reliability_bins(outcomes, bins=bins, scheme=scheme)
+    # Example: a bin of 10 examples, confidence .80, 9 right. Its gap is .10, squared .0100; but 9 of 10 right has a
+    # sampling variance of .9 · .1 / 9 = .0100 by itself, so that the bin says nothing against the model: 0.
     usable = table.count > 1
     a, n = table.accuracy[usable], table.count[usable]
     squared = table.gap[usable] ** 2 - a * (1.0 - a) / (n - 1)
@@ -92,7 +102,7 @@ def debiased_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Sc
 def calibration_floor(
     outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width", draws: int = 200, seed: int = 0
 ) -> float:
-    """Mean ECE that these n confidences would show were the model perfectly calibrated; labels are not read.
+    """Return the mean ECE that these n confidences would show were the model perfectly calibrated, without the labels.
 
     Each draw makes example i correct with probability confidence_i. Raises ValueError where `draws` < 1.
     """
@@ -101,8 +111,9 @@ def calibration_floor(
     confidence, rng = outcomes.confidence, np.random.default_rng(seed)
     edges = _bin_edges(confidence, bins, scheme)
     index = _bin_of(confidence, edges)
+    # an example of confidence .6 is right in six of ten worlds; its bin, which depends on confidence alone, is the same
     worlds = (rng.random(len(outcomes)) < confidence for _ in range(draws))  # (n,) bool each
-    tables = (_summarise(edges, index, confidence, correct) for correct in worlds)
+    tables = (_summarize(edges, index, confidence, correct) for correct in worlds)
     return float(np.mean([table.share @ table.gap for table in tables]))
 
 
@@ -121,7 +132,7 @@ def _bin_of(confidence: Floats, edges: Floats) -> Integers:
     return np.searchsorted(edges[1:-1], confidence, side="right")  # (n,) in 0..bins-1
 
 
-def _summarise(edges: Floats, index: Integers, confidence: Floats, correct: Booleans) -> ReliabilityBins:
+def _summarize(edges: Floats, index: Integers, confidence: Floats, correct: Booleans) -> ReliabilityBins:
     bins = len(edges) - 1
     count = np.bincount(index, minlength=bins)  # (bins,)
     divisor = np.where(count > 0, count, np.nan)  # an empty bin has no mean

@@ -7,24 +7,17 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from graft.evaluate.bootstrap import Difference, Metric, paired_differences
-from graft.evaluate.calibration import brier_score, expected_calibration_error, negative_log_likelihood
+from graft.evaluate.bootstrap import Difference, paired_differences
 from graft.evaluate.correctness import accuracy
-from graft.evaluate.detection import detect_foreign
+from graft.evaluate.detection import detect_ood
 from graft.evaluate.evaluation import Prediction, Predictions, predict_model
 from graft.evaluate.necessity import lost_gain
 from graft.evaluate.outcomes import Outcomes
+from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
-
-COMPARED: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "ece": expected_calibration_error,
-    "nll": negative_log_likelihood,
-    "brier": brier_score,
-}
 
 
 def evaluate_against(
@@ -37,7 +30,7 @@ def evaluate_against(
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
 ) -> Report:
-    """Evaluate as `evaluate_task` does the base with patches, with detection of novel rows wherever a set has any.
+    """Evaluate the base with patches as `evaluate_task` does, with detection of novel rows wherever a set has any.
 
     Args:
         base: the model.
@@ -53,18 +46,18 @@ def evaluate_against(
     predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
     grafted = predict(base, task, patches)
     report = grafted.report() if tuned is None else compare(grafted, predict(base, task), predict(tuned, task))
-    return dataclasses.replace(report, detection=detect_foreign(grafted))
+    return dataclasses.replace(report, detection=detect_ood(grafted))
 
 
 def compare(graft: Predictions, base: Predictions, tuned: Predictions) -> Report:
-    """The graft's report, with its recovered gain and its agreement with the tuned model on every set."""
+    """Return the graft's report, with its recovered gain and its agreement with the tuned model on every set."""
     report = graft.report()
     ood = {name: _related(report.ood[name], graft.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
     return dataclasses.replace(_related(report, graft.test, base.test, tuned.test), ood=ood)
 
 
 def compare_without(without: Predictions, base: Predictions, tuned: Predictions) -> Report:
-    """The report of the tuned model without a region, as `compare` with its lost gain on every set."""
+    """Return the report of the tuned model without a region, as `compare` with its lost gain on every set."""
     report = compare(without, base, tuned)
 
     def lost(report: Report, base: Prediction, tuned: Prediction) -> Report:
@@ -76,26 +69,27 @@ def compare_without(without: Predictions, base: Predictions, tuned: Predictions)
 
 
 def recovered_gain(graft: float, base: float, tuned: float) -> float | None:
-    """(graft - base) / (tuned - base) on the task metric; None where tuning changed nothing."""
+    """Return (graft - base) / (tuned - base) on the task metric; None where tuning changed nothing."""
     return None if tuned == base else (graft - base) / (tuned - base)
 
 
 def agreement(left: Outcomes, right: Outcomes) -> float:
-    """Share of examples on which two models predict the same class."""
+    """Return the share of examples on which two models predict the same class."""
     return float((left.predicted == right.predicted).mean())
 
 
 def differences(
     graft: Predictions, others: Mapping[str, Predictions], *, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Difference]]]:
-    """Model -> set -> metric -> graft minus that model, with 95 % intervals from the same resampled examples."""
+    """Return model -> set -> metric -> graft minus that model, with 95 % intervals from the same resampled examples."""
+    metrics = {name: entry.load() for name, entry in metrics_shown("comparison").items()}
     sets = {name: item.outcomes() for name, item in graft.labelled().items()}
-    found: dict[str, dict[str, dict[str, Difference]]] = {model: {} for model in others}
+    by_model: dict[str, dict[str, dict[str, Difference]]] = {model: {} for model in others}
     for name, outcomes in sets.items():
         columns = {model: other.labelled()[name].outcomes() for model, other in others.items()}
-        for model, metrics in paired_differences(outcomes, columns, COMPARED, seed=seed).items():
-            found[model][name] = metrics
-    return found
+        for model, compared in paired_differences(outcomes, columns, metrics, seed=seed).items():
+            by_model[model][name] = compared
+    return by_model
 
 
 def _related(report: Report, graft: Prediction, base: Prediction, tuned: Prediction) -> Report:

@@ -12,12 +12,12 @@ from graft.evaluate.outcomes import Outcomes
 
 
 def accuracy(outcomes: Outcomes) -> float:
-    """The share of examples, in 0..1, whose most probable class is the label."""
+    """Return the share of examples, in 0..1, whose most probable class is the label."""
     return float(outcomes.correct.mean())
 
 
 def macro_f1(outcomes: Outcomes) -> float:
-    """Unweighted mean, in 0..1, of the F1 of every class that occurs among the labels.
+    """Return the unweighted mean, in 0..1, of the F1 of every class that occurs among the labels.
 
     Equal to scikit-learn's `f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)`.
     A class that is only ever predicted has no F1 of its own here; it lowers that of the classes it displaces.

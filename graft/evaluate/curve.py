@@ -1,8 +1,8 @@
-"""Does a checkpoint localise, asked of the data: the recovered gain against density, on validation.
+"""The recovered gain against density, on validation: whether a checkpoint localizes, asked of the data.
 
 The validation split is the one that selection may use, so that a density can be chosen by the curve and the chosen
 patch still be reported on test. Methods that themselves keep what is best on validation ("learned", "paper") look
-better here than they are. Each density is a localisation of its own: a method that looks at its own graft
+better here than they are. Each density is a localization of its own: a method that looks at its own graft
 (attribution along the graft's path) chooses otherwise for another budget.
 """
 
@@ -79,7 +79,7 @@ class GainCurve:
 
     @property
     def sentence(self) -> str:
-        """Where enough of the gain is reached, for a person."""
+        """Say where enough of the gain is reached."""
         if self.tuned <= self.base:
             return (
                 f"Tuning did not raise the validation accuracy ({self.base:.3f} before, {self.tuned:.3f} after): "
@@ -94,7 +94,7 @@ class GainCurve:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and the sentence."""
+        """Return plain numbers and the sentence."""
         result: dict[str, Any] = to_plain(self)
         return result | {"reached": self.reached.density if self.reached else None, "sentence": self.sentence}
 
@@ -108,12 +108,12 @@ def measure_curve(
     densities: Sequence[float] = DENSITIES,
     runtime: Runtime = DEFAULT,
 ) -> GainCurve:
-    """Localise at each density and measure the grafts on the validation split.
+    """Localize at each density and measure the grafts on the validation split.
 
     Args:
         base: the pretrained model; a local folder, the embedded encoder or a Hub id.
         tuned: the fine-tuned model.
-        task: training examples for the localisation, validation examples for the measurement.
+        task: training examples for the localization, validation examples for the measurement.
         config: how to choose; its density and budget are replaced.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
         runtime: where and how the models run.

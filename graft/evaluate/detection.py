@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: does a score of the logits tell the task's examples from foreign ones?
+"""Out-of-distribution detection: how well a score of the logits tells the task's examples from others.
 
 Two scores, both higher for examples that look like the task's:
 
@@ -29,8 +29,8 @@ class Detection:
     """How well one score separates.
 
     Attributes:
-        auroc: the chance, in 0..1, that an example of the task scores above a foreign one, a tie counting half.
-        fpr95: the share of foreign examples, in 0..1, that pass the threshold which 95 % of the task's pass.
+        auroc: the chance, in 0..1, that an example of the task scores above another one, a tie counting half.
+        fpr95: the share of other examples, in 0..1, that pass the threshold which 95 % of the task's pass.
         ci: "auroc", "fpr95" -> 95 % basic bootstrap interval, both kinds of examples resampled.
     """
 
@@ -39,18 +39,18 @@ class Detection:
     ci: Mapping[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, intervals in `ci`."""
+        """Return plain numbers, with the intervals in `ci`."""
         return {"auroc": self.auroc, "fpr95": self.fpr95, "ci": {name: list(ends) for name, ends in self.ci.items()}}
 
 
 def maximum_probability(logits: Floats) -> Floats:
-    """(n,) fp64 ln max_c p_c of logits (n, n_labels): the order of max p, without its ties at a saturated 1.0."""
+    """Return (n,) fp64 ln max_c p_c of logits (n, n_labels): max p's order, without its ties at a saturated 1.0."""
     powers = np.sort(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)  # the last column is 1
     return np.asarray(-np.log1p(powers[:, :-1].sum(axis=1)), dtype=np.float64)
 
 
 def negative_energy(logits: Floats) -> Floats:
-    """(n,) fp64 ln Σ_c exp(z_c) of logits (n, n_labels), nats."""
+    """Return (n,) fp64 ln Σ_c exp(z_c) of logits (n, n_labels), nats."""
     return np.asarray(logits.max(axis=1) - maximum_probability(logits), dtype=np.float64)
 
 
@@ -58,10 +58,12 @@ DETECTORS: dict[str, Callable[[Floats], Floats]] = {"msp": maximum_probability, 
 
 
 def measure_detection(inside: npt.ArrayLike, outside: npt.ArrayLike, *, draws: int = 1000, seed: int = 0) -> Detection:
-    """AUROC and FPR@95 of scores (n_in,) of the task's examples against scores (n_out,) of foreign ones.
+    """Measure AUROC and FPR@95 of scores (n_in,) of the task's examples against scores (n_out,) of others.
+
+    By hand and not scikit-learn's, because the bootstrap computes both on counts at the distinct scores.
 
     Both are exact with ties. The threshold of FPR@95 is the largest score that at least 95 % of the task's
-    examples reach, so it is itself one of their scores, no quantile is interpolated, and a foreign example that
+    examples reach, so it is itself one of their scores, no quantile is interpolated, and another example that
     ties with it passes. Raises DataError where either side is empty or a score is NaN.
     """
     scores = [np.asarray(side, dtype=np.float64) for side in (inside, outside)]
@@ -69,24 +71,24 @@ def measure_detection(inside: npt.ArrayLike, outside: npt.ArrayLike, *, draws: i
         raise DataError("detection needs at least one example of each side, all with a score")
     values, ranks = np.unique(np.concatenate(scores), return_inverse=True)
     sides, rng = (ranks[: scores[0].size], ranks[scores[0].size :]), np.random.default_rng(seed)
-    found = _figures(*(np.bincount(side, minlength=values.size) for side in sides))
+    estimates = _auroc_fpr95(*(np.bincount(side, minlength=values.size) for side in sides))
     drawn = np.empty((draws, 2))
     for draw in range(draws):
         resampled = (side[rng.integers(0, side.size, side.size)] for side in sides)
-        drawn[draw] = _figures(*(np.bincount(side, minlength=values.size) for side in resampled))
-    pairs = zip(("auroc", "fpr95"), drawn.T, found, strict=True)
-    return Detection(*found, {name: basic_interval(of, at, limits=(0.0, 1.0)) for name, of, at in pairs})
+        drawn[draw] = _auroc_fpr95(*(np.bincount(side, minlength=values.size) for side in resampled))
+    pairs = zip(("auroc", "fpr95"), drawn.T, estimates, strict=True)
+    return Detection(*estimates, {name: basic_interval(of, at, limits=(0.0, 1.0)) for name, of, at in pairs})
 
 
-def detect_foreign(
+def detect_ood(
     predictions: Predictions, *, shifted: bool = False, draws: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Set -> {"msp", "energy": `Detection` as JSON, "n_in", "n_out"}, the test split's rows against the set's.
+    """Tell each set's rows from the test split's: set -> {"msp", "energy": `Detection` as JSON, "n_in", "n_out"}.
 
     Args:
         predictions: of one model.
-        shifted: take all rows of every set as foreign; else those with label -1 (novel classes), and only the
-            sets that have any. A language model, which has no labels, has neither.
+        shifted: take all rows of every set as out of distribution; else those with label -1 (novel classes), and
+            only the sets that have any. A language model, which has no labels, has neither.
         draws, seed: of the bootstrap.
     """
     known = predictions.test.labels != NONE_OF_THESE
@@ -105,11 +107,13 @@ def detect_foreign(
     return result
 
 
-def _figures(inside: Integers, outside: Integers) -> tuple[float, float]:
-    """(AUROC, FPR@95) from counts (m,) of both sides at the m distinct scores in ascending order.
+def _auroc_fpr95(inside: Integers, outside: Integers) -> tuple[float, float]:
+    """Return (AUROC, FPR@95) from counts (m,) of both sides at the m distinct scores in ascending order.
 
     AUROC = Σ_v in_v · (out_below_v + out_v / 2) / (n_in · n_out), the Mann-Whitney U of Bamber 1975.
     """
+    # Example: at the scores .2 .5 .9 lie 1 1 2 of the task's and 2 1 0 others, so that 0 2 3 others are below:
+    # (1 · (0 + 1) + 1 · (2 + .5) + 2 · (3 + 0)) / (4 · 3) = .79.
     n_in, n_out = int(inside.sum()), int(outside.sum())
     below = np.cumsum(outside) - outside  # (m,)
     auroc = float((inside * (below + outside / 2)).sum() / (n_in * n_out))

@@ -48,7 +48,7 @@ class Prediction:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
     def outcomes(self) -> Outcomes:
-        """Per-example results on the examples whose label is one of the task's; per token from the lm head.
+        """Return per-example results on the examples whose label is one of the task's; per token from the lm head.
 
         Raises:
             DataError: there is none.
@@ -69,12 +69,12 @@ class Predictions:
     ood: Mapping[str, Prediction] = field(default_factory=dict)
 
     def labelled(self) -> dict[str, Prediction]:
-        """The sets that have accuracy, "test" first; one that holds only novel classes has none."""
-        known = {name: item for name, item in self.ood.items() if (item.labels != NONE_OF_THESE).any()}
-        return {"test": self.test, **known}
+        """Return the sets that have accuracy, "test" first; one that holds only novel classes has none."""
+        with_labels = {name: item for name, item in self.ood.items() if (item.labels != NONE_OF_THESE).any()}
+        return {"test": self.test, **with_labels}
 
     def report(self) -> Report:
-        """The figures of every set that has accuracy."""
+        """Measure every set that has accuracy."""
         reports = {name: _report(item) for name, item in self.labelled().items()}
         return dataclasses.replace(reports.pop("test"), ood=reports)
 
@@ -125,14 +125,14 @@ def predict_model(
 
 
 def predict_task(head: Head, task: Task, *, limit: int | None = None, batch_size: int = 64) -> Predictions:
-    """Logits of a loaded model on the test split and the out-of-distribution sets."""
+    """Compute the logits of a loaded model on the test split and the out-of-distribution sets."""
     test = predict_examples(head, task.test_examples(limit), batch_size, "test")
     ood = {name: predict_examples(head, task.ood_examples(name, limit), batch_size, name) for name in task.spec.ood}
     return Predictions(test, ood)
 
 
 def predict_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> Prediction:
-    """Logits of a loaded model on some examples, which `name` names in the progress bar and the error.
+    """Compute the logits of a loaded model on some examples, which `name` names in the progress bar and the error.
 
     Raises:
         CheckpointError: an output is not finite.
@@ -161,7 +161,7 @@ def _report(prediction: Prediction) -> Report:
 
 
 def _with_perplexity(report: Report) -> Report:
-    """exp of the mean NLL per token; monotone, so that the ends of its interval are those of the NLL's."""
+    """Add perplexity, exp of the mean NLL per token: monotone, so that its interval is that of the NLL."""
     low, high = report.ci["nll"]
     metrics = {**report.metrics, "perplexity": math.exp(report["nll"])}
     return dataclasses.replace(report, metrics=metrics, ci={**report.ci, "perplexity": (math.exp(low), math.exp(high))})

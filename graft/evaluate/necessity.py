@@ -1,7 +1,8 @@
-"""Necessity: what is left of the skill when its region alone goes back to the base.
+"""Necessity of a region: what is left of the skill when the region alone goes back to the base.
 
 A graft shows that the region suffices; the tuned model with the base's values in the region shows whether it is
-needed. A region can suffice and not be needed where tuning stored the skill more than once.
+needed. A region can suffice and not be needed where tuning stored the skill more than once. The removal is itself a
+patch, which is why this module, like `curve`, builds on patches and localization and stands above them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from graft.tensors.pair import CheckpointPair
 
 
 def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> Patch:
-    """The patch that, applied to the tuned model, puts the base's values back in regions.
+    """Cut the patch that, applied to the tuned model, puts the base's values back in regions.
 
     It holds no whole tensors: a classifier head that only the tuned model has stays on it. It belongs to the tuned
     model, and is not meant to be saved.
@@ -58,7 +59,7 @@ def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> 
 
 
 def lost_gain(without: float, base: float, tuned: float) -> float | None:
-    """(tuned - without) / (tuned - base) on the task metric; None where tuning changed nothing.
+    """Return (tuned - without) / (tuned - base) on the task metric; None where tuning changed nothing.
 
     1 where the region was all of the gain, 0 where the rest makes up for it.
     """

@@ -1,4 +1,4 @@
-"""What happened to each example: the few numbers that every metric is computed from.
+"""Outcomes of the examples: the few numbers of each that every metric is computed from.
 
 A matrix of class probabilities is reduced once to five columns; metrics and the bootstrap then read
 only these, so that a resample costs O(n) and not O(n x classes).
@@ -73,7 +73,7 @@ class Outcomes:
         return np.equal(self.predicted, self.label)
 
     def take(self, rows: Integers) -> Outcomes:
-        """The examples at `rows` (m,) int64, in that order; a row may be named any number of times."""
+        """Return the examples at `rows` (m,) int64, in that order; a row may be named any number of times."""
         return Outcomes(
             label=self.label[rows],
             predicted=self.predicted[rows],
@@ -85,12 +85,14 @@ class Outcomes:
         )
 
     def resample(self, rng: np.random.Generator) -> Integers:
-        """Rows of one bootstrap resample: as many examples, or groups with all their rows, drawn with replacement."""
+        """Draw the rows of one resample: as many examples, or groups with all their rows, with replacement."""
         if self.group is None:
             return rng.integers(0, len(self), size=len(self))
         starts = np.flatnonzero(np.diff(self.group, prepend=self.group[0] - 1))  # (groups,)
         sizes = np.diff(starts, append=len(self))
         drawn = rng.integers(0, len(starts), size=len(starts))
+        # Example: groups of rows 0 1 | 2 | 3 4 5, of which 2 0 2 are drawn: sizes 3 2 3, ends 3 5 8, first rows 3 0 3
+        # less their places 0 3 5 are 3 -3 -2; repeated and added to 0 ... 7 they give the rows 3 4 5 | 0 1 | 3 4 5.
         ends = sizes[drawn].cumsum()  # of each drawn group in the resample
         first = starts[drawn] - ends + sizes[drawn]  # (groups,) its first row, less its place in the resample
         return np.asarray(np.arange(ends[-1]) + np.repeat(first, sizes[drawn]), dtype=np.int64)

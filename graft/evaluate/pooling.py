@@ -9,7 +9,7 @@ from graft.evaluate.t_interval import mean_interval
 
 
 def pool_differences(differences: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The mean over seeds of a paired difference, with two intervals that answer two questions.
+    """Average a paired difference over seeds, with two intervals that answer two questions.
 
     Args:
         differences: of each seed, "estimate", "low" and "high" of the paired bootstrap over test examples
@@ -27,7 +27,7 @@ def pool_differences(differences: Sequence[Mapping[str, float]]) -> dict[str, An
 
 
 def pool_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Model -> set -> metric -> the pooled difference "main graft minus that model", where every seed has it."""
+    """Return model -> set -> metric -> the pooled difference "main graft minus that model", where every seed has it."""
     per_seed = [seed["differences"] for seed in seeds]
     return {
         model: {

@@ -1,49 +1,27 @@
-"""Report: one model's figures on a test split and its out-of-distribution sets, with intervals."""
+"""Report: one model's metrics on a test split and its out-of-distribution sets, with intervals."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from graft.evaluate.bootstrap import Interval, Metric, bootstrap_metrics
-from graft.evaluate.calibration import (
-    brier_score,
-    calibration_floor,
-    debiased_calibration_error,
-    expected_calibration_error,
-    maximum_calibration_error,
-    negative_log_likelihood,
-)
-from graft.evaluate.correctness import accuracy, macro_f1
+from graft.evaluate.bootstrap import Interval, bootstrap_metrics
+from graft.evaluate.calibration import calibration_floor
 from graft.evaluate.outcomes import Outcomes
-
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "f1": macro_f1,
-    "nll": negative_log_likelihood,
-    "brier": brier_score,
-    "ece": expected_calibration_error,
-    "ece_mass": partial(expected_calibration_error, scheme="mass"),
-    "ece_debiased": debiased_calibration_error,
-    "mce": maximum_calibration_error,
-}
-LIMITS = {name: (0.0, {"nll": math.inf, "brier": 2.0}.get(name, 1.0)) for name in METRICS}
+from graft.evaluate.registry import METRICS
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one model on one set.
+    """Metrics of one model on one set.
 
     Attributes:
-        n: number of labelled examples behind the figures.
-        metrics: accuracy, f1 (macro), nll (nats), brier (0..2), ece (15 equal-width bins), ece_mass (15
-            equal-mass bins), ece_debiased (root mean square, arXiv 1909.10155), mce.
+        n: number of labeled examples behind the metrics.
+        metrics: name -> value, of each row of `graft.evaluate.registry.METRICS`; of a language model perplexity too.
         ci: metric -> 95 % basic bootstrap interval over examples.
         ece_floor: the ECE that a perfectly calibrated model with these confidences shows at this n.
-        n_none: examples of a class that the task lacks (label -1), left out of the figures.
+        n_none: examples of a class that the task lacks (label -1), left out of the metrics.
         agreement: share of examples on which the prediction is the reference model's.
         recovered_gain: (accuracy - base) / (reference - base), where both were measured.
         lost_gain: (reference - accuracy) / (reference - base), for a reference whose region was put back to base.
@@ -66,7 +44,7 @@ class Report:
         return self.metrics[metric]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, intervals in `ci`, the sets in `ood` (contract, section 6)."""
+        """Return plain numbers, with the intervals in `ci` and the other sets in `ood`."""
         result: dict[str, Any] = {"n": self.n, **self.metrics, "ece_floor": self.ece_floor}
         optional = {key: getattr(self, key) for key in ("agreement", "recovered_gain", "lost_gain")}
         optional["n_none"] = self.n_none or None
@@ -79,16 +57,18 @@ class Report:
 
 
 def measure(outcomes: Outcomes, *, draws: int = 1000, seed: int = 0) -> Report:
-    """All figures of one set.
+    """Compute all metrics of one set.
 
     Args:
         outcomes: per-example results.
         draws: bootstrap resamples of examples.
         seed: of the resampling.
     """
+    metrics = {name: entry.load() for name, entry in METRICS.items()}
+    limits = {name: entry.limits for name, entry in METRICS.items()}
     return Report(
         n=len(outcomes),
-        metrics={name: float(metric(outcomes)) for name, metric in METRICS.items()},
-        ci=bootstrap_metrics(outcomes, METRICS, draws=draws, seed=seed, limits=LIMITS),
+        metrics={name: float(metric(outcomes)) for name, metric in metrics.items()},
+        ci=bootstrap_metrics(outcomes, metrics, draws=draws, seed=seed, limits=limits),
         ece_floor=calibration_floor(outcomes, seed=seed),
     )

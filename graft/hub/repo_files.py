@@ -28,7 +28,7 @@ class RepoFiles:
 
 def draw_mask(mask: Mask) -> bytes:
     """Draw where a mask lies, layer by module; return the PNG."""
-    from graft.report.layer_map import plot_layer_map
+    from graft.report.plots.layer_map import plot_layer_map
 
     with tempfile.TemporaryDirectory() as folder:
         files = plot_layer_map(mask, Path(folder) / "layers", title=f"where the {len(mask):,} entries lie")

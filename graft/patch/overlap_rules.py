@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +33,11 @@ import torch
 from graft.errors import OverlapError
 from graft.patch.index_join import IndexJoin, Ints, join_indices
 from graft.patch.mask import Indices
+from graft.patch.registry import OVERLAP_RULES
 from graft.patch.spherical import mean_on_sphere
 from graft.tensors.dtypes import as_bits, is_finite
 
-OverlapRule = Literal["error", "first", "last", "mean", "sign", "slerp"]
-RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
-RULES_WITH_BASE = ("sign", "slerp")
+OverlapRule = str  # a name of `OVERLAP_RULES`
 BaseAt = Callable[[torch.Tensor], torch.Tensor]  # (s,) int64 flat indices -> (s,) values of the base, any float dtype
 
 
@@ -84,14 +83,14 @@ def join_entries(
     apart = (bits != bits[start].repeat_interleave(torch.from_numpy(join.length))).numpy()
     differing = np.logical_or.reduceat(apart, join.start)
     count = int(differing.sum())
-    if count and rule == "error":
-        raise OverlapError(
-            f"tensor {where!r}: two patches want different values at shared coordinates ({join.shared:,} shared); "
-            "choose --on-overlap first or last, or mean, sign or slerp, or exclude one from the other"
-        )
-    chosen = bits[torch.from_numpy(join.start + join.length - 1) if rule == "last" else start]
+    how = OVERLAP_RULES.find(rule)
+    if count and how.kind == "refuse":
+        how.load()(where, join.shared)
+    chosen = bits[start]
+    if count and how.kind == "keep":
+        chosen = bits[torch.from_numpy(join.start + how.load()(join.length))]
     indices, cancelled = torch.from_numpy(join.union), 0
-    if count and rule in ("mean", *RULES_WITH_BASE):
+    if count and how.kind == "blend":
         _check_float(dtype, where)
         at = torch.from_numpy(np.flatnonzero(differing))
         before = _base_values(rule, base_at, indices[at], where)
@@ -110,8 +109,8 @@ def _check_float(dtype: torch.dtype, where: str) -> None:
 
 
 def _base_values(rule: str, base_at: BaseAt | None, indices: torch.Tensor, where: str) -> torch.Tensor:
-    """Return (s,) fp64 values of the base; zeros where the rule does not look at them."""
-    if rule not in RULES_WITH_BASE:
+    """(s,) fp64 values of the base; zeros where the rule does not look at them."""
+    if not OVERLAP_RULES[rule].needs_base:
         return torch.zeros(len(indices), dtype=torch.float64)
     if base_at is None:
         raise OverlapError(f"tensor {where!r}: the rule {rule!r} needs the base's values at shared coordinates")
@@ -121,7 +120,8 @@ def _base_values(rule: str, base_at: BaseAt | None, indices: torch.Tensor, where
 def _blend(
     rule: str, values: torch.Tensor, join: IndexJoin, differing: npt.NDArray[np.bool_], before: torch.Tensor
 ) -> tuple[torch.Tensor, int]:
-    """Blend to (s,) fp64 values at the differing coordinates, and count those that went back to the base."""
+    """(s,) fp64 blended values at the differing coordinates, and how many of them went back to the base."""
+    how = OVERLAP_RULES[rule]
     start, length = join.start[differing], join.length[differing]
     result = before.clone()
     # Runs of one length make a rectangle, (s_m, m), whose rows are blended all at once. With runs of 2, 3 and 2 entries
@@ -130,18 +130,41 @@ def _blend(
         at = np.flatnonzero(length == m)
         places = start[at][:, None] + np.arange(m)  # (s_m, m) entries of these coordinates
         held, base = values[torch.from_numpy(places)], before[torch.from_numpy(at)]
-        if rule == "mean":
-            blended = held.sort(dim=1).values.mean(dim=1)  # sorted: the same sum in whatever order the patches came
-        elif rule == "sign":
-            blended = _elect(held, base)
-        else:
-            blended = base + _on_spheres(held - base[:, None], join.owner[places])
-        result[torch.from_numpy(at)] = blended
-    return result, int((result == before).sum()) if rule == "sign" else 0
+        result[torch.from_numpy(at)] = how.load()(held, base, join.owner[places])
+    return result, int((result == before).sum()) if how.may_cancel else 0
 
 
-def _elect(held: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """Elect signs as TIES does, at s coordinates: (s, m) values and (s,) base -> (s,)."""
+def refuse(where: str, shared: int) -> NoReturn:
+    """Refuse a tensor in which patches differ.
+
+    Raises:
+        OverlapError: always.
+    """
+    *others, last = (name for name, entry in OVERLAP_RULES.items() if entry.kind == "blend")
+    kept = " or ".join(name for name, entry in OVERLAP_RULES.items() if entry.kind == "keep")
+    raise OverlapError(
+        f"tensor {where!r}: two patches want different values at shared coordinates ({shared:,} shared); "
+        f"choose --on-overlap {kept}, or {', '.join(others)} or {last}, or exclude one from the other"
+    )
+
+
+def find_first(length: Ints) -> Ints:
+    """Return, for coordinates that `length` (c,) patches want, which of them is the first."""
+    return np.zeros_like(length)
+
+
+def find_last(length: Ints) -> Ints:
+    """Return, for coordinates that `length` (c,) patches want, which of them is the last."""
+    return length - 1
+
+
+def average(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """Return the mean of the (s, m) values, (s,)."""
+    return held.sort(dim=1).values.mean(dim=1)  # sorted: the same sum in whatever order the patches came
+
+
+def elect_sign(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """TIES at s coordinates: (s, m) values and (s,) base -> (s,)."""
     moved = held - base[:, None]
     # sums of sorted numbers: the same bits in whatever order the patches came
     elected = moved.sort(dim=1).values.sum(dim=1, keepdim=True).sign()
@@ -150,12 +173,13 @@ def _elect(held: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return torch.where(agrees.any(dim=1), total / agrees.sum(dim=1).clamp(min=1), base)
 
 
-def _on_spheres(moved: torch.Tensor, owners: Ints) -> torch.Tensor:
-    """Blend (s, m) differences into (s,): a spherical mean for each set of patches that share coordinates."""
+def average_on_spheres(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """Add to the base spherical means, one for each set of patches that share coordinates: (s, m) values -> (s,)."""
+    moved = held - base[:, None]
     result = torch.empty(len(moved), dtype=moved.dtype)
     # a sphere is that of the coordinates which the very same patches share: rows [a b], [a c], [a b] make two groups
     groups, member = np.unique(owners, axis=0, return_inverse=True)
     for group in range(len(groups)):
         at = torch.from_numpy(np.flatnonzero(member.reshape(-1) == group))
         result[at] = mean_on_sphere(moved[at].T.contiguous())
-    return result
+    return base + result

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft.evaluate.blending import Mix, RandomShare, blended, interpolate, match_accuracy
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import Predictions
+from graft.evaluate.interpolation import Mix, RandomShare, interpolate, interpolated, match_accuracy
 from graft.evaluate.temperature import fit_temperature, scale_predictions
 from graft.recipes.bench import Bench
 from graft.tasks.head import Head
@@ -110,10 +110,10 @@ def scale_tuned(bench: Bench, head: Head, predictions: Predictions) -> Control:
 
 
 def _validate(bench: Bench, head: Head, mix: Mix) -> float:
-    with blended(head.model, bench.pair, mix):
+    with interpolated(head.model, bench.pair, mix):
         return bench.validate(head)
 
 
 def _measure(bench: Bench, head: Head, mix: Mix) -> Predictions:
-    with blended(head.model, bench.pair, mix):
+    with interpolated(head.model, bench.pair, mix):
         return bench.predict(head)

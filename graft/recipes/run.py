@@ -25,8 +25,8 @@ from graft.recipes.seed import bins_from_json, run_seed
 from graft.recipes.spec import RecipeSpec, find_base
 from graft.recipes.suite.run import is_suite, run_suite
 from graft.recipes.summary import format_tables, summarise
-from graft.report.layer_map import plot_layer_map
-from graft.report.reliability import plot_reliability, pool_bins
+from graft.report.plots.layer_map import plot_layer_map
+from graft.report.plots.reliability import plot_reliability, pool_bins
 from graft.specs.runtime import Runtime
 from graft.tasks.head import find_dtype
 from graft.tasks.task import Task

@@ -13,7 +13,7 @@ from graft.config import to_plain
 from graft.evaluate.calibration import ReliabilityBins, reliability_bins
 from graft.evaluate.comparison import compare, compare_without, differences
 from graft.evaluate.correctness import accuracy
-from graft.evaluate.detection import detect_foreign
+from graft.evaluate.detection import detect_ood
 from graft.evaluate.evaluation import Predictions
 from graft.evaluate.necessity import cut_removal
 from graft.evaluate.report import Report
@@ -142,7 +142,7 @@ def _describe(main: str, models: Mapping[str, Predictions], reports: Mapping[str
 
 def _detect(models: Mapping[str, Predictions]) -> dict[str, dict[str, Any]]:
     """Set -> model -> detection figures, for the sets with rows of novel classes."""
-    found = {name: detect_foreign(item) for name, item in models.items()}
+    found = {name: detect_ood(item) for name, item in models.items()}
     return {of: {name: found[name][of] for name in found} for of in next(iter(found.values()))}
 
 

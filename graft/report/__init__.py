@@ -1,1 +1,1 @@
-"""Plots; the only place that imports matplotlib."""
+"""What finished runs look like: plots, and one page."""

@@ -1,4 +1,4 @@
-"""Figures of a run over its seeds: a mean, the interval that belongs to it, and who is ahead."""
+"""Estimates over the seeds of a run: a mean, the interval that belongs to it, and who is ahead."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 
 from graft.evaluate.bootstrap import Difference
 from graft.evaluate.comparison import recovered_gain
+from graft.evaluate.registry import is_higher_better
 from graft.evaluate.t_interval import mean_interval, short_decimal
 from graft.report.run_folder import TEST, RunFolder, Seed
 
 Verdict = Literal["ahead", "behind", "tie", "unknown"]
 CONTROLS = ("tuned, temperature-scaled", "interpolation", "early-stopped", "random, larger")
-LOWER_IS_BETTER = {"ece", "ece_mass", "ece_debiased", "mce", "nll", "brier", "fpr95"}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure.
+    """A mean over seeds with its interval.
 
     Attributes:
         mean: over seeds.
@@ -67,7 +67,7 @@ class Paired:
             return "unknown"
         if low <= 0 <= high:
             return "tie"
-        return "ahead" if (low > 0) != (self.metric in LOWER_IS_BETTER) else "behind"
+        return "ahead" if (low > 0) == is_higher_better(self.metric) else "behind"
 
     @property
     def apart(self) -> int:
@@ -81,14 +81,14 @@ def decimal(number: float) -> str:
 
 
 def average(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
-    """The mean of one figure over seeds; `interval` is that of the examples and counts for one seed only."""
+    """Average one number over seeds; `interval` is that of the examples and counts for one seed only."""
     found = mean_interval(values)
     mean, half = found["mean"], found["half"]
     low, high = (mean - half, mean + half) if half is not None else (interval or (None, None))
     return Estimate(mean, low, high, tuple(values))
 
 
-def figure_of(run: RunFolder, model: str, metric: str, name: str = TEST) -> Estimate | None:
+def estimate_of(run: RunFolder, model: str, metric: str, name: str = TEST) -> Estimate | None:
     """A metric of a model on a set, None where a seed lacks it."""
     found = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
     values = [item.numbers[metric] for item in found if metric in item.numbers]

@@ -17,16 +17,14 @@ between whole models (`angle="model"`); every model has the same weight; more th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from graft.compose.registry import FUSION_METHODS
 from graft.specs.block import Block
 from graft.specs.ranges import Share
 
-FusionMethod = Literal["mean", "slerp", "task-arithmetic", "ties", "cpi"]
 Rest = Literal["slerp", "lerp"]
 Angle = Literal["tensor", "model"]
-METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
-DEFAULT_SCALES = {"task-arithmetic": 0.4, "ties": 1.0}  # of both papers, where there is no data to choose by
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class FusionSpec(Block):
     """The fusion of several models into one.
 
     Attributes:
-        method: "mean", "slerp", "task-arithmetic", "ties" or "cpi"; see the top of this module.
+        method: a name of `graft.compose.registry.FUSION_METHODS`; see the top of this module.
         scale: task-arithmetic, ties: factor of the summed differences; the paper's own where absent (0.4 and 1).
         density: ties: share of all weights that is kept of each model's differences.
         core: cpi: share of all weights in each core.
@@ -46,7 +44,7 @@ class FusionSpec(Block):
         ValueError: a number out of its range, or an unknown method.
     """
 
-    method: FusionMethod = "cpi"
+    method: str = "cpi"
     scale: float | None = None
     density: Share = 0.2
     core: Share = 0.01
@@ -56,21 +54,23 @@ class FusionSpec(Block):
 
     def __post_init__(self) -> None:
         """Refuse an unknown method and ranges; the class says which."""
-        if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r}: choose from {', '.join(METHODS)}")
+        if self.method not in FUSION_METHODS:
+            raise ValueError(f"method {self.method!r}: choose from {', '.join(FUSION_METHODS)}")
         super().__post_init__()
 
     @property
     def share(self) -> float | None:
         """Return the share of all weights that is selected in each model; None where the method selects none."""
-        return {"ties": self.density, "cpi": self.core}.get(self.method)
+        setting = FUSION_METHODS[self.method].share
+        return None if setting is None else float(getattr(self, setting))
 
     @property
     def arcs(self) -> bool:
         """Return whether angles are needed."""
-        return self.method == "slerp" or (self.method == "cpi" and self.rest == "slerp")
+        angles = FUSION_METHODS[self.method].angles
+        return angles == "always" or (angles == "rest" and self.rest == "slerp")
 
     @property
     def factor(self) -> float:
         """Return the scale in force."""
-        return DEFAULT_SCALES.get(self.method, 1.0) if self.scale is None else self.scale
+        return FUSION_METHODS[self.method].scale if self.scale is None else self.scale

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from graft.compose.fusion import fuse_models
+from graft.compose.fusion.fuser import fuse_models
 from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.benchmarks.compose import Peak

@@ -17,14 +17,15 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
-from graft.patch.overlap_rules import RULES, OverlapRule
+from graft.patch.overlap_rules import OverlapRule
+from graft.patch.registry import OVERLAP_RULES
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import bits_of, equal_tensors, make_patch, model_of, write_single
 from tests.compose.patches import BASE, ORIGIN, applied, disjoint_patches, held_by, patch_of, patches, same_content
 
 QUIET = settings(derandomize=True, deadline=None, max_examples=60)
-BLENDS = [rule for rule in RULES if rule != "error"]
+BLENDS = [rule for rule in OVERLAP_RULES if rule != "error"]
 
 
 def overlap_of(patch: Patch) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def test_disjoint_patches_commute_and_associate(parts: list[Patch]) -> None:
 
 
 @QUIET
-@given(patches(1, 1), st.sampled_from(RULES))
+@given(patches(1, 1), st.sampled_from(list(OVERLAP_RULES)))
 def test_a_patch_composed_with_itself_or_alone_is_itself(parts: list[Patch], rule: OverlapRule) -> None:
     assert same_content(compose_patches(parts[0], on_overlap=rule), parts[0])
     doubled = compose_patches(*parts * 3, on_overlap=rule)
@@ -56,7 +57,7 @@ def test_a_patch_composed_with_itself_or_alone_is_itself(parts: list[Patch], rul
 
 
 @QUIET
-@given(patches(2), st.sampled_from(RULES))
+@given(patches(2), st.sampled_from(list(OVERLAP_RULES)))
 def test_every_shared_coordinate_is_counted(parts: list[Patch], rule: OverlapRule) -> None:
     held = held_by([part.mask for part in parts])
     tuned = [applied(part) for part in parts]

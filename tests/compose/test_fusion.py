@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from graft.compose import fusion
-from graft.compose.fusion import RECORD, fuse_models
-from graft.compose.fusion_rules import angles_of, arc_coefficients, dots_of, gram_of
+from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
+from graft.compose.fusion.fuser import RECORD, fuse_models, fuser
+from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import top_deltas
 from graft.patch.spherical import mean_on_sphere
-from graft.specs.fusion import METHODS, FusionMethod, FusionSpec
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     Tensors,
@@ -40,7 +40,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 @pytest.fixture(autouse=True)
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
-    for module in (fusion, top_deltas):
+    for module in (fuser, top_deltas):
         monkeypatch.setattr(module, "LONG", 14)
 
 
@@ -114,9 +114,9 @@ def test_streams_give_what_whole_models_in_memory_give(spec: FusionSpec, models:
     assert equal_tensors(found, again)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FUSION_METHODS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_models_equal_to_the_base_give_the_base_back(method: FusionMethod, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_models_equal_to_the_base_give_the_base_back(method: str, dtype: torch.dtype, tmp_path: Path) -> None:
     tensors = sample_tensors(dtype=dtype)
     models = [write_single(tmp_path / name, tensors) for name in ("base", "a", "b")]
     spec = FusionSpec(method)
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
         (CheckpointError, r"gone: no such file", [models[1], tmp_path / "gone"]),
         (ConfigError, "two tuned models or more", models[1:2]),
     ]
-    for method in METHODS:
+    for method in FUSION_METHODS:
         for error, said, tuned in cases:
             with pytest.raises(error, match=said):
                 fuse_models(models[0], tuned, tmp_path / "new" / "out", FusionSpec(method))

@@ -64,7 +64,7 @@ def test_differences_by_hand() -> None:
     assert list(both) == ["base", "graft"]
     found = both["base"]
     assert list(found) == ["test", "odd"]
-    assert list(found["test"]) == ["accuracy", "ece", "nll", "brier"]
+    assert list(found["test"]) == ["accuracy", "nll", "brier", "ece"]
     assert found["test"]["brier"].estimate == pytest.approx(-0.4 * (2 * 0.9**2 - 2 * 0.1**2))
     assert found["test"]["nll"].estimate == pytest.approx(-0.4 * np.log(9))
     gain = found["test"]["accuracy"]

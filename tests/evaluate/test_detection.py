@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from graft.errors import DataError
-from graft.evaluate.detection import detect_foreign, maximum_probability, measure_detection, negative_energy
+from graft.evaluate.detection import detect_ood, maximum_probability, measure_detection, negative_energy
 from graft.evaluate.evaluation import Prediction, Predictions
 
 few_values = st.lists(st.integers(0, 6), min_size=1, max_size=40)  # full of ties
@@ -85,7 +85,7 @@ def mixture() -> Predictions:
 
 
 def test_novel_rows_are_told_from_the_task_s() -> None:
-    found = detect_foreign(mixture(), draws=100)
+    found = detect_ood(mixture(), draws=100)
     assert list(found) == ["mixed"]
     assert (found["mixed"]["n_in"], found["mixed"]["n_out"]) == (90, 30)  # the test split's own novel rows are left out
     for score in ("msp", "energy"):
@@ -93,7 +93,7 @@ def test_novel_rows_are_told_from_the_task_s() -> None:
         assert found["mixed"][score]["fpr95"] < 0.6
         low, high = found["mixed"][score]["ci"]["auroc"]
         assert 0 <= low < high <= 1
-    every = detect_foreign(mixture(), shifted=True, draws=100)
+    every = detect_ood(mixture(), shifted=True, draws=100)
     assert {name: figures["n_out"] for name, figures in every.items()} == {"mixed": 50, "shifted": 40}
     assert every["shifted"]["msp"]["auroc"] == pytest.approx(0.5, abs=0.1)  # the very same rows
 

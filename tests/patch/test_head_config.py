@@ -14,7 +14,7 @@ import transformers
 from transformers import BertForSequenceClassification, LlamaForSequenceClassification, ViTConfig, ViTModel
 
 from graft.compose.composition import compose_patches
-from graft.compose.fusion import fuse_models
+from graft.compose.fusion.fuser import fuse_models
 from graft.errors import MismatchError
 from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill

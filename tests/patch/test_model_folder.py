@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graft.compose.fusion import fuse_models
+from graft.compose.fusion.fuser import fuse_models
 from graft.patch.merge import merge_patches
 from graft.patch.model_folder import find_companions
 from graft.specs.fusion import FusionSpec

@@ -9,7 +9,7 @@ import pytest
 
 from graft.evaluate import comparison, evaluation
 from graft.evaluate.bootstrap import paired_differences
-from graft.evaluate.detection import detect_foreign
+from graft.evaluate.detection import detect_ood
 from graft.evaluate.report import measure
 from graft.recipes import seed
 
@@ -21,5 +21,5 @@ def few_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(evaluation, "measure", partial(measure, draws=DRAWS))
         patched.setattr(comparison, "paired_differences", partial(paired_differences, draws=DRAWS))
-        patched.setattr(seed, "detect_foreign", partial(detect_foreign, draws=DRAWS))
+        patched.setattr(seed, "detect_ood", partial(detect_ood, draws=DRAWS))
         yield

@@ -21,7 +21,7 @@ def test_the_command_says_what_the_runs_showed(tmp_path: Path, capsys: pytest.Ca
     lines = out.splitlines()
     assert (code, err, len(lines)) == (0, "", 3)
     assert lines[0].startswith("toy: 40 of 4,000 weights (1 %) recover ")
-    assert lines[1:] == [f"wrote {page}", "wrote 12 plots into report_plots"]
+    assert lines[1:] == [f"wrote {page}", "wrote 6 plots into report_plots"]
     code, out, err = run(capsys, folder, "-o", page)
     assert (code, out) == (1, "")
     assert err == f"error: {page} exists already: choose another name or pass --force to overwrite it\n"

@@ -11,7 +11,7 @@ from graft.report.estimates import (
     average,
     curve_of,
     difference_of,
-    figure_of,
+    estimate_of,
     gain_of,
     methods_of,
     models_of,
@@ -66,7 +66,7 @@ def test_seeds_apart_lie_on_the_side_of_the_mean() -> None:
 def test_figures_are_those_of_the_file(folder: Path) -> None:
     run = read_run(folder)
     values = [seed["models"]["tuned"]["ood"]["far"]["ece"] for seed in read_results(folder)["seeds"]]
-    found = figure_of(run, "tuned", "ece", "far")
+    found = estimate_of(run, "tuned", "ece", "far")
     assert found
     assert found.values == tuple(values)
     assert found.mean == pytest.approx(sum(values) / 3)
@@ -89,7 +89,7 @@ def test_the_gain_is_that_of_the_definition(folder: Path) -> None:
 def test_what_one_seed_lacks_is_left_out(folder: Path) -> None:
     run = read_run(folder)
     assert difference_of(run, "interpolation", "ece")
-    assert figure_of(run, "interpolation", "nll")
+    assert estimate_of(run, "interpolation", "nll")
     assert len(curve_of(run)["random"]) == 4
     assert "recovered_gain" in curve_of(run)["random"][0.01]
     results = read_results(folder)
@@ -98,7 +98,7 @@ def test_what_one_seed_lacks_is_left_out(folder: Path) -> None:
     write_results(folder, results)
     run = read_run(folder)
     assert difference_of(run, "interpolation", "ece") is None
-    assert figure_of(run, "interpolation", "nll") is None
+    assert estimate_of(run, "interpolation", "nll") is None
     assert "interpolation" not in models_of(run)
     assert len(curve_of(run)["random"]) == 3
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
+from graft.evaluate.registry import METRICS, metrics_shown
 from graft.specs.runtime import Runtime
 from graft_cli import options
 
-COLUMNS = ("n", "accuracy", "f1", "nll", "brier", "ece", "ece_mass", "mce", "ece_floor")
 
-
-@click.command("evaluate")
+@click.command("evaluate", cls=options.RegistryCommand, registry=METRICS)
 @click.argument("model")
 @options.task
 @click.option("--patch", "patches", multiple=True, metavar="PATCH", help="Graft this first; may be repeated.")
@@ -53,7 +52,8 @@ def command(
 
 def _lines(result: dict[str, Any]) -> list[str]:
     sets = {"test": result, **result.get("ood", {})}
-    columns = [*COLUMNS, *(key for key in ("agreement", "recovered_gain") if key in result)]
+    columns = ["n", *metrics_shown("command"), "ece_floor"]
+    columns += [key for key in ("agreement", "recovered_gain") if key in result]
     rows = {name: [_cell(figures, column) for column in columns] for name, figures in sets.items() if figures["n"]}
     lines = _table(columns, rows)
     found = {name: figures["detection"] for name, figures in sets.items() if "detection" in figures}

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from graft.specs.fusion import METHODS, Angle, Rest
+from graft.compose.registry import FUSION_METHODS
+from graft.specs.fusion import Angle, Rest
 from graft_cli import options
 
 if TYPE_CHECKING:
-    from graft.compose.fusion import Fusion
+    from graft.compose.fusion.fuser import Fusion
 
 
 @click.command("fuse")
 @click.argument("base")
 @click.argument("tuned", nargs=-1, required=True, metavar="TUNED...")
-@click.option("--method", type=click.Choice(METHODS), default="cpi", show_default=True, help="How to fuse; see above.")
+@options.choose("--method", registry=FUSION_METHODS, default="cpi", show_default=True, help="How to fuse.")
 @click.option("--scale", type=float, help="Factor of the differences. [default: task-arithmetic 0.4, ties 1]")
 @click.option("--density", type=float, default=0.2, show_default=True, help="ties: share kept of each difference.")
 @click.option("--core", type=float, default=0.01, show_default=True, help="cpi: share of all weights in each core.")
@@ -33,15 +34,13 @@ if TYPE_CHECKING:
 def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_json: bool, **settings: Any) -> None:
     """Fuse several models that were tuned from BASE into one, streamed.
 
-    mean; slerp of the weights, folded in the order given; task-arithmetic (arXiv 2212.04089); ties (arXiv 2306.01708);
-    cpi, in the style of CPI-FT (arXiv 2508.21741): the weights that moved furthest in each model are transplanted, the
-    rest is interpolated. Heads that only tuned models have are left out, and named.
+    Heads that only tuned models have are left out, and named.
 
     \b
     Example:
       graft fuse embedded:all-MiniLM-L6-v2 runs/topics runs/reviews -o runs/fused
     """
-    from graft.compose.fusion import fuse_models
+    from graft.compose.fusion.fuser import fuse_models
     from graft.config import read_config
     from graft.specs.fusion import FusionSpec
 

@@ -56,7 +56,7 @@ def command(
         return
     result = measure_overlap(*paths, threshold=threshold, labels=patches)
     if claim is not None:
-        from graft.report.overlap_map import write_overlap
+        from graft.report.plots.overlap_map import write_overlap
 
         write_overlap(result, claim)
     wrote = [] if claim is None else [f"wrote {claim}"]
@@ -73,7 +73,7 @@ def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> Non
         raise click.UsageError("--by-folder: two folders have one name")
     result = measure_task_overlap({folder.name: found for folder, found in folders.items()})
     if claim is not None:
-        from graft.report.overlap_map import write_families
+        from graft.report.plots.overlap_map import write_families
 
         write_families(result, claim)
     wrote = [] if claim is None else [f"wrote {claim}"]

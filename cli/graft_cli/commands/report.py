@@ -26,7 +26,7 @@ def command(folders: tuple[Path, ...], output: Path, force: bool, as_json: bool)
     Example:
       graft report runs/sst2 runs/trec -o report.html
     """
-    from graft.report.writing import write_report
+    from graft.report.page.build_page import write_report
 
     written = write_report(folders, output, force=force)
     result = {

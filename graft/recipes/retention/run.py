@@ -24,7 +24,7 @@ from graft.recipes.retention.summary import MEAN, Units, list_curves, summarise_
 from graft.recipes.retention.table import format_retention
 from graft.recipes.spec import find_base
 from graft.recipes.trainings import load_capped, train_config
-from graft.report.plane import plot_planes
+from graft.report.plots.pareto import plot_pareto
 from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 
@@ -138,5 +138,5 @@ def _finish(experiment: Experiment, seeds: list[dict[str, Any]], out: Path) -> R
     missed = find_missed(recipe.expect, flat, {})
     results: dict[str, Any] = {"recipe": to_plain(recipe), "units": units.to_json(), "summary": summary}
     results |= {"seeds": seeds, "missed": list(missed)}
-    files = plot_planes(list_curves(recipe, summary, units), out / "plane", title=recipe.name)
+    files = plot_pareto(list_curves(recipe, summary, units), out / "plane", title=recipe.name)
     return RunResult(results, table, (*files, *write_results(out, table, results)), missed)

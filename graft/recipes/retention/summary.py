@@ -11,7 +11,7 @@ import numpy as np
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.retention.bench import Setting, is_text
 from graft.recipes.retention.spec import RetentionSpec
-from graft.report.plane import Plane, Spot
+from graft.report.plots.pareto import ParetoPlot, ParetoPoint
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[Mapping[str, Any]]
@@ -146,21 +146,21 @@ def find_beaten(places: Mapping[str, tuple[float, float]]) -> dict[str, str | No
     return {point: max(names, key=lambda name: rivals[name]) if names else None for point, names in winners.items()}
 
 
-def list_curves(recipe: RetentionSpec, summary: Summary, units: Units) -> list[Plane]:
+def list_curves(recipe: RetentionSpec, summary: Summary, units: Units) -> list[ParetoPlot]:
     """The planes that are drawn: the mean over domains first, then each."""
     order = [MEAN, *units.domains]
     points = recipe.points()
     planes = []
     for domain in (name for name in order if name in summary):
         rows = summary[domain]
-        curves: dict[str, list[Spot]] = {}
+        curves: dict[str, list[ParetoPoint]] = {}
         for point in points:
             curves.setdefault(point.method, []).append(_spot(rows[point.name]))
         title = domain if domain != MEAN else f"mean over {len(units.averaged)} domains"
-        planes.append(Plane(title, units.of_domain(domain), units.general, curves))
+        planes.append(ParetoPlot(title, units.of_domain(domain), units.general, curves))
     return planes
 
 
-def _spot(row: Row) -> Spot:
+def _spot(row: Row) -> ParetoPoint:
     gain, general = row["figures"]["gain"], row["figures"]["general"]
-    return Spot(gain["mean"], general["mean"], row["beaten_by"] is None)
+    return ParetoPoint(gain["mean"], general["mean"], row["beaten_by"] is not None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.compose.fusion import fuse_models
+from graft.compose.fusion.fuser import fuse_models
 from graft.localize.diff import find_core
 from graft.patch.mask import Mask
 from graft.recipes.suite.bench import SuiteBench

@@ -22,9 +22,9 @@ from graft.recipes.suite.seed import run_suite_seed
 from graft.recipes.suite.spec import SuiteSpec
 from graft.recipes.suite.summary import agree, format_suite, mean_matrix, summarise_suite
 from graft.recipes.trainings import load_capped, train_config
-from graft.report.overlap_map import plot_families
-from graft.report.stages import plot_stages
-from graft.report.task_matrix import plot_task_matrix
+from graft.report.plots.continual_curves import plot_continual_curves
+from graft.report.plots.overlap_map import plot_families
+from graft.report.plots.task_matrix import plot_task_matrix
 from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 
@@ -127,5 +127,5 @@ def _plot(suite: SuiteSpec, seeds: list[dict[str, Any]], overlap: TaskOverlap, o
             )
     if suite.sequences:
         stages = {name: [seed["stages"][name] for seed in seeds] for name in suite.sequences}
-        files += plot_stages(stages, out / "stages", title=f"{suite.name}: learning tasks in turn")
+        files += plot_continual_curves(stages, out / "stages", title=f"{suite.name}: learning tasks in turn")
     return files

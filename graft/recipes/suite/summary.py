@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
-from graft.evaluate.forgetting import follow_stages
+from graft.evaluate.continual_metrics import follow_stages
 from graft.evaluate.mantel import Matrix, mantel_test
 from graft.evaluate.t_interval import mean_interval, short_decimal
 from graft.recipes.suite.spec import BASE, SuiteSpec

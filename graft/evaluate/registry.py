@@ -1,0 +1,137 @@
+"""The metrics: what is computed from the per-example outcomes of a model on a labeled set.
+
+A metric is a function from `graft.evaluate.outcomes.Outcomes` to a number, and a row here. The JSON of `evaluate` and
+the results of a run hold all of them, each with its bootstrap interval, so that a recipe may expect any; `places` says
+where else one is shown. Perplexity, which only a language model has, is the exponential of `nll` and no row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from graft.registry import Entry, Registry
+
+Place = Literal["command", "page", "comparison"]
+EVERYWHERE: frozenset[Place] = frozenset(("command", "page", "comparison"))
+BINS = "graft.evaluate.calibration:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry(Entry):
+    """One metric.
+
+    Attributes:
+        label: as tables and plots head it.
+        unit: what follows the label in a table, where the number is no share.
+        limits: the smallest and the largest value that it can have; intervals are clipped to them.
+        higher_is_better: whether a larger value is the better one.
+        needs_probabilities: whether it reads stated probabilities, and not the predicted classes alone.
+        places: where it is shown: by `graft evaluate`, on the page, in paired comparisons of models.
+    """
+
+    label: str
+    unit: str = ""
+    limits: tuple[float, float] = (0.0, 1.0)
+    higher_is_better: bool
+    needs_probabilities: bool = True
+    places: frozenset[Place] = EVERYWHERE
+
+    @property
+    def heading(self) -> str:
+        """The label with its unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+METRICS = Registry(
+    "metric",
+    [
+        MetricEntry(
+            name="accuracy",
+            help="share of examples whose most probable class is the label",
+            target="graft.evaluate.correctness:accuracy",
+            label="accuracy",
+            higher_is_better=True,
+            needs_probabilities=False,
+        ),
+        MetricEntry(
+            name="f1",
+            help="mean over classes of the harmonic mean of precision and recall",
+            target="graft.evaluate.correctness:macro_f1",
+            label="macro F1",
+            higher_is_better=True,
+            needs_probabilities=False,
+            places=frozenset(("command", "page")),
+        ),
+        MetricEntry(
+            name="nll",
+            help="mean negative log-likelihood of the label, nats",
+            target=f"{BINS}negative_log_likelihood",
+            label="NLL",
+            unit="nats",
+            limits=(0.0, math.inf),
+            higher_is_better=False,
+        ),
+        MetricEntry(
+            name="brier",
+            help="mean squared error of the probabilities, summed over classes, 0 to 2",
+            target=f"{BINS}brier_score",
+            source="Brier 1950, Monthly Weather Review 78:1-3",
+            label="Brier",
+            unit="0–2",
+            limits=(0.0, 2.0),
+            higher_is_better=False,
+        ),
+        MetricEntry(
+            name="ece",
+            help="mean gap between confidence and accuracy over 15 bins of equal width",
+            target=f"{BINS}expected_calibration_error",
+            source="https://arxiv.org/abs/1706.04599",
+            label="ECE",
+            higher_is_better=False,
+        ),
+        MetricEntry(
+            name="ece_mass",
+            help="the same over 15 bins of equally many examples",
+            target=f"{BINS}equal_mass_calibration_error",
+            source="https://arxiv.org/abs/1904.01685",
+            label="equal-mass ECE",
+            higher_is_better=False,
+            places=frozenset(("command",)),
+        ),
+        MetricEntry(
+            name="ece_debiased",
+            help="root mean square gap less its sampling bias",
+            target=f"{BINS}debiased_calibration_error",
+            source="https://arxiv.org/abs/1909.10155",
+            label="debiased ECE",
+            higher_is_better=False,
+            places=frozenset(("page",)),
+        ),
+        MetricEntry(
+            name="mce",
+            help="largest gap of any of 15 bins of equal width",
+            target=f"{BINS}maximum_calibration_error",
+            source="https://arxiv.org/abs/1706.04599",
+            label="MCE",
+            higher_is_better=False,
+            places=frozenset(("command",)),
+        ),
+    ],
+)
+
+
+def metrics_shown(place: Place) -> dict[str, MetricEntry]:
+    """Return the metrics that are shown at a place, by name, in the registry's order."""
+    return {name: entry for name, entry in METRICS.items() if place in entry.places}
+
+
+def is_higher_better(metric: str) -> bool:
+    """Say whether a larger value is the better one, as it is of what has no row, such as a gain."""
+    return metric not in METRICS or METRICS[metric].higher_is_better
+
+
+def label_of(metric: str) -> str:
+    """Return the label of a metric, or the name of what is none."""
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")

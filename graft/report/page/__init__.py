@@ -1,0 +1,1 @@
+"""The page of `graft report`: HTML, its look, and the plots set into it."""

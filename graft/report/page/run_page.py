@@ -1,0 +1,37 @@
+"""What the sections of a run are built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graft.patch.skill_patch import Patch
+from graft.report.page.headline import Share
+from graft.report.page.plot_writer import PlotWriter
+from graft.report.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """One run on the page.
+
+    Attributes:
+        run: what was measured.
+        patch: the main patch of the first seed, None where the folder does not hold it.
+        plots: draws plots and sets them into the page.
+    """
+
+    run: RunFolder
+    patch: Patch | None
+    plots: PlotWriter
+
+    @property
+    def share(self) -> Share:
+        """The size of the main patch."""
+        return share_of(self.run, self.patch)
+
+
+def share_of(run: RunFolder, patch: Patch | None) -> Share:
+    """Return the size of a run's main patch; of all parameters where the patch knows how many there are."""
+    n = patch.provenance.base.n_parameters if patch else 0
+    density = run.settings.get("localize.density")
+    return Share(run.seeds[0].k, n or None, float(density) if density and not n else None)

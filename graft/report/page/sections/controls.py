@@ -1,0 +1,71 @@
+"""Simpler ways to the graft's accuracy, and their calibration: did the graft merely move less?"""
+
+from __future__ import annotations
+
+from graft.report.estimates import CONTROLS, Estimate, average, difference_of, estimate_of, models_of
+from graft.report.page.cells import cell, paired_cell
+from graft.report.page.document import note, section
+from graft.report.page.headline import interval_words
+from graft.report.page.markup import Html, Table
+from graft.report.page.run_page import RunPage
+from graft.report.plots.trade_off import plot_trade_off
+from graft.report.run_folder import RunFolder
+
+UNITS = {"alpha": "α"}
+
+
+def build_section(page: RunPage) -> Html | None:
+    """Show simpler ways to the same accuracy, and their calibration."""
+    run = page.run
+    found = [name for name in models_of(run) if name in CONTROLS or all(name in seed.controls for seed in run.seeds)]
+    names = [name for name in found if name not in ("base", "tuned", run.main)]
+    if not names:
+        return None
+    points = {name: pair for name in ("base", "tuned", run.main, *names) if (pair := _point(run, name))}
+    floor = estimate_of(run, run.main, "ece_floor")
+    figure = page.plots.add(
+        f"{run.name}-controls",
+        lambda path: plot_trade_off(
+            points, path, title=f"{run.name}: did it merely move less?", floor=floor.mean if floor else None
+        ),
+        alt="; ".join(f"{name}: accuracy {a.mean:.3f}, ECE {b.mean:.3f}" for name, (a, b) in points.items()),
+        caption="Each control reaches its accuracy in a simpler way than the graft does. A control down and to the "
+        "right of the graft would explain the graft away.",
+    )
+    head = [
+        "model",
+        "set to (on validation)",
+        "validation accuracy",
+        "test accuracy",
+        "test ECE",
+        "test NLL",
+        "ECE: graft minus it",
+    ]
+    rows = [_control_row(run, name) for name in (run.main, *names)]
+    table = Table(head, rows, frozenset({0})).render(f"{run.name}: controls")
+    text = note(
+        "Controls are set on validation to the graft's accuracy; temperature scaling keeps the tuned model's. "
+        f"Test figures: {interval_words(run)}."
+    )
+    return section(None, "Did it merely move less?", figure, table, text)
+
+
+def _point(run: RunFolder, name: str) -> tuple[Estimate, Estimate] | None:
+    accuracy, ece = estimate_of(run, name, "accuracy"), estimate_of(run, name, "ece")
+    return (accuracy, ece) if accuracy and ece else None
+
+
+def _control_row(run: RunFolder, name: str) -> list[Html | str | None]:
+    set_to = [seed.controls[name] for seed in run.seeds if name in seed.controls]
+    chosen = ", ".join(f"{control.value:.3g}" for control in set_to)
+    unit = UNITS.get(set_to[0].setting, set_to[0].setting) if set_to else ""
+    accuracies = [control.validation_accuracy for control in set_to if control.validation_accuracy is not None]
+    validation = average(accuracies) if accuracies and len(accuracies) == len(run.seeds) else None
+    figures = (cell(estimate_of(run, name, metric)) for metric in ("accuracy", "ece", "nll"))
+    return [
+        name,
+        f"{unit} {chosen}".strip() or "–",
+        cell(validation),
+        *figures,
+        paired_cell(difference_of(run, name, "ece")),
+    ]

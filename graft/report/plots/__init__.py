@@ -1,0 +1,1 @@
+"""Plots, one file each; the only place that imports matplotlib."""

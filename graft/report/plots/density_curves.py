@@ -1,0 +1,93 @@
+"""Gain and calibration against density, one line a method, on a logarithmic axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.evaluate.registry import label_of
+from graft.report.estimates import Estimate
+from graft.report.plots.style import (
+    COLORS,
+    INK,
+    MARKERS,
+    SOFT,
+    colors_of,
+    in_style,
+    new_figure,
+    save_figure,
+    short_label,
+)
+
+Curves = Mapping[str, Mapping[float, Mapping[str, Estimate]]]  # method -> density -> metric -> over seeds
+
+
+def plot_density_curves(
+    curves: Curves, path: Path, *, title: str, levels: Mapping[str, Mapping[str, float]], at: float | None
+) -> list[Path]:
+    """Draw a panel for each metric of `levels`: the mean over seeds as a line, each seed as a small dot.
+
+    Args:
+        curves: the main method first.
+        path: of the file, without suffix.
+        title: over the panels.
+        levels: metric -> name -> a height to draw across, such as the tuned model's.
+        at: the density of the run's own patch, marked by a vertical line.
+
+    Returns:
+        The files written.
+    """
+    with in_style():
+        figure = new_figure(4.6 * len(levels), 3.9)
+        figure.suptitle(title, fontsize=10)
+        panels = figure.subplots(1, len(levels), squeeze=False)[0]
+        for axes, (metric, heights) in zip(panels, levels.items(), strict=True):
+            for method, color in colors_of(list(curves)).items():
+                _draw_line(axes, method, curves[method], metric, color)
+            _draw_levels(axes, heights)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(_power)
+            axes.xaxis.set_minor_formatter(lambda *_: "")
+            axes.set_xlabel("share of all weights in the patch")
+            axes.set_ylabel(label_of(metric))
+            if at:
+                axes.axvline(at, color=SOFT, linewidth=0.8, linestyle=":")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=max(1, len(names)), fontsize=9)
+        return save_figure(figure, path)
+
+
+def _draw_line(axes: Any, method: str, points: Mapping[float, Mapping[str, Estimate]], metric: str, color: str) -> None:
+    found = {density: row[metric] for density, row in points.items() if metric in row}
+    marker = MARKERS.get(method, "D")
+    means = [estimate.mean for estimate in found.values()]
+    axes.plot(list(found), means, color=color, marker=marker, markersize=5.5, linewidth=1.8, label=short_label(method))
+    pairs = [(density, value) for density, estimate in found.items() for value in estimate.values]
+    if len(pairs) > len(found):
+        axes.scatter(*zip(*pairs, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
+
+
+def _draw_levels(axes: Any, heights: Mapping[str, float]) -> None:
+    """Each height as a dashed line that says at its right end what it is; the lower name hangs, so none overlap."""
+    for name, height in heights.items():
+        color = COLORS.get(name, INK)
+        axes.axhline(height, color=color, linewidth=1, linestyle="--", zorder=0)
+        axes.annotate(
+            name,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            xytext=(3, 0),
+            va="bottom" if height == max(heights.values()) else "top",
+            fontsize=8,
+            color=SOFT if color == COLORS["base"] else color,
+            annotation_clip=False,
+        )
+
+
+def _power(density: float, _: int) -> str:
+    """10⁻⁴ for 1e-4."""
+    exponent = f"{math.log10(density):.0f}"
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

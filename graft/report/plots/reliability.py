@@ -1,0 +1,105 @@
+"""Reliability diagrams side by side: how often a model is right against how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.evaluate.calibration import ReliabilityBins
+from graft.report.plots.style import INK, in_style, model_color, new_figure, save_figure, short_label
+
+PER_ROW = 4
+
+
+def plot_reliability(
+    models: Mapping[str, ReliabilityBins], path: Path, *, title: str, errors: Mapping[str, float] | None = None
+) -> list[Path]:
+    """Draw one panel per model; bars are accuracy per confidence bin, the diagonal is perfect calibration.
+
+    Args:
+        models: name -> its bins; names that start with base, tuned or graft get their colors.
+        path: of the file, without suffix.
+        title: over all panels.
+        errors: name -> the ECE to write over its panel, where it is not that of the bins: pooling seeds lowers it.
+
+    Returns:
+        The files written.
+    """
+    with in_style():
+        columns, rows = min(PER_ROW, len(models)), -(-len(models) // PER_ROW)
+        figure = new_figure(3.1 * columns, 0.5 + 3.4 * rows)
+        figure.suptitle(f"{title}\nhatched: gap between confidence and accuracy", fontsize=10)
+        grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[4, 1] * rows)
+        left = min(_left_edge(bins) for bins in models.values())
+        for place, (name, bins) in enumerate(models.items()):
+            row, column = divmod(place, PER_ROW)
+            _draw_accuracy(grid[2 * row][column], name, bins, left)
+            _name_panel(grid[2 * row][column], name, (errors or {}).get(name, float(bins.share @ bins.gap)))
+            _draw_counts(grid[2 * row + 1][column], name, bins, left)
+        for row in range(rows):
+            grid[2 * row][0].set_ylabel("accuracy in bin")
+            grid[2 * row + 1][0].set_ylabel("share")
+        for place in range(len(models), rows * columns):
+            for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+                axes.set_axis_off()
+        return save_figure(figure, path)
+
+
+def pool_bins(parts: list[ReliabilityBins]) -> ReliabilityBins:
+    """Bins of several runs on the same equal-width edges as one, weighted by their counts."""
+    count = np.sum([part.count for part in parts], axis=0)
+    with np.errstate(invalid="ignore"):
+        means = [
+            np.sum([np.nan_to_num(getattr(part, key)) * part.count for part in parts], axis=0) / count
+            for key in ("confidence", "accuracy")
+        ]
+    return ReliabilityBins(parts[0].edges, count, *means)
+
+
+def _draw_accuracy(axes: Any, name: str, bins: ReliabilityBins, left: float) -> None:
+    width = np.diff(bins.edges)
+    filled = bins.count > 0
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
+    axes.bar(
+        bins.edges[:-1][filled],
+        bins.accuracy[filled],
+        width[filled],
+        align="edge",
+        color=model_color(name),
+        alpha=0.75,
+    )
+    # the gap between what the model promised and what it held
+    axes.bar(
+        bins.edges[:-1][filled],
+        bins.confidence[filled] - bins.accuracy[filled],
+        width[filled],
+        bottom=bins.accuracy[filled],
+        align="edge",
+        facecolor="none",
+        edgecolor=INK,
+        linewidth=0.5,
+        hatch="////",
+    )
+    axes.set_xlim(left, 1)
+    axes.tick_params(labelbottom=False)
+    axes.set_ylim(0, 1)
+
+
+def _draw_counts(axes: Any, name: str, bins: ReliabilityBins, left: float) -> None:
+    axes.bar(bins.edges[:-1], bins.share, np.diff(bins.edges), align="edge", color=model_color(name), alpha=0.75)
+    axes.set_xlabel("confidence")
+    axes.set_xlim(left, 1)
+    axes.set_ylim(0, 1)
+
+
+def _left_edge(bins: ReliabilityBins) -> float:
+    """With two labels no confidence lies under a half: leave that part out when it is empty."""
+    return 0.45 if bins.count[bins.edges[1:] <= 0.45].sum() == 0 else 0.0
+
+
+def _name_panel(axes: Any, name: str, ece: float) -> None:
+    name = short_label(name)
+    axes.set_title(f"{name}: ECE {ece:.3f}" if len(name) < 22 else f"{name}:\nECE {ece:.3f}")

@@ -1,0 +1,65 @@
+"""Accuracy against calibration error: is the graft better calibrated than models that merely moved less?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.report.estimates import Estimate
+from graft.report.plots.style import SOFT, in_style, model_color, new_figure, save_figure, short_label
+
+_MARKERS = {"tuned, temperature-scaled": "s", "interpolation": "D", "early-stopped": "^", "random, larger": "v"}
+
+
+def plot_trade_off(
+    models: Mapping[str, tuple[Estimate, Estimate]], path: Path, *, title: str, floor: float | None
+) -> list[Path]:
+    """Draw each model at its test accuracy and ECE, with both 95 % intervals.
+
+    Args:
+        models: name -> accuracy, ECE.
+        path: of the file, without suffix.
+        title: over the plot.
+        floor: the ECE that a perfectly calibrated model would show at this number of examples.
+
+    Returns:
+        The files written.
+    """
+    with in_style():
+        figure = new_figure(5.3, 5.0)
+        axes = figure.subplots()
+        axes.set_title(title)
+        for name, (accuracy, ece) in models.items():
+            _draw_model(axes, name, accuracy, ece)
+        if floor is not None:
+            axes.axhline(floor, color=SOFT, linestyle="--", linewidth=0.9, zorder=0, label="floor for this n")
+        axes.set_xlabel("accuracy on test (right is better)")
+        axes.set_ylabel("ECE on test (down is better)")
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        return save_figure(figure, path)
+
+
+def _draw_model(axes: Any, name: str, accuracy: Estimate, ece: Estimate) -> None:
+    color, marker = model_color(name), _MARKERS.get(name, "o")
+    axes.errorbar(
+        accuracy.mean,
+        ece.mean,
+        xerr=_reach(accuracy),
+        yerr=_reach(ece),
+        color=color,
+        marker=marker,
+        markersize=9 if name.startswith("graft") else 6.5,
+        linewidth=0,
+        elinewidth=1,
+        ecolor=(color, 0.55),
+        label=short_label(name),
+    )
+
+
+def _reach(estimate: Estimate) -> list[list[float]] | None:
+    """How far the interval goes down and up from the mean, never less than 0: a basic interval may miss the mean."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return [[max(0.0, estimate.mean - estimate.low)], [max(0.0, estimate.high - estimate.mean)]]
