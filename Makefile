@@ -12,8 +12,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check graft cli tests examples
-	$(BIN)/ruff format --check graft cli tests examples
+	$(BIN)/ruff check graft cli tests examples docs
+	$(BIN)/ruff format --check graft cli tests examples docs
 	$(BIN)/mypy
 
 docs: $(INSTALLED)

@@ -97,8 +97,8 @@ class RegistryOption(click.Option):
     def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
         """Make the option; `help` comes before the lines of the rows."""
         self.registry = registry
-        settings["type"] = RegistryChoice(registry)
-        super().__init__(*args, help=help, **settings)
+        settings |= {"type": RegistryChoice(registry), "help": help}
+        super().__init__(*args, **settings)
 
     @property
     def help(self) -> str:

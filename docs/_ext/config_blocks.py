@@ -1,6 +1,6 @@
-"""Reads the keys of TASK and recipe files from the config dataclasses: type and default from the fields, meaning from the docstrings.
+"""Reads the keys of TASK and recipe files from the config dataclasses, their meaning from the docstrings.
 
-A stand-in: graft.specs.reference has the same function, and ranges with it.
+A stand-in for graft.specs.reference, which has the same function, and ranges with it.
 """
 
 from __future__ import annotations

@@ -13,8 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import graft
-from config_blocks import describe_blocks  # a stand-in for graft.specs.reference
 from graft.registry import Registry
+
+try:
+    from graft.specs.reference import describe_blocks
+except ModuleNotFoundError:  # a stand-in
+    from config_blocks import describe_blocks
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 
