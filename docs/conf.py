@@ -21,7 +21,6 @@ author = "the skillgraft authors"
 copyright = author
 release = version = __version__
 language = "en"
-smartquotes = False  # two dashes begin an option
 highlight_language = "none"
 
 extensions = [

@@ -83,6 +83,7 @@ def test_plain_text_is_safe_in_restructured_text() -> None:
     from plain_text import quote
 
     assert quote("the `k` largest |delta|, `a * b`") == r"the ``k`` largest \|delta\|, ``a * b``"
+    assert quote("give --base, or cut it anew") == "give ``--base``, or cut it anew"
 
 
 def test_links_of_files_from_elsewhere_hold_from_their_pages() -> None:
