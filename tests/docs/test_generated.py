@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ def test_a_row_that_is_added_to_a_registry_is_in_its_table(generated: Any) -> No
     with functions.extended(ROOT_OF):
         after = generated.render_registry(functions, "graft.toy.registry")
     assert "| `root` | the square root. | <https://example.org/roots> |" in after
+    paper = dataclasses.replace(ROOT_OF, name="paper", source="arXiv 2302.06600")
+    with functions.extended(paper):
+        assert "[arXiv 2302.06600](https://arxiv.org/abs/2302.06600)" in generated.render_registry(
+            functions, "a.registry"
+        )
 
 
 def test_every_registry_of_the_package_is_found_and_takes_a_toy_row(generated: Any) -> None:
@@ -59,8 +65,10 @@ def test_every_registry_of_the_package_is_found_and_takes_a_toy_row(generated: A
 
 def test_a_block_s_keys_are_in_its_table(generated: Any) -> None:
     rows = [Row("lr", "number", "0.05", "above 0", "learning rate"), Row("name", "text", "required", "", "of the task")]
-    text = generated.render_blocks({"The train block": rows})
+    rows.append(Row("more", "text or block TASK: train.more", "", "", "what else"))
+    text = generated.render_blocks({"The train block": rows, "TASK: train.more": []})
     assert "## The train block" in text
+    assert "| text or [block TASK: train.more](#task-trainmore) |" in text
     assert "| `lr` | number | `0.05` | above 0 | learning rate |" in text
     assert "| `name` | text | *required* |  | of the task |" in text
 
