@@ -14,12 +14,12 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check graft cli tests examples artifacts
-	$(BIN)/ruff format --check graft cli tests examples artifacts
+	$(BIN)/ruff check graft cli tests examples artifacts docs
+	$(BIN)/ruff format --check graft cli tests examples artifacts docs
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
 
 # A wheel, installed and tried in a folder that is not the checkout.
 wheel: $(INSTALLED)

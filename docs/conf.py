@@ -1,9 +1,9 @@
 """How the site is built: `make docs` writes it to docs/_build/html and treats every warning as an error.
 
-Why Sphinx with MyST: the guides stay Markdown that reads well on any code host, and the three references come out of the
-code itself: the command line from click (sphinx-click), the Python API from docstrings (autodoc), YAML keys and
-registries from their own tables (`_ext/generated.py`). Builders for Markdown alone need a plug-in of our own for each.
-Nothing is loaded from a network: the theme brings its fonts and scripts along, and pictures are files of this repository.
+Why Sphinx with MyST: guides stay Markdown that reads well on any code host, and the references come out of the code
+itself: commands from click (sphinx-click), the Python API from docstrings (autodoc), YAML keys and registries from
+their own tables (`_ext/generated.py`). Builders for Markdown alone need a plug-in of our own for each of these.
+Nothing is loaded from a network: the theme brings its scripts along, and pictures are files of this repository.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from graft.version import __version__  # noqa: E402
 
 project = "skillgraft"
 author = "the skillgraft authors"
-copyright = author  # noqa: A001 - Sphinx reads this name
+copyright = author
 release = version = __version__
 language = "en"
-smartquotes = False  # two dashes begin an option
 highlight_language = "none"
 
 extensions = [

@@ -42,9 +42,21 @@ def render_blocks(blocks: Mapping[str, Iterable[Any]]) -> str:
     """Return a section for every block of keys, each with its table of key, type, default, range and meaning."""
     parts = []
     for title, rows in blocks.items():
-        cells = ((_code(row.key), row.type, _default(row.default), row.range, row.meaning) for row in rows)
+        cells = (
+            (_code(row.key), _link_blocks(row.type, blocks), _default(row.default), row.range, row.meaning)
+            for row in rows
+        )
         parts.append(f"## {title}\n\n{render_table(('key', 'type', 'default', 'range', 'meaning'), cells)}\n")
     return "\n".join(parts)
+
+
+def _link_blocks(text: str, titles: Iterable[str]) -> str:
+    """Return a type in which the block that it ends with is a link to that block's section."""
+    before, found, title = text.rpartition("block ")
+    if not found or title not in titles:
+        return text
+    anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+    return f"{before}[block {title}](#{anchor})"
 
 
 def find_registries() -> Iterator[tuple[str, Registry[Any]]]:
@@ -65,6 +77,8 @@ def render_registry(registry: Registry[Any], module: str) -> str:
 
 
 def _source(source: str | None) -> str:
+    if paper := re.fullmatch(r"(?:arXiv |https://arxiv.org/abs/)([\d.]+)", source or ""):
+        return f"[arXiv {paper[1]}](https://arxiv.org/abs/{paper[1]})"
     return "" if not source else f"<{source}>" if source.startswith("http") else source
 
 

@@ -7,12 +7,14 @@ import re
 from typing import Any
 
 LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
+BAR_OR_STAR = re.compile(r"(?<!\\)([|*])")
+OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*)")
 
 
 def quote(line: str) -> str:
-    """Return a line of plain text for reStructuredText: code in double backticks, and bars and stars as they are."""
+    """Return a line of plain text for reStructuredText: code and options as code, bars and stars as they are."""
     parts = LITERAL.split(line)
-    parts[::2] = [re.sub(r"(?<!\\)([|*])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [OPTION.sub(r"``\1``", BAR_OR_STAR.sub(r"\\\1", part)) for part in parts[::2]]
     parts[1::2] = [f"``{part.strip('`')}``" for part in parts[1::2]]
     return "".join(parts)
 

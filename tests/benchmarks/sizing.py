@@ -1,4 +1,4 @@
-"""The sizing table of docs/cluster.md: computed from shapes and the constants that `--plan` counts with.
+"""The sizing table of docs/guides/clusters.md: computed from shapes and the constants that `--plan` counts with.
 
 Run with `python -m tests.benchmarks.sizing`; nothing of a model's size is allocated.
 """

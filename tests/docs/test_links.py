@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 
 import pytest
@@ -23,3 +24,17 @@ def test_links_and_pictures_lead_somewhere(page: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", find_pages())
+def test_names_and_files_in_prose_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`(graft(?:\.\w+)+)[`(]", text):
+        assert pydoc.locate(name) is not None, name
+    files = re.findall(r"`((?:recipes|examples|artifacts|tests|docs)/[\w./-]*\.(?:yaml|py|md))`", text)
+    files += re.findall(r"graft run (recipes/\w+\.yaml)", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_a_name_that_is_gone_would_be_seen() -> None:
+    assert pydoc.locate("graft.no_such_name") is None

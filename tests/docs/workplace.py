@@ -1,8 +1,8 @@
 """The folder that the pages' commands run in, and the `graft` that they call.
 
-Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the
-tutorial leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a
-command costs no import of torch; its Hub is the tests' own.
+Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the tutorial
+leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a command
+costs no import of torch; its Hub is the tests' own.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write_workplace(folder: Path, base: Path, tuned: Path) -> Path:
     shutil.copytree(tuned, folder / "runs" / "topics")
     train_task(folder / "base", Task.load(reviews), folder / "runs" / "reviews")
     for name, model in {"skill": "topics", "topics": "topics", "reviews": "reviews"}.items():
-        patch = diff_checkpoints(folder / "base", folder / "runs" / model, budget=300)
+        patch = diff_checkpoints(folder / "base", folder / "runs" / model, budget=300, scope="layers")
         save_patch(patch, folder / f"{name}.safetensors")
     for task, model in {"trec": "topics", "mpqa": "reviews"}.items():
         (folder / "artifacts" / task).mkdir(parents=True)
@@ -73,7 +73,7 @@ def write_workplace(folder: Path, base: Path, tuned: Path) -> Path:
 def _write_plain_rows(folder: Path) -> None:
     """A task's rows under the names that the pages use: labels are words."""
     for seed, name in enumerate(("train", "validation", "test", "other")):
-        rows = [row | {"label": ("negative", "positive")[row["label"]]} for row in toy_rows(48, seed)]
+        rows = [row | {"label": ("negative", "positive")[row["label"]]} for row in toy_rows(160, seed)]
         write_rows(folder / f"{name}.jsonl", rows)
 
 
@@ -128,9 +128,8 @@ class Workplace:
         """Run a block by bash itself; what it sets is there in the page's next one."""
         state = folder.with_suffix(".variables")
         before = f"source {state}; " if state.exists() else ""
-        script = (
-            f"set -euo pipefail; {before}{code}\ndeclare -p BASE TASK GENERAL DOMAIN > {state} 2>/dev/null || true\n"
-        )
+        after = f"declare -p BASE TASK GENERAL DOMAIN > {state} 2>/dev/null || true"
+        script = f"set -euo pipefail; {before}{code}\n{after}\n"
         environment: dict[str, Any] = os.environ | {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         environment |= {"BASE": "./base", "TASK": TASK}
         return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
