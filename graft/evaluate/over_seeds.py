@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 # two-sided 95 % quantiles of Student's t for 1 ... 9 degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def flatten_report(report: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers of a report: "METRIC" of the test split, "SET.METRIC" of the others."""
-    numbers = {key: float(value) for key, value in report.items() if isinstance(value, (int, float))}
-    for name, inner in report.get("ood", {}).items():
-        numbers |= {f"{name}.{key}": float(value) for key, value in inner.items() if isinstance(value, (int, float))}
-    return numbers
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
@@ -30,9 +22,3 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
         variance = sum((value - mean) ** 2 for value in values) / (n - 1)
         half = _T[min(n - 2, len(_T) - 1)] * math.sqrt(variance / n)
     return {"mean": mean, "half": half, "values": list(values)}
-
-
-def short_decimal(number: float) -> str:
-    """Three decimals, without the 0 before the point, and without the sign of what rounds to 0."""
-    text = f"{number:.3f}".removeprefix("-") if abs(number) < 0.0005 else f"{number:.3f}"
-    return text.replace("0.", ".", 1) if abs(number) < 1 else text  # 10.5 holds a "0." too

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from graft.report.estimates import (
-    CONTROLS,
     Paired,
     Verdict,
+    controls_of,
     difference_of,
     figure_of,
     gain_of,
@@ -22,6 +22,7 @@ from graft.report.plot_book import PlotBook
 from graft.report.run_folder import RunFolder
 from graft.report.run_plots import FOREST
 from graft.report.wording import cell, paired_cell, signed
+from graft.results.models import CONTROL_NAMES, graft_name
 
 Pairs = dict[str, dict[str, Paired]]  # the other model -> task, "mean over tasks" last -> difference
 MEAN = "mean over tasks"
@@ -38,7 +39,9 @@ def overview_section(runs: Sequence[RunFolder], book: PlotBook) -> Html:
         _forest_part(
             runs, book, "accuracy", _other_methods(runs), "Is the choice of weights better than a simpler one?"
         ),
-        _forest_part(runs, book, "ece", ["tuned", *CONTROLS], "Is the calibration gain more than that of moving less?"),
+        _forest_part(
+            runs, book, "ece", ["tuned", *_all_controls(runs)], "Is the calibration gain more than that of moving less?"
+        ),
         folded("ECE of every method", _metric_table(runs, "ece", "ECE on test")),
         level=2,
     )
@@ -49,7 +52,7 @@ def _gains_table(runs: Sequence[RunFolder]) -> Html:
     rows = []
     for run in runs:
         n = figure_of(run, "base", "n")
-        gains = (cell(gain_of(run, f"graft ({method})")) if method in methods_of(run) else "–" for method in methods)
+        gains = (cell(gain_of(run, graft_name(method))) if method in methods_of(run) else "–" for method in methods)
         rows.append(
             [
                 element("a", run.name, href=f"#run-{runs.index(run) + 1}"),
@@ -86,7 +89,7 @@ def _mains(runs: Sequence[RunFolder]) -> str:
 
 def _metric_table(runs: Sequence[RunFolder], metric: str, label: str) -> Html:
     methods = _all_methods(runs)
-    names = ["base", "tuned", *(f"graft ({method})" for method in methods)]
+    names = ["base", "tuned", *map(graft_name, methods)]
     rows: list[list[Piece]] = [[run.name, *(cell(figure_of(run, name, metric)) for name in names)] for run in runs]
     return Table(["task", *names], rows).render(label)
 
@@ -95,8 +98,12 @@ def _all_methods(runs: Sequence[RunFolder]) -> list[str]:
     return list(dict.fromkeys(method for run in runs for method in methods_of(run)))
 
 
+def _all_controls(runs: Sequence[RunFolder]) -> list[str]:
+    return [name for name in CONTROL_NAMES.values() if any(name in controls_of(run) for run in runs)]
+
+
 def _other_methods(runs: Sequence[RunFolder]) -> list[str]:
-    return [f"graft ({method})" for method in _all_methods(runs)]
+    return [graft_name(method) for method in _all_methods(runs)]
 
 
 def _forest_part(
@@ -106,7 +113,8 @@ def _forest_part(
     if not pairs:
         return None
     tasks = [task for task in (*(run.name for run in runs), MEAN) if any(task in rows for rows in pairs.values())]
-    panels: Mapping[str, Mapping[str, Paired]] = {f"graft minus {_bare(other)}": rows for other, rows in pairs.items()}
+    short = _short_names(runs)
+    panels: Mapping[str, Mapping[str, Paired]] = {f"graft minus {short[other]}": rows for other, rows in pairs.items()}
     figure = book.figure(
         f"overview-{metric}",
         lambda path: plot_forest(panels, path, title=f"{title} ({NAMES[metric]} on test)", rows=tasks),
@@ -116,7 +124,7 @@ def _forest_part(
     rows: list[list[Piece]] = [[task, *(paired_cell(pairs[other].get(task)) for other in pairs)] for task in tasks]
     strong = frozenset({len(rows) - 1} if rows[-1][0] == MEAN else ())
     table = Table(["task", *panels], rows, strong).render(f"{title} Paired differences in {metric}")
-    return section(None, title, figure, table, element("p", _count_verdicts(pairs), klass="note"))
+    return section(None, title, figure, table, element("p", _count_verdicts(pairs, short), klass="note"))
 
 
 def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pairs:
@@ -131,17 +139,18 @@ def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pai
     return table
 
 
-def _count_verdicts(pairs: Pairs) -> str:
+def _count_verdicts(pairs: Pairs, short: Mapping[str, str]) -> str:
     """Such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
     parts = []
     for other, rows in pairs.items():
         verdicts = Counter(paired.verdict for task, paired in rows.items() if task != MEAN)
         counts = [f"{word} on {verdicts[key]}" for key, word in _WORDS.items() if verdicts[key]]
         mean = f", mean {signed(rows[MEAN].estimate.mean)}" if MEAN in rows else ""
-        parts.append(f"Against {_bare(other)}: {', '.join(counts)} of {verdicts.total()}{mean}.")
+        parts.append(f"Against {short[other]}: {', '.join(counts)} of {verdicts.total()}{mean}.")
     return " ".join(parts)
 
 
-def _bare(other: str) -> str:
-    """The method of a graft, the name of another model."""
-    return other.removeprefix("graft (").removesuffix(")") if other.startswith("graft (") else other
+def _short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Return model -> the method of a graft, the name of another model."""
+    models = {name: model for run in runs for name, model in run.models.items()}
+    return {name: model.method if model.role == "graft" and model.method else name for name, model in models.items()}

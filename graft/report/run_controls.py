@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from graft.report.estimates import (
-    CONTROLS,
     Estimate,
     average,
+    controls_of,
     decimal,
     difference_of,
     figure_of,
     gain_of,
     methods_of,
-    models_of,
 )
 from graft.report.markup import Html, Table
 from graft.report.page import note, section
@@ -21,8 +20,11 @@ from graft.report.run_tables import interval_words
 from graft.report.trade_off import plot_trade_off
 from graft.report.two_sides import plot_two_sides
 from graft.report.wording import cell, paired_cell
+from graft.results.cells import MISSING
+from graft.results.models import Role
 
 UNITS = {"alpha": "α"}
+_SIDES: tuple[Role, Role] = ("graft", "without")
 
 
 def two_sides_section(run: RunFolder, book: PlotBook) -> Html | None:
@@ -45,7 +47,7 @@ def two_sides_section(run: RunFolder, book: PlotBook) -> Html | None:
             method,
             cell(brings),
             cell(takes),
-            *(cell(figure_of(run, name, "accuracy")) for name in (f"graft ({method})", f"tuned without ({method})")),
+            *(cell(figure_of(run, run.find_model(role, method), "accuracy")) for role in _SIDES),
         ]
         for method, (brings, takes) in regions.items()
     ]
@@ -56,7 +58,7 @@ def two_sides_section(run: RunFolder, book: PlotBook) -> Html | None:
 
 def _two_sides(run: RunFolder, method: str) -> tuple[Estimate, Estimate] | None:
     """Sufficiency: the recovered gain; necessity: (tuned - without) / (tuned - base), one less the gain without."""
-    brings, left = gain_of(run, f"graft ({method})"), gain_of(run, f"tuned without ({method})")
+    brings, left = (gain_of(run, run.find_model(role, method)) for role in _SIDES)
     if brings is None or left is None:
         return None
     return brings, average([1 - gain for gain in left.values])
@@ -64,8 +66,7 @@ def _two_sides(run: RunFolder, method: str) -> tuple[Estimate, Estimate] | None:
 
 def controls_section(run: RunFolder, book: PlotBook) -> Html | None:
     """Did it merely move less? Simpler ways to the same accuracy, and their calibration."""
-    found = [name for name in models_of(run) if name in CONTROLS or all(name in seed.controls for seed in run.seeds)]
-    names = [name for name in found if name not in ("base", "tuned", run.main)]
+    names = controls_of(run)
     if not names:
         return None
     points = {name: pair for name in ("base", "tuned", run.main, *names) if (pair := _point(run, name))}
@@ -111,7 +112,7 @@ def _control_row(run: RunFolder, name: str) -> list[Html | str | None]:
     figures = (cell(figure_of(run, name, metric)) for metric in ("accuracy", "ece", "nll"))
     return [
         name,
-        f"{unit} {chosen}".strip() or "–",
+        f"{unit} {chosen}".strip() or MISSING,
         cell(validation),
         *figures,
         paired_cell(difference_of(run, name, "ece")),

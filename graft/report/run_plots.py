@@ -6,7 +6,7 @@ import numpy as np
 
 from graft.patch.skill_patch import Patch
 from graft.report.curves import Curves, plot_curves
-from graft.report.estimates import CONTROLS, Paired, curve_of, decimal, difference_of, figure_of, gain_of, rivals_of
+from graft.report.estimates import Paired, controls_of, curve_of, decimal, difference_of, figure_of, gain_of, rivals_of
 from graft.report.forest import plot_forest
 from graft.report.layer_map import count_entries, plot_layer_map
 from graft.report.markup import Html, Table, folded
@@ -25,7 +25,7 @@ FOREST = (
 
 def reliability_section(run: RunFolder, book: PlotBook) -> Html | None:
     """Reliability diagrams side by side: base, tuned, the graft, and the controls."""
-    wanted = ["base", "tuned", run.main, *CONTROLS]
+    wanted = ["base", "tuned", run.main, *controls_of(run)]
     names = [name for name in wanted if _same_edges(run, name)]
     if not names:
         return None

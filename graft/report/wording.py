@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from graft.report.estimates import Estimate, Paired, decimal, difference_of, figure_of, gain_of, sets_of
 from graft.report.markup import Html, Piece, element, join
-from graft.report.run_folder import TEST, RunFolder
+from graft.report.run_folder import RunFolder
+from graft.results.cells import MISSING, count, percent
+from graft.results.figures import TEST
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,6 @@ def elsewhere(run: RunFolder) -> str | None:
     return f"Out of distribution, accuracy: {', '.join(found)}." if found else None
 
 
-def percent(share: float) -> str:
-    """A share in per cent, three digits: 0.01 %."""
-    return f"{100 * share:.3g} %"
-
-
-def count(number: float) -> str:
-    """A large count as a person says it: 22.7M, 8.03B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:,.0f}"
-
-
 def signed(difference: float) -> str:
     """Three decimals with a sign, unless that is 0."""
     return f"{'+' if difference >= 0.0005 else ''}{decimal(difference)}"
@@ -77,14 +66,14 @@ def signed(difference: float) -> str:
 def cell(figure: Estimate | None) -> Piece:
     """A figure with its interval, for a table."""
     if figure is None:
-        return "–"
+        return MISSING
     return join([decimal(figure.mean), *_range(figure)])
 
 
 def paired_cell(paired: Paired | None) -> Piece:
     """A paired difference with its interval and its verdict."""
     if paired is None:
-        return "–"
+        return MISSING
     word = (
         Html("") if paired.verdict == "unknown" else join([" ", element("span", paired.verdict, klass=paired.verdict)])
     )
@@ -93,7 +82,7 @@ def paired_cell(paired: Paired | None) -> Piece:
 
 def apart_cell(paired: Paired | None) -> Piece:
     """In how many seeds the interval over examples excludes 0."""
-    return f"{paired.apart} of {len(paired.parts)}" if paired and paired.parts else "–"
+    return f"{paired.apart} of {len(paired.parts)}" if paired and paired.parts else MISSING
 
 
 def _range(figure: Estimate) -> list[Html | str]:

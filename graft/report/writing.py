@@ -18,7 +18,7 @@ from graft.report.overview import overview_section
 from graft.report.page import note, render_page, section
 from graft.report.plot_book import PlotBook
 from graft.report.run_controls import controls_section, two_sides_section
-from graft.report.run_folder import RESULTS, RunFolder, load_results, read_run
+from graft.report.run_folder import RunFolder, read_run
 from graft.report.run_plots import curves_section, differences_section, layers_section, reliability_section
 from graft.report.run_tables import (
     detection_section,
@@ -28,8 +28,11 @@ from graft.report.run_tables import (
     ood_section,
     recipe_section,
 )
-from graft.report.table_page import TABLES, TableRun, read_table_run, table_section
-from graft.report.wording import Share, elsewhere, headline, percent
+from graft.report.table_page import TableRun, read_table_run, table_section
+from graft.report.wording import Share, elsewhere, headline
+from graft.results.cells import percent
+from graft.results.layout import PATCHES, RESULTS, TABLES
+from graft.results.run import load_results
 
 READING = (
     "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model.",
@@ -77,7 +80,7 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
         OutputError: page or plots exist and `force` is off, the plots' folder is not one that a report made, or they
             cannot be written.
     """
-    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, *folder.glob("seed-*"))]
+    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, folder / PATCHES)]
     page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
     plots = out.with_name(f"{out.stem}_plots")
     plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)
