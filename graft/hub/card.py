@@ -25,7 +25,7 @@ graft verify {repository} --base {base}
 graft evaluate {base} --task task.yaml --patch {repository}
 graft apply {base} {repository} -o merged"""
 _USAGE_OF_MASK = """\
-from graft.version import __version__
+import graft
 
 mask = graft.load_mask("core")  # the folder of the second command below
 print(len(mask), "weights")"""
@@ -38,7 +38,7 @@ _LIMITS = """\
 - {figures}
 - It teaches the task above and nothing else; the base's gaps and biases stay."""
 _USAGE = """\
-from graft.version import __version__
+import graft
 from transformers import {auto}
 
 patch = graft.pull_patch("{repository}")

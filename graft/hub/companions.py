@@ -11,7 +11,7 @@ from graft.config import load_yaml
 from graft.errors import DataError, PatchError
 from graft.hub.private_words import refuse_private
 from graft.patch.mask import Mask
-from graft.results.layout import split_patch_file
+from graft.results.layout import split_patch_path
 from graft.results.run import Results, load_results
 
 PLOT, RELIABILITY = "layers.png", "reliability.png"
@@ -49,7 +49,7 @@ def read_recipe(path: Path) -> bytes:
 
 def find_companions(patch: Path) -> Companions:
     """Return what a finished run of one task left beside its main patch (`graft.results.layout`); nothing elsewhere."""
-    place = split_patch_file(patch.resolve())
+    place = split_patch_path(patch.resolve())
     if place is None:
         return Companions()
     run, name = place

@@ -11,7 +11,7 @@ from typing import Any
 from graft.errors import DataError
 from graft.patch.file import load_patch
 from graft.patch.skill_patch import Patch
-from graft.results.layout import RESULTS, patch_file
+from graft.results.layout import RESULTS, patch_path
 from graft.results.models import Model, Role, graft_name
 from graft.results.run import Results, load_results
 from graft.results.seeds import SingleSeed
@@ -53,7 +53,7 @@ class RunFolder:
         """
         if not re.fullmatch(r"[\w-]+", self.method):  # a stranger's name leads nowhere else
             return None
-        file = patch_file(self.path, self.method, self.seeds[0].seed)
+        file = patch_path(self.path, self.method, self.seeds[0].seed)
         return load_patch(file) if file.is_file() else None
 
 

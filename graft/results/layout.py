@@ -24,12 +24,12 @@ def patch_name(name: str, seed: int) -> str:
     return f"{name}-seed-{seed}.safetensors"
 
 
-def patch_file(run: Path, name: str, seed: int) -> Path:
+def patch_path(run: Path, name: str, seed: int) -> Path:
     """Return where a run keeps a patch."""
     return run / PATCHES / patch_name(name, seed)
 
 
-def split_patch_file(file: Path) -> tuple[Path, str] | None:
+def split_patch_path(file: Path) -> tuple[Path, str] | None:
     """Return the run in which a patch lies and the name it has there; None for a file anywhere else."""
     matched = _PATCH.fullmatch(file.name)
     return (file.parent.parent, matched["name"]) if matched and file.parent.name == PATCHES else None

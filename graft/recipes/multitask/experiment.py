@@ -21,7 +21,7 @@ from graft.recipes.seed_run import SeedPlace, load_capped, train_config
 from graft.report.overlap_map import plot_families
 from graft.report.stages import plot_stages
 from graft.report.task_matrix import plot_task_matrix
-from graft.results.layout import patch_file
+from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
 from graft.tasks.task import Task
 
@@ -132,5 +132,5 @@ class MultitaskExperiment(Experiment):
 
     def _measure_overlap(self, names: Sequence[str], prefix: str, out: Path) -> FamilyOverlap:
         return measure_families(
-            {name: [patch_file(out, prefix + name, seed) for seed in self.recipe.seeds] for name in names}
+            {name: [patch_path(out, prefix + name, seed) for seed in self.recipe.seeds] for name in names}
         )

@@ -22,7 +22,7 @@ from graft.recipes.single.table import summarize, tabulate_run
 from graft.report.layer_map import plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
 from graft.results.fields import to_json
-from graft.results.layout import patch_file
+from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
 from graft.results.seeds import SingleSeed
 from graft.tasks.head import find_dtype
@@ -114,7 +114,7 @@ class SingleExperiment(Experiment):
         bins = {name: pool_bins([seed.bins[name] for seed in seeds]) for name in names}
         over = f"{len(seeds)} seeds pooled" if len(seeds) > 1 else "1 seed"
         files = plot_reliability(bins, out / "reliability", title=f"{recipe.name}: reliability on test, {over}")
-        file = patch_file(out, method, recipe.seeds[0])
+        file = patch_path(out, method, recipe.seeds[0])
         patch = load_patch(file)
         title = f"{recipe.name}: where the {len(patch):,} entries lie ({method}, seed {recipe.seeds[0]})"
         return [*files, *plot_layer_map(patch.mask, out / "layers", title=title), file]
