@@ -1,20 +1,29 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both install into .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test lint docs wheel bench bench-gpu clean
 
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
 
+# worksteal gives each process a stretch of the tests in their order, so that what a module builds is built about once.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check graft cli tests examples
 	$(BIN)/ruff format --check graft cli tests examples
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+# A wheel, installed and tried in a folder that is not the checkout.
+wheel: $(INSTALLED)
+	$(BIN)/python -m tests.wheel
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
@@ -29,4 +38,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,9 +4,10 @@ A byte-level BPE of 4,096 tokens is trained first. The texts follow one another,
 cut into rows of `--context` tokens; AdamW with a linear warm-up and a cosine to a tenth of the rate. The last
 checkpoint is kept: whoever judges it does so on other texts.
 
-    python examples/pretrain_small_lm.py ../shared/data -o runs/small_lm
+    python examples/pretrain_small_lm.py DATA -o runs/small_lm
 
-Sets are folders of JSON lines with a field "text". None of the domains of recipes/forgetting_lm.yaml is among them.
+Sets are folders below DATA, of JSON lines with a field "text": NAME/train.jsonl and NAME/validation.jsonl. None of the
+domains of recipes/forgetting_lm.yaml is among them.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from graft.hub.push import push_patch as push_patch
     from graft.localize.localization import localize_skill as localize_skill
     from graft.localize.movement import diff_checkpoints as diff_checkpoints
-    from graft.patch.file import load_mask as load_mask
-    from graft.patch.file import load_patch as load_patch
-    from graft.patch.file import save_patch as save_patch
+    from graft.patch.format.reading import load_mask as load_mask
+    from graft.patch.format.reading import load_patch as load_patch
+    from graft.patch.format.writing import save_patch as save_patch
     from graft.patch.grafted import Grafted as Grafted
     from graft.patch.live import Fitted as Fitted
     from graft.patch.live import apply_patch as apply_patch
@@ -49,15 +49,15 @@ _HOMES = {
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
     "fit_patch": "graft.patch.live",
-    "load_mask": "graft.patch.file",
-    "load_patch": "graft.patch.file",
+    "load_mask": "graft.patch.format.reading",
+    "load_patch": "graft.patch.format.reading",
     "localize_skill": "graft.localize.localization",
     "measure_importance": "graft.train.importance.measuring",
     "measure_overlap": "graft.compose.measurement",
     "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
-    "save_patch": "graft.patch.file",
+    "save_patch": "graft.patch.format.writing",
     "train_task": "graft.train.fine_tuning",
 }
 __all__ = sorted(_HOMES)

@@ -15,10 +15,11 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
-from graft.inputs import open_input
+from graft.files.inputs import open_input
+from graft.specs.ranges import OneOf
 
 T = TypeVar("T")
 MOST_BYTES = 64_000_000  # of a file that is read as YAML
@@ -50,7 +51,7 @@ def read_config(kind: type[T], value: object, where: str) -> T:
 
     Args:
         kind: a dataclass whose fields are annotated with str, int, float, bool, Literal, Optional, tuples,
-            mappings or further dataclasses.
+            mappings or further dataclasses, each with a range (`graft.specs.ranges`) or without.
         value: what the YAML held.
         where: the place to name in an error, such as "task.yaml: head".
 
@@ -63,7 +64,7 @@ def read_config(kind: type[T], value: object, where: str) -> T:
     for key in value:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {key!r}{_hint(str(key), fields)}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in fields.items():
         if name not in value and _required(field):
             raise ConfigError(f"{where}: the key {name!r} is missing")
@@ -116,6 +117,8 @@ def to_plain(value: Any) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _convert_named(arguments, value, where)
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, where)
     if origin is Literal:
@@ -136,6 +139,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, typing.cast(type, hint)) else read_config(hint, value, where)  # type: ignore[arg-type]
     return _convert_scalar(hint, value, where)
+
+
+def _convert_named(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A value of a registry must be one of its names; other ranges are checked when the block is made."""
+    for extent in arguments[1:]:
+        if isinstance(extent, OneOf) and not extent.holds(value):
+            raise ConfigError(f"{where}: must be {extent}, not {_show(value)}")
+    return _convert(arguments[0], value, where)
 
 
 def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -213,6 +224,7 @@ def _hint(key: str, fields: Mapping[str, Any]) -> str:
 
 
 def _name(hint: Any) -> str:
+    hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     if dataclasses.is_dataclass(hint):
         return "a block of keys"

@@ -35,8 +35,13 @@ class Entry:
 
     def load(self) -> Any:
         """Import and return what `target` names."""
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return load_target(self.target)
+
+
+def load_target(target: str) -> Any:
+    """Import and return what "package.module:name" names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 E = TypeVar("E", bound=Entry)

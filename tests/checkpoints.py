@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from graft.files.location import locate
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, spec_of, take, to_bytes
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.prints import digest_of, print_of
 
@@ -57,7 +57,7 @@ def model_of(tensors: Tensors) -> torch.nn.Module:
         *path, last = name.split(".")
         place = model
         for part in path:
-            if part not in place._modules:
+            if part not in dict(place.named_children()):
                 place.add_module(part, torch.nn.Module())
             place = place.get_submodule(part)
         if tensor.is_floating_point():

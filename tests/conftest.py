@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; the processes that tests start inherit it
 import torch
 
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.models import write_base, write_task
+from tests.shared_builds import build_once
 
 torch.set_num_threads(1)  # tiny models are quickest with one, and bits do not depend on the machine
 
@@ -23,10 +27,13 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that tests read and do not write: base/, toy/task.yaml, tuned/."""
-    folder = tmp_path_factory.mktemp("shelf")
-    write_base(folder / "base")
-    train_task(folder / "base", Task.load(write_task(folder / "toy")), folder / "tuned")
-    return folder
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        write_base(folder / "base")
+        train_task(folder / "base", Task.load(write_task(folder / "toy")), folder / "tuned")
+
+    return build_once(tmp_path_factory, "shelf", build)
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ model of two layers learns it in a second. The base knows the topics of the word
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from graft.specs.data import DataSpec
+from graft.specs.head import HeadSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.lm import LanguageModelHead
-from graft.tasks.similarity import SimilarityHead
-from graft.tasks.spec import DataSpec, HeadSpec, TaskSpec
-from graft.tasks.verbalizer import VerbalizerHead
+from graft.tasks.heads.lm import LanguageModelHead
+from graft.tasks.heads.similarity import SimilarityHead
+from graft.tasks.heads.verbalizer import VerbalizerHead
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 GLAD = ["good", "great", "fine", "happy"]
@@ -232,3 +235,18 @@ def copy_with(source: Path, folder: Path, change: Any, dtype: torch.dtype = torc
     model.save_pretrained(folder)
     bert_tokenizer().save_pretrained(folder)
     return folder
+
+
+@contextlib.contextmanager
+def inputs_of(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The token ids (n, tokens) of each batch that a model is given within the block."""
+    batches: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        batches.append(inputs["input_ids"])
+
+    hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield batches
+    finally:
+        hook.remove()

@@ -15,9 +15,10 @@ from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import GraftError
 from graft.evaluate.necessity import cut_removal
-from graft.hub.interop.exporting import export_patch
 from graft.hub.verification import verify_patch
-from graft.patch.file import load_patch, save_patch
+from graft.interop.exporting import export_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch, fit_patch
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches

@@ -12,9 +12,9 @@ import transformers
 
 import graft
 from graft.config import read_config
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
-from graft.tasks.spec import TaskSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits

@@ -34,7 +34,7 @@ def _memory(error: BaseException) -> str | None:
 
 
 def _is_out_of_memory() -> Callable[[BaseException], bool]:
-    from graft.tensors.memory import is_out_of_memory
+    from graft.tensors.out_of_memory import is_out_of_memory
 
     return is_out_of_memory
 

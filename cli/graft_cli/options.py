@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import click
 
+from graft.specs.runtime import Engine, Runtime
 from graft_cli import streams
 
 if TYPE_CHECKING:
@@ -24,7 +29,7 @@ def _option(*names: str, **settings: Any) -> Callable[[F], F]:
 as_json = _option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 debug = _option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 force = _option("--force", is_flag=True, help="Overwrite what exists.")
-device = _option(
+_device = _option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, any torch device, or auto-map: all GPUs."
 )
 plan = _option(
@@ -32,18 +37,56 @@ plan = _option(
     is_flag=True,
     help="Only say, from headers alone, what each part will take of memory (and of disk), and whether it fits.",
 )
-gradient_checkpointing = _option(
-    "--gradient-checkpointing", is_flag=True, help="Compute activations again on the way back: less memory, more time."
+_gradient_checkpointing = _option(
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="Compute activations again in the backward pass: less memory, more time.",
 )
-parallel = _option(
+_parallel = _option(
     "--parallel",
-    type=click.Choice(["ddp", "fsdp"]),
+    type=click.Choice(get_args(Engine)),
     default="ddp",
     show_default=True,
     help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
 )
-dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-task = _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+_dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+
+
+@contextlib.contextmanager
+def _mirror_at(folder: Path) -> Iterator[None]:
+    """Name the local mirror in the environment, where every TASK finds it."""
+    before = os.environ.get("GRAFT_DATA")
+    os.environ["GRAFT_DATA"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["GRAFT_DATA"]
+        if before is not None:
+            os.environ["GRAFT_DATA"] = before
+
+
+def _set_data_root(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        context.with_resource(_mirror_at(folder))
+
+
+data_root = _option(
+    "--data-root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    expose_value=False,
+    callback=_set_data_root,
+    help="A local mirror of datasets: files that TASKs name as `local` are read here in the Hub's place. "
+    "[default: $GRAFT_DATA]",
+)
+
+
+def _with_mirror(option: Callable[[F], F]) -> Callable[[F], F]:
+    return lambda command: option(data_root(command))
+
+
+task = _with_mirror(
+    _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
+)
 seed = _option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -96,19 +139,44 @@ class RegistryOption(click.Option):
 
     def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
         """Make the option; `help` comes before the lines of the rows."""
-        self.registry, self._lead = registry, help
-        settings["type"] = RegistryChoice(registry)
+        self.registry = registry
+        settings |= {"type": RegistryChoice(registry), "help": help}
         super().__init__(*args, **settings)
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the names and the help, with the rows that there are now."""
-        self.help = f"{self._lead} {self.registry.describe()}".strip()
-        return super().get_help_record(ctx)
+    @property
+    def help(self) -> str:
+        """The help with the rows that there are now."""
+        return f"{self._lead} {self.registry.describe()}".strip()
+
+    @help.setter
+    def help(self, lead: str | None) -> None:
+        self._lead = lead or ""
 
 
 def choose(*names: str, registry: Registry[Any], **settings: Any) -> Callable[[F], F]:
     """Declare an option over the names of a registry; its help is read from the rows each time it is shown."""
     return _option(*names, cls=RegistryOption, registry=registry, **settings)
+
+
+def runs_model(function: F) -> F:
+    """Declare --device and --dtype, and pass them to the command as its argument `runtime`."""
+    return _device(_dtype(_collect(function)))
+
+
+def takes_gradients(function: F) -> F:
+    """Declare what `runs_model` does and, for work with a backward pass, --gradient-checkpointing and --parallel."""
+    return _device(_dtype(_gradient_checkpointing(_parallel(_collect(function)))))
+
+
+def _collect(function: F) -> F:
+    """Put the options of a `Runtime` together for a command that takes one."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        chosen = {field.name: given.pop(field.name) for field in fields(Runtime) if field.name in given}
+        return function(**given, runtime=Runtime(**chosen))
+
+    return cast(F, command)
 
 
 def output(what: str) -> Callable[[F], F]:

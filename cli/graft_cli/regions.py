@@ -9,8 +9,8 @@ from typing import Any
 
 def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The files of patches and masks, from here or from the Hub, and labels that hold no path."""
-    from graft.patch.file import FILE_NAME
-    from graft.tensors.location import is_on_hub, locate_patch
+    from graft.files.location import is_on_hub, locate_patch
+    from graft.patch.format.declaration import FILE_NAME
 
     found = [locate_patch(reference, FILE_NAME).path for reference in references]
     labels = [
@@ -22,7 +22,7 @@ def locate_regions(references: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def load_regions(references: Sequence[str]) -> list[Any]:
     """Patches and masks, from here or from the Hub, as `Patch` and `Mask`."""
-    from graft.patch.file import load_region
+    from graft.patch.format.reading import load_region
 
     return [load_region(path)[0] for path in locate_regions(references)[0]]
 

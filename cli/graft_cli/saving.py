@@ -10,7 +10,7 @@ import click
 from graft_cli import options, processes
 
 if TYPE_CHECKING:
-    from graft.claims import Claim
+    from graft.files.claims import Claim
     from graft.localize.pair_notes import Differences
     from graft.patch.skill_patch import Patch
 
@@ -28,7 +28,8 @@ def save_and_show(
 
     `differences`, of the checkpoints that the patch was cut from, go into both, as notes to a person.
     """
-    from graft.patch.file import describe_integrity, save_patch
+    from graft.patch.format.reading import describe_integrity
+    from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
 
     if not processes.is_first():

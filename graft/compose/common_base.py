@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graft.compose.sources import Entries, Source
+from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
+from graft.files.location import EMBEDDED, locate
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.fit import Target, check_specs
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import BaseIdentity
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, as_bits, take
-from graft.tensors.location import EMBEDDED, locate
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
 from graft.tensors.prints import print_of
 
 

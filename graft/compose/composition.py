@@ -13,13 +13,15 @@ import torch
 from graft.arguments import checked
 from graft.compose.common_base import BaseValues, require_one_base
 from graft.compose.origin import OverlapTally, describe_composition
-from graft.compose.sources import Entries, Region, Source, open_sources
+from graft.compose.sources import Region, Source, open_sources
 from graft.errors import ConfigError, OverlapError
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices, Mask
 from graft.patch.overlap_rules import RULES, OverlapRule, join_entries
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import choose_growth, choose_whole
-from graft.tensors.dtypes import TensorSpec, same_bits
+from graft.tensors.dtypes import same_bits
 from graft.tensors.growth import Growth
 
 

@@ -11,8 +11,9 @@ import torch
 from graft.arguments import checked
 from graft.compose.common_base import BaseValues, check_base, require_one_base
 from graft.compose.origin import describe_exclusion
-from graft.compose.sources import Entries, Region, Source, open_sources, refuse_mask
+from graft.compose.sources import Region, Source, open_sources, refuse_mask
 from graft.errors import BudgetError
+from graft.patch.format.reading import Entries
 from graft.patch.mask import Indices, Mask
 from graft.patch.skill_patch import Patch
 

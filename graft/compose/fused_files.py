@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from graft.files.header import read_header
+from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.model_folder import Companions, copy_companions
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import ITEM_SIZES, byte_view
-from graft.tensors.header import read_header
+from graft.tensors.dtypes import byte_view
 
 _BLOCK = 1 << 24  # bytes
 

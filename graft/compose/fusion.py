@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
-from graft.compose.clusters import clusters_at, link_singly
+from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fused_files import FusedFiles
 from graft.compose.fusion_rules import (
     Shared,
@@ -28,16 +27,17 @@ from graft.compose.fusion_rules import (
     transplant,
     within,
 )
-from graft.compose.fusion_spec import FusionSpec
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
+from graft.files.claims import Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
 from graft.localize.largest_movements import LargestMovements, find_largest
-from graft.outputs import new_folder
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
-from graft.tensors.location import locate, places_of
 from graft.tensors.movements import LONG
 from graft.tensors.pair import CheckpointPair, stretches_of
 from graft.tensors.rounding import undo_rounding
@@ -248,8 +248,7 @@ class _Fuser:
         selected = np.diag(self.met)
         union = selected[:, None] + selected[None, :] - self.met
         jaccard = np.where(union > 0, self.met / np.maximum(union, 1), 0.0)
-        m = len(self.models)
-        groups = clusters_at(link_singly(jaccard), m, self.spec.threshold) if self.movements else ()
+        groups = clusters_at(single_linkage(jaccard), self.spec.threshold) if self.movements else ()
         listed = set(self.names) | set(self.base.aliases)
         return Fusion(
             spec=self.spec,

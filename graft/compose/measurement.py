@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graft.arguments import checked
-from graft.compose.clusters import Join, Matrix, clusters_at, link_singly
+from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
 from graft.compose.common_base import require_one_base
 from graft.compose.sources import Source, open_sources
 from graft.config import to_plain
@@ -145,8 +145,8 @@ def measure_overlap(
     m = len(sources)
     similarity = np.zeros((m, m))
     similarity[np.triu_indices(m, 1)] = [pair.jaccard for pair in pairs]
-    joins = link_singly(similarity + similarity.T)
-    clusters = tuple(tuple(names[i] for i in group) for group in clusters_at(joins, m, threshold))
+    joins = single_linkage(similarity + similarity.T)
+    clusters = tuple(tuple(names[i] for i in group) for group in clusters_at(joins, threshold))
     return Overlap(tuple(names), tuple(source.k for source in sources), n, pairs, threshold, clusters, joins)
 
 

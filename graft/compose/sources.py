@@ -9,30 +9,15 @@ from pathlib import Path
 
 import torch
 
-from graft.compose.patch_file import PatchFile
 from graft.errors import ConfigError, PatchFormatError
-from graft.patch.mask import Indices, Mask
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import Entries, PatchFile
+from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 
 LARGEST = 1024  # patches at once: what a result says of its parts must fit into a patch file's header
 Region = Patch | Mask | str | Path
-
-
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """What one patch holds of one tensor.
-
-    Attributes:
-        indices: (k,) int64 sorted unique flat indices.
-        values: (k,) the tuned values; None from a mask.
-        base: (k,) the base's values, where they are stored.
-    """
-
-    indices: Indices
-    values: torch.Tensor | None = None
-    base: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +117,7 @@ def _of_file(path: Path, label: str) -> Source:
         has_base=file.has_base,
         dense={name: partial(file.read_dense, name) for name in file.dense},
         provenance=file.provenance,
-        read=lambda name: Entries(*file.read(name)),
+        read=file.read,
     )
 
 

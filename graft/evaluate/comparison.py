@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from graft.evaluate.bootstrap import Difference, Metric, paired_differences
 from graft.evaluate.calibration import brier_score, expected_calibration_error, negative_log_likelihood
@@ -16,6 +16,7 @@ from graft.evaluate.necessity import lost_gain
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 
 COMPARED: dict[str, Metric] = {
@@ -27,26 +28,31 @@ COMPARED: dict[str, Metric] = {
 
 
 def evaluate_against(
-    base: str | Path, tuned: str | Path | None, task: Task, *, patches: tuple[Patch, ...] = (), **options: Any
+    base: str | Path,
+    tuned: str | Path | None,
+    task: Task,
+    *,
+    patches: tuple[Patch, ...] = (),
+    limit: int | None = None,
+    batch_size: int = 64,
+    runtime: Runtime = DEFAULT,
 ) -> Report:
-    """As `evaluate_task` of the base with patches, with detection of novel rows wherever a set has any.
+    """Evaluate as `evaluate_task` does the base with patches, with detection of novel rows wherever a set has any.
 
     Args:
         base: the model.
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
-        options: `limit`, `batch_size`, `device` and `dtype` of `evaluate_task`.
+        limit, batch_size: as of `evaluate_task`.
+        runtime: where and in what precision.
 
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError.
     """
-    where: dict[str, Any] = {"device": "auto", "dtype": "auto", **options}
-    grafted = predict_model(base, task, patches, **where)
-    if tuned is None:
-        report = grafted.report()
-    else:
-        report = compare(grafted, predict_model(base, task, **where), predict_model(tuned, task, **where))
+    predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
+    grafted = predict(base, task, patches)
+    report = grafted.report() if tuned is None else compare(grafted, predict(base, task), predict(tuned, task))
     return dataclasses.replace(report, detection=detect_foreign(grafted))
 
 

@@ -19,15 +19,16 @@ import numpy as np
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
+from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
@@ -105,9 +106,7 @@ def measure_curve(
     config: LocalizeSpec | None = None,
     *,
     densities: Sequence[float] = DENSITIES,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> GainCurve:
     """Localise at each density and measure the grafts on the validation split.
 
@@ -117,8 +116,7 @@ def measure_curve(
         task: training examples for the localisation, validation examples for the measurement.
         config: how to choose; its density and budget are replaced.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
-        device, dtype: where and in what precision.
-        gradient_checkpointing: compute activations again on the way back instead of keeping them.
+        runtime: where and how the models run.
 
     Raises:
         BudgetError: the checkpoints are equal in scope, or no density can be had.
@@ -127,16 +125,16 @@ def measure_curve(
     config = config or LocalizeSpec()
     budgets = _budgets(base, tuned, config.scope, densities)
     examples = task.validation_examples()
-    where: dict[str, Any] = {"device": device, "dtype": dtype}
-    after = _accuracy(open_head(locate(tuned).path, task.spec, **where), examples, config.batch_size)
+    forward = dataclasses.replace(runtime, gradient_checkpointing=False)
+    after = _accuracy(open_head(locate(tuned).path, task.spec, forward), examples, config.batch_size)
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     rows = tuned_rows(pair, task)
-    head = open_head(pair.base.path, task.spec, **where, seed=task.spec.seed, rows=rows)
+    head = open_head(pair.base.path, task.spec, forward, seed=task.spec.seed, rows=rows)
     before = _accuracy(head, examples, config.batch_size)
-    again = {**where, "gradient_checkpointing": gradient_checkpointing}
     points = []
     for density, k in budgets.items():
-        patch = localize_skill(base, tuned, task, dataclasses.replace(config, density=density, budget=k), **again)
+        at = dataclasses.replace(config, density=density, budget=k)
+        patch = localize_skill(base, tuned, task, at, **runtime.options)
         make_room(head, [patch])
         with apply_patch(head.model, patch):
             accuracy = _accuracy(head, examples, config.batch_size)

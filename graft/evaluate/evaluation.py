@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,15 +14,16 @@ from graft.arguments import checked
 from graft.errors import CheckpointError, DataError
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report, measure
+from graft.files.location import locate
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.heads.lm import LanguageModelHead, TokenColumns
 from graft.tasks.label_order import rows_in
-from graft.tasks.lm import LanguageModelHead, TokenColumns
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
-from graft.tensors.location import locate
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,25 @@ def evaluate_task(
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError.
     """
-    sizes: dict[str, Any] = {"limit": limit, "batch_size": batch_size}
-    return predict_model(model, task, patches, device=device, dtype=dtype, **sizes).report()
+    runtime = Runtime(device, dtype)
+    return predict_model(model, task, patches, limit=limit, batch_size=batch_size, runtime=runtime).report()
 
 
 def predict_model(
-    model: str | Path, task: Task, patches: tuple[Patch, ...] = (), *, device: str, dtype: str, **options: Any
+    model: str | Path,
+    task: Task,
+    patches: tuple[Patch, ...] = (),
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    runtime: Runtime = DEFAULT,
 ) -> Predictions:
     """Load a model, graft patches onto it, and predict as `predict_task` does; the errors of `evaluate_task`."""
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "seed": task.spec.seed}
-    head = open_head(locate(model).path, task.spec, **where, rows=rows_in(patches, task.spec))
+    rows = rows_in(patches, task.spec)
+    head = open_head(locate(model).path, task.spec, runtime, seed=task.spec.seed, rows=rows)
     make_room(head, patches)
     with apply_patch(head.model, *patches):
-        return predict_task(head, task, **options)
+        return predict_task(head, task, limit=limit, batch_size=batch_size)
 
 
 def predict_task(head: Head, task: Task, *, limit: int | None = None, batch_size: int = 64) -> Predictions:

@@ -10,7 +10,7 @@ import torch
 
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.similarity import SimilarityHead
+from graft.tasks.heads.similarity import SimilarityHead
 from graft.tensors.scope import Scope
 
 Matrix = npt.NDArray[np.float64]

@@ -1,7 +1,9 @@
-"""Do two matrices over the same items agree? Spearman's rank correlation of their pairs, with a permutation test.
+"""The Mantel test: do two matrices over the same items agree? Spearman's correlation of their pairs, and its p.
 
-The pairs of m items depend on each other, so that the items are permuted and not the pairs (Mantel 1967, Cancer
-Research 27: 209-220).
+The m (m - 1) / 2 pairs depend on each other, since each item is in m - 1 of them; permuting pairs would count evidence
+several times. So the items are permuted, rows and columns alike (Mantel 1967, Cancer Research 27: 209-220). Example:
+the six pairs of four items have 720 orders, of which permuting items gives 4! = 24. These alone are possible under the
+null, so that p is never below 1/24.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ _EXACT = 7  # items up to which all permutations are gone through: 5,040
 _DRAWS = 10_000
 
 
-def correlate_pairs(left: Matrix, right: Matrix, *, seed: int = 0) -> tuple[float, float]:
-    """Spearman's rho of the upper triangles, and the share of permutations of the items that reach it.
+def mantel_test(left: Matrix, right: Matrix, *, seed: int = 0) -> tuple[float, float]:
+    """Correlate the upper triangles by rank, and count the permutations of the items that correlate as well.
 
     Args:
         left, right: (m, m) symmetric, m >= 3; the diagonals are not looked at.
@@ -31,37 +33,31 @@ def correlate_pairs(left: Matrix, right: Matrix, *, seed: int = 0) -> tuple[floa
     Raises:
         ValueError: other shapes.
     """
+    from scipy.spatial.distance import squareform
+    from scipy.stats import rankdata
+
     m = len(left)
     if m < 3 or left.shape != (m, m) or right.shape != (m, m):
         raise ValueError(f"two (m, m) matrices of three items or more are needed, not {left.shape} and {right.shape}")
     pairs = np.triu_indices(m, 1)
-    ranks = np.zeros((m, m))
-    ranks[pairs] = _ranks(right[pairs])
-    ranks += ranks.T  # ranks of pairs go along with the items
-    mine = _ranks(left[pairs])
-    rho = _correlation(mine, ranks[pairs])
-    if math.isnan(rho):
-        return rho, math.nan
-    found = [_correlation(mine, ranks[np.ix_(order, order)][pairs]) for order in _orders(m, seed)]
-    return rho, float(np.mean(np.array(found) >= rho - 1e-12))
+    # Spearman's rho is Pearson's r of the ranks; equal values share the mean of theirs
+    left_ranks, right_ranks = rankdata(left[pairs]), rankdata(right[pairs])
+    if np.ptp(left_ranks) == 0 or np.ptp(right_ranks) == 0:
+        return math.nan, math.nan
+    ranks = squareform(right_ranks)  # (m, m): a permutation moves the ranks along with the items
+    rhos = np.array([_correlation(left_ranks, ranks[np.ix_(order, order)][pairs]) for order in _orders(m, seed)])
+    rho = float(rhos[0])
+    return rho, float(np.mean(rhos >= rho - 1e-12))  # equal up to rounding counts as reached
 
 
 def _orders(m: int, seed: int) -> Iterable[npt.NDArray[np.int64]]:
-    """Permutations of the items, the identity first."""
+    """Return permutations of the items, the identity first."""
     if m <= _EXACT:
         return (np.array(order) for order in itertools.permutations(range(m)))
     draw = np.random.default_rng(seed)
     return itertools.chain([np.arange(m)], (draw.permutation(m) for _ in range(_DRAWS - 1)))
 
 
-def _ranks(values: Matrix) -> Matrix:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return np.asarray((ends - (counts + 1) / 2)[place], dtype=np.float64)
-
-
 def _correlation(a: Matrix, b: Matrix) -> float:
     a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size else math.nan
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from graft.errors import MismatchError
+from graft.files.location import locate
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
 from graft.patch.region_fit import place_region
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import take
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.prints import print_of
 

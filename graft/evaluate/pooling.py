@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.t_interval import mean_interval
 
 
 def pool_differences(differences: Sequence[Mapping[str, float]]) -> dict[str, Any]:

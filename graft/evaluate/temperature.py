@@ -14,18 +14,19 @@ from graft.evaluate.evaluation import Prediction, Predictions
 from graft.evaluate.outcomes import Floats
 
 COLDEST, HOTTEST = 1e-2, 1e2  # where the best temperature has no bound: a faultless model wants 0, a useless one ∞
-_HALVINGS = 60
 
 
 def fit_temperature(validation: Prediction) -> float:
-    """The T > 0 that minimises the mean NLL of softmax(logits / T) on the rows whose label is the task's.
+    """Return the T > 0 that minimizes the mean NLL of softmax(logits / T) on the rows whose label is the task's.
 
-    In b = 1/T the NLL is convex, with slope mean(E_p[z] - z_label): the root is bisected in ln b, between the
-    ends `COLDEST` and `HOTTEST`, which are returned where the slope has no root between them.
+    In b = 1/T the NLL is convex, with slope mean(E_p[z] - z_label), so that the minimum is the slope's one root. It is
+    sought in ln b between the ends `COLDEST` and `HOTTEST`, which are returned where there is no root between them.
 
     Raises:
         DataError: no row has one of the task's labels.
     """
+    from scipy.optimize import brentq
+
     known = validation.labels >= 0
     if not known.any():
         raise DataError("a temperature is fitted on labelled examples, and there are none")
@@ -35,25 +36,22 @@ def fit_temperature(validation: Prediction) -> float:
         return HOTTEST
     if _slope(logits, labels, high) <= 0:
         return COLDEST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _slope(logits, labels, middle) > 0 else (middle, high)
-    return float(np.exp(-(low + high) / 2))
+    return float(np.exp(-brentq(lambda log_b: _slope(logits, labels, log_b), low, high, xtol=1e-15)))
 
 
 def scale_logits(prediction: Prediction, temperature: float) -> Prediction:
-    """The prediction with logits / temperature."""
+    """Divide the logits by the temperature."""
     return Prediction(prediction.logits / temperature, prediction.labels)
 
 
 def scale_predictions(predictions: Predictions, temperature: float) -> Predictions:
-    """Every set's logits divided by one temperature."""
+    """Divide every set's logits by one temperature."""
     ood = {name: scale_logits(item, temperature) for name, item in predictions.ood.items()}
     return Predictions(scale_logits(predictions.test, temperature), ood)
 
 
 def _slope(logits: Floats, labels: npt.NDArray[np.int64], log_b: float) -> float:
-    """d NLL / d b at b = exp(log_b): the mean over rows of E_p[z] - z_label."""
+    """Return d NLL / d b at b = exp(log_b): the mean over rows of E_p[z] - z_label."""
     scaled = Prediction(logits * np.exp(log_b), labels).probabilities  # (n, n_labels)
     finite = np.where(np.isfinite(logits), logits, 0.0)  # a label that a row lacks has probability 0
     return float(((scaled * finite).sum(axis=1) - finite[np.arange(len(labels)), labels]).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graft.errors import ConfigError, HubError
-from graft.tensors.hub_failures import explain_failure, failures, is_broken_connection, root_of
+from graft.files.hub_failures import explain_failure, failures, is_broken_connection, root_of
 
 MOST_SIBLINGS = 20
 TAG = "skill-patch"

@@ -15,10 +15,9 @@ from graft.hub.companions import PLOT, RECIPE, RELIABILITY, RUN
 from graft.patch.summary import Outline, describe_outline
 from graft.results.cells import cell, fixed
 from graft.results.figures import TEST, SetFigures, read_figures
+from graft.tasks.registry import HEADS
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-# head of a task -> the class that loads a model with it
-_CLASSES = {"classifier": "AutoModelForSequenceClassification", "lm": "AutoModelForCausalLM"}
 _COMMANDS = """\
 graft inspect {repository}
 graft verify {repository} --base {base}
@@ -102,7 +101,8 @@ def _values(
     base = _base_name(outline, facts)
     is_patch = outline.kind == "patch"
     head = task.get("head")
-    auto = _CLASSES.get(str(head.get("kind")) if isinstance(head, Mapping) else "", "AutoModel")
+    kind = str(head.get("kind")) if isinstance(head, Mapping) else ""
+    auto = HEADS[kind].auto_class if kind in HEADS else "AutoModel"
     names = {"auto": auto, "repository": facts.repository, "base": base}
     return {
         "title": prose(title),

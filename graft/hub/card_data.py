@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Any
 from graft.hub.base_model import TAG, BaseModel, Licence
 from graft.hub.card_text import identifier, one_line
 from graft.results.figures import TEST, SetFigures
+from graft.tasks.registry import HEADS
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 LIBRARY = "skillgraft"
 SHOWN = ("accuracy", "ece")
-# head of a task -> what the Hub calls such a task
-_TASKS = {
-    "similarity": "text-classification",
-    "classifier": "text-classification",
-    "verbalizer": "text-classification",
-    "choice": "multiple-choice",
-    "lm": "text-generation",
-}
 
 
 def make_card_data(
@@ -65,7 +58,8 @@ def make_card_data(
 
 def _kind_of(task: Mapping[str, Any]) -> str | None:
     head = task.get("head")
-    return _TASKS.get(str(head.get("kind"))) if isinstance(head, Mapping) else None
+    kind = str(head.get("kind")) if isinstance(head, Mapping) else ""
+    return HEADS[kind].pipeline if kind in HEADS else None
 
 
 def _results(of: str, figures: SetFigures, kind: str | None, task: str, datasets: Sequence[str]) -> list[EvalResult]:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError, HubError, PatchFormatError
-from graft.patch.file import FILE_NAME, MAX_PATCH_HEADER, read_declaration
+from graft.files.header import MAX_HEADER, Header, parse_header, read_header
+from graft.files.hub_failures import explain_failure, failures
+from graft.files.location import fetch_file, locate_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, SINGLE, read_index
 from graft.patch.fit import Fit, check_specs
-from graft.patch.layout import check_layout
+from graft.patch.format.declaration import FILE_NAME, MAX_PATCH_HEADER, read_declaration
 from graft.patch.summary import Outline, describe_outline
 from graft.tensors.architecture import naming_of, quantization_of, read_architecture
-from graft.tensors.checkpoint import INDEX, SINGLE, read_index
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.header import MAX_HEADER, Header, parse_header, read_header
-from graft.tensors.hub_failures import explain_failure, failures
-from graft.tensors.location import fetch_file, locate_patch
 
 FIRST = 100_000  # bytes asked for at once: nearly every header lies within
 
@@ -178,11 +177,8 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
 
 def _glimpse(header: Header, total: int, where: str, revision: str | None) -> Glimpse:
     declared = read_declaration(header, where)
-    dense = check_layout(header, declared.rows, declared.kind, where)
-    whole = {name.removeprefix("dense/"): header.tensors[name].spec for name in sorted(dense)}
-    with_base = any(name.startswith("base.") for name in header.tensors)
     entries = {row.name: (row.spec, row.k) for row in declared.rows}
-    outline = Outline(declared.kind, entries, whole, with_base, declared.provenance)
+    outline = Outline(declared.kind, entries, declared.dense, declared.has_base, declared.provenance)
     return Glimpse(outline, total, revision or None, declared.seal.table_verdict)
 
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.arguments import checked
-from graft.claims import claim_output
 from graft.errors import HubError
+from graft.files.claims import claim_output
+from graft.files.hub_failures import explain_failure, failures
+from graft.files.location import fetch_file, locate_patch, places_of
+from graft.files.outputs import new_folder
 from graft.hub.companions import NAMES
 from graft.hub.push import CARD
-from graft.outputs import new_folder
-from graft.patch.file import FILE_NAME, load_patch, load_region
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.reading import load_patch, load_region
 from graft.patch.skill_patch import Patch
-from graft.tensors.hub_failures import explain_failure, failures
-from graft.tensors.location import fetch_file, locate_patch, places_of
 
 BESIDES = (CARD, *NAMES)
 LARGEST = 2**24  # bytes of what comes besides the patch

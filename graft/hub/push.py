@@ -16,7 +16,9 @@ from graft.hub.companions import PLOT, RECIPE, Companions, draw_mask, find_compa
 from graft.hub.preflight import foresee_fit, peek_base
 from graft.hub.private_words import refuse_private
 from graft.hub.sending import send_commit, sign_in
-from graft.patch.file import FILE_NAME, load_region, patch_bytes
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.reading import load_region
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from graft.errors import HubError
-from graft.tensors.hub_failures import (
+from graft.files.hub_failures import (
     TRANSIENT,
     explain_failure,
     failures,

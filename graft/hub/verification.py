@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graft.errors import HubError
+from graft.files.location import is_on_hub, locate, locate_patch
 from graft.hub.base_model import is_out_of_reach
 from graft.hub.preflight import foresee_fit, peek_base, peek_patch
-from graft.patch.file import FILE_NAME, describe_integrity, load_patch, load_region
 from graft.patch.fit import check_digest, check_fit
-from graft.patch.integrity import UNSEALED
+from graft.patch.format.declaration import FILE_NAME
+from graft.patch.format.integrity import UNSEALED
+from graft.patch.format.reading import describe_integrity, load_patch, load_region
 from graft.patch.merge import StoredTarget
 from graft.patch.summary import Outline, outline_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import is_on_hub, locate, locate_patch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from graft.errors import BudgetError
-from graft.localize.spec import Allocation
+from graft.specs.localize import Allocation
 from graft.tensors.scope import layer_of
 
 

@@ -32,9 +32,9 @@ from typing import Any, Literal
 import torch
 
 from graft.config import to_plain
+from graft.files.location import locate
 from graft.localize.concentration import Concentration, measure_concentration
 from graft.tensors.dtypes import as_bits
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 

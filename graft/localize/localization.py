@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.methods import METHODS, Search, Tables
 from graft.localize.path import GradientPath
-from graft.localize.spec import LocalizeSpec
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.tasks.head import spread_head, tokenizer_digest
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
+from graft.tasks.head import spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows
+from graft.tasks.loading import tokenizer_digest
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.pieces import local_of, piece_of
 from graft.tensors.prints import digest_of
@@ -76,8 +76,7 @@ def localize_skill(
     search = Search(Changes(pair, names), k, config, tables={} if tables is None else tables)
     if METHODS[config.method].needs_data:
         search.groups  # noqa: B018 - refuses before the costly part
-        where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
-        search = _with_data(search, located, task, {**where, "parallel": parallel})
+        search = _with_data(search, located, task, Runtime(device, dtype, gradient_checkpointing, parallel))
     mask = METHODS[config.method].choose(search)
     del search  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
@@ -105,7 +104,7 @@ def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
     Raises:
         CheckpointError: they are for other labels than the task's.
     """
-    if task is None or task.spec.head.kind != "classifier":
+    if task is None or task.spec.head.entry.own_layer is None:
         return None
     rows = read_rows(pair.tuned.path, task.spec.labels, None)
     if rows is None:
@@ -135,14 +134,14 @@ def describe_checkpoint(
     )
 
 
-def _with_data(search: Search, base: Located, task: Task | None, where: Mapping[str, Any]) -> Search:
+def _with_data(search: Search, base: Located, task: Task | None, runtime: Runtime) -> Search:
     """The search with a model at hand and the task's examples."""
     config = search.config
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
     validation = task.validation_examples() if METHODS[config.method].needs_validation else []
     _refuse_dense(config)
-    head = spread_head(base.path, task.spec, **where, seed=task.spec.seed, rows=tuned_rows(search.pair, task))
+    head = spread_head(base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(search.pair, task))
     _take_head(head.model, search.pair)
     path = GradientPath(
         head,

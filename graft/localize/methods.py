@@ -18,8 +18,8 @@ from graft.localize.path import GradientPath
 from graft.localize.scores import SCORES
 from graft.localize.scores.magnitude import score_magnitude
 from graft.localize.scores.table import CandidateScores, DenseScores, ScoreInput, Scores
-from graft.localize.spec import LearnSpec, LocalizeSpec, PaperSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LearnSpec, LocalizeSpec, PaperSpec
 from graft.tasks.examples import Example
 from graft.tensors.pair import CheckpointPair
 

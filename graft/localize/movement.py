@@ -7,13 +7,13 @@ from pathlib import Path
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import BudgetError
+from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.largest_movements import find_largest_mask
 from graft.localize.localization import describe_origin, localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.tensors.location import locate
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.pair import CheckpointPair
 
 

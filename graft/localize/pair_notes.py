@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.tensors.dtypes import DTYPE_NAMES, TensorSpec
-from graft.tensors.location import locate
+from graft.files.location import locate
+from graft.files.tensor_spec import TensorSpec
+from graft.tensors.dtypes import DTYPE_NAMES
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors

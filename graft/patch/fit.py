@@ -9,11 +9,12 @@ from typing import Protocol
 import torch
 
 from graft.errors import MismatchError, PatchMismatchError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.growth import continue_shape
 from graft.patch.skill_patch import Patch
 from graft.patch.ties import find_joined, find_untied
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
+from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.growth import Growth, heads_among, rows_by_name
 from graft.tensors.names import match_names
 from graft.tensors.prints import digest_of, print_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from graft.tensors.dtypes import TensorSpec
+from graft.files.header import shown
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.growth import Growth
-from graft.tensors.header import shown
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.vocabulary import read_tokens
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graft.files.model_config import read_model_config
 from graft.patch.skill_patch import Patch
-from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 # what else of a config a head's outputs depend on: where it pools, and by which token it finds the end

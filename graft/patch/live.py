@@ -10,6 +10,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import CheckpointError, PatchMismatchError
+from graft.files.tensor_spec import TensorSpec
 from graft.interrupts import hold_signals
 from graft.parallel.refusal import refuse_partitioned
 from graft.patch.aliases import refuse_conflicts
@@ -23,7 +24,7 @@ from graft.patch.places import Entries, Places, WholeTensor, refuse_placeless
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
 from graft.tensors.architecture import architecture_of, unwrap_model
-from graft.tensors.dtypes import TensorSpec, spec_of, take
+from graft.tensors.dtypes import spec_of, take
 from graft.tensors.names import NameMatch, match_names
 from graft.tensors.packed import find_parts
 from graft.tensors.pieces import is_distributed

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graft.arguments import checked
 from graft.errors import MismatchError
-from graft.tensors.dtypes import TensorSpec
+from graft.files.tensor_spec import TensorSpec
 
 Indices = npt.NDArray[np.int64]
 NOTHING: Indices = np.empty(0, np.int64)

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output, claim_output
 from graft.errors import OverlapError
-from graft.outputs import new_folder
+from graft.files.claims import Output, claim_output
+from graft.files.header import read_header
+from graft.files.outputs import new_folder
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.files.weight_index import INDEX, SINGLE
 from graft.patch.fit import Fit, check_fit
 from graft.patch.head_config import head_of_patches, read_head, write_head
 from graft.patch.model_folder import copy_companions, find_companions
@@ -23,9 +26,8 @@ from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.patch.unused_weights import drop_tensors, find_unused
 from graft.tensors.architecture import naming_of
-from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
-from graft.tensors.dtypes import ITEM_SIZES, TORCH_DTYPES, TensorSpec, as_bits, take
-from graft.tensors.header import read_header
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
 from graft.tensors.relayout import relay_all
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself

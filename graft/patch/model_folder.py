@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.tensors.checkpoint import INDEX, Checkpoint
-from graft.tensors.model_config import modules_in
+from graft.files.model_config import modules_in
+from graft.files.weight_index import INDEX
+from graft.tensors.checkpoint import Checkpoint
 
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|h5|msgpack|onnx|onnx_data|tflite|ot|pt|pth|ckpt|gguf)|.+\.index\.json|adapter_config\.json"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graft.config import to_plain
+from graft.files.header import shown
 from graft.tensors.growth import Growth
-from graft.tensors.header import shown
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from graft.files.header import read_header
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment
-from graft.tensors.checkpoint import INDEX, Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.growth import declare_outputs, declare_rows
-from graft.tensors.header import read_header
 from graft.tensors.tensor_stream import Planned, write_tensors
 from graft.tensors.vocabulary import extend_tokenizer, read_tokens
 

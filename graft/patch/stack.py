@@ -9,12 +9,13 @@ from functools import partial
 import torch
 
 from graft.errors import OverlapError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.fit import Fit
 from graft.patch.mask import Indices
 from graft.patch.overlap_rules import OverlapRule as OverlapRule
 from graft.patch.overlap_rules import join_entries
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec, same_bits
+from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.growth import Growth
 
 Gather = Callable[[str, torch.Tensor], torch.Tensor]  # a target's tensor, (s,) flat indices -> (s,) values

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec, spec_of
+from graft.tensors.dtypes import spec_of
 from graft.tensors.scope import layer_of
 
 
@@ -140,7 +141,7 @@ def _sizes_of(outline: Outline, n_bytes: int) -> dict[str, Any]:
 
 def _measure(outline: Outline, n_bytes: int) -> Sizes:
     value_bytes = sum(k * ITEM_SIZES[spec.dtype] for spec, k in outline.entries.values())
-    dense = sum(spec.numel * ITEM_SIZES[spec.dtype] for spec in outline.dense.values())
+    dense = sum(spec.n_bytes for spec in outline.dense.values())
     k = outline.n_entries
     bits = log2_choose(max(outline.provenance.base.n_parameters, k), k)
     return Sizes(n_bytes, dense, value_bytes if outline.has_base_values else 0, bits / 8 + value_bytes)

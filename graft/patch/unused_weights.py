@@ -7,9 +7,9 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
+from graft.files.header import read_header
+from graft.files.weight_index import INDEX
 from graft.tensors.architecture import architecture_of, build_on_meta
-from graft.tensors.checkpoint import INDEX
-from graft.tensors.header import read_header
 from graft.tensors.scope import kind_of
 from graft.tensors.tensor_stream import Planned, write_tensors
 

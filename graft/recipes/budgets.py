@@ -7,8 +7,8 @@ from pathlib import Path
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.localize.spec import LocalizeSpec
-from graft.tasks.spec import TrainSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import KINDS, Scope
 from graft.train.localizable import refuse_unmet

@@ -13,18 +13,19 @@ from typing import Any
 from tqdm import tqdm
 
 from graft.config import load_yaml, override, read_config, to_plain
-from graft.outputs import new_file
+from graft.files.location import locate
+from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
 from graft.recipes.experiment import Experiment, Figures
 from graft.recipes.registry import find_kind
-from graft.recipes.seed_run import Machine, SeedPlace
+from graft.recipes.seed_run import SeedPlace
 from graft.recipes.spec import Expectation, find_base
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
 from graft.results.run import SEEDS, Results
 from graft.results.tables import to_markdown
-from graft.tensors.location import locate
+from graft.specs.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run_recipe(
     claim_run(out, to_plain(recipe), content, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        place = SeedPlace(seed, out / STATE / f"seed-{seed}", out / PATCHES, Machine(device, dtype))
+        place = SeedPlace(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
         kind = SEEDS.get(recipe.kind, Any)
         seeds.append(find_or_read(place.folder / "seed.json", kind, partial(experiment.run_seed, place)))
     return _finish(experiment, seeds, out)

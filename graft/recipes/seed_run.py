@@ -13,38 +13,27 @@ from graft.config import read_config, to_plain
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
+from graft.files.location import locate
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
 from graft.results.layout import patch_name
+from graft.specs.adapter import AdapterSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, share_model
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
-from graft.train.adapter import AdapterSpec, content_of_adapter, train_adapter
+from graft.train.adapter import content_of_adapter, train_adapter
 from graft.train.content import content_of_training, print_content
 from graft.train.fine_tuning import settle, train_task
 from graft.train.protection.core import Core
 from graft.train.record import find_record
 
 Model = str | Path
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a recipe runs, and in what precision."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """Both, as options."""
-        return {"device": self.device, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -55,13 +44,13 @@ class SeedPlace:
         seed: of few-shot draws, training order, dropout and random masks.
         folder: of its state, which goes when the run is finished.
         patches: folder of the run's patches.
-        machine: where it runs.
+        runtime: where and in what precision it runs.
     """
 
     seed: int
     folder: Path
     patches: Path
-    machine: Machine = Machine()
+    runtime: Runtime = field(default_factory=Runtime)
 
     def patch_file(self, name: str) -> Path:
         """Return where the seed leaves a patch."""
@@ -91,9 +80,9 @@ class SeedRun:
         return self.place.folder
 
     @property
-    def machine(self) -> Machine:
-        """Where it runs."""
-        return self.place.machine
+    def runtime(self) -> Runtime:
+        """Where and in what precision it runs."""
+        return self.place.runtime
 
     @property
     def models(self) -> Path:
@@ -111,7 +100,7 @@ class SeedRun:
         """The checkpoint of a training; one of the same content that was made before, for any method, is taken up."""
         config, seed = settle(tasks, train_config(tasks[0], changes or {}))
         core = [mask for mask in protect if len(mask)]
-        path, dtype = locate(base).path, self.machine.dtype
+        path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
             mark = print_content(content_of_training(path, tasks, config, seed, dtype, Core(core).digest()))
         else:
@@ -119,17 +108,17 @@ class SeedRun:
         out = self.models / mark[:16]
         if find_record(out, mark) is not None:
             return out
-        asked: dict[str, Any] = {"config": config, **self.machine.where, "force": True}
-        if adapter is None:
-            return train_task(base, tasks, out, protect=core, resume=True, **asked).path
-        return train_adapter(base, tasks, out, adapter, **asked).path
+        if adapter is not None:
+            return train_adapter(base, tasks, out, adapter, config=config, runtime=self.runtime, force=True).path
+        options = self.runtime.options
+        return train_task(base, tasks, out, config=config, protect=core, **options, resume=True, force=True).path
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
         """A task's graft; one that was cut before, for whatever method, is taken up."""
         key = base, tuned, task.spec.name, config
         if key not in self.cuts:
             config = dataclasses.replace(config, seed=self.seed)
-            self.cuts[key] = localize_skill(base, tuned, task, config, **self.machine.where)
+            self.cuts[key] = localize_skill(base, tuned, task, config, **self.runtime.options)
         return self.cuts[key]
 
     def merge(self, base: Model, patch: Patch, name: str) -> Path:
@@ -148,7 +137,7 @@ class SeedRun:
         return heads
 
     def _open(self, model: Model, task: Task) -> Head:
-        return open_head(locate(model).path, task.spec, **self.machine.where, seed=self.seed)
+        return open_head(locate(model).path, task.spec, self.runtime, seed=self.seed)
 
 
 def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:

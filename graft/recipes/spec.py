@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.tasks.spec import check_seed
+from graft.specs.ranges import check_seed
 
 
 @dataclass(frozen=True)
 class EvaluateSpec:
-    """How to evaluate: examples per forward, and how many of each set (all where absent)."""
+    """How to evaluate.
+
+    Attributes:
+        batch_size: examples per forward pass.
+        limit: examples of each set, the first so many; all where absent.
+    """
 
     batch_size: int = 64
     limit: int | None = None
@@ -24,7 +29,12 @@ class EvaluateSpec:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a figure should come to: within `tolerance` of `value`, as the mean over seeds."""
+    """What a figure should come to, as the mean over seeds.
+
+    Attributes:
+        value: what it should be.
+        tolerance: how far from it the mean may be.
+    """
 
     value: float
     tolerance: float

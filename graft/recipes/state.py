@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graft.claims import claim_output
 from graft.errors import DataError, OutputError
-from graft.outputs import new_file, new_folder
+from graft.files.claims import claim_output
+from graft.files.location import places_of
+from graft.files.outputs import new_file, new_folder
 from graft.results.fields import from_node, to_json
 from graft.results.json_node import Node
 from graft.results.layout import RESULTS, STATE
 from graft.tasks.task import Task
-from graft.tensors.location import places_of
 from graft.train.content import Content, tell_differences
 
 MARK = "recipe.json"  # what is being run

@@ -8,7 +8,7 @@ from typing import Literal
 
 from graft.evaluate.bootstrap import Difference
 from graft.evaluate.comparison import recovered_gain
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.t_interval import mean_interval
 from graft.report.run_folder import RunFolder
 from graft.results.cells import brackets, plus_minus
 from graft.results.cells import decimal as plain_decimal

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from graft.claims import Output
-from graft.compose.clusters import leaf_order
+from graft.compose.clusters import leaf_order, to_linkage
 from graft.compose.families import FamilyOverlap
 from graft.compose.measurement import Overlap
-from graft.outputs import new_folder
+from graft.files.claims import Output
+from graft.files.outputs import new_folder
 from graft.report.figure import COLOURS, INK, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.task_matrix import plot_task_matrix
 
@@ -40,7 +40,7 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     Returns:
         The PNG and SVG files.
     """
-    order = list(leaf_order(overlap.joins, len(overlap.names)))
+    order = list(leaf_order(overlap.joins))
     names = _plot_names(overlap, order)
     grid = np.ix_(order, order)
     similarity = overlap.matrix()[grid]
@@ -95,20 +95,23 @@ def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:
     Returns:
         The PNG and SVG files.
     """
+    from scipy.cluster.hierarchy import dendrogram
+
     m = len(overlap.names)
-    order = leaf_order(overlap.joins, m)
-    height = dict.fromkeys(range(m), 0.0)
-    place = {region: float(position) for position, region in enumerate(order)}
+    clustered = [join.similarity >= overlap.threshold for join in overlap.joins]
+    tree = dendrogram(
+        to_linkage(overlap.joins),
+        no_plot=True,
+        link_color_func=lambda cluster: COLOURS["graft"] if clustered[cluster - m] else SOFT,
+    )
     with in_style():
         figure = new_figure(6.4, 1.2 + 0.3 * m)
         axes = figure.subplots()
-        for number, join in enumerate(overlap.joins):
-            top, low, high = 1 - join.similarity, place[join.left], place[join.right]
-            colour = COLOURS["graft"] if join.similarity >= overlap.threshold else SOFT
-            axes.plot([height[join.left], top, top, height[join.right]], [low, low, high, high], color=colour)
-            height[m + number], place[m + number] = top, (low + high) / 2
+        # scipy puts leaf i at 10 i + 5 and draws each join as a bracket of four points
+        for distance, leaf, colour in zip(tree["dcoord"], tree["icoord"], tree["color_list"], strict=True):
+            axes.plot(distance, (np.array(leaf) - 5) / 10, color=colour)
         axes.axvline(1 - overlap.threshold, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(m), _plot_names(overlap, order))
+        axes.set_yticks(range(m), _plot_names(overlap, tree["leaves"]))
         axes.set_xlim(0, 1.02)
         axes.set_xlabel(f"1 - Jaccard similarity; clusters from {overlap.threshold:g} on are joined left of the dots")
         axes.set_title("Which regions hang together")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import DataError
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.patch.skill_patch import Patch
 from graft.results.layout import RESULTS, patch_path
 from graft.results.models import Model, Role, graft_name

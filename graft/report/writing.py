@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.claims import claim_output
 from graft.errors import OutputError
-from graft.outputs import new_file, new_folder
+from graft.files.claims import claim_output
+from graft.files.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
 from graft.report.estimates import figure_of, gain_of
 from graft.report.markup import Html, Piece, bullets, element, folded

@@ -78,7 +78,7 @@ def read_results(root: Node) -> Results:
     if schema is not None and schema.whole() != SCHEMA:
         schema.refuse(f"{SCHEMA}, the schema that this version reads")
     kind = stated.text() if (stated := root.get("kind")) else _guess_kind(recipe)
-    recipe.need("name").text()
+    recipe.need("name")
     found = tuple(from_node(SEEDS.get(kind, Any), node) for node in seeds.elements())
     known = {"schema", "kind", "recipe", "summary", "seeds", "tables", "models", "missed"}
     summary, tables, missed = (root.get(key) for key in ("summary", "tables", "missed"))

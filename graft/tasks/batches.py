@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError, ConfigError, DataError
-from graft.tensors.memory import is_out_of_memory
+from graft.tensors.out_of_memory import is_out_of_memory
 
 Texts = tuple[str, ...]
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # what configs call the longest input

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.labels import NONE_OF_THESE as NONE_OF_THESE
 from graft.tasks.labels import cell_of, label_reader, refuse_row
 from graft.tasks.rows import Row
-from graft.tasks.spec import SplitSpec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> list[
     position = label_reader(rows, spec, task)
     examples = []
     for number, row in enumerate(rows, start=1):
+        if spec.skip_blank and not any(str(cell_of(row, column, spec, number)).strip() for column in columns):
+            continue
         texts = tuple(_text(row, column, spec, number) for column in columns)
         choices = _choices(row, spec, task, number)
         examples.append(Example(texts, position(row, number, len(choices)), choices))
@@ -94,6 +97,8 @@ def _choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[st
     if task.choices is None:
         return ()
     column = spec.choices or task.choices
+    if not isinstance(column, str):
+        return tuple(_text(row, one, spec, number) for one in column)
     value = cell_of(row, column, spec, number)
     if not isinstance(value, list) or len(value) < 2 or not all(map(_is_text, value)):
         raise refuse_row(spec, number, f"{column!r} is not a list of two or more texts")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tqdm import tqdm
@@ -17,14 +17,14 @@ from graft.errors import CheckpointError, ConfigError
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import is_sharded, shard_weights
+from graft.specs.runtime import DEFAULT, Engine, Runtime
+from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts, embedded_tokens, encode_texts, longest_input, pad_right
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
-from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import refuse_endless, refuse_pipes
 
-ENGINES = ("ddp", "fsdp")
+ENGINES: tuple[str, ...] = get_args(Engine)
 DTYPES: dict[str, torch.dtype | str] = {
     "auto": "auto",
     "float32": torch.float32,
@@ -59,8 +59,14 @@ class Head(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any) -> Head:
+    def load(cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False) -> Head:
         """Load a model folder for this kind of head.
+
+        Args:
+            path: a local model folder.
+            task: the task.
+            dtype: a torch dtype or "auto".
+            rows, renew: of a layer of the head's own, as in `open_head`; a head without one has no use for them.
 
         Raises:
             CheckpointError: the folder cannot be loaded, or its model is of another kind.
@@ -86,19 +92,19 @@ class Head(ABC):
 
     @abstractmethod
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """(n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
+        """Return (n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""
+        """Return the mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""
         labels = torch.tensor([example.label for example in examples], device=self.device)
         logits = self.logits(examples)
         return torch.nn.functional.cross_entropy(logits if offsets is None else logits + offsets, labels)
 
     def predict(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> torch.Tensor:
-        """(n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
+        """Return (n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
 
-        Examples of like length share a batch, which saves padding; the result is in the order given. Batches are dealt
-        out to the processes, if there are several, and the result is the same on each: a collective call.
+        Examples of similar length share a batch, which saves padding; the result is in the order given. Batches are
+        distributed over the processes, if there are several, and the result is the same on each: a collective call.
         """
         order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
         width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
@@ -114,14 +120,14 @@ class Head(ABC):
         return result
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
-        """Share of examples whose most probable label is the right one; NaN where an output is not finite."""
+        """Return the share of examples whose most probable label is right; NaN where an output is not finite."""
         logits = self.predict(examples, batch_size=batch_size, label=label)
         labels = torch.tensor([example.label for example in examples])
         return float((logits.argmax(-1) == labels).double().mean()) if are_finite(logits, examples) else math.nan
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """A context in evaluation mode and without gradients; the mode is as before after it."""
+        """Enter evaluation mode without gradients, and restore the mode on leaving."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -132,7 +138,7 @@ class Head(ABC):
             self.model.train(was_training)
 
     def tokenize(self, texts: Sequence[Texts], side: Literal["left", "right"] = "right") -> dict[str, torch.Tensor]:
-        """Texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says otherwise.
+        """Return texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says so.
 
         Raises:
             DataError, ConfigError, CheckpointError: a text without a token, a limit that leaves room for none, and a
@@ -141,7 +147,7 @@ class Head(ABC):
         return self._place(encode_texts(self.tokenizer, texts, self.limit, side))
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Token ids as a batch on the model's device, padded on the right.
+        """Return token ids as a batch on the model's device, padded on the right.
 
         Raises:
             CheckpointError: a token that the model does not embed.
@@ -160,39 +166,46 @@ class Head(ABC):
         return {name: part.to(self.device) for name, part in batch.items()}
 
     def _repeated_work_done_once(self) -> Any:
-        """A context in which weights do not change, so that a head may cache what depends on them alone."""
+        """Enter a context in which weights do not change, so that a head may cache what depends on them alone."""
         return contextlib.nullcontext()
 
 
-def spread_head(path: Path, task: TaskSpec, *, parallel: str, device: str = "auto", **how: Any) -> Head:
-    """`open_head` on every process of this run: each has the whole model ("ddp"), or a shard of each tensor ("fsdp").
+def spread_head(
+    path: Path,
+    task: TaskSpec,
+    runtime: Runtime = DEFAULT,
+    *,
+    seed: int = 0,
+    rows: RowNames | None = None,
+    renew: bool = False,
+) -> Head:
+    """Open a head on every process of this run: each has the whole model ("ddp"), or a shard of each tensor ("fsdp").
 
-    Alone it is `open_head`, whatever `parallel` says.
+    Alone it is `open_head`, whatever `runtime.parallel` says.
 
     Raises:
         CheckpointError, ConfigError: as `open_head`; and for no such engine.
     """
-    if parallel not in ENGINES:
-        raise ConfigError(f"parallel {parallel!r}: choose from {', '.join(ENGINES)}")
+    if runtime.parallel not in ENGINES:
+        raise ConfigError(f"parallel {runtime.parallel!r}: choose from {', '.join(ENGINES)}")
     ranks = find_ranks()
-    if device == "auto-map" and not ranks.is_alone:
+    if runtime.device == "auto-map" and not ranks.is_alone:
         raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
-    sharded = parallel == "fsdp" and not ranks.is_alone
-    head = open_head(path, task, device="cpu" if sharded else device, **how)
+    sharded = runtime.parallel == "fsdp" and not ranks.is_alone
+    opened_on = dataclasses.replace(runtime, device="cpu") if sharded else runtime
+    head = open_head(path, task, opened_on, seed=seed, rows=rows, renew=renew)
     head.ranks = ranks
     if sharded:
-        shard_weights(head.model, find_device(device))
+        shard_weights(head.model, find_device(runtime.device))
     return head
 
 
 def open_head(
     path: Path,
     task: TaskSpec,
+    runtime: Runtime = DEFAULT,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
     seed: int = 0,
-    gradient_checkpointing: bool = False,
     rows: RowNames | None = None,
     renew: bool = False,
 ) -> Head:
@@ -201,43 +214,27 @@ def open_head(
     Args:
         path: a local model folder.
         task: the task.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", any torch device, or "auto-map" (over all GPUs).
-        dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
-        seed: of a classifier head that the checkpoint lacks.
-        gradient_checkpointing: compute activations again on the way back instead of keeping them.
-        rows: what is known of a classifier's labels from elsewhere than the folder, as from a patch.
-        renew: make a new head where a classifier is for other labels than the task's, which is refused otherwise.
+        runtime: where and how the model runs; `parallel` is that of `spread_head`.
+        seed: of a layer of the head's own that the checkpoint lacks.
+        rows: what is known of such a layer's labels from elsewhere than the folder, as from a patch.
+        renew: make a new layer where the folder's is for other labels than the task's, which is refused otherwise.
 
     Raises:
         CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
         ConfigError: an unknown device or dtype, or words and template that do not fit the tokenizer.
     """
-    from graft.tasks.choice import ChoiceHead
-    from graft.tasks.classifier import ClassifierHead
-    from graft.tasks.lm import LanguageModelHead
-    from graft.tasks.similarity import SimilarityHead
-    from graft.tasks.verbalizer import VerbalizerHead
-
-    kinds: dict[str, type[Head]] = {
-        "similarity": SimilarityHead,
-        "verbalizer": VerbalizerHead,
-        "choice": ChoiceHead,
-        "lm": LanguageModelHead,
-    }
+    kind: type[Head] = task.head.entry.load()
     torch.manual_seed(seed)
-    if task.head.kind == "classifier":
-        head: Head = ClassifierHead.load(path, task, find_dtype(dtype), rows, renew)
-    else:
-        head = kinds[task.head.kind].load(path, task, find_dtype(dtype))
-    if gradient_checkpointing:
+    head = kind.load(path, task, find_dtype(runtime.dtype), rows=rows, renew=renew)
+    if runtime.gradient_checkpointing:
         checkpoint_layers(head.model)
-    place_model(head.model, device)
+    place_model(head.model, runtime.device)
     head.model.eval()
     return head
 
 
 def find_dtype(name: str) -> torch.dtype | str:
-    """The torch dtype of that name, or "auto": the checkpoint's own.
+    """Return the torch dtype of that name, or "auto": the checkpoint's own.
 
     Raises:
         ConfigError: no model is loaded in it.
@@ -248,13 +245,13 @@ def find_dtype(name: str) -> torch.dtype | str:
 
 
 def share_model(head: Head, task: TaskSpec) -> Head:
-    """A head for another task over the same loaded model, of the same kind; training one trains both.
+    """Return a head for another task over the same loaded model, of the same kind; training one trains both.
 
     Raises:
         ConfigError: the task asks for another kind of head, or for one with a layer of its own.
     """
     kind, other = head.task.head.kind, task.head.kind
-    if kind != other or kind == "classifier":
+    if kind != other or task.head.entry.own_layer is not None:
         raise ConfigError(
             f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other}) cannot share a model: "
             "heads of one kind can, and none with a layer of its own"
@@ -265,7 +262,7 @@ def share_model(head: Head, task: TaskSpec) -> Head:
 
 
 def pad_rows(values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Values (sum of sizes,) as rows (n, largest size) that end in -inf; no gradient flows through the padding.
+    """Return values (sum of sizes,) as rows (n, largest size) that end in -inf; no gradient flows through the padding.
 
     Under softmax and cross-entropy -inf is a label of probability exactly 0.
     """
@@ -275,49 +272,7 @@ def pad_rows(values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 
 
 def are_finite(logits: torch.Tensor, examples: Sequence[Example]) -> bool:
-    """Whether all of (n, n_labels) logits on the CPU are finite, the padding of rows with fewer choices aside."""
+    """Return whether all of (n, n_labels) logits on the CPU are finite, padding of rows with fewer choices aside."""
     sizes = torch.tensor([len(example.choices) or logits.shape[1] for example in examples])
     padded = torch.arange(logits.shape[1]) >= sizes.unsqueeze(1)
     return bool((logits.isfinite() | padded).all())
-
-
-def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
-    """`kind.from_pretrained` for a local folder, quietly, its many errors turned into ours.
-
-    Raises:
-        CheckpointError: the folder cannot be loaded.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
-    refuse_pipes(path)
-    refuse_endless(path)
-    try:
-        with quiet_transformers():
-            return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:  # of many kinds, those of the libraries below it among them
-        fact = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: transformers cannot load it ({fact})") from error
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """A context without transformers' reports and progress bars; what was set before is set again after."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def tokenizer_digest(path: Path) -> str | None:
-    """SHA-256 of a model folder's tokenizer file, None where there is none."""
-    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"):
-        if (path / name).is_file():
-            return hashlib.sha256((path / name).read_bytes()).hexdigest()
-    return None

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in, read_model_config
 from graft.patch.skill_patch import Patch
-from graft.tasks.spec import TaskSpec
-from graft.tensors.model_config import architecture_in, read_model_config
+from graft.specs.task import TaskSpec
+from graft.tasks.registry import HEADS
 
 _OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
     "TokenClassification": "labels every token",
@@ -139,7 +140,7 @@ def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
     Raises:
         CheckpointError: two of them say different things.
     """
-    if task.head.kind != "classifier":
+    if task.head.entry.own_layer is None:
         return None
     whole = [patch for patch in patches if patch.dense]  # whose head is the one that is read
     found = {names for patch in whole or patches if (names := _names_of(patch))}
@@ -153,8 +154,9 @@ def _names_of(patch: Patch) -> tuple[str, ...] | None:
     """What a stranger's patch says of its task may be anything."""
     task = patch.provenance.task or {}
     labels, head = task.get("labels"), task.get("head")
-    is_classifier = bool(patch.dense) or (isinstance(head, dict) and head.get("kind") == "classifier")
-    if not is_classifier or not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
+    kind = str(head.get("kind")) if isinstance(head, dict) else ""
+    owns_layer = bool(patch.dense) or (kind in HEADS and HEADS[kind].own_layer is not None)
+    if not owns_layer or not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
         return None
     return tuple(labels) or None
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.rows import Row
-from graft.tasks.spec import SplitSpec, TaskSpec
 
 NONE_OF_THESE = -1  # a class that training does not have: left out of accuracy, used for OOD detection
 
@@ -23,7 +24,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
         spec: the file's own columns, label names and map.
         task: the task's.
     """
-    if task.head.kind == "lm":
+    if not task.head.entry.has_labels:
         return lambda row, number, n_choices: 0
     return _class_reader(rows, spec, task) if task.has_classes else _choice_reader(rows, spec, task)
 
@@ -46,7 +47,7 @@ def refuse_row(spec: SplitSpec, number: int, fact: str) -> DataError:
 
 def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
     """Names and positions may not be mixed in one file."""
-    column, names = spec.label or task.label, spec.labels or task.labels
+    column, names = spec.label or task.label, tuple(spec.labels or task.labels)
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
     by_name = bool(rows) and isinstance(_spelled(rows[0].get(column), names), str)
     positions = {name: i for i, name in enumerate(task.labels)} | {None: NONE_OF_THESE}
@@ -71,6 +72,8 @@ def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Label
 
 def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
     column, names = spec.label or task.label, spec.labels or task.labels
+    if isinstance(names, str):
+        return _own_names_reader(column, names, spec)
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
 
     def read(row: Row, number: int, n_choices: int) -> int:
@@ -79,6 +82,18 @@ def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Labe
         if not isinstance(position, int) or isinstance(position, bool) or not NONE_OF_THESE <= position < n_choices:
             raise refuse_row(spec, number, f"label {value!r} is not the place of one of its {n_choices} choices")
         return position
+
+    return read
+
+
+def _own_names_reader(column: str, names_column: str, spec: SplitSpec) -> LabelReader:
+    """A label is one of the names that its own row gives its choices: "B" of A to D here, "2" of 1 to 4 there."""
+
+    def read(row: Row, number: int, n_choices: int) -> int:
+        value, names = cell_of(row, column, spec, number), cell_of(row, names_column, spec, number)
+        if not isinstance(names, list) or len(names) != n_choices or names.count(value) != 1:
+            raise refuse_row(spec, number, f"label {value!r} is not the name of one of its {n_choices} choices")
+        return names.index(value)
 
     return read
 

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.model_config import architecture_in
 from graft.tasks.batches import run_model
-from graft.tasks.head import load_pretrained
-from graft.tasks.loading import load_model
-from graft.tensors.model_config import architecture_in
+from graft.tasks.loading import load_model, load_pretrained
 
 Family = Literal["masked", "causal"]
 
@@ -55,7 +54,7 @@ def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -
     return load_model(kind, path, dtype)[0], load_pretrained(AutoTokenizer, path), family
 
 
-def nats_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """-ln p of each target, (n, m), from logits (n, m, vocabulary) and targets (n, m) int64; gradients flow."""
     # as rows of the vocabulary: over any other dimension the same takes three times as long on the CPU
     nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
+from graft.files.model_config import refuse_endless, refuse_pipes
 from graft.parallel.launch import find_ranks
-from graft.tasks.head import load_pretrained
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
 
@@ -63,6 +64,48 @@ def load_model(
         if may_lack is None or not may_lack(model.base_model_prefix, name):
             raise CheckpointError(f"{path}: lacks the tensor {name!r}, which {type(model).__name__} reads here")
     return model, lacking
+
+
+def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
+    """Call `kind.from_pretrained` for a local folder, quietly, and turn its many errors into ours.
+
+    Raises:
+        CheckpointError: the folder cannot be loaded.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
+    refuse_pipes(path)
+    refuse_endless(path)
+    try:
+        with quiet_transformers():
+            return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # of many kinds, those of the libraries below it among them
+        fact = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: transformers cannot load it ({fact})") from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' reports and progress bars within a block."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def tokenizer_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a model folder's tokenizer file, None where there is none."""
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"):
+        if (path / name).is_file():
+            return hashlib.sha256((path / name).read_bytes()).hexdigest()
+    return None
 
 
 def tell(line: str) -> None:

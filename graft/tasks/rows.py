@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from graft.errors import DataError
-from graft.inputs import open_input
-from graft.tasks.spec import SplitSpec
+from graft.files.inputs import open_input
+from graft.specs.data import SplitSpec
 
 Row = dict[str, Any]
 _LONGEST_FIELD = 2**31 - 1  # characters of a csv cell; the library's own limit is 131,072
@@ -34,7 +34,7 @@ def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
     except RuntimeError as error:  # ~ of a user whom the machine does not know
         raise DataError(f"{spec.path}: cannot be read ({error})") from error
     if os.path.exists(path) or spec.path.startswith(("/", ".", "~")) or path.suffix.lower() in _READERS:  # noqa: PTH110 - Path.exists raises at a name that is too long
-        if spec.name is not None or spec.split is not None:
+        if spec.name is not None or spec.split is not None or spec.revision is not None:
             raise DataError(f"{path}: name and split belong to a dataset of the Hub, and this is a file")
         rows = _read_local(path)
     else:
@@ -42,6 +42,22 @@ def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{spec.path}: the split is empty")
     return rows
+
+
+def find_mirrored(spec: SplitSpec, mirror: Path | None) -> SplitSpec:
+    """Return the split that is read: its file in a local mirror where there is one, which has the task's own columns.
+
+    Raises:
+        DataError: the mirror lacks the file.
+    """
+    if mirror is None or spec.local is None:
+        return spec
+    if not (mirror / spec.local).exists():
+        raise DataError(
+            f"{mirror}: the local mirror has no {spec.local}, which stands in for {spec.path}; without --data-root and "
+            "GRAFT_DATA it is read from the Hub"
+        )
+    return SplitSpec(str(mirror / spec.local))
 
 
 def _read_local(path: Path) -> list[Row]:
@@ -156,11 +172,18 @@ def _read_hub(spec: SplitSpec) -> list[Row]:
             f"{spec.path}: no such file, and a Hub dataset needs the datasets library; pip install datasets"
         ) from error
     try:
-        loaded = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train")
+        loaded = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train", revision=spec.revision)
     except Exception as error:  # the library raises many kinds, network errors among them
         fact = str(error).strip().partition("\n")[0]
         raise DataError(f"{spec.path}: no such file, and not to be had from the Hub ({fact})") from error
-    return list(loaded)
+    texts = (spec.text,) if isinstance(spec.text, str) else spec.text or ()
+    return [_join_parts(row, texts) for row in loaded.flatten()]
+
+
+def _join_parts(row: Row, columns: Iterable[str]) -> Row:
+    """A row whose texts are whole where the dataset has them as lists of parts, as the sections of an abstract."""
+    parts = {column: row.get(column) for column in columns}
+    return row | {column: " ".join(map(str, value)) for column, value in parts.items() if isinstance(value, list)}
 
 
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}

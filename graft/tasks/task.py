@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from graft.arguments import checked
 from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.examples import NONE_OF_THESE, Example, draw_shots, make_examples
-from graft.tasks.rows import read_dataset
-from graft.tasks.spec import SplitSpec, TaskSpec
+from graft.tasks.rows import find_mirrored, read_dataset
+
+MIRROR = "GRAFT_DATA"  # the environment's variable for the folder of a local mirror
 
 
 @dataclass(frozen=True)
@@ -22,27 +26,39 @@ class Task:
     Attributes:
         spec: the checked content of the TASK file.
         folder: what the file's own paths are relative to.
+        mirror: a folder of local files that stand in for datasets of the Hub; None to ask the Hub.
     """
 
     spec: TaskSpec
     folder: Path
+    mirror: Path | None = None
 
     @classmethod
     @checked
     def load(cls, path: Path | str, assignments: tuple[str, ...] = ()) -> Task:
         """Read a TASK file; `assignments` are overrides such as "shots=16".
 
+        The environment's GRAFT_DATA names the local mirror, if there is one.
+
         Raises:
             ConfigError: missing, not YAML, an unknown key or a wrong type.
         """
         path = Path(path)
-        return cls(read_config(TaskSpec, override(load_yaml(path), assignments), str(path)), path.parent)
+        mirror = os.environ.get(MIRROR)
+        return cls(
+            read_config(TaskSpec, override(load_yaml(path), assignments), str(path)),
+            path.parent,
+            Path(mirror).expanduser().absolute() if mirror else None,
+        )
 
     @property
     def files(self) -> list[Path]:
         """The local files that it reads, those that are there."""
         places = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
-        paths = (self.folder / Path(_spec_of(place).path).expanduser() for place in places)
+        splits = [_spec_of(place) for place in places]
+        paths = [self.folder / Path(split.path).expanduser() for split in splits]
+        if self.mirror is not None:
+            paths += [self.mirror / split.local for split in splits if split.local is not None]
         return [path for path in paths if path.exists()]
 
     def with_seed(self, seed: int) -> Task:
@@ -86,7 +102,7 @@ class Task:
         return examples
 
     def _split(self, place: str | SplitSpec) -> list[Example]:
-        spec = _spec_of(place)
+        spec = find_mirrored(_spec_of(place), self.mirror)
         return make_examples(read_dataset(spec, self.folder), spec, self.spec)
 
 

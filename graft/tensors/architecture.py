@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graft.tensors.model_config import read_model_config, refuse_endless
+from graft.files.model_config import read_model_config, refuse_endless
 from graft.tensors.packed import Packing, follow_packing
 
 # What files of earlier versions list: causal masks and rotary tables, which models now make by themselves.

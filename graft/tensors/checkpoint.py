@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping
@@ -13,15 +12,14 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.header import StoredTensor, read_header, shown
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, find_weights, read_index
 from graft.tensors.architecture import Architecture, is_buffer_name, quantization_of, read_architecture
-from graft.tensors.dtypes import TensorSpec, same_bits
-from graft.tensors.header import StoredTensor, read_header, shown
+from graft.tensors.dtypes import same_bits
 from graft.tensors.inventory import Inventory, take_inventory
 from graft.tensors.relayout import Relaid
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf")
 
 
@@ -216,41 +214,3 @@ class Checkpoint:
     def n_parameters(self) -> int:
         """Number of weights N: tied ones once, buffers not. Densities are shares of this."""
         return sum(self.stored[name].spec.numel for name in self.parameters)
-
-
-def find_weights(folder: Path) -> Path:
-    """The one file that says which weights a model folder holds: the index where there is one, else the single file.
-
-    Raises:
-        CheckpointError: neither is there, or an adapter lies in the folder, which some would load with the weights.
-    """
-    found = next((folder / name for name in (INDEX, SINGLE) if (folder / name).is_file()), None)
-    if (folder / ADAPTER).is_file():
-        what = "beside its weights, which some tools load with them" if found else "and no weights of a model"
-        raise CheckpointError(
-            f"{folder}: holds an adapter ({ADAPTER}) {what}: merge it into its base (merge_and_unload), "
-            "move it to a folder of its own, or make a patch of it (graft import --from lora)"
-        )
-    if found is None:
-        raise CheckpointError(f"{folder}: holds neither {SINGLE} nor {INDEX}")
-    return found
-
-
-def read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> file name of its shard, from an index that may be a stranger's.
-
-    Raises:
-        CheckpointError: not an index, or one that reaches out of its folder.
-    """
-    try:
-        shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = list(shard_of.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a valid index of shards") from error
-    for name, shard in pairs:
-        # a plain file name: an index must not reach out of its folder
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path}: {name!r} lies in {shard!r}, which is not a file name of a shard")
-    if not pairs:
-        raise CheckpointError(f"{path}: lists no tensors")
-    return dict(pairs)

@@ -5,12 +5,10 @@ Equality here means equality of bits: -0.0 differs from 0.0, and a NaN equals it
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.pieces import is_distributed, local_of, piece_of, sum_over_pieces
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -31,30 +29,8 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-ITEM_SIZES = {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()}
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a checkpoint's header says of a tensor: safetensors dtype name and shape (() for a scalar)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements; 1 for a scalar, 0 where a dimension is 0."""
-        return math.prod(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the values are floating point, so that training could move them."""
-        return self.dtype.startswith(("F", "BF"))
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
 
 
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
@@ -158,11 +134,11 @@ def byte_view(tensor: torch.Tensor) -> np.ndarray:
     return little_endian(as_bits(tensor.detach().cpu().contiguous()).numpy()).reshape(-1).view(np.uint8)
 
 
-def from_bytes(data: bytes | bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that `to_bytes` wrote; it owns its memory, and a bytearray becomes that without a copy."""
+def from_bytes(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor that `to_bytes` wrote; a bytearray, or a view of one, becomes its memory without a copy."""
     if not data:
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype])
-    owned = data if isinstance(data, bytearray) else bytearray(data)
+    owned = bytearray(data) if isinstance(data, bytes) else data
     return torch.frombuffer(owned, dtype=TORCH_DTYPES[dtype]).reshape(shape)
 
 

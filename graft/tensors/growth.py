@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graft.files.model_config import read_model_config
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TensorSpec
-from graft.tensors.model_config import read_model_config
 from graft.tensors.scope import kind_of
 
 SIZE_KEYS = ("vocab_size", "decoder_vocab_size")

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError, MismatchError
+from graft.files.header import shown
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
 from graft.tensors.growth import compare_shapes
-from graft.tensors.header import shown
 from graft.tensors.names import match_names
 from graft.tensors.relayout import relay
 from graft.tensors.rounding import narrow_dtype, undo_rounding

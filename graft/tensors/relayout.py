@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
+from graft.files.tensor_spec import TensorSpec
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.names import match_names
 from graft.tensors.packed import Part
 

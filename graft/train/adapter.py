@@ -11,47 +11,27 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from graft.claims import claim_output
 from graft.config import to_plain
 from graft.errors import ConfigError
-from graft.outputs import new_folder
-from graft.tasks.spec import TrainSpec
+from graft.files.claims import claim_output
+from graft.files.location import locate
+from graft.files.outputs import new_folder
+from graft.specs.adapter import AdapterSpec
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 from graft.train.content import Content, content_of_training, print_content
 from graft.train.distribution import SharedLoss
 from graft.train.fine_tuning import Epoch, TrainResult, save_model, settle, train_epoch
 from graft.train.lessons import Lessons, Tasks, as_list
 from graft.train.record import write_record
 from graft.train.steps import Plan, Stepper, make_optimizer
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """An adapter.
-
-    Attributes:
-        kind: "lora" or "shira".
-        rank: r; an adapter of an (m, n) layer has r (m + n) weights.
-        alpha: of LoRA, whose product is scaled by alpha / r; 2 r where absent.
-        targets: layers, "all-linear" or a regular expression that whole names must match.
-    """
-
-    kind: Literal["lora", "shira"] = "lora"
-    rank: int = 8
-    alpha: float | None = None
-    targets: str = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError("rank must be 1 or more")
 
 
 def train_adapter(
@@ -61,16 +41,16 @@ def train_adapter(
     adapter: AdapterSpec,
     *,
     config: TrainSpec | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    runtime: Runtime = DEFAULT,
     force: bool = False,
 ) -> TrainResult:
     """Train an adapter on a base, merge it, and save a folder like any other checkpoint.
 
     Args:
-        base, task, out, device, dtype, force: as of `graft.train.fine_tuning.train_task`.
+        base, task, out, force: as of `graft.train.fine_tuning.train_task`.
         adapter: what trains.
         config: how to train; the (first) task's own block where absent. Its scope means nothing here.
+        runtime: where and how, in one process.
 
     Raises:
         ConfigError: peft is not installed, no layer is a target, or the config asks for more than plain training.
@@ -82,9 +62,9 @@ def train_adapter(
     if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
-    lessons = Lessons.open(located.path, tasks, parallel="ddp", device=device, dtype=dtype, seed=seed)
+    lessons = Lessons.open(located.path, tasks, runtime, seed)
     head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
-    mark = print_content(content_of_adapter(located.path, tasks, adapter, config, seed, dtype))
+    mark = print_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
     adapted = attach(head.model, adapter, seed)
     stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
     unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]

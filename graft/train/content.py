@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from graft.config import to_plain
+from graft.files.model_config import read_model_config
+from graft.specs.regularize import UNIFORM
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
-from graft.tasks.regularize_spec import UNIFORM
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.model_config import read_model_config
 from graft.tensors.prints import digest_of
 from graft.train.importance.consolidation_file import FILE, digest_of_file
 from graft.version import __version__

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ import torch
 from tqdm import tqdm
 
 from graft.arguments import checked
-from graft.claims import Claim, Output, claim_output
 from graft.errors import ConfigError, OutputError, TrainingError
+from graft.files.claims import Claim, Output, claim_output
+from graft.files.location import locate, places_of
+from graft.files.outputs import new_folder
+from graft.files.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 from graft.localize.movement import find_core
-from graft.outputs import new_folder
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tasks.head import Head, quiet_transformers
-from graft.tasks.spec import TrainSpec
+from graft.specs.runtime import Runtime
+from graft.specs.train import TrainSpec
+from graft.tasks.head import Head
+from graft.tasks.loading import quiet_transformers
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate, places_of
 from graft.train.content import content_of_training, describe_settings, print_content
 from graft.train.importance.consolidation_file import FILE, save_consolidation
 from graft.train.lessons import Lessons, Tasks, as_list
@@ -33,7 +37,6 @@ from graft.train.protection.core import Core
 from graft.train.record import RECORD, find_record, read_held, write_record
 from graft.train.resume import TrainingState
 from graft.train.steps import Plan, Stepper
-from graft.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,10 @@ def train_task(
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     out = claim.path
     core, stage = (asked := Core(protect, unprotect)), config
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
+    runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     if config.localizable is not None:
-        core, stage = _confine(base, task, out, config, asked, {**where, "parallel": parallel, "resume": resume})
-    lessons = Lessons.open(located.path, tasks, parallel=parallel, **where, seed=seed)
+        core, stage = _confine(base, task, out, config, asked, runtime, resume)
+    lessons = Lessons.open(located.path, tasks, runtime, seed)
     plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
     content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
@@ -184,7 +187,7 @@ def settle(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, 
 
 
 def _confine(
-    base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: Core, where: dict[str, Any]
+    base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: Core, runtime: Runtime, resume: bool
 ) -> tuple[Core, TrainSpec]:
     """All but the weights that a first training with a pull moves most, and how to train these.
 
@@ -193,10 +196,11 @@ def _confine(
     assert config.localizable is not None
     refuse_unmet(Checkpoint.open(locate(base).path), config, core)
     pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
-    kept: dict[str, Any] = {"config": pull, "protect": core.keep, "unprotect": core.without}
-    if find_training(base, task, pulled, **kept, dtype=where["dtype"]) is None:
+    keep, without = core.keep, core.without
+    if not find_training(base, task, pulled, config=pull, protect=keep, unprotect=without, dtype=runtime.dtype):
         with open_workplace(out):
-            train_task(base, task, pulled, **kept, **where, force=True)
+            first = partial(train_task, base, task, pulled, config=pull, protect=keep, unprotect=without)
+            first(**runtime.options, resume=resume, force=True)
     mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
     return Core(only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
         config, config.localizable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, share_model, spread_head
 from graft.tasks.task import Task
@@ -28,13 +28,13 @@ class Lessons:
     validation: tuple[list[Example], ...]
 
     @classmethod
-    def open(cls, path: Path, tasks: Sequence[Task], **where: Any) -> Lessons:
-        """Read the examples, then load the model; `where` and the errors are those of `spread_head`.
+    def open(cls, path: Path, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Lessons:
+        """Read the examples, then load the model; the errors are those of `spread_head`.
 
         A head for other labels is replaced by a new one.
         """
         train, validation = ([read(task) for task in tasks] for read in (Task.train_examples, Task.validation_examples))
-        head = spread_head(path, tasks[0].spec, **where, renew=True)
+        head = spread_head(path, tasks[0].spec, runtime, seed=seed, renew=True)
         heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
         return cls(heads, tuple(train), tuple(validation))
 

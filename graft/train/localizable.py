@@ -20,11 +20,11 @@ import dataclasses
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.tasks.spec import LocalizableSpec, TrainSpec
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.protection.core import Core
-from graft.train.protection.planning import count_free
+from graft.train.protection.core import Core, count_free
 
 
 def configure_pull(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:

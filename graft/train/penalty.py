@@ -27,7 +27,7 @@ import torch
 
 from graft.errors import MismatchError
 from graft.patch.mask import Indices
-from graft.tasks.regularize_spec import RegularizeSpec
+from graft.specs.regularize import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from graft.tensors.live_weight import LiveWeight

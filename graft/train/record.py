@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
-from graft.tasks.regularize_spec import UNIFORM
-from graft.tasks.spec import TrainSpec
+from graft.specs.regularize import UNIFORM
+from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.prints import digest_of
 from graft.train.importance.consolidation import Consolidation

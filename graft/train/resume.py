@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from graft.errors import OutputError, TrainingError
-from graft.outputs import new_file
+from graft.files.outputs import new_file
+from graft.files.workplaces import open_workplace, refuse_foreign, workplace_of
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.content import Content, tell_differences
 from graft.train.importance.recorder import PathRecorder
-from graft.workplaces import open_workplace, refuse_foreign, workplace_of
 
 Figures = tuple[float, ...]
 _ANEW = "delete it or leave --resume out to start anew, or choose another output"
 
 
 class TrainingState:
-    """Model, optimizer and random state on disk, in the output's workplace (`graft.workplaces`).
+    """Model, optimizer and random state on disk, in the output's workplace (`graft.files.workplaces`).
 
     Over several processes the first writes, and all must see the folder; every call is collective then.
 

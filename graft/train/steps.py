@@ -14,11 +14,11 @@ from tqdm import tqdm
 from graft.errors import ConfigError, TrainingError
 from graft.parallel.refusal import refuse_copied
 from graft.parallel.sharded import is_sharded
+from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.spec import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.memory import is_out_of_memory
+from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
 from graft.train.importance.consolidation import Consolidation

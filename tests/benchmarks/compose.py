@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 import graft
-from graft.patch.file import save_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.prints import print_of
 
 N_PATCHES, ENTRIES = 10, 800_000

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from graft.compose.fusion import fuse_models
-from graft.compose.fusion_spec import FusionSpec
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.benchmarks.compose import Peak
 from tests.benchmarks.streaming import LAYERS

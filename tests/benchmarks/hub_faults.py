@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.hub.client import Client

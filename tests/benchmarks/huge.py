@@ -17,9 +17,9 @@ import torch
 from graft_cli.entry import main
 
 import graft
-from graft.patch.file import load_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import load_patch
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.pair import CheckpointPair
 from tests.benchmarks.compose import Peak, write_zeros
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
+from graft.files.location import locate
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import RegularizeSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.train.importance.consolidation import Consolidation
 from graft.train.importance.consolidation_file import save_consolidation
 from graft.train.importance.gathering import GradientMean

@@ -34,8 +34,9 @@ from graft.localize.candidates import Candidates
 from graft.localize.gradients import GradientSink
 from graft.localize.learner.learned import MaskLearner
 from graft.localize.path import GradientPath
-from graft.localize.planning import plan_localization
-from graft.localize.spec import LearnSpec, LocalizeSpec
+from graft.memory.localize import plan_localization
+from graft.specs.localize import LearnSpec, LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, spread_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
@@ -205,7 +206,7 @@ def _plain(folder: Path, device: str) -> dict[str, Any]:
 def _localize(folder: Path, device: str) -> dict[str, Any]:
     task = Task.load(folder / "task" / "task.yaml")
     localization.localize_skill(folder / "base", folder / "tuned", task, CONFIG, device=device)
-    planned = plan_localization(folder / "base", task, CONFIG, device=device)
+    planned = plan_localization(folder / "base", task, CONFIG, runtime=Runtime(device=device))
     return {"planned MiB": round(planned.total("host" if device == "cpu" else "device") / 2**20)}
 
 

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.parallel.launch import find_ranks, leave
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 

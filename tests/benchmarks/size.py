@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import transformers
 
-from graft.patch.file import patch_bytes
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import measure_sizes
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.prints import print_of
 from graft.tensors.scope import Scope
 

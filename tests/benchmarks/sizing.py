@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from graft.localize.planning import CANDIDATE, WAITING
-from graft.localize.spec import LocalizeSpec
+from graft.memory.localize import CANDIDATE, WAITING
+from graft.specs.localize import LocalizeSpec
 
 DENSITY, BYTES = 1e-4, 2  # bf16
 POINTS, EXAMPLES, TOKENS = 8, 256, 128

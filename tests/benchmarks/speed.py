@@ -17,12 +17,12 @@ import torch
 import transformers
 
 import graft
-from graft.localize.spec import LocalizeSpec
+from graft.files.location import locate
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
-from graft.tensors.location import locate
 
 RUNS = 15
 

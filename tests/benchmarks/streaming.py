@@ -24,8 +24,9 @@ import transformers  # noqa: F401 - counts as the interpreter's
 from safetensors.torch import save_file
 
 import graft
-from graft.patch.file import load_patch, save_patch
 from graft.patch.fit import check_digest, check_fit
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.merge import StoredTarget, merge_patches
 from graft.tensors.checkpoint import Checkpoint
 from tests.benchmarks.compose import Peak

@@ -8,7 +8,8 @@ import pytest
 from graft_cli.entry import main
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
+from tests.shared_builds import build_once
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def skill(shelf: Path) -> Path:
+def skill(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A patch of the 300 largest movements; tests do not write to it."""
-    save_patch(diff_checkpoints(shelf / "base", shelf / "tuned", budget=300), shelf / "skill.safetensors")
-    return shelf / "skill.safetensors"
+    patch = diff_checkpoints(shelf / "base", shelf / "tuned", budget=300)
+    return build_once(tmp_path_factory, "shelf/skill.safetensors", lambda path: save_patch(patch, path))

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from graft.patch.file import load_mask, save_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.reading import load_mask
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TensorSpec
 from tests.checkpoints import files_below, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import copy_with, write_llama, write_rows, write_task, write_yaml

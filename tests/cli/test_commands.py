@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from graft import __version__
 from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
+from graft.files.workplaces import make_workplace
 from graft.localize.diagnosis import diagnose_movement
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
+from graft.specs.localize import LocalizeSpec
 from graft.train.record import read_record
-from graft.workplaces import make_workplace
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml
@@ -249,7 +250,7 @@ def test_evaluate_shows_a_person_every_figure(
 def test_overlapping_patches_are_refused_or_stacked_by_rule(tmp_path: Path, cli: Cli) -> None:
     import torch
 
-    from graft.patch.file import save_patch
+    from graft.patch.format.writing import save_patch
 
     weights = {"layers.0.w": torch.zeros(4)}
     base = write_single(tmp_path / "base", weights)

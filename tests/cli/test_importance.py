@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graft.patch.file import load_mask
+from graft.patch.format.reading import load_mask
 from graft.train.importance.consolidation_file import FILE
 
 Cli = Callable[..., Any]

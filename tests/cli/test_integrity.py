@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from graft.patch.file import load_patch, save_patch
-from graft.patch.integrity import AGREE, UNSEALED
+from graft.patch.format.integrity import AGREE, UNSEALED
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.train.importance.consolidation import consolidate
 from graft.train.importance.consolidation_file import save_consolidation
 from tests.checkpoints import join_file, sample_tensors, split_file

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from graft.localize.planning import plan_localization
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch
+from graft.memory import plan as memory_plan
+from graft.memory.localize import plan_localization
+from graft.patch.format.reading import load_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
-from graft.tensors import memory
 from tests.cli.conftest import Cli
 from tests.models import write_llama
 
@@ -90,7 +90,7 @@ def test_a_plan_that_does_not_fit_the_disk_says_so(
 ) -> None:
     asked = ["diff", base, tuned, "-o", tmp_path / "skill.safetensors", "--plan"]
     assert cli(*asked).out.endswith(": it fits\n")
-    monkeypatch.setattr(memory, "free_disk", lambda out: 1000)
+    monkeypatch.setattr(memory_plan, "free_disk", lambda out: 1000)
     assert cli(*asked).out.endswith("0.977 KiB on disk: it does not fit\n")
 
 

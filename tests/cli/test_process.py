@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graft.workplaces import MARK
+from graft.files.workplaces import MARK
 from tests.cli.conftest import Cli
 from tests.models import write_task
 
@@ -92,7 +92,7 @@ def test_whatever_else_happens_is_one_line(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("graft.patch.file.load_region", fail)
+    monkeypatch.setattr("graft.patch.format.reading.load_region", fail)
     finished = cli("inspect", skill)
     assert (finished.code, finished.out, finished.err) == (code, "", said)
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from graft.compose.exclusion import exclude_patches
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from tests.checkpoints import files_below

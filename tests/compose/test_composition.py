@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from graft.compose.composition import compose_patches
 from graft.errors import OverlapError, PatchError, PatchMismatchError
-from graft.patch.file import load_patch, patch_bytes, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.patch.overlap_rules import RULES, OverlapRule

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import BudgetError, PatchError, PatchMismatchError
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import same_bits

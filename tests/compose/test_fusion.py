@@ -15,10 +15,10 @@ from transformers import LlamaForCausalLM
 from graft.compose import fusion
 from graft.compose.fusion import RECORD, fuse_models
 from graft.compose.fusion_rules import angles_of, arc_coefficients, dots_of, gram_of
-from graft.compose.fusion_spec import METHODS, FusionMethod, FusionSpec
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import largest_movements
 from graft.patch.spherical import mean_on_sphere
+from graft.specs.fusion import METHODS, FusionMethod, FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     Tensors,
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
     with pytest.raises(OutputError, match="exists already"):
         fuse_models(models[0], models[1:], tmp_path / "out")
     for wrong in ({"method": "max"}, {"core": 0.0}, {"density": 2.0}, {"threshold": float("nan")}):
-        with pytest.raises(ValueError, match=r"choose from|not above 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"choose from|must be above 0 and at most 1"):
             FusionSpec(**wrong)  # type: ignore[arg-type]
 
 

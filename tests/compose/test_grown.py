@@ -10,7 +10,7 @@ import torch
 from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import OverlapError
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 from graft.tensors.growth import Growth

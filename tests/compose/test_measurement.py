@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.compose.clusters import clusters_at, leaf_order, link_singly
+from graft.compose.clusters import clusters_at, leaf_order, single_linkage
 from graft.compose.measurement import MOST_BY_LAYER, measure_overlap
-from graft.patch.file import save_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.scope import layer_of
 from tests.compose.patches import BASE, patch_of, patches
 
@@ -95,14 +95,14 @@ def test_the_tree_cut_anywhere_gives_the_components(m: int, seed: int, threshold
     reach = (similarity >= threshold) | np.eye(m, dtype=bool)
     for _ in range(m):
         reach = reach @ reach
-    joins = link_singly(similarity)
+    joins = single_linkage(similarity)
     components = {tuple(np.flatnonzero(row).tolist()) for row in reach}
-    assert clusters_at(joins, m, threshold) == tuple(sorted(components))
+    assert clusters_at(joins, threshold) == tuple(sorted(components))
     assert len(joins) == m - 1
     assert joins[-1].size == m
     heights = [join.similarity for join in joins]
     assert heights == sorted(heights, reverse=True)
-    assert sorted(leaf_order(joins, m)) == list(range(m))
+    assert sorted(leaf_order(joins)) == list(range(m))
 
 
 def test_many_regions_are_compared_without_their_layers() -> None:

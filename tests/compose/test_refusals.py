@@ -16,7 +16,7 @@ from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.compose.measurement import measure_overlap
 from graft.errors import ConfigError, GraftError, PatchFormatError, PatchMismatchError
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.provenance import BaseIdentity
 from graft.patch.skill_patch import Patch
 from tests.checkpoints import join_file, make_patch, split_file

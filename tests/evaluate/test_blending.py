@@ -14,7 +14,7 @@ from graft.errors import MismatchError
 from graft.evaluate.blending import Match, Mix, RandomShare, blended, interpolate, match_accuracy
 from graft.evaluate.evaluation import predict_task
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.dtypes import take

@@ -8,7 +8,7 @@ from graft.errors import BudgetError
 from graft.evaluate.curve import CurvePoint, GainCurve, measure_curve
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 
 

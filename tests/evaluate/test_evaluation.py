@@ -14,7 +14,7 @@ from graft.evaluate.evaluation import Prediction, evaluate_task, predict_task
 from graft.localize.movement import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.tasks.head import open_head
-from graft.tasks.lm import TokenColumns
+from graft.tasks.heads.lm import TokenColumns
 from graft.tasks.task import Task
 from tests.checkpoints import bits_of
 from tests.models import WORDS, copy_with, write_base, write_causal, write_task

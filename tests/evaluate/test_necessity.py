@@ -12,9 +12,9 @@ from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.necessity import cut_removal
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import bits_of, changed_mask, nudged, save_model, small_bert, small_classifier

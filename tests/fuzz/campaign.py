@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 
 from graft.errors import GraftError, PatchFormatError
-from graft.patch import rows
-from graft.patch.file import load_mask, load_patch, patch_bytes
+from graft.patch.format import tensor_table
+from graft.patch.format.reading import load_mask, load_patch
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from tests.checkpoints import equal_patches
@@ -114,12 +115,12 @@ def the_watch() -> Watch:
 @contextmanager
 def lowered_bound() -> Iterator[None]:
     """The reader with a lower bound on entries that take no bytes in a file."""
-    before = rows.MAX_FREE_ENTRIES
-    rows.MAX_FREE_ENTRIES = FREE_ENTRIES
+    before = tensor_table.MAX_FREE_ENTRIES
+    tensor_table.MAX_FREE_ENTRIES = FREE_ENTRIES
     try:
         yield
     finally:
-        rows.MAX_FREE_ENTRIES = before
+        tensor_table.MAX_FREE_ENTRIES = before
 
 
 def run_campaign(

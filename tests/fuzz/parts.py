@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from graft.patch.file import KEY, patch_bytes
-from graft.patch.integrity import DIGITS, hash_table
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.patch.format.declaration import KEY
+from graft.patch.format.integrity import DIGITS, hash_table
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec
 from graft.tensors.prints import print_of
 from tests.checkpoints import make_patch, sample_patch
-from tests.patch.corruptions import PATCH
+from tests.patch.format.corruptions import PATCH
 
 Json = Any
 

@@ -17,16 +17,18 @@ import pytest
 from graft_cli.saving import describe_lines
 
 from graft.errors import GraftError, PatchFormatError
-from graft.patch.file import KEY, load_mask, load_patch, patch_bytes
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.declaration import KEY
+from graft.patch.format.reading import load_mask, load_patch
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.summary import describe_patch
-from graft.tensors.dtypes import TensorSpec
 from tests.fuzz import campaign
 from tests.fuzz.__main__ import describe
 from tests.fuzz.campaign import run_campaign
 from tests.fuzz.mutations import MUTATIONS, hostile_file
 from tests.fuzz.parts import SEEDS, Parts
-from tests.patch.corruptions import GOOD, PATCH
+from tests.patch.format.corruptions import GOOD, PATCH
 
 MEBIBYTE = 2**20
 

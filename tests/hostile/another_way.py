@@ -17,7 +17,7 @@ import yaml
 from safetensors import safe_open
 
 from graft.errors import GraftError
-from graft.patch.file import load_region
+from graft.patch.format.reading import load_region
 from graft.patch.skill_patch import Patch
 from tests.hostile.model_folders import edit
 from tests.hostile.trials import Trial

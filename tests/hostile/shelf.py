@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.tensors.checkpoint import Checkpoint
 from tests.models import (

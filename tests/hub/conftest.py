@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from tests.hub.client import Client
 from tests.hub.local_hub import LocalHub
+from tests.shared_builds import build_once
 
 FIGURES = {"n": 80, "accuracy": 0.9, "ece": 0.04, "ece_floor": 0.03, "recovered_gain": 0.8}
 METRICS = FIGURES | {
@@ -20,13 +21,13 @@ METRICS = FIGURES | {
 
 
 @pytest.fixture(scope="session")
-def skill(shelf: Path) -> Path:
+def skill(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A patch of the 300 largest movements with a task and figures; tests do not write to it."""
     patch = diff_checkpoints(shelf / "base", shelf / "tuned", budget=300)
     task = Task.load(shelf / "toy" / "task.yaml").describe()
     provenance = dataclasses.replace(patch.provenance, task=task, metrics=METRICS)
-    save_patch(dataclasses.replace(patch, provenance=provenance), shelf / "published.safetensors")
-    return shelf / "published.safetensors"
+    patch = dataclasses.replace(patch, provenance=provenance)
+    return build_once(tmp_path_factory, "shelf/published.safetensors", lambda path: save_patch(patch, path))
 
 
 @pytest.fixture(scope="module")

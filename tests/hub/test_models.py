@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from graft.errors import CheckpointError
+from graft.files.location import is_on_hub
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import is_on_hub
 from tests.checkpoints import files_below, write_sharded
 from tests.hub.client import Client
 from tests.hub.local_hub import LocalHub

@@ -12,7 +12,8 @@ import pytest
 from graft.errors import ConfigError, PatchError
 from graft.hub.base_model import BaseModel, Licence, check_id, settle_licence
 from graft.hub.private_words import refuse_private
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from tests.checkpoints import files_below
 from tests.hub.client import Client, Finished
 from tests.hub.local_hub import LocalHub

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from graft.patch.file import load_patch, load_region, save_patch
-from graft.patch.integrity import TABLE_AGREES
+from graft.patch.format.integrity import TABLE_AGREES
+from graft.patch.format.reading import load_patch, load_region
+from graft.patch.format.writing import save_patch
 from graft.patch.summary import describe_patch
 from tests.checkpoints import equal_patches
 from tests.hub.client import Client

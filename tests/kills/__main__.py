@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.benchmarks.streaming import write_model

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graft.errors import BudgetError
 from graft.localize.budget import allocate, resolve_budget
-from graft.localize.spec import Allocation
+from graft.specs.localize import Allocation
 
 
 @pytest.mark.parametrize(

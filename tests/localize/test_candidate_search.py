@@ -17,8 +17,9 @@ from graft.localize.candidate_search import CandidateSearch, RunningTop
 from graft.localize.gradients import DenseSum
 from graft.localize.localization import localize_skill
 from graft.localize.path import GradientPath
-from graft.localize.spec import CandidateSpec, LearnSpec, LocalizeSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import CandidateSpec, LearnSpec, LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
@@ -128,7 +129,7 @@ def test_the_weights_come_back_bit_for_bit_also_after_an_exception(
     from graft.localize.scores.attribution import score_attribution
     from graft.localize.scores.table import ScoreInput
 
-    pair, head = CheckpointPair.open(base, tuned), open_head(base, task.spec, dtype=dtype)
+    pair, head = CheckpointPair.open(base, tuned), open_head(base, task.spec, runtime=Runtime(dtype=dtype))
     path = GradientPath(head, pair, pair.base.parameters, task.train_examples())
     given_all = ScoreInput(pair, pair.base.parameters, points=3, path=path, straight=straight, candidates=ALL)
     given_all = dataclasses.replace(given_all, groups=[(tuple(changed_mask(pair)), 100)])

@@ -9,8 +9,8 @@ import torch
 
 from graft.localize.localization import localize_skill
 from graft.localize.path import GradientPath
-from graft.localize.spec import LocalizeSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair

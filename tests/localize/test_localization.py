@@ -10,12 +10,13 @@ import torch
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch, patch_bytes, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
+from graft.specs.head import HeadSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import HeadSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import layer_of

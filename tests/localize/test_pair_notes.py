@@ -13,8 +13,8 @@ from graft.localize.diagnosis import diagnose_movement
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints, find_core
 from graft.localize.pair_notes import describe_differences
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import Tensors, bits_of, write_single
 from tests.models import word_tokenizer

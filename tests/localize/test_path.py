@@ -10,6 +10,7 @@ from graft.localize.offsets import fit_offsets
 from graft.localize.path import GradientPath, path_point
 from graft.localize.scores import SCORES
 from graft.localize.scores.table import ScoreInput
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.dtypes import as_bits, same_bits
@@ -69,7 +70,7 @@ def test_in_low_precision_the_path_is_monotone_and_given_by_its_key() -> None:
 def open_path(base: Path, tuned: Path, task: Task, dtype: str = "auto", centred: bool = True) -> GradientPath:
     pair = CheckpointPair.open(base, tuned)
     names = [name for name in pair.names if "layer" in name]
-    head = open_head(base, task.spec, dtype=dtype)
+    head = open_head(base, task.spec, runtime=Runtime(dtype=dtype))
     return GradientPath(head, pair, names, task.train_examples(), batch_size=50, centred=centred)
 
 

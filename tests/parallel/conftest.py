@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.shared_builds import build_once
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,21 +36,27 @@ def distance(left: Path, right: Path) -> float:
 @pytest.fixture(scope="session")
 def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shelf with a base that drops nothing out: what one process draws, two cannot."""
-    folder = shutil.copytree(shelf, tmp_path_factory.mktemp("parallel") / "shelf")
-    config = json.loads((folder / "base" / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "base" / "config.json").write_text(json.dumps(config))
-    return folder
+
+    def build(folder: Path) -> None:
+        for name in ("base", "tuned", "toy"):
+            shutil.copytree(shelf / name, folder / name)
+        config = json.loads((folder / "base" / "config.json").read_text())
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (folder / "base" / "config.json").write_text(json.dumps(config))
+
+    return build_once(tmp_path_factory, "parallel", build)
 
 
 @pytest.fixture(scope="session")
-def out(folder: Path) -> Path:
+def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made, all in one start."""
-    out = folder.with_name("out")
-    out.mkdir()
-    run = torchrun(ROOT / "tests" / "parallel" / "worker.py", folder, out)
-    assert run.returncode == 0, run.stderr
-    return out
+
+    def build(out: Path) -> None:
+        out.mkdir()
+        run = torchrun(ROOT / "tests" / "parallel" / "worker.py", folder, out)
+        assert run.returncode == 0, run.stderr
+
+    return build_once(tmp_path_factory, "parallel_out", build)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graft.patch.mask import Mask
-from graft.tasks.spec import LocalizableSpec
+from graft.specs.localizable import LocalizableSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.fine_tuning import train_task

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from tests.parallel import worker
 from tests.parallel.conftest import distance, torchrun
 
@@ -68,7 +68,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: 
         "import os, sys\n"
         "from graft_cli import main\n"
         "if os.environ['RANK'] == '1':\n"
-        "    from graft.tasks.similarity import SimilarityHead\n"
+        "    from graft.tasks.heads.similarity import SimilarityHead\n"
         "    from graft.errors import DataError\n"
         "    def fail(*_):\n"
         "        raise DataError('the second process has had enough')\n"

@@ -15,9 +15,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LearnSpec, LocalizeSpec
 from graft.parallel.launch import find_ranks, leave
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
+from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.dtypes import assign, same_bits, take
 from graft.tensors.pieces import local_of, piece_of

@@ -23,11 +23,12 @@ from transformers import (
 
 from graft.errors import OverlapError, PatchError, PatchFormatError, PatchMismatchError
 from graft.localize.movement import diff_checkpoints
-from graft.patch.file import load_patch, load_region, patch_bytes, save_patch
+from graft.memory.apply import plan_merge
 from graft.patch.fit import check_fit
+from graft.patch.format.reading import load_patch, load_region
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
 from graft.patch.merge import StoredTarget, merge_patches
-from graft.patch.planning import plan_merge
 from graft.patch.provenance import Provenance
 from graft.patch.resizing import describe_vocabulary
 from graft.patch.skill_patch import Patch

@@ -15,18 +15,21 @@ from transformers import BertForSequenceClassification, LlamaForSequenceClassifi
 
 from graft.compose.composition import compose_patches
 from graft.compose.fusion import fuse_models
-from graft.compose.fusion_spec import FusionSpec
 from graft.errors import MismatchError
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.head_config import read_head
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.specs.fusion import FusionSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
-from graft.tasks.head import open_head, quiet_transformers
+from graft.tasks.head import open_head
+from graft.tasks.loading import quiet_transformers
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from tests.models import (
@@ -75,7 +78,7 @@ def trio(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Ta
 
 def nudge(base: Path, folder: Path, task: Task) -> Path:
     """A tuned model: every weight moved, some of them far."""
-    opened = open_head(base, task.spec, device="cpu", seed=3)
+    opened = open_head(base, task.spec, seed=3, runtime=Runtime(device="cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in opened.model.parameters():
@@ -118,7 +121,10 @@ def test_every_head_loads_and_answers_as_the_live_graft(
     patch = load_patch(tmp_path / "patch.safetensors")
     merged = merge(base, [patch], tmp_path / "merged")
     load(merged)
-    live, other = open_head(base, task.spec, device="cpu", seed=4), open_head(merged, task.spec, device="cpu", seed=5)
+    live, other = (
+        open_head(base, task.spec, seed=4, runtime=Runtime(device="cpu")),
+        open_head(merged, task.spec, seed=5, runtime=Runtime(device="cpu")),
+    )
     with torch.no_grad(), apply_patch(live.model, patch):
         expected = live.logits(examples(task)) if task.spec.labels or task.spec.choices else live.loss(examples(task))
     with torch.no_grad():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import MismatchError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
-from graft.tensors.dtypes import TensorSpec
 
 SPECS = {"a": TensorSpec("F32", (3, 4)), "b": TensorSpec("BF16", (5,)), "c": TensorSpec("F32", ())}
 EVERYTHING = {(name, i) for name, spec in SPECS.items() for i in range(spec.numel)}

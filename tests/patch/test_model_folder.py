@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from graft.compose.fusion import fuse_models
-from graft.compose.fusion_spec import FusionSpec
 from graft.patch.merge import merge_patches
 from graft.patch.model_folder import find_companions
+from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import files_below, make_patch, sample_tensors, write_sharded, write_single
 

@@ -20,7 +20,7 @@ from graft.patch.homes import Homes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
-from graft.tasks.regularize_spec import RegularizeSpec
+from graft.specs.regularize import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from graft.tensors.packed import Part

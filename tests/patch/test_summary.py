@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.patch.file import patch_bytes
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import describe_patch, entries_by_layer, log2_choose, measure_sizes, natural_key
-from graft.tensors.dtypes import TensorSpec
 from graft.tensors.prints import print_of
 from tests.checkpoints import sample_patch
 

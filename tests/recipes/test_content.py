@@ -18,8 +18,8 @@ from graft.recipes.multitask import experiment as multitask
 from graft.recipes.run import run_recipe
 from graft.recipes.single import experiment as single
 from graft.recipes.state import find_or_read
+from graft.specs.adapter import AdapterSpec
 from graft.train import adapter, fine_tuning
-from graft.train.adapter import AdapterSpec
 from graft.train.importance import consolidation_file
 from tests.models import write_yaml
 from tests.recipes.forgetting.test_forgetting import bench_of

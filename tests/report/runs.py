@@ -11,13 +11,13 @@ import torch
 
 from graft.evaluate.calibration import reliability_bins
 from graft.evaluate.outcomes import Outcomes
-from graft.patch.file import save_patch
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.results.fields import to_json
 from graft.results.models import guess_model
-from graft.tensors.dtypes import TensorSpec
 
 # model -> accuracy, and how much surer than right it is
 MODELS = {

@@ -43,7 +43,7 @@ def change(folder: Path, *keys: str | int, **values: object) -> RunFolder:
 def test_one_seed_has_the_interval_of_its_examples_and_several_that_of_seeds() -> None:
     one, two = average([0.5], (0.4, 0.7)), average([0.5, 0.7], (0.4, 0.7))
     assert (one.low, one.high, str(one)) == (0.4, 0.7, ".500 [.400, .700]")
-    assert two.low == pytest.approx(0.6 - 12.706 * 0.1)
+    assert two.low == pytest.approx(0.6 - 12.7062047 * 0.1)
     assert str(two) == ".600 ± 1.271"
     assert (str(average([0.5])), str(average([0.5, 0.5]))) == (".500", ".500")
 

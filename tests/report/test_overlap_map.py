@@ -7,9 +7,9 @@ import pytest
 
 from graft.compose.measurement import Overlap, measure_overlap
 from graft.errors import OutputError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.report.overlap_map import MOST_WRITTEN, write_overlap
-from graft.tensors.dtypes import TensorSpec
 from tests.checkpoints import files_below
 
 FILES = ["dendrogram.png", "dendrogram.svg", "overlap.json", "overlap_map.png", "overlap_map.svg"]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from graft.evaluate.calibration import expected_calibration_error, reliability_bins
 from graft.evaluate.outcomes import Outcomes
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.report.layer_map import count_entries, plot_layer_map
 from graft.report.reliability import plot_reliability, pool_bins
-from graft.tensors.dtypes import TensorSpec
 
 
 def outcomes(n: int, seed: int, classes: int = 2) -> Outcomes:

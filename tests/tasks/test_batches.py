@@ -13,11 +13,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from graft.errors import CheckpointError, ConfigError, DataError
-from graft.tasks.activations import estimate_activations
+from graft.memory.activations import estimate_activations
+from graft.specs.head import HeadSpec
 from graft.tasks.batches import longest_input
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.spec import HeadSpec
 from tests.models import SIZES, SPECIAL, WORDS, toy_rows, toy_spec
 
 PLACES = 24
@@ -161,7 +161,7 @@ def test_an_encoder_decoder_reads_texts_with_more_end_tokens_than_others(tmp_pat
     examples = [*texts(6), *(Example((f"{text.texts[0]} [SEP] bad",), 0) for text in texts(6))]
     alike(folder, toy_spec(head=HeadSpec("classifier")), examples)
     bare = tokenizer()
-    bare._tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B:1", [])
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B:1", [])
     bare.save_pretrained(folder)
     with pytest.raises(DataError, match=r"the tokenizer puts no end token"):
         open_head(folder, toy_spec(head=HeadSpec("classifier"))).predict(examples)
@@ -197,10 +197,10 @@ def test_what_a_tokenizer_or_model_lacks_is_named(tmp_path: Path) -> None:
     ):
         open_head(folder, spec).predict([Example(("the gruyere",), 0)])
     bare = tokenizer()
-    bare._tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B:1", [])
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B:1", [])
     from tokenizers import normalizers
 
-    bare._tokenizer.normalizer = normalizers.Replace("soup", "")
+    bare.backend_tokenizer.normalizer = normalizers.Replace("soup", "")
     bare.save_pretrained(folder)
     for examples in ([Example(("soup",), 0)], [Example(("soup",), 0), *texts()]):
         with pytest.raises(DataError, match=r"'soup' has no token"):

@@ -11,8 +11,8 @@ from graft.evaluate.calibration import negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import evaluate_task, predict_task
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
 from graft.patch.live import apply_patch
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task

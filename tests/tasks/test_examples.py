@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
 from graft.tasks.examples import Example, draw_shots, make_examples
-from graft.tasks.spec import SplitSpec
 from tests.models import Rows, toy_examples, toy_spec
 
 LABELS = ("sad", "glad")

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from graft.errors import CheckpointError, ConfigError
+from graft.specs.head import HeadSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.similarity import SimilarityHead
-from graft.tasks.spec import HeadSpec
+from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 from tests.models import TEXTS, toy_examples, toy_spec, word_tokenizer, write_bert, write_llama
 
@@ -146,7 +147,7 @@ def test_a_decoder_without_padding_token_reads_alone_and_in_a_batch_alike(kind: 
 
 
 def test_low_precision_still_gives_fp32_logits(base: Path, task: Task) -> None:
-    low = open_head(base, task.spec, dtype="bfloat16")
+    low = open_head(base, task.spec, runtime=Runtime(dtype="bfloat16"))
     assert next(low.model.parameters()).dtype == torch.bfloat16
     assert low.predict(EXAMPLES).dtype == torch.float32
     assert torch.allclose(low.predict(EXAMPLES), open_head(base, task.spec).predict(EXAMPLES), atol=1.0)
@@ -154,9 +155,9 @@ def test_low_precision_still_gives_fp32_logits(base: Path, task: Task) -> None:
 
 def test_what_cannot_be_opened_is_refused(base: Path, task: Task, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dtype 'int4': choose from auto, float32, bfloat16, float16"):
-        open_head(base, task.spec, dtype="int4")
+        open_head(base, task.spec, runtime=Runtime(dtype="int4"))
     with pytest.raises(ConfigError, match=r"device 'abacus'"):
-        open_head(base, task.spec, device="abacus")
+        open_head(base, task.spec, runtime=Runtime(device="abacus"))
     with pytest.raises(CheckpointError, match=r"model folder with config and tokenizer is needed"):
         open_head(base / "model.safetensors", task.spec)
     (tmp_path / "empty").mkdir()

@@ -23,11 +23,11 @@ from graft.evaluate.curve import measure_curve
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
-from graft.tasks.classifier import ClassifierHead
+from graft.specs.head import HeadSpec
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import HeadSpec
+from graft.tasks.heads.classifier import ClassifierHead
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.fine_tuning import train_task

@@ -9,7 +9,8 @@ import torch
 
 from graft.errors import ConfigError
 from graft.localize.localization import localize_skill
-from graft.localize.spec import LocalizeSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.placement import checkpoint_layers
 from graft.tasks.task import Task
@@ -22,7 +23,7 @@ CONFIG = LocalizeSpec("attribution", budget=300, scope="all", points=2)
 
 def saved_bytes(task: Task, base: Path, gradient_checkpointing: bool) -> int:
     """Bytes that the forward pass keeps for the way back."""
-    head, kept = open_head(base, task.spec, gradient_checkpointing=gradient_checkpointing), [0]
+    head, kept = open_head(base, task.spec, runtime=Runtime(gradient_checkpointing=gradient_checkpointing)), [0]
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[0] += tensor.nbytes
@@ -51,7 +52,7 @@ def test_checkpointing_trains_to_the_same_bits(base: Path, task: Task, tmp_path:
 
 def test_a_decoders_cache_is_not_filled_twice(causal: Path, tmp_path: Path) -> None:
     task = Task.load(write_task(tmp_path, head=VERBALIZER))
-    plain, again = (open_head(causal, task.spec, gradient_checkpointing=on) for on in (False, True))
+    plain, again = (open_head(causal, task.spec, runtime=Runtime(gradient_checkpointing=on)) for on in (False, True))
     for head in (plain, again):
         head.loss(task.train_examples()[:8]).backward()  # type: ignore[no-untyped-call]
     ids = torch.tensor([[5, 6, 7]])
@@ -69,12 +70,12 @@ def test_what_has_no_layers_is_refused() -> None:
 def test_a_device_map_changes_no_mask(base: Path, tuned: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerate = pytest.importorskip("accelerate")
     plain = localize_skill(base, tuned, task, CONFIG).mask
-    assert open_head(base, task.spec, device="auto-map").model.hf_device_map == {"": "cpu"}
+    assert open_head(base, task.spec, runtime=Runtime(device="auto-map")).model.hf_device_map == {"": "cpu"}
     parts = {"embeddings": "cpu", "encoder": "cpu", "pooler": "cpu"}
     monkeypatch.setattr(accelerate, "infer_auto_device_map", lambda *_, **__: parts)
     dispatch = accelerate.dispatch_model
     monkeypatch.setattr(accelerate, "dispatch_model", lambda model, places: dispatch(model, places, force_hooks=True))
-    assert open_head(base, task.spec, device="auto-map").model.hf_device_map == parts
+    assert open_head(base, task.spec, runtime=Runtime(device="auto-map")).model.hf_device_map == parts
     assert localize_skill(base, tuned, task, CONFIG, device="auto-map").mask == plain
 
 
@@ -85,4 +86,4 @@ def test_a_model_that_would_be_swapped_in_and_out_is_refused(
     accelerate = pytest.importorskip("accelerate")
     monkeypatch.setattr(accelerate, "infer_auto_device_map", lambda *_, **__: places)
     with pytest.raises(ConfigError, match="does not fit the GPUs here"):
-        open_head(base, task.spec, device="auto-map")
+        open_head(base, task.spec, runtime=Runtime(device="auto-map"))

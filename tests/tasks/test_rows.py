@@ -11,9 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from graft.errors import DataError
+from graft.specs.data import SplitSpec
+from graft.specs.head import HeadSpec
 from graft.tasks.examples import make_examples
 from graft.tasks.rows import read_dataset
-from graft.tasks.spec import HeadSpec, SplitSpec
 from tests.models import Rows, toy_rows, toy_spec, write_rows
 
 AWKWARD = [
@@ -186,11 +187,11 @@ def test_a_hub_dataset_is_asked_for_by_name_and_split(tmp_path: Path, monkeypatc
 
     asked = []
 
-    def load(*place: Any, **how: Any) -> Rows:
+    def load(*place: Any, **how: Any) -> datasets.Dataset:
         asked.append((*place, how["split"]))
         if place[0] == "org/gone":
             raise ConnectionError("no route\nto the Hub")
-        return toy_rows(2, 0)
+        return datasets.Dataset.from_list(toy_rows(2, 0))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read_dataset(SplitSpec("org/moods", "en", "test"), tmp_path) == toy_rows(2, 0)

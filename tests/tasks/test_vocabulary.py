@@ -14,8 +14,9 @@ from graft.evaluate.curve import measure_curve
 from graft.evaluate.evaluation import evaluate_task, predict_model
 from graft.localize.localization import localize_skill
 from graft.localize.movement import diff_checkpoints
-from graft.localize.spec import LocalizeSpec
 from graft.patch.merge import merge_patches
+from graft.specs.localize import LocalizeSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from tests.models import bert_tokenizer, write_base, write_task
@@ -52,7 +53,7 @@ def test_every_changed_entry_and_the_new_rows_on_the_base_are_the_tuned_model(
     patch = diff_checkpoints(base, tuned)
     merge_patches(Checkpoint.open(base), [patch], tmp_path / "merged")
     logits = [
-        predict_model(model, task, patches, device="cpu", dtype="auto").test.logits
+        predict_model(model, task, patches, runtime=Runtime(device="cpu", dtype="auto")).test.logits
         for model, patches in ((base, (patch,)), (tmp_path / "merged", ()), (tuned, ()), (base, ()))
     ]
     assert (logits[0] == logits[1]).all()

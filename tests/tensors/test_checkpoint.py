@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graft.errors import CheckpointError
-from graft.tensors.checkpoint import INDEX, SINGLE, Checkpoint
-from graft.tensors.dtypes import TensorSpec
+from graft.files.tensor_spec import TensorSpec
+from graft.files.weight_index import INDEX, SINGLE
+from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     bits_of,
     equal_tensors,

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import (
-    ITEM_SIZES,
     TORCH_DTYPES,
-    TensorSpec,
     as_bits,
     assign,
     from_bytes,
@@ -30,7 +29,7 @@ SHAPES = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 
 
 def random_bits(dtype: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    n_bytes = TensorSpec(dtype, shape).numel * ITEM_SIZES[dtype]
+    n_bytes = TensorSpec(dtype, shape).n_bytes
     high = 2 if dtype == "BOOL" else 256
     data = torch.randint(high, (n_bytes,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return from_bytes(data.numpy().tobytes(), dtype, shape)
@@ -109,3 +108,8 @@ def test_a_digest_sees_values_names_and_dtypes_but_not_shards(tmp_path: Path) ->
         digest_of(Checkpoint.open(write_single(tmp_path / str(i), t))) for i, t in enumerate((changed, renamed, cast))
     ]
     assert len({single, *others}) == 4
+
+
+def test_the_sizes_of_elements_are_those_of_torch() -> None:
+    assert {name: dtype.itemsize for name, dtype in TORCH_DTYPES.items()} == ITEM_SIZES
+    assert TensorSpec("BF16", (3, 5)).n_bytes == 30

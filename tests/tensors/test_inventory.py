@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graft.errors import CheckpointError
+from graft.files.weight_index import ADAPTER, INDEX
+from graft.specs.head import HeadSpec
+from graft.specs.runtime import Runtime
+from graft.specs.task import TaskSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import HeadSpec, TaskSpec
-from graft.tensors.checkpoint import ADAPTER, INDEX, Checkpoint
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import layer_of
 from tests.architectures import KINDS, Tensors
 from tests.models import toy_spec, write_llama
@@ -146,7 +149,7 @@ def test_the_dtype_is_that_of_the_files_whatever_the_config_says(declared: str |
     assert open_head(folder, LM).model.dtype == torch.float32
     rewrite(folder, lambda tensors: {name: tensor.bfloat16() for name, tensor in tensors.items()})
     assert open_head(folder, LM).model.dtype == torch.bfloat16
-    assert open_head(folder, LM, dtype="float32").model.dtype == torch.float32
+    assert open_head(folder, LM, runtime=Runtime(dtype="float32")).model.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from graft.tensors.dtypes import TORCH_DTYPES, TensorSpec
-from graft.tensors.header import read_header
+from graft.files.header import read_header
+from graft.files.tensor_spec import TensorSpec
+from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 from tests.checkpoints import equal_tensors
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from graft.errors import ConfigError, OutputError
+from graft.specs.adapter import AdapterSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.train.adapter import AdapterSpec, attach, train_adapter
+from graft.train.adapter import attach, train_adapter
 
 PLAIN = TrainSpec(optimizer="adamw", lr=1e-2, epochs=2, batch_size=16)
 

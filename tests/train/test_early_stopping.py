@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from graft.errors import TrainingError
-from graft.tasks.spec import TrainSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, find_training, train_task

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from graft.errors import ConfigError, DataError, OutputError, TrainingError
 from graft.evaluate.evaluation import evaluate_task
+from graft.specs.head import HeadSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import HeadSpec, TrainSpec
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, train_task
@@ -140,7 +141,7 @@ def test_a_base_with_nan_is_refused(base: Path, task: Task, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
-@pytest.mark.parametrize("place", ["graft.tasks.similarity.SimilarityHead.logits", "torch.optim.SGD.step"])
+@pytest.mark.parametrize("place", ["graft.tasks.heads.similarity.SimilarityHead.logits", "torch.optim.SGD.step"])
 @pytest.mark.parametrize(
     "error",
     [

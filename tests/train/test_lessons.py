@@ -11,7 +11,8 @@ import pytest
 
 from graft.errors import ConfigError
 from graft.evaluate.evaluation import evaluate_task
-from graft.tasks.spec import HeadSpec, TrainSpec
+from graft.specs.head import HeadSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train.fine_tuning import RECORD, find_training, train_task
 from graft.train.steps import Plan

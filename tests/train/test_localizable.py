@@ -11,13 +11,13 @@ import pytest
 from graft.errors import BudgetError, OutputError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.movement import diff_checkpoints
-from graft.tasks.spec import LocalizableSpec
+from graft.memory.train import plan_training
+from graft.specs.localizable import LocalizableSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import find_training, train_task
 from graft.train.importance.general import draw_region
-from graft.train.planning import plan_training
 from graft.train.steps import Stepper
 from tests.models import write_task
 

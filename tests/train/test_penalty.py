@@ -9,8 +9,9 @@ import torch
 
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.localize.scores.table import ScoreTable
-from graft.tasks.regularize_spec import STRENGTH, RecordSpec, RegularizeSpec
-from graft.tasks.spec import LocalizableSpec
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import STRENGTH, RegularizeSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair

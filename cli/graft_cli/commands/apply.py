@@ -41,14 +41,14 @@ def command(
     Example:
       graft apply embedded:all-MiniLM-L6-v2 skill.safetensors -o runs/merged
     """
-    from graft.claims import claim_output
+    from graft.files.claims import claim_output
+    from graft.files.location import locate, locate_patch, places_of
     from graft.hub.pull import pull_patch
-    from graft.patch.file import FILE_NAME
+    from graft.memory.apply import plan_merge
+    from graft.patch.format.declaration import FILE_NAME
     from graft.patch.merge import merge_patches
-    from graft.patch.planning import plan_merge
     from graft.patch.resizing import describe_vocabulary
     from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate, locate_patch, places_of
 
     claim = claim_output(output, is_folder=True, force=force, inputs=places_of(model, *patches))
     checkpoint = Checkpoint.open(locate(model).path)

@@ -39,9 +39,9 @@ def command(
     Example:
       graft compose topics.safetensors reviews.safetensors --on-overlap sign -o both.safetensors
     """
-    from graft.claims import claim_output
     from graft.compose.composition import compose_patches
-    from graft.tensors.location import places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
 
     claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, *patches))
     paths, labels = locate_regions(patches)

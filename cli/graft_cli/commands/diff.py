@@ -46,12 +46,12 @@ def command(
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned --density 1e-4 -o skill.safetensors
     """
-    from graft.claims import claim_output
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.localize.diagnosis import diagnose_movement
-    from graft.localize.diff_planning import plan_diff
     from graft.localize.movement import diff_checkpoints
     from graft.localize.pair_notes import describe_differences
-    from graft.tensors.location import places_of
+    from graft.memory.diff import plan_diff
 
     if output is None and (density is not None or budget is not None or with_base_values or force):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from graft.specs.runtime import Runtime
 from graft_cli import options
 
 COLUMNS = ("n", "accuracy", "f1", "nll", "brier", "ece", "ece_mass", "mce", "ece_floor")
@@ -20,8 +21,7 @@ COLUMNS = ("n", "accuracy", "f1", "nll", "brier", "ece", "ece_mass", "mce", "ece
 @click.option("--limit", type=click.IntRange(1), help="Only the first few examples of each set.")
 @options.seed
 @options.batch_size(64)
-@options.device
-@options.dtype
+@options.runs_model
 @options.as_json
 @options.debug
 def command(
@@ -32,8 +32,7 @@ def command(
     limit: int | None,
     seed: int | None,
     batch_size: int,
-    device: str,
-    dtype: str,
+    runtime: Runtime,
     as_json: bool,
 ) -> None:
     """Measure MODEL on a task's test split and out-of-distribution sets: accuracy, calibration, intervals.
@@ -47,8 +46,8 @@ def command(
 
     task = options.load_task(task_file, seed)
     loaded = tuple(pull_patch(patch) for patch in patches)
-    where: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "dtype": dtype}
-    result = evaluate_against(model, tuned, task, patches=loaded, **where).to_json()
+    report = evaluate_against(model, tuned, task, patches=loaded, limit=limit, batch_size=batch_size, runtime=runtime)
+    result = report.to_json()
     options.show(result, as_json, _lines(result))
 
 

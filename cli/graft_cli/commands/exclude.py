@@ -13,7 +13,7 @@ from graft_cli.regions import locate_regions
 from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
-    from graft.claims import Claim
+    from graft.files.claims import Claim
 
 
 @click.command("exclude")
@@ -36,9 +36,9 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
       graft exclude both.safetensors --without reviews.safetensors -o topics-alone.safetensors
       graft exclude runs/tuned --without skill.safetensors --base embedded:all-MiniLM-L6-v2 -o runs/without-skill
     """
-    from graft.claims import claim_output
     from graft.compose.exclusion import exclude_patches
-    from graft.tensors.location import places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
 
     is_model = _is_model(patch)
     claim = claim_output(output, is_folder=is_model, force=force, inputs=places_of(patch, base, *without))
@@ -63,10 +63,10 @@ def _is_model(reference: str) -> bool:
 
 def _exclude_from_model(tuned: str, base: str | None, regions: list[Path], claim: Claim, as_json: bool) -> None:
     from graft.evaluate.necessity import cut_removal
-    from graft.patch.file import load_region
+    from graft.files.location import locate
+    from graft.patch.format.reading import load_region
     from graft.patch.merge import merge_patches
     from graft.tensors.checkpoint import Checkpoint
-    from graft.tensors.location import locate
 
     if base is None:
         raise click.UsageError("to put regions of a model back to the base, give --base MODEL")

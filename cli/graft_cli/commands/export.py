@@ -6,18 +6,17 @@ from pathlib import Path
 
 import click
 
+from graft.interop.registry import EXPORT_FORMATS
 from graft_cli import options
 
 
 @click.command("export")
 @click.argument("patch")
-@click.option(
-    "--to", required=True, type=click.Choice(["shira", "vllm", "task-vector", "state-dict"]), help="The format."
-)
+@options.choose("--to", required=True, registry=EXPORT_FORMATS, help="The format.")
 @click.option("--base", metavar="MODEL", help="The model it was cut from; for differences, stored base values also do.")
 @click.option("--strict", is_flag=True, help="Refuse where differences cannot reach every value.")
 @click.option("--skip-unsupported", is_flag=True, help="Leave out tensors that the format cannot hold.")
-@options.output("File to write; a folder for shira.")
+@options.output("File to write; a folder where the format is one.")
 @options.force
 @options.as_json
 @options.debug
@@ -34,21 +33,15 @@ def command(
     """Write a PATCH in another tool's format.
 
     \b
-    shira        a PEFT adapter of sparse differences, for linear layers
-    vllm         flat indices and absolute values, as vLLM's checkpoint weight patch has them
-    task-vector  dense differences of the tensors that the patch touches
-    state-dict   those tensors whole, with the values in place
-
-    \b
     Example:
       graft export skill.safetensors --to shira --base embedded:all-MiniLM-L6-v2 -o runs/adapter
     """
-    from graft.claims import claim_output
-    from graft.hub.interop.exporting import export_patch
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.hub.pull import pull_patch
-    from graft.tensors.location import places_of
+    from graft.interop.exporting import export_patch
 
-    claim = claim_output(output, is_folder=to == "shira", force=force, inputs=places_of(patch, base))
+    claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=places_of(patch, base))
     done = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
     lines = [f"skipped {name}: {reason}" for name, reason in done.skipped.items()]
     if done.n_missed:

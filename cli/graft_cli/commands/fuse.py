@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from graft.specs.fusion import Angle, Rest
 from graft_cli import options
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ METHODS = ["mean", "slerp", "task-arithmetic", "ties", "cpi"]
 @click.option("--density", type=float, default=0.2, show_default=True, help="ties: share kept of each difference.")
 @click.option("--core", type=float, default=0.01, show_default=True, help="cpi: share of all weights in each core.")
 @click.option("--threshold", type=float, default=0.1, show_default=True, help="Jaccard similarity that groups cores.")
-@click.option("--rest", type=click.Choice(["slerp", "lerp"]), default="slerp", show_default=True, help="cpi: the rest.")
+@click.option("--rest", type=click.Choice(get_args(Rest)), default="slerp", show_default=True, help="cpi: the rest.")
 @click.option(
-    "--angle", type=click.Choice(["tensor", "model"]), default="tensor", show_default=True, help="slerp: angle between."
+    "--angle", type=click.Choice(get_args(Angle)), default="tensor", show_default=True, help="slerp: angle between."
 )
 @options.output("Folder to make.")
 @options.force
@@ -43,8 +44,8 @@ def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_jso
       graft fuse embedded:all-MiniLM-L6-v2 runs/topics runs/reviews -o runs/fused
     """
     from graft.compose.fusion import fuse_models
-    from graft.compose.fusion_spec import FusionSpec
     from graft.config import read_config
+    from graft.specs.fusion import FusionSpec
 
     spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
     result = fuse_models(base, tuned, output, spec, force=force)

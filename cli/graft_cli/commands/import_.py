@@ -6,15 +6,14 @@ from pathlib import Path
 
 import click
 
+from graft.interop.registry import IMPORT_FORMATS
 from graft_cli import options
 from graft_cli.saving import save_and_show
 
 
 @click.command("import")
 @click.argument("file")
-@click.option(
-    "--from", "form", required=True, type=click.Choice(["shira", "composable-sft", "lora", "dense"]), help="The format."
-)
+@options.choose("--from", "source", required=True, registry=IMPORT_FORMATS, help="The format.")
 @click.option("--base", required=True, metavar="MODEL", help="The model that the file belongs to.")
 @options.density
 @options.budget
@@ -25,7 +24,7 @@ from graft_cli.saving import save_and_show
 @options.debug
 def command(
     file: str,
-    form: str,
+    source: str,
     base: str,
     density: float | None,
     budget: int | None,
@@ -37,21 +36,15 @@ def command(
     """Make a patch of another tool's FILE and its base: every changed entry, or those that move furthest.
 
     \b
-    shira           an adapter folder of PEFT
-    composable-sft  pytorch_diff.bin, opened by an allow-list: nothing in it is run
-    lora            an adapter folder of PEFT, merged against its base
-    dense           a safetensors file or model folder with tuned tensors, some or all
-
-    \b
     Example:
       graft import runs/lora --from lora --base ORG/MODEL --density 1e-3 -o skill.safetensors
     """
-    from graft.claims import claim_output
-    from graft.hub.interop.importing import import_patch
-    from graft.tensors.location import locate, places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import locate, places_of
+    from graft.interop.importing import import_patch
 
     claim = claim_output(output, is_folder=False, force=force, inputs=places_of(file, base))
     patch = import_patch(
-        locate(file).path, form, base, density=density, budget=budget, with_base_values=with_base_values
+        locate(file).path, source, base, density=density, budget=budget, with_base_values=with_base_values
     )
     save_and_show(patch, claim, as_json=as_json)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
+from graft.specs.runtime import Runtime
 from graft_cli import options
 from graft_cli.saving import describe_lines
 
@@ -20,6 +22,7 @@ METHODS = {
 @click.command("importance")
 @click.argument("model")
 @click.option("--task", "task_file", type=click.Path(path_type=Path), help="The data that shows what to keep (YAML).")
+@options.data_root
 @click.option(
     "--domain",
     "domain_file",
@@ -43,8 +46,7 @@ METHODS = {
 @click.option("--scope", default="all", show_default=True, help="layers, embeddings, heads, a sum, all, or a regex.")
 @options.seed
 @options.output("Mask file to write: a core region; with --soft a file of importance.")
-@options.device
-@options.dtype
+@options.runs_model
 @options.force
 @options.as_json
 @options.debug
@@ -58,8 +60,7 @@ def command(
     record: Path | None,
     seed: int | None,
     output: Path,
-    device: str,
-    dtype: str,
+    runtime: Runtime,
     force: bool,
     as_json: bool,
     **settings: object,
@@ -72,19 +73,21 @@ def command(
       graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
       graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
     """
-    from graft.claims import claim_output
     from graft.config import read_config
-    from graft.patch.file import save_patch
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
+    from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
-    from graft.tensors.location import places_of
+    from graft.specs.importance import ImportanceSpec
     from graft.train.importance.consolidation_file import describe_consolidation, save_consolidation
-    from graft.train.importance.measuring import ImportanceSpec, measure_importance
+    from graft.train.importance.measuring import measure_importance
 
     task, domain = (None if file is None else options.load_task(file, seed) for file in (task_file, domain_file))
     inputs = [*places_of(model, base, record), *options.files_of((task_file, task), (domain_file, domain))]
     claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     config = read_config(ImportanceSpec, settings, "command line")
-    found = measure_importance(model, task, config, domain=domain, base=base, record=record, device=device, dtype=dtype)
+    measure = partial(measure_importance, model, task, config, domain=domain, base=base, record=record)
+    found = measure(device=runtime.device, dtype=runtime.dtype)
     if soft:
         held = found.consolidate(top)
         save_consolidation(held, claim)

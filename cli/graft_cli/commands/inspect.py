@@ -23,10 +23,11 @@ def command(patch: str, as_json: bool) -> None:
 
     A file of importance is shown too.
     """
+    from graft.files.location import is_on_hub, locate_patch
     from graft.hub.preflight import describe_from_afar
-    from graft.patch.file import FILE_NAME, describe_integrity, load_region
+    from graft.patch.format.declaration import FILE_NAME
+    from graft.patch.format.reading import describe_integrity, load_region
     from graft.patch.summary import describe_patch
-    from graft.tensors.location import is_on_hub, locate_patch
     from graft.train.importance.consolidation_file import is_consolidation
 
     if is_on_hub(patch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
 import click
 
+from graft.specs.localize import Allocation, PathKind
+from graft.specs.runtime import Runtime
 from graft_cli import options, processes
 from graft_cli.saving import save_and_show
 
@@ -43,14 +45,14 @@ METHODS = {
 @options.scope
 @click.option(
     "--allocation",
-    type=click.Choice(["global", "per-tensor", "per-layer"]),
+    type=click.Choice(get_args(Allocation)),
     default="global",
     show_default=True,
     help="One budget over all tensors, or shared out per tensor or per layer by size.",
 )
 @click.option(
     "--path",
-    type=click.Choice(["graft", "straight"]),
+    type=click.Choice(get_args(PathKind)),
     default="graft",
     show_default=True,
     help="Of attribution: through the graft as it grows, or straight from base to tuned.",
@@ -83,10 +85,7 @@ METHODS = {
 @options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
-@options.device
-@options.dtype
-@options.gradient_checkpointing
-@options.parallel
+@options.takes_gradients
 @options.plan
 @options.force
 @options.as_json
@@ -100,10 +99,7 @@ def command(
     assignments: tuple[str, ...],
     with_base_values: bool,
     output: Path | None,
-    device: str,
-    dtype: str,
-    gradient_checkpointing: bool,
-    parallel: str,
+    runtime: Runtime,
     plan: bool,
     force: bool,
     as_json: bool,
@@ -119,14 +115,14 @@ def command(
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
-    from graft.claims import claim_output
     from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
     from graft.localize.localization import localize_skill
     from graft.localize.pair_notes import describe_differences
-    from graft.localize.planning import plan_localization
-    from graft.localize.spec import LocalizeSpec
-    from graft.tensors.location import places_of
+    from graft.memory.localize import plan_localization
+    from graft.specs.localize import LocalizeSpec
 
     if not plan:
         _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
@@ -137,17 +133,16 @@ def command(
     given = {key: value for key, value in settings.items() if value is not None}
     block = override({**given, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     if plan:
-        planned = plan_localization(base, task, config, **where)
+        planned = plan_localization(base, task, config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    found = measure_curve(base, tuned, task, config, **where) if curve else None
+    found = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
     if claim is None:
         assert found is not None
         options.show(found.to_json(), as_json, _curve_lines(found))
         return
-    patch = localize_skill(base, tuned, task, config, **where, parallel=parallel, with_base_values=with_base_values)
+    patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
     more, lines = ({"curve": found.to_json()}, ["", *_curve_lines(found), ""]) if found else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)

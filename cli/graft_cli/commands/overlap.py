@@ -11,8 +11,8 @@ from graft_cli import options
 from graft_cli.regions import locate_regions
 
 if TYPE_CHECKING:
-    from graft.claims import Claim
     from graft.compose.measurement import Overlap
+    from graft.files.claims import Claim
 
 
 @click.command("overlap")
@@ -41,9 +41,9 @@ def command(
       graft overlap topics.safetensors reviews.safetensors -o runs/overlap
       graft overlap runs/topics/*.safetensors runs/reviews/*.safetensors --by-folder
     """
-    from graft.claims import claim_output
     from graft.compose.measurement import measure_overlap
-    from graft.tensors.location import places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
 
     claim = None
     if output is not None:

@@ -50,9 +50,9 @@ def command(
     Example:
       graft push skill.safetensors me/topics --base-model sentence-transformers/all-MiniLM-L6-v2 --dry-run
     """
+    from graft.files.location import locate_patch
     from graft.hub.push import push_patch
-    from graft.patch.file import FILE_NAME
-    from graft.tensors.location import locate_patch
+    from graft.patch.format.declaration import FILE_NAME
 
     pushed = push_patch(
         locate_patch(patch, FILE_NAME).path,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from graft.recipes.registry import KINDS
+from graft.specs.runtime import Runtime
 from graft_cli import options
 
 
@@ -24,8 +25,8 @@ class RunCommand(click.Command):
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key, such as seeds=[0].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make. [default: runs/NAME]")
-@options.device
-@options.dtype
+@options.data_root
+@options.runs_model
 @options.force
 @options.as_json
 @options.debug
@@ -33,8 +34,7 @@ def command(
     recipe: Path,
     assignments: tuple[str, ...],
     output: Path | None,
-    device: str,
-    dtype: str,
+    runtime: Runtime,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -50,7 +50,7 @@ def command(
     from graft.recipes.run import run_recipe
 
     out = output or Path("runs") / recipe.stem
-    result = run_recipe(recipe, out, assignments=assignments, device=device, dtype=dtype, force=force)
+    result = run_recipe(recipe, out, assignments=assignments, device=runtime.device, dtype=runtime.dtype, force=force)
     lines = ["", result.table, "", *(f"wrote {file}" for file in result.files)]
     lines += [f"not as expected: {sentence}" for sentence in result.missed]
     options.show(dict(result.results), as_json, lines)

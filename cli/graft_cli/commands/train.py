@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from graft.specs.runtime import Runtime
+from graft.specs.train import Optimizer
 from graft_cli import options
 from graft_cli.regions import load_regions
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 @options.task
 @click.option("--lr", type=float, help="Learning rate. [default: the task's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training examples. [default: the task's]")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: the task's]")
+@click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="[default: the task's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples per step. [default: the task's]")
 @click.option("--scope", help="Which tensors train: all, layers, a sum, or a regex. [default: the task's]")
 @click.option(
@@ -51,10 +54,7 @@ if TYPE_CHECKING:
 @options.seed
 @click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
-@options.device
-@options.dtype
-@options.gradient_checkpointing
-@options.parallel
+@options.takes_gradients
 @options.plan
 @options.force
 @options.as_json
@@ -73,10 +73,7 @@ def command(
     seed: int | None,
     resume: bool,
     output: Path | None,
-    device: str,
-    dtype: str,
-    gradient_checkpointing: bool,
-    parallel: str,
+    runtime: Runtime,
     plan: bool,
     force: bool,
     as_json: bool,
@@ -97,10 +94,10 @@ def command(
       graft train embedded:all-MiniLM-L6-v2 --task recipes/starter/topics/task.yaml --record -o runs/topics
       graft train runs/topics --task recipes/starter/reviews/task.yaml --method regularize -o runs/both
     """
-    from graft.claims import claim_output
-    from graft.tensors.location import places_of
+    from graft.files.claims import claim_output
+    from graft.files.location import places_of
+    from graft.memory.train import plan_training
     from graft.train.fine_tuning import train_task
-    from graft.train.planning import plan_training
 
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
@@ -109,15 +106,15 @@ def command(
     opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
     blocks: dict[str, Any] = {"regularize": {"importance": importance}, "localizable": {"density": density}}
     config = _read_config(task, settings, {key: blocks.get(key, {}) for key in opened if opened[key]}, assignments)
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "gradient_checkpointing": gradient_checkpointing}
     read = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
     claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=read)
-    regions: dict[str, Any] = {"protect": load_regions(protect), "unprotect": load_regions(unprotect)}
+    core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
-        planned = plan_training(base, task, config, **regions, **where)
+        planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    result = train_task(base, task, claim, config=config, **regions, **where, parallel=parallel, resume=resume)
+    train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
+    result = train(**runtime.options, resume=resume)
     _show(result, claim.path, as_json)
 
 
@@ -135,7 +132,7 @@ def _read_config(
 ) -> Any:
     """The task's train block with what the options, the blocks that they open and --set change in it."""
     from graft.config import override, read_config, to_plain
-    from graft.tasks.spec import TrainSpec
+    from graft.specs.train import TrainSpec
 
     block = to_plain(task.spec.train)
     given = {key: value for key, value in settings.items() if value is not None}

@@ -33,8 +33,8 @@ from graft.errors import CheckpointError
 from graft.localize.candidates import Candidates, CandidateSum
 from graft.localize.gradients import backpropagate, pouring
 from graft.localize.offsets import RunningOffsets
-from graft.localize.spec import LearnSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LearnSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 

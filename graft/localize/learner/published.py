@@ -28,8 +28,8 @@ from tqdm import tqdm
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.path import GradientPath
 from graft.localize.scores.random import draw
-from graft.localize.spec import PaperSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import PaperSpec
 from graft.tasks.examples import Example
 
 CUT = 10.0  # c: sigma(S - c) is the chance, so to speak, that an entry changes sides

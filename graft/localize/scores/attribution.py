@@ -30,8 +30,8 @@ from graft.localize.candidates import Candidates, CandidateSum
 from graft.localize.coordinates import Coordinates
 from graft.localize.gradients import DenseSum
 from graft.localize.scores.table import CandidateScores, DenseScores, ScoreInput, ScoreTable
-from graft.localize.spec import CandidateSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import CandidateSpec
 from graft.tensors.pair import CheckpointPair
 
 

@@ -13,8 +13,8 @@ import torch
 from graft.localize.coordinates import Coordinates, Groups, movement_at
 from graft.localize.path import GradientPath
 from graft.localize.selection import select_top
-from graft.localize.spec import CandidateSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import CandidateSpec
 from graft.tensors.pair import CheckpointPair
 
 # tensor name -> a function that gives its (n,) fp32 scores, higher = more likely to hold the skill; calling it

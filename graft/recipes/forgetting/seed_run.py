@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from graft.config import read_config, to_plain
-from graft.patch.file import load_patch, save_patch
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
+from graft.specs.importance import ImportanceSpec
 from graft.tasks.task import Task
 from graft.train.importance.consolidation_file import save_consolidation
 from graft.train.importance.general import draw_region, measure_general
-from graft.train.importance.measuring import Importance, ImportanceSpec
+from graft.train.importance.measuring import Importance
 
 Figures = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
 
@@ -129,7 +131,7 @@ class ForgettingRun(SeedRun):
     def _important(self, config: ImportanceSpec) -> Importance:
         if config not in self.measured:
             tasks = [item.task for item in self.general]
-            self.measured[config] = measure_general(self.start, tasks, config, **self.machine.where)
+            self.measured[config] = measure_general(self.start, tasks, config, self.runtime)
         return self.measured[config]
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from graft.config import override, read_config, to_plain
-from graft.localize.spec import LocalizeSpec
 from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
-from graft.tasks.regularize_spec import UNIFORM, RegularizeSpec
-from graft.train.adapter import AdapterSpec
+from graft.specs.adapter import AdapterSpec
+from graft.specs.localize import LocalizeSpec
+from graft.specs.regularize import UNIFORM, RegularizeSpec
 
 
 @dataclass(frozen=True)

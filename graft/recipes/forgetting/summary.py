@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
 from graft.recipes.forgetting.spec import ForgettingSpec
 from graft.report.plane import Plane, Spot

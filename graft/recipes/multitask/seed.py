@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.kinship import compare_gradients, compare_texts
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.recipes.multitask.fusions import fuse_tuned, train_mix
 from graft.recipes.multitask.grafts import cross_grafts, cut_grafts, cut_shared, join_grafts
 from graft.recipes.multitask.seed_run import Figures, MultitaskRun
@@ -16,7 +16,7 @@ from graft.recipes.multitask.sequences import run_sequence
 from graft.recipes.multitask.spec import BASE
 from graft.recipes.timer import Timer
 from graft.results.seeds import MultitaskSeed, Rows
-from graft.tasks.similarity import SimilarityHead
+from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 
 SHARED = "shared-"  # before a task's name, of the graft that was found within the first mix

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from graft.localize.spec import LocalizeSpec
 from graft.patch.skill_patch import Patch
 from graft.recipes.multitask.spec import MultitaskSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples
+from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from graft.compose.fusion_spec import FusionSpec
-from graft.localize.spec import LocalizeSpec
 from graft.patch.overlap_rules import OverlapRule
 from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.specs.fusion import FusionSpec
+from graft.specs.localize import LocalizeSpec
 
 BASE = "base"
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from graft.compose.families import FamilyOverlap
 from graft.evaluate.forgetting import follow_stages
-from graft.evaluate.mantel import Matrix, correlate_pairs
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.mantel import Matrix, mantel_test
+from graft.evaluate.t_interval import mean_interval
 from graft.recipes.multitask.spec import BASE
 from graft.results.seeds import MultitaskSeed
 
@@ -61,6 +61,6 @@ def agree(overlap: FamilyOverlap, seeds: Seeds) -> dict[str, dict[str, float | N
     result: dict[str, dict[str, float | None]] = {}
     for measure in seeds[0].kinship:
         mean = np.mean([seed.kinship[measure] for seed in seeds], axis=0)
-        rho, p = correlate_pairs(overlap.means["jaccard"], mean)
+        rho, p = mantel_test(overlap.means["jaccard"], mean)
         result[measure] = {"rho": None, "p": None} if np.isnan(rho) else {"rho": rho, "p": p}
     return result

@@ -78,7 +78,7 @@ def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
     every = max(1, Plan((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
-    made = train_task(run.recipe.base, run.task, out, config=config, **run.machine.where, resume=True, force=True)
+    made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)
     predictions = run.predict(run.open(out))
     shutil.rmtree(out)  # as large as the model; its settings make it again
     return MeasuredControl("steps", made.steps, made.epochs[-1].validation_accuracy, predictions)

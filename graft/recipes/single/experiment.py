@@ -9,8 +9,9 @@ from pathlib import Path
 
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
+from graft.files.location import locate
 from graft.localize.methods import METHODS
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
@@ -29,7 +30,6 @@ from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
-from graft.tensors.location import locate
 from graft.tensors.scope import Scope
 
 

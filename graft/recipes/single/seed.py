@@ -14,7 +14,7 @@ from graft.evaluate.evaluation import Predictions
 from graft.evaluate.necessity import cut_removal
 from graft.evaluate.report import Report
 from graft.localize.diagnosis import diagnose_movement
-from graft.patch.file import save_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.single.controls import MeasuredControl, match_early_stopping, measure_blends, scale_tuned
@@ -72,8 +72,8 @@ def run_seed(run: SingleRun) -> SingleSeed:
 def _train(run: SingleRun) -> None:
     """Fine-tune, or take up the checkpoint of an earlier try at the same."""
     base, task = run.recipe.base, run.task
-    if find_training(base, task, run.tuned, dtype=run.machine.dtype) is None:
-        train_task(base, task, run.tuned, **run.machine.where, resume=True, force=True)
+    if find_training(base, task, run.tuned, dtype=run.runtime.dtype) is None:
+        train_task(base, task, run.tuned, **run.runtime.options, resume=True, force=True)
 
 
 def _measure_grafts(run: SingleRun, patches: Mapping[str, Patch]) -> Models:

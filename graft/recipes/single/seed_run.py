@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
+from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.localize.methods import Tables
@@ -18,7 +19,6 @@ from graft.recipes.single.spec import SingleSpec
 from graft.results.models import graft_name
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
-from graft.tensors.location import locate
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
@@ -64,12 +64,14 @@ class SingleRun(SeedRun):
     def open(self, model: str | Path) -> Head:
         """Open a model with the task's head, whose rows are the tuned one's."""
         rows = tuned_rows(self.pair, self.task)
-        return open_head(locate(model).path, self.task.spec, **self.machine.where, seed=self.seed, rows=rows)
+        return open_head(locate(model).path, self.task.spec, self.runtime, seed=self.seed, rows=rows)
 
     def localize(self, method: str, **changes: Any) -> Patch:
         """Return the patch of a method; `changes` replace fields of the recipe's `localize` block."""
         config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)  # type: ignore[arg-type]
-        return localize_skill(self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.machine.where)
+        return localize_skill(
+            self.recipe.base, self.tuned, self.task, config, tables=self.tables, **self.runtime.options
+        )
 
     def predict(self, head: Head) -> Predictions:
         """Predict the test split and all out-of-distribution sets."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from graft.localize.spec import LocalizeSpec
 from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.specs.localize import LocalizeSpec
 
 ControlName = Literal["temperature", "interpolation", "early_stopping", "larger_random"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.evaluate.over_seeds import mean_interval
+from graft.evaluate.t_interval import mean_interval
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.models import Model
 from graft.results.seeds import SingleSeed

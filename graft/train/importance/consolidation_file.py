@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.claims import Output
 from graft.errors import CheckpointError
-from graft.outputs import new_file
-from graft.patch.coding import decode_bits, decode_gaps, encode_indices
-from graft.patch.integrity import Seal, canonical_json, make_seal
+from graft.files.claims import Output
+from graft.files.header import Header, parse_json, read_header, shown
+from graft.files.outputs import new_file
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.patch.format.coding import decode_bits, decode_gaps, encode_indices
+from graft.patch.format.integrity import Seal, canonical_json, make_seal
 from graft.patch.mask import Indices, Mask
-from graft.tensors.dtypes import ITEM_SIZES, TensorSpec, from_bytes, is_finite
-from graft.tensors.header import Header, parse_json, read_header, shown
+from graft.tensors.dtypes import from_bytes, is_finite
 from graft.train.importance.consolidation import Consolidation
 
 FILE = "importance.safetensors"

@@ -6,35 +6,39 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from graft.files.location import locate
 from graft.localize.scores.random import draw
 from graft.patch.mask import Mask
+from graft.specs.importance import ImportanceSpec
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from graft.tensors.scope import Scope
 from graft.train.importance.consolidation import select_core
-from graft.train.importance.measuring import Importance, ImportanceSpec, measure_importance
+from graft.train.importance.measuring import Importance, measure_importance
 
 
-def measure_general(model: str | Path, tasks: Sequence[Task], config: ImportanceSpec, **where: Any) -> Importance:
+def measure_general(
+    model: str | Path, tasks: Sequence[Task], config: ImportanceSpec, runtime: Runtime = DEFAULT
+) -> Importance:
     """The mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
 
     Args:
         model, config: as of `measure_importance`; its method takes data.
         tasks: whose training examples show what matters, each as much as the others.
-        where: device and dtype.
+        runtime: where and in what precision.
 
     Raises:
         ConfigError, CheckpointError, DataError: as of `measure_importance`.
     """
-    found = measure_importance(model, tasks[0], config, **where)
+    measure = partial(measure_importance, model, config=config, device=runtime.device, dtype=runtime.dtype)
+    found = measure(tasks[0])
     sums = {name: score().clone() for name, score in found.scores.items()}
     for task in tasks[1:]:
-        others = measure_importance(model, task, config, **where).scores
+        others = measure(task).scores
         for name in sums:
             sums[name] += others[name]()
     means = {name: partial(torch.Tensor.clone, total.div_(len(tasks))) for name, total in sums.items()}

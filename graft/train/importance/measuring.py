@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from graft.arguments import checked
 from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
+from graft.files.location import Located, locate
 from graft.localize.localization import describe_checkpoint
 from graft.localize.scores.table import ScoreTable
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
+from graft.specs.importance import ImportanceSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.architecture import naming_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import Located, locate
 from graft.tensors.names import match_names
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
@@ -34,26 +36,6 @@ from graft.train.importance.scores import IMPORTANCE_SCORES
 from graft.train.importance.scores.given import ImportanceInput
 
 FLOOR = 0.1  # of the mean domain importance: below it a weight counts as of no use to the domain
-
-
-@dataclass(frozen=True)
-class ImportanceSpec:
-    """How to measure importance.
-
-    Attributes:
-        method: of `IMPORTANCE_SCORES`: "saliency" (|g * theta|), "fisher" (squared gradients), "movement" (|theta -
-            base|) or "path" (recorded while tuning).
-        scope: which tensors, as in `graft.tensors.scope`.
-        micro_batch: examples whose gradients are averaged before their size or square is taken; 1 is exact.
-    """
-
-    method: Literal["saliency", "fisher", "movement", "path"] = "saliency"
-    scope: str = "all"
-    micro_batch: int = 1
-
-    def __post_init__(self) -> None:
-        if self.micro_batch < 1:
-            raise ValueError("micro_batch must be 1 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +112,10 @@ def measure_importance(
     if needs == "record":
         path = find_consolidation(None if record is None else str(record), located.path)
         given = dataclasses.replace(given, record=_recorded(path, checkpoint))
-    table = _score(given, config, located, task, device, dtype)
+    runtime = Runtime(device, dtype)
+    table = _score(given, config, located, task, runtime)
     if domain is not None:
-        table = _divide(table, _score(given, config, located, domain, device, dtype))
+        table = _divide(table, _score(given, config, located, domain, runtime))
     if not table:
         raise CheckpointError(f"{located.name}: no tensor in scope can be scored by {config.method}")
     method = to_plain(config) | ({"domain": domain.describe()} if domain else {})
@@ -160,13 +143,13 @@ def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None
 
 
 def _score(
-    given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, device: str, dtype: str
+    given: ImportanceInput, config: ImportanceSpec, model: Located, task: Task | None, runtime: Runtime
 ) -> ScoreTable:
     score = IMPORTANCE_SCORES[config.method]
     if score.needs != "data":
         return score.function(given)
     assert task is not None
-    head = open_head(model.path, task.spec, device=device, dtype=dtype, seed=task.spec.seed)
+    head = open_head(model.path, task.spec, runtime, seed=task.spec.seed)
     target = LiveTarget(head.model)
     found = target.match(given.weights).found
     live = {name: target.tensors[own] for name, own in found.items()}

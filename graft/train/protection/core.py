@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from graft.patch.file import patch_bytes
+from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.train.protection.region import Region, find_regions, regions_outside
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.names import match_names
+from graft.train.protection.region import Region, find_regions, regions_outside, unite
 from graft.train.protection.standing import what_stands
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
@@ -77,9 +79,22 @@ class Core:
         return whole.hexdigest()
 
 
+def count_free(base: Checkpoint, trained: Iterable[str], core: Core) -> dict[str, int]:
+    """Count the entries of each tensor of a base that a core leaves free."""
+    kept = unite(*((_rename(mask, base) for mask in masks) for masks in core.masks))
+    return {name: base.spec(name).numel - len(kept[name]) for name in trained}
+
+
 def _as_list(masks: Masks) -> list[Mask | Patch]:
     return [masks] if isinstance(masks, (Mask, Patch)) else list(masks)
 
 
 def _mask_of(item: Mask | Patch) -> Mask:
     return item.mask if isinstance(item, Patch) else item
+
+
+def _rename(mask: Mask, base: Checkpoint) -> Mask:
+    """Rename a mask's tensors as the base does; those that the base lacks, or has in another shape, are left out."""
+    found = match_names(mask, base.names).found
+    there = [name for name in mask if name in found and mask.specs[name].shape == base.spec(found[name]).shape]
+    return Mask.of({found[name]: base.spec(found[name]) for name in there}, {found[name]: mask[name] for name in there})

@@ -14,8 +14,8 @@ from graft.localize.learner.learned import MaskLearner, learn_mask
 from graft.localize.localization import localize_skill
 from graft.localize.path import GradientPath
 from graft.localize.scores.table import Scores
-from graft.localize.spec import LearnSpec, LocalizeSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.tasks.task import Task
 from tests.checkpoints import bits_of
 

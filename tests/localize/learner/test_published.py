@@ -11,8 +11,8 @@ from graft.errors import BudgetError, ConfigError
 from graft.localize.learner.published import CUT, RelaxedMask, learn_published
 from graft.localize.localization import localize_skill
 from graft.localize.path import GradientPath
-from graft.localize.spec import LocalizeSpec, PaperSpec
 from graft.patch.mask import Mask
+from graft.specs.localize import LocalizeSpec, PaperSpec
 from graft.tasks.task import Task
 from tests.checkpoints import bits_of, changed_mask
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from graft.errors import ConfigError, OutputError
+from graft.files.location import locate
 from graft.recipes import run as running
 from graft.recipes.forgetting.experiment import ForgettingExperiment
 from graft.recipes.forgetting.seed_run import ForgettingRun
@@ -18,7 +19,6 @@ from graft.recipes.forgetting.spec import MethodSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.location import locate
 from tests.checkpoints import changed_entries, count
 from tests.models import write_yaml
 from tests.recipes.toy_tasks import write_toy_tasks

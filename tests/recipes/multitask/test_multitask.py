@@ -13,8 +13,7 @@ import torch
 
 from graft.config import read_config, to_plain
 from graft.errors import ConfigError, OutputError
-from graft.localize.spec import LocalizeSpec
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.patch.mask import Mask
 from graft.recipes import run as running
 from graft.recipes import seed_run
@@ -27,6 +26,7 @@ from graft.recipes.multitask.sequences import run_sequence
 from graft.recipes.multitask.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace, with_shots
+from graft.specs.localize import LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from tests.checkpoints import changed_entries, count

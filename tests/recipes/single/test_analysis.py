@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from graft.config import read_config
-from graft.evaluate.blending import interpolate
 from graft.recipes.seed_run import SeedPlace
 from graft.recipes.single import controls
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
@@ -159,12 +158,15 @@ def test_a_target_below_the_base_is_reached_at_once(bench: SingleRun) -> None:
     assert match_early_stopping(bench, 0.01).value == 80 // controls.CHECKS
 
 
-def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(bench: SingleRun) -> None:
+def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
+    bench: SingleRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = bench.open(bench.recipe.base)
     tuned = bench.predict_test(bench.open(bench.tuned)).logits
     larger = match_larger_random(bench, head, 1.01)
     assert larger.validation_accuracy <= 1
-    mixed = controls._measure(bench, head, interpolate(1.0)).test.logits
+    monkeypatch.setattr(controls, "ALPHAS", (1.0,))
+    mixed = match_interpolation(bench, head, 1.01).predictions.test.logits
     assert mixed == pytest.approx(tuned)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graft.errors import ConfigError, DataError, GraftError, OutputError
-from graft.patch.file import load_patch
+from graft.patch.format.reading import load_patch
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace
 from graft.recipes.single import experiment as running
@@ -220,7 +220,7 @@ def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypat
     [
         ({"sead": [0]}, r"tiny.yaml: unknown key 'sead' \(did you mean 'seeds'\?\); allowed are name, base, task"),
         ({"localize": {"densety": 1}}, r"localize: unknown key 'densety' \(did you mean 'density'\?\)"),
-        ({"localize": {"points": 0}}, r"localize: points and batch_size must be 1 or more"),
+        ({"localize": {"points": 0}}, r"localize: points must be 1 or more"),
         ({"controls": ["luck"]}, r"controls: 'luck' is not a method; choose from learned, paper, attribution, "),
         ({"train": {"rate": 1}}, r"task.yaml: train: unknown key 'rate'.*allowed are optimizer"),
         ({"train": {"lr": "2020-01-01"}}, r"task.yaml: train: lr: must be a number"),

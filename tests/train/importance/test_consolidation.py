@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from graft.errors import BudgetError, CheckpointError, OutputError
-from graft.patch.integrity import make_seal
+from graft.patch.format.integrity import make_seal
 from graft.train.importance.consolidation import Consolidation, consolidate, select_core
 from graft.train.importance.consolidation_file import KEY, load_consolidation, save_consolidation
 from tests.checkpoints import sample_tensors

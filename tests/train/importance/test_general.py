@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from graft.errors import BudgetError
+from graft.specs.importance import ImportanceSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.importance.general import draw_region, measure_general
-from graft.train.importance.measuring import ImportanceSpec, measure_importance
+from graft.train.importance.measuring import measure_importance
 
 
 def test_importance_over_tasks_is_the_mean_of_theirs(base: Path, task: Task) -> None:

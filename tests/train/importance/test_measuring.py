@@ -10,14 +10,16 @@ import torch
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.movement import diff_checkpoints
 from graft.localize.path import GradientPath
-from graft.tasks.regularize_spec import RecordSpec, RegularizeSpec
+from graft.specs.importance import ImportanceSpec
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import RegularizeSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import train_task
 from graft.train.importance.consolidation_file import FILE, load_consolidation
 from graft.train.importance.gathering import GradientMean
-from graft.train.importance.measuring import FLOOR, ImportanceSpec, measure_importance
+from graft.train.importance.measuring import FLOOR, measure_importance
 from tests.models import toy_examples, write_task
 
 

@@ -11,8 +11,9 @@ from transformers import Trainer, TrainingArguments
 
 import graft
 from graft.errors import PatchMismatchError, ProtectionError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
-from graft.tensors.dtypes import TensorSpec, as_bits, spec_of
+from graft.tensors.dtypes import as_bits, spec_of
 from tests.checkpoints import small_llama
 
 Rows = list[dict[str, torch.Tensor]]

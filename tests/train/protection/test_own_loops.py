@@ -9,9 +9,10 @@ import torch
 
 import graft
 from graft.errors import CheckpointError, PatchMismatchError, ProtectionError
+from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.tensors.dtypes import TensorSpec, as_bits, spec_of
+from graft.tensors.dtypes import as_bits, spec_of
 from graft.train.protection.guard import How, Protection
 from tests.checkpoints import bits_of, make_patch, model_of, sample_tensors, small_llama
 from tests.train.protection.loops import OPTIMIZERS, Wrapper, bits_of_weights, loss_of, make_mask, make_model, moved_at

@@ -12,8 +12,9 @@ import torch
 
 from graft.errors import ProtectionError, TrainingError
 from graft.patch.mask import Mask
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
-from graft.tasks.spec import LocalizableSpec, TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits

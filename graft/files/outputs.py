@@ -1,0 +1,167 @@
+"""Outputs are written beside their place and moved into it, so that a crash leaves no half file.
+
+A process that is killed outright leaves its temporary folder behind, hidden beside the output and marked. The next that
+writes the same output removes it: it is locked for as long as its process lives, so that one without a lock is
+nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from graft.errors import OutputError
+from graft.files.claims import Claim, Output, claim_output, what_stands_at
+from graft.files.moves import exchange, move_new
+from graft.files.workplaces import is_marked, put_mark
+
+_PREFIX = ".graft-"  # short, so that the output's own name may be as long as the disk allows
+
+
+@contextlib.contextmanager
+def new_file(path: Output, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty file on the same disk; on a clean exit it is synced and moved onto `path`.
+
+    Args:
+        path: of the output, or a claim to it, which also says whether to replace what was there then.
+        force: replace what is there now.
+
+    Raises:
+        OutputError: what `claim_output` refuses; something appeared at the path meanwhile, or what was there changed;
+            or the disk refuses (full, read-only, no rights).
+    """
+    claim = claim_output(path, is_folder=False, force=force)
+    with _temporary_of(claim) as (place, rights):
+        place.touch()
+        yield place
+        _finish(place, rights)
+
+
+@contextlib.contextmanager
+def new_folder(path: Output, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder on the same disk; on a clean exit its files are synced and it becomes `path`.
+
+    With `force` an existing folder is replaced whole, never merged into.
+
+    Args:
+        path, force: as in `new_file`.
+
+    Raises:
+        OutputError: as in `new_file`.
+    """
+    claim = claim_output(path, is_folder=True, force=force)
+    with _temporary_of(claim) as (place, rights):
+        place.mkdir()
+        yield place
+        for file in sorted(place.rglob("*")):
+            if file.is_file() and not file.is_symlink():
+                _finish(file, rights)
+
+
+@contextlib.contextmanager
+def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
+    """A place beside the output whose content goes there after a clean exit, and the rights of new folders here."""
+    with _parents_of(claim.path):
+        _remove_stale(claim.path)
+        holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=claim.path.parent))
+        handle = os.open(holder, os.O_RDONLY)
+        try:
+            _lock(handle)  # before the mark, by which others take it for a temporary
+            rights = put_mark(holder, claim.path)
+            yield holder / "new", rights
+            _move_in(holder / "new", claim)
+        except BaseException:
+            shutil.rmtree(holder, ignore_errors=True)
+            raise
+        finally:
+            os.close(handle)
+        _remove_replaced(holder, claim.path)
+
+
+def _move_in(place: Path, claim: Claim) -> None:
+    """Move what is finished to the claimed path; what was found there, if it still is, changes places with it."""
+    try:
+        if claim.found is None or not os.path.lexists(claim.path):
+            move_new(place, claim.path)
+            return
+    except FileExistsError as error:
+        raise _changed(claim.path) from error
+    if what_stands_at(claim.path) != claim.found:
+        raise _changed(claim.path)
+    exchange(place, claim.path)
+    if what_stands_at(place) != claim.found:  # it was changed at the last moment
+        exchange(place, claim.path)
+        raise _changed(claim.path)
+
+
+def _changed(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} was written by something else while this ran, and is not overwritten: "
+        "move it, or choose another name, and start again"
+    )
+
+
+def _remove_replaced(holder: Path, path: Path) -> None:
+    try:
+        shutil.rmtree(holder)
+    except OSError as error:
+        raise OutputError(f"{path} is written, but what stood there before is left in {holder} ({error})") from error
+
+
+def _finish(file: Path, rights: int) -> None:
+    """Sync a file, and give it the usual rights: some libraries make files that their owner alone may read."""
+    _sync(file)
+    if file.stat().st_mode & 0o777 != rights & 0o666:
+        file.chmod(rights & 0o666)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open folder until it is closed; whether nobody else holds it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # a system or a disk without such locks: nothing counts as stale there
+        return False
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporaries of this output that no living process holds; the only copy of an old output is kept."""
+    for left in path.parent.iterdir():
+        if not left.name.startswith(_PREFIX) or not is_marked(left, path):
+            continue
+        if os.path.lexists(left / "old") and not os.path.lexists(path):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(left)
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Make the folders that are missing above a path; after a failure inside, those go again."""
+    missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,190 @@
+"""Import: make a patch of another tool's file and its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from graft.errors import BudgetError, MismatchError
+from graft.files.location import Located, locate
+from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
+from graft.interop.registry import IMPORT_FORMATS
+from graft.interop.sizes import cut_rows, new_rows, resized_heads
+from graft.localize.budget import resolve_budget
+from graft.localize.selection import select_top
+from graft.patch.mask import Indices, Mask
+from graft.patch.provenance import BaseIdentity, Provenance
+from graft.patch.skill_patch import Patch
+from graft.tensors.architecture import naming_of
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import as_bits, same_bits, take
+from graft.tensors.names import match_names
+from graft.tensors.pair import refuse_not_finite
+from graft.tensors.prints import digest_of, print_of
+from graft.version import __version__
+
+
+def import_patch(
+    file: Path,
+    source: str,
+    base: str,
+    *,
+    density: float | None = None,
+    budget: int | None = None,
+    with_base_values: bool = False,
+) -> Patch:
+    """Make a patch of what another tool's file does to a base, with one tensor in memory at a time.
+
+    Args:
+        file: the file or folder.
+        source: the file's format, a name of `IMPORT_FORMATS`.
+        base: the model that the file belongs to.
+        density, budget: how many entries to keep, those that move furthest; without them every changed entry.
+        with_base_values: also store the base's values.
+
+    Raises:
+        ConfigError: no such format.
+        CheckpointError: the file is junk or of another kind, or the base cannot be read.
+        MismatchError: the file does not belong to this base; the tensor is named.
+        BudgetError: the file changes nothing, or less than the budget.
+    """
+    import_format, located = IMPORT_FORMATS.find(source), locate(base)
+    checkpoint = Checkpoint.open(located.path)
+    weights = import_format.read(file, checkpoint)
+    edits, dense = _match(weights, checkpoint)
+    edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
+    mask = _choose(checkpoint, edited, density, budget)
+    rows, grown = new_rows(checkpoint, edits, file)
+    dense |= rows
+    for name, tensor in dense.items():
+        refuse_not_finite(tensor, name, file)
+    config = {"method": "import", "from": source, "density": density, "budget": budget, **weights.config}
+    buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
+    provenance = replace(_provenance(located, checkpoint, config), grown=grown, buffers=buffers)
+    values, before = _cut(checkpoint, edited, mask)
+    prints = {name: print_of(tensor) for name, tensor in before.items()}
+    return Patch(mask, values, prints, provenance, before if with_base_values else None, dense)
+
+
+def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
+    """Return the base's tensors -> their edits, several where the file lists tied names; and what the base lacks."""
+    wanted = [*weights.edits, *weights.whole]
+    base_names = _match_listed(wanted, base)
+    dense = {name: read() for name, read in weights.whole.items() if name not in base_names}
+    heads = resized_heads(weights, base_names, base)
+    base_names = {name: target for name, target in base_names.items() if target not in heads}
+    dense |= heads
+    lacking = sorted(set(weights.edits) - base_names.keys())
+    if lacking or not (base_names or heads):
+        what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
+        raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
+    _refuse_parted(weights, base, wanted)
+    edits: dict[str, list[Edit]] = {}
+    for name, target in base_names.items():
+        whole = weights.whole.get(name)
+        edits.setdefault(target, []).append(weights.edits[name] if whole is None else replace_whole(name, whole))
+    return edits, {name: tensor.clone() for name, tensor in dense.items()}
+
+
+def _match_listed(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Return the file's names -> the base's listed names; tied names stand for one."""
+    listed = [(group, sorted(group & base.files.keys())) for group in base.tied]
+    owners = {name: names[0] for group, names in listed if names for name in group}
+    return {name: owners.get(target, target) for name, target in _match_each(wanted, base).items()}
+
+
+def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
+    """Return the file's names -> the base's, tied ones each under its own."""
+    prefix, rename = naming_of(base.architecture)
+    return match_names(wanted, {*base.names, *set().union(*base.tied)}, prefix=prefix, rename=rename).found
+
+
+def _refuse_parted(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
+    """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
+
+    Raises:
+        MismatchError: naming both.
+    """
+    base_names = _match_each(wanted, base)
+    named = set(base_names.values())
+    for name in weights.parted & base_names.keys():
+        group = next((group for group in base.tied if base_names[name] in group), frozenset())
+        if group - named:
+            raise MismatchError(
+                f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
+                f"{min(group - named)!r}, which would stay as it is: a patch cannot untie them"
+            )
+
+
+def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one tensor of the base and what becomes of it, without new rows of a vocabulary.
+
+    Raises:
+        MismatchError: the file gives tied names different values.
+        CheckpointError: a value is NaN or infinite.
+    """
+    before = base.read(name)
+    tuned = edits[0](before)
+    cut = cut_rows(base, name, tuned)
+    for other in edits[1:]:
+        if not same_bits(tuned, other(before)):
+            raise MismatchError(
+                f"the base ties {name!r} with another tensor, but the imported file unties them: "
+                "it changes both, each in its own way"
+            )
+    refuse_not_finite(cut, name, file)
+    return before, cut
+
+
+Edited = Mapping[str, Callable[[], tuple[torch.Tensor, torch.Tensor]]]
+
+
+def _choose(base: Checkpoint, edited: Edited, density: float | None, budget: int | None) -> Mask:
+    indices: Mapping[str, Indices]
+    if density is None and budget is None:
+        indices = {name: _changed(*edit()).nonzero().squeeze(1).numpy() for name, edit in edited.items()}
+    else:
+        k = resolve_budget(base.n_parameters, density or 0.0, budget)
+        names = [name for name in edited if name in base.parameters]
+        n = sum(int(_changed(*edited[name]()).sum()) for name in names)
+        if n < k:
+            raise BudgetError(f"a budget of {k:,} entries, but the imported file changes only {n:,} of the base's own")
+        indices = select_top({name: partial(_movement, edited[name]) for name in names}, names, k)
+    mask = Mask.of({name: base.spec(name) for name in indices}, indices)
+    if not len(mask):
+        raise BudgetError("the imported file changes nothing of the base's own values: there is nothing to cut out")
+    return mask
+
+
+def _changed(before: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    return (as_bits(before) != as_bits(tuned)).flatten()
+
+
+def _movement(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Return (n,) fp32 |tuned - base|, -inf where the bits are equal."""
+    before, tuned = edit()
+    return (tuned.float() - before.float()).abs().flatten().masked_fill_(~_changed(before, tuned), -torch.inf)
+
+
+def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the tuned values at a mask, and the base's."""
+    values, before = {}, {}
+    for name, indices in mask.indices.items():
+        before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())
+    return values, before
+
+
+def _provenance(located: Located, base: Checkpoint, config: Mapping[str, object]) -> Provenance:
+    n = base.n_parameters
+    return Provenance(
+        base=BaseIdentity(located.id, located.revision, located.name, digest_of(base), n),
+        tied=tuple(tuple(sorted(group)) for group in base.tied),
+        scope="all",
+        n_maskable=n,
+        method=config,
+        tool=f"skillgraft {__version__}",
+    )

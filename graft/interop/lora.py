@@ -1,0 +1,162 @@
+"""LoRA adapters of PEFT (Hu et al., arXiv 2106.09685), merged against their base as PEFT merges them.
+
+    W + scale * B A,   A (r, in), B (out, r), scale = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling
+
+(arXiv 2312.03732). The product is taken in float32 (float64 for a float64 weight), the sum rounded to the weight's
+dtype: what `merge_and_unload` gives for an adapter loaded with PEFT's defaults. Every entry of a targeted matrix moves,
+so that a budget chooses what the patch keeps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.errors import CheckpointError
+from graft.interop.additive import add_difference, widest
+from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
+from graft.interop.linear_layers import find_transposed
+from graft.interop.peft_adapter import Adapter, open_adapter, read_rest
+from graft.tensors.checkpoint import Checkpoint
+
+# what changes the arithmetic, or the base itself; each is off where it is absent, null or empty
+_UNKNOWN = (
+    *("use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "use_qalora", "use_bdlora"),
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "layer_replication"),
+    *("megatron_config", "velora_config"),
+)
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others also rewrite the base's weights
+_LINEAR = ("lora_A.weight", "lora_B.weight")
+_EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
+_NESTED = re.compile(r"\)[*+{]")  # a repeated group may take exponential time
+_LONGEST = 500  # characters of a pattern
+
+
+def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
+    """A LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
+
+    Args:
+        path: the adapter's folder.
+        base: the model that it belongs to, which tells the layers that store their weights transposed.
+
+    Raises:
+        CheckpointError: not such an adapter, or a variant whose arithmetic is another.
+    """
+    adapter = open_adapter(path, "LORA")
+    _refuse_variants(adapter)
+    pairs = adapter.groups(_LINEAR) | adapter.groups(_EMBEDDING)
+    used = {key for pair in pairs.values() for key in pair.values()}
+    rest = {name: key for name, key in adapter.keys.items() if key not in used}
+    _refuse_rest(adapter, rest)
+    more = read_rest(adapter, rest)
+    edits, turned = dict(more.edits), find_transposed(base, [f"{module}.weight" for module in pairs])
+    for module, pair in pairs.items():
+        name, edit = f"{module}.weight", _edit_of(adapter, module, pair, turned.get(f"{module}.weight"))
+        below = edits.get(name)  # PEFT stores an embedding beside its factors
+        edits[name] = edit if below is None else _after(below, edit)
+    config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
+    return ImportedWeights(edits, more.whole, config, frozenset(more.whole))
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One adapted weight: its factors, and how they are put together."""
+
+    name: str
+    read_a: Callable[[], torch.Tensor]
+    read_b: Callable[[], torch.Tensor]
+    rank: int
+    alpha: float
+    is_rooted: bool  # alpha / sqrt(r)
+    is_turned: bool  # the weight is stored as (in, out)
+    is_embedding: bool
+
+    def merge(self, base: torch.Tensor) -> torch.Tensor:
+        wide = widest(base.dtype)
+        a, b = self.read_a().to(wide), self.read_b().to(wide)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.numel():
+            raise CheckpointError(f"tensor {self.name!r}: factors {list(a.shape)} and {list(b.shape)} make no LoRA")
+        if len(a) != self.rank:
+            raise CheckpointError(
+                f"tensor {self.name!r}: factors of rank {len(a)}, the adapter's config says {self.rank}"
+            )
+        shape = (b.shape[0], a.shape[1])
+        check_shape(self.name, shape[::-1] if self.is_turned else shape, tuple(base.shape))
+        product = (b @ a).T if self.is_turned else b @ a
+        difference = product * (self.alpha / (len(a) ** 0.5 if self.is_rooted else len(a)))
+        # of embeddings PEFT rounds the difference before it adds it
+        return add_difference(base, difference.to(base.dtype) if self.is_embedding else difference)
+
+
+def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_turned: bool | None) -> Edit:
+    """What a pair of factors does to its weight.
+
+    `fan_in_fan_out` is one flag for all layers, and PEFT turns it over at each layer that it does not fit: it counts
+    only where the base does not tell.
+    """
+    if len(pair) != 2:
+        raise CheckpointError(f"{adapter.where}: {module!r} has only {', '.join(pair)}")
+    read_a, read_b = (partial(adapter.stored.read, pair[ending]) for ending in sorted(pair))
+    if is_turned is None:
+        is_turned = bool(adapter.config.get("fan_in_fan_out"))
+    return _Layer(
+        f"{module}.weight",
+        read_a,
+        read_b,
+        rank=int(_number(adapter, "r", _of_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8)))),
+        alpha=_number(
+            adapter, "lora_alpha", _of_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
+        ),
+        is_rooted=bool(adapter.config.get("use_rslora")),
+        is_turned=_EMBEDDING[0] in pair or is_turned,
+        is_embedding=_EMBEDDING[0] in pair,
+    ).merge
+
+
+def _after(first: Edit, second: Edit) -> Edit:
+    return lambda base: second(first(base))
+
+
+def _refuse_variants(adapter: Adapter) -> None:
+    for key in _UNKNOWN:
+        if adapter.config.get(key):
+            raise CheckpointError(f"{adapter.where}: a LoRA variant that is not known here ({key}); merge it with PEFT")
+    start = adapter.config.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{adapter.where}: started by {start!r}, which rewrites the base; merge it with PEFT and import it as dense"
+        )
+
+
+def _refuse_rest(adapter: Adapter, rest: Mapping[str, str]) -> None:
+    odd = next((name for name in rest if ".lora_" in name or ".token_adapter." in name), None)
+    if odd is not None:
+        raise CheckpointError(f"{adapter.where}: {odd!r} belongs to a LoRA variant that is not known here")
+
+
+def _of_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of a module's name, as PEFT's `get_pattern_key` finds it."""
+    patterns = adapter.config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise CheckpointError(f"{adapter.where}: {key} is no table of expressions")
+    for pattern, value in patterns.items():
+        if len(pattern) > _LONGEST or _NESTED.search(pattern):
+            raise CheckpointError(f"{adapter.where}: {key} holds an expression too involved to be trusted")
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            raise CheckpointError(f"{adapter.where}: {key} holds {pattern!r}, not an expression ({error})") from error
+    return default
+
+
+def _number(adapter: Adapter, key: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise CheckpointError(f"{adapter.where}: {key} is {value!r}, not a number")
+    return float(value)

@@ -1,0 +1,120 @@
+"""An adapter folder of PEFT: adapter_config.json beside adapter_model.safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.errors import CheckpointError
+from graft.files.header import parse_json
+from graft.interop.imported_weights import Edit, replace_whole
+from graft.tensors.checkpoint import Checkpoint
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # what PEFT puts before the live model's names
+MAX_CONFIG = 10_000_000  # bytes
+HEADS = ["classifier", "score"]  # which PEFT trains whole for a classification task, asked or not
+Reader = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter that was opened; its tensors are read one at a time.
+
+    Attributes:
+        where: its folder, for errors.
+        config: adapter_config.json.
+        stored: adapter_model.safetensors, headers checked.
+        keys: the live model's name and what follows -> the key in the file.
+    """
+
+    where: str
+    config: Mapping[str, Any]
+    stored: Checkpoint
+    keys: Mapping[str, str]
+
+    def groups(self, endings: tuple[str, ...]) -> dict[str, dict[str, str]]:
+        """Module -> {ending: key} for the keys that end so."""
+        found: dict[str, dict[str, str]] = {}
+        for name, key in self.keys.items():
+            for ending in endings:
+                if name.endswith(f".{ending}"):
+                    found.setdefault(name.removesuffix(f".{ending}"), {})[ending] = key
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """An adapter's tensors beside its factors or differences.
+
+    Attributes:
+        edits: tensors that PEFT loads into the base's own: biases, embeddings saved along.
+        whole: those of `modules_to_save`, of which PEFT keeps modules apart from the base's.
+    """
+
+    edits: Mapping[str, Edit]
+    whole: Mapping[str, Reader]
+
+
+def read_rest(adapter: Adapter, keys: Mapping[str, str]) -> Rest:
+    """Sort the tensors that were trained or saved as they are by what PEFT does with them.
+
+    Args:
+        adapter: the adapter.
+        keys: the live model's name -> the key in the file.
+
+    Raises:
+        CheckpointError: two keys stand for one tensor.
+    """
+    saved = adapter.config.get("modules_to_save") or []
+    saved = [saved] if isinstance(saved, str) else [str(name) for name in saved]
+    if adapter.config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+        saved += HEADS
+    edits: dict[str, Edit] = {}
+    whole: dict[str, Reader] = {}
+    for name, key in keys.items():
+        read = partial(adapter.stored.read, key)
+        place = name.replace(".base_layer.", ".")  # what PEFT calls an adapted module's own bias or embedding
+        if place in edits or place in whole:
+            raise CheckpointError(f"{adapter.where}: two tensors for {place!r}")
+        if place == name and any(module.endswith(ending) for module in _modules_above(name) for ending in saved):
+            whole[name] = read
+        else:
+            edits[place] = replace_whole(place, read)
+    return Rest(edits, whole)
+
+
+def _modules_above(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def open_adapter(folder: Path, kind: str) -> Adapter:
+    """Open an adapter of one PEFT type ("LORA", "SHIRA").
+
+    Raises:
+        CheckpointError: not such an adapter, or saved as a pickle only.
+    """
+    folder = folder if folder.is_dir() else folder.parent
+    config = _read_config(folder / CONFIG)
+    if config.get("peft_type") != kind:
+        raise CheckpointError(f"{folder}: a PEFT adapter of type {config.get('peft_type')!r}, not {kind}")
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: holds no {WEIGHTS}; pickles are not read, save it anew with a present PEFT")
+    stored = Checkpoint.open(folder / WEIGHTS)
+    return Adapter(str(folder), config, stored, {key.removeprefix(PREFIX): key for key in stored.names})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{path}: too large for an adapter's config")
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); an adapter folder holds it") from error

@@ -1,0 +1,138 @@
+"""Formats of other tools: what `graft export --to` writes and `graft import --from` reads.
+
+A format is one file in this folder and one row here. Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.registry import Entry, Registry, load_target
+
+if TYPE_CHECKING:
+    from graft.interop.export_source import ExportSource
+    from graft.interop.imported_weights import ImportedWeights
+    from graft.tensors.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat(Entry):
+    """A format that patches can be written in.
+
+    Attributes:
+        target: `write(source, path)`, which fills a new file or an empty folder.
+        unsupported: "package.module:name" of `find_unsupported(source)`, which returns the tensors that the format
+            cannot hold, each with the reason; None where it holds all.
+        is_folder: whether it is a folder.
+        is_additive: whether it holds differences: the base's values under the mask are needed, from the base or stored
+            in the patch, and a few values may be out of reach of any difference.
+        needs_base: whether whole tensors of the base are needed.
+    """
+
+    unsupported: str | None = None
+    is_folder: bool = False
+    is_additive: bool = False
+    needs_base: bool = False
+
+    @property
+    def needs(self) -> str:
+        """Return what the export needs beside the patch, for references."""
+        if self.needs_base:
+            return "the base"
+        return "the base, or a patch that stores base values" if self.is_additive else "nothing"
+
+    def write(self, source: ExportSource, path: Path) -> None:
+        """Write a patch into a new file, or an empty folder."""
+        self.load()(source, path)
+
+    def find_unsupported(self, source: ExportSource) -> dict[str, str]:
+        """Return the tensors that the format cannot hold, in ascending order, each with the reason."""
+        reasons: Mapping[str, str] = load_target(self.unsupported)(source) if self.unsupported else {}
+        return dict(sorted(reasons.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportFormat(Entry):
+    """A format that patches can be made from.
+
+    Attributes:
+        target: `read(file)` or, where `reads_base`, `read(file, base)`; returns `ImportedWeights`.
+        reads_base: whether the base's layers decide what the file means.
+    """
+
+    reads_base: bool = False
+
+    def read(self, file: Path, base: Checkpoint) -> ImportedWeights:
+        """Return what a file does to a base, not computed yet."""
+        arguments: tuple[Any, ...] = (file, base) if self.reads_base else (file,)
+        weights: ImportedWeights = self.load()(*arguments)
+        return weights
+
+
+EXPORT_FORMATS = Registry(
+    "format to export to",
+    (
+        ExportFormat(
+            name="shira",
+            help="a folder with a PEFT adapter of sparse differences, for linear layers",
+            target="graft.interop.shira:write_shira",
+            unsupported="graft.interop.shira:find_unsupported",
+            source="https://arxiv.org/abs/2406.13175",
+            is_folder=True,
+            is_additive=True,
+        ),
+        ExportFormat(
+            name="vllm",
+            help="flat indices and absolute values, as in vLLM's checkpoint weight patches",
+            target="graft.interop.vllm_patch:write_weight_patches",
+            unsupported="graft.interop.vllm_patch:find_unsupported",
+            source="https://docs.vllm.ai",
+        ),
+        ExportFormat(
+            name="task-vector",
+            help="dense differences of the tensors that the patch touches",
+            target="graft.interop.task_vector:write_task_vector",
+            unsupported="graft.interop.task_vector:find_unsupported",
+            source="https://arxiv.org/abs/2212.04089",
+            is_additive=True,
+        ),
+        ExportFormat(
+            name="state-dict",
+            help="those tensors whole, with the patch's values in place",
+            target="graft.interop.state_dict:write_state_dict",
+            needs_base=True,
+        ),
+    ),
+)
+IMPORT_FORMATS = Registry(
+    "format to import from",
+    (
+        ImportFormat(
+            name="shira",
+            help="an adapter folder of PEFT",
+            target="graft.interop.shira:read_shira",
+            source="https://arxiv.org/abs/2406.13175",
+        ),
+        ImportFormat(
+            name="composable-sft",
+            help="pytorch_diff.bin, opened by an allow-list so that nothing in it is run",
+            target="graft.interop.composable_sft:read_composable_sft",
+            source="https://arxiv.org/abs/2110.07560",
+        ),
+        ImportFormat(
+            name="lora",
+            help="an adapter folder of PEFT, merged into its base",
+            target="graft.interop.lora:read_lora",
+            source="https://arxiv.org/abs/2106.09685",
+            reads_base=True,
+        ),
+        ImportFormat(
+            name="dense",
+            help="a safetensors file or model folder with some or all tuned tensors",
+            target="graft.interop.state_dict:read_state_dict",
+        ),
+    ),
+)

@@ -1,0 +1,43 @@
+"""Task vectors: dense differences tuned - base of the tensors that a patch touches (Ilharco et al., arXiv 2212.04089).
+
+One safetensors file, tensor name -> difference in float32 (float64 for float64 tensors), zero where the patch has no
+entry. Adding it at scale 1 in that dtype and rounding to the base's gives the grafted values, apart from the entries
+that no difference reaches.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from graft.files.tensor_spec import TensorSpec
+from graft.interop.additive import find_difference, widest
+from graft.interop.export_source import ExportSource
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES
+from graft.tensors.tensor_stream import Planned, write_tensors
+
+
+def find_unsupported(source: ExportSource) -> dict[str, str]:
+    """Tensors that have no difference in floating point, with the reason."""
+    integers = {name: spec.dtype for name, spec in source.patch.mask.specs.items() if not spec.is_float}
+    refused = {name: f"{dtype} entries; a task vector adds floating-point numbers" for name, dtype in integers.items()}
+    return refused | dict.fromkeys(source.patch.dense, "a whole tensor; a task vector holds differences alone")
+
+
+def write_task_vector(source: ExportSource, path: Path) -> None:
+    """Write the file described above, one tensor in memory at a time."""
+    tensors = {}
+    for name, spec in source.patch.mask.specs.items():
+        dtype = DTYPE_NAMES[widest(TORCH_DTYPES[spec.dtype])]
+        tensors[name] = Planned(TensorSpec(dtype, spec.shape), partial(_dense_difference, source, name))
+    write_tensors(path, tensors, {"format": "pt"})
+
+
+def _dense_difference(source: ExportSource, name: str) -> torch.Tensor:
+    difference, _ = find_difference(source.base_values(name), source.patch.values[name])
+    spec = source.patch.mask.specs[name]
+    dense = torch.zeros(spec.numel, dtype=difference.dtype)
+    dense.index_copy_(0, torch.tensor(source.patch.mask[name]), difference)
+    return dense.reshape(spec.shape)

@@ -1,0 +1,96 @@
+"""The memory and disk that `graft diff` will take, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from graft.errors import BudgetError
+from graft.files.location import locate
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.localize import largest_movements
+from graft.localize.budget import resolve_budget
+from graft.localize.diagnosis import SAMPLE
+from graft.memory.plan import Allocation, MemoryPlan
+from graft.patch.format.coding import CONTINUE
+from graft.tensors.pair import STRETCH, CheckpointPair
+from graft.tensors.scope import Scope
+
+# bytes, measured
+KEPT = 44  # per entry of the patch: index twice, values, coded, as a file
+SOUGHT = 26  # per weight in the sample by which the largest movements are sought
+STRETCHES = 64  # per weight of the stretch at work in each thread
+SAMPLED = 32  # per entry of the largest tensor's sample in the diagnosis
+ROW = 256  # bytes of a row of a patch's table, with a long name
+ABOUT = 1 << 14  # bytes of what a patch says of itself
+
+
+def plan_diff(
+    base: str | Path,
+    tuned: str | Path,
+    out: Path | None = None,
+    *,
+    density: float | None = None,
+    budget: int | None = None,
+    scope: str = "all",
+    with_base_values: bool = False,
+) -> MemoryPlan:
+    """Plan what `diff_checkpoints`, the diagnosis and saving the patch will take; no weight is read.
+
+    Without density and budget as many entries are kept as changed, which headers do not tell: the plan is for all.
+
+    Args:
+        base, tuned, density, budget, scope, with_base_values: as in `diff_checkpoints`.
+        out: the patch file; without it nothing but the diagnosis is planned.
+
+    Raises:
+        BudgetError, CheckpointError, MismatchError, ConfigError: it would be refused.
+    """
+    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    specs = {name: pair.base.spec(name) for name in pair.names_in(Scope(scope))}
+    n = sum(spec.numel for spec in specs.values())
+    threads = torch.get_num_threads()
+    step = -(-n // SAMPLE) | 1
+    parts = [
+        Allocation("stretches of both at work", STRETCHES * STRETCH * threads),
+        Allocation("diagnosis: the largest sample", SAMPLED * -(-max(spec.numel for spec in specs.values()) // step)),
+    ]
+    if out is not None:
+        item = max(ITEM_SIZES[spec.dtype] for spec in specs.values())
+        if density is None and budget is None:
+            k, what = n, f"changed entries (at most {n:,})"
+        else:
+            k = resolve_budget(pair.base.n_parameters, density or 0.0, budget)
+            if k > n:
+                raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
+            what = f"the largest {k:,} movements"
+            parts.append(Allocation("sample of the movements", SOUGHT * min(n, largest_movements.SAMPLE)))
+        item *= 2 if with_base_values else 1
+        whole = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
+        whole += sum(
+            pair.tuned.n_bytes(pair.names[name]) for name in pair.whole_in(Scope(scope)) if name in pair.grown
+        )  # more than the new rows, whose tensors are read
+        parts += [
+            Allocation(what, KEPT * k),
+            Allocation("whole tensors that the base lacks", 3 * whole),
+            Allocation("patch file at most", _max_patch_bytes(specs, k, item) + whole, "disk"),
+        ]
+    whole_pair = [(pair.base, name) for name in pair.base.names] + [(pair.tuned, name) for name in pair.names.values()]
+    reads = sum(checkpoint.n_bytes(name) for checkpoint, name in whole_pair)  # again and again from the page cache
+    return MemoryPlan.of(torch.device("cpu"), parts, reads=reads, out=out)
+
+
+def _max_patch_bytes(specs: Mapping[str, TensorSpec], k: int, item: int) -> int:
+    """Return the most bytes that a patch of k entries takes, wherever in the tensors they lie.
+
+    A tensor of n elements takes at most k + n / 65,535 tokens of two bytes, or n / 8 bytes of bits.
+
+    Args:
+        specs: the tensors from which they are.
+        k: entries.
+        item: bytes of an entry's values.
+    """
+    n = sum(spec.numel for spec in specs.values())
+    return min(2 * (k + n // CONTINUE), n // 8 + len(specs)) + item * k + ROW * len(specs) + ABOUT

@@ -1,0 +1,112 @@
+"""The memory that `graft train` will take, from headers and config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.files.location import locate
+from graft.memory.activations import estimate_activations
+from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.plan import Allocation, MemoryPlan
+from graft.patch.mask import Mask
+from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.specs.train import TrainSpec
+from graft.tasks.placement import find_device
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+from graft.train.localizable import refuse_unmet
+from graft.train.protection.core import Core, count_free
+from graft.train.protection.guard import FEW
+from graft.train.record import read_held
+
+INDEX = 8  # bytes
+PULLED = 4  # copies of one tensor while it is pulled towards the base
+
+
+def plan_training(
+    base: str | Path,
+    task: Task,
+    config: TrainSpec | None = None,
+    *,
+    protect: Sequence[Patch | Mask] = (),
+    unprotect: Sequence[Patch | Mask] = (),
+    runtime: Runtime = DEFAULT,
+) -> MemoryPlan:
+    """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance is.
+
+    Raises:
+        CheckpointError, ConfigError, BudgetError: it would be refused.
+    """
+    config = config or task.spec.train
+    path = locate(base).path
+    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    names, core = scope.names(checkpoint), Core(protect, unprotect)
+    refuse_unmet(checkpoint, config, core)
+    sizes = [checkpoint.spec(name).numel for name in names]
+    kind = live_dtype(checkpoint, runtime.dtype)
+    saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
+    adam = config.optimizer == "adamw" or config.localizable is not None
+    pulls = config.l1 > 0 or config.localizable is not None
+    protection = _Protection.of(checkpoint, names, core)
+    parts = [
+        allocate_weights(checkpoint, kind),
+        Allocation("gradients", sum(sizes) * kind.itemsize),
+        Allocation("optimizer state", 2 * protection.optimized * kind.itemsize if adam else 0),
+        Allocation("update of the largest tensor", PULLED * max(sizes) * kind.itemsize if pulls or adam else 0),
+        *protection.allocations(kind.itemsize),
+        *_importance_parts(config, path, sum(sizes), kind.itemsize),
+        allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
+    ]
+    return MemoryPlan.of(find_device(runtime.device), parts)
+
+
+def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Allocation]:
+    """Return what a record gathers, fp32 beside a copy of the weights; and what a penalty holds.
+
+    Anchors stay in the base's file where every entry of a tensor has one.
+    """
+    held = read_held(config, base)
+    parts = [Allocation("record of importance", (4 + width) * n_trained if config.record is not None else 0)]
+    if held is not None:
+        strengths = sum(values.nbytes for values in held.strengths.values())
+        few = sum(len(held.mask[name]) for name in held.mask if len(held.mask[name]) < held.mask.specs[name].numel)
+        parts += [Allocation("importance", strengths + (4 + width) * few)]
+    return parts
+
+
+@dataclass(frozen=True)
+class _Protection:
+    """The entries that `Protection` keeps tensor by tensor, for an optimizer that treats every entry by itself.
+
+    Attributes:
+        restored: protected entries that are kept and put back.
+        compact: free entries of tensors of which nothing else is optimized.
+        optimized: entries that the optimizer holds state for.
+    """
+
+    restored: int
+    compact: int
+    optimized: int
+
+    @classmethod
+    def of(cls, base: Checkpoint, trained: Iterable[str], core: Core) -> _Protection:
+        """Count them for a core over the tensors that train; what the base lacks is left to the training to refuse."""
+        free = count_free(base, trained, core)
+        sizes = {name: base.spec(name).numel for name in free}
+        few = {name for name, size in sizes.items() if free[name] / size < FEW}
+        return cls(
+            restored=sum(size - free[name] for name, size in sizes.items() if name not in few),
+            compact=sum(free[name] for name in few),
+            optimized=sum(free[name] if name in few else size for name, size in sizes.items()),
+        )
+
+    def allocations(self, width: int) -> list[Allocation]:
+        """Return the memory beside the model's; `width` is the bytes of one of its values."""
+        return [
+            Allocation("protected values and indices", (width + INDEX) * self.restored),
+            Allocation("free values and indices", (width + INDEX) * self.compact),
+        ]

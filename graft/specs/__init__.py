@@ -1,0 +1,1 @@
+"""What YAML may say: every config block, typed and torch-free."""

@@ -1,0 +1,121 @@
+"""The block `localize` of a recipe: what chooses the entries of a patch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from graft.specs.block import Block
+from graft.specs.ranges import Above, AtLeast, Count
+
+Allocation = Literal["global", "per-tensor", "per-layer"]
+PathKind = Literal["graft", "straight"]
+
+
+@dataclass(frozen=True)
+class LearnSpec(Block):
+    """What method "learned" does (`graft.localize.learner.learned`).
+
+    Attributes:
+        start: the score that names the candidates and gives them their initial values.
+        prior: weight of |delta| beside that score in the initial values: 0 for none, 1 for as much as the score.
+        multiple: candidates per entry of the budget.
+        lr: learning rate: the weight of one pass over the data, in points of the path.
+        epochs: passes over the training examples.
+        batch_size: examples per step.
+        micro_batch: examples per forward and backward pass within a step; where absent the whole step, or over several
+            processes an equal part for each. Masks are equal for any number of processes where it is given.
+        restarts: how many times the learner runs, with the examples in another order each time.
+        data: "train" keeps the mask with the lowest NLL on validation; "train+validation" learns from both and keeps
+            the last, so that figures on validation no longer say how good the mask is.
+    """
+
+    start: Literal["attribution", "taylor"] = "attribution"
+    prior: Annotated[float, AtLeast(0)] = 1.0
+    multiple: Annotated[int, Above(0)] = 10
+    lr: Annotated[float, Above(0)] = 0.5
+    epochs: Annotated[int, Above(0)] = 4
+    batch_size: Annotated[int, Above(0)] = 128
+    micro_batch: Count | None = None
+    restarts: Annotated[int, Above(0)] = 1
+    data: Literal["train", "train+validation"] = "train"
+
+
+@dataclass(frozen=True)
+class PaperSpec(Block):
+    """What method "paper" does (`graft.localize.learner.published`); the defaults are the published values.
+
+    Attributes:
+        lr: learning rate of gradient descent on the mask's logits S.
+        steps: steps of gradient descent.
+        batch_size: largest number of examples per step.
+        check_every: steps between checks of the rounded mask's accuracy.
+    """
+
+    lr: Annotated[float, Above(0)] = 1e7
+    steps: Annotated[int, Above(0)] = 100
+    batch_size: Annotated[int, Above(0)] = 1024
+    check_every: Annotated[int, Above(0)] = 1
+
+
+@dataclass(frozen=True)
+class CandidateSpec(Block):
+    """How the candidates are found, the weights that attribution scores: so it needs one model's memory.
+
+    Attributes:
+        micro_batches: micro-batches, evenly spread over the training examples, that each look at every weight.
+        multiple: candidates that each micro-batch names per entry of the budget.
+    """
+
+    micro_batches: Count = 8
+    multiple: Count = 5
+
+
+@dataclass(frozen=True)
+class LocalizeSpec(Block):
+    """What chooses the entries of a patch.
+
+    Attributes:
+        method: of `graft.localize.methods`: "learned" at the exact budget, or the "paper"'s procedure, or a score:
+            "attribution" (path-integrated), "taylor" (first order), "fisher" (Fisher-weighted movement), "talos" (the
+            least sensitive, a contrast), "magnitude", "relative" (magnitude by the weight's own size) or "random".
+        density: entries to keep, as a share of all parameters.
+        budget: number of entries to keep, in place of `density`.
+        scope: which tensors the entries may lie in: layers, embeddings, heads, a sum such as layers+embeddings, all, or
+            a regular expression.
+        allocation: one budget over all tensors ("global"), or shared out by size "per-tensor" or "per-layer".
+        path: attribution: along the "graft" as it grows, or "straight" from base to tuned.
+        points: attribution: points of that path.
+        centred: set class offsets aside at every point of the path and step of the learner (`graft.localize.offsets`).
+        batch_size: examples per forward and backward pass.
+        micro_batch: fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is
+            faster (`graft.localize.scores.fisher`).
+        candidates: attribution, taylor, learned: how the weights are found that these methods look at.
+        exact_scores: attribution, taylor, learned: look at every weight in scope instead, at 4 bytes of host memory
+            each.
+        learn: learned: how the mask is learned.
+        paper: paper: how the mask is learned.
+        seed: seed of "random" and the learners, of the labels that "talos" draws, and of the path in low precision.
+    """
+
+    method: Literal[
+        "attribution", "learned", "paper", "taylor", "fisher", "talos", "magnitude", "relative", "random"
+    ] = "attribution"
+    density: float = 1e-4
+    budget: int | None = None
+    scope: str = "layers"
+    allocation: Allocation = "global"
+    path: PathKind = "graft"
+    points: Count = 8
+    centred: bool = True
+    batch_size: Count = 32
+    micro_batch: Count = 1
+    candidates: CandidateSpec = field(default_factory=CandidateSpec)
+    exact_scores: bool = False
+    learn: LearnSpec = field(default_factory=LearnSpec)
+    paper: PaperSpec = field(default_factory=PaperSpec)
+    seed: int = 0
+
+    def at(self, density: float | None) -> LocalizeSpec:
+        """Return the same block at another density; at its own where none is given."""
+        return self if density is None else replace(self, density=density, budget=None)

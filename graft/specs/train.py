@@ -1,0 +1,75 @@
+"""The block `train` of a TASK file: fine-tuning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from graft.specs.block import Block
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Share
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import RegularizeSpec
+
+Optimizer = Literal["sgd", "adamw"]
+
+
+@dataclass(frozen=True)
+class TrainSpec(Block):
+    """Fine-tuning; by default in the spirit of the published procedure: plain SGD, so that the skill is localizable.
+
+    Attributes:
+        optimizer: "sgd" without momentum, or "adamw".
+        lr: learning rate of the first step.
+        schedule: "linear" decay to 0 (a constant learning rate ends wherever the last noisy steps left the class
+            balance, which misleads attribution), or "constant".
+        epochs: passes over the training examples.
+        steps: optimizer steps, in place of `epochs`.
+        batch_size: examples per step.
+        weight_decay: decoupled weight decay of AdamW, added to the gradient by SGD.
+        l1: strength of an L1 pull towards the base (`graft.train.pull`), in units of the loss's gradient: weights whose
+            gradient stays below it do not move, so that the skill gathers in few weights; 0 for none.
+        clip: largest norm of the gradient.
+        scope: which tensors train: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regular
+            expression.
+        seed: seed of the order of examples and of dropout; the task's where absent.
+        stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
+        check_every: steps between checks of `stop_at`; only the end of each epoch where absent.
+        localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
+        record: record while training which weights matter, and leave the record beside the tuned weights.
+        regularize: make moving a weight cost in proportion to how much it matters.
+    """
+
+    optimizer: Optimizer = "sgd"
+    lr: Annotated[float, Above(0)] = 5e-2
+    schedule: Literal["linear", "constant"] = "linear"
+    epochs: Annotated[int, Above(0)] = 5
+    steps: Annotated[int, Above(0)] | None = None
+    batch_size: Annotated[int, Between(1, 2**31)] = 8
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    l1: Annotated[float, AtLeast(0)] = 0.0
+    clip: Annotated[float, Above(0)] = 1.0
+    scope: str = "all"
+    seed: Seed | None = None
+    stop_at: Share | None = None
+    check_every: Count | None = None
+    localizable: LocalizableSpec | None = None
+    record: RecordSpec | None = None
+    regularize: RegularizeSpec | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse ranges, and keys that mean nothing beside each other.
+
+        Raises:
+            ValueError: naming the key and why.
+        """
+        super().__post_init__()
+        if self.check_every is not None and self.stop_at is None:
+            raise ValueError("check_every needs stop_at")
+        if self.localizable is not None and (self.record is not None or self.regularize is not None):
+            raise ValueError("localizable trains in two stages: it goes with neither record nor regularize")
+        try:
+            re.compile(self.scope)
+        except re.error as error:
+            raise ValueError(f"scope {self.scope!r} is not a regular expression ({error})") from error

@@ -1,0 +1,177 @@
+"""The classifier head: transformers' own sequence classification, its new layer stored dense in the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.errors import CheckpointError, DataError
+from graft.specs.task import TaskSpec
+from graft.tasks.batches import position_tables, run_model
+from graft.tasks.examples import Example
+from graft.tasks.head import Head
+from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
+from graft.tasks.loading import load_model, load_pretrained, tell
+
+
+class ClassifierHead(Head):
+    """Logits by AutoModelForSequenceClassification.
+
+    Attributes:
+        rows: for each of the task's labels, the row of the head that is read; in order where absent.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, rows: Sequence[int] | None = None) -> None:
+        super().__init__(model, tokenizer, task)
+        in_order = list(range(len(task.labels)))
+        self.rows = in_order if rows is None else list(rows)
+        self._moves = self.rows != in_order
+        # an XLNet reads the last position, whatever stands there; its positions are relative
+        self._side: Any = "left" if model.config.model_type == "xlnet" else "right"
+        _agree_on_padding(model, tokenizer.pad_token_id)
+        if model.config.is_encoder_decoder:
+            _check_end(model.config, tokenizer)
+
+    @classmethod
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> ClassifierHead:
+        """Load a folder; a head that it lacks is initialised at random, under the seed that is set.
+
+        Args:
+            path: a local model folder.
+            task: the task.
+            dtype: a torch dtype or "auto".
+            rows: what is known of the head's rows from elsewhere.
+            renew: make a new head, and say so, where that of the folder is for other labels.
+
+        Raises:
+            CheckpointError: the folder cannot be loaded, or its head is for other labels.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        own, refusal = _own_rows(path, task, rows, renew)
+        found = own or _rows_to_come(task, rows)
+        labels: dict[str, Any] = {"id2label": dict(enumerate(found.names))}
+        labels["label2id"] = {name: row for row, name in enumerate(found.names)}
+        if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
+            model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head)
+            _make_room(model, len(found.names))
+            vars(model.config).update(labels)
+        else:
+            labels["num_labels"] = len(found.names)
+            model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head, **labels)
+        if refusal is not None:
+            _renew_head(model)
+            tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
+        head = cls(model, load_pretrained(AutoTokenizer, path), task, found.order)
+        if head._moves:
+            listed = f"{', '.join(found.names)} in {found.where}, {', '.join(task.labels)} in the task"
+            tell(f"note: labels are matched by name, since their orders differ: {listed}")
+        return head
+
+    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+        """(n, n_labels) fp32.
+
+        Raises:
+            DataError: an encoder-decoder reads the class at the end token, and a text has none.
+        """
+        batch = self.tokenize([example.texts for example in examples], self._side)
+        logits: torch.Tensor
+        if self.model.config.is_encoder_decoder:
+            logits = self._at_the_end(batch, examples)
+        else:
+            logits = run_model(self.model, batch).logits
+        return (logits[:, self.rows] if self._moves else logits).float()
+
+    def _at_the_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
+        """(n, n_labels) of an encoder-decoder, which takes only texts with as many end tokens as each other at once."""
+        counts = (batch["input_ids"] == self.model.config.eos_token_id).sum(1)
+        if not bool(counts.all()):
+            text = examples[int(counts.argmin())].texts[0]
+            raise DataError(f"{text[:40]!r}: the tokenizer puts no end token, at which this model reads the class")
+        parts = [(counts == count).nonzero().squeeze(1) for count in counts.unique()]
+        logits = [run_model(self.model, {name: rows[part] for name, rows in batch.items()}).logits for part in parts]
+        return torch.cat(logits)[torch.cat(parts).argsort()]
+
+
+def _own_rows(
+    path: Path, task: TaskSpec, rows: RowNames | None, renew: bool
+) -> tuple[Rows | None, CheckpointError | None]:
+    """The rows of the folder's own head, None where they do not count; and why not, where a new head is made."""
+    if rows is not None and rows.replaces:
+        return None, None
+    try:
+        return read_rows(path, task.labels, rows), None
+    except CheckpointError as error:
+        if not renew:
+            raise CheckpointError(
+                f"{error}: give the task the same labels, or train, which makes a new head"
+            ) from error
+        return None, error
+
+
+def _rows_to_come(task: TaskSpec, rows: RowNames | None) -> Rows:
+    """Those of a head that the folder lacks: in the task's order unless they will be brought."""
+    if rows is None:
+        return Rows(task.labels, tuple(range(len(task.labels))), "the task")
+    return Rows(rows.names, find_rows(rows.names, task.labels, rows.where), rows.where)
+
+
+def _make_room(model: Any, n_rows: int) -> None:
+    """Replace the last layer of the head by one of another size, where it has one."""
+    if model.config.num_labels != n_rows:
+        layers = [part for part in _head_parts(model) if isinstance(part, torch.nn.Linear)]
+        outputs = [layer for layer in layers if layer.out_features == model.config.num_labels]
+        if not outputs:
+            raise CheckpointError(f"{type(model).__name__} has no last layer that could be made for {n_rows} labels")
+        last = outputs[-1]
+        made = torch.nn.Linear(last.in_features, n_rows, last.bias is not None, dtype=last.weight.dtype)
+        owner = next(part for part in model.modules() if last in part.children())
+        setattr(owner, next(name for name, part in owner.named_children() if part is last), made)
+        model.num_labels = n_rows
+    if model.config.problem_type is not None:
+        model.config.problem_type = "single_label_classification"
+
+
+def _renew_head(model: Any) -> None:
+    """Draw all that is not the base model anew, under the seed that is set."""
+    for part in _head_parts(model):
+        for weight in part.parameters(recurse=False):
+            weight._is_hf_initialized = False  # by which transformers would take it for loaded
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+        model._init_weights(part)
+
+
+def _head_parts(model: Any) -> list[Any]:
+    base: Any = model.base_model
+    return [part for child in model.children() if child is not base for part in child.modules()]
+
+
+def _agree_on_padding(model: Any, pad: int) -> None:
+    """Tell a decoder what padding is, since it reads the class at the last token before it.
+
+    RoBERTa's kind counts positions from its own, which stays: a folder that is saved must read as before.
+    """
+    if all(table.padding_idx is None for table in position_tables(model)):
+        for config in (model.config, model.config.get_text_config()):
+            config.pad_token_id = pad
+
+
+def _check_end(config: Any, tokenizer: Any) -> None:
+    for key in ("eos_token_id", "decoder_start_token_id"):
+        if not isinstance(getattr(config, key, None), int):
+            raise CheckpointError(f"the config of this encoder-decoder has no {key}, and its classifier needs one")
+    if config.eos_token_id == tokenizer.pad_token_id:
+        raise CheckpointError(
+            "the tokenizer pads with the end token, at which this encoder-decoder reads the class: give it another"
+        )
+
+
+def _is_head(prefix: str, name: str) -> bool:
+    """Whether a weight is of the new layer, or of the pooler before it, which models without such a head lack."""
+    return not name.startswith(f"{prefix}.") or name.startswith(f"{prefix}.pooler.")

@@ -1,0 +1,131 @@
+"""The language modelling head: the next token of the text itself, by a causal language model, without any label.
+
+A text longer than max_length is read in pieces, each of which begins with the last token of the one before it, so
+that every token but the text's first is predicted exactly once. A token without context is not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from graft.errors import ConfigError, DataError
+from graft.specs.task import TaskSpec
+from graft.tasks.batches import run_tokenizer
+from graft.tasks.examples import Example
+from graft.tasks.head import Head
+from graft.tasks.label_order import RowNames
+from graft.tasks.language_model import load_language_model, logits_at, token_nll
+
+
+@dataclass(frozen=True, eq=False)
+class TokenColumns:
+    """What happened to each predicted token, in the order of texts and of tokens within them: (n_tokens,) each."""
+
+    label: np.ndarray  # int64, the token that came
+    predicted: np.ndarray  # int64, the most probable token
+    confidence: np.ndarray  # fp64, its probability
+    log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the token that came
+    squared_error: np.ndarray  # fp64, Σ over the vocabulary of (p - one-hot)², in 0..2
+    group: np.ndarray  # int64, position of the text among the examples
+    n_classes: int  # the vocabulary
+
+
+class LanguageModelHead(Head):
+    """Next-token cross-entropy."""
+
+    @classmethod
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> LanguageModelHead:
+        """Load the causal language model of a folder."""
+        model, tokenizer, _ = load_language_model(path, dtype, only="causal")
+        return cls(model, tokenizer, task)
+
+    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Always refused.
+
+        Raises:
+            ConfigError: texts have no labels; `loss`, `accuracy` and `predict_tokens` are what there is.
+        """
+        raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
+
+    def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean over texts of the mean over their tokens of -ln p, nats; a scalar.
+
+        An example is a text: so the mean over batches of equal size is that over all, however long the texts are.
+        """
+        pieces = self._pieces(examples)
+        batch = self.pad([ids for _, ids in pieces])
+        targets = batch["input_ids"][:, 1:]
+        positions = torch.arange(targets.shape[1], device=self.device)
+        logits = logits_at(self.model, batch, positions).float()  # (pieces, tokens, vocabulary)
+        nats = token_nll(logits, targets)
+        counted = batch["attention_mask"][:, 1:]
+        of_text = torch.tensor([text for text, _ in pieces], device=self.device)
+        sums = nats.new_zeros(len(examples)).index_add(0, of_text, (nats * counted).sum(1))
+        counts = sums.new_zeros(len(examples)).index_add(0, of_text, counted.sum(1).to(sums.dtype))
+        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
+
+    def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
+        """Share of tokens that were the most probable one; NaN where an output is not finite."""
+        tokens = self.predict_tokens(examples, batch_size=batch_size, label=label)
+        if not np.isfinite(tokens.log_likelihood).all():
+            return float("nan")
+        return float((tokens.predicted == tokens.label).mean())
+
+    def predict_tokens(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
+        """What happens to each token, in evaluation mode and without gradients.
+
+        One piece's probabilities over the vocabulary are held at a time.
+
+        Raises:
+            DataError: no text has a token to predict.
+        """
+        pieces = self._pieces(examples)
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
+        columns: list[list[np.ndarray]] = [[] for _ in pieces]
+        n_classes = 0
+        with self.evaluating():
+            for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
+                chosen = order[start : start + batch_size]
+                batch = self.pad([pieces[i][1] for i in chosen])
+                width = batch["input_ids"].shape[1]
+                logits = logits_at(self.model, batch, torch.arange(width - 1, device=self.device))
+                n_classes = logits.shape[-1]
+                for i, row in zip(chosen, logits, strict=True):
+                    columns[i] = _columns(row, torch.tensor(pieces[i][1][1:], device=self.device))
+        group = np.repeat([text for text, _ in pieces], [len(ids) - 1 for _, ids in pieces])
+        target, predicted, confidence, log_likelihood, squared = map(np.concatenate, zip(*columns, strict=True))
+        return TokenColumns(target, predicted, confidence, log_likelihood, squared, group, n_classes)
+
+    def _pieces(self, examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
+        """(position of the text, token ids) of every piece that predicts a token."""
+        texts = [example.texts[0] for example in examples]
+        encoded = run_tokenizer(self.tokenizer, texts, verbose=False)["input_ids"]
+        step = max(1, self.limit - 1)
+        pieces = [
+            (text, ids[start : start + step + 1])
+            for text, ids in enumerate(encoded)
+            for start in range(0, len(ids) - 1, step)
+        ]
+        if not pieces:
+            raise DataError("no text has two tokens, so that there is none to predict")
+        return pieces
+
+
+def _columns(logits: torch.Tensor, target: torch.Tensor) -> list[np.ndarray]:
+    """`TokenColumns`' first five of one piece: logits (tokens or more, vocabulary) and target (tokens,)."""
+    log_p = logits[: len(target)].float().log_softmax(-1)
+    of_target = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+    p = log_p.exp()
+    confidence, predicted = p.max(-1)
+    squared = (p.square().sum(-1) - 2 * of_target.exp() + 1).clamp(min=0)
+    floats = [column.double().cpu().numpy() for column in (confidence.clamp(max=1), of_target, squared)]
+    return [target.cpu().numpy(), predicted.cpu().numpy(), *floats]

@@ -1,0 +1,118 @@
+"""The verbalizer head: a label is as probable as its word in a template, by a masked or causal language model.
+
+The prompt form and the manual templates are LM-BFF's (Gao, Fisch & Chen 2021, arXiv 2012.15723): logits over the
+words' tokens at the mask, softmax over these alone, trained by cross-entropy. Under a causal model the word is the
+next token after the prompt. Nothing is stored beside the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graft.errors import CheckpointError, ConfigError
+from graft.specs.task import TaskSpec
+from graft.tasks.batches import Texts, run_model
+from graft.tasks.examples import Example
+from graft.tasks.head import Head
+from graft.tasks.label_order import RowNames
+from graft.tasks.language_model import Family, load_language_model, logits_at
+from graft.tasks.prompt import PromptEncoder, common_prefix
+
+
+class VerbalizerHead(Head):
+    """Logits by the label words' tokens."""
+
+    def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, family: Family) -> None:
+        super().__init__(model, tokenizer, task)
+        if family == "masked" and tokenizer.mask_token is None:
+            raise CheckpointError("the tokenizer of a masked language model has no mask token")
+        if family == "causal" and not task.head.pattern.endswith("{mask}"):
+            raise ConfigError(
+                "head.template must end with {mask} under a causal language model, which reads no further"
+            )
+        self._family = family
+        self._prompts = PromptEncoder(tokenizer, task.head.pattern, "mask", self.limit)
+        self._lead: list[int] = []  # tokens between prompt and choice
+        self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
+
+    @classmethod
+    def load(
+        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> VerbalizerHead:
+        """Load the language model of a folder."""
+        model, tokenizer, family = load_language_model(path, dtype)
+        return cls(model, tokenizer, task, family)
+
+    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+        """(n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
+        found = [self._locate(example.texts) for example in examples]
+        rows, places = zip(*found, strict=True)
+        batch = self.pad(rows)
+        positions = torch.tensor(sorted(set(places)), device=self.device)
+        if self._family == "causal":
+            logits = logits_at(self.model, batch, positions)
+        else:
+            logits = run_model(self.model, batch).logits[:, positions]
+        row_of = torch.searchsorted(positions, torch.tensor(places, device=self.device))
+        at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
+        if int(self.word_ids.max()) >= at_mask.shape[1]:
+            raise CheckpointError(
+                f"the tokenizer has a word of the head at {int(self.word_ids.max())}, and the model predicts "
+                f"{at_mask.shape[1]} tokens: it is another model's"
+            )
+        return at_mask[:, self.word_ids.to(self.device)].float()
+
+    def _locate(self, texts: Texts) -> tuple[list[int], int]:
+        """A prompt's token ids, and the position that is read."""
+        if self._family == "causal":
+            ids = self._open(self._prompts.shorten(texts, lambda cut: len(self._open(cut))))
+            return ids, len(ids) - 1
+        mask = self.tokenizer.mask_token
+        texts = self._prompts.shorten(texts, lambda cut: len(self._prompts.encode(self._prompts.fill(cut, mask))))
+        ids = self._prompts.encode(self._prompts.fill(texts, mask))
+        masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
+        return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
+
+    def _open(self, texts: Texts) -> list[int]:
+        return [*self._prompts.encode_open(self._prompts.before(texts).rstrip()), *self._lead]
+
+    def _find_words(self) -> torch.Tensor:
+        words = self.task.head.words or self.task.labels
+        pieces = [self._split(word) for word in words]
+        if self._family == "causal":
+            # what all words begin with, such as a space that is a token of its own, is read before that choice
+            shared = min([common_prefix(pieces[0], other) for other in pieces] + [len(found) - 1 for found in pieces])
+            self._lead = pieces[0][: max(0, shared)]
+        ids = [self._single(word, found[len(self._lead) :]) for word, found in zip(words, pieces, strict=True)]
+        for i, (word, token) in enumerate(zip(words, ids, strict=True)):
+            if token in ids[:i]:
+                other = words[ids.index(token)]
+                raise ConfigError(f"head.words: {other!r} and {word!r} are the same token to this model")
+        return torch.tensor(ids)
+
+    def _split(self, word: str) -> list[int]:
+        """The tokens of a word where the template has it, its space before it among them."""
+        texts = ("x",) if isinstance(self.task.text, str) else ("x", "x")
+        if self._family == "causal":
+            around = self._open(texts)
+            within = self._prompts.encode_open(self._prompts.fill(texts, word))
+            start, end = common_prefix(around, within), 0
+            if start < len(around):
+                raise ConfigError(f"head.words: {word!r} is not one token in the template: it joins what is before it")
+        else:
+            around = self._prompts.encode(self._prompts.fill(texts, self.tokenizer.mask_token))
+            within = self._prompts.encode(self._prompts.fill(texts, word))
+            start, end = common_prefix(around, within), common_prefix(around[::-1], within[::-1])
+        return within[start : len(within) - end]
+
+    def _single(self, word: str, pieces: list[int]) -> int:
+        if len(pieces) != 1:
+            shown = " ".join(self.tokenizer.convert_ids_to_tokens(pieces))
+            raise ConfigError(f"head.words: {word!r} is not one token in the template, but {len(pieces)}: {shown}")
+        if pieces[0] == self.tokenizer.unk_token_id:
+            raise ConfigError(f"head.words: {word!r} is not in the tokenizer's vocabulary")
+        return pieces[0]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from graft.memory.train import plan_training
+from graft.patch.mask import Mask
+from graft.specs.localizable import LocalizableSpec
+from graft.specs.record import RecordSpec
+from graft.specs.regularize import RegularizeSpec
+from graft.specs.runtime import Runtime
+from graft.specs.train import TrainSpec
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+from graft.train.fine_tuning import train_task
+from graft.train.protection.guard import protect
+from graft.train.steps import choose_trained, make_optimizer
+from tests.models import write_bert
+
+
+def sizes(base: Path, task: Task, config: TrainSpec, **more: object) -> dict[str, int | None]:
+    return {
+        part.what: part.bytes for part in plan_training(base, task, config, **more, runtime=Runtime(device="cpu")).parts
+    }  # type: ignore[arg-type]
+
+
+def test_the_optimizers_state_is_that_of_a_real_step(task: Task, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    base = write_bert(tmp_path / "base")
+    config = TrainSpec(optimizer="adamw", lr=1e-3, scope="layers")
+    model = AutoModel.from_pretrained(base)
+    choose_trained(model, config)
+    optimizer = make_optimizer(model, config)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+    optimizer.step()
+    state = [value for held in optimizer.state.values() for value in held.values() if value.numel() > 1]
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    found = sizes(base, task, config)
+    assert found["optimizer state"] == sum(value.nbytes for value in state)
+    assert found["gradients"] == sum(gradient.nbytes for gradient in gradients)
+    assert found["weights"] == 4 * Checkpoint.open(base).n_parameters
+    assert "optimizer state" not in sizes(base, task, TrainSpec(scope="layers"))  # SGD has none
+    assert "optimizer state" in sizes(base, task, TrainSpec(localizable=LocalizableSpec()))  # its second stage is AdamW
+
+
+def test_checkpointing_takes_less(base: Path, task: Task) -> None:
+    kept = [
+        sizes(base, task, TrainSpec(), gradient_checkpointing=on)["activations, longest inputs"] for on in (False, True)
+    ]
+    assert (kept[1] or 0) < (kept[0] or 0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_what_protection_takes_is_what_it_holds(base: Path, task: Task, share: float) -> None:
+    from transformers import AutoModel
+
+    config = TrainSpec(optimizer="adamw", lr=1e-3, scope="layers")
+    checkpoint, generator = Checkpoint.open(base), np.random.default_rng(0)
+    specs = {name: checkpoint.spec(name) for name in Scope("layers").names(checkpoint)}
+    mask = Mask.of(specs, {n: generator.permutation(s.numel)[: int(share * s.numel)] for n, s in specs.items()})
+    model = AutoModel.from_pretrained(base)
+    choose_trained(model, config)
+    optimizer = make_optimizer(model, config)
+    with protect(model, optimizer, mask) as protection:
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+        optimizer.step()
+        held = protection.nbytes
+        state = sum(v.nbytes for kept in optimizer.state.values() for v in kept.values() if v.numel() > 1)
+    found = sizes(base, task, config, protect=[mask])
+    assert sum(size or 0 for what, size in found.items() if what.endswith("values and indices")) == held > 0
+    assert found["optimizer state"] == state
+    assert "protected values and indices" not in sizes(base, task, config, protect=[mask], unprotect=[mask])
+
+
+def test_a_record_and_a_penalty_take_what_they_hold(base: Path, task: Task, tmp_path: Path) -> None:
+    plain = TrainSpec(lr=1e-2, scope="layers", epochs=1)
+    config = dataclasses.replace(plain, record=RecordSpec())
+    n = sum(Checkpoint.open(base).spec(name).numel for name in Scope("layers").names(Checkpoint.open(base)))
+    assert sizes(base, task, config)["record of importance"] == 8 * n
+    train_task(base, task, tmp_path / "general", config=config)
+    held = sizes(tmp_path / "general", task, dataclasses.replace(plain, regularize=RegularizeSpec()))["importance"]
+    assert held is not None
+    assert 0 < held <= 9 * n  # a byte each, and index and anchor where a tensor is not held as a whole
+    assert "importance" not in sizes(base, task, plain)
