@@ -11,9 +11,10 @@ from typing import Any
 from graft.hub.base_model import BaseModel, Licence
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
-from graft.hub.figures import TEST, SetFigures, read_figures
 from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
 from graft.patch.summary import Outline, describe_outline
+from graft.results.cells import cell, fixed
+from graft.results.figures import TEST, SetFigures, read_figures
 from graft.tasks.registry import HEADS
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -95,7 +96,7 @@ def _base_name(outline: Outline, facts: CardFacts) -> str:
 
 
 def _values(
-    outline: Outline, facts: CardFacts, task: Mapping[str, Any], figures: Sequence[SetFigures], title: str
+    outline: Outline, facts: CardFacts, task: Mapping[str, Any], figures: Mapping[str, SetFigures], title: str
 ) -> dict[str, str]:
     base = _base_name(outline, facts)
     is_patch = outline.kind == "patch"
@@ -144,16 +145,16 @@ def _growth(outline: Outline) -> str:
     )
 
 
-def _results_table(figures: Sequence[SetFigures]) -> str:
+def _results_table(figures: Mapping[str, SetFigures]) -> str:
     if not figures:
         return "The patch carries no measurements."
     lines = ["| set | n | accuracy | ECE | ECE of a perfect model at this n |", "|---|---|---|---|---|"]
-    for item in figures:
-        name = "test split" if item.name == TEST else f"{prose(item.name)} (out of distribution)"
-        floor = f"{item.values['ece_floor']:.3f}" if "ece_floor" in item.values else ""
-        lines.append(f"| {name} | {item.n:,} | {_cell(item, 'accuracy')} | {_cell(item, 'ece')} | {floor} |")
-    gain = figures[0].values.get("recovered_gain")
-    if gain is not None and figures[0].name == TEST:
+    for name, item in figures.items():
+        shown = "test split" if name == TEST else f"{prose(name)} (out of distribution)"
+        cells = " | ".join(_cell(item, metric) for metric in ("accuracy", "ece", "ece_floor"))
+        lines.append(f"| {shown} | {item.n:,} | {cells} |")
+    gain = figures[TEST].numbers.get("recovered_gain") if TEST in figures else None
+    if gain is not None:
         lines.append(f"\nRecovered gain on the test split: {gain:.2f} of what fine-tuning gained in accuracy.")
     return "\n".join([*lines, "\nBrackets: 95 % basic bootstrap interval over examples."])
 
@@ -164,10 +165,9 @@ def _reliability(facts: CardFacts) -> str:
 
 
 def _cell(figures: SetFigures, metric: str) -> str:
-    if metric not in figures.values:
+    if metric not in figures.numbers:
         return ""
-    ends = figures.intervals.get(metric)
-    return f"{figures.values[metric]:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+    return cell(figures.numbers[metric], ends=figures.intervals.get(metric), show=fixed(3))
 
 
 def _where(outline: Outline, facts: CardFacts) -> str:
@@ -187,7 +187,7 @@ def _method(outline: Outline, task: Mapping[str, Any], facts: CardFacts) -> str:
     return json_block({key: value for key, value in made.items() if value}) + recipe
 
 
-def _limit(figures: Sequence[SetFigures]) -> str:
+def _limit(figures: Mapping[str, SetFigures]) -> str:
     if not figures:
         return "How well it works was not recorded."
     return "The figures are the author's, measured on held-out data as recorded in the file; nobody else checked them."

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from graft.hub.base_model import TAG, BaseModel, Licence
 from graft.hub.card_text import identifier, one_line
-from graft.hub.figures import SHOWN, TEST, SetFigures
+from graft.results.figures import TEST, SetFigures
 from graft.tasks.registry import HEADS
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 LIBRARY = "skillgraft"
+SHOWN = ("accuracy", "ece")
 
 
 def make_card_data(
     title: str,
     task: Mapping[str, Any],
-    figures: Sequence[SetFigures],
+    figures: Mapping[str, SetFigures],
     *,
     base: BaseModel | None,
     licence: Licence | None,
@@ -39,7 +40,7 @@ def make_card_data(
 
     kind = _kind_of(task)
     name = one_line(task.get("name") or "unnamed", 60)
-    results = [result for item in figures for result in _results(item, kind, name, datasets)]
+    results = [result for of, item in figures.items() for result in _results(of, item, kind, name, datasets)]
     named = {"license_name": licence.name, "license_link": licence.link} if licence else {}
     related = {"base_model": base.id, "base_model_relation": "adapter"} if base else {}
     present: dict[str, Any] = {key: one_line(value) for key, value in {**named, **related}.items() if value}
@@ -61,12 +62,12 @@ def _kind_of(task: Mapping[str, Any]) -> str | None:
     return HEADS[kind].pipeline if kind in HEADS else None
 
 
-def _results(figures: SetFigures, kind: str | None, task: str, datasets: Sequence[str]) -> list[EvalResult]:
+def _results(of: str, figures: SetFigures, kind: str | None, task: str, datasets: Sequence[str]) -> list[EvalResult]:
     """Return accuracy and ECE of one set, each with n and its interval."""
     from huggingface_hub import EvalResult
 
-    of_test = figures.name == TEST
-    name = task if of_test else one_line(figures.name)
+    of_test = of == TEST
+    name = task if of_test else one_line(of)
     return [
         EvalResult(
             task_type=kind or "other",
@@ -75,11 +76,11 @@ def _results(figures: SetFigures, kind: str | None, task: str, datasets: Sequenc
             dataset_split="test",
             metric_type=metric,
             metric_name={"accuracy": "Accuracy", "ece": "ECE, 15 equal-width bins"}[metric],
-            metric_value=figures.values[metric],
+            metric_value=figures.numbers[metric],
             metric_args={"n": figures.n} | _ends(figures, metric),
         )
         for metric in SHOWN
-        if metric in figures.values
+        if metric in figures.numbers
     ]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from graft.config import load_yaml
-from graft.errors import CheckpointError, PatchError
-from graft.files.header import parse_json
+from graft.errors import DataError, PatchError
 from graft.hub.privacy import refuse_private
 from graft.patch.mask import Mask
+from graft.results.layout import split_patch_path
+from graft.results.run import Results, load_results
 
 PLOT, RELIABILITY = "layers.png", "reliability.png"
 RECIPE, RUN = "recipe.yaml", "recipe.json"
@@ -47,29 +48,32 @@ def read_recipe(path: Path) -> bytes:
 
 
 def find_run_files(patch: Path) -> RepoFiles:
-    """Find what `graft run` left beside the main patch of a seed (RUN/seed-N/METHOD.safetensors); nothing elsewhere."""
-    run = patch.resolve().parent.parent
-    recipe = _read_run(run / RUN) if patch.parent.resolve().name.startswith("seed-") else None
-    if recipe is None or patch.stem != _method_of(recipe):
+    """Find what a finished run of one task left beside its main patch (`graft.results.layout`); nothing elsewhere."""
+    place = split_patch_path(patch.resolve())
+    if place is None:
+        return RepoFiles()
+    run, name = place
+    results = _read_results(run)
+    if results is None or name != _method_of(results):
         return RepoFiles()
     plot = run / RELIABILITY
     files = {RELIABILITY: plot.read_bytes()} if plot.is_file() else {}
+    content = {"recipe": results.recipe}
     try:
-        refuse_private(recipe, RUN)
+        refuse_private(content, RUN)
     except PatchError as error:
         return RepoFiles(files, (f"the run's recipe stays here ({error})",))
-    return RepoFiles(files | {RUN: (run / RUN).read_bytes()})
+    return RepoFiles(files | {RUN: json.dumps(content, indent=2).encode()})
 
 
-def _read_run(path: Path) -> dict[str, Any] | None:
+def _read_results(run: Path) -> Results | None:
     try:
-        return parse_json(path.read_bytes(), path.name)
-    except (OSError, CheckpointError):
+        return load_results(run)
+    except DataError:
         return None
 
 
-def _method_of(run: dict[str, Any]) -> str | None:
-    recipe = run.get("recipe")
-    localize = recipe.get("localize") if isinstance(recipe, dict) else None
-    method = localize.get("method", "attribution") if isinstance(localize, dict) else "attribution"
-    return method if isinstance(method, str) else None
+def _method_of(results: Results) -> str | None:
+    """Return the method of the main patch, None where a run has none."""
+    block = results.recipe.get("localize")
+    return block.get("method") if isinstance(block, dict) else None

@@ -9,11 +9,14 @@ from typing import Literal
 from graft.evaluate.bootstrap import Difference
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.registry import is_higher_better
-from graft.evaluate.t_interval import mean_interval, short_decimal
-from graft.report.run_folder import TEST, RunFolder, Seed
+from graft.evaluate.t_interval import mean_interval
+from graft.report.run_folder import RunFolder
+from graft.results.cells import brackets, plus_minus
+from graft.results.cells import decimal as plain_decimal
+from graft.results.figures import TEST
+from graft.results.seeds import SingleSeed
 
 Verdict = Literal["ahead", "behind", "tie", "unknown"]
-CONTROLS = ("tuned, temperature-scaled", "interpolation", "early-stopped", "random, larger")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Estimate:
         if self.low is None or self.high is None or self.high - self.low < 1e-9:
             return ""
         if len(self.values) > 1:
-            return f"± {decimal((self.high - self.low) / 2)}"
-        return f"[{decimal(self.low)}, {decimal(self.high)}]"
+            return plus_minus((self.high - self.low) / 2, decimal)
+        return brackets((self.low, self.high), decimal)
 
     def __str__(self) -> str:
         return f"{decimal(self.mean)} {self.interval}".strip()
@@ -77,7 +80,7 @@ class Paired:
 
 def decimal(number: float) -> str:
     """Three decimals with a typographic minus."""
-    return short_decimal(number).replace("-", "−")
+    return plain_decimal(number).replace("-", "−")
 
 
 def average(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
@@ -104,7 +107,7 @@ def gain_of(run: RunFolder, model: str) -> Estimate | None:
     return average(values) if len(values) == len(run.seeds) else None
 
 
-def seed_gain(seed: Seed, accuracy: float | None) -> float | None:
+def seed_gain(seed: SingleSeed, accuracy: float | None) -> float | None:
     """(accuracy - base) / (tuned - base) in one seed, None where tuning raised nothing."""
     base, tuned = accuracy_of(seed, "base"), accuracy_of(seed, "tuned")
     if accuracy is None or base is None or tuned is None or tuned <= base:
@@ -112,7 +115,7 @@ def seed_gain(seed: Seed, accuracy: float | None) -> float | None:
     return recovered_gain(accuracy, base, tuned)
 
 
-def accuracy_of(seed: Seed, model: str) -> float | None:
+def accuracy_of(seed: SingleSeed, model: str) -> float | None:
     """The accuracy of a model on test in one seed."""
     return seed.models[model][TEST].numbers["accuracy"] if model in seed.models else None
 
@@ -138,13 +141,19 @@ def models_of(run: RunFolder) -> list[str]:
 
 def rivals_of(run: RunFolder) -> list[str]:
     """The models that the main graft is held against: all but itself and the tuned ones without a region."""
-    return [name for name in models_of(run) if name != run.main and not name.startswith("tuned without (")]
+    return [name for name in models_of(run) if name != run.main and run.models[name].role != "without"]
 
 
 def methods_of(run: RunFolder) -> list[str]:
     """The methods whose grafts every seed has, the main one first."""
-    found = [name[7:-1] for name in models_of(run) if name.startswith("graft (") and name.endswith(")")]
-    return [run.method, *(method for method in found if method != run.method)]
+    models = [run.models[name] for name in models_of(run)]
+    methods = [model.method for model in models if model.role == "graft" and model.method is not None]
+    return [run.method, *(method for method in methods if method != run.method)]
+
+
+def controls_of(run: RunFolder) -> list[str]:
+    """The controls that every seed has."""
+    return [name for name in models_of(run) if run.models[name].role == "control"]
 
 
 def sets_of(run: RunFolder) -> list[str]:

@@ -21,9 +21,9 @@ ROOTS = {  # title -> the outermost block of a file, or the options of a command
     "localize": "graft.specs.localize:LocalizeSpec",
     "importance": "graft.specs.importance:ImportanceSpec",
     "fuse": "graft.specs.fusion:FusionSpec",
-    "recipe of one task": "graft.recipes.spec:RecipeSpec",
-    "recipe of several tasks": "graft.recipes.suite.spec:SuiteSpec",
-    "recipe on forgetting": "graft.recipes.retention.spec:RetentionSpec",
+    "recipe of one task": "graft.recipes.single.spec:SingleSpec",
+    "recipe of several tasks": "graft.recipes.multitask.spec:MultitaskSpec",
+    "recipe on forgetting": "graft.recipes.forgetting.spec:ForgettingSpec",
 }
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "anything"}
 

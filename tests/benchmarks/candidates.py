@@ -16,10 +16,11 @@ from graft.evaluate.correctness import accuracy
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.recipes.bench import Bench
-from graft.recipes.run import load_recipe
+from graft.recipes.run import load_experiment
+from graft.recipes.seed_run import SeedPlace
+from graft.recipes.single.experiment import SingleExperiment
+from graft.recipes.single.seed_run import SingleRun
 from graft.scores.table import CandidateScores
-from graft.specs.runtime import Runtime
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task
 
@@ -31,16 +32,17 @@ def measure() -> list[dict[str, object]]:
     torch.set_num_threads(1)
     rows = []
     for tuning, path in RECIPES.items():
-        recipe, task = load_recipe(Path(path))
-        for seed in recipe.seeds:
+        experiment = load_experiment(Path(path))
+        assert isinstance(experiment, SingleExperiment)
+        for seed in experiment.recipe.seeds:
             with tempfile.TemporaryDirectory() as name:
-                bench = Bench(recipe, task.with_seed(seed), seed, Path(name), Runtime())
-                train_task(recipe.base, bench.task, bench.tuned)
+                bench = experiment.at(SeedPlace(seed, Path(name), Path(name)))
+                train_task(experiment.recipe.base, bench.task, bench.tuned)
                 rows += [{"tuned by": tuning, "seed": seed, **row} for row in _compare(bench)]
     return rows
 
 
-def _compare(bench: Bench) -> list[dict[str, object]]:
+def _compare(bench: SingleRun) -> list[dict[str, object]]:
     lean = dataclasses.replace(bench, tables={})
     head, rows = bench.open(bench.recipe.base), []
     ends = {"base": accuracy(bench.predict_test(head).outcomes())}
@@ -67,7 +69,7 @@ def _compare(bench: Bench) -> list[dict[str, object]]:
     return rows
 
 
-def _accuracy(bench: Bench, head: Head, patch: Patch) -> float:
+def _accuracy(bench: SingleRun, head: Head, patch: Patch) -> float:
     with apply_patch(head.model, patch):
         return float(accuracy(bench.predict_test(head).outcomes()))
 

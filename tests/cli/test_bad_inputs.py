@@ -56,7 +56,8 @@ def bad(shelf: Path, skill: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     write_rows(write_task(folder / "nothing").parent / "test.jsonl", [])
     (write_task(folder / "lines").parent / "train.jsonl").write_text('{"text": "x", "label": 0}\nnot json\n')
     (folder / "recipe.yaml").write_text("name: [unclosed")
-    write_yaml(folder / "rate.yaml", {"name": "r", "base": "x", "task": "toy/task.yaml", "train": {"rate": 1}})
+    rated = {"kind": "single", "name": "r", "base": "x", "task": "toy/task.yaml", "train": {"rate": 1}}
+    write_yaml(folder / "rate.yaml", rated)
     return folder
 
 

@@ -178,7 +178,8 @@ def test_a_curve_goes_with_a_patch_or_alone(
 
 
 def test_run_passes_on_what_it_is_told(shelf: Path, tmp_path: Path, cli: Cli) -> None:
-    recipe = {"name": "one", "base": str(shelf / "base"), "task": str(shelf / "toy" / "task.yaml"), "controls": []}
+    recipe: dict[str, Any] = {"kind": "single", "name": "one", "base": str(shelf / "base"), "controls": []}
+    recipe |= {"task": str(shelf / "toy" / "task.yaml")}
     recipe |= {"localize": {"method": "magnitude"}, "expect": {"tuned.accuracy": {"value": 0, "tolerance": 0.1}}}
     path = write_yaml(tmp_path / "one.yaml", recipe)
     settings = ["--set", "seeds=[3]", "--set", "localize.density=0.02", "--set", "train.epochs=1", "-o", tmp_path / "o"]

@@ -78,7 +78,9 @@ def test_an_unknown_dtype_is_refused_wherever_it_is_asked_for(
     arguments: list[Any], base: Path, shelf: Path, tmp_path: Path, cli: Cli
 ) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(json.dumps({"name": "r", "base": str(base), "task": str(shelf / "toy" / "task.yaml")}))
+    recipe.write_text(
+        json.dumps({"kind": "single", "name": "r", "base": str(base), "task": str(shelf / "toy" / "task.yaml")})
+    )
     command, *more = arguments
     given = {"run": [recipe], "train": [base, *task(shelf)], "localize": [base, shelf / "tuned", *task(shelf)]}[command]
     assert "dtype 'int4': choose from" in refused(cli(command, *given, *more, "--dtype", "int4"))

@@ -17,7 +17,7 @@ import yaml
 from graft_cli.entry import COMMANDS, group
 
 from graft.config import read_config
-from graft.recipes.spec import RecipeSpec
+from graft.recipes.registry import find_kind
 from graft.specs.task import TaskSpec
 from tests.docs.blocks import Block, find_pages, read_blocks
 from tests.docs.workplace import Workplace, make_tiny, write_workplace
@@ -72,7 +72,7 @@ def check_block(block: Block, folder: Path, workplace: Workplace, where: str) ->
         assert ran.code == 0, f"{where}: {ran.err}"
     elif block.language == "yaml":
         content = yaml.safe_load(block.code)
-        read_config(TaskSpec if "data" in content else RecipeSpec, content, where)
+        read_config(TaskSpec if "data" in content else find_kind(content, where).load_spec(), content, where)
     elif block.language == "json":
         json.loads(block.code)
     else:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from graft.evaluate.t_interval import flatten_report, mean_interval, short_decimal
+from graft.evaluate.t_interval import mean_interval
 
 
 @pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (11, 2.228), (40, 2.023)])
@@ -19,16 +19,3 @@ def test_the_interval_is_student_s(n: int, t: float) -> None:
 def test_one_seed_has_no_interval_and_equal_seeds_one_of_zero() -> None:
     assert mean_interval([0.5]) == {"mean": 0.5, "half": None, "values": [0.5]}
     assert mean_interval([0.5, 0.5])["half"] == 0
-
-
-def test_reports_are_flattened_to_their_plain_numbers() -> None:
-    report = {"n": 3, "ece": 0.1, "ci": {"ece": [0, 1]}, "ood": {"far": {"n": 2, "ece": 0.2, "ci": {}}}}
-    assert flatten_report(report) == {"n": 3.0, "ece": 0.1, "far.n": 2.0, "far.ece": 0.2}
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0.8, ".800"), (-0.25, "-.250"), (1.0, "1.000"), (10.5, "10.500"), (-0.0004, ".000"), (-0.0006, "-.001")],
-)
-def test_numbers_are_written_short(number: float, text: str) -> None:
-    assert short_decimal(number) == text

@@ -11,16 +11,16 @@ def recipe_of(sort: str, base: str) -> dict[str, Any]:
     """What a recipe file holds.
 
     Args:
-        sort: "plain", "suite" or "retention".
+        sort: "single", "multitask" or "forgetting".
         base: its model.
     """
     localize = {"method": "magnitude", "budget": 20, "scope": "layers", "points": 1}
-    content: dict[str, Any] = {"name": sort, "base": base, **_SMALL}
-    if sort == "plain":
+    content: dict[str, Any] = {"kind": sort, "name": sort, "base": base, **_SMALL}
+    if sort == "single":
         more = {"analysis": {"controls": ["temperature"], "diagnosis": False}, "hardware": "none", "minutes": 0.1}
         expect = {"graft.accuracy": {"value": 0.5, "tolerance": 1.0}}
         return content | {"task": "task.yaml", "localize": localize, "controls": ["random"], "expect": expect, **more}
-    if sort == "suite":
+    if sort == "multitask":
         return content | {
             "tasks": ["task.yaml", "second.yaml"],
             "shots": 2,

@@ -128,7 +128,7 @@ def _recipe(bench: Bench) -> Trial:
     """Most name a base that is not there, so that what is refused is refused soon, and nothing takes seconds."""
     bench.write_task("similarity")
     (bench.folder / "second.yaml").write_bytes(to_text(task_of("template")[0] | {"name": "second"}))
-    sort = bench.draw.choice(("plain", "plain", "suite", "retention"))
+    sort = bench.draw.choice(("single", "single", "multitask", "forgetting"))
     there = bench.draw.random() < 0.03
     content = recipe_of(sort, str(bench.shelf / "bert") if there else "./gone")
     trial = Trial("", ["run", "recipe.yaml", "-o", "out"])

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from graft.hub.base_model import BaseModel, Licence
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.card_text import identifier, json_block, one_line, prose
-from graft.hub.figures import read_figures
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.summary import Outline, outline_of
+from graft.results.figures import read_figures
 from tests.checkpoints import make_patch, sample_tensors
 from tests.hub.conftest import METRICS
 from tests.hub.local_hub import card_errors
@@ -168,7 +168,7 @@ def test_an_identifier_is_plain(text: str) -> None:
     ],
 )
 def test_figures_that_are_none_are_left_out(metrics: Any) -> None:
-    assert read_figures(metrics) == []
+    assert not read_figures(metrics)
     assert len(read_figures(METRICS)) == 2
 
 

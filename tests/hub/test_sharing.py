@@ -242,15 +242,18 @@ def test_what_a_run_left_beside_its_main_patch_goes_along(
     hub: LocalHub, alice: Client, carol: Client, skill: Path, tmp_path: Path
 ) -> None:
     for run, base in (("open", "org/base"), ("local", str(tmp_path))):
-        folder = tmp_path / run / "seed-0"
+        folder = tmp_path / run / "patches"
         folder.mkdir(parents=True)
-        recipe = {"recipe": {"name": "moods", "base": base, "localize": {"method": "magnitude"}}}
-        (tmp_path / run / "recipe.json").write_text(json.dumps(recipe))
+        recipe = {"name": "moods", "base": base, "localize": {"method": "magnitude"}}
+        results = {"schema": 1, "kind": "single", "recipe": recipe, "seeds": []}
+        (tmp_path / run / "results.json").write_text(json.dumps(results))
         (tmp_path / run / "reliability.png").write_bytes(b"\x89PNG")
         for method in ("magnitude", "random"):
-            shutil.copyfile(skill, folder / f"{method}.safetensors")
+            shutil.copyfile(skill, folder / f"{method}-seed-0.safetensors")
     shown = {
-        (run, method): alice("push", tmp_path / run / "seed-0" / f"{method}.safetensors", "ran", "--dry-run", "--json")
+        (run, method): alice(
+            "push", tmp_path / run / "patches" / f"{method}-seed-0.safetensors", "ran", "--dry-run", "--json"
+        )
         for run in ("open", "local")
         for method in ("magnitude", "random")
     }
@@ -262,5 +265,5 @@ def test_what_a_run_left_beside_its_main_patch_goes_along(
     assert more["open", "random"] == more["local", "random"] == set()  # a control's patch is not what the plot shows
     assert more["local", "magnitude"] == {"reliability.png"}
     assert "note: the run's recipe stays here (recipe.json.recipe.base:" in shown["local", "magnitude"].err
-    assert alice("push", tmp_path / "open" / "seed-0" / "magnitude.safetensors", "ran").code == 0
+    assert alice("push", tmp_path / "open" / "patches" / "magnitude-seed-0.safetensors", "ran").code == 0
     assert "recipe.json" in carol("pull", "alice/ran", "-o", "ran", "--json").json()["files"]

@@ -11,7 +11,7 @@ from graft.evaluate import comparison, evaluation
 from graft.evaluate.bootstrap import paired_differences
 from graft.evaluate.detection import detect_ood
 from graft.evaluate.report import measure
-from graft.recipes import seed
+from graft.recipes.single import seed
 
 DRAWS = 40
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,30 @@ from safetensors.torch import load_file, save_file
 
 from graft.config import load_yaml
 from graft.errors import BudgetError, ConfigError, OutputError
-from graft.recipes import run as running
-from graft.recipes.folder import find_or_read
-from graft.recipes.retention import run as forgetting
+from graft.recipes.forgetting import experiment as forgetting
+from graft.recipes.multitask import experiment as multitask
 from graft.recipes.run import run_recipe
-from graft.recipes.suite import run as several
+from graft.recipes.single import experiment as single
+from graft.recipes.state import find_or_read
 from graft.specs.adapter import AdapterSpec
 from graft.train import adapter, fine_tuning
 from graft.train.importance import importance_file
 from tests.models import write_yaml
-from tests.recipes.retention.test_retention import bench_of
+from tests.recipes.forgetting.test_forgetting import bench_of
 from tests.recipes.toy_tasks import write_toy_tasks
 
-SEEDS = {"single": (running, "run_seed"), "suite": (several, "run_suite_seed"), "retention": (forgetting, "_run_seed")}
+SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting}
 RECIPES: dict[str, dict[str, Any]] = {
     "single": {"task": "films/task.yaml", "localize": {"density": 0.05}},
-    "suite": {"tasks": ["films/task.yaml", "long/task.yaml"], "beside": ["meals/task.yaml"]},
-    "retention": {
+    "multitask": {"tasks": ["films/task.yaml", "long/task.yaml"], "beside": ["meals/task.yaml"]},
+    "forgetting": {
         "general": ["meals/task.yaml"],
         "domains": [{"task": "films/task.yaml", "limit": 90}],
         "methods": {"full": {}},
         "start": {"task": "long/task.yaml"},
     },
 }
-ROLE = {"single": "task", "suite": "tasks", "retention": "domains"}
+ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains"}
 
 
 class Begun(Exception):
@@ -48,7 +48,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     def begin(*_: Any, **__: Any) -> None:
         raise Begun
 
-    monkeypatch.setattr(*SEEDS[request.param], begin)
+    monkeypatch.setattr(SEEDS[request.param], "run_seed", begin)
     return str(request.param)
 
 
@@ -60,7 +60,14 @@ def recipe(kind: str, shelf: Path, tmp_path: Path) -> Path:
     for name in ("films", "meals", "long"):
         file = tmp_path / "one" / name / "task.yaml"
         write_yaml(file, {key: value for key, value in load_yaml(file).items() if key != "shots"})
-    common = {"name": "tiny", "base": "./base", "seeds": [0, 1], "train": {"epochs": 1}, "evaluate": {"limit": 95}}
+    common = {
+        "kind": kind,
+        "name": "tiny",
+        "base": "./base",
+        "seeds": [0, 1],
+        "train": {"epochs": 1},
+        "evaluate": {"limit": 95},
+    }
     path = write_yaml(tmp_path / "one" / "recipe.yaml", common | RECIPES[kind])
     with pytest.raises(Begun):
         run_recipe(path, tmp_path / "one" / "out")
@@ -117,18 +124,18 @@ CHANGES: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize(("named", "change"), CHANGES.values(), ids=CHANGES)
 def test_a_run_of_another_content_is_not_taken_up(named: str, change: Any, kind: str, recipe: Path) -> None:
     out = recipe.parent / "out"
-    (out / "seed-0").mkdir()
-    (out / "seed-0" / "seed.json").write_text("{}")  # of the first seed, which is not measured again
+    (out / "state" / "seed-0").mkdir()
+    (out / "state" / "seed-0" / "seed.json").write_text("{}")  # of the first seed, which is not measured again
     with pytest.raises(Begun):
         run_recipe(recipe, out)
     change(recipe.parent)
     named = named.replace("ROLE", ROLE[kind])
     with pytest.raises(OutputError, match=rf"out holds an unfinished run of other content: .*{named}.*; pass --force"):
         run_recipe(recipe, out)
-    assert (out / "seed-0" / "seed.json").exists()
+    assert (out / "state" / "seed-0" / "seed.json").exists()
     with pytest.raises(Begun):
         run_recipe(recipe, out, force=True)
-    assert not (out / "seed-0").exists()
+    assert not (out / "state" / "seed-0").exists()
 
 
 def test_the_same_content_in_another_place_goes_on(recipe: Path, tmp_path: Path) -> None:
@@ -143,7 +150,7 @@ def test_the_same_content_in_another_place_goes_on(recipe: Path, tmp_path: Path)
     assert (here / "out" / "mine").exists()
 
 
-@pytest.mark.parametrize("kind", ["retention"], indirect=True)
+@pytest.mark.parametrize("kind", ["forgetting"], indirect=True)
 def test_a_set_beside_and_a_single_limit_count_too(recipe: Path) -> None:
     for file, named in (("meals", "general.meals.test examples"), ("long", "start.long.train examples")):
         split = recipe.parent / file / f"{named.split()[0].rpartition('.')[2]}.jsonl"
@@ -170,14 +177,14 @@ def test_a_file_of_importance_counts_by_its_bytes(recipe: Path, tmp_path: Path) 
     file.write_bytes(b"two")
     with pytest.raises(OutputError, match=r"other content: .*regularize.importance"):
         run_recipe(recipe, tmp_path / "held", assignments=held)
-    assert importance_file.digest_of_file(file) not in (tmp_path / "held" / "recipe.json").read_text()
+    assert importance_file.digest_of_file(file) not in (tmp_path / "held" / "state" / "recipe.json").read_text()
 
 
 def test_figures_that_cannot_be_read_are_found_again(tmp_path: Path) -> None:
     for text in ('{"a": 1}', '{"a":', "[1]", ""):
         (tmp_path / "f.json").write_text(text)
         expected = {"a": 1} if text == '{"a": 1}' else {"b": 2}
-        assert find_or_read(tmp_path / "f.json", lambda: {"b": 2}) == expected
+        assert find_or_read(tmp_path / "f.json", Mapping[str, int], lambda: {"b": 2}) == expected
 
 
 @pytest.mark.parametrize("adapted", [None, AdapterSpec(rank=2)], ids=["plain", "adapter"])
@@ -185,8 +192,14 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
     adapted: AdapterSpec | None, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_toy_tasks(tmp_path)
-    common = {"name": "tiny", "base": str(shelf / "base"), "shots": 8, "train": {"epochs": 1, "l1": 0.0}}
-    recipe = write_yaml(tmp_path / "r.yaml", common | RECIPES["retention"])
+    common = {
+        "kind": "forgetting",
+        "name": "tiny",
+        "base": str(shelf / "base"),
+        "shots": 8,
+        "train": {"epochs": 1, "l1": 0.0},
+    }
+    recipe = write_yaml(tmp_path / "r.yaml", common | RECIPES["forgetting"])
     bench = bench_of(recipe, tmp_path / "seed-0")
     tasks, trained = [bench.domains[0].task], []
     for module, name in ((adapter, "train_epoch"), (fine_tuning, "train_epoch")):
@@ -207,12 +220,12 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "single": {"localize": {"localize": {"density": 0.9, "scope": "embeddings"}}},
-    "suite": {
+    "multitask": {
         "localize": {"localize": {"density": 1e-9}},
         "unions.all": {"unions": {"all": {"density": 0.9}}},
         "sequences.one": {"sequences": {"one": {"graft": True, "density": 0.9}}},
     },
-    "retention": {
+    "forgetting": {
         "start.localize": {"start": {"task": "long/task.yaml", "localize": {"budget": 10**9}}},
         "methods.patch": {"methods": {"patch": {"graft": {"density": 0.9}}}},
     },
@@ -227,5 +240,5 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_first_training(kind: 
             run_recipe(recipe, recipe.parent / "fresh")
         assert not (recipe.parent / "fresh").exists()
     write_yaml(recipe, whole | {"train": {"localizable": {"density": 1e-3}}, "localize": {"density": 1e-2}})
-    with pytest.raises(BudgetError if kind != "retention" else ConfigError, match=r"at most|unknown key"):
+    with pytest.raises(BudgetError if kind != "forgetting" else ConfigError, match=r"at most|unknown key"):
         run_recipe(recipe, recipe.parent / "fresh")

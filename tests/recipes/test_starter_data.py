@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from graft.config import load_yaml
-from graft.recipes.retention.run import is_retention, load_retention
-from graft.recipes.run import load_recipe
-from graft.recipes.suite.run import is_suite, load_suite
+from graft.recipes.run import load_experiment
 from graft.tasks.task import Task
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -99,18 +97,9 @@ def test_every_task_file_loads_and_its_data_where_they_are_here(path: Path, monk
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=names(EXPERIMENTS))
 def test_every_recipe_loads_and_says_what_it_ran_on(path: Path) -> None:
-    if is_suite(path):
-        suite, tasks, _ = load_suite(path)
-        assert len(tasks) == len(suite.tasks)
-        hardware = suite.hardware
-    elif is_retention(path):
-        experiment = load_retention(path)
-        assert experiment.recipe.points()
-        hardware = experiment.recipe.hardware
-    else:
-        recipe, task = load_recipe(path)
-        assert (path.parent / recipe.task).is_file()
-        assert task.spec.name
-        hardware = recipe.hardware
-    assert hardware
+    experiment = load_experiment(path)
+    assert len(experiment.tasks) >= len(experiment.files)
+    assert all((path.parent / file).is_file() for file in experiment.files)
+    assert all(task.spec.name for task in experiment.tasks)
+    assert experiment.recipe.hardware
     assert load_yaml(path)["name"] == path.stem

@@ -16,6 +16,8 @@ from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
+from graft.results.fields import to_json
+from graft.results.models import guess_model
 
 # model -> accuracy, and how much surer than right it is
 MODELS = {
@@ -47,6 +49,8 @@ def write_run(
     """A finished run with all that a report can show; its path."""
     folder.mkdir(parents=True)
     results: dict[str, Any] = {
+        "schema": 1,
+        "kind": "single",
         "recipe": {
             "name": name,
             "base": "embedded:toy",
@@ -55,13 +59,14 @@ def write_run(
             "hardware": "2 CPU cores",
         },
         "summary": {},
+        "models": to_json({key: guess_model(key) for key in MODELS}),
         "seeds": [made_up_seed(seed, f"graft ({method})", n, name) for seed in range(seeds)],
         "missed": [],
     }
     write_results(folder, results)
     if patch:
-        (folder / "seed-0").mkdir()
-        save_patch(made_up_patch(), folder / "seed-0" / f"{method}.safetensors")
+        (folder / "patches").mkdir()
+        save_patch(made_up_patch(), folder / "patches" / f"{method}-seed-0.safetensors")
     return folder
 
 

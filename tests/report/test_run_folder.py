@@ -35,32 +35,35 @@ def test_everything_is_read(whole: Path) -> None:
     assert vars(seed.controls["interpolation"]) == stored["controls"]["interpolation"]
     assert seed.curve[5].numbers["ece"] == stored["curve"][5]["ece"]
     assert seed.detection["novel"]["tuned"]["energy.fpr95"] == stored["detection"]["novel"]["tuned"]["energy"]["fpr95"]
-    assert list(seed.diagnosis) == stored["diagnosis"]["text"]
-    assert seed.diagnosis_numbers == {"kurtosis": 119.0}
+    assert seed.diagnosis
+    assert list(seed.diagnosis.text) == stored["diagnosis"]["text"]
+    assert seed.diagnosis.numbers == {"kurtosis": 119.0}
     patch = run.patch()
     assert patch
     assert patch.provenance.base.n_parameters == 4000
 
 
-def test_the_patch_may_lie_as_in_artifacts_or_be_absent(whole: Path, tmp_path: Path) -> None:
+def test_the_patch_may_be_absent_or_broken(whole: Path, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "flat", patch=False)
     assert read_run(folder).patch() is None
-    (folder / "seed-0-learned.safetensors").write_bytes((whole / "seed-0" / "learned.safetensors").read_bytes())
+    (folder / "patches").mkdir()
+    file = folder / "patches" / "learned-seed-0.safetensors"
+    file.write_bytes((whole / "patches" / file.name).read_bytes())
     assert read_run(folder).patch() is not None
-    (folder / "seed-0-learned.safetensors").write_bytes(b"junk")
-    with pytest.raises(PatchFormatError, match=r"seed-0-learned\.safetensors"):
+    file.write_bytes(b"junk")
+    with pytest.raises(PatchFormatError, match=r"learned-seed-0\.safetensors"):
         read_run(folder).patch()
 
 
 def test_a_method_leads_to_no_other_folder(whole: Path, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", seeds=1, patch=False)
     results = read_results(folder)
-    results["recipe"]["localize"]["method"] = name = f"../../{whole.parent.name}/whole/seed-0/learned"
+    results["recipe"]["localize"]["method"] = name = f"../../{whole.parent.name}/whole/patches/learned"
     results["seeds"][0]["models"][f"graft ({name})"] = results["seeds"][0]["models"]["tuned"]
     write_results(folder, results)
     (tmp_path / whole.parent.name).symlink_to(whole.parent)
-    (folder / "seed-0").mkdir()
-    assert (folder / "seed-0" / f"{name}.safetensors").is_file()  # the way there exists
+    (folder / "patches").mkdir()
+    assert (folder / "patches" / f"{name}-seed-0.safetensors").is_file()  # the way there exists
     assert read_run(folder).patch() is None
 
 

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
+from graft.recipes.registry import KINDS
 from graft.specs.runtime import Runtime
 from graft_cli import options
 
 
-@click.command("run")
+class RunCommand(click.Command):
+    """A command whose help tells each kind of recipe that there is."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, then the kinds."""
+        super().format_help_text(ctx, formatter)
+        with formatter.section("Kinds of recipes (the key kind)"):
+            formatter.write_dl([(kind.name, kind.help) for kind in KINDS.values()])
+
+
+@click.command("run", cls=RunCommand)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key, such as seeds=[0].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make. [default: runs/NAME]")
@@ -27,11 +38,10 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run a whole experiment from a YAML RECIPE: fine-tune, localise, graft, measure, draw.
+    """Run a whole experiment from a YAML RECIPE: fine-tune, localize, graft, measure, draw.
 
-    Ends with a table, plots and one patch per seed and method. A recipe of several tasks compares ways to have them in
-    one model; one with `domains`, ways to learn something new without losing what the model can do. A run that was
-    broken off goes on where it was when it is started again.
+    Ends with results.json, a table, plots and patches of every seed. A run that was broken off goes on where it was
+    when it is started again.
 
     \b
     Example:

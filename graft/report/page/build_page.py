@@ -14,15 +14,18 @@ from graft.files.outputs import new_file, new_folder
 from graft.patch.skill_patch import Patch
 from graft.report.estimates import estimate_of, gain_of
 from graft.report.page.document import note, render_page, section
-from graft.report.page.headline import Share, interval_words, percent, state_out_of_distribution, state_result
+from graft.report.page.headline import Share, interval_words, state_out_of_distribution, state_result
 from graft.report.page.markup import Html, Piece, bullets, element, folded
 from graft.report.page.overview import overview_section
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.page.run_page import RunPage, share_of
-from graft.report.page.table_run import TABLES, TableRun, read_table_run, table_section
+from graft.report.page.table_run import TableRun, read_table_run, table_section
 from graft.report.plots.style import is_plot
 from graft.report.registry import SECTIONS
-from graft.report.run_folder import RESULTS, RunFolder, load_results, read_run
+from graft.report.run_folder import RunFolder, read_run
+from graft.results.cells import percent
+from graft.results.layout import PATCHES, RESULTS, TABLES
+from graft.results.run import load_results
 
 READING = (
     "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model.",
@@ -70,7 +73,7 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
         OutputError: page or plots exist and `force` is off, the plots' folder is not one that a report made, or they
             cannot be written.
     """
-    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, *folder.glob("seed-*"))]
+    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, folder / PATCHES)]
     page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
     plots = out.with_name(f"{out.stem}_plots")
     plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from graft.report.estimates import Estimate, Paired, decimal
 from graft.report.page.markup import Html, Piece, element, join
 from graft.report.run_folder import RunFolder
+from graft.results.cells import MISSING
 
 
 def signed(difference: float) -> str:
@@ -17,14 +18,14 @@ def signed(difference: float) -> str:
 def cell(estimate: Estimate | None) -> Piece:
     """Write an estimate with its interval."""
     if estimate is None:
-        return "–"
+        return MISSING
     return join([decimal(estimate.mean), *_interval(estimate)])
 
 
 def paired_cell(paired: Paired | None) -> Piece:
     """Write a paired difference with its interval and its verdict."""
     if paired is None:
-        return "–"
+        return MISSING
     word = (
         Html("") if paired.verdict == "unknown" else join([" ", element("span", paired.verdict, klass=paired.verdict)])
     )
@@ -33,7 +34,7 @@ def paired_cell(paired: Paired | None) -> Piece:
 
 def apart_cell(paired: Paired | None) -> Piece:
     """Say in how many seeds the interval over examples excludes 0."""
-    return f"{paired.apart} of {len(paired.parts)}" if paired and paired.parts else "–"
+    return f"{paired.apart} of {len(paired.parts)}" if paired and paired.parts else MISSING
 
 
 def _interval(estimate: Estimate) -> list[Html | str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graft.report.estimates import decimal, difference_of, estimate_of, gain_of, sets_of
-from graft.report.run_folder import TEST, RunFolder
+from graft.report.run_folder import RunFolder
+from graft.results.cells import count, percent
+from graft.results.figures import TEST
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,6 @@ def state_out_of_distribution(run: RunFolder) -> str | None:
     parts = [_set_in_words(run, name) for name in sets_of(run) if name != TEST]
     found = [part for part in parts if part]
     return f"Out of distribution, accuracy: {', '.join(found)}." if found else None
-
-
-def percent(share: float) -> str:
-    """Write a share in per cent, three digits: 0.01 %."""
-    return f"{100 * share:.3g} %"
-
-
-def count(number: float) -> str:
-    """Write a large count as a person says it: 22.7M, 8.03B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:,.0f}"
 
 
 def interval_words(run: RunFolder) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from graft.evaluate.registry import label_of
 from graft.report.estimates import (
-    CONTROLS,
     Paired,
     Verdict,
+    controls_of,
     difference_of,
     estimate_of,
     gain_of,
@@ -22,6 +22,7 @@ from graft.report.page.markup import Html, Piece, Table, element, folded
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.plots.forest import READING, plot_forest
 from graft.report.run_folder import RunFolder
+from graft.results.models import CONTROL_NAMES, graft_name
 
 Pairs = dict[str, dict[str, Paired]]  # the other model -> task, "mean over tasks" last -> difference
 MEAN = "mean over tasks"
@@ -37,7 +38,7 @@ def overview_section(runs: Sequence[RunFolder], plots: PlotWriter) -> Html:
         "All tasks at a glance",
         _gains_table(runs),
         _forest_part(runs, plots, "accuracy", _other_methods(runs), CHOICE),
-        _forest_part(runs, plots, "ece", ["tuned", *CONTROLS], CALIBRATION),
+        _forest_part(runs, plots, "ece", ["tuned", *_all_controls(runs)], CALIBRATION),
         folded("ECE of every method", _metric_table(runs, "ece", "ECE on test")),
         level=2,
     )
@@ -48,7 +49,7 @@ def _gains_table(runs: Sequence[RunFolder]) -> Html:
     rows = []
     for run in runs:
         n = estimate_of(run, "base", "n")
-        gains = (cell(gain_of(run, f"graft ({method})")) if method in methods_of(run) else "–" for method in methods)
+        gains = (cell(gain_of(run, graft_name(method))) if method in methods_of(run) else "–" for method in methods)
         rows.append(
             [
                 element("a", run.name, href=f"#run-{runs.index(run) + 1}"),
@@ -85,7 +86,7 @@ def _mains(runs: Sequence[RunFolder]) -> str:
 
 def _metric_table(runs: Sequence[RunFolder], metric: str, label: str) -> Html:
     methods = _all_methods(runs)
-    names = ["base", "tuned", *(f"graft ({method})" for method in methods)]
+    names = ["base", "tuned", *map(graft_name, methods)]
     rows: list[list[Piece]] = [[run.name, *(cell(estimate_of(run, name, metric)) for name in names)] for run in runs]
     return Table(["task", *names], rows).render(label)
 
@@ -94,8 +95,12 @@ def _all_methods(runs: Sequence[RunFolder]) -> list[str]:
     return list(dict.fromkeys(method for run in runs for method in methods_of(run)))
 
 
+def _all_controls(runs: Sequence[RunFolder]) -> list[str]:
+    return [name for name in CONTROL_NAMES.values() if any(name in controls_of(run) for run in runs)]
+
+
 def _other_methods(runs: Sequence[RunFolder]) -> list[str]:
-    return [f"graft ({method})" for method in _all_methods(runs)]
+    return [graft_name(method) for method in _all_methods(runs)]
 
 
 def _forest_part(
@@ -105,7 +110,8 @@ def _forest_part(
     if not pairs:
         return None
     tasks = [task for task in (*(run.name for run in runs), MEAN) if any(task in rows for rows in pairs.values())]
-    panels: Mapping[str, Mapping[str, Paired]] = {f"graft minus {_bare(other)}": rows for other, rows in pairs.items()}
+    short = _short_names(runs)
+    panels: Mapping[str, Mapping[str, Paired]] = {f"graft minus {short[other]}": rows for other, rows in pairs.items()}
     figure = plots.add(
         f"overview-{metric}",
         lambda path: plot_forest(panels, path, title=f"{title} ({label_of(metric)} on test)", rows=tasks),
@@ -115,7 +121,7 @@ def _forest_part(
     rows: list[list[Piece]] = [[task, *(paired_cell(pairs[other].get(task)) for other in pairs)] for task in tasks]
     strong = frozenset({len(rows) - 1} if rows[-1][0] == MEAN else ())
     table = Table(["task", *panels], rows, strong).render(f"{title} Paired differences in {metric}")
-    return section(None, title, figure, table, element("p", _count_verdicts(pairs), klass="note"))
+    return section(None, title, figure, table, element("p", _count_verdicts(pairs, short), klass="note"))
 
 
 def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pairs:
@@ -130,17 +136,18 @@ def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pai
     return table
 
 
-def _count_verdicts(pairs: Pairs) -> str:
+def _count_verdicts(pairs: Pairs, short: Mapping[str, str]) -> str:
     """Such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
     parts = []
     for other, rows in pairs.items():
         verdicts = Counter(paired.verdict for task, paired in rows.items() if task != MEAN)
         counts = [f"{word} on {verdicts[key]}" for key, word in _WORDS.items() if verdicts[key]]
         mean = f", mean {signed(rows[MEAN].estimate.mean)}" if MEAN in rows else ""
-        parts.append(f"Against {_bare(other)}: {', '.join(counts)} of {verdicts.total()}{mean}.")
+        parts.append(f"Against {short[other]}: {', '.join(counts)} of {verdicts.total()}{mean}.")
     return " ".join(parts)
 
 
-def _bare(other: str) -> str:
-    """The method of a graft, the name of another model."""
-    return other.removeprefix("graft (").removesuffix(")") if other.startswith("graft (") else other
+def _short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Return model -> the method of a graft, the name of another model."""
+    models = {name: model for run in runs for name, model in run.models.items()}
+    return {name: model.method if model.role == "graft" and model.method else name for name, model in models.items()}

@@ -1,20 +1,18 @@
-"""A run that compares methods over several tasks or domains: the tables and plots of its folder, set into a page."""
+"""A run that compares methods over several tasks or domains: its tables and plots, set into a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import DataError
-from graft.report.json_node import Node
 from graft.report.page.document import section
 from graft.report.page.markup import Html, Table, element
 from graft.report.page.plot_writer import embed_png, place_picture
-from graft.report.run_folder import load_results
-
-TABLES = "table.md"
-_SEVERAL = ("tasks", "domains")  # what such a recipe names, where that of one skill has a task
+from graft.results.layout import TABLES
+from graft.results.run import Results, load_results
+from graft.results.tables import Block, TextTable
 
 
 @dataclass(frozen=True)
@@ -24,24 +22,24 @@ class TableRun:
     Attributes:
         name: of the recipe.
         path: the folder.
-        text: of its tables, Markdown.
+        blocks: its paragraphs and tables.
         pictures: its plots.
     """
 
     name: str
     path: Path
-    text: str
+    blocks: Sequence[Block]
     pictures: tuple[Path, ...]
 
     @property
     def headline(self) -> str:
         """How much there is."""
-        n = sum(isinstance(part, Table) for part in read_tables(self.text))
+        n = sum(isinstance(block, TextTable) for block in self.blocks)
         return f"methods compared: {n} tables, {len(self.pictures)} plots"
 
 
-def read_table_run(path: Path, results: Node | None = None) -> TableRun | None:
-    """The run in a folder, where it is one over several tasks or domains; else None.
+def read_table_run(path: Path, results: Results | None = None) -> TableRun | None:
+    """Read the run in a folder, where it is one of several tasks or domains; else None.
 
     Args:
         path: the folder.
@@ -50,38 +48,30 @@ def read_table_run(path: Path, results: Node | None = None) -> TableRun | None:
     Raises:
         DataError: its results or its tables cannot be read.
     """
-    recipe = (results or load_results(path)).need("recipe")
-    if all(recipe.get(key) is None for key in _SEVERAL):
+    results = results or load_results(path)
+    if results.kind == "single":
         return None
-    try:
-        text = (path / TABLES).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path / TABLES}: cannot be read ({error})") from error
-    return TableRun(recipe.need("name").text(), path, text, tuple(sorted(path.glob("*.png"))))
+    blocks = results.tables or (_read_text(path / TABLES),)
+    return TableRun(str(results.recipe["name"]), path, blocks, tuple(sorted(path.glob("*.png"))))
 
 
 def table_section(run: TableRun, anchor: str) -> Html:
-    """The run's part of the page."""
-    parts = [
-        part.render(f"Table {i}") if isinstance(part, Table) else element("p", part)
-        for i, part in enumerate(read_tables(run.text), 1)
-    ]
-    return section(anchor, run.name, *parts, *map(_picture, run.pictures), level=2)
+    """Return the run's part of the page."""
+    return section(anchor, run.name, *map(_render, run.blocks), *map(_picture, run.pictures), level=2)
 
 
-def read_tables(text: str) -> Iterator[Table | str]:
-    """Paragraphs and tables of Markdown as `format_rows` writes it; what else there may be is a paragraph."""
-    for block in text.split("\n\n"):
-        lines = [line for line in block.splitlines() if line.strip()]
-        if len(lines) > 2 and all(line.startswith("|") for line in lines):
-            head, _, *rows = (_cells(line) for line in lines)
-            yield Table(head, rows)
-        elif lines:
-            yield " ".join(lines)
+def _render(block: Block) -> Html:
+    if isinstance(block, TextTable):
+        return Table(block.head, block.rows).render(f"By {block.head[0]}")
+    return element("pre" if "\n" in block else "p", block)
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+def _read_text(file: Path) -> str:
+    """Return the tables of a run whose results do not hold them, as the text that they are."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
 
 
 def _picture(path: Path) -> Html:

@@ -10,23 +10,16 @@ import pytest
 
 from graft.errors import DataError
 from graft.report.page.build_page import write_report
-from graft.report.page.table_run import read_table_run, read_tables
+from graft.report.page.table_run import read_table_run
 from graft.report.plots.style import in_style, new_figure, save_figure
 from tests.report.runs import write_run
 
-TABLES = """Rows of <test>: a 100.
-
-| method | accuracy    |
-|--------|-------------|
-| base   | .500 ± .000 |
-| <b>    | .700 ± .010 |
-
-By task:
-
-| method | a    | b    |
-|--------|------|------|
-| base   | .400 | .600 |
-"""
+TABLES = [
+    "Rows of <test>: a 100.",
+    {"head": ["method", "accuracy"], "rows": [["base", ".500 ± .000"], ["<b>", ".700 ± .010"]]},
+    "By task:",
+    {"head": ["method", "a", "b"], "rows": [["base", ".400", ".600"]]},
+]
 
 
 @pytest.fixture
@@ -34,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "several"
     place.mkdir()
     recipe = {"name": "several", "tasks": ["a.yaml", "b.yaml"]}
-    (place / "results.json").write_text(json.dumps({"recipe": recipe, "seeds": []}), encoding="utf-8")
-    (place / "table.md").write_text(TABLES, encoding="utf-8")
+    results = {"schema": 1, "kind": "multitask", "recipe": recipe, "seeds": [], "tables": TABLES}
+    (place / "results.json").write_text(json.dumps(results), encoding="utf-8")
     with in_style():
         save_figure(new_figure(2, 1), place / "overlap")
     return place
@@ -77,14 +70,29 @@ def test_a_run_of_one_skill_is_none(tmp_path: Path) -> None:
     assert read_table_run(write_run(tmp_path / "run")) is None
 
 
-@pytest.mark.parametrize("name", ["table.md", "overlap.png"])
-def test_what_is_broken_is_one_line_and_nothing_is_written(folder: Path, tmp_path: Path, name: str) -> None:
-    (folder / name).write_bytes(b"\xff\xfe")
+def test_results_from_before_the_schema_show_their_tables_as_text(folder: Path, tmp_path: Path) -> None:
+    recipe = {"name": "several", "domains": ["a.yaml"]}
+    (folder / "results.json").write_text(json.dumps({"recipe": recipe, "seeds": []}), encoding="utf-8")
+    (folder / "table.md").write_text("a | b\n1 | <2>", encoding="utf-8")
+    page = write_report([folder], tmp_path / "report.html").page.read_text(encoding="utf-8")
+    assert "<pre>a | b\n1 | &lt;2&gt;</pre>" in page
+    (folder / "table.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"table.md"):
+        write_report([folder], tmp_path / "again.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("overlap.png", b"\xff\xfe"),
+        ("results.json", b'{"kind": "multitask", "recipe": {"name": "x"}, "seeds": [], "tables": [{"head": [1]}]}'),
+        ("results.json", b'{"schema": 2, "recipe": {"name": "x"}, "seeds": []}'),
+    ],
+)
+def test_what_is_broken_is_one_line_and_nothing_is_written(
+    folder: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
         write_report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_paragraphs_and_tables_come_in_their_order() -> None:
-    parts = list(read_tables(TABLES))
-    assert [isinstance(part, str) for part in parts] == [True, False, True, False]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graft.report.estimates import CONTROLS, Estimate, average, difference_of, estimate_of, models_of
+from graft.report.estimates import Estimate, average, controls_of, difference_of, estimate_of
 from graft.report.page.cells import cell, paired_cell
 from graft.report.page.document import note, section
 from graft.report.page.headline import interval_words
@@ -10,6 +10,7 @@ from graft.report.page.markup import Html, Table
 from graft.report.page.run_page import RunPage
 from graft.report.plots.trade_off import plot_trade_off
 from graft.report.run_folder import RunFolder
+from graft.results.cells import MISSING
 
 UNITS = {"alpha": "α"}
 
@@ -17,8 +18,7 @@ UNITS = {"alpha": "α"}
 def build_section(page: RunPage) -> Html | None:
     """Show simpler ways to the same accuracy, and their calibration."""
     run = page.run
-    found = [name for name in models_of(run) if name in CONTROLS or all(name in seed.controls for seed in run.seeds)]
-    names = [name for name in found if name not in ("base", "tuned", run.main)]
+    names = controls_of(run)
     if not names:
         return None
     points = {name: pair for name in ("base", "tuned", run.main, *names) if (pair := _point(run, name))}
@@ -64,7 +64,7 @@ def _control_row(run: RunFolder, name: str) -> list[Html | str | None]:
     figures = (cell(estimate_of(run, name, metric)) for metric in ("accuracy", "ece", "nll"))
     return [
         name,
-        f"{unit} {chosen}".strip() or "–",
+        f"{unit} {chosen}".strip() or MISSING,
         cell(validation),
         *figures,
         paired_cell(difference_of(run, name, "ece")),

@@ -12,8 +12,8 @@ def build_section(page: RunPage) -> Html | None:
     run = page.run
     said: dict[tuple[str, ...], list[int]] = {}
     for seed in run.seeds:
-        if seed.diagnosis:
-            said.setdefault(seed.diagnosis, []).append(seed.seed)
+        if seed.diagnosis and seed.diagnosis.text:
+            said.setdefault(seed.diagnosis.text, []).append(seed.seed)
     if not said:
         return None
     parts: list[Piece] = []
@@ -21,7 +21,7 @@ def build_section(page: RunPage) -> Html | None:
         if len(said) > 1:
             parts.append(element("p", element("b", f"Seed {', '.join(map(str, seeds))}")))
         parts.append(bullets(sentences))
-    numbers = [seed.diagnosis_numbers for seed in run.seeds]
+    numbers = [seed.diagnosis.numbers if seed.diagnosis else {} for seed in run.seeds]
     keys = [key for key in numbers[0] if all(key in row for row in numbers)]
     rows = [[key.replace("_", " "), *(f"{row[key]:,.4g}" for row in numbers)] for key in keys]
     if rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graft.report.estimates import CONTROLS, decimal, estimate_of
+from graft.report.estimates import controls_of, decimal, estimate_of
 from graft.report.page.document import section
 from graft.report.page.markup import Html
 from graft.report.page.run_page import RunPage
@@ -15,7 +15,7 @@ from graft.report.run_folder import RunFolder
 def build_section(page: RunPage) -> Html | None:
     """Draw reliability diagrams side by side: base, tuned, the graft, and the controls."""
     run = page.run
-    wanted = ["base", "tuned", run.main, *CONTROLS]
+    wanted = ["base", "tuned", run.main, *controls_of(run)]
     names = [name for name in wanted if _same_edges(run, name)]
     if not names:
         return None

@@ -10,6 +10,9 @@ from graft.report.page.markup import Html, Table
 from graft.report.page.run_page import RunPage
 from graft.report.plots.sufficiency_necessity import plot_sufficiency_necessity
 from graft.report.run_folder import RunFolder
+from graft.results.models import Role
+
+_SIDES: tuple[Role, Role] = ("graft", "without")
 
 
 def build_section(page: RunPage) -> Html | None:
@@ -34,7 +37,7 @@ def build_section(page: RunPage) -> Html | None:
             method,
             cell(brings),
             cell(takes),
-            *(cell(estimate_of(run, name, "accuracy")) for name in (f"graft ({method})", f"tuned without ({method})")),
+            *(cell(estimate_of(run, run.find_model(role, method), "accuracy")) for role in _SIDES),
         ]
         for method, (brings, takes) in regions.items()
     ]
@@ -45,7 +48,7 @@ def build_section(page: RunPage) -> Html | None:
 
 def _both_shares(run: RunFolder, method: str) -> tuple[Estimate, Estimate] | None:
     """Sufficiency: the recovered gain; necessity: (tuned - without) / (tuned - base), one less the gain without."""
-    brings, left = gain_of(run, f"graft ({method})"), gain_of(run, f"tuned without ({method})")
+    brings, left = (gain_of(run, run.find_model(role, method)) for role in _SIDES)
     if brings is None or left is None:
         return None
     return brings, average([1 - gain for gain in left.values])

@@ -1,0 +1,97 @@
+"""Experiment: what the one run loop asks of each kind of recipe."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
+from graft.recipes.seed_run import SeedPlace
+from graft.results.models import Model
+from graft.results.tables import Block
+from graft.tasks.task import Task
+
+Figures = Mapping[str, Mapping[str, Any]]  # model or method -> figure -> "mean", "half", "values"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all seeds of an experiment show together.
+
+    Attributes:
+        figures: means with intervals, as JSON.
+        tables: paragraphs and tables for a person.
+        expected: what a recipe's `expect` may name: model -> figure -> its mean and more.
+        models: what each model is, where models are measured.
+        more: further keys of the results, as JSON.
+        plotted: what the plots need beside the seeds.
+    """
+
+    figures: Mapping[str, Any]
+    tables: Sequence[Block]
+    expected: Figures
+    models: Mapping[str, Model] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    plotted: Any = None
+
+
+class Experiment(ABC):
+    """A recipe with its tasks.
+
+    Attributes:
+        recipe: its typed block, which has a name, a base, seeds and `expect`.
+    """
+
+    recipe: Any
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, recipe: Any) -> Experiment:
+        """Read the tasks of a recipe that lies at `path`.
+
+        Raises:
+            ConfigError: naming file and key.
+        """
+
+    @property
+    @abstractmethod
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """Key of the recipe -> the tasks that it names, and how many rows of their test splits are measured."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[str]:
+        """The TASK files, relative to the recipe."""
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks."""
+        return [task for used in self.used.values() for task, _ in used]
+
+    def refuse_dtype(self, dtype: str) -> None:
+        """Refuse a dtype in which the experiment cannot run; any goes where a kind does not say otherwise.
+
+        Raises:
+            ConfigError: naming the dtype and why.
+        """
+        del dtype
+
+    @abstractmethod
+    def list_budgets(self) -> Iterable[Asked]:
+        """Return the budgets that are refused before the first training where nothing can meet them."""
+
+    @abstractmethod
+    def run_seed(self, place: SeedPlace) -> Any:
+        """Run one seed; return what it found (`graft.results.seeds`)."""
+
+    @abstractmethod
+    def summarize(self, seeds: Sequence[Any], out: Path) -> Summary:
+        """Return what all seeds show together; their patches lie in the run's folder `out`."""
+
+    @abstractmethod
+    def plot(self, seeds: Sequence[Any], summary: Summary, out: Path) -> list[Path]:
+        """Draw what is best seen into the run's folder; return the files, the ones to look at first."""

@@ -1,0 +1,118 @@
+"""ForgettingExperiment: a recipe about forgetting, its figures over seeds, and the plane of gain and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.errors import ConfigError
+from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
+from graft.recipes.experiment import Experiment, Summary
+from graft.recipes.forgetting.seed import run_seed
+from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
+from graft.recipes.forgetting.spec import ForgettingSpec, TaskUse
+from graft.recipes.forgetting.summary import MEAN, Units, list_curves, summarize
+from graft.recipes.forgetting.table import tabulate_run
+from graft.recipes.seed_run import SeedPlace, load_capped, train_config
+from graft.report.plots.pareto import plot_pareto
+from graft.results.seeds import ForgettingSeed
+from graft.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class ForgettingExperiment(Experiment):
+    """A recipe with its tasks.
+
+    Attributes:
+        recipe: its typed block.
+        general: what the model can do without training.
+        domains: what it is to learn.
+        skill: what it is given first, where there is such.
+    """
+
+    recipe: ForgettingSpec
+    general: tuple[MeasuredTask, ...]
+    domains: tuple[MeasuredTask, ...]
+    skill: Task | None
+
+    @classmethod
+    def load(cls, path: Path, recipe: ForgettingSpec) -> ForgettingExperiment:
+        """Read the tasks.
+
+        Raises:
+            ConfigError: naming file and key.
+        """
+        general, domains = (
+            tuple(_load_task(path, recipe, use) for use in uses) for uses in (recipe.general, recipe.domains)
+        )
+        names = [item.name for item in (*general, *domains)]
+        if len(set(names)) != len(names) or MEAN in names:
+            raise ConfigError(f"{path}: two tasks have one name, or one is called {MEAN}: {', '.join(names)}")
+        for point in recipe.points():  # what is wrong in it is said before the first costly step
+            train_config(domains[0].task, point.how.train)
+        skill = None if recipe.start is None else _load_task(path, recipe, recipe.start.task).task
+        return cls(recipe, general, domains, skill)
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """General tasks, domains and the start's."""
+        groups = {"general": self.general, "domains": self.domains}
+        used: dict[str, list[Used]] = {
+            key: [(item.task, item.limit) for item in tasks] for key, tasks in groups.items()
+        }
+        return used if self.skill is None else {**used, "start": [(self.skill, None)]}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Their files."""
+        return self.recipe.files
+
+    def list_budgets(self) -> Iterator[Asked]:
+        """Return the budget of the start and of every method that grafts."""
+        recipe = self.recipe
+        if recipe.start is not None and self.skill is not None:
+            yield "start.localize", recipe.start.localize, self.skill.spec.train
+        for point in recipe.points():
+            for domain in self.domains:
+                yield f"methods.{point.name}", point.how.graft, train_config(domain.task, point.how.train)
+
+    def at(self, place: SeedPlace) -> ForgettingRun:
+        """Return one seed at work."""
+        general, domains = (
+            tuple(MeasuredTask(item.task.with_seed(place.seed), item.limit) for item in tasks)
+            for tasks in (self.general, self.domains)
+        )
+        skill = None if self.skill is None else self.skill.with_seed(place.seed)
+        return ForgettingRun(self.recipe, general, domains, skill, place=place)
+
+    def run_seed(self, place: SeedPlace) -> ForgettingSeed:
+        """Run one seed."""
+        return run_seed(self.at(place))
+
+    def summarize(self, seeds: Sequence[ForgettingSeed], out: Path) -> Summary:
+        """Return what every point gains on its domain and loses elsewhere."""
+        del out
+        units = Units.of(self.general, self.domains)
+        figures = summarize(seeds, units)
+        expected = {
+            domain: {f"{point}.{key}": item for point, row in rows.items() for key, item in row["figures"].items()}
+            for domain, rows in figures.items()
+        }
+        tables = tabulate_run(self.recipe, figures, seeds, units)
+        return Summary(figures, tables, expected, more={"units": units.to_json()}, plotted=units)
+
+    def plot(self, seeds: Sequence[ForgettingSeed], summary: Summary, out: Path) -> list[Path]:
+        """Draw gain against loss, a point per method and setting."""
+        del seeds
+        planes = list_curves(self.recipe, summary.figures, summary.plotted)
+        return plot_pareto(planes, out / "plane", title=self.recipe.name)
+
+
+def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> MeasuredTask:
+    use = TaskUse(use) if isinstance(use, str) else use
+    shots = recipe.shots if use.shots is None else use.shots
+    longest = recipe.max_length if use.max_length is None else use.max_length
+    task = load_capped(path.parent / use.task, {**recipe.train, **use.train}, shots, longest)
+    return MeasuredTask(task, recipe.evaluate.limit if use.limit is None else use.limit)

@@ -1,0 +1,52 @@
+"""One seed of a recipe about forgetting: every domain learned by every method at every setting, and measured."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from tqdm import tqdm
+
+from graft.recipes.forgetting.seed_run import Figures, ForgettingRun, MeasuredTask
+from graft.recipes.forgetting.spec import Point
+from graft.recipes.state import find_or_read
+from graft.results.seeds import ForgettingSeed, MeasuredPoint
+
+
+def run_seed(run: ForgettingRun) -> ForgettingSeed:
+    """Run one seed: its state has a file of figures per domain and point, so that a broken run loses one at most."""
+    base = _measure_whole(run, "base")
+    start = None if run.patch is None else _measure_whole(run, "start")
+    domains = {}
+    for domain in run.domains:
+        domains[domain.name] = _run_domain(run, domain)
+        run.drop_models()
+    if run.models.is_dir():
+        shutil.rmtree(run.models)
+    return ForgettingSeed(run.seed, base, domains, start, None if run.patch is None else len(run.patch))
+
+
+def _run_domain(run: ForgettingRun, domain: MeasuredTask) -> dict[str, MeasuredPoint]:
+    points = {}
+    bar = tqdm(run.recipe.points(), desc=domain.name, unit="point", disable=None, leave=False)
+    for number, point in enumerate(bar):
+        file = run.folder / "points" / f"{domain.name}-{number:02}.json"
+        points[point.name] = find_or_read(file, MeasuredPoint, partial(_run_point, run, domain, point))
+    return points
+
+
+def _run_point(run: ForgettingRun, domain: MeasuredTask, point: Point) -> MeasuredPoint:
+    begun = time.perf_counter()
+    model = run.learn(domain.task, point.how)
+    seconds = round(time.perf_counter() - begun, 1)
+    return MeasuredPoint(point.name, seconds, run.measure(model, (domain, *run.general)))
+
+
+def _measure_whole(run: ForgettingRun, name: str) -> Figures:
+    """Return the figures of the base or the start on all tasks."""
+    model = run.recipe.base if name == "base" else run.start
+    file = run.folder / "points" / f"{name}.json"
+    kind = Mapping[str, Mapping[str, Mapping[str, float]]]
+    return find_or_read(file, kind, lambda: run.measure(model, (*run.domains, *run.general)))

@@ -1,0 +1,145 @@
+"""ForgettingRun: one seed of a recipe about forgetting at work, with what several of its methods start from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graft.config import read_config, to_plain
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
+from graft.patch.mask import Mask
+from graft.patch.skill_patch import Patch
+from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec, ProtectSpec
+from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
+from graft.specs.importance import ImportanceSpec
+from graft.tasks.task import Task
+from graft.train.importance.general import draw_region, measure_general
+from graft.train.importance.importance_file import save_importance
+from graft.train.importance.measuring import Importance
+
+Figures = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
+
+
+@dataclass(frozen=True)
+class MeasuredTask:
+    """A task, and how many rows of its test split are measured."""
+
+    task: Task
+    limit: int | None
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.task.spec.name
+
+
+@dataclass(frozen=True)
+class ForgettingRun(SeedRun):
+    """One seed at work.
+
+    Attributes:
+        recipe: the whole recipe.
+        general, domains: under this seed.
+        skill: what the model is given first, where there is such.
+        measured: importance at the start, which several methods share.
+    """
+
+    recipe: ForgettingSpec
+    general: tuple[MeasuredTask, ...]
+    domains: tuple[MeasuredTask, ...]
+    skill: Task | None = None
+    measured: dict[ImportanceSpec, Importance] = field(default_factory=dict)
+
+    @cached_property
+    def patch(self) -> Patch | None:
+        """The skill that the model is given first; its file is left among the run's patches."""
+        if self.skill is None or self.recipe.start is None:
+            return None
+        file = self.place.patch_file("start")
+        if not file.is_file():
+            tuned = self.train(self.recipe.base, [self.skill])
+            save_patch(self.cut(self.recipe.base, tuned, self.skill, self.recipe.start.localize), file)
+        return load_patch(file)
+
+    @cached_property
+    def start(self) -> Model:
+        """The model that learns each domain."""
+        return self.recipe.base if self.patch is None else self.merge(self.recipe.base, self.patch, "start")
+
+    def learn(self, domain: Task, how: MethodSpec) -> Path:
+        """Return the checkpoint that learned a domain by a method."""
+        tasks = [domain, *self._replayed(domain, how.replay)]
+        protect = [] if how.protect is None else [self.region(how.protect)]
+        tuned = self.train(self.start, tasks, dict(how.train) | self._regularized(how), protect, how.peft)
+        if how.graft is None:
+            return tuned
+        return self.merge(self.start, self.cut(self.start, tuned, domain, how.graft), "graft")
+
+    def region(self, how: ProtectSpec) -> Mask:
+        """Return the weights that a method keeps as they are."""
+        if how.by == "patch":
+            assert self.patch is not None
+            return self.patch.mask
+        if how.by == "random":
+            size = how.share if how.share is not None else len(self.patch.mask) if self.patch else None
+            assert size is not None
+            return draw_region(self.start, size, how.scope, self.seed)
+        assert how.share is not None
+        return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
+
+    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Figures:
+        """Return the figures of a model on validation and test of some tasks."""
+        heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
+        figures: Figures = {}
+        for head, item in zip(heads, tasks, strict=True):
+            task = item.task
+            sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
+            measured = {key: measure_examples(head, rows, size, key) for key, rows in sets.items()}
+            figures[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
+        return figures
+
+    def drop_models(self) -> None:
+        """Remove the checkpoints but the start, as large as the model each; their settings make them again."""
+        for folder in self.models.iterdir() if self.models.is_dir() else ():
+            if folder.name != "start":
+                shutil.rmtree(folder)
+
+    def _replayed(self, domain: Task, shots: int) -> list[Task]:
+        """The general tasks that can be trained along, since they have the domain's kind of head."""
+        kind = domain.spec.head.kind
+        alike = [item.task for item in self.general if item.task.spec.head.kind == kind]
+        return [with_shots(task, shots) for task in alike] if shots else []
+
+    def _regularized(self, how: MethodSpec) -> dict[str, Any]:
+        """The method's block with a file in the place of a score's name."""
+        if how.regularize is None:
+            return {}
+        block, name = to_plain(how.regularize), how.regularize.importance
+        if name in ("fisher", "saliency"):
+            file = self.folder / f"{name}.safetensors"
+            if not file.is_file():
+                config = read_config(ImportanceSpec, {"method": name}, "regularize")
+                save_importance(self._important(config).keep(1.0), file)
+            block["importance"] = str(file)
+        return {"regularize": block}
+
+    def _important(self, config: ImportanceSpec) -> Importance:
+        if config not in self.measured:
+            tasks = [item.task for item in self.general]
+            self.measured[config] = measure_general(self.start, tasks, config, self.runtime)
+        return self.measured[config]
+
+
+def score_of(task: Task, figures: Mapping[str, float]) -> float:
+    """Return a task's one figure, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
+    return -figures["nll"] if is_text(task) else figures["accuracy"]
+
+
+def is_text(task: Task) -> bool:
+    """Return whether a task is scored in nats per token."""
+    return task.spec.head.kind == "lm"

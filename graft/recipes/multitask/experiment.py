@@ -1,0 +1,136 @@
+"""MultitaskExperiment: a recipe of several tasks on one base, its figures over seeds, and its plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.compose.task_overlap import TaskOverlap, measure_task_overlap
+from graft.errors import ConfigError
+from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
+from graft.recipes.experiment import Experiment, Summary
+from graft.recipes.multitask.seed import SHARED, run_seed
+from graft.recipes.multitask.seed_run import MultitaskRun
+from graft.recipes.multitask.spec import MultitaskSpec
+from graft.recipes.multitask.summary import agree, mean_matrix, summarize
+from graft.recipes.multitask.table import tabulate_run
+from graft.recipes.seed_run import SeedPlace, load_capped, train_config
+from graft.report.plots.continual_curves import plot_continual_curves
+from graft.report.plots.overlap_map import plot_families
+from graft.report.plots.task_matrix import plot_task_matrix
+from graft.results.layout import patch_path
+from graft.results.seeds import MultitaskSeed
+from graft.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class MultitaskExperiment(Experiment):
+    """A recipe with its tasks.
+
+    Attributes:
+        recipe: its typed block.
+        learned: the tasks that every method is about.
+        beside: the tasks that are tuned and localized for the overlap alone.
+    """
+
+    recipe: MultitaskSpec
+    learned: tuple[Task, ...]
+    beside: tuple[Task, ...]
+
+    @classmethod
+    def load(cls, path: Path, recipe: MultitaskSpec) -> MultitaskExperiment:
+        """Read the tasks.
+
+        Raises:
+            ConfigError: naming file and key.
+        """
+        learned, beside = (
+            tuple(load_capped(path.parent / file, recipe.train, recipe.shots, recipe.max_length) for file in files)
+            for files in (recipe.tasks, recipe.beside)
+        )
+        names = [task.spec.name for task in (*learned, *beside)]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"{path}: two tasks have one name: {', '.join(names)}")
+        for changes in [how.train for how in recipe.sequences.values()] + [mix.train for mix in recipe.mixes.values()]:
+            train_config(learned[0], changes)  # what is wrong in it is said before the first costly step
+        return cls(recipe, learned, beside)
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """The tasks, and those beside them."""
+        groups = {"tasks": self.learned, "beside": self.beside}
+        return {key: [(task, self.recipe.evaluate.limit) for task in tasks] for key, tasks in groups.items()}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Their files."""
+        return (*self.recipe.tasks, *self.recipe.beside)
+
+    def list_budgets(self) -> Iterator[Asked]:
+        """Return the budgets of the tasks' grafts, of the shared ones, of sequences and of unions."""
+        recipe, first = self.recipe, self.learned[0]
+        for task in self.tasks:
+            yield "localize", recipe.localize, task.spec.train
+        mixes = [train_config(first, mix.train) for mix in recipe.mixes.values()]
+        yield from (("shared", recipe.shared, training) for training in mixes[:1])
+        for name, how in recipe.sequences.items():
+            grafted = recipe.localize.at(how.density) if how.graft else None
+            yield f"sequences.{name}", grafted, train_config(first, how.train)
+        for name, union in recipe.unions.items():
+            if not union.shared:
+                yield f"unions.{name}", recipe.localize.at(union.density), first.spec.train
+            elif recipe.shared is not None:
+                yield f"unions.{name}", recipe.shared.at(union.density), mixes[0]
+
+    def at(self, place: SeedPlace) -> MultitaskRun:
+        """Return one seed at work."""
+        learned, beside = (tuple(task.with_seed(place.seed) for task in group) for group in (self.learned, self.beside))
+        return MultitaskRun(self.recipe, learned, beside, place=place)
+
+    def run_seed(self, place: SeedPlace) -> MultitaskSeed:
+        """Run one seed."""
+        return run_seed(self.at(place))
+
+    def summarize(self, seeds: Sequence[MultitaskSeed], out: Path) -> Summary:
+        """Return every method's figures, and how far the regions of tasks overlap."""
+        figures = summarize(seeds)
+        overlap = self._measure_overlap([task.spec.name for task in self.tasks], "", out)
+        agreement = agree(overlap, seeds)
+        more: dict[str, Any] = {"overlap": overlap.to_json()}
+        if self.recipe.shared is not None:
+            shared = self._measure_overlap([task.spec.name for task in self.learned], SHARED, out)
+            more["shared_overlap"] = shared.to_json()
+        return Summary(
+            figures=figures,
+            tables=tabulate_run(figures, seeds, overlap, agreement),
+            expected=figures,
+            more=more | {"agreement": agreement},
+            plotted=overlap,
+        )
+
+    def plot(self, seeds: Sequence[MultitaskSeed], summary: Summary, out: Path) -> list[Path]:
+        """Draw the overlap of regions, each graft on each task, and what learning in turn costs."""
+        files = plot_families(summary.plotted, out / "overlap")
+        for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
+            if getattr(seeds[0], key) is not None:
+                names, gains = mean_matrix(seeds, key)
+                files += plot_task_matrix(
+                    gains,
+                    names,
+                    names,
+                    out / key,
+                    title=f"Accuracy gained over the base by each task's {title}",
+                    note="rows: the graft's task; columns: the task that is tested",
+                )
+        if self.recipe.sequences:
+            stages = {name: [seed.stages[name] for seed in seeds] for name in self.recipe.sequences}
+            files += plot_continual_curves(stages, out / "stages", title=f"{self.recipe.name}: learning tasks in turn")
+        return files
+
+    def _measure_overlap(self, names: Sequence[str], prefix: str, out: Path) -> TaskOverlap:
+        return measure_task_overlap(
+            {name: [patch_path(out, prefix + name, seed) for seed in self.recipe.seeds] for name in names}
+        )

@@ -1,0 +1,1 @@
+"""Experiments on one task: tuned, localized, grafted, and held against simpler explanations."""

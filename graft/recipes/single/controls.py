@@ -1,0 +1,102 @@
+"""Controls for "it merely moved less": simpler models of the same accuracy as the main graft.
+
+Each has one setting, chosen on validation: walked from the base's side up to the main graft's validation accuracy.
+That accuracy is itself noisy (512 examples of 0.8 have a standard error of 0.018), so the accuracy reached stands
+beside each setting. Test is touched once, when the setting is fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from graft.evaluate.correctness import accuracy
+from graft.evaluate.evaluation import Predictions
+from graft.evaluate.interpolation import Mix, RandomShare, interpolate, interpolated, match_accuracy
+from graft.evaluate.temperature import fit_temperature, scale_predictions
+from graft.recipes.single.seed_run import SingleRun
+from graft.results.models import CONTROL_NAMES
+from graft.results.seeds import Control
+from graft.tasks.head import Head
+from graft.train.fine_tuning import train_task
+from graft.train.steps import Plan
+
+ALPHAS = tuple(i / 20 for i in range(1, 21))
+DENSER = 2.0  # from one density of the random masks to the next
+CHECKS = 40  # looks at validation over a whole training
+
+
+@dataclass(frozen=True)
+class MeasuredControl(Control):
+    """A control model with its setting, measured; `predictions` are on test and the other sets."""
+
+    predictions: Predictions
+
+    def settings(self) -> Control:
+        """Return how it was set, which is what the results keep."""
+        return Control(self.setting, self.value, self.validation_accuracy)
+
+
+def measure_blends(run: SingleRun, head: Head, target: float) -> dict[str, MeasuredControl]:
+    """The controls that are made of the base in `head` and the tuned checkpoint on disk, as far as asked for."""
+    makers: Mapping[str, Callable[[SingleRun, Head, float], MeasuredControl]] = {
+        "interpolation": match_interpolation,
+        "larger_random": match_larger_random,
+    }
+    asked = run.recipe.analysis.controls
+    return {CONTROL_NAMES[key]: make(run, head, target) for key, make in makers.items() if key in asked}
+
+
+def match_interpolation(run: SingleRun, head: Head, target: float) -> MeasuredControl:
+    """base + alpha (tuned - base), the alpha whose validation accuracy is nearest to the target from below or at it."""
+    match = match_accuracy(ALPHAS, lambda alpha: _validate(run, head, interpolate(alpha)), target, nearest=True)
+    return MeasuredControl("alpha", match.setting, match.accuracy, _measure(run, head, interpolate(match.setting)))
+
+
+def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredControl:
+    """Random entries of doubling density, each mask holding the one before, until the target is reached."""
+    pair, config, names = run.pair, run.recipe.localize, frozenset(run.names())
+    n, n_changed = pair.base.n_parameters, run.count_changed()
+    start = config.density * n if config.budget is None else config.budget
+    shares = [min(1.0, start / n_changed)]
+    while shares[-1] < 1:
+        shares.append(min(1.0, shares[-1] * DENSER))
+
+    def mix(share: float) -> RandomShare:
+        return RandomShare(names, share, run.seed)
+
+    match = match_accuracy(shares, lambda share: _validate(run, head, mix(share)), target)
+    chosen = mix(match.setting)
+    return MeasuredControl("density", chosen.count(pair) / n, match.accuracy, _measure(run, head, chosen))
+
+
+def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
+    """The same training, stopped at the first of its checks at which validation accuracy reaches the target."""
+    config = run.task.spec.train
+    every = max(1, Plan((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
+    out = run.folder / "early-stopped"
+    config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
+    made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)
+    predictions = run.predict(run.open(out))
+    shutil.rmtree(out)  # as large as the model; its settings make it again
+    return MeasuredControl("steps", made.steps, made.epochs[-1].validation_accuracy, predictions)
+
+
+def scale_tuned(run: SingleRun, head: Head, predictions: Predictions) -> MeasuredControl:
+    """The tuned model in `head`, its predictions made milder by the temperature that fits validation best."""
+    validation = run.predict_validation(head)
+    temperature = fit_temperature(validation)
+    reached = accuracy(validation.outcomes())
+    return MeasuredControl("temperature", temperature, reached, scale_predictions(predictions, temperature))
+
+
+def _validate(run: SingleRun, head: Head, mix: Mix) -> float:
+    with interpolated(head.model, run.pair, mix):
+        return run.validate(head)
+
+
+def _measure(run: SingleRun, head: Head, mix: Mix) -> Predictions:
+    with interpolated(head.model, run.pair, mix):
+        return run.predict(head)

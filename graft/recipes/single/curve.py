@@ -1,0 +1,46 @@
+"""Gain and calibration against density, on the test split alone."""
+
+from __future__ import annotations
+
+from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
+from graft.evaluate.comparison import recovered_gain
+from graft.evaluate.correctness import accuracy
+from graft.patch.live import apply_patch
+from graft.recipes.single.seed_run import SingleRun
+from graft.results.seeds import CurvePoint
+from graft.tasks.head import Head
+
+
+def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
+    """Return a point per method and density of the recipe's curve; none where there is no curve.
+
+    Args:
+        run: the seed at work; each point localizes anew, since methods may look at their own budget.
+        base, tuned: accuracy of both on test.
+
+    Returns:
+        accuracy, recovered_gain, ece and nll of each point. A density that keeps no entry, or more than changed in
+        scope, has none.
+    """
+    curve = run.recipe.analysis.curve
+    if curve is None:
+        return []
+    n, n_changed = run.pair.base.n_parameters, run.count_changed()
+    possible = [density for density in curve.densities if 1 <= int(density * n + 0.5) <= n_changed]
+    head = run.open(run.recipe.base)
+    points = [(method, density) for method in run.recipe.curve_methods for density in possible]
+    return [_measure(run, head, method, density, base, tuned) for method, density in points]
+
+
+def _measure(run: SingleRun, head: Head, method: str, density: float, base: float, tuned: float) -> CurvePoint:
+    patch = run.localize(method, density=density, budget=None)
+    with apply_patch(head.model, patch):
+        outcomes = run.predict_test(head).outcomes()
+    gain = recovered_gain(accuracy(outcomes), base, tuned)
+    numbers = {
+        "accuracy": accuracy(outcomes),
+        **({} if gain is None else {"recovered_gain": gain}),
+        "ece": expected_calibration_error(outcomes),
+        "nll": negative_log_likelihood(outcomes),
+    }
+    return CurvePoint(method, density, len(patch), numbers)

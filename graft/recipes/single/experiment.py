@@ -1,0 +1,122 @@
+"""SingleExperiment: a recipe of one task, its figures over seeds, and its plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.errors import ConfigError
+from graft.evaluate.pooling import pool_seeds
+from graft.files.location import locate
+from graft.localize.registry import LOCALIZATION_METHODS
+from graft.patch.format.reading import load_patch
+from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
+from graft.recipes.experiment import Experiment, Summary
+from graft.recipes.seed_run import SeedPlace
+from graft.recipes.single.seed import run_seed
+from graft.recipes.single.seed_run import SingleRun
+from graft.recipes.single.spec import SingleSpec
+from graft.recipes.single.table import summarize, tabulate_run
+from graft.report.plots.layer_map import plot_layer_map
+from graft.report.plots.reliability import plot_reliability, pool_bins
+from graft.results.fields import to_json
+from graft.results.layout import patch_path
+from graft.results.models import graft_name, name_models
+from graft.results.seeds import SingleSeed
+from graft.tasks.head import find_dtype
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES
+from graft.tensors.scope import Scope
+
+
+@dataclass(frozen=True)
+class SingleExperiment(Experiment):
+    """A recipe with its task."""
+
+    recipe: SingleSpec
+    task: Task
+
+    @classmethod
+    def load(cls, path: Path, recipe: SingleSpec) -> SingleExperiment:
+        """Read the task, whose train block the recipe's overrides key by key.
+
+        Raises:
+            ConfigError: naming file and key.
+        """
+        for key, methods in (("controls", recipe.controls), ("analysis.curve.methods", recipe.curve_methods)):
+            for method in methods:
+                try:
+                    LOCALIZATION_METHODS.find(method)
+                except ConfigError as error:
+                    raise ConfigError(f"{path}: {key}: {error}") from error
+        changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
+        return cls(recipe, Task.load(path.parent / recipe.task, changes))
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """The one task."""
+        return {"task": [(self.task, self.recipe.evaluate.limit)]}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Its file."""
+        return [self.recipe.task]
+
+    def refuse_dtype(self, dtype: str) -> None:
+        """Refuse a dtype other than the base's: a patch is cut in the base's and lands in no other.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        asked = find_dtype(dtype)
+        base = Checkpoint.open(locate(self.recipe.base).path)
+        dtypes = sorted({base.spec(name).dtype for name in Scope(self.recipe.localize.scope).names(base)})
+        if dtype != "auto" and any(TORCH_DTYPES[name] != asked for name in dtypes):
+            raise ConfigError(
+                f"dtype {dtype}: {self.recipe.base} is kept in {', '.join(dtypes)}, where its patches land; "
+                "leave it out"
+            )
+
+    def list_budgets(self) -> Iterator[Asked]:
+        """Return the budget of all patches."""
+        yield "localize", self.recipe.localize, self.task.spec.train
+
+    def at(self, place: SeedPlace) -> SingleRun:
+        """Return one seed at work."""
+        return SingleRun(self.recipe, self.task.with_seed(place.seed), place=place)
+
+    def run_seed(self, place: SeedPlace) -> SingleSeed:
+        """Run one seed."""
+        return run_seed(self.at(place))
+
+    def summarize(self, seeds: Sequence[SingleSeed], out: Path) -> Summary:
+        """Return every model's figures, and the main graft minus each."""
+        del out
+        summary, pooled = summarize(seeds), pool_seeds([to_json(seed) for seed in seeds])
+        main = graft_name(self.recipe.localize.method)
+        sets = [name for name in self.task.spec.ood if f"{name}.accuracy" in summary["base"]]
+        models = {name: model for name, model in name_models(self.recipe.methods).items() if name in seeds[0].models}
+        return Summary(
+            figures=summary,
+            tables=tabulate_run(main, sets, summary, models, seeds, pooled),
+            expected={**summary, "graft": summary[main]},
+            models=models,
+            more={"pooled": pooled},
+        )
+
+    def plot(self, seeds: Sequence[SingleSeed], summary: Summary, out: Path) -> list[Path]:
+        """Draw the reliability of base, tuned and main graft, and where the first seed's patch lies."""
+        del summary
+        recipe, method = self.recipe, self.recipe.localize.method
+        names = ("base", "tuned", graft_name(method))
+        bins = {name: pool_bins([seed.bins[name] for seed in seeds]) for name in names}
+        over = f"{len(seeds)} seeds pooled" if len(seeds) > 1 else "1 seed"
+        files = plot_reliability(bins, out / "reliability", title=f"{recipe.name}: reliability on test, {over}")
+        file = patch_path(out, method, recipe.seeds[0])
+        patch = load_patch(file)
+        title = f"{recipe.name}: where the {len(patch):,} entries lie ({method}, seed {recipe.seeds[0]})"
+        return [*files, *plot_layer_map(patch.mask, out / "layers", title=title), file]

@@ -1,0 +1,134 @@
+"""One seed of a recipe of one task: fine-tune, localize, graft, measure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from graft.evaluate.calibration import reliability_bins
+from graft.evaluate.comparison import compare, compare_without, differences
+from graft.evaluate.correctness import accuracy
+from graft.evaluate.detection import detect_ood
+from graft.evaluate.evaluation import Predictions
+from graft.evaluate.necessity import cut_removal
+from graft.evaluate.report import Report
+from graft.localize.diagnosis import diagnose_movement
+from graft.patch.format.writing import save_patch
+from graft.patch.live import apply_patch
+from graft.patch.skill_patch import Patch
+from graft.recipes.single.controls import MeasuredControl, match_early_stopping, measure_blends, scale_tuned
+from graft.recipes.single.curve import trace_curve
+from graft.recipes.single.seed_run import SingleRun
+from graft.recipes.timer import Timer
+from graft.results.figures import ModelFigures
+from graft.results.models import CONTROL_NAMES, graft_name, without_name
+from graft.results.seeds import Detection, Diagnosis, Reliability, SingleSeed
+from graft.train.fine_tuning import find_training, train_task
+
+Models = dict[str, Predictions]
+
+
+def run_seed(run: SingleRun) -> SingleSeed:
+    """Run one seed: leave one patch per method, and the tuned checkpoint in the seed's state; return its figures.
+
+    A checkpoint that an earlier try left is taken up where it was made with the same settings.
+    """
+    timer = Timer()
+    _train(run)
+    timer.mark("train")
+    patches = {method: run.localize(method) for method in run.recipe.methods}
+    timer.mark("localize")
+    models = _measure_grafts(run, patches)
+    timer.mark("evaluate")
+    main = patches[run.recipe.localize.method]
+    controls = _measure_controls(run, main, models)
+    models |= {name: control.predictions for name, control in controls.items()}
+    timer.mark("controls")
+    without = _measure_without(run, patches) if run.recipe.analysis.necessity else {}
+    timer.mark("necessity")
+    ends = [accuracy(models[name].test.outcomes()) for name in ("base", "tuned")]
+    curve = trace_curve(run, *ends)
+    timer.mark("curve")
+    reports = _report(models, without)
+    for method, patch in patches.items():
+        _save(patch, reports[graft_name(method)], run.place.patch_file(method))
+    analysis, everything = run.recipe.analysis, models | without
+    others = {name: item for name, item in everything.items() if name != run.main}
+    return SingleSeed(
+        seed=run.seed,
+        k=len(main),
+        models={name: ModelFigures.of(report.to_json()) for name, report in reports.items()},
+        differences=differences(models[run.main], others),
+        bins={name: Reliability.of(reliability_bins(item.test.outcomes())) for name, item in everything.items()},
+        controls={name: control.settings() for name, control in controls.items()},
+        curve=tuple(curve),
+        detection=_detect(everything) if analysis.detection else {},
+        diagnosis=_diagnose(run) if analysis.diagnosis else None,
+        seconds=timer.seconds,
+    )
+
+
+def _train(run: SingleRun) -> None:
+    """Fine-tune, or take up the checkpoint of an earlier try at the same."""
+    base, task = run.recipe.base, run.task
+    if find_training(base, task, run.tuned, dtype=run.runtime.dtype) is None:
+        train_task(base, task, run.tuned, **run.runtime.options, resume=True, force=True)
+
+
+def _measure_grafts(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
+    head = run.open(run.recipe.base)
+    models = {"base": run.predict(head), "tuned": run.predict(run.open(run.tuned))}
+    for method, patch in patches.items():
+        with apply_patch(head.model, patch):
+            models[graft_name(method)] = run.predict(head)
+    return models
+
+
+def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predictions]) -> dict[str, MeasuredControl]:
+    """The controls that the recipe asks for, in the order of `CONTROL_NAMES`."""
+    asked, found = run.recipe.analysis.controls, {}
+    if "temperature" in asked and models["tuned"].test.logits.shape[1]:  # a language model has no label's logits
+        found[CONTROL_NAMES["temperature"]] = scale_tuned(run, run.open(run.tuned), models["tuned"])
+    if set(asked) - {"temperature"}:
+        head = run.open(run.recipe.base)
+        with apply_patch(head.model, patch):
+            target = run.validate(head)
+        found |= measure_blends(run, head, target)
+        if "early_stopping" in asked:
+            found[CONTROL_NAMES["early_stopping"]] = match_early_stopping(run, target)
+    return {name: found[name] for name in CONTROL_NAMES.values() if name in found}
+
+
+def _measure_without(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
+    """The tuned model with the main patch's region put back to the base, and with a random one of the same size."""
+    head, models = run.open(run.tuned), {}
+    wanted = {run.recipe.localize.method, "random"}
+    for method in (method for method in patches if method in wanted):
+        with apply_patch(head.model, cut_removal(run.recipe.base, run.tuned, patches[method].mask)):
+            models[without_name(method)] = run.predict(head)
+    return models
+
+
+def _report(models: Mapping[str, Predictions], without: Mapping[str, Predictions]) -> dict[str, Report]:
+    base, tuned = models["base"], models["tuned"]
+    reports = {name: item.report() for name, item in models.items() if name in ("base", "tuned")}
+    reports |= {name: compare(item, base, tuned) for name, item in models.items() if name not in reports}
+    return reports | {name: compare_without(item, base, tuned) for name, item in without.items()}
+
+
+def _detect(models: Mapping[str, Predictions]) -> dict[str, dict[str, Detection]]:
+    """Set -> model -> detection figures, for the sets with rows of novel classes."""
+    found = {name: detect_ood(item) for name, item in models.items()}
+    sets = next(iter(found.values()))
+    return {of: {name: Detection(found[name][of]) for name in found} for of in sets}
+
+
+def _diagnose(run: SingleRun) -> Diagnosis:
+    found = diagnose_movement(run.recipe.base, run.tuned, scope=run.recipe.localize.scope)
+    return Diagnosis(tuple(found.sentences), found.to_json())
+
+
+def _save(patch: Patch, report: Report, path: Path) -> None:
+    provenance = dataclasses.replace(patch.provenance, metrics=report.to_json())
+    save_patch(dataclasses.replace(patch, provenance=provenance), path, force=True)

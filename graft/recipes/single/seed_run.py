@@ -1,0 +1,93 @@
+"""SingleRun: one seed of a recipe of one task at work, with the few things that every stage does."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
+from graft.files.location import locate
+from graft.localize.changes import Changes
+from graft.localize.context import ScoreCache
+from graft.localize.localization import localize_skill, tuned_rows
+from graft.patch.skill_patch import Patch
+from graft.recipes.seed_run import SeedRun
+from graft.recipes.single.spec import SingleSpec
+from graft.results.models import graft_name
+from graft.tasks.head import Head, open_head
+from graft.tasks.task import Task
+from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
+
+
+@dataclass(frozen=True)
+class SingleRun(SeedRun):
+    """One seed at work.
+
+    Attributes:
+        recipe: the whole recipe.
+        task: the task under this seed.
+        tables: scores that more than one method starts from.
+    """
+
+    recipe: SingleSpec
+    task: Task
+    tables: ScoreCache = field(default_factory=dict)
+
+    @property
+    def tuned(self) -> Path:
+        """The folder of the tuned checkpoint."""
+        return self.folder / "tuned"
+
+    @property
+    def main(self) -> str:
+        """The name of the main graft among the models."""
+        return graft_name(self.recipe.localize.method)
+
+    @cached_property
+    def pair(self) -> CheckpointPair:
+        """Base and tuned checkpoints side by side, once there is a tuned one."""
+        return CheckpointPair.open(locate(self.recipe.base).path, self.tuned)
+
+    def names(self) -> list[str]:
+        """Return the base's tensors in the recipe's scope that the tuned checkpoint has."""
+        scope = Scope(self.recipe.localize.scope)
+        return list(self.pair.names_in(scope))
+
+    def count_changed(self) -> int:
+        """Return how many entries in scope tuning changed: the largest possible k."""
+        return sum(Changes(self.pair.without_rounding(), self.names()).counts.values())
+
+    def open(self, model: str | Path) -> Head:
+        """Open a model with the task's head, whose rows are the tuned one's."""
+        rows = tuned_rows(self.pair, self.task)
+        return open_head(locate(model).path, self.task.spec, self.runtime, seed=self.seed, rows=rows)
+
+    def localize(self, method: str, **changes: Any) -> Patch:
+        """Return the patch of a method; `changes` replace fields of the recipe's `localize` block."""
+        config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)
+        return localize_skill(
+            self.recipe.base, self.tuned, self.task, config, score_cache=self.tables, **self.runtime.options
+        )
+
+    def predict(self, head: Head) -> Predictions:
+        """Predict the test split and all out-of-distribution sets."""
+        evaluate = self.recipe.evaluate
+        return predict_task(head, self.task, limit=evaluate.limit, batch_size=evaluate.batch_size)
+
+    def predict_test(self, head: Head) -> Prediction:
+        """Predict the test split alone."""
+        examples = self.task.test_examples(self.recipe.evaluate.limit)
+        return predict_examples(head, examples, self.recipe.evaluate.batch_size, "test")
+
+    def predict_validation(self, head: Head) -> Prediction:
+        """Predict the validation examples, by which settings are chosen."""
+        return predict_examples(head, self.task.validation_examples(), self.recipe.evaluate.batch_size, "validation")
+
+    def validate(self, head: Head) -> float:
+        """Return the accuracy on validation, as training measures it."""
+        examples = self.task.validation_examples()
+        return head.accuracy(examples, batch_size=self.recipe.evaluate.batch_size, label="validation")

@@ -1,0 +1,98 @@
+"""A recipe of kind single as typed blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.specs.localize import LocalizeSpec
+
+ControlName = Literal["temperature", "interpolation", "early_stopping", "larger_random"]
+
+
+@dataclass(frozen=True)
+class CurveSpec:
+    """Which grafts are measured over which densities, on the test split alone.
+
+    Attributes:
+        densities: shares of all parameters.
+        methods: as in `localize.method`; its own and the recipe's `controls` where absent.
+    """
+
+    densities: tuple[float, ...]
+    methods: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.densities or not all(0 < density <= 1 for density in self.densities):
+            raise ValueError("densities must be one or more numbers above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class AnalysisSpec:
+    """What else is measured of each seed. Only what costs next to nothing is on by default.
+
+    Attributes:
+        controls: for "it merely moved less", each chosen on validation to match the main graft's accuracy
+            (`graft.recipes.single.controls`): "interpolation" from base to tuned, "early_stopping" of the same
+            training, "larger_random" masks; and "temperature" scaling of the tuned model.
+        necessity: the tuned model without the main method's region, and without that of "random" where it is a control.
+        detection: AUROC and FPR@95 wherever a set has rows of novel classes.
+        curve: grafts over density.
+        diagnosis: whether the tuned checkpoint looks as if its skill can be localized, from its weights alone.
+    """
+
+    controls: tuple[ControlName, ...] = ("temperature",)
+    necessity: bool = False
+    detection: bool = True
+    curve: CurveSpec | None = None
+    diagnosis: bool = False
+
+
+@dataclass(frozen=True)
+class SingleSpec:
+    """A whole experiment: for each seed fine-tune, localize, graft, and measure base, tuned and grafts.
+
+    Attributes:
+        name: of the experiment.
+        base: MODEL; a local folder may be named relative to the recipe.
+        task: the TASK file, relative to the recipe.
+        train: overrides of the task's train block.
+        localize: how to choose the entries of the patch.
+        controls: other methods at the same budget and scope, grafted for comparison.
+        evaluate: batch size and limit.
+        analysis: what else is measured.
+        seeds: of few-shot draws, training order, dropout and random masks.
+        expect: "MODEL.METRIC" or "MODEL.SET.METRIC" -> value and tolerance.
+        hardware, minutes: what the expectation was measured on, and how long it took.
+        kind: of the recipe.
+    """
+
+    name: str
+    base: str
+    task: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    localize: LocalizeSpec = field(default_factory=LocalizeSpec)
+    controls: tuple[str, ...] = ("magnitude", "random")
+    evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
+    analysis: AnalysisSpec = field(default_factory=AnalysisSpec)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    expect: Mapping[str, Expectation] = field(default_factory=dict)
+    hardware: str | None = None
+    minutes: float | None = None
+    kind: Literal["single"] = "single"
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All methods that are grafted, the main one first."""
+        return (self.localize.method, *(method for method in self.controls if method != self.localize.method))
+
+    @property
+    def curve_methods(self) -> tuple[str, ...]:
+        """The methods of the curve over density; none where there is no curve."""
+        curve = self.analysis.curve
+        return () if curve is None else self.methods if curve.methods is None else curve.methods

@@ -1,0 +1,105 @@
+"""Figures of several seeds as means with intervals, and as tables that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graft.evaluate.t_interval import mean_interval
+from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
+from graft.results.models import Model
+from graft.results.seeds import SingleSeed
+from graft.results.tables import Block, TextTable
+
+Figures = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graft.evaluate.pooling.pool_seeds`
+
+
+def summarize(seeds: Sequence[SingleSeed]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return model -> "METRIC" or "SET.METRIC" -> mean, half-width of the 95 % t-interval over seeds, and values."""
+    flat = {name: [seed.models[name].flatten() for seed in seeds] for name in seeds[0].models}
+    return {
+        name: {key: mean_interval([row[key] for row in rows]) for key in rows[0] if all(key in row for row in rows)}
+        for name, rows in flat.items()
+    }
+
+
+def tabulate_run(
+    main: str,
+    sets: Sequence[str],
+    summary: Mapping[str, Figures],
+    models: Mapping[str, Model],
+    seeds: Sequence[SingleSeed],
+    pooled: Pooled,
+) -> list[Block]:
+    """Return all tables of a run: base, tuned and grafts; controls and necessity; the main graft minus each.
+
+    Args:
+        main: name of the main graft.
+        sets: the out-of-distribution sets that have accuracy.
+        summary: of `summarize`.
+        models: what each model is.
+        seeds: what each seed found.
+        pooled: paired differences.
+    """
+    blocks: list[Block] = [tabulate_models(pick_main(summary, models), sets)]
+    controls = tabulate_controls(summary, models, seeds)
+    if controls is not None:
+        blocks += [f"Controls, chosen on validation to match {main}; the tuned model without a region:", controls]
+    over = "mean over seeds [95 % for the choice of test examples]"
+    return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
+
+
+def pick_main(summary: Mapping[str, Figures], models: Mapping[str, Model]) -> dict[str, Figures]:
+    """Return the figures of base, tuned and grafts, which stand in the main table."""
+    return {name: row for name, row in summary.items() if models[name].role in ("base", "tuned", "graft")}
+
+
+def tabulate_models(summary: Mapping[str, Figures], sets: Sequence[str]) -> TextTable:
+    """Return a row per model: accuracy, gain, ECE, NLL and Brier, then each set's accuracy and ECE."""
+    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    for name in sets:
+        columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
+    rows = [[model, *(mean_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
+    return TextTable(["model", *columns.values()], rows)
+
+
+def tabulate_controls(
+    summary: Mapping[str, Figures], models: Mapping[str, Model], seeds: Sequence[SingleSeed]
+) -> TextTable | None:
+    """Return a row per model that is neither base, tuned nor graft; None without any.
+
+    Before the figures of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
+    model without a region.
+    """
+    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "lost_gain": "lost gain"}
+    columns |= {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    rows = []
+    for model, figures in summary.items():
+        if models[model].role in ("control", "without"):
+            cells = [mean_cell(figures.get(key)) for key in columns]
+            rows.append([model, *_setting(model, seeds), *cells])
+    return TextTable(["model", "setting", "validation", *columns.values()], rows) if rows else None
+
+
+def tabulate_differences(pooled: Pooled) -> TextTable:
+    """Return the pooled paired differences on test: a row per model, a column per metric, [low, high]."""
+    metrics = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    rows = [[model, *(_difference_cell(sets["test"].get(key)) for key in metrics)] for model, sets in pooled.items()]
+    return TextTable(["minus", *metrics.values()], rows)
+
+
+def _setting(model: str, seeds: Sequence[SingleSeed]) -> tuple[str, str]:
+    controls = [seed.controls[model] for seed in seeds if model in seed.controls]
+    if not controls:
+        return MISSING, MISSING
+    value = mean_interval([control.value for control in controls])
+    reached = mean_interval([control.validation_accuracy or 0.0 for control in controls])
+    shown = cell(value["mean"], half=value["half"], show="{:.3g}".format, show_error="{:.2g}".format)
+    return f"{controls[0].setting} {shown}", mean_cell(reached)
+
+
+def _difference_cell(item: Mapping[str, Any] | None) -> str:
+    if item is None:
+        return MISSING
+    return cell(item["mean"], ends=(item["low"], item["high"]), show=signed_decimal, show_error=decimal)

@@ -1,0 +1,95 @@
+"""The state of a run that is not finished: what was begun, and the figures of each seed that is done.
+
+It lies in a folder of its own inside the run's, and goes once the results are written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from graft.errors import DataError, OutputError
+from graft.files.claims import claim_output
+from graft.files.location import places_of
+from graft.files.outputs import new_file, new_folder
+from graft.results.fields import from_node, to_json
+from graft.results.json_node import Node
+from graft.results.layout import RESULTS, STATE
+from graft.tasks.task import Task
+from graft.train.content import Content, tell_differences
+
+MARK = "recipe.json"  # what is being run
+T = TypeVar("T")
+
+
+def claim_run(out: Path, recipe: Mapping[str, Any], content: Content, force: bool, inputs: Sequence[Path] = ()) -> None:
+    """Make the folder of a run, or take up one that an earlier try at the same left unfinished.
+
+    Args:
+        out: the folder.
+        recipe: as plain values, for people.
+        content: what the figures depend on (`graft.recipes.content`); a run of another is not taken up.
+        force: begin anew, whatever the folder holds.
+        inputs: what the run reads, which no output may replace.
+
+    Raises:
+        OutputError: the folder holds something else, or a run of another content, which is named; or it is no output,
+            whatever `force` says.
+    """
+    begun = _read_mapping(out / STATE / MARK)
+    if begun is not None and "recipe" in begun and not (out / RESULTS).exists():
+        differing = tell_differences(begun.get("content"), content)
+        if differing is None:
+            return
+        if not force:
+            raise OutputError(
+                f"{out} holds an unfinished run of other content: {differing}; pass --force to begin anew, or choose "
+                "another folder"
+            )
+    with new_folder(claim_output(out, is_folder=True, force=force, inputs=inputs)) as folder:
+        (folder / STATE).mkdir()
+        mark = {"recipe": recipe, "content": content}
+        (folder / STATE / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
+
+
+def inputs_of(recipe: Path, base: str, files: Iterable[str], tasks: Iterable[Task]) -> list[Path]:
+    """Return what a run reads: its recipe, base and TASK files, and their data."""
+    read = [recipe, *places_of(base), *(recipe.parent / file for file in files)]
+    return [*read, *(file for task in tasks for file in task.files)]
+
+
+def find_or_read(file: Path, kind: Any, find: Callable[[], T]) -> T:
+    """Return figures from a file, where they were found before and can be read; else find them and write it.
+
+    Args:
+        file: JSON.
+        kind: the annotation that they are read by (`graft.results.fields`).
+        find: what finds them.
+    """
+    if file.is_file():
+        try:
+            read: T = from_node(kind, Node.load(file))
+            return read
+        except DataError:
+            pass  # cut short, or of another version: found again
+    found = find()
+    with new_file(file, force=True) as temporary:
+        temporary.write_text(json.dumps(to_json(found), indent=1), encoding="utf-8")
+    return found
+
+
+def drop_state(out: Path) -> None:
+    """Remove the state of a run that is finished."""
+    shutil.rmtree(out / STATE, ignore_errors=True)
+
+
+def _read_mapping(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+from graft.recipes.single.table import (
+    summarize,
+    tabulate_controls,
+    tabulate_differences,
+    tabulate_models,
+    tabulate_run,
+)
+from graft.results.figures import ModelFigures
+from graft.results.models import name_models
+from graft.results.seeds import Control, SingleSeed
+from graft.results.tables import TextTable, to_markdown
+
+MODELS = name_models(["random"])
+
+
+def seed_of(content: dict[str, Any]) -> SingleSeed:
+    """A seed that holds little."""
+    models = {name: ModelFigures.of(report) for name, report in content["models"].items()}
+    controls = {name: Control(**control) for name, control in content.get("controls", {}).items()}
+    return SingleSeed(0, 1, models, controls=controls)
+
+
+def lines_of(table: TextTable | None) -> list[str]:
+    assert table is not None
+    return table.to_markdown().splitlines()
+
+
+def test_figures_that_not_every_seed_has_are_left_out() -> None:
+    seeds = [seed_of({"models": {"base": found}}) for found in ({"ece": 0.1, "recovered_gain": 1.0}, {"ece": 0.3})]
+    assert {key: round(item["mean"], 9) for key, item in summarize(seeds)["base"].items()} == {"ece": 0.2}
+
+
+def test_the_table_to_the_letter() -> None:
+    def seed(accuracy: float, nll: float, gain: float) -> SingleSeed:
+        graft = {"accuracy": accuracy, "nll": nll, "recovered_gain": gain, "ood": {"far": {"accuracy": 1.0}}}
+        return seed_of({"models": {"base": {"accuracy": 0.5, "ece": 0.0625}, "graft": graft}})
+
+    assert lines_of(tabulate_models(summarize([seed(0.75, 10.5, -0.25)]), ["far"])) == [
+        "| model | accuracy | gain  | ECE  | NLL    | Brier | far   | far ECE |",
+        "|-------|----------|-------|------|--------|-------|-------|---------|",
+        "| base  | .500     | –     | .062 | –      | –     | –     | –       |",
+        "| graft | .750     | -.250 | –    | 10.500 | –     | 1.000 | –       |",
+    ]
+    both = tabulate_models(summarize([seed(0.75, 10.5, 20.0), seed(0.85, 30.5, 0.0)]), []).to_markdown()
+    assert "| .800 ± .635 | 10.000 ± 127.062 | –           | 20.500 ± 127.062 |" in both
+
+
+def with_control(value: float, reached: float) -> SingleSeed:
+    """A seed with a graft, a control and a removal."""
+    models = {
+        "base": {"accuracy": 0.5, "ece": 0.1},
+        "graft (random)": {"accuracy": 0.75, "ece": 0.05, "recovered_gain": 0.5},
+        "interpolation": {"accuracy": 0.75, "ece": 0.0625, "recovered_gain": 0.5},
+        "tuned without (random)": {"accuracy": 1.0, "ece": 0.125, "lost_gain": 0.0},
+    }
+    control = {"setting": "alpha", "value": value, "validation_accuracy": reached}
+    return seed_of({"models": models, "controls": {"interpolation": control}})
+
+
+def test_controls_and_removals_have_a_table_of_their_own() -> None:
+    seeds = [with_control(0.25, 0.75)]
+    assert lines_of(tabulate_controls(summarize(seeds), MODELS, seeds)) == [
+        "| model                  | setting    | validation | accuracy | gain | lost gain | ECE  | NLL | Brier |",
+        "|------------------------|------------|------------|----------|------|-----------|------|-----|-------|",
+        "| interpolation          | alpha 0.25 | .750       | .750     | .500 | –         | .062 | –   | –     |",
+        "| tuned without (random) | –          | –          | 1.000    | –    | .000      | .125 | –   | –     |",
+    ]
+    seeds.append(with_control(0.75, 0.75))
+    assert "| alpha 0.5 ± 3.2 | .750 ± .000 |" in "\n".join(
+        lines_of(tabulate_controls(summarize(seeds), MODELS, seeds))
+    )
+    assert tabulate_controls(summarize([seed_of({"models": {"base": {"ece": 0.1}}})]), MODELS, []) is None
+
+
+def test_differences_show_their_sign_and_interval() -> None:
+    one = {"mean": 0.0625, "low": -0.01, "high": 0.12}
+    two = {"mean": -0.25, "low": -0.3, "high": -0.125}
+    assert lines_of(tabulate_differences({"tuned": {"test": {"accuracy": one, "ece": two}}})) == [
+        "| minus | accuracy            | ECE                  | NLL | Brier |",
+        "|-------|---------------------|----------------------|-----|-------|",
+        "| tuned | +.062 [-.010, .120] | -.250 [-.300, -.125] | –   | –     |",
+    ]
+
+
+def test_all_tables_together() -> None:
+    seeds = [with_control(0.25, 0.75)]
+    pooled = {"base": {"test": {"accuracy": {"mean": 0.25, "low": 0.1, "high": 0.5}}}}
+    parts = to_markdown(tabulate_run("graft (random)", [], summarize(seeds), MODELS, seeds, pooled)).split("\n\n")
+    assert len(parts) == 5
+    assert [line.split("|")[1].strip() for line in parts[0].splitlines()[2:]] == ["base", "graft (random)"]
+    assert parts[1].startswith("Controls, chosen on validation to match graft (random)")
+    assert parts[2].splitlines() == lines_of(tabulate_controls(summarize(seeds), MODELS, seeds))
+    assert parts[3].startswith("graft (random) minus each other model")
+    assert parts[4].splitlines() == lines_of(tabulate_differences(pooled))
+    few = tabulate_run("base", [], {"base": {}}, MODELS, [], pooled)
+    assert len(few) == 3
