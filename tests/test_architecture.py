@@ -84,7 +84,7 @@ LATE = {
     "yaml",
 }
 BASES = {
-    ROOT / "graft/strict_yaml.py": "yaml",
+    ROOT / "graft/specs/strict_yaml.py": "yaml",
     ROOT / "graft/train/protection/callback.py": "transformers",
 }  # a subclass needs its base; nothing imports them
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 import graft
-from graft.config import read_config
 from graft.patch.merge import merge_patches
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint

@@ -18,12 +18,12 @@ from graft.arguments import checked
 from graft.compose.base_values import require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
 from graft.compose.sources import Source, open_sources
-from graft.config import to_plain
 from graft.errors import ConfigError
 from graft.patch.index_join import Ints, count_overlaps, join_indices
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import natural_key
+from graft.specs.reader import to_plain
 from graft.tensors.scope import layer_of
 
 THRESHOLD = 0.1  # CPI-FT joins tasks from this Jaccard similarity on (arXiv 2508.21741)

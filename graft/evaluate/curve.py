@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
 from graft.files.location import locate
@@ -24,6 +23,7 @@ from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.patch.live import apply_patch
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head

@@ -89,7 +89,7 @@ def is_on_hub(reference: str | Path) -> bool:
     return True
 
 
-def places_of(*references: str | Path | None) -> list[Path]:
+def local_paths(*references: str | Path | None) -> list[Path]:
     """Return the paths behind references on this machine, those of the Hub in its cache; nothing is fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -10,7 +10,7 @@ from graft.arguments import checked
 from graft.errors import HubError
 from graft.files.claims import claim_output
 from graft.files.hub_failures import explain_failure, failures
-from graft.files.location import fetch_file, locate_patch, places_of
+from graft.files.location import fetch_file, local_paths, locate_patch
 from graft.files.outputs import new_folder
 from graft.hub.push import CARD
 from graft.hub.repo_files import NAMES
@@ -66,7 +66,7 @@ def pull_folder(reference: str, out: Path, *, force: bool = False) -> Pulled:
         HubError, PatchFormatError: as `pull_patch`; there is no folder then.
         OutputError: the folder exists and `force` is off.
     """
-    claim = claim_output(out, is_folder=True, force=force, inputs=places_of(reference))
+    claim = claim_output(out, is_folder=True, force=force, inputs=local_paths(reference))
     fetched = fetch_file(reference, FILE_NAME)
     region, _ = load_region(fetched.path)
     pinned = f"{fetched.id}@{fetched.revision}" if fetched.revision else reference

@@ -7,12 +7,12 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.config import load_yaml
 from graft.errors import DataError, PatchError
 from graft.hub.privacy import refuse_private
 from graft.patch.mask import Mask
 from graft.results.layout import split_patch_path
 from graft.results.run import Results, load_results
+from graft.specs.reader import load_yaml
 
 PLOT, RELIABILITY = "layers.png", "reliability.png"
 RECIPE, RUN = "recipe.yaml", "recipe.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graft.errors import ConfigError, PatchError
 from graft.files.claims import Claim, Output, claim_output
-from graft.files.location import places_of
+from graft.files.location import local_paths
 from graft.files.outputs import new_file, new_folder
 from graft.interop.additive import add_difference, find_difference
 from graft.interop.export_source import ExportSource
@@ -67,7 +67,7 @@ def export_patch(
         PatchMismatchError, CheckpointError: the base is another, or cannot be read.
         OutputError: the output exists, or cannot be written.
     """
-    export_format, inputs = EXPORT_FORMATS.find(to), [] if base is None else places_of(base)
+    export_format, inputs = EXPORT_FORMATS.find(to), [] if base is None else local_paths(base)
     claim = claim_output(out, is_folder=export_format.is_folder, force=force, inputs=inputs)
     source = ExportSource.of(patch, base)
     _refuse_without_base(export_format, source)

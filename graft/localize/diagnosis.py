@@ -32,8 +32,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from graft.config import to_plain
 from graft.files.location import locate
+from graft.specs.reader import to_plain
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from graft.arguments import checked
-from graft.config import to_plain
 from graft.errors import BudgetError
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
@@ -14,6 +13,7 @@ from graft.localize.top_deltas import find_top_delta_mask
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import to_plain
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.tensors.streaming import stream_tensors

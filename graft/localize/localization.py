@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from graft.arguments import checked
-from graft.config import to_plain
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.files.location import Located, locate
 from graft.localize.budget import resolve_budget
@@ -22,6 +21,7 @@ from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.scores.gradient_path import GradientPath
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
 from graft.tasks.head import spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows

@@ -18,10 +18,10 @@ from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
-from graft.train.localizable import refuse_unmet
+from graft.train.localizable import check_density
+from graft.train.manifest import read_importance
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
-from graft.train.record import read_importance
 
 INDEX = 8  # bytes
 PULLED = 4  # copies of one tensor while it is pulled towards the base
@@ -45,7 +45,7 @@ def plan_training(
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
     names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
-    refuse_unmet(checkpoint, config, core)
+    check_density(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
     kind = live_dtype(checkpoint, runtime.dtype)
     saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config import to_plain
 from graft.files.header import shown
 from graft.files.location import Located
+from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.growth import Growth
 from graft.tensors.hashing import digest_of

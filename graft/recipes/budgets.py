@@ -11,7 +11,7 @@ from graft.specs.localize import LocalizeSpec
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import KINDS, Scope
-from graft.train.localizable import refuse_unmet
+from graft.train.localizable import check_density
 from graft.train.protection.protected_set import ProtectedSet
 
 Asked = tuple[
@@ -28,7 +28,7 @@ def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
     """
     checkpoint = Checkpoint.open(base)
     for key, how, training in asked:
-        refuse_unmet(checkpoint, training, ProtectedSet())
+        check_density(checkpoint, training, ProtectedSet())
         if how is None:
             continue
         k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)

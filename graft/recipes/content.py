@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.config import to_plain
+from graft.specs.reader import to_plain
 from graft.tasks.task import Task
 from graft.train.content import (
     Content,
     content_of_base,
-    content_of_lessons,
+    content_of_task,
     describe_settings,
     digest_of_examples,
-    name_no_file,
+    hash_named_files,
 )
 from graft.version import __version__
 
@@ -37,7 +37,7 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
     Raises:
         CheckpointError, DataError: base or data cannot be read.
     """
-    blocks = {key: value for key, value in name_no_file(to_plain(recipe)).items() if key not in _ASIDE}
+    blocks = {key: value for key, value in hash_named_files(to_plain(recipe)).items() if key not in _ASIDE}
     if "start" in blocks:
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
     order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
@@ -51,7 +51,7 @@ def _content_of(task: Task, limit: int | None, base: Path) -> Content:
     whole = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
     reported = {"test": task.test_examples(limit), **{name: task.ood_examples(name) for name in task.spec.ood}}
     return {
-        **content_of_lessons(whole),
+        **content_of_task(whole),
         "shots": task.spec.shots,
         "train": describe_settings(task.spec.train, base),
         **{f"{name} examples": digest_of_examples(examples) for name, examples in reported.items()},

@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from graft.config import load_yaml, override, read_config, to_plain
 from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
@@ -25,6 +24,7 @@ from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
 from graft.results.run import SEEDS, Results
 from graft.results.tables import to_markdown
+from graft.specs.reader import load_yaml, override, read_config, to_plain
 from graft.specs.runtime import Runtime
 
 

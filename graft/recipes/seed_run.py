@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graft.config import read_config, to_plain
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
@@ -21,6 +20,7 @@ from graft.patch.skill_patch import Patch
 from graft.results.layout import patch_name
 from graft.specs.adapter import AdapterSpec
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import read_config, to_plain
 from graft.specs.runtime import Runtime
 from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
@@ -28,10 +28,10 @@ from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.adapter import content_of_adapter, train_adapter
-from graft.train.content import content_of_training, print_content
-from graft.train.fine_tuning import settle, train_task
+from graft.train.content import content_of_training, hash_content
+from graft.train.fine_tuning import resolve_settings, train_task
+from graft.train.manifest import find_manifest
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.record import find_record
 
 Model = str | Path
 
@@ -98,15 +98,15 @@ class SeedRun:
         adapter: AdapterSpec | None = None,
     ) -> Path:
         """The checkpoint of a training; one of the same content that was made before, for any method, is taken up."""
-        config, seed = settle(tasks, train_config(tasks[0], changes or {}))
+        config, seed = resolve_settings(tasks, train_config(tasks[0], changes or {}))
         core = [mask for mask in protect if len(mask)]
         path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
-            mark = print_content(content_of_training(path, tasks, config, seed, dtype, ProtectedSet(core).digest()))
+            mark = hash_content(content_of_training(path, tasks, config, seed, dtype, ProtectedSet(core).digest()))
         else:
-            mark = print_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
+            mark = hash_content(content_of_adapter(path, tasks, adapter, config, seed, dtype))
         out = self.models / mark[:16]
-        if find_record(out, mark) is not None:
+        if find_manifest(out, mark) is not None:
             return out
         if adapter is not None:
             return train_adapter(base, tasks, out, adapter, config=config, runtime=self.runtime, force=True).path

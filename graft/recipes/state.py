@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from graft.errors import DataError, OutputError
 from graft.files.claims import claim_output
-from graft.files.location import places_of
+from graft.files.location import local_paths
 from graft.files.outputs import new_file, new_folder
 from graft.results.fields import from_node, to_json
 from graft.results.json_node import Node
 from graft.results.layout import RESULTS, STATE
 from graft.tasks.task import Task
-from graft.train.content import Content, tell_differences
+from graft.train.content import Content, describe_differences
 
 MARK = "recipe.json"  # what is being run
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def claim_run(out: Path, recipe: Mapping[str, Any], content: Content, force: boo
     """
     begun = _read_mapping(out / STATE / MARK)
     if begun is not None and "recipe" in begun and not (out / RESULTS).exists():
-        differing = tell_differences(begun.get("content"), content)
+        differing = describe_differences(begun.get("content"), content)
         if differing is None:
             return
         if not force:
@@ -57,7 +57,7 @@ def claim_run(out: Path, recipe: Mapping[str, Any], content: Content, force: boo
 
 def inputs_of(recipe: Path, base: str, files: Iterable[str], tasks: Iterable[Task]) -> list[Path]:
     """Return what a run reads: its recipe, base and TASK files, and their data."""
-    read = [recipe, *places_of(base), *(recipe.parent / file for file in files)]
+    read = [recipe, *local_paths(base), *(recipe.parent / file for file in files)]
     return [*read, *(file for task in tasks for file in task.files)]
 
 

@@ -45,7 +45,7 @@ class Coordinates:
         indices = {name: self.mask[name][chosen[part].numpy()] for name, part in self.slices.items()}
         return Mask.of(self.mask.specs, indices)
 
-    def places_of(self, mask: Mask) -> torch.Tensor:
+    def local_paths(self, mask: Mask) -> torch.Tensor:
         """Return (k,) int64 places of a part of the coordinates."""
         parts = [
             self.slices[name].start + torch.searchsorted(self.indices[name], torch.tensor(mask[name])) for name in mask

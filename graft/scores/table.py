@@ -98,7 +98,7 @@ class CandidateScores(Scores):
 
     def at(self, mask: Mask) -> torch.Tensor:
         """Look up a mask of candidates."""
-        return self.values[self.coordinates.places_of(mask)]
+        return self.values[self.coordinates.local_paths(mask)]
 
     def magnitudes(self) -> CandidateScores:
         """Return |delta| of the candidates."""

@@ -15,16 +15,16 @@ class LocalizableSpec(Block):
 
     Attributes:
         density: weights that train in the second stage, as a share of all parameters.
-        pull_lr: learning rate of the first stage, which is by SGD with an L1 pull towards the base.
-        pull_epochs: passes of the first stage over the training examples.
-        pull_l1: strength of the L1 pull of the first stage, in units of the loss's gradient.
+        proximal_lr: learning rate of the first stage, which is by SGD with an L1 pull towards the base.
+        proximal_epochs: passes of the first stage over the training examples.
+        proximal_l1: strength of the L1 pull of the first stage, in units of the loss's gradient.
         lr: learning rate of the second stage, which is by AdamW.
         epochs: passes of the second stage over the training examples.
     """
 
     density: Annotated[float, Above(0)] = 1e-4
-    pull_lr: Annotated[float, Above(0)] = 1e-1
-    pull_epochs: Annotated[int, Above(0)] = 5
-    pull_l1: Annotated[float, Above(0)] = 1.5e-4
+    proximal_lr: Annotated[float, Above(0)] = 1e-1
+    proximal_epochs: Annotated[int, Above(0)] = 5
+    proximal_l1: Annotated[float, Above(0)] = 1.5e-4
     lr: Annotated[float, Above(0)] = 1e-3
     epochs: Annotated[int, Above(0)] = 5

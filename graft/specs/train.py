@@ -28,8 +28,9 @@ class TrainSpec(Block):
         steps: optimizer steps, in place of `epochs`.
         batch_size: examples per step.
         weight_decay: decoupled weight decay of AdamW, added to the gradient by SGD.
-        l1: strength of an L1 pull towards the base (`graft.train.pull`), in units of the loss's gradient: weights whose
-            gradient stays below it do not move, so that the skill gathers in few weights; 0 for none.
+        l1: strength of the L1 proximal step towards the base (`graft.train.l1_proximal`), in units of the loss's
+            gradient: weights whose gradient stays below it do not move, so that the skill gathers in few weights; 0 for
+            none.
         clip: largest norm of the gradient.
         scope: which tensors train: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regular
             expression.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
-from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import DataError
 from graft.specs.data import SplitSpec
+from graft.specs.reader import load_yaml, override, read_config, to_plain
 from graft.specs.task import TaskSpec
 from graft.tasks.examples import NONE_OF_THESE, Example, draw_shots, make_examples
 from graft.tasks.rows import find_mirrored, read_dataset

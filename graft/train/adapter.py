@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from graft.config import to_plain
 from graft.errors import ConfigError
 from graft.files.claims import claim_output
 from graft.files.location import locate
 from graft.files.outputs import new_folder
 from graft.specs.adapter import AdapterSpec
+from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
-from graft.train.content import Content, content_of_training, print_content
+from graft.train.content import Content, content_of_training, hash_content
 from graft.train.distribution import SharedLoss
-from graft.train.fine_tuning import Epoch, TrainResult, save_model, settle, train_epoch
-from graft.train.lessons import Lessons, Tasks, as_list
-from graft.train.record import write_record
-from graft.train.steps import Plan, Stepper, make_optimizer
+from graft.train.fine_tuning import Epoch, TrainResult, resolve_settings, save_model, train_epoch
+from graft.train.manifest import write_manifest
+from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
+from graft.train.stepper import Plan, Stepper, make_optimizer
 
 
 def train_adapter(
@@ -57,25 +57,25 @@ def train_adapter(
         TrainingError: the loss is not finite, or memory ran out.
         OutputError, CheckpointError, DataError: nothing was written.
     """
-    out, tasks, located = Path(out), as_list(task), locate(base)
-    config, seed = settle(tasks, config)
+    out, tasks, located = Path(out), list_tasks(task), locate(base)
+    config, seed = resolve_settings(tasks, config)
     if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
-    lessons = Lessons.open(located.path, tasks, runtime, seed)
-    head, plan = lessons.heads[0], Plan(lessons.sizes, config, seed)
-    mark = print_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
+    data = MultiTaskData.open(located.path, tasks, runtime, seed)
+    head, plan = data.heads[0], Plan(data.sizes, config, seed)
+    mark = hash_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
     adapted = attach(head.model, adapter, seed)
     stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
     unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
     with unchecked:  # as it is anyway; torch warns where nobody chose
-        epochs = _run(stepper, lessons)
+        epochs = _run(stepper, data)
         adapted.merge_and_unload()
     record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
     record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
     with new_folder(claim) as folder:
         save_model(head, folder, out)
-        write_record(folder, record, mark)
+        write_manifest(folder, record, mark)
     return TrainResult(out, tuple(epochs), plan.steps)
 
 
@@ -110,7 +110,7 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
 
 
-def _run(stepper: Stepper, lessons: Lessons) -> Sequence[Epoch]:
+def _run(stepper: Stepper, data: MultiTaskData) -> Sequence[Epoch]:
     torch.manual_seed(stepper.plan.seed)  # of dropout
     numbers = tqdm(range(stepper.plan.epochs), desc="train", unit="epoch", disable=None)
-    return [train_epoch(stepper, lessons, number)[0] for number in numbers]
+    return [train_epoch(stepper, data, number)[0] for number in numbers]

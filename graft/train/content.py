@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.config import to_plain
 from graft.files.model_config import read_model_config
+from graft.specs.reader import to_plain
 from graft.specs.regularize import UNIFORM
 from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
@@ -57,9 +57,9 @@ def content_of_training(
         CheckpointError, DataError: base or task cannot be read.
     """
     names = ["task"] if len(tasks) == 1 else [f"task {number}" for number in range(1, len(tasks) + 1)]
-    lessons = {name: content_of_lessons(task) for name, task in zip(names, tasks, strict=True)}
+    data = {name: content_of_task(task) for name, task in zip(names, tasks, strict=True)}
     settings = {"train": describe_settings(config, base), "seed": seed, "dtype": dtype, "protected": core}
-    return {"tool": __version__, **lessons, **settings, **more, "base": content_of_base(base)}
+    return {"tool": __version__, **data, **settings, **more, "base": content_of_base(base)}
 
 
 def content_of_base(base: Path) -> Content:
@@ -77,7 +77,7 @@ def content_of_base(base: Path) -> Content:
     }
 
 
-def content_of_lessons(task: Task) -> Content:
+def content_of_task(task: Task) -> Content:
     """A task's head, labels and lengths, and what a training sees of its examples.
 
     Raises:
@@ -95,28 +95,28 @@ def digest_of_examples(examples: Iterable[Example]) -> str:
 
 def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:
     """The train block as plain values; a file of importance by its digest instead of its path."""
-    plain: dict[str, Any] = name_no_file(to_plain(config))
+    plain: dict[str, Any] = hash_named_files(to_plain(config))
     if config.regularize is not None and config.regularize.importance is None and (base / FILE).is_file():
         plain["regularize"]["importance"] = digest_of_file(base / FILE)
     return plain
 
 
-def name_no_file(plain: Any) -> Any:
+def hash_named_files(plain: Any) -> Any:
     """Plain values with digests for the paths of files of importance, wherever among them such a path stands."""
     if isinstance(plain, Mapping):
         return {
-            key: _digest_of_named(item) if key == "importance" and isinstance(item, str) else name_no_file(item)
+            key: _digest_of_named(item) if key == "importance" and isinstance(item, str) else hash_named_files(item)
             for key, item in plain.items()
         }
-    return [name_no_file(item) for item in plain] if isinstance(plain, list) else plain
+    return [hash_named_files(item) for item in plain] if isinstance(plain, list) else plain
 
 
-def print_content(content: Content) -> str:
+def hash_content(content: Content) -> str:
     """64 hex digits over all parts."""
     return _digest([content])
 
 
-def tell_differences(begun: object, now: Content) -> str | None:
+def describe_differences(begun: object, now: Content) -> str | None:
     """What differs, for a person, such as "base.weights, train.lr (0.1 then, 0.2 now)"; None where nothing does."""
     then, present = dict(_flatten(begun)), dict(_flatten(json.loads(json.dumps(now))))
     found = [

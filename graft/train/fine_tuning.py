@@ -16,7 +16,7 @@ from tqdm import tqdm
 from graft.arguments import checked
 from graft.errors import ConfigError, OutputError, TrainingError
 from graft.files.claims import Claim, Output, claim_output
-from graft.files.location import locate, places_of
+from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
 from graft.files.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
 from graft.localize.diff import find_core
@@ -29,14 +29,14 @@ from graft.tasks.head import Head
 from graft.tasks.loading import quiet_transformers
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.train.content import content_of_training, describe_settings, print_content
+from graft.train.content import content_of_training, describe_settings, hash_content
 from graft.train.importance.importance_file import FILE, save_importance
-from graft.train.lessons import Lessons, Tasks, as_list
-from graft.train.localizable import configure_pull, configure_restart, refuse_unmet
+from graft.train.localizable import check_density, configure_proximal, configure_restart
+from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
+from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.record import RECORD, find_record, read_importance, write_record
-from graft.train.resume import TrainingState
-from graft.train.steps import Plan, Stepper
+from graft.train.stepper import Plan, Stepper
+from graft.train.training_state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,24 @@ def train_task(
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
         OutputError, CheckpointError, ConfigError, DataError: nothing was written.
     """
-    tasks, located = as_list(task), locate(base)
-    config, seed = settle(tasks, config)
+    tasks, located = list_tasks(task), locate(base)
+    config, seed = resolve_settings(tasks, config)
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     out = claim.path
     core, stage = (asked := ProtectedSet(protect, unprotect)), config
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     if config.localizable is not None:
-        core, stage = _confine(base, task, out, config, asked, runtime, resume)
-    lessons = Lessons.open(located.path, tasks, runtime, seed)
-    plan, head = Plan(lessons.sizes, stage, seed), lessons.heads[0]
+        core, stage = _find_trainable(base, task, out, config, asked, runtime, resume)
+    data = MultiTaskData.open(located.path, tasks, runtime, seed)
+    plan, head = Plan(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
     state = TrainingState(out, staged, head.ranks)
     stepper = Stepper.start(head, plan, located.path, core, read_importance(config, located.path))
-    epochs, steps = _run(stepper, lessons, state if resume else state.cleared())
+    epochs, steps = _run(stepper, data, state if resume else state.cleared())
     record = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     record |= {"epochs": list(map(dataclasses.asdict, epochs))}
-    _save(stepper, record, claim, print_content(content))
+    _save(stepper, record, claim, hash_content(content))
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -149,13 +149,13 @@ def find_training(
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
     """
-    out, tasks = Path(out), as_list(task)
-    config, seed = settle(tasks, config)
-    if not (out / RECORD).is_file():
+    out, tasks = Path(out), list_tasks(task)
+    config, seed = resolve_settings(tasks, config)
+    if not (out / MANIFEST).is_file():
         return None  # without reading the base
     core = ProtectedSet(protect, unprotect).digest()
     content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
-    record = find_record(out, print_content(content))
+    record = find_manifest(out, hash_content(content))
     if record is None:
         return None
     return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
@@ -163,7 +163,7 @@ def find_training(
 
 def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
     """The folder to make, with the hidden one beside it in which the work goes on."""
-    inputs += places_of(config.regularize.importance) if config.regularize else []
+    inputs += local_paths(config.regularize.importance) if config.regularize else []
     claim = claim_output(out, is_folder=True, force=force, inputs=inputs)
     refuse_foreign(workplace_of(claim.path))
     return claim
@@ -174,7 +174,7 @@ def _describe(tasks: Sequence[Task]) -> dict[str, Any] | list[dict[str, Any]]:
     return described[0] if len(tasks) == 1 else described
 
 
-def settle(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
+def resolve_settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
     """How to train, the (first) task's own block where nothing is given, and the seed.
 
     Raises:
@@ -186,7 +186,7 @@ def settle(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, 
     return config, tasks[0].spec.seed if config.seed is None else config.seed
 
 
-def _confine(
+def _find_trainable(
     base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: ProtectedSet, runtime: Runtime, resume: bool
 ) -> tuple[ProtectedSet, TrainSpec]:
     """All but the weights that a first training with a pull moves most, and how to train these.
@@ -194,8 +194,8 @@ def _confine(
     The first training stays in the output's workplace until that is there.
     """
     assert config.localizable is not None
-    refuse_unmet(Checkpoint.open(locate(base).path), config, core)
-    pulled, pull = workplace_of(out) / "pulled", configure_pull(config, config.localizable)
+    check_density(Checkpoint.open(locate(base).path), config, core)
+    pulled, pull = workplace_of(out) / "pulled", configure_proximal(config, config.localizable)
     keep, without = core.include, core.exclude
     if not find_training(base, task, pulled, config=pull, protect=keep, unprotect=without, dtype=runtime.dtype):
         with open_workplace(out):
@@ -215,7 +215,7 @@ def _save(stepper: Stepper, record: dict[str, Any], claim: Claim, mark: str) -> 
         record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
         with new_folder(claim) as folder:
             _save_trained(stepper, folder, claim.path, weights)
-            write_record(folder, record, mark)
+            write_manifest(folder, record, mark)
         drop_workplace(claim.path)
     head.ranks.wait()
 
@@ -244,7 +244,7 @@ def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Ten
         raise OutputError(f"{out}: cannot be written ({error})") from error
 
 
-def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list[Epoch], int]:
+def _run(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> tuple[list[Epoch], int]:
     """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
     head, plan = stepper.head, stepper.plan
     torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
@@ -252,7 +252,7 @@ def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, plan.epochs):
-            epoch, steps = train_epoch(stepper, lessons, number)
+            epoch, steps = train_epoch(stepper, data, number)
             epochs.append(epoch)
             if stepper.protection is not None:
                 stepper.protection.check()
@@ -266,21 +266,21 @@ def _run(stepper: Stepper, lessons: Lessons, state: TrainingState) -> tuple[list
     return epochs, steps
 
 
-def train_epoch(stepper: Stepper, lessons: Lessons, number: int) -> tuple[Epoch, int]:
+def train_epoch(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epoch, int]:
     """One epoch, broken off at a check that reaches `stop_at`, and the number of steps taken since the start."""
     stepper.head.model.train()
     plan, losses, steps = stepper.plan, [], 0
     for batch in tqdm(plan.batches(number), desc="epoch", unit="step", disable=None, leave=False):
-        examples = [lessons.train[batch.task][i] for i in batch.positions]
-        losses.append(stepper.take(lessons.heads[batch.task], examples, batch.step))
+        examples = [data.train[batch.task][i] for i in batch.positions]
+        losses.append(stepper.take(data.heads[batch.task], examples, batch.step))
         steps = batch.step + 1
-        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(lessons)):
+        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(data)):
             return Epoch(sum(losses) / len(losses), accuracy), steps
-    return Epoch(sum(losses) / len(losses), _accuracy(lessons)), steps
+    return Epoch(sum(losses) / len(losses), _accuracy(data)), steps
 
 
-def _accuracy(lessons: Lessons) -> float:
-    share = lessons.validate()
+def _accuracy(data: MultiTaskData) -> float:
+    share = data.validate()
     if math.isnan(share):  # the last step can have gone astray without a loss that shows it
         raise TrainingError(
             "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"

@@ -1,6 +1,7 @@
 """Fine-tuning so that the skill ends up in few weights: find them with a pull, then train only them.
 
-1. Fine-tune by SGD with the L1 pull towards the base (`graft.train.pull`), which gathers the movement in few weights.
+1. Fine-tune by SGD with the L1 proximal step towards the base (`graft.train.l1_proximal`), which gathers the movement
+   in few weights.
 2. Take the k largest movements |tuned - base|.
 3. Start again from the base and train only these k by AdamW, at a higher rate, without the pull.
 
@@ -27,15 +28,15 @@ from graft.tensors.scope import Scope
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
 
-def configure_pull(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
+def configure_proximal(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
     """The training that finds the weights."""
     return dataclasses.replace(
         config,
         optimizer="sgd",
-        lr=how.pull_lr,
-        epochs=how.pull_epochs,
+        lr=how.proximal_lr,
+        epochs=how.proximal_epochs,
         steps=None,
-        l1=how.pull_l1,
+        l1=how.proximal_l1,
         weight_decay=0.0,
         localizable=None,
     )
@@ -48,7 +49,7 @@ def configure_restart(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
     )
 
 
-def refuse_unmet(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> None:
+def check_density(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> None:
     """Refuse, before any training, a density that keeps no weight, or more than may move.
 
     Raises:

@@ -10,7 +10,7 @@ where exactly the paper puts them is an inference.
 
 Where rate * 2 * phi * c_l * Omega_i nears 2, steps along that gradient overshoot the anchor, and a larger phi then
 moves what matters further, not less. The proximal step of the penalty, after the optimizer's and in its metric (as the
-pull's in `graft.train.pull`), cannot:
+pull's in `graft.train.l1_proximal`), cannot:
 
     theta_i <- theta*_i + (theta_i - theta*_i) / (1 + rate * 2 * phi * c_l * Omega_i / s_i)
 
@@ -34,8 +34,8 @@ from graft.tensors.dtypes import take
 from graft.tensors.live_weight import LiveWeight
 from graft.tensors.scope import layer_of
 from graft.train.importance.importance_weights import ImportanceWeights, check_anchor
-from graft.train.pull import scale_of
-from graft.train.trained_weights import match_trained
+from graft.train.l1_proximal import second_moment_scale
+from graft.train.trainable_weights import match_trainable
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Term:
 
     def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step in the metric of the optimizer."""
-        scale, anchors = scale_of(self.weight, optimizer), self._anchors()
+        scale, anchors = second_moment_scale(self.weight, optimizer), self._anchors()
         hold = rate * self.factor * (1.0 if self.omega is None else self.omega.float())
         flat = self.weight.values.view(-1)
         moved = (self._kept(flat) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
@@ -101,7 +101,7 @@ class Penalty:
     @classmethod
     def to_base(cls, model: torch.nn.Module, base: Checkpoint, config: RegularizeSpec) -> Penalty:
         """L2 to the base: every trained weight alike, the anchors read from the base's mapped file."""
-        trained = match_trained(model, base.names)
+        trained = match_trainable(model, base.names)
         terms = [Term(weight, None, base.read(name), None, 2 * config.strength) for name, weight in trained.items()]
         return cls(terms, proximal=config.step == "proximal")
 
@@ -114,12 +114,12 @@ class Penalty:
         Raises:
             MismatchError: none of its tensors trains, or it belongs to another checkpoint.
         """
-        trained = match_trained(model, tuple(importance.mask))
+        trained = match_trainable(model, tuple(importance.mask))
         if not trained:
             raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
         importance = importance if config.elements else _level(importance)
-        factors = coefficients_of(importance, config)
-        own = {weight.place: name for name, weight in match_trained(model, base.names).items()}
+        factors = penalty_coefficients(importance, config)
+        own = {weight.place: name for name, weight in match_trainable(model, base.names).items()}
         terms = []
         for name, weight in trained.items():
             anchor = base.read(own[weight.place])
@@ -151,18 +151,18 @@ def open_penalty(
     return Penalty.of(model, base, importance, config) if importance else Penalty.to_base(model, base, config)
 
 
-def coefficients_of(importance: ImportanceWeights, config: RegularizeSpec) -> dict[str, float]:
+def penalty_coefficients(importance: ImportanceWeights, config: RegularizeSpec) -> dict[str, float]:
     """phi * c_l by tensor name."""
     layers = sorted({layer_of(name) for name in importance.mask})
     squares = dict.fromkeys(layers, 0.0)
     for name in importance.mask:
         squares[layer_of(name)] += float(importance.omega_of(name).double().square().sum())
     norms = torch.tensor([squares[layer] for layer in layers], dtype=torch.float64).sqrt()
-    by_layer = dict(zip(layers, layer_coefficients(norms, config.layers).tolist(), strict=True))
+    by_layer = dict(zip(layers, softmax_coefficients(norms, config.layers).tolist(), strict=True))
     return {name: config.strength * by_layer[layer_of(name)] for name in importance.mask}
 
 
-def layer_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
+def softmax_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
     """(L,) norms above 0 -> (L,) coefficients of mean 1."""
     if how == "none":
         return torch.ones_like(norms)

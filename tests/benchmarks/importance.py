@@ -27,7 +27,7 @@ from graft.train.importance.importance_file import save_importance
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty
-from graft.train.steps import Plan, Stepper
+from graft.train.stepper import Plan, Stepper
 
 BASE, TASK, EPOCHS = "embedded:all-MiniLM-L6-v2", "recipes/starter/topics/task.yaml", 5
 FISHER = "squared gradients of single examples"

@@ -19,7 +19,7 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
-from graft.train.record import read_record
+from graft.train.manifest import read_record
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml
@@ -292,7 +292,7 @@ def test_train_localizable_leaves_a_small_difference(base: Path, task_file: Path
     out = tmp_path / "few"
     given = ("train", base, "--task", task_file, "--scope", "all", "-o", out)
     assert cli(*given, "--density", 0.01).code == 2  # it belongs to --localizable
-    short = ("--set", "localizable.pull_epochs=1", "--set", "localizable.epochs=1")
+    short = ("--set", "localizable.proximal_epochs=1", "--set", "localizable.epochs=1")
     made = parsed(cli(*given, "--localizable", "--density", 0.01, *short, "--json"))
     assert len(made["epochs"]) == 1
     diff = parsed(cli("diff", base, out, "-o", tmp_path / "all.safetensors", "--json"))

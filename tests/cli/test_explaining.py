@@ -64,7 +64,7 @@ def test_a_device_that_cannot_compute_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("setting", ["lr=1e300", "weight_decay=1e300", "l1=1e300", "localizable={pull_l1: 1e300}"])
+@pytest.mark.parametrize("setting", ["lr=1e300", "weight_decay=1e300", "l1=1e300", "localizable={proximal_l1: 1e300}"])
 def test_a_number_that_no_weight_can_hold_ends_the_training(
     setting: str, base: Path, shelf: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from graft.config import load_yaml
+from graft.specs.reader import load_yaml
 from tests.cli.conftest import Cli
 from tests.models import write_yaml
 

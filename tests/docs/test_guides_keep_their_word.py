@@ -9,9 +9,9 @@ import torch
 import yaml
 
 import graft
-from graft.config import read_config
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
+from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 from graft.tensors.dtypes import spec_of
 from graft.tensors.hashing import hash_values

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from graft_cli.entry import COMMANDS, group
 
-from graft.config import read_config
 from graft.recipes.registry import find_kind
+from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 from tests.docs.blocks import Block, find_pages, read_blocks
 from tests.docs.workplace import Workplace, make_tiny, write_workplace

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graft.config import to_plain
 from graft.evaluate.bootstrap import paired_difference
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.pooling import pool_differences, pool_seeds
+from graft.specs.reader import to_plain
 
 
 def model(correct: np.ndarray) -> Outcomes:

@@ -20,7 +20,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.fine_tuning import train_task
 from graft.train.protection.guard import protect
-from graft.train.steps import choose_trained, make_optimizer
+from graft.train.stepper import make_optimizer, set_trainable
 from tests.models import write_bert
 
 
@@ -44,7 +44,7 @@ def test_the_optimizers_state_is_that_of_a_real_step(task: Task, tmp_path: Path)
     base = write_bert(tmp_path / "base")
     config = TrainSpec(optimizer="adamw", lr=1e-3, scope="layers")
     model = AutoModel.from_pretrained(base)
-    choose_trained(model, config)
+    set_trainable(model, config)
     optimizer = make_optimizer(model, config)
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight) if weight.requires_grad else None
@@ -75,7 +75,7 @@ def test_what_protection_takes_is_what_it_holds(base: Path, task: Task, share: f
     specs = {name: checkpoint.spec(name) for name in Scope("layers").names(checkpoint)}
     mask = Mask.of(specs, {n: generator.permutation(s.numel)[: int(share * s.numel)] for n, s in specs.items()})
     model = AutoModel.from_pretrained(base)
-    choose_trained(model, config)
+    set_trainable(model, config)
     optimizer = make_optimizer(model, config)
     with protect(model, optimizer, mask) as protection:
         for weight in model.parameters():

@@ -13,9 +13,9 @@ from graft.specs.localizable import LocalizableSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.fine_tuning import train_task
-from graft.train.steps import Stepper
+from graft.train.stepper import Stepper
 
-FEW = LocalizableSpec(density=0.05, pull_epochs=1, pull_l1=1e-4, lr=5e-3, epochs=2)
+FEW = LocalizableSpec(density=0.05, proximal_epochs=1, proximal_l1=1e-4, lr=5e-3, epochs=2)
 EPOCH = 8  # steps
 _ADAMW = {
     "optimizer": "adamw",

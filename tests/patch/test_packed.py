@@ -28,9 +28,9 @@ from graft.tensors.packed import PackedPart
 from graft.tensors.pair import CheckpointPair
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
+from graft.train.l1_proximal import L1Proximal
 from graft.train.penalty import Penalty
-from graft.train.pull import BasePull
-from graft.train.trained_weights import match_trained
+from graft.train.trainable_weights import match_trainable
 from tests.architectures import DECODER, KINDS, VOCABULARY
 
 MIXTRAL = next(kind for kind in KINDS if kind.name == "MixtralForCausalLM")
@@ -97,9 +97,9 @@ def test_gradients_of_experts_reach_the_sink_by_name(model: Any) -> None:
 
 def test_training_knows_experts_by_the_names_in_the_files(model: Any, base: Path) -> None:
     checkpoint = Checkpoint.open(base)
-    trained = match_trained(model, checkpoint.names)
+    trained = match_trainable(model, checkpoint.names)
     assert trained.keys() == set(checkpoint.names)
-    recorder, pull = SynapticIntelligence(model, checkpoint), BasePull(model, checkpoint)
+    recorder, pull = SynapticIntelligence(model, checkpoint), L1Proximal(model, checkpoint)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     backward(model)
     optimizer.step()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from graft.config import load_yaml
 from graft.errors import BudgetError, ConfigError, OutputError
 from graft.recipes.forgetting import experiment as forgetting
 from graft.recipes.multitask import experiment as multitask
@@ -19,6 +18,7 @@ from graft.recipes.run import run_recipe
 from graft.recipes.single import experiment as single
 from graft.recipes.state import find_or_read
 from graft.specs.adapter import AdapterSpec
+from graft.specs.reader import load_yaml
 from graft.train import adapter, fine_tuning
 from graft.train.importance import importance_file
 from tests.models import write_yaml

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from graft_cli.commands.run import command
 
-from graft.config import load_yaml
 from graft.errors import ConfigError
 from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
@@ -22,6 +21,7 @@ from graft.recipes.seed_run import SeedPlace
 from graft.recipes.spec import Expectation
 from graft.report.page.build_page import write_report
 from graft.results.tables import TextTable
+from graft.specs.reader import load_yaml
 from graft.tasks.task import Task
 from tests.models import write_yaml
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graft.config import load_yaml
 from graft.recipes.run import load_experiment
+from graft.specs.reader import load_yaml
 from graft.tasks.task import Task
 
 RECIPES = Path(__file__).parents[2] / "recipes"

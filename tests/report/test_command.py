@@ -47,21 +47,22 @@ def test_without_a_folder_it_is_wrong_usage(tmp_path: Path, capsys: pytest.Captu
     assert "Missing argument 'DIR...'" in err
 
 
-@pytest.mark.parametrize("name", ["photo.png", "notes.txt", "a/b.png"])
 def test_a_folder_that_is_not_a_reports_plots_stays_with_force_too(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, page, plots = write_run(tmp_path / "run", seeds=1), tmp_path / "report.html", tmp_path / "report_plots"
     run(capsys, folder, "-o", page)
     assert run(capsys, folder, "-o", page, "--force")[0] == 0  # the control: a report's own are replaced
-    (plots / name).parent.mkdir(exist_ok=True)
-    (plots / name).write_text("mine")
-    code, _, err = run(capsys, folder, "-o", page, "--force")
-    assert (code, err) == (
-        1,
-        f"error: {plots} holds more than a report's plots: move it, or choose another name for the page\n",
-    )
-    assert (plots / name).read_text() == "mine"
+    for name in ("photo.png", "notes.txt", "a/b.png"):
+        (plots / name).parent.mkdir(exist_ok=True)
+        (plots / name).write_text("mine")
+        code, _, err = run(capsys, folder, "-o", page, "--force")
+        assert (code, err) == (
+            1,
+            f"error: {plots} holds more than a report's plots: move it, or choose another name for the page\n",
+        ), name
+        assert (plots / name).read_text() == "mine"
+        (plots / name).unlink()
 
 
 def test_the_results_of_a_run_are_not_overwritten_but_a_page_among_them_is(

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from graft.config import read_config
 from graft.errors import ConfigError
 from graft.localize import localization
 from graft.localize.localization import localize_skill
@@ -21,6 +20,7 @@ from graft.parallel.ranks import Ranks
 from graft.patch.format.reading import load_patch
 from graft.scores.registry import IMPORTANCE_SCORES, SCORES
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import read_config
 from graft.specs.runtime import Runtime
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import pytest
 
-from graft.config import read_config
 from graft.errors import ConfigError
 from graft.registry import Entry, Registry
 from graft.specs.adapter import AdapterSpec
@@ -17,6 +16,7 @@ from graft.specs.importance import ImportanceSpec
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.localize import CandidateSpec, LearnSpec, LocalizeSpec, PaperSpec
 from graft.specs.ranges import Above, AtLeast, Between, OneOf, Range, check_seed
+from graft.specs.reader import read_config
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
 from graft.specs.train import TrainSpec

@@ -14,8 +14,8 @@ from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, find_training, train_task
-from graft.train.record import RECORD, read_record
-from graft.train.steps import Stepper
+from graft.train.manifest import MANIFEST, read_record
+from graft.train.stepper import Stepper
 from tests.checkpoints import equal_tensors
 from tests.models import write_base, write_rows, write_task
 
@@ -140,6 +140,6 @@ def test_a_finished_training_is_known_again_by_all_that_made_it(base: Path, task
     ):
         assert find_training(model, which, tmp_path / "out", **changes) is None  # type: ignore[arg-type]
     for text in ("{", "[]", "{}"):
-        (tmp_path / "out" / RECORD).write_text(text)
+        (tmp_path / "out" / MANIFEST).write_text(text)
         assert find_training(base, task, tmp_path / "out") is None
     assert find_training(base, task, tmp_path / "nowhere") is None

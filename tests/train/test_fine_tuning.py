@@ -17,7 +17,7 @@ from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, train_task
-from graft.train.steps import Plan, Stepper, make_optimizer
+from graft.train.stepper import Plan, Stepper, make_optimizer
 from tests.checkpoints import equal_tensors
 from tests.models import copy_with, write_task
 
@@ -44,11 +44,11 @@ def test_training_teaches(base: Path, task: Task, tmp_path: Path) -> None:
 
 
 def test_the_folder_holds_model_tokenizer_and_record(base: Path, task: Task, tuned: Path) -> None:
-    assert {"config.json", "model.safetensors", "tokenizer.json", fine_tuning.RECORD} <= {
+    assert {"config.json", "model.safetensors", "tokenizer.json", fine_tuning.MANIFEST} <= {
         f.name for f in tuned.iterdir()
     }
     assert not tuned.with_name("tuned.resume").exists()
-    text = (tuned / fine_tuning.RECORD).read_text()
+    text = (tuned / fine_tuning.MANIFEST).read_text()
     record = json.loads(text)
     assert (record["base"], record["task"]["name"], record["train"]["lr"]) == ("base", "moods", 0.1)
     assert len(record["epochs"]) == 5

@@ -18,10 +18,10 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import find_training, train_task
 from graft.train.importance.general import draw_region
-from graft.train.steps import Stepper
+from graft.train.stepper import Stepper
 from tests.models import write_task
 
-FEW = LocalizableSpec(density=0.05, pull_epochs=4, pull_l1=1e-4, lr=2e-2, epochs=6)
+FEW = LocalizableSpec(density=0.05, proximal_epochs=4, proximal_l1=1e-4, lr=2e-2, epochs=6)
 
 
 def test_what_is_trained_localizably_differs_in_few_weights_and_has_learned(
@@ -85,7 +85,7 @@ def test_folders_of_the_user_with_names_like_ours_stay(base: Path, task: Task, t
     for name in ("few.pulled", "other.resume"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.pt").write_text("mine")
-    few = dataclasses.replace(FEW, pull_epochs=2, epochs=2)
+    few = dataclasses.replace(FEW, proximal_epochs=2, epochs=2)
     config = dataclasses.replace(task.spec.train, scope="all", localizable=few)
     train_task(base, task, tmp_path / "few", config=config, force=True)
     with pytest.raises(OutputError, match="was not made by graft"):
@@ -112,7 +112,7 @@ def test_a_density_that_cannot_be_met_is_refused_before_the_training(
     density: float, scope: str, protected: float, said: str, base: Path, task: Task, tmp_path: Path
 ) -> None:
     core = [draw_region(base, protected, "all", 0)] if protected else []
-    few = dataclasses.replace(FEW, density=0.01, pull_epochs=1, epochs=1)
+    few = dataclasses.replace(FEW, density=0.01, proximal_epochs=1, epochs=1)
     small = dataclasses.replace(task.spec.train, scope=scope, localizable=few)
     assert plan_training(base, task, small, protect=core).parts
     large = dataclasses.replace(small, localizable=dataclasses.replace(few, density=density))

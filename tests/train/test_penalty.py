@@ -19,7 +19,7 @@ from graft.tensors.scope import layer_of
 from graft.train.fine_tuning import train_task
 from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.importance.importance_weights import ImportanceWeights, keep_importance
-from graft.train.penalty import Penalty, coefficients_of, layer_coefficients
+from graft.train.penalty import Penalty, penalty_coefficients, softmax_coefficients
 from tests.checkpoints import bits_of, model_of, sample_tensors, write_single
 
 ANCHORS = sample_tensors()
@@ -51,7 +51,7 @@ def moved_model() -> torch.nn.Module:
 
 def penalty_by_definition(model: torch.nn.Module, held: ImportanceWeights, config: RegularizeSpec) -> torch.Tensor:
     """phi * sum_l c_l sum_i Omega_i (theta_i - theta*_i)^2, written out for autograd."""
-    factors, total = coefficients_of(held, config), torch.zeros(())
+    factors, total = penalty_coefficients(held, config), torch.zeros(())
     weights = dict(model.named_parameters())
     for name in held.mask:
         kept, anchors = (tensor.flatten()[torch.tensor(held.mask[name])] for tensor in (weights[name], ANCHORS[name]))
@@ -129,7 +129,7 @@ def test_the_proximal_step_minimises_distance_plus_penalty(share: float, adam: b
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     config, rate = RegularizeSpec(strength=40.0, step="proximal"), 0.1
     Penalty.of(model, base_file, held, config).after_step(rate, optimizer)
-    factors = coefficients_of(held, config)
+    factors = penalty_coefficients(held, config)
     for name, weight in model.named_parameters():
         at, scale = torch.tensor(held.mask[name]), 0.25 if adam else 1.0
         free = torch.ones(weight.numel(), dtype=torch.bool).index_fill(0, at, value=False)
@@ -143,19 +143,19 @@ def test_the_proximal_step_minimises_distance_plus_penalty(share: float, adam: b
 def test_layer_coefficients_follow_the_norms_and_have_mean_one() -> None:
     norms = torch.tensor([1e-6, 2e-6, 4e-6], dtype=torch.float64)
     for how in ("normalized", "plain", "none"):
-        assert float(layer_coefficients(norms, how).mean()) == pytest.approx(1)
-    found = layer_coefficients(norms, "normalized")
-    torch.testing.assert_close(found, layer_coefficients(1e9 * norms, "normalized"))  # whatever the scale
+        assert float(softmax_coefficients(norms, how).mean()) == pytest.approx(1)
+    found = softmax_coefficients(norms, "normalized")
+    torch.testing.assert_close(found, softmax_coefficients(1e9 * norms, "normalized"))  # whatever the scale
     assert found[0] < found[1] < found[2]
     assert float(found[2] / found[0]) == pytest.approx(2.718281828**0.75)
     torch.testing.assert_close(
-        layer_coefficients(norms, "plain"), torch.ones(3, dtype=torch.float64), atol=1e-4, rtol=0
+        softmax_coefficients(norms, "plain"), torch.ones(3, dtype=torch.float64), atol=1e-4, rtol=0
     )
-    assert float(layer_coefficients(1e9 * norms, "plain")[2]) == pytest.approx(3)
+    assert float(softmax_coefficients(1e9 * norms, "plain")[2]) == pytest.approx(3)
 
 
 def test_all_tensors_of_a_layer_share_its_coefficient() -> None:
-    factors = coefficients_of(held_at(sample_tensors()), RegularizeSpec(strength=2.0))
+    factors = penalty_coefficients(held_at(sample_tensors()), RegularizeSpec(strength=2.0))
     by_layer: dict[str, set[float]] = {}
     for name, factor in factors.items():
         by_layer.setdefault(layer_of(name), set()).add(factor)
@@ -227,7 +227,7 @@ def test_the_stronger_the_less_of_what_matters_moves(general: Path, task: Task, 
 def test_an_interrupted_training_goes_on_with_penalty_and_record(
     general: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graft.train.steps import Stepper
+    from graft.train.stepper import Stepper
 
     config = dataclasses.replace(task.spec.train, epochs=3, regularize=RegularizeSpec(), record=RecordSpec(every=3))
     whole = train_task(general, task, tmp_path / "whole", config=config).path

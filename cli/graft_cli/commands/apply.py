@@ -42,7 +42,7 @@ def command(
       graft apply embedded:all-MiniLM-L6-v2 skill.safetensors -o runs/merged
     """
     from graft.files.claims import claim_output
-    from graft.files.location import locate, locate_patch, places_of
+    from graft.files.location import local_paths, locate, locate_patch
     from graft.hub.pull import pull_patch
     from graft.memory.apply import plan_merge
     from graft.patch.format.declaration import FILE_NAME
@@ -50,7 +50,7 @@ def command(
     from graft.patch.resizing import describe_vocabulary
     from graft.tensors.checkpoint import Checkpoint
 
-    claim = claim_output(output, is_folder=True, force=force, inputs=places_of(model, *patches))
+    claim = claim_output(output, is_folder=True, force=force, inputs=local_paths(model, *patches))
     checkpoint = Checkpoint.open(locate(model).path)
     if plan:
         planned = plan_merge(checkpoint, [locate_patch(patch, FILE_NAME).path for patch in patches], output)

@@ -41,9 +41,9 @@ def command(
     """
     from graft.compose.composition import compose_patches
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
 
-    claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, *patches))
+    claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(base, *patches))
     paths, labels = locate_regions(patches)
     patch = compose_patches(*paths, on_overlap=on_overlap, base=base, with_base_values=with_base_values, labels=labels)
     overlap = patch.provenance.method["overlap"]

@@ -47,7 +47,7 @@ def command(
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned --density 1e-4 -o skill.safetensors
     """
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
     from graft.localize.diagnosis import diagnose_movement
     from graft.localize.diff import diff_checkpoints
     from graft.localize.pair_notes import describe_differences
@@ -57,7 +57,7 @@ def command(
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
     claim = None
     if output is not None:
-        claim = claim_output(output, is_folder=False, force=force, inputs=places_of(base, tuned))
+        claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(base, tuned))
     kept: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
     kept["with_base_values"] = with_base_values
     if plan:

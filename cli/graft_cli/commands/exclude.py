@@ -38,10 +38,10 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
     """
     from graft.compose.exclusion import exclude_patches
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
 
     is_model = _is_model(patch)
-    claim = claim_output(output, is_folder=is_model, force=force, inputs=places_of(patch, base, *without))
+    claim = claim_output(output, is_folder=is_model, force=force, inputs=local_paths(patch, base, *without))
     regions, names = locate_regions(without)
     if is_model:
         _exclude_from_model(patch, base, regions, claim, as_json)

@@ -37,11 +37,11 @@ def command(
       graft export skill.safetensors --to shira --base embedded:all-MiniLM-L6-v2 -o runs/adapter
     """
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
     from graft.hub.pull import pull_patch
     from graft.interop.exporting import export_patch
 
-    claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=places_of(patch, base))
+    claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=local_paths(patch, base))
     done = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
     lines = [f"skipped {name}: {reason}" for name, reason in done.skipped.items()]
     if done.n_missed:

@@ -41,8 +41,8 @@ def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_jso
       graft fuse embedded:all-MiniLM-L6-v2 runs/topics runs/reviews -o runs/fused
     """
     from graft.compose.fusion.fuser import fuse_models
-    from graft.config import read_config
     from graft.specs.fusion import FusionSpec
+    from graft.specs.reader import read_config
 
     spec = read_config(FusionSpec, {key: value for key, value in settings.items() if value is not None}, "fuse")
     result = fuse_models(base, tuned, output, spec, force=force)

@@ -40,10 +40,10 @@ def command(
       graft import runs/lora --from lora --base ORG/MODEL --density 1e-3 -o skill.safetensors
     """
     from graft.files.claims import claim_output
-    from graft.files.location import locate, places_of
+    from graft.files.location import local_paths, locate
     from graft.interop.importing import import_patch
 
-    claim = claim_output(output, is_folder=False, force=force, inputs=places_of(file, base))
+    claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(file, base))
     patch = import_patch(
         locate(file).path, source, base, density=density, budget=budget, with_base_values=with_base_values
     )

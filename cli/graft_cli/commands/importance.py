@@ -61,17 +61,17 @@ def command(
       graft train runs/general --task domain.yaml --protect core.safetensors -o runs/both
       graft importance runs/general --task general.yaml --method fisher --top 1 --soft -o ewc.safetensors
     """
-    from graft.config import read_config
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
     from graft.patch.format.writing import save_patch
     from graft.patch.summary import describe_patch
     from graft.specs.importance import ImportanceSpec
+    from graft.specs.reader import read_config
     from graft.train.importance.importance_file import describe_importance, save_importance
     from graft.train.importance.measuring import measure_importance
 
     task, domain = (None if file is None else options.load_task(file, seed) for file in (task_file, domain_file))
-    inputs = [*places_of(model, base, record), *options.files_of((task_file, task), (domain_file, domain))]
+    inputs = [*local_paths(model, base, record), *options.files_of((task_file, task), (domain_file, domain))]
     claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     config = read_config(ImportanceSpec, settings, "command line")
     measure = partial(measure_importance, model, task, config, domain=domain, base=base, record=record)

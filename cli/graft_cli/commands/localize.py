@@ -98,20 +98,20 @@ def command(
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
-    from graft.config import override, read_config
     from graft.evaluate.curve import measure_curve
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
     from graft.localize.pair_notes import describe_differences
     from graft.memory.localize import plan_localization
     from graft.specs.localize import LocalizeSpec
+    from graft.specs.reader import override, read_config
 
     if not plan:
         _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
     task, claim = options.load_task(task_file, seed), None
     if output is not None:
-        inputs = (*places_of(base, tuned), *options.files_of((task_file, task)))
+        inputs = (*local_paths(base, tuned), *options.files_of((task_file, task)))
         claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     given = {key: value for key, value in settings.items() if value is not None}
     block = override({**given, "seed": task.spec.seed}, assignments)

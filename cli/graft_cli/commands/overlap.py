@@ -43,11 +43,11 @@ def command(
     """
     from graft.compose.region_overlap import measure_overlap
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
 
     claim = None
     if output is not None:
-        claim = claim_output(output, is_folder=True, force=force, inputs=places_of(*patches))
+        claim = claim_output(output, is_folder=True, force=force, inputs=local_paths(*patches))
     elif force:
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)

@@ -95,7 +95,7 @@ def command(
       graft train runs/topics --task recipes/starter/reviews/task.yaml --method regularize -o runs/both
     """
     from graft.files.claims import claim_output
-    from graft.files.location import places_of
+    from graft.files.location import local_paths
     from graft.memory.train import plan_training
     from graft.train.fine_tuning import train_task
 
@@ -106,7 +106,7 @@ def command(
     opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
     blocks: dict[str, Any] = {"regularize": {"importance": importance}, "localizable": {"density": density}}
     config = _read_config(task, settings, {key: blocks.get(key, {}) for key in opened if opened[key]}, assignments)
-    read = [*places_of(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
+    read = [*local_paths(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
     claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=read)
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
@@ -131,7 +131,7 @@ def _read_config(
     task: Any, settings: Mapping[str, object], more: Mapping[str, Mapping[str, object]], assignments: tuple[str, ...]
 ) -> Any:
     """The task's train block with what the options, the blocks that they open and --set change in it."""
-    from graft.config import override, read_config, to_plain
+    from graft.specs.reader import override, read_config, to_plain
     from graft.specs.train import TrainSpec
 
     block = to_plain(task.spec.train)

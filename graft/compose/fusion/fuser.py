@@ -17,15 +17,15 @@ from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gr
 from graft.compose.fusion.checkpoint_writer import CheckpointWriter
 from graft.compose.fusion.stretch import Shared, Stretch, within
 from graft.compose.registry import FUSION_METHODS
-from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.files.claims import Output, claim_output
-from graft.files.location import locate, places_of
+from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
 from graft.localize.top_deltas import TopDeltas, find_top_deltas
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.model_folder import find_companions
 from graft.specs.fusion import FusionSpec
+from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.deltas import LONG
 from graft.tensors.dtypes import TORCH_DTYPES, is_finite
@@ -92,7 +92,7 @@ def fuse_models(
         CheckpointError: one cannot be read, or holds NaN or infinite values.
         ConfigError, OutputError.
     """
-    claim = claim_output(out, is_folder=True, force=force, inputs=places_of(base, *tuned))
+    claim = claim_output(out, is_folder=True, force=force, inputs=local_paths(base, *tuned))
     if len(tuned) < 2:
         raise ConfigError("a fusion needs two tuned models or more")
     fuser = _Fuser(base, tuned, spec or FusionSpec())

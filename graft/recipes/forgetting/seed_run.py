@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graft.config import read_config, to_plain
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
@@ -17,6 +16,7 @@ from graft.patch.skill_patch import Patch
 from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
 from graft.specs.importance import ImportanceSpec
+from graft.specs.reader import read_config, to_plain
 from graft.tasks.task import Task
 from graft.train.importance.general import draw_region, measure_general
 from graft.train.importance.importance_file import save_importance

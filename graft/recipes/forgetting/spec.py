@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from graft.config import override, read_config, to_plain
 from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
 from graft.specs.adapter import AdapterSpec
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import override, read_config, to_plain
 from graft.specs.regularize import UNIFORM, RegularizeSpec
 
 

@@ -21,7 +21,7 @@ from graft.results.models import CONTROL_NAMES
 from graft.results.seeds import Control
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task
-from graft.train.steps import Plan
+from graft.train.stepper import Plan
 
 ALPHAS = tuple(i / 20 for i in range(1, 21))
 DENSER = 2.0  # from one density of the random masks to the next

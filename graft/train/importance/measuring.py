@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from graft.arguments import checked
-from graft.config import to_plain
 from graft.errors import CheckpointError, ConfigError
 from graft.files.location import Located, locate
 from graft.localize.localization import describe_checkpoint
@@ -23,6 +22,7 @@ from graft.scores.gradients import GradientMean
 from graft.scores.inputs import ImportanceInput, ScoreTable
 from graft.scores.registry import IMPORTANCE_SCORES
 from graft.specs.importance import ImportanceSpec
+from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task

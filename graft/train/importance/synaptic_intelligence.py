@@ -33,7 +33,7 @@ from graft.scores.inputs import ScoreTable
 from graft.scores.synaptic_intelligence import path_importance
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.importance.importance_weights import ImportanceWeights, keep_importance
-from graft.train.trained_weights import match_trained
+from graft.train.trainable_weights import match_trainable
 
 METHOD = "path"
 
@@ -50,7 +50,7 @@ class SynapticIntelligence:
     def __init__(self, model: torch.nn.Module, base: Checkpoint, every: int = 1) -> None:
         self.base = base
         self.every = every
-        self.weights = match_trained(model, base.names)
+        self.weights = match_trainable(model, base.names)
         self.omega = {name: torch.zeros_like(w.values, dtype=torch.float32) for name, w in self.weights.items()}
         self._last = {name: weight.values.clone() for name, weight in self.weights.items()}
 

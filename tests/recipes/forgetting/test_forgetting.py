@@ -35,7 +35,7 @@ METHODS: dict[str, Any] = {
     "lora": {"train": {"optimizer": "adamw", "lr": 1e-2}, "peft": {"kind": "lora", "rank": 2}},
     "shira": {"train": {"optimizer": "adamw", "lr": 1e-2}, "peft": {"kind": "shira", "rank": 2}},
     "patch": {"graft": {"method": "magnitude", "scope": "all"}, "grid": {"graft.density": [1e-3, 1e-2]}},
-    "localizable": {"train": {"localizable": {"density": 0.01, "pull_epochs": 1, "epochs": 1}}},
+    "localizable": {"train": {"localizable": {"density": 0.01, "proximal_epochs": 1, "epochs": 1}}},
 }
 RECIPE: dict[str, Any] = {
     "kind": "forgetting",

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from graft.config import read_config, to_plain
 from graft.errors import ConfigError, OutputError
 from graft.patch.format.reading import load_patch
 from graft.patch.mask import Mask
@@ -27,6 +26,7 @@ from graft.recipes.multitask.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace, with_shots
 from graft.specs.localize import LocalizeSpec
+from graft.specs.reader import read_config, to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from tests.checkpoints import changed_entries, count

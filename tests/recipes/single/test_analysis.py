@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from graft.config import read_config
 from graft.recipes.seed_run import SeedPlace
 from graft.recipes.single import controls
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
@@ -16,6 +15,7 @@ from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.recipes.single.spec import SingleSpec
 from graft.results.fields import to_json
+from graft.specs.reader import read_config
 from graft.tasks.task import Task
 
 FULL: dict[str, Any] = {

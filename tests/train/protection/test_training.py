@@ -20,7 +20,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from graft.train.fine_tuning import find_training, train_task
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.steps import Plan, Stepper
+from graft.train.stepper import Plan, Stepper
 
 
 def draw_mask(base: Checkpoint, share: float = 0.1, seed: int = 0) -> Mask:
@@ -136,7 +136,7 @@ def test_a_core_that_moved_leaves_no_output(
 
 def test_localizable_training_stays_out_of_the_core(base: Path, task: Task, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(base)
-    mask, few = draw_mask(checkpoint, 0.5), LocalizableSpec(density=0.05, pull_epochs=1, epochs=1, lr=1e-2)
+    mask, few = draw_mask(checkpoint, 0.5), LocalizableSpec(density=0.05, proximal_epochs=1, epochs=1, lr=1e-2)
     config = dataclasses.replace(task.spec.train, localizable=few)
     free = train_task(base, task, tmp_path / "free", config=config).path
     kept = train_task(base, task, tmp_path / "kept", config=config, protect=[mask]).path

@@ -17,10 +17,10 @@ import torch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.live_weight import LiveWeight
 from graft.tensors.shards import local_of, shard_of
-from graft.train.trained_weights import match_trained
+from graft.train.trainable_weights import match_trainable
 
 
-class BasePull:
+class L1Proximal:
     """The pull on the trained weights of a model; the base is read from its mapped file, not held in memory.
 
     Args:
@@ -30,7 +30,7 @@ class BasePull:
 
     def __init__(self, model: torch.nn.Module, base: Checkpoint) -> None:
         self.base = base
-        self.weights = match_trained(model, base.names)
+        self.weights = match_trainable(model, base.names)
 
     @torch.no_grad()
     def step(self, threshold: float, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -38,7 +38,7 @@ class BasePull:
         for name, trained in self.weights.items():
             weight = local_of(trained.values)  # each entry by itself, so that every process pulls its own piece
             base = shard_of(trained.values).cut(self.base.read(name)).to(weight.device, weight.dtype)
-            moved = _shrink(weight - base, threshold, scale_of(trained, optimizer))
+            moved = _shrink(weight - base, threshold, second_moment_scale(trained, optimizer))
             weight.copy_(torch.where(moved == 0, base, base + moved))
 
 
@@ -49,7 +49,7 @@ def _shrink(moved: torch.Tensor, threshold: float, scale: torch.Tensor | None) -
     return moved.sign() * (moved.abs() - threshold / scale).relu()
 
 
-def scale_of(weight: LiveWeight, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
+def second_moment_scale(weight: LiveWeight, optimizer: torch.optim.Optimizer | None) -> torch.Tensor | None:
     """What the optimizer divides its steps of a weight by: sqrt of the corrected second moment plus eps; None for 1."""
     state = optimizer.state.get(weight.owner, {}) if optimizer else {}
     if optimizer is None or "exp_avg_sq" not in state:

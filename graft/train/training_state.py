@@ -13,7 +13,7 @@ from graft.files.outputs import new_file
 from graft.files.workplaces import open_workplace, refuse_foreign, workplace_of
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
-from graft.train.content import Content, tell_differences
+from graft.train.content import Content, describe_differences
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 
 Figures = tuple[float, ...]
@@ -100,7 +100,7 @@ class TrainingState:
             begun = json.loads(content["content"])
         except Exception as error:  # torch raises many kinds for a damaged file
             raise TrainingError(f"{self.folder}: not readable; {_ANEW}") from error
-        if differing := tell_differences(begun, self.content):
+        if differing := describe_differences(begun, self.content):
             raise TrainingError(f"{self.folder}: belongs to another training: {differing}; {_ANEW}")
         put_state(model, content["model"])
         _load_moments(optimizer, content["optimizer"])

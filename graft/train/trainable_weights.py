@@ -8,7 +8,7 @@ from graft.patch.live import LiveTarget
 from graft.tensors.live_weight import LiveWeight, find_owners
 
 
-def match_trained(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, LiveWeight]:
+def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, LiveWeight]:
     """Checkpoint name -> live weight, for those of the names that take gradients in the model.
 
     Weights that the checkpoint lacks, such as a new head, are left out.

@@ -15,7 +15,7 @@ from graft.tensors.hashing import digest_of
 from graft.train.importance.importance_file import find_importance, load_importance
 from graft.train.importance.importance_weights import ImportanceWeights
 
-RECORD = "graft_training.json"
+MANIFEST = "graft_training.json"
 
 
 def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
@@ -29,7 +29,7 @@ def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
     return load_importance(find_importance(config.regularize.importance, base))
 
 
-def write_record(folder: Path, record: Mapping[str, Any], mark: str) -> None:
+def write_manifest(folder: Path, record: Mapping[str, Any], mark: str) -> None:
     """Leave the record of a training beside the weights that it made.
 
     Args:
@@ -38,19 +38,19 @@ def write_record(folder: Path, record: Mapping[str, Any], mark: str) -> None:
         mark: the print of the training's content (`graft.train.content`).
     """
     record = {**record, "print": mark, "weights": digest_of(Checkpoint.open(folder))}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a training in a folder; empty where there is none that can be read."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def find_record(folder: Path, mark: str) -> dict[str, Any] | None:
+def find_manifest(folder: Path, mark: str) -> dict[str, Any] | None:
     """The record of the training of that print, if that is what the folder holds, with the weights that it left."""
     record = read_record(folder)
     if record.get("print") != mark:

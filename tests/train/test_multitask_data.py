@@ -14,8 +14,8 @@ from graft.evaluate.evaluation import evaluate_task
 from graft.specs.head import HeadSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
-from graft.train.fine_tuning import RECORD, find_training, train_task
-from graft.train.steps import Plan
+from graft.train.fine_tuning import MANIFEST, find_training, train_task
+from graft.train.stepper import Plan
 from tests.models import FILMS, toy_rows, write_rows, write_task
 
 
@@ -52,7 +52,7 @@ def test_one_model_learns_both(base: Path, tasks: list[Task], tmp_path: Path) ->
     before = [evaluate_task(base, task)["accuracy"] for task in tasks]
     after = [evaluate_task(both.path, task)["accuracy"] for task in tasks]
     assert all(new > old + 0.1 for new, old in zip(after, before, strict=True))
-    record = json.loads((both.path / RECORD).read_text())
+    record = json.loads((both.path / MANIFEST).read_text())
     assert [task["name"] for task in record["task"]] == ["moods", "long"]
     assert find_training(base, tasks, both.path, config=config) is not None
     assert find_training(base, tasks[:1], both.path, config=config) is None
@@ -64,7 +64,7 @@ def test_a_list_of_one_is_the_one(base: Path, tasks: list[Task], tmp_path: Path)
     alone = [train_task(base, given, tmp_path / name, config=config).path for name, given in
              (("a", tasks[0]), ("b", tasks[:1]))]  # fmt: skip
     assert (alone[0] / "model.safetensors").read_bytes() == (alone[1] / "model.safetensors").read_bytes()
-    assert (alone[0] / RECORD).read_text() == (alone[1] / RECORD).read_text()
+    assert (alone[0] / MANIFEST).read_text() == (alone[1] / MANIFEST).read_text()
 
 
 def test_tasks_that_cannot_share_a_model_are_refused(base: Path, tasks: list[Task], tmp_path: Path) -> None:

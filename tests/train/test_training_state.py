@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from graft.config import load_yaml
 from graft.errors import OutputError, TrainingError
 from graft.files.workplaces import MARK, make_workplace
+from graft.specs.reader import load_yaml
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
-from graft.train.steps import Stepper
+from graft.train.stepper import Stepper
 from tests.checkpoints import equal_tensors
 from tests.models import write_yaml
 

@@ -15,7 +15,7 @@ Tasks = Task | Sequence[Task]
 
 
 @dataclass(frozen=True, eq=False)
-class Lessons:
+class MultiTaskData:
     """One lesson per task: its head over the common model, and its examples.
 
     Attributes:
@@ -28,7 +28,7 @@ class Lessons:
     validation: tuple[list[Example], ...]
 
     @classmethod
-    def open(cls, path: Path, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Lessons:
+    def open(cls, path: Path, tasks: Sequence[Task], runtime: Runtime, seed: int) -> MultiTaskData:
         """Read the examples, then load the model; the errors are those of `spread_head`.
 
         A head for other labels is replaced by a new one.
@@ -49,6 +49,6 @@ class Lessons:
         return sum(each) / len(each)
 
 
-def as_list(tasks: Tasks) -> list[Task]:
+def list_tasks(tasks: Tasks) -> list[Task]:
     """One task or several as a list."""
     return [tasks] if isinstance(tasks, Task) else list(tasks)

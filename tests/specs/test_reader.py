@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.config import load_yaml, override, read_config, to_plain
 from graft.errors import ConfigError
+from graft.specs.reader import load_yaml, override, read_config, to_plain
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
+from graft.train.l1_proximal import L1Proximal
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
 from graft.train.protection.region import ProtectedRegion, freeze_wholes
-from graft.train.pull import BasePull
 
 _HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
 
@@ -137,7 +137,7 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     plan: Plan
     loss: SharedLoss
-    pull: BasePull | None = None
+    pull: L1Proximal | None = None
     protection: Protection | None = None
     penalty: Penalty | None = None
     recorder: SynapticIntelligence | None = None
@@ -163,11 +163,11 @@ class Stepper:
         refuse_copied(head.model)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
-        choose_trained(head.model, config)
+        set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_wholes(head.model, regions)
         optimizer = make_optimizer(head.model, config)
-        pull = BasePull(head.model, checkpoint) if config.l1 else None
+        pull = L1Proximal(head.model, checkpoint) if config.l1 else None
         penalty = (
             None if config.regularize is None else open_penalty(head.model, checkpoint, importance, config.regularize)
         )
@@ -229,7 +229,7 @@ def _guard(
     return protection
 
 
-def choose_trained(model: torch.nn.Module, config: TrainSpec) -> None:
+def set_trainable(model: torch.nn.Module, config: TrainSpec) -> None:
     """Make the weights in scope, and those of a new head, the only ones that take gradients.
 
     Raises:

@@ -32,7 +32,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, no regular file, not YAML, not a mapping, or can be read in two ways, as where
             a key occurs twice.
     """
-    from graft.strict_yaml import parse_yaml
+    from graft.specs.strict_yaml import parse_yaml
 
     try:
         with open_input(path) as file:
@@ -83,7 +83,7 @@ def override(value: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, A
     """
     import copy
 
-    from graft.strict_yaml import parse_yaml
+    from graft.specs.strict_yaml import parse_yaml
 
     result = copy.deepcopy(value)
     for assignment in assignments:

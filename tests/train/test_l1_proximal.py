@@ -12,7 +12,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import train_task
-from graft.train.pull import BasePull
+from graft.train.l1_proximal import L1Proximal
 from tests.checkpoints import write_single
 
 
@@ -27,7 +27,7 @@ def test_the_proximal_step_minimises_distance_plus_the_l1_norm(
     with torch.no_grad():
         model.weight.copy_(base + moved)
     start = model.weight.item()
-    BasePull(model, Checkpoint.open(folder)).step(threshold)
+    L1Proximal(model, Checkpoint.open(folder)).step(threshold)
 
     def cost(w: float) -> float:
         return (w - start) ** 2 / 2 + threshold * abs(w - 0.5)
@@ -58,7 +58,7 @@ def test_minus_zero_in_the_base_survives(tmp_path: Path) -> None:
     write_single(tmp_path / "base", {"weight": torch.tensor([[-0.0, 1.0]])})
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1e-4, 3.0]]))
-    BasePull(model, Checkpoint.open(tmp_path / "base")).step(0.5)
+    L1Proximal(model, Checkpoint.open(tmp_path / "base")).step(0.5)
     assert model.weight.tolist() == [[0.0, 2.5]]
     assert torch.signbit(model.weight[0, 0])
 
@@ -69,7 +69,7 @@ def test_a_head_that_the_base_lacks_is_not_pulled(tmp_path: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(0.25)
-    BasePull(model, Checkpoint.open(tmp_path / "base")).step(1.0)
+    L1Proximal(model, Checkpoint.open(tmp_path / "base")).step(1.0)
     assert [weight.item() for weight in model.parameters()] == [0.0, 0.25]
 
 
@@ -82,5 +82,5 @@ def test_the_pull_is_taken_in_the_metric_of_adamw(tmp_path: Path) -> None:
     optimizer.step()  # second moments of 1 and .0001
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.5, 0.5]]))
-    BasePull(model, Checkpoint.open(tmp_path / "base")).step(0.001, optimizer)
+    L1Proximal(model, Checkpoint.open(tmp_path / "base")).step(0.001, optimizer)
     assert torch.allclose(model.weight, torch.tensor([[0.5 - 0.001, 0.5 - 0.1]]), atol=1e-5)
