@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from graft.compose.fusion import fuser
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
-from graft.compose.fusion.fuser import RECORD, fuse_models, fuser
+from graft.compose.fusion.fuser import RECORD, fuse_models
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import top_deltas
@@ -185,7 +186,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
     with pytest.raises(OutputError, match="exists already"):
         fuse_models(models[0], models[1:], tmp_path / "out")
     for wrong in ({"method": "max"}, {"core": 0.0}, {"density": 2.0}, {"threshold": float("nan")}):
-        with pytest.raises(ValueError, match=r"choose from|must be above 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"must be one of|must be above 0 and at most 1"):
             FusionSpec(**wrong)  # type: ignore[arg-type]
 
 
