@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from graft.compose.fusion import fuser
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
-from graft.compose.fusion.fuser import RECORD, fuse_models, fuser
+from graft.compose.fusion.fuser import RECORD, fuse_models
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import top_deltas
@@ -38,7 +39,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 
 
 @pytest.fixture(autouse=True)
-def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
     for module in (fuser, top_deltas):
         monkeypatch.setattr(module, "LONG", 14)
