@@ -123,7 +123,7 @@ with_base_values = _option(
 
 
 class RegistryChoice(click.ParamType[str]):
-    """One of a registry's names, which are looked up when they are asked for: a row added later is a choice too."""
+    """Choice among a registry's names, which are read each time, so that a row added later is a choice too."""
 
     name = "choice"
 

@@ -67,7 +67,11 @@ def describe_composition(
 
 
 def describe_exclusion(
-    source: Source, without: Sequence[Source], removed: Mapping[str, int], whole: Sequence[str], base: BaseIdentity
+    source: Source,
+    without: Sequence[Source],
+    removed: Mapping[str, int],
+    removed_whole: Sequence[str],
+    base: BaseIdentity,
 ) -> Provenance:
     """Describe a patch less the regions of others; metrics stay only where nothing was removed.
 
@@ -75,7 +79,7 @@ def describe_exclusion(
         source: the patch that was reduced.
         without: the regions taken out of it.
         removed: label of a region -> entries that it took out; under "" all of them.
-        whole: names of the whole tensors that were left out.
+        removed_whole: names of the whole tensors that were left out.
         base: of the patch and all regions.
     """
     method = {
@@ -83,13 +87,13 @@ def describe_exclusion(
         "of": [_describe_part(source)],
         "without": [_describe_part(other) | {"shared": removed[other.label]} for other in without],
         "removed": removed[""],
-        "whole": list(whole),
+        "whole": list(removed_whole),
         "earlier": _earlier(source),
     }
     origin = source.provenance
-    untouched = not removed[""] and not whole
+    untouched = not removed[""] and not removed_whole
     metrics = origin.metrics if untouched else None
-    grown = {name: growth for name, growth in origin.grown.items() if name not in whole}
+    grown = {name: growth for name, growth in origin.grown.items() if name not in removed_whole}
     return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown)
 
 

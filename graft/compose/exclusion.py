@@ -58,16 +58,16 @@ def exclude_patches(
             parts[name] = _cut(name, entries, keep, base_values)
     for other in others if base is not None else ():
         check_base(other, str(base))
-    whole = sorted({name for other in others for name in other.dense} & set(source.dense))
+    removed_whole = sorted({name for other in others for name in other.dense} & set(source.dense))
     if not parts:
         raise BudgetError(f"nothing is left of {source.label}: every entry lies in {' or '.join(removed)[4:]}")
     return Patch(
         Mask.of({name: source.specs[name] for name in parts}, {name: part[0] for name, part in parts.items()}),
         {name: part[1] for name, part in parts.items()},
         {name: part[2] for name, part in parts.items()},
-        describe_exclusion(source, others, removed, whole, identity),
+        describe_exclusion(source, others, removed, removed_whole, identity),
         {name: part[3] for name, part in parts.items() if part[3] is not None} if source.has_base else None,
-        {name: read() for name, read in source.dense.items() if name not in whole},
+        {name: read() for name, read in source.dense.items() if name not in removed_whole},
     )
 
 

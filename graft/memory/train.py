@@ -97,7 +97,7 @@ class _Protection:
 
     @classmethod
     def of(cls, base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> _Protection:
-        """Count them for a core over the tensors that train; the training itself refuses tensors that the base lacks."""
+        """Count them for a core over the tensors that train; tensors that the base lacks are left to the training."""
         free = count_free(base, trained, core)
         sizes = {name: base.spec(name).numel for name in free}
         compact = {name for name, size in sizes.items() if free[name] / size < FEW}
