@@ -1,4 +1,4 @@
-"""--plan, and the options that change what localising holds."""
+"""--plan, and the options that change what localizing holds."""
 
 from __future__ import annotations
 
