@@ -66,8 +66,8 @@ def plan_diff(
             k = resolve_budget(pair.base.n_parameters, density or 0.0, budget)
             if k > n:
                 raise BudgetError(f"a budget of {k:,} entries, but only {n:,} weights are in scope")
-            label = f"the largest {k:,} movements"
-            parts.append(Allocation("sample of the movements", PER_SAMPLED * min(n, top_deltas.SAMPLE)))
+            label = f"the largest {k:,} deltas"
+            parts.append(Allocation("sample of the deltas", PER_SAMPLED * min(n, top_deltas.SAMPLE)))
         item *= 2 if with_base_values else 1
         dense_bytes = sum(pair.tuned.n_bytes(name) for name in (*pair.extra, *pair.replaced.values()))
         dense_bytes += sum(
