@@ -185,6 +185,9 @@ class BaseValues:
         return values
 
     def _join_stored(self, name: str, union: Indices, entries_of: Mapping[int, Entries]) -> torch.Tensor | None:
+        # Example: patches with the entries 1 4 and 4 7, of the union 1 4 7, store base values for its positions 0 1 and
+        # 1 2. At position 1 they must agree bit for bit; then all three are known. Did the second store none, 7 would
+        # be unknown, and so the whole answer: a hash needs every value.
         dtype = TORCH_DTYPES[self._sources[next(iter(entries_of))].specs[name].dtype]
         bits = as_bits(torch.zeros(union.size, dtype=dtype))
         known = torch.zeros(union.size, dtype=torch.bool)

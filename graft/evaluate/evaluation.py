@@ -116,7 +116,7 @@ def predict_model(
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
 ) -> Predictions:
-    """Load a model, graft patches onto it, and predict as `predict_task` does; the errors of `evaluate_task`."""
+    """Load a model, graft patches onto it, and predict as `predict_task` does; raise as `evaluate_task`."""
     rows = rows_in(patches, task.spec)
     head = open_head(locate(model).path, task.spec, runtime, seed=task.spec.seed, rows=rows)
     make_room(head, patches)
