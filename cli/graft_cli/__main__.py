@@ -1,4 +1,4 @@
-"""`python -m graft_cli`."""
+"""Run the `graft` command as `python -m graft_cli`."""
 
 from graft_cli import main
 

@@ -12,27 +12,27 @@ import click
 
 from graft.version import __version__
 from graft_cli import options, processes, streams
-from graft_cli.explaining import explain_failure, words_of
+from graft_cli.explaining import explain_failure, shorten_message
 from graft_cli.signals import Signals
 
 COMMANDS = {
-    "run": "A whole experiment from a YAML recipe.",
+    "run": "Run a whole experiment from a YAML recipe.",
     "train": "Fine-tune a base model on a task.",
     "importance": "Find the weights that matter most to what a model knows.",
-    "diff": "Cut a patch out of two checkpoints without data.",
+    "diff": "Make a patch from two checkpoints, without data.",
     "localize": "Find the weights that hold a skill, with data.",
-    "evaluate": "Measure accuracy, calibration and OOD behaviour.",
+    "evaluate": "Measure accuracy, calibration and out-of-distribution behavior.",
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",
     "verify": "Check whether a patch fits a model.",
     "compose": "Join several patches of one base into one.",
-    "exclude": "Take the regions of other skills out of a patch.",
-    "overlap": "Show where patches collide, beside chance.",
+    "exclude": "Remove the regions of other skills from a patch.",
+    "overlap": "Compare the overlap of patches with what chance would give.",
     "fuse": "Fuse several fine-tuned models into one.",
     "push": "Publish a patch on the Hub.",
     "pull": "Fetch a patch from the Hub.",
     "export": "Write a patch in another tool's format.",
-    "import": "Make a patch of another tool's file.",
+    "import": "Make a patch from another tool's file.",
     "report": "Show finished runs on one HTML page, with plots.",
 }
 
@@ -51,11 +51,11 @@ class LazyGroup(click.Group):
     """A group that imports a command's file only when that command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a person meets them."""
+        """List the commands in the order in which a person meets them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, None where there is none."""
+        """Import the command of that name; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
         file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # a file named import could not be imported
@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list from the table above, so that `--help` imports nothing."""
+        """Write the list of commands from the table above, so that `--help` imports nothing."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="graft")
 def group() -> None:
-    """Find the few weights that hold a skill, cut them out as a patch, graft them on, take them off bit for bit.
+    """Find the few weights that hold a skill, cut them out as a patch, graft it onto a model, take it off bit for bit.
 
     \b
     MODEL is a local path, a Hub id (ORG/NAME[@revision]) or embedded:all-MiniLM-L6-v2.
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> Any:
         except (click.exceptions.Abort, KeyboardInterrupt):
             code = _say(signals.line, signals.code)
         except Exception as error:
-            if signals.received is not None:  # of which a library made an error of its own
+            if signals.received is not None:  # a library turned the signal into an error of its own
                 code = _say(signals.line, signals.code)
             else:
                 code = _explain(error, debug="--debug" in arguments)
@@ -113,7 +113,7 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except SystemExit as error:  # `verify` says by it that a patch does not fit, click that stdout was closed
+    except SystemExit as error:  # raised by `verify` where a patch does not fit, and by click where stdout is closed
         code = error.code
     streams.flush()
     return code if isinstance(code, int) else 0
@@ -128,12 +128,12 @@ def _explain(error: Exception, *, debug: bool) -> int:
     if isinstance(error, GraftError):
         return _say(f"error: {error}", error.exit_code)
     line = explain_failure(error)
-    bug = f"{type(error).__name__}: {words_of(error)} (a bug; --debug shows where)"
+    bug = f"{type(error).__name__}: {shorten_message(error)} (a bug; --debug shows where)"
     return _say(f"error: {bug if line is None else line}", 1)
 
 
 def _say(line: str, code: int) -> int:
     if processes.may_speak_of_failure():
-        with contextlib.suppress(OSError):  # stderr may be as full as what failed; the code says it
+        with contextlib.suppress(OSError):  # stderr may be as full as what failed; the exit code tells it
             click.echo(options.printable(line.replace("\n", " ")), err=True)
     return code

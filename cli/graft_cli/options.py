@@ -1,4 +1,4 @@
-"""Options that several commands share, and printing of results."""
+"""Options that several commands share, and the printing of results."""
 
 from __future__ import annotations
 
@@ -27,30 +27,38 @@ def _option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, **settings)
 
 
-as_json = _option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-debug = _option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
-force = _option("--force", is_flag=True, help="Overwrite what exists.")
+as_json = _option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+debug = _option("--debug", is_flag=True, expose_value=False, help="Show the full traceback of an error.")
+force = _option("--force", is_flag=True, help="Overwrite an existing output.")
 _device = _option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, any torch device, or auto-map: all GPUs."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or another torch device; auto-map spreads the model over all GPUs.",
 )
 plan = _option(
     "--plan",
     is_flag=True,
-    help="Only say, from headers alone, what each part will take of memory (and of disk), and whether it fits.",
+    help="Only estimate, from file headers, how much memory and disk each part will take, and whether it fits.",
 )
 _gradient_checkpointing = _option(
     "--gradient-checkpointing",
     is_flag=True,
-    help="Compute activations again in the backward pass: less memory, more time.",
+    help="Recompute activations in the backward pass: less memory, more time.",
 )
 _parallel = _option(
     "--parallel",
     type=click.Choice(get_args(Engine)),
     default="ddp",
     show_default=True,
-    help="Under torchrun or accelerate launch: the whole model in each process, or shards of it (FSDP2).",
+    help="Under torchrun or accelerate launch: ddp keeps the whole model in each process, fsdp a shard of it (FSDP2).",
 )
-_dtype = _option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+_dtype = _option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="Precision of the loaded model: auto, float32, bfloat16 or float16.",
+)
 
 
 @contextlib.contextmanager
@@ -76,8 +84,8 @@ data_root = _option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     expose_value=False,
     callback=_set_data_root,
-    help="A local mirror of datasets: files that TASKs name as `local` are read here in the Hub's place. "
-    "[default: $GRAFT_DATA]",
+    help="Folder with a local mirror of datasets: files that a TASK names as `local` are read from it, not from the "
+    "Hub. [default: $GRAFT_DATA]",
 )
 
 
@@ -91,21 +99,31 @@ task = _with_mirror(
 seed = _option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    help="Seed of few-shot draws, order and random masks. [default: the task's]",
+    help="Seed of few-shot sampling, example order and random masks. [default: the task's]",
 )
-scope = _option("--scope", help="layers, embeddings, heads, a sum like layers+embeddings, all, or a regex.")
-density = _option("--density", type=float, help="Share of all parameters to keep.")
-budget = _option("--budget", type=int, help="Number of entries to keep, instead of a density.")
-base_values_from = _option("--base", metavar="MODEL", help="The base, where its values are needed.")
-allow_mismatch = _option("--allow-mismatch", is_flag=True, help="Do not compare the base's values.")
+scope = _option(
+    "--scope", help="Tensors to look at: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regex."
+)
+density = _option("--density", type=float, help="Share of the model's parameters to keep, such as 1e-4.")
+budget = _option("--budget", type=int, help="Number of weights to keep, instead of --density.")
+base_values_from = _option("--base", metavar="MODEL", help="The base model, read where its values are needed.")
+allow_mismatch = _option(
+    "--allow-mismatch", is_flag=True, help="Do not check that MODEL holds the base's values where a patch lands."
+)
 assignments = _option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any other key of the block; may be repeated."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set any other key of this command's YAML block; may be repeated.",
 )
-with_base_values = _option("--with-base-values", is_flag=True, help="Also store the base's values, for exact undo.")
+with_base_values = _option(
+    "--with-base-values", is_flag=True, help="Also store the base's values, so that a merged patch can be undone."
+)
 
 
 class RegistryChoice(click.ParamType[str]):
-    """One of a registry's names, which are looked up when they are asked for: a row added later is a choice too."""
+    """Choice among a registry's names, which are read each time, so that a row added later is a choice too."""
 
     name = "choice"
 
@@ -122,22 +140,22 @@ class RegistryChoice(click.ParamType[str]):
         return click.Choice(list(self.registry)).convert(value, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """Return the names that begin so."""
+        """Return the names that begin with `incomplete`."""
         return click.Choice(list(self.registry)).shell_complete(ctx, param, incomplete)
 
 
 class RegistryOption(click.Option):
-    """An option that takes one of a registry's names, and whose help tells each row's line."""
+    """An option that takes one of a registry's names, and whose help lists every row."""
 
     def __init__(self, *args: Any, registry: Registry[Any], help: str = "", **settings: Any) -> None:
-        """Make the option; `help` comes before the lines of the rows."""
+        """Make the option; `help` comes before the list of rows."""
         self.registry = registry
         settings |= {"type": RegistryChoice(registry), "help": help}
         super().__init__(*args, **settings)
 
     @property
     def help(self) -> str:
-        """The help with the rows that there are now."""
+        """The help text, with the rows that there are now."""
         return f"{self._lead} {self.registry.describe()}".strip()
 
     @help.setter
@@ -146,15 +164,15 @@ class RegistryOption(click.Option):
 
 
 class RegistryCommand(click.Command):
-    """A command whose help ends with a line for each row of a registry."""
+    """A command whose help ends with a list of a registry's rows."""
 
     def __init__(self, *args: Any, registry: Registry[Any], **settings: Any) -> None:
-        """Make the command."""
+        """Make the command; `registry` is listed after its options."""
         self.registry = registry
         super().__init__(*args, **settings)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the rows that there are now."""
+        """Write the list of the rows that there are now."""
         with formatter.section(f"{self.registry.noun.capitalize()}s"):
             formatter.write_dl([(entry.name, entry.help) for entry in self.registry.values()])
 
@@ -169,39 +187,41 @@ on_overlap = choose(
     registry=OVERLAP_RULES,
     default="error",
     show_default=True,
-    help="What stays where patches disagree; sign and slerp measure from the base's values.",
+    help="Value of a weight that patches set differently; sign and slerp measure from the base's values.",
 )
 
 
 def runs_model(function: F) -> F:
     """Declare --device and --dtype, and pass them to the command as its argument `runtime`."""
-    return _device(_dtype(_collect(function)))
+    return _device(_dtype(_collect_runtime(function)))
 
 
 def takes_gradients(function: F) -> F:
     """Declare what `runs_model` does and, for work with a backward pass, --gradient-checkpointing and --parallel."""
-    return _device(_dtype(_gradient_checkpointing(_parallel(_collect(function)))))
+    return _device(_dtype(_gradient_checkpointing(_parallel(_collect_runtime(function)))))
 
 
-def _collect(function: F) -> F:
-    """Put the options of a `Runtime` together for a command that takes one."""
+def _collect_runtime(function: F) -> F:
+    """Collect the options of a `Runtime` into one for a command that takes it."""
 
     @functools.wraps(function)
-    def command(**given: Any) -> Any:
-        chosen = {field.name: given.pop(field.name) for field in fields(Runtime) if field.name in given}
-        return function(**given, runtime=Runtime(**chosen))
+    def command(**arguments: Any) -> Any:
+        settings = {field.name: arguments.pop(field.name) for field in fields(Runtime) if field.name in arguments}
+        return function(**arguments, runtime=Runtime(**settings))
 
     return cast(F, command)
 
 
 def output(what: str) -> Callable[[F], F]:
-    """The required option -o."""
+    """Declare the required option -o."""
     return _option("-o", "--output", required=True, type=click.Path(path_type=Path), help=what)
 
 
 def batch_size(default: int) -> Callable[[F], F]:
-    """The option --batch-size with the command's own default."""
-    return _option("--batch-size", type=click.IntRange(1), default=default, show_default=True, help="Examples at once.")
+    """Declare --batch-size with the command's own default."""
+    return _option(
+        "--batch-size", type=click.IntRange(1), default=default, show_default=True, help="Examples per batch."
+    )
 
 
 def show(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
@@ -223,7 +243,7 @@ def show(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
 
 
 def load_task(path: Path, seed: int | None) -> Any:
-    """The task of a file, with another seed where one is given."""
+    """Load the task of a file, with another seed where one is given."""
     from graft.tasks.task import Task
 
     task = Task.load(path)
@@ -231,17 +251,17 @@ def load_task(path: Path, seed: int | None) -> Any:
 
 
 def files_of(*tasks: tuple[Path | None, Any]) -> list[Path]:
-    """TASK files, and the local files that these tasks read, as inputs that no output may replace."""
+    """List TASK files and the local files that these tasks read: inputs that no output may replace."""
     return [file for path, task in tasks if path is not None for file in (path, *task.files)]
 
 
 def printable(text: str) -> str:
-    """Without the characters that steer a terminal: what a stranger's patch says of itself is shown here."""
+    """Replace the characters that steer a terminal, since the metadata of a stranger's patch may hold them."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def columns(rows: Iterable[tuple[str, object]]) -> list[str]:
-    """Names and values in two columns."""
+    """Lay out names and values in two columns."""
     rows = [(name, printable(str(value))) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     return [f"{name.ljust(width)}  {value}" for name, value in rows]

@@ -1,4 +1,4 @@
-"""Commands under a launcher, such as torchrun: which run over several processes, and who of these speaks."""
+"""Commands under a launcher such as torchrun: several processes run one, and only one of them prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SHARED = ("train", "localize")
+SHARED = ("train", "localize")  # commands whose work several processes can share
 
 
 def join(arguments: Sequence[str]) -> None:
@@ -22,13 +22,13 @@ def join(arguments: Sequence[str]) -> None:
     from graft.parallel.launch import find_ranks
 
     if not find_ranks().is_first:
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
     if arguments and arguments[0] not in SHARED:
         raise ConfigError(f"graft {arguments[0]} runs in one process: start it without a launcher")
 
 
 def is_first() -> bool:
-    """Whether this process writes files: the only one, or the first of several."""
+    """Return whether this process writes files: it is the only one, or the first of several."""
     if not _is_launched():
         return True
     from graft.parallel.launch import find_ranks
@@ -37,7 +37,7 @@ def is_first() -> bool:
 
 
 def may_speak_of_failure() -> bool:
-    """Whether to show an error here: several processes fail one after another, and the first to fail says why."""
+    """Return whether to print an error here: processes fail one after another, and the first to fail knows why."""
     if not _is_launched():
         return True
     from graft.parallel.launch import is_first_to_fail
@@ -47,7 +47,7 @@ def may_speak_of_failure() -> bool:
 
 
 def leave() -> None:
-    """Part from the other processes at the end of a command."""
+    """Leave the process group at the end of a command."""
     if _is_launched():
         from graft.parallel.launch import leave
 
@@ -55,5 +55,5 @@ def leave() -> None:
 
 
 def _is_launched() -> bool:
-    """A look at the environment that costs nothing: the library looks closer."""
+    """Look at the environment, which costs no import; `find_ranks` looks closer."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"

@@ -1,4 +1,4 @@
-"""What `diff` and `localize` do with the patch they made."""
+"""Saving a patch that a command made, and showing what is in one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ def save_and_show(
     lines: Sequence[str] = (),
     differences: Differences | None = None,
 ) -> None:
-    """Save the patch and print what is in it; `more` goes into the JSON, `lines` are for a person.
+    """Save the patch and print what is in it.
 
-    `differences`, of the checkpoints that the patch was cut from, go into both, as notes to a person.
+    Args:
+        patch: the patch.
+        output: the file, claimed before the work.
+        as_json: print JSON, not lines for a person.
+        more: added to the JSON.
+        lines: added to the lines for a person.
+        differences: of the checkpoints that the patch was cut from; added to the JSON, and to stderr as notes.
     """
     from graft.patch.format.reading import describe_integrity
     from graft.patch.format.writing import save_patch
@@ -35,28 +41,28 @@ def save_and_show(
     if not processes.is_first():
         return
     save_patch(patch, output)
-    more = dict(more or {}) | (show_notes(differences) if differences else {})
+    extra = dict(more or {}) | (show_notes(differences) if differences else {})
     content = describe_patch(patch, output.path.stat().st_size, patch.provenance)
     content["integrity"] = describe_integrity(output.path)
-    options.show(content | more, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
+    options.show(content | extra, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
 
 
 def show_notes(differences: Differences) -> dict[str, object]:
-    """Say on stderr what is odd about two checkpoints; the same for the JSON."""
+    """Print notes on what is odd about two checkpoints on stderr, and return them for the JSON."""
     for note in differences.notes:
         click.echo(f"note: {note}", err=True)
     return differences.to_json()
 
 
 def describe_lines(content: dict[str, object]) -> list[str]:
-    """The content of `graft inspect --json` for a person."""
+    """Format the content of `graft inspect --json` as lines for a person."""
     base = content["base"]
     assert isinstance(base, dict)
     rows: list[tuple[str, object]] = [("kind", content["kind"]), ("base", base["id"] or base["name"] or "unknown")]
     rows.append(("entries", f"{content['k']:,} of {content['n_parameters']:,} parameters"))
     if content["density"] is not None:
         rows.append(
-            ("density", f"{content['density']:.4%} of all, {_percent(content['density_maskable'])} of the scope")
+            ("density", f"{_share(content['density'])} of all, {_share(content['density_maskable'])} of the scope")
         )
     rows.append(("scope", content.get("scope") or "unknown"))
     rows.append(("file", f"{content['bytes']:,} bytes"))
@@ -74,31 +80,33 @@ def describe_lines(content: dict[str, object]) -> list[str]:
     rows += [
         (key, text)
         for key in ("method", "task", "metrics", "licence", "tool")
-        if content.get(key) and (text := _short(content[key]))
+        if content.get(key) and (text := _flatten(content[key]))
     ]
     rows.append(("layers", ", ".join(f"{layer} {k:,}" for layer, k in content["layers"].items())))  # type: ignore[attr-defined]
     return options.columns(rows)
 
 
 def _vocabulary_rows(content: dict[str, object]) -> list[tuple[str, object]]:
-    """Where a patch brings new rows of a vocabulary, how many, and their tokens."""
+    """List the rows that a patch adds to a vocabulary, with their tokens."""
     grown, dense = content.get("grown") or {}, content.get("dense") or {}
     assert isinstance(grown, dict)
     assert isinstance(dense, dict)
-    found = {item["from"]: (item["tokens"], dense[name][0]) for name, item in grown.items()}
+    additions = {item["from"]: (item["tokens"], dense[name][0]) for name, item in grown.items()}
     rows: list[tuple[str, object]] = []
-    for start, (tokens, n) in found.items():
+    for start, (tokens, n) in additions.items():
         known = ", ".join(repr(token) for token in tokens[:8] if token is not None)
         named = f": {known}{', …' if len(tokens) > 8 else ''}" if known else ", tokens unknown"
         rows.append(("vocabulary", f"{start:,} to {start + n:,} rows{named}"))
     return rows
 
 
-def _percent(share: object) -> str:
-    return f"{share:.4%}" if isinstance(share, float) else "unknown"
+def _share(value: object) -> str:
+    from graft.results.cells import percent
+
+    return percent(value) if isinstance(value, float) else "unknown"
 
 
-def _short(value: object) -> str:
+def _flatten(value: object) -> str:
     if not isinstance(value, dict):
         return str(value)
     plain = {key: item for key, item in value.items() if isinstance(item, (str, int, float))}

@@ -1,4 +1,4 @@
-"""Signals that end a command: what is half-written goes, and the exit code names the signal."""
+"""Signals that end a command: half-written output is removed, and the exit code names the signal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import threading
 from types import FrameType, TracebackType
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
-SAID = "nothing half-written is left (`train --resume` and `run` go on where they were)"
-_AGAIN = 0.05  # seconds between looks at whether an import is over
+MESSAGE = "nothing half-written is left (`train --resume` and `run` go on where they were)"
+_RETRY = 0.05  # seconds between checks of whether an import is over
 _ALARM: int | None = getattr(signal, "SIGALRM", None)  # not on every system
 _IMPORTING = "<frozen importlib._bootstrap"
 
 
 def leave_at_once(number: int, frame: FrameType | None = None) -> None:
-    """End the process, of which nothing is half-written: before a command has begun, and once it is done."""
+    """End the process at once; for times when nothing is half-written, before a command begins and once it is done."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), b"\ninterrupted\n" if number == signal.SIGINT else b"\nterminated\n")
     os._exit(128 + number)
@@ -27,18 +27,18 @@ _OPEN = (signal.SIG_DFL, signal.default_int_handler, leave_at_once)
 
 
 def take_over() -> None:
-    """Of a process that is this command and nothing else: end at once whenever no `Signals` are at work.
+    """Handle signals in a process that is this command alone: end at once wherever no `Signals` block is active.
 
-    While Python imports, and while it takes itself down, an exception would be lost or show a traceback.
+    While Python imports or shuts down, an exception would be lost or show a traceback.
     """
     for number in _ending():
         signal.signal(number, leave_at_once)
 
 
 def leave(code: object) -> None:
-    """End a process whose command was ended by a signal; any other goes on to its own end.
+    """End a process whose command was ended by a signal; any other exits in the usual way.
 
-    Python, where an exception came through compiled code, would give the signal to itself once more at the very end.
+    Where the exception came through compiled code, Python would send itself the signal once more as it exits.
     """
     if isinstance(code, int) and code > 128:
         for stream in (sys.stdout, sys.stderr):
@@ -48,23 +48,23 @@ def leave(code: object) -> None:
 
 
 class Signals:
-    """For the time of a block the signals that end a process raise KeyboardInterrupt, so that outputs are cleaned up.
+    """A block in which the signals that end a process raise KeyboardInterrupt, so that outputs are cleaned up.
 
-    While something is imported they wait until it is: compiled libraries abort on an exception then, or lose it. A
-    signal that whoever started the process wants ignored stays ignored.
+    During an import they wait until it is over: compiled libraries abort on an exception then, or lose it. A signal
+    that the process was started to ignore stays ignored.
 
     Attributes:
-        received: the first one that came.
+        received: the number of the first signal; None before there is one.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, object] = {}
-        self._home: FrameType | None = None
+        self._entry_frame: FrameType | None = None
 
     def __enter__(self) -> Signals:
-        self._home = sys._getframe(1)
-        if threading.current_thread() is threading.main_thread():  # Python gives no other thread any
+        self._entry_frame = sys._getframe(1)
+        if threading.current_thread() is threading.main_thread():  # the only one that may set handlers
             self._before = {number: signal.signal(number, self._receive) for number in _ending()}
             if _ALARM is not None:
                 self._before[_ALARM] = signal.signal(_ALARM, self._end)
@@ -77,17 +77,17 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before, self._home = {}, None
+        self._before, self._entry_frame = {}, None
 
     @property
     def code(self) -> int:
-        """The exit code, as shells have it: 128 and the signal's number."""
+        """The exit code by the convention of shells: 128 + the signal's number."""
         return 128 + (self.received or int(signal.SIGINT))
 
     @property
     def line(self) -> str:
-        """For a person."""
-        return f"{'interrupted' if self.code == 128 + signal.SIGINT else 'terminated'}; {SAID}"
+        """The message for a person."""
+        return f"{'interrupted' if self.code == 128 + signal.SIGINT else 'terminated'}; {MESSAGE}"
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
@@ -97,12 +97,12 @@ class Signals:
         if self.received is None:
             return
         if _ALARM in self._before and self._is_importing(frame):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            signal.setitimer(signal.ITIMER_REAL, _RETRY)
             return
         raise KeyboardInterrupt
 
     def _is_importing(self, frame: FrameType | None) -> bool:
-        while frame is not None and frame is not self._home:
+        while frame is not None and frame is not self._entry_frame:
             if frame.f_code.co_filename.startswith(_IMPORTING):
                 return True
             frame = frame.f_back

@@ -1,4 +1,4 @@
-"""The streams of the process: results on stdout arrive, or it is said that they did not."""
+"""Standard streams: a result reaches stdout, or the command fails and says so."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 
 
 def open_streams() -> None:
-    """See to it that all three streams are there, and that no character stops a line.
+    """Make sure that all three streams are open, and that a character which stdout lacks does not stop a line.
 
-    A closed one would leave its number to the next file that is opened, into which what is printed would go.
+    The next file to be opened would get the number of a closed stream, and output meant for the stream would go there.
 
     Raises:
         OutputError: stdout is closed, so that no result can arrive.
     """
     if sys.stdin is None:
-        sys.stdin = open(os.open(os.devnull, os.O_RDONLY), closefd=False)  # noqa: SIM115 - to the end
+        sys.stdin = open(os.open(os.devnull, os.O_RDONLY), closefd=False)  # noqa: SIM115 - open to the end
     if sys.stderr is None:
         sys.stderr = open(_null_as(2), "w", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
@@ -29,7 +29,7 @@ def open_streams() -> None:
 
 
 def can_print(text: str) -> bool:
-    """Whether stdout's encoding has all of the characters."""
+    """Return whether stdout's encoding has all of the characters."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -38,7 +38,7 @@ def can_print(text: str) -> bool:
 
 
 def flush() -> None:
-    """Write what waits for stdout; where that fails it waits no longer, since Python would try again at the very end.
+    """Flush stdout; on failure drop what is buffered, since Python would try to write it again as it exits.
 
     Raises:
         OSError: it cannot be written.

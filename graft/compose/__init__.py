@@ -1,1 +1,1 @@
-"""The algebra of skills: patches joined, taken from one another, and laid over each other; whole models fused."""
+"""Algebra of skills: patches joined, reduced by one another, and compared; whole models fused."""

@@ -1,8 +1,8 @@
 """The base that patches share, and its values where they are needed.
 
 A patch file holds a hash of the base's values under its mask (format 1), and the hash of a union or a difference of
-masks cannot be had from the hashes of its parts. So where the entries of a tensor change hands, the base's values are
-needed: from the checkpoint, or from the patches where they store them.
+masks cannot be computed from the hashes of its parts. So where the entries of a tensor are joined or split up, the
+base's values are needed: from the checkpoint, or from the patches where they store them.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from graft.tensors.names import NameMap
 
 
 def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
-    """Find the base that all sources belong to, as far as they say; masks and patches by hand may say nothing.
+    """Find the base that all sources belong to, as far as they name it; masks and patches made by hand may not.
 
     Raises:
         PatchMismatchError: two name different bases, or hold one tensor in different shapes or, as patches, dtypes.
     """
-    for key, fact in (("digest", "digest"), ("n_parameters", "parameters")):
+    for key, noun in (("digest", "digest"), ("n_parameters", "parameters")):
         known = [source for source in sources if getattr(source.provenance.base, key)]
         for other in known[1:]:
             left, right = (getattr(item.provenance.base, key) for item in (known[0], other))
             if left != right:
                 raise PatchMismatchError(
-                    f"{known[0].label} and {other.label} are of different bases: {_name(known[0])} ({_short(left)} "
-                    f"{fact}) and {_name(other)} ({_short(right)})"
+                    f"{known[0].label} and {other.label} are of different bases: {_base_name(known[0])} "
+                    f"({_abbreviate(left)} {noun}) and {_base_name(other)} ({_abbreviate(right)})"
                 )
     _join_specs(sources)
     bases = [source.provenance.base for source in sources]
@@ -50,29 +50,29 @@ def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
 
 def _join_specs(sources: Sequence[Source]) -> dict[str, TensorSpec]:
     """Map each tensor's name to its dtype and shape."""
-    first: dict[str, Source] = {}
+    first_with: dict[str, Source] = {}
     for source in sources:
         for name, spec in source.specs.items():
-            other = first.setdefault(name, source)
+            other = first_with.setdefault(name, source)
             if spec.shape != other.specs[name].shape:
-                raise _unlike(name, other, source)
+                raise _mismatch(name, other, source)
             if spec.dtype != other.specs[name].dtype and source.kind == other.kind == "patch":
-                raise _unlike(name, other, source)
-    return {name: source.specs[name] for name, source in sorted(first.items())}
+                raise _mismatch(name, other, source)
+    return {name: source.specs[name] for name, source in sorted(first_with.items())}
 
 
-def _unlike(name: str, left: Source, right: Source) -> PatchMismatchError:
+def _mismatch(name: str, left: Source, right: Source) -> PatchMismatchError:
     return PatchMismatchError(
         f"tensor {name!r} is {left.specs[name]} in {left.label} and {right.specs[name]} in {right.label}"
     )
 
 
-def _name(source: Source) -> str:
+def _base_name(source: Source) -> str:
     base = source.provenance.base
     return str(base.id or base.name or "unknown")
 
 
-def _short(value: object) -> str:
+def _abbreviate(value: object) -> str:
     return f"{value[:16]}…" if isinstance(value, str) else f"{value:,}"
 
 
@@ -81,7 +81,7 @@ def check_base(source: Source, base: str | Path) -> None:
 
     Raises:
         PatchMismatchError: it does not fit.
-        CheckpointError: there is no such base.
+        CheckpointError: the base cannot be found or read.
     """
     if source.kind == "mask":
         target = StoredTarget(Checkpoint.open(locate(base).path))
@@ -103,14 +103,14 @@ class BaseValues:
 
     Raises:
         PatchMismatchError: the base lacks a tensor of the patches, or has it in another shape or dtype.
-        CheckpointError: there is no such base.
+        CheckpointError: the base cannot be found or read.
     """
 
     def __init__(self, sources: Sequence[Source], base: str | Path | None) -> None:
         self._sources = sources
         identity = require_one_base(sources)
         self.name = str(base or identity.id or identity.name or "")
-        reference = base if base is not None else _embedded(identity)
+        reference = base if base is not None else _find_embedded(identity)
         self._target: Target | None = None
         self._names: Mapping[str, str] = {}
         if reference is not None:
@@ -122,32 +122,34 @@ class BaseValues:
 
     @property
     def at_hand(self) -> bool:
-        """The base itself is there, so that every value can be had."""
+        """True where the base itself is at hand, so that every value can be read."""
         return self._target is not None
 
-    def at(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:
+    def at(self, name: str, union: Indices, entries_of: Mapping[int, Entries]) -> torch.Tensor | None:
         """Return the base's (k,) values at the union of the sources' entries in a tensor; None where unknown.
 
         Args:
             name: the tensor.
-            union: (k,) int64 sorted, every entry of `held` among them.
-            held: number of the source -> its entries.
+            union: (k,) int64 sorted, every entry of `entries_of` among them.
+            entries_of: number of the source -> its entries.
 
         Raises:
             PatchMismatchError: the values are not those that a patch was cut from.
         """
-        return self._stored(name, union, held) if self._target is None else self._read(name, union, held)
+        return (
+            self._join_stored(name, union, entries_of) if self._target is None else self._read(name, union, entries_of)
+        )
 
-    def hash_at(self, name: str, union: Indices, held: Mapping[int, Entries], values: torch.Tensor | None) -> str:
+    def hash_at(self, name: str, union: Indices, entries_of: Mapping[int, Entries], values: torch.Tensor | None) -> str:
         """Return the hash of the base's values at the union: a part's own where it has all of these entries.
 
         Raises:
-            PatchError: it cannot be had without the base.
+            PatchError: it cannot be computed without the base.
             PatchMismatchError: parts with the same entries have different hashes.
         """
         hashes = {
             self._sources[i].hashes[name]: self._sources[i].label
-            for i, entries in held.items()
+            for i, entries in entries_of.items()
             if entries.indices.size == union.size
         }
         if len(hashes) > 1:
@@ -163,45 +165,48 @@ class BaseValues:
             PatchError: they are not known.
         """
         if values is None:
-            named = f" ({self.name})" if self.name else ""
+            which = f" ({self.name})" if self.name else ""
             raise PatchError(
                 f"tensor {name!r}: the base's values are needed there and the patches do not store them: "
-                f"give --base MODEL{named}, or cut the patches --with-base-values"
+                f"give --base MODEL{which}, or cut the patches --with-base-values"
             )
         return values
 
-    def _read(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor:
+    def _read(self, name: str, union: Indices, entries_of: Mapping[int, Entries]) -> torch.Tensor:
         assert self._target is not None
         values = self._target.gather(self._names[name], torch.tensor(union))  # a copy: a mask is read-only
-        for i, entries in held.items():
-            part = values[torch.from_numpy(np.searchsorted(union, entries.indices))]
-            if hash_values(part) != self._sources[i].hashes[name]:
+        for i, entries in entries_of.items():
+            own_values = values[torch.from_numpy(np.searchsorted(union, entries.indices))]
+            if hash_values(own_values) != self._sources[i].hashes[name]:
                 raise PatchMismatchError(
                     f"{self._sources[i].label} does not fit {self.name}: tensor {name!r}: the values at its "
-                    f"{len(part):,} entries are not the base's"
+                    f"{len(own_values):,} entries are not the base's"
                 )
         return values
 
-    def _stored(self, name: str, union: Indices, held: Mapping[int, Entries]) -> torch.Tensor | None:
-        dtype = TORCH_DTYPES[self._sources[next(iter(held))].specs[name].dtype]
+    def _join_stored(self, name: str, union: Indices, entries_of: Mapping[int, Entries]) -> torch.Tensor | None:
+        # Example: patches with the entries 1 4 and 4 7, of the union 1 4 7, store base values for its positions 0 1 and
+        # 1 2. At position 1 they must agree bit for bit; then all three are known. Did the second store none, 7 would
+        # be unknown, and so the whole answer: a hash needs every value.
+        dtype = TORCH_DTYPES[self._sources[next(iter(entries_of))].specs[name].dtype]
         bits = as_bits(torch.zeros(union.size, dtype=dtype))
         known = torch.zeros(union.size, dtype=torch.bool)
-        for i, entries in held.items():
+        for i, entries in entries_of.items():
             if entries.base is None:
                 continue
-            places = torch.from_numpy(np.searchsorted(union, entries.indices))
-            seen = known[places]
-            if not torch.equal(bits[places][seen], as_bits(entries.base)[seen]):
+            positions = torch.from_numpy(np.searchsorted(union, entries.indices))
+            again = known[positions]  # entries that a patch before this one stored too
+            if not torch.equal(bits[positions][again], as_bits(entries.base)[again]):
                 raise PatchMismatchError(
                     f"tensor {name!r}: {self._sources[i].label} stores other base values than the patches before it: "
                     "they are of different bases"
                 )
-            bits[places], known[places] = as_bits(entries.base), True
+            bits[positions], known[positions] = as_bits(entries.base), True
         return bits.view(dtype) if bool(known.all()) else None
 
 
 class _SameNames:
-    """A base that lists every tensor under the patches' own names: no model class need be known to read it."""
+    """A base that lists every tensor under the patches' own names, so that its model class need not be known."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.names, self.name_map = checkpoint.names, NameMap()
@@ -222,7 +227,7 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
     return _SameNames(checkpoint) if set(names) <= set(checkpoint.names) else StoredTarget(checkpoint)
 
 
-def _embedded(identity: BaseIdentity) -> str | None:
+def _find_embedded(identity: BaseIdentity) -> str | None:
     """Find the embedded encoder, where the patches name it and it is installed."""
     from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Single linkage over Jaccard similarities: the tree of all regions, and which belong together at a threshold."""
+"""Single linkage over Jaccard similarities: the tree of all regions, and the clusters at a threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Join:
-    """Two clusters become one.
+    """A step of single linkage, in which two clusters become one.
 
     Attributes:
         left, right: the clusters: 0 ... m - 1 are the regions, m + j the cluster that join j made.
@@ -39,9 +39,10 @@ def single_linkage(similarity: Matrix) -> tuple[Join, ...]:
     from scipy.cluster.hierarchy import linkage
 
     pairs = similarity[np.triu_indices(len(similarity), 1)]  # (m (m - 1) / 2,) in the order of the regions
-    # Single linkage looks at the order of the pairs alone. Their ranks stand in for distances: they have no ties, which
-    # would be broken in whatever way, and lead back to the similarity without a rounding. With similarities .2 .5 .2
-    # of the pairs ab ac bc the ranks are 1 0 2, and the joins are a + c at rank 0, then {a, c} + b at rank 1.
+    # Single linkage looks at the order of the pairs alone, so that their ranks stand in for distances: ranks have no
+    # ties, which scipy would break in an order of its own, and lead back to the similarity without rounding. With
+    # similarities .2 .5 .2 of the pairs ab ac bc the ranks are 1 0 2, and the joins are a + c at rank 0, then
+    # {a, c} + b at rank 1.
     order = np.argsort(-pairs, kind="stable")
     ranks = np.empty(len(pairs))
     ranks[order] = np.arange(len(pairs))

@@ -15,14 +15,14 @@ from graft.patch.provenance import TOOL, BaseIdentity, Provenance
 
 
 class OverlapTally:
-    """Counts where patches meet, tensor by tensor.
+    """Tally of the coordinates that patches share, tensor by tensor.
 
     Attributes:
         shared: coordinates that two or more patches hold.
-        differing: of these, the ones where they wanted different bits.
-        cancelled: of these, the ones that the rule "sign" gave back to the base.
+        differing: of these, the ones where the patches have different bits.
+        cancelled: of these, the ones that the rule "sign" left at the base's value.
         whole: names of the whole tensors that several patches bring with different bits.
-        pair_overlaps: (m, m) int64 shared coordinates of each two patches.
+        pair_overlaps: (m, m) int64 shared coordinates of each pair of patches.
     """
 
     def __init__(self, m: int) -> None:
@@ -32,7 +32,7 @@ class OverlapTally:
         self._touched = np.zeros(m, np.int64)
 
     def add(self, owners: Sequence[int], join: IndexJoin, differing: int, cancelled: int) -> None:
-        """Count one tensor; `owners` are the numbers of the patches that were lined up."""
+        """Count one tensor; `owners` are the numbers of the patches that were joined."""
         self.shared += join.shared
         self.differing += differing
         self.cancelled += cancelled
@@ -41,20 +41,20 @@ class OverlapTally:
         self._touched[owners] += np.bincount(join.owner[in_shared], minlength=len(owners))
 
     def to_json(self, labels: Sequence[str], rule: OverlapRule) -> dict[str, Any]:
-        """Return plain values: the counts, for each patch its shared coordinates, for each two that meet how often."""
+        """Return the counts in all, those of each patch, and those of each pair that overlaps, as plain values."""
         pairs = [
             {"a": labels[i], "b": labels[j], "shared": int(self.pair_overlaps[i, j])}
             for i, j in zip(*np.nonzero(np.triu(self.pair_overlaps, 1)), strict=True)
         ]
-        with_others = {label: int(count) for label, count in zip(labels, self._touched, strict=True) if count}
+        shared_by_patch = {label: int(count) for label, count in zip(labels, self._touched, strict=True) if count}
         counts = {"rule": rule, "shared": self.shared, "differing": self.differing, "cancelled": self.cancelled}
-        return {**counts, "whole": self.whole, "with_others": with_others, "pairs": pairs}
+        return {**counts, "whole": self.whole, "with_others": shared_by_patch, "pairs": pairs}
 
 
 def describe_composition(
     sources: Sequence[Source], base: BaseIdentity, rule: OverlapRule, tally: OverlapTally
 ) -> Provenance:
-    """Describe a composition: what the parts agree on stays, the rest is told part by part."""
+    """Describe a composition: what the parts agree on is kept, the rest is listed part by part."""
     labels = [source.label for source in sources]
     method = {
         "method": "compose",
@@ -63,33 +63,37 @@ def describe_composition(
         "overlap": tally.to_json(labels, rule),
         "earlier": [item for source in sources for item in _earlier(source)],
     }
-    return _common(sources, base, method, _task_of(sources, rule))
+    return _merge_provenance(sources, base, method, _task_of(sources, rule))
 
 
 def describe_exclusion(
-    source: Source, without: Sequence[Source], removed: Mapping[str, int], whole: Sequence[str], base: BaseIdentity
+    source: Source,
+    without: Sequence[Source],
+    removed: Mapping[str, int],
+    removed_whole: Sequence[str],
+    base: BaseIdentity,
 ) -> Provenance:
     """Describe a patch less the regions of others; metrics stay only where nothing was removed.
 
     Args:
-        source: what was reduced.
-        without: the others.
-        removed: under "" the entries taken out in all, and under each label those shared with that one.
-        whole: names of the whole tensors that were left out.
-        base: of all of them.
+        source: the patch that was reduced.
+        without: the regions taken out of it.
+        removed: label of a region -> entries that it took out; under "" all of them.
+        removed_whole: names of the whole tensors that were left out.
+        base: of the patch and all regions.
     """
     method = {
         "method": "exclude",
         "of": [_describe_part(source)],
         "without": [_describe_part(other) | {"shared": removed[other.label]} for other in without],
         "removed": removed[""],
-        "whole": list(whole),
+        "whole": list(removed_whole),
         "earlier": _earlier(source),
     }
     origin = source.provenance
-    untouched = not removed[""] and not whole
+    untouched = not removed[""] and not removed_whole
     metrics = origin.metrics if untouched else None
-    grown = {name: growth for name, growth in origin.grown.items() if name not in whole}
+    grown = {name: growth for name, growth in origin.grown.items() if name not in removed_whole}
     return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown)
 
 
@@ -114,7 +118,7 @@ def _earlier(source: Source) -> list[Any]:
     return items
 
 
-def _common(
+def _merge_provenance(
     sources: Sequence[Source], base: BaseIdentity, method: Mapping[str, Any], task: Mapping[str, Any] | None
 ) -> Provenance:
     origins = [source.provenance for source in sources]
@@ -135,7 +139,7 @@ def _common(
 
 
 def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] | None:
-    """Choose the task that all share, else the one whose head the patch carries: its labels name the head's outputs."""
+    """Choose the task that all share, else that of the head in the patch, since its labels name the head's outputs."""
     tasks = [source.provenance.task for source in sources]
     if all(task == tasks[0] for task in tasks):
         return tasks[0]

@@ -1,4 +1,4 @@
-"""The union of skills: one patch of several, every coordinate where they meet decided by a named rule and counted."""
+"""Composition of skills: the union of several patches, where a named rule decides every shared coordinate."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def compose_patches(
 ) -> Patch:
     """Compose patches: the union of their entries in one.
 
-    Files are read row by row: memory holds the result and one tensor's entries of the parts. The result counts every
-    coordinate that parts share in its provenance: under which rule, how many, with whom.
+    Files are read row by row: memory holds the result and one tensor's entries of the parts. The provenance of the
+    result records the rule, and how many coordinates the parts share, in all and pair by pair.
 
     Args:
         patches: in memory, or paths of patch files; of one base.
-        on_overlap: what a coordinate gets where patches want different bits (`graft.patch.overlap_rules`).
+        on_overlap: the rule for a coordinate at which patches have different bits (`graft.patch.overlap_rules`).
         base: the base model. It is needed where two patches touch one tensor, for the hash of the base's values there
             and for "sign" and "slerp", unless the patches store the base's values or are of the embedded encoder.
         with_base_values: store the base's values; they are stored anyway where every part does.
-        labels: what the provenance calls the parts; by default file or task names.
+        labels: names of the parts in the provenance; by default file or task names.
 
     Raises:
-        OverlapError: patches disagree and the rule is "error", or it cannot be followed.
+        OverlapError: patches disagree and the rule is "error", or it cannot be applied.
         PatchMismatchError: patches of different bases, or one that does not fit `base`.
         PatchError: the base's values are needed and not known.
         PatchFormatError: a file that is no patch, or a mask.
@@ -64,45 +64,47 @@ def compose_patches(
 
 
 class _Composer:
-    """Gathers the result tensor by tensor."""
+    """A composition in the making, tensor by tensor."""
 
-    def __init__(self, sources: Sequence[Source], rule: OverlapRule, before: BaseValues, keep_base: bool) -> None:
-        self._sources, self._rule, self._before = sources, rule, before
+    def __init__(self, sources: Sequence[Source], rule: OverlapRule, base_values: BaseValues, keep_base: bool) -> None:
+        self._sources, self._rule, self._base_values = sources, rule, base_values
         self._keep_base = keep_base or all(source.has_base for source in sources)
         self._tally = OverlapTally(len(sources))
         self._specs: dict[str, TensorSpec] = {}
         self._indices: dict[str, Indices] = {}
         self._values: dict[str, torch.Tensor] = {}
-        self._prints: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         self._base: dict[str, torch.Tensor] = {}
 
-    def add(self, name: str, held: dict[int, Entries]) -> None:
-        """Join the entries that the sources hold in one tensor."""
-        parts = [(entries.indices, _values_of(entries)) for entries in held.values()]
-        joined = join_entries(parts, self._rule, name, partial(self._base_at, name, held))
-        self._tally.add(list(held), joined.join, joined.differing, joined.cancelled)
+    def add(self, name: str, entries_of: dict[int, Entries]) -> None:
+        """Join the entries that the sources have in one tensor."""
+        parts = [(entries.indices, _values_of(entries)) for entries in entries_of.values()]
+        joined = join_entries(parts, self._rule, name, partial(self._base_at, name, entries_of))
+        self._tally.add(list(entries_of), joined.join, joined.differing, joined.cancelled)
         union = joined.join.union
-        base = self._before.at(name, union, held)
-        self._specs[name] = self._sources[next(iter(held))].specs[name]
+        base = self._base_values.at(name, union, entries_of)
+        self._specs[name] = self._sources[next(iter(entries_of))].specs[name]
         self._indices[name], self._values[name] = union, joined.values
-        self._prints[name] = self._before.hash_at(name, union, held, base)
+        self._hashes[name] = self._base_values.hash_at(name, union, entries_of, base)
         if self._keep_base:
-            self._base[name] = self._before.require(name, base)
+            self._base[name] = self._base_values.require(name, base)
 
     def finish(self) -> Patch:
-        """Return the composed patch, with what it is made of in its provenance."""
+        """Return the composed patch, whose provenance lists its parts."""
         dense, grown = self._join_whole(), self._join_growths()
         identity = require_one_base(self._sources)
         provenance = describe_composition(self._sources, identity, self._rule, self._tally)
         provenance = replace(provenance, grown=grown)
         base = self._base if self._keep_base else None
-        return Patch(Mask.of(self._specs, self._indices), self._values, self._prints, provenance, base, dense)
+        return Patch(Mask.of(self._specs, self._indices), self._values, self._hashes, provenance, base, dense)
 
-    def _base_at(self, name: str, held: dict[int, Entries], indices: torch.Tensor) -> torch.Tensor:
+    def _base_at(self, name: str, entries_of: dict[int, Entries], indices: torch.Tensor) -> torch.Tensor:
         """Return the base's values at shared coordinates, which every part that stores them has."""
         wanted = indices.numpy()
-        here = {i: _only(entries, wanted) for i, entries in held.items()} if not self._before.at_hand else {}
-        return self._before.require(name, self._before.at(name, wanted, here))
+        at_wanted = (
+            {i: _select(entries, wanted) for i, entries in entries_of.items()} if not self._base_values.at_hand else {}
+        )
+        return self._base_values.require(name, self._base_values.at(name, wanted, at_wanted))
 
     def _join_growths(self) -> dict[str, Growth]:
         grown: dict[str, Growth] = {}
@@ -131,8 +133,8 @@ def _values_of(entries: Entries) -> torch.Tensor:
     return entries.values
 
 
-def _only(entries: Entries, wanted: Indices) -> Entries:
+def _select(entries: Entries, wanted: Indices) -> Entries:
     """Select a source's entries that are among the wanted ones."""
-    among = np.isin(entries.indices, wanted, assume_unique=True)
-    at = torch.from_numpy(np.flatnonzero(among))
-    return Entries(entries.indices[among], None, None if entries.base is None else entries.base[at])
+    is_wanted = np.isin(entries.indices, wanted, assume_unique=True)
+    positions = torch.from_numpy(np.flatnonzero(is_wanted))
+    return Entries(entries.indices[is_wanted], None, None if entries.base is None else entries.base[positions])

@@ -1,4 +1,4 @@
-"""A skill less the regions of others."""
+"""Exclusion: a skill less the regions of others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exclude_patches(
     base: str | Path | None = None,
     labels: Sequence[str] | None = None,
 ) -> Patch:
-    """Take out of a patch the entries that lie in the regions of others, and the whole tensors that they bring.
+    """Take out of a patch the entries that lie in other regions, and the whole tensors that those hold too.
 
     Values are not looked at: an entry goes wherever another region has its coordinate. Where the parts of a
     composition are disjoint, taking the others out of it gives each part back.
@@ -35,7 +35,7 @@ def exclude_patches(
         without: patches or masks, of the same base.
         base: the base model, needed where a tensor keeps some of its entries and loses others, unless the patch stores
             the base's values or is of the embedded encoder.
-        labels: what the provenance calls the patch and the others; by default file or task names.
+        labels: names of the patch and the others in the provenance; by default file or task names.
 
     Raises:
         BudgetError: nothing is left.
@@ -47,32 +47,32 @@ def exclude_patches(
     sources = open_sources(regions, labels, values=False)
     source, others = sources[0], sources[1:]
     refuse_mask(source, patch)
-    identity, before = require_one_base(sources), BaseValues([source], base)
+    identity, base_values = require_one_base(sources), BaseValues([source], base)
     removed: dict[str, int] = {"": 0} | dict.fromkeys((other.label for other in others), 0)
     parts: dict[str, tuple[Indices, torch.Tensor, str, torch.Tensor | None]] = {}
     for name in source.specs:
         entries = source.read(name)
-        keep = _mark_kept(name, entries, others, removed)
+        keep = _mark_remaining(name, entries, others, removed)
         removed[""] += int((~keep).sum())
         if keep.any():
-            parts[name] = _cut(name, entries, keep, before)
+            parts[name] = _cut(name, entries, keep, base_values)
     for other in others if base is not None else ():
         check_base(other, str(base))
-    whole = sorted({name for other in others for name in other.dense} & set(source.dense))
+    removed_whole = sorted({name for other in others for name in other.dense} & set(source.dense))
     if not parts:
         raise BudgetError(f"nothing is left of {source.label}: every entry lies in {' or '.join(removed)[4:]}")
     return Patch(
         Mask.of({name: source.specs[name] for name in parts}, {name: part[0] for name, part in parts.items()}),
         {name: part[1] for name, part in parts.items()},
         {name: part[2] for name, part in parts.items()},
-        describe_exclusion(source, others, removed, whole, identity),
+        describe_exclusion(source, others, removed, removed_whole, identity),
         {name: part[3] for name, part in parts.items() if part[3] is not None} if source.has_base else None,
-        {name: read() for name, read in source.dense.items() if name not in whole},
+        {name: read() for name, read in source.dense.items() if name not in removed_whole},
     )
 
 
-def _mark_kept(name: str, entries: Entries, others: Sequence[Source], removed: dict[str, int]) -> np.ndarray:
-    """Mark, (k,) bool, where no other region has the coordinate; count what each of them takes."""
+def _mark_remaining(name: str, entries: Entries, others: Sequence[Source], removed: dict[str, int]) -> np.ndarray:
+    """Mark, (k,) bool, the entries that no other region has; count into `removed` what each region takes."""
     keep = np.ones(entries.indices.size, np.bool_)
     for other in others:
         if name in other.specs:
@@ -83,13 +83,12 @@ def _mark_kept(name: str, entries: Entries, others: Sequence[Source], removed: d
 
 
 def _cut(
-    name: str, entries: Entries, keep: np.ndarray, before: BaseValues
+    name: str, entries: Entries, keep: np.ndarray, base_values: BaseValues
 ) -> tuple[Indices, torch.Tensor, str, torch.Tensor | None]:
-    """Return indices, tuned values, hash of the base's values, and these where the patch stores them."""
+    """Return the remaining indices, tuned values and hash of the base's values, and these if the patch stores them."""
     assert entries.values is not None  # masks were refused on opening
-    values = before.at(name, entries.indices, {0: entries})  # over all of them, so that a wrong base is seen
-    at = torch.from_numpy(np.flatnonzero(keep))
-    kept = Entries(entries.indices[keep], entries.values[at], entries.base[at] if entries.base is not None else None)
-    left = None if values is None else values[at]
-    held = {0: entries}  # its own hash serves where all of it is kept
-    return kept.indices, entries.values[at], before.hash_at(name, kept.indices, held, left), kept.base
+    values = base_values.at(name, entries.indices, {0: entries})  # at all entries, so that a wrong base is noticed
+    positions, indices = torch.from_numpy(np.flatnonzero(keep)), entries.indices[keep]
+    remaining = None if values is None else values[positions]
+    base_hash = base_values.hash_at(name, indices, {0: entries}, remaining)  # the patch's own where all entries remain
+    return indices, entries.values[positions], base_hash, None if entries.base is None else entries.base[positions]

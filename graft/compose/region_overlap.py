@@ -1,6 +1,6 @@
 """Overlap of regions, beside what chance would give: over all weights alike, and tensor by tensor.
 
-Masks favour the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
+Masks favor the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
 tensor's counts is the fairer one: E = sum over tensors of k1t k2t / nt, with the variance of that many hypergeometric
 draws, nt the tensor's size. The ceiling, one task over two seeds, is a pair like any other.
 """
@@ -33,12 +33,12 @@ MOST_BY_LAYER = 64  # regions at once that are also compared layer by layer: mem
 
 @dataclass(frozen=True)
 class LayerOverlap:
-    """Two regions in one numbered block, or in one kind of tensor outside of them.
+    """Overlap of two regions in one numbered block, or in one kind of tensor outside the blocks.
 
     Attributes:
         k_a, k_b, intersection: entries.
         jaccard: |A and B| / |A or B|, 0 to 1.
-        expected_by_tensor: by chance, each tensor's counts given.
+        expected_by_tensor: expected by chance, given the counts in each tensor.
     """
 
     k_a: int
@@ -50,15 +50,15 @@ class LayerOverlap:
 
 @dataclass(frozen=True)
 class PairOverlap:
-    """Two regions.
+    """Overlap of two regions.
 
     Attributes:
         a, b: their labels.
         intersection: |A and B|.
         jaccard: |A and B| / |A or B|, 0 to 1.
         share_of_a, share_of_b: |A and B| / |A| and / |B|.
-        expected: k1 k2 / N by chance over all N parameters of the base; None where nothing names N.
-        expected_by_tensor: by chance, each tensor's counts given.
+        expected: k1 k2 / N, by chance over all N parameters of the base; None where N is unknown.
+        expected_by_tensor: expected by chance, given the counts in each tensor.
         z_by_tensor: (intersection - expected_by_tensor) / its standard deviation; None where that is 0.
         layers: layer -> the same within it, for layers that both touch; empty for more than `MOST_BY_LAYER` regions.
     """
@@ -82,8 +82,8 @@ class Overlap:
     Attributes:
         names: their labels.
         k: their entries.
-        n_parameters: of the base, None where nothing says.
-        pairs: each two of them once, in order.
+        n_parameters: of the base, None where unknown.
+        pairs: every pair once, in order.
         threshold: Jaccard similarity from which two regions are linked.
         clusters: labels of the connected components.
         joins: the whole tree of single linkage.
@@ -121,12 +121,12 @@ class Overlap:
 def measure_overlap(
     *regions: Patch | Mask | str | Path, threshold: float = THRESHOLD, labels: Sequence[str] | None = None
 ) -> Overlap:
-    """Compare regions of one base, each two of them; files are read row by row.
+    """Compare every pair of regions of one base; files are read row by row.
 
     Args:
         regions: patches or masks in memory, or paths of their files; two or more.
-        threshold: Jaccard similarity, above 0 to 1, from which two belong to one cluster.
-        labels: what to call them; by default file or task names.
+        threshold: Jaccard similarity, above 0 to 1, from which two regions are in one cluster.
+        labels: their names; by default file or task names.
 
     Raises:
         PatchMismatchError: regions of different bases.
@@ -152,7 +152,7 @@ def measure_overlap(
 
 @dataclass
 class _Counts:
-    """Sums over tensors, for all pairs at once; each (m, m)."""
+    """Sums over tensors for all pairs of m regions at once; each (m, m) but for k."""
 
     overlaps: Ints
     expected: Matrix
@@ -166,7 +166,7 @@ class _Counts:
     def add(self, k: Ints, overlaps: Ints, n: int) -> None:
         """Add one tensor of n weights, of which the regions hold k (m,) and share overlaps (m, m)."""
         # Of n = 10 weights a holds 2 and b holds 5: each of b's is among a's with chance 2 / 10, so that 1 is expected.
-        # Tensors are drawn from one by one, so that regions in the same layers do not pass for regions that are alike.
+        # Each tensor has its own chance, so that regions in the same layers do not pass for regions that are alike.
         share = k / n
         self.k += k
         self.overlaps += overlaps
@@ -184,14 +184,14 @@ class _Table:
     """Counts over all tensors, and within each layer."""
 
     m: int
-    whole: _Counts = field(init=False)
+    total: _Counts = field(init=False)
     layers: dict[str, _Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.whole = _Counts.zeros(self.m)
+        self.total = _Counts.zeros(self.m)
 
     def add(self, name: str, k: Ints, overlaps: Ints, n: int) -> None:
-        self.whole.add(k, overlaps, n)
+        self.total.add(k, overlaps, n)
         if self.m <= MOST_BY_LAYER:
             self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
 
@@ -208,32 +208,32 @@ def _count_pairs(sources: Sequence[Source], n: int | None) -> tuple[PairOverlap,
     labels = [source.label for source in sources]
     # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
-    return tuple(_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
+    return tuple(_describe_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
 
 
-def _pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int | None) -> PairOverlap:
-    whole = table.whole
-    overlaps, k_a, k_b = int(whole.overlaps[i, j]), int(whole.k[i]), int(whole.k[j])
-    expected, deviation = float(whole.expected[i, j]), float(whole.variance[i, j]) ** 0.5
+def _describe_pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int | None) -> PairOverlap:
+    total = table.total
+    overlaps, k_a, k_b = int(total.overlaps[i, j]), int(total.k[i]), int(total.k[j])
+    expected, deviation = float(total.expected[i, j]), float(total.variance[i, j]) ** 0.5
     return PairOverlap(
         a=labels[i],
         b=labels[j],
         intersection=overlaps,
-        jaccard=whole.jaccard(i, j),
+        jaccard=total.jaccard(i, j),
         share_of_a=overlaps / k_a if k_a else 0.0,
         share_of_b=overlaps / k_b if k_b else 0.0,
         expected=k_a * k_b / n if n else None,
         expected_by_tensor=expected,
         z_by_tensor=(overlaps - expected) / deviation if deviation else None,
         layers={
-            layer: _layer(counts, i, j)
+            layer: _describe_layer(counts, i, j)
             for layer, counts in sorted(table.layers.items(), key=lambda item: natural_key(item[0]))
             if counts.k[i] and counts.k[j]
         },
     )
 
 
-def _layer(counts: _Counts, i: int, j: int) -> LayerOverlap:
+def _describe_layer(counts: _Counts, i: int, j: int) -> LayerOverlap:
     return LayerOverlap(
         k_a=int(counts.k[i]),
         k_b=int(counts.k[j]),

@@ -1,4 +1,4 @@
-"""Patches and masks as sources of entries, one tensor in memory at a time, from files or from memory."""
+"""Sources of entries: patches and masks from files or from memory, read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 
-LARGEST = 1024  # patches at once: what a result says of its parts must fit into a patch file's header
+MOST_SOURCES = 1024  # patches at once: a description of every part must fit into the header of the result
 Region = Patch | Mask | str | Path
 
 
@@ -25,7 +25,7 @@ class Source:
     """A patch or mask to read from, tensor by tensor.
 
     Attributes:
-        label: what to call it, without any path.
+        label: its name, without any path.
         kind: "patch" or "mask".
         specs: tensor name -> dtype and shape, of the tensors with entries.
         counts: tensor name -> k.
@@ -57,44 +57,44 @@ def open_sources(regions: Sequence[Region], labels: Sequence[str] | None = None,
 
     Args:
         regions: patches or masks in memory, or paths of such files or of folders that hold one.
-        labels: what to call them; by default a file's or a task's name.
+        labels: their names; by default a file's or a task's.
         values: whether masks are refused.
 
     Raises:
         PatchFormatError: a file that is none, or a mask where values are needed.
-        ConfigError: none, or more than `LARGEST`.
+        ConfigError: none, or more than `MOST_SOURCES`.
     """
-    if not 1 <= len(regions) <= LARGEST:
-        raise ConfigError(f"{len(regions):,} patches at once, where 1 to {LARGEST:,} can be: take them in groups")
+    if not 1 <= len(regions) <= MOST_SOURCES:
+        raise ConfigError(f"{len(regions):,} patches at once, where 1 to {MOST_SOURCES:,} can be: take them in groups")
     names = _distinct(labels or [_label(region, i) for i, region in enumerate(regions)])
     return [_open(region, label, values) for region, label in zip(regions, names, strict=True)]
 
 
 def _open(region: Region, label: str, values: bool) -> Source:
-    source = _of_memory(region, label) if isinstance(region, (Patch, Mask)) else _of_file(Path(region), label)
+    source = _from_memory(region, label) if isinstance(region, (Patch, Mask)) else _from_file(Path(region), label)
     if values:
         refuse_mask(source, region)
     return source
 
 
 def refuse_mask(source: Source, region: Region) -> None:
-    """Refuse what has no values.
+    """Refuse a mask, since it has no values.
 
     Raises:
         PatchFormatError: it is a mask.
     """
     if source.kind != "patch":
-        where = source.label if isinstance(region, (Patch, Mask)) else region
-        raise PatchFormatError(f"{where}: a mask holds no values; this needs a patch")
+        name = source.label if isinstance(region, (Patch, Mask)) else region
+        raise PatchFormatError(f"{name}: a mask holds no values; this needs a patch")
 
 
-def _of_memory(region: Patch | Mask, label: str) -> Source:
+def _from_memory(region: Patch | Mask, label: str) -> Source:
     mask = region.mask if isinstance(region, Patch) else region
     counts = {name: len(mask[name]) for name in mask}
     if not isinstance(region, Patch):
-        nothing = dict.fromkeys(counts, None)
+        no_hashes = dict.fromkeys(counts, None)
         return Source(
-            label, "mask", mask.specs, counts, nothing, False, {}, Provenance(), lambda name: Entries(mask[name])
+            label, "mask", mask.specs, counts, no_hashes, False, {}, Provenance(), lambda name: Entries(mask[name])
         )
     patch = region
 
@@ -106,7 +106,7 @@ def _of_memory(region: Patch | Mask, label: str) -> Source:
     return Source(label, "patch", mask.specs, counts, patch.base_hashes, has_base, dense, patch.provenance, read)
 
 
-def _of_file(path: Path, label: str) -> Source:
+def _from_file(path: Path, label: str) -> Source:
     file = PatchFile.open(path)
     return Source(
         label=label,
@@ -131,7 +131,7 @@ def _label(region: Region, i: int) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that are there already."""
+    """Append a number to every name that occurred before."""
     counts: dict[str, int] = {}
     result = []
     for name in names:

@@ -1,6 +1,6 @@
-"""Regions of several tasks over several seeds: how far tasks overlap, beside the same task over two seeds.
+"""Overlap of the regions of several tasks over several seeds, beside that of one task over two seeds.
 
-The second is the ceiling: no two tasks can be expected to share more than a task shares with itself.
+The latter is the ceiling: no two tasks can be expected to share more than a task shares with itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEYS = ("jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor
 
 @dataclass(frozen=True)
 class TaskOverlap:
-    """Means over all pairs of seeds.
+    """Overlap of tasks: means over all pairs of seeds.
 
     Attributes:
         names: of the tasks.
@@ -33,17 +33,17 @@ class TaskOverlap:
     means: Mapping[str, Matrix]
 
     def lines(self) -> list[str]:
-        """Return each two tasks, most alike first, then each task's ceiling: for a person."""
+        """Format every pair of tasks, most alike first, then every task's ceiling, as lines for a person."""
         jaccard, m = self.means["jaccard"], len(self.names)
-        pairs = sorted(itertools.combinations(range(m), 2), key=lambda place: -jaccard[place])
+        pairs = sorted(itertools.combinations(range(m), 2), key=lambda pair: -jaccard[pair])
         pairs += [(i, i) for i in range(m) if not np.isnan(jaccard[i, i])]
         return [self._line(i, j) for i, j in pairs]
 
     def _line(self, i: int, j: int) -> str:
         names = f"{self.names[i]}  {self.names[j]}" if i != j else f"{self.names[i]}, two seeds"
-        found = {key: matrix[i, j] for key, matrix in self.means.items()}
-        chance = f"by chance {found['expected']:,.2f} over all weights, {found['expected_by_tensor']:,.2f} by tensor"
-        return f"{names}: jaccard {found['jaccard']:.4f}, shared {found['intersection']:,.1f}; {chance}"
+        mean = {key: matrix[i, j] for key, matrix in self.means.items()}
+        chance = f"by chance {mean['expected']:,.2f} over all weights, {mean['expected_by_tensor']:,.2f} by tensor"
+        return f"{names}: jaccard {mean['jaccard']:.4f}, shared {mean['intersection']:,.1f}; {chance}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, null where there is none."""

@@ -1,1 +1,1 @@
-"""Accuracy, calibration and out-of-distribution behaviour, with intervals."""
+"""Accuracy, calibration and out-of-distribution behavior, with intervals."""

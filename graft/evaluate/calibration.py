@@ -1,9 +1,9 @@
 """Calibration: proper scores, and the gap between confidence and accuracy.
 
-By hand and not from scikit-learn, whose `calibration_curve` knows two classes and no counts of bins, and because the
-bootstrap computes all of this on a thousand resamples of the per-example columns.
+By hand and not from scikit-learn, whose `calibration_curve` handles two classes and returns no counts of bins, and
+because the bootstrap computes all of this on a thousand resamples of the per-example columns.
 
-Everything binned is computed from one `ReliabilityBins`, which reliability diagrams draw too.
+Every binned metric is computed from one `ReliabilityBins`, which reliability diagrams draw too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Scheme = Literal["width", "mass"]
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityBins:
-    """Examples by confidence: bin b holds edges[b] <= confidence < edges[b + 1], the last one also 1.0."""
+    """Bins of examples by confidence: bin b holds edges[b] <= confidence < edges[b + 1], the last one also 1.0."""
 
     edges: Floats  # (bins + 1,) ascending from 0 to 1; repeated where ties leave an equal-mass bin empty
     count: Integers  # (bins,) int64
@@ -64,7 +64,7 @@ def reliability_bins(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "wi
 def expected_calibration_error(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width") -> float:
     """Return ECE = Σ_b n_b/n · |accuracy_b - confidence_b|, in 0..1. Biased upward: see `calibration_floor`.
 
-    Equal width as in Guo et al. 2017 (arXiv:1706.04599), whose bins differ from these only in that they own
+    Equal width as in Guo et al. 2017 (arXiv:1706.04599), whose bins differ from these only in that they include
     their upper and not their lower edge; equal mass as in Nixon et al. 2019 (arXiv:1904.01685).
     """
     table = reliability_bins(outcomes, bins=bins, scheme=scheme)
@@ -104,7 +104,7 @@ def calibration_floor(
 ) -> float:
     """Return the mean ECE that these n confidences would show were the model perfectly calibrated, without the labels.
 
-    Each draw makes example i correct with probability confidence_i. Raises ValueError where `draws` < 1.
+    In each draw example i is correct with probability confidence_i. Raises ValueError where `draws` < 1.
     """
     if draws < 1:
         raise ValueError(f"The calibration floor needs at least one draw, not {draws}.")

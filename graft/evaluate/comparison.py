@@ -1,4 +1,4 @@
-"""Base, tuned and grafted models side by side: recovered gain, agreement, paired differences."""
+"""Comparison of base, tuned and grafted models: recovered gain, agreement, paired differences."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def evaluate_against(
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
 ) -> Report:
-    """Evaluate the base with patches as `evaluate_task` does, with detection of novel rows wherever a set has any.
+    """Evaluate the base with patches as `evaluate_task` does, with detection of novel rows in every set that has any.
 
     Args:
         base: the model.
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
-        limit, batch_size: as of `evaluate_task`.
-        runtime: where and in what precision.
+        limit, batch_size: as for `evaluate_task`.
+        runtime: device and precision.
 
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError.
@@ -52,20 +52,22 @@ def evaluate_against(
 def compare(graft: Predictions, base: Predictions, tuned: Predictions) -> Report:
     """Return the graft's report, with its recovered gain and its agreement with the tuned model on every set."""
     report = graft.report()
-    ood = {name: _related(report.ood[name], graft.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
-    return dataclasses.replace(_related(report, graft.test, base.test, tuned.test), ood=ood)
+    ood = {
+        name: _add_comparison(report.ood[name], graft.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood
+    }
+    return dataclasses.replace(_add_comparison(report, graft.test, base.test, tuned.test), ood=ood)
 
 
 def compare_without(without: Predictions, base: Predictions, tuned: Predictions) -> Report:
     """Return the report of the tuned model without a region, as `compare` with its lost gain on every set."""
     report = compare(without, base, tuned)
 
-    def lost(report: Report, base: Prediction, tuned: Prediction) -> Report:
-        ends = (accuracy(item.outcomes()) for item in (base, tuned))
-        return dataclasses.replace(report, lost_gain=lost_gain(report["accuracy"], *ends))
+    def add_lost_gain(report: Report, base: Prediction, tuned: Prediction) -> Report:
+        accuracies = (accuracy(item.outcomes()) for item in (base, tuned))
+        return dataclasses.replace(report, lost_gain=lost_gain(report["accuracy"], *accuracies))
 
-    ood = {name: lost(report.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
-    return dataclasses.replace(lost(report, base.test, tuned.test), ood=ood)
+    ood = {name: add_lost_gain(report.ood[name], base.ood[name], tuned.ood[name]) for name in report.ood}
+    return dataclasses.replace(add_lost_gain(report, base.test, tuned.test), ood=ood)
 
 
 def recovered_gain(graft: float, base: float, tuned: float) -> float | None:
@@ -81,21 +83,21 @@ def agreement(left: Outcomes, right: Outcomes) -> float:
 def differences(
     graft: Predictions, others: Mapping[str, Predictions], *, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Difference]]]:
-    """Return model -> set -> metric -> graft minus that model, with 95 % intervals from the same resampled examples."""
+    """Compute model -> set -> metric -> graft minus that model, with 95 % intervals from shared resamples."""
     metrics = {name: entry.load() for name, entry in metrics_shown("comparison").items()}
-    sets = {name: item.outcomes() for name, item in graft.labelled().items()}
+    by_set = {name: item.outcomes() for name, item in graft.labeled().items()}
     by_model: dict[str, dict[str, dict[str, Difference]]] = {model: {} for model in others}
-    for name, outcomes in sets.items():
-        columns = {model: other.labelled()[name].outcomes() for model, other in others.items()}
-        for model, compared in paired_differences(outcomes, columns, metrics, seed=seed).items():
+    for name, outcomes in by_set.items():
+        of_others = {model: other.labeled()[name].outcomes() for model, other in others.items()}
+        for model, compared in paired_differences(outcomes, of_others, metrics, seed=seed).items():
             by_model[model][name] = compared
     return by_model
 
 
-def _related(report: Report, graft: Prediction, base: Prediction, tuned: Prediction) -> Report:
-    before, after = base.outcomes(), tuned.outcomes()
+def _add_comparison(report: Report, graft: Prediction, base: Prediction, tuned: Prediction) -> Report:
+    base_outcomes, tuned_outcomes = base.outcomes(), tuned.outcomes()
     return dataclasses.replace(
         report,
-        agreement=agreement(graft.outcomes(), after),
-        recovered_gain=recovered_gain(report["accuracy"], accuracy(before), accuracy(after)),
+        agreement=agreement(graft.outcomes(), tuned_outcomes),
+        recovered_gain=recovered_gain(report["accuracy"], accuracy(base_outcomes), accuracy(tuned_outcomes)),
     )

@@ -6,7 +6,7 @@
 
 After stages with R = [[.9], [.7, .8]] the average is .75, transfer .7 - .9 = -.2 and forgetting .2.
 
-Forgetting takes the best of noisy accuracies and is biased upward by that; transfer is not.
+Forgetting takes the best of noisy accuracies, which biases it upward; transfer is unbiased.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Triangle = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
-class StageFigures:
-    """After one stage: average accuracy; backward transfer and forgetting, 0 after the first."""
+class StageMetrics:
+    """Metrics after one stage: average accuracy; backward transfer and forgetting, 0 after the first."""
 
     average: float
     transfer: float
     forgetting: float
 
 
-def follow_stages(accuracies: Triangle) -> tuple[StageFigures, ...]:
+def follow_stages(accuracies: Triangle) -> tuple[StageMetrics, ...]:
     """Compute the metrics after every stage.
 
     Args:
@@ -37,11 +37,11 @@ def follow_stages(accuracies: Triangle) -> tuple[StageFigures, ...]:
     """
     if any(len(row) != s + 1 for s, row in enumerate(accuracies)):
         raise ValueError("row s must hold the accuracies on tasks 0 ... s")
-    return tuple(_after(accuracies, s) for s in range(len(accuracies)))
+    return tuple(_measure_stage(accuracies, s) for s in range(len(accuracies)))
 
 
-def _after(accuracies: Triangle, s: int) -> StageFigures:
+def _measure_stage(accuracies: Triangle, s: int) -> StageMetrics:
     now, earlier = accuracies[s], range(s)
-    transfer = [now[i] - accuracies[i][i] for i in earlier]
-    lost = [max(accuracies[t][i] for t in range(i, s)) - now[i] for i in earlier]
-    return StageFigures(sum(now) / (s + 1), sum(transfer) / max(s, 1), sum(lost) / max(s, 1))
+    gains = [now[i] - accuracies[i][i] for i in earlier]
+    losses = [max(accuracies[t][i] for t in range(i, s)) - now[i] for i in earlier]
+    return StageMetrics(sum(now) / (s + 1), sum(gains) / max(s, 1), sum(losses) / max(s, 1))

@@ -1,4 +1,4 @@
-"""How often the most probable class is the label: over all examples, and class by class.
+"""Correctness of the most probable class: accuracy over all examples, F1 class by class.
 
 Both are by hand and not scikit-learn's, because the bootstrap computes them on a thousand resamples of integer columns;
 the tests hold them equal to scikit-learn's.
@@ -20,7 +20,7 @@ def macro_f1(outcomes: Outcomes) -> float:
     """Return the unweighted mean, in 0..1, of the F1 of every class that occurs among the labels.
 
     Equal to scikit-learn's `f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)`.
-    A class that is only ever predicted has no F1 of its own here; it lowers that of the classes it displaces.
+    A class that is predicted but never a label has no F1 of its own here; it lowers that of the classes it displaces.
     """
     label, n_classes = outcomes.label, outcomes.n_classes
     support = np.bincount(label, minlength=n_classes)  # (n_classes,) = TP + FN

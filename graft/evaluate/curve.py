@@ -1,7 +1,7 @@
-"""The recovered gain against density, on validation: whether a checkpoint localizes, asked of the data.
+"""Curve of the recovered gain against density, on validation: it shows whether a skill localizes at all.
 
 The validation split is the one that selection may use, so that a density can be chosen by the curve and the chosen
-patch still be reported on test. Methods that themselves keep what is best on validation ("learned", "paper") look
+patch still be reported on test. Methods that themselves choose by validation ("learned", "paper") look
 better here than they are. Each density is a localization of its own: a method that looks at its own graft
 (attribution along the graft's path) chooses otherwise for another budget.
 """
@@ -38,10 +38,10 @@ ENOUGH = 0.9  # of the gain
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One density's graft on validation.
+    """Graft of one density, measured on validation.
 
     Attributes:
-        density: share of all parameters that was asked for.
+        density: share of all parameters, as requested.
         k: entries kept.
         accuracy: of the graft, 0 to 1.
         gain: (accuracy - base) / (tuned - base); None where tuning changed nothing.
@@ -58,7 +58,7 @@ class GainCurve:
     """Recovered gain against density, on validation.
 
     Attributes:
-        method: what chose the entries.
+        method: name of the method that chose the entries.
         n: validation examples.
         base, tuned: accuracy of both models on them.
         points: by ascending density.
@@ -79,7 +79,7 @@ class GainCurve:
 
     @property
     def sentence(self) -> str:
-        """Say where enough of the gain is reached."""
+        """The density at which enough of the gain is reached, in words."""
         if self.tuned <= self.base:
             return (
                 f"Tuning did not raise the validation accuracy ({self.base:.3f} before, {self.tuned:.3f} after): "
@@ -126,20 +126,22 @@ def measure_curve(
     budgets = _budgets(base, tuned, config.scope, densities)
     examples = task.validation_examples()
     forward = dataclasses.replace(runtime, gradient_checkpointing=False)
-    after = _accuracy(open_head(locate(tuned).path, task.spec, forward), examples, config.batch_size)
+    tuned_accuracy = _accuracy(open_head(locate(tuned).path, task.spec, forward), examples, config.batch_size)
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
     rows = tuned_rows(pair, task)
     head = open_head(pair.base.path, task.spec, forward, seed=task.spec.seed, rows=rows)
-    before = _accuracy(head, examples, config.batch_size)
+    base_accuracy = _accuracy(head, examples, config.batch_size)
     points = []
     for density, k in budgets.items():
-        at = dataclasses.replace(config, density=density, budget=k)
-        patch = localize_skill(base, tuned, task, at, **runtime.options)
+        at_density = dataclasses.replace(config, density=density, budget=k)
+        patch = localize_skill(base, tuned, task, at_density, **runtime.options)
         make_room(head, [patch])
         with apply_patch(head.model, patch):
             accuracy = _accuracy(head, examples, config.batch_size)
-        points.append(CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, before, after)))
-    return GainCurve(config.method, len(examples), before, after, tuple(points))
+        points.append(
+            CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, base_accuracy, tuned_accuracy))
+        )
+    return GainCurve(config.method, len(examples), base_accuracy, tuned_accuracy, tuple(points))
 
 
 def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:

@@ -1,6 +1,6 @@
-"""Out-of-distribution detection: how well a score of the logits tells the task's examples from others.
+"""Out-of-distribution detection: scores of the logits that tell the task's examples from others.
 
-Two scores, both higher for examples that look like the task's:
+Both are higher for examples that look like the task's:
 
     msp     max_c p_c, the maximum softmax probability (Hendrycks & Gimpel 2017, arXiv 1610.02136)
     energy  -E(x) = ln Σ_c exp(z_c), the negative free energy at T = 1 (Liu et al. 2020, arXiv 2010.03759)
@@ -21,12 +21,12 @@ from graft.evaluate.evaluation import Predictions
 from graft.evaluate.outcomes import Floats, Integers
 from graft.tasks.examples import NONE_OF_THESE
 
-KEPT_PERCENT = 95  # of the in-distribution examples, at the threshold of FPR@95
+PASS_PERCENT = 95  # of the in-distribution examples, at the threshold of FPR@95
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one score separates.
+    """Separation of the task's examples from others by one score.
 
     Attributes:
         auroc: the chance, in 0..1, that an example of the task scores above another one, a tie counting half.
@@ -76,8 +76,8 @@ def measure_detection(inside: npt.ArrayLike, outside: npt.ArrayLike, *, draws: i
     for draw in range(draws):
         resampled = (side[rng.integers(0, side.size, side.size)] for side in sides)
         drawn[draw] = _auroc_fpr95(*(np.bincount(side, minlength=values.size) for side in resampled))
-    pairs = zip(("auroc", "fpr95"), drawn.T, estimates, strict=True)
-    return Detection(*estimates, {name: basic_interval(of, at, limits=(0.0, 1.0)) for name, of, at in pairs})
+    triples = zip(("auroc", "fpr95"), drawn.T, estimates, strict=True)
+    return Detection(*estimates, {name: basic_interval(values, at, limits=(0.0, 1.0)) for name, values, at in triples})
 
 
 def detect_ood(
@@ -87,23 +87,23 @@ def detect_ood(
 
     Args:
         predictions: of one model.
-        shifted: take all rows of every set as out of distribution; else those with label -1 (novel classes), and
-            only the sets that have any. A language model, which has no labels, has neither.
+        shifted: take all rows of every set as out of distribution; else only those with label -1 (novel classes), in
+            the sets that have any. A language model, which has no labels, has neither.
         draws, seed: of the bootstrap.
     """
-    known = predictions.test.labels != NONE_OF_THESE
+    is_known = predictions.test.labels != NONE_OF_THESE
     if not predictions.test.logits.shape[1]:
         return {}
-    inside, result = predictions.test.logits[known], {}
+    inside, result = predictions.test.logits[is_known], {}
     for name, item in predictions.ood.items():
         outside = item.logits if shifted else item.logits[item.labels == NONE_OF_THESE]
         if not len(outside):
             continue
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             key: measure_detection(score(inside), score(outside), draws=draws, seed=seed).to_json()
             for key, score in DETECTORS.items()
         }
-        result[name] = figures | {"n_in": len(inside), "n_out": len(outside)}
+        result[name] = metrics | {"n_in": len(inside), "n_out": len(outside)}
     return result
 
 
@@ -117,7 +117,7 @@ def _auroc_fpr95(inside: Integers, outside: Integers) -> tuple[float, float]:
     n_in, n_out = int(inside.sum()), int(outside.sum())
     below = np.cumsum(outside) - outside  # (m,)
     auroc = float((inside * (below + outside / 2)).sum() / (n_in * n_out))
-    must_pass = -(-KEPT_PERCENT * n_in // 100)  # the ceiling, in whole numbers
+    must_pass = -(-PASS_PERCENT * n_in // 100)  # the ceiling, in whole numbers
     passing = n_in - (np.cumsum(inside) - inside)  # (m,) of the task's at or above each score, descending
     threshold = int((passing >= must_pass).nonzero()[0][-1])
     return auroc, float(outside[threshold:].sum() / n_out)

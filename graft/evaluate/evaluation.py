@@ -1,4 +1,4 @@
-"""Evaluating a model on a task: test split and out-of-distribution sets through the same head."""
+"""Evaluation of a model on a task: test split and out-of-distribution sets through the same head."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Prediction:
         logits: (n, n_labels) float64; -inf where a row has no such label, as where it has fewer choices; (n, 0)
             for the lm head, which has no labels.
         labels: (n,) int64, -1 for a class that the task lacks.
-        tokens: what happened to each token of the texts, from the lm head alone.
+        tokens: results of every token of the texts, from the lm head alone.
     """
 
     logits: np.ndarray
@@ -55,10 +55,10 @@ class Prediction:
         """
         if self.tokens is not None:
             return Outcomes(**vars(self.tokens))
-        known = self.labels != NONE_OF_THESE
-        if not known.any():
+        is_known = self.labels != NONE_OF_THESE
+        if not is_known.any():
             raise DataError("no example of the set has one of the task's labels")
-        return Outcomes.from_probabilities(self.probabilities[known], self.labels[known])
+        return Outcomes.from_probabilities(self.probabilities[is_known], self.labels[is_known])
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Predictions:
     test: Prediction
     ood: Mapping[str, Prediction] = field(default_factory=dict)
 
-    def labelled(self) -> dict[str, Prediction]:
+    def labeled(self) -> dict[str, Prediction]:
         """Return the sets that have accuracy, "test" first; one that holds only novel classes has none."""
         with_labels = {name: item for name, item in self.ood.items() if (item.labels != NONE_OF_THESE).any()}
         return {"test": self.test, **with_labels}
 
     def report(self) -> Report:
         """Measure every set that has accuracy."""
-        reports = {name: _report(item) for name, item in self.labelled().items()}
+        reports = {name: _measure_set(item) for name, item in self.labeled().items()}
         return dataclasses.replace(reports.pop("test"), ood=reports)
 
 
@@ -98,7 +98,7 @@ def evaluate_task(
         patches: applied to the loaded model; all are checked first.
         limit: evaluate only the first few examples of each set.
         batch_size: examples per forward.
-        device, dtype: where and in what precision.
+        device, dtype: device and precision.
 
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError.
@@ -116,7 +116,7 @@ def predict_model(
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
 ) -> Predictions:
-    """Load a model, graft patches onto it, and predict as `predict_task` does; the errors of `evaluate_task`."""
+    """Load a model, graft patches onto it, and predict as `predict_task` does; raise as `evaluate_task`."""
     rows = rows_in(patches, task.spec)
     head = open_head(locate(model).path, task.spec, runtime, seed=task.spec.seed, rows=rows)
     make_room(head, patches)
@@ -132,7 +132,7 @@ def predict_task(head: Head, task: Task, *, limit: int | None = None, batch_size
 
 
 def predict_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> Prediction:
-    """Compute the logits of a loaded model on some examples, which `name` names in the progress bar and the error.
+    """Compute the logits of a loaded model on some examples; the progress bar and the error call them `name`.
 
     Raises:
         CheckpointError: an output is not finite.
@@ -153,7 +153,7 @@ def predict_examples(head: Head, examples: list[Example], batch_size: int, name:
     return prediction
 
 
-def _report(prediction: Prediction) -> Report:
+def _measure_set(prediction: Prediction) -> Report:
     report = measure(prediction.outcomes())
     if prediction.tokens is not None:
         return _with_perplexity(report)

@@ -1,6 +1,6 @@
-"""Interpolation between base and tuned on a live model, for a while: tensor by tensor, one model resident.
+"""Interpolation between base and tuned on a live model, undone afterwards: tensor by tensor, with one model in memory.
 
-What a graft is compared with: the straight line from base to tuned, and random entries of any density.
+Grafts are compared with it: with the straight line from base to tuned, and with random entries of any density.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ Mix = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @contextlib.contextmanager
 def interpolated(model: torch.nn.Module, pair: CheckpointPair, mix: Mix) -> Iterator[None]:
-    """Let the model hold, for a while, mix(base, tuned) in every floating-point tensor of the pair.
+    """Let the model hold, inside the block, mix(base, tuned) in every floating-point tensor of the pair.
 
     Whole tensors that only the tuned checkpoint has, such as a classifier head, are the tuned ones, as in a graft.
-    On leaving every tensor is again as before, bit for bit: read from the base's file, not kept in memory.
+    Afterwards every tensor is as before, bit for bit: it is read from the base's file again, not kept in memory.
 
     Raises:
         MismatchError: the model does not hold the base's values, so that it could not be put back.
     """
-    places, heads = _matched_tensors(model, pair)
-    for name, tensor in places.items():
+    tensors, heads = _match_tensors(model, pair)
+    for name, tensor in tensors.items():
         if not same_bits(tensor.detach().cpu(), pair.base.read(name).to(tensor.dtype)):
             raise MismatchError(f"tensor {name!r} of the model does not hold the base's values")
     originals = {name: tensor.detach().clone() for name, tensor in heads.items()}
     try:
-        for name, tensor in places.items():
+        for name, tensor in tensors.items():
             tensor.detach().copy_(mix(name, *pair.read(name)))
         for name, tensor in heads.items():
             tensor.detach().copy_(pair.read_whole(name))
         yield
     finally:
-        for name, tensor in places.items():
+        for name, tensor in tensors.items():
             tensor.detach().copy_(pair.base.read(name))
         for name, tensor in heads.items():
             tensor.detach().copy_(originals[name])
@@ -63,7 +63,7 @@ class RandomShare:
     """The tuned values at a random share of the weights of some tensors, the base's elsewhere.
 
     An entry is taken where the draw of `graft.scores.random` is at least 1 - share: with one seed a larger
-    share holds every smaller one, and the "random" patch of that seed is (but for its exact k) among them.
+    share holds every smaller one, and contains (but for its exact k) the "random" patch of that seed.
 
     Attributes:
         names: base names of the tensors in scope.
@@ -77,25 +77,27 @@ class RandomShare:
 
     def __call__(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
         """Mix one tensor."""
-        return torch.where(self.taken(name, base), tuned, base) if name in self.names else base
+        return torch.where(self.select(name, base), tuned, base) if name in self.names else base
 
-    def taken(self, name: str, base: torch.Tensor) -> torch.Tensor:
-        """Return where entries are taken, bool in the tensor's shape."""
+    def select(self, name: str, base: torch.Tensor) -> torch.Tensor:
+        """Select the entries to take, bool in the tensor's shape."""
         return (draw(name, base.numel(), self.seed) >= 1 - self.share).view(base.shape)
 
     def count(self, pair: CheckpointPair) -> int:
-        """Count the entries taken that changed: the k of a patch with this effect."""
-        taken = ((self.taken(name, pair.base.read(name)).flatten(), pair.read_delta(name)[1]) for name in self.names)
-        return sum(int((chosen & changed).sum()) for chosen, changed in taken)
+        """Count the selected entries that changed: the k of a patch with this effect."""
+        selections = (
+            (self.select(name, pair.base.read(name)).flatten(), pair.read_delta(name)[1]) for name in self.names
+        )
+        return sum(int((chosen & changed).sum()) for chosen, changed in selections)
 
 
 @dataclass(frozen=True)
 class Match:
-    """The setting of a control that was chosen on validation.
+    """Setting of a control that was chosen on validation.
 
     Attributes:
         setting: its value.
-        accuracy: what it reaches on validation.
+        accuracy: its accuracy on validation.
     """
 
     setting: float
@@ -105,41 +107,41 @@ class Match:
 def match_accuracy(
     settings: Sequence[float], accuracy_of: Callable[[float], float], target: float, *, nearest: bool = False
 ) -> Match:
-    """Walk ascending settings up to the first whose validation accuracy reaches the target.
+    """Try ascending settings up to the first whose validation accuracy reaches the target.
 
     Args:
-        settings: at least one, from the one that is nearest to the base.
-        accuracy_of: validation accuracy at a setting; not asked for beyond the first that reaches the target.
+        settings: at least one, starting nearest to the base.
+        accuracy_of: returns the validation accuracy at a setting; not called beyond the first that reaches the target.
         target: the accuracy to reach.
-        nearest: take that of the settings walked whose accuracy is nearest to the target (it may lie below), not
-            the first that reaches it.
+        nearest: take, among the settings tried, the one whose accuracy is nearest to the target (it may lie below it),
+            not the first that reaches it.
 
     Returns:
-        The match; where none reaches the target, the nearest. Of two as near, the smaller setting.
+        The match; where none reaches the target, the nearest. Of two equally near ones, the smaller setting.
     """
-    walked: list[Match] = []
+    tried: list[Match] = []
     for setting in settings:
-        walked.append(Match(setting, accuracy_of(setting)))
-        if walked[-1].accuracy >= target:
+        tried.append(Match(setting, accuracy_of(setting)))
+        if tried[-1].accuracy >= target:
             break
-    if walked[-1].accuracy >= target and not nearest:
-        return walked[-1]
-    return min(walked, key=lambda match: (abs(match.accuracy - target), match.setting))
+    if tried[-1].accuracy >= target and not nearest:
+        return tried[-1]
+    return min(tried, key=lambda match: (abs(match.accuracy - target), match.setting))
 
 
-def _matched_tensors(
+def _match_tensors(
     model: torch.nn.Module, pair: CheckpointPair
 ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]:
     """Return the model's tensors by base name, and those that only the tuned checkpoint has."""
     target = LiveTarget(model)
     wanted = [name for name in pair.names if pair.base.spec(name).is_float]
     matched = target.match(wanted)
-    found = dict(matched.found)
+    names = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
         if siblings := pair.base.tied.listed(name, target.names):
-            found[name] = siblings[0]
+            names[name] = siblings[0]
     heads = {name: target.tensors[name] for name in (*pair.extra, *pair.replaced) if name in target.tensors}
     for name, tensor in heads.items():
         if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:
             raise MismatchError(f"tensor {name!r} of the model has another size: load it with the task's head")
-    return {name: target.tensors[place] for name, place in found.items()}, heads
+    return {name: target.tensors[own_name] for name, own_name in names.items()}, heads

@@ -1,9 +1,9 @@
-"""The Mantel test: do two matrices over the same items agree? Spearman's correlation of their pairs, and its p.
+"""Mantel test of the agreement of two matrices over the same items: Spearman's correlation of their pairs, with p.
 
 The m (m - 1) / 2 pairs depend on each other, since each item is in m - 1 of them; permuting pairs would count evidence
-several times. So the items are permuted, rows and columns alike (Mantel 1967, Cancer Research 27: 209-220). Example:
-the six pairs of four items have 720 orders, of which permuting items gives 4! = 24. These alone are possible under the
-null, so that p is never below 1/24.
+several times over. So the items are permuted, rows and columns alike (Mantel 1967, Cancer Research 27: 209-220).
+Example: the six pairs of four items have 720 orders, of which permuting items gives 4! = 24. These alone are possible
+under the null, so that p is never below 1/24.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
-_EXACT = 7  # items up to which all permutations are gone through: 5,040
+_EXACT = 7  # items up to which all permutations are tried: 5,040
 _DRAWS = 10_000
 
 
@@ -24,11 +24,11 @@ def mantel_test(left: Matrix, right: Matrix, *, seed: int = 0) -> tuple[float, f
     """Correlate the upper triangles by rank, and count the permutations of the items that correlate as well.
 
     Args:
-        left, right: (m, m) symmetric, m >= 3; the diagonals are not looked at.
-        seed: of the permutations, where there are too many to go through.
+        left, right: (m, m) symmetric, m >= 3; the diagonals are ignored.
+        seed: of the permutations, where there are too many to try them all.
 
     Returns:
-        rho, -1 to 1, NaN where all pairs of a matrix are equal; and p, one-sided, the identity counted in.
+        rho, -1 to 1, NaN where all pairs of a matrix are equal; and p, one-sided, the identity included.
 
     Raises:
         ValueError: other shapes.
@@ -47,7 +47,7 @@ def mantel_test(left: Matrix, right: Matrix, *, seed: int = 0) -> tuple[float, f
     ranks = squareform(right_ranks)  # (m, m): a permutation moves the ranks along with the items
     rhos = np.array([_correlation(left_ranks, ranks[np.ix_(order, order)][pairs]) for order in _orders(m, seed)])
     rho = float(rhos[0])
-    return rho, float(np.mean(rhos >= rho - 1e-12))  # equal up to rounding counts as reached
+    return rho, float(np.mean(rhos >= rho - 1e-12))  # a tie up to rounding counts
 
 
 def _orders(m: int, seed: int) -> Iterable[npt.NDArray[np.int64]]:

@@ -1,7 +1,7 @@
-"""Necessity of a region: what is left of the skill when the region alone goes back to the base.
+"""Necessity of a region: the share of the skill that is lost when the region alone goes back to the base.
 
 A graft shows that the region suffices; the tuned model with the base's values in the region shows whether it is
-needed. A region can suffice and not be needed where tuning stored the skill more than once. The removal is itself a
+needed. A region can suffice without being needed where tuning stored the skill more than once. The removal is itself a
 patch, which is why this module, like `curve`, builds on patches and localization and stands above them.
 """
 
@@ -30,9 +30,9 @@ def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> 
     model, and is not meant to be saved.
 
     Args:
-        base: whose values are put back.
+        base: the model whose values are put back.
         tuned: the model that they are put into.
-        regions: patches or masks of this base; what the tuned model holds there may be anything.
+        regions: patches or masks of this base; the tuned model may hold any values there.
 
     Raises:
         BudgetError: the regions are empty.
@@ -40,27 +40,29 @@ def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> 
         MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
-    target, what = StoredTarget(pair.base), pair.base.path.name
+    target, name_of_base = StoredTarget(pair.base), pair.base.path.name
     mask = Mask.of({}, {})
     for region in regions:
-        mask = mask | place_region(region, target, what)
+        mask = mask | place_region(region, target, name_of_base)
     lacking = next((name for name in mask if name not in pair.names), None)
     if lacking is not None:
         raise MismatchError(f"tensor {lacking!r}: {pair.tuned.path.name} has none to put the base's values into")
-    places = {pair.names[name]: indices for name, indices in mask.indices.items()}
-    there = Mask.of({name: pair.tuned.spec(name) for name in places}, places)
+    tuned_indices = {pair.names[name]: indices for name, indices in mask.indices.items()}
+    tuned_mask = Mask.of({name: pair.tuned.spec(name) for name in tuned_indices}, tuned_indices)
     values, hashes = {}, {}
     for name, indices in mask.indices.items():
-        at, own = torch.tensor(indices), pair.names[name]
-        now = take(pair.tuned.read(own), at)  # of a vocabulary that grew, the rows that both have come first
-        values[own], hashes[own] = take(pair.base.read(name), at).to(now.dtype), hash_values(now)
+        entries, tuned_name = torch.tensor(indices), pair.names[name]
+        now = take(
+            pair.tuned.read(tuned_name), entries
+        )  # of a vocabulary that grew, the rows that both have come first
+        values[tuned_name], hashes[tuned_name] = take(pair.base.read(name), entries).to(now.dtype), hash_values(now)
     tied = tuple(tuple(sorted(group)) for group in pair.tuned.tied)
-    return Patch(there, values, hashes, Provenance(tied=tied))
+    return Patch(tuned_mask, values, hashes, Provenance(tied=tied))
 
 
 def lost_gain(without: float, base: float, tuned: float) -> float | None:
     """Return (tuned - without) / (tuned - base) on the task metric; None where tuning changed nothing.
 
-    1 where the region was all of the gain, 0 where the rest makes up for it.
+    It is 1 where the region was all of the gain, 0 where the rest makes up for it.
     """
     return None if tuned == base else (tuned - without) / (tuned - base)

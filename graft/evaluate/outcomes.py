@@ -1,4 +1,4 @@
-"""Outcomes of the examples: the few numbers of each that every metric is computed from.
+"""Outcomes: the few numbers of each example that every metric is computed from.
 
 A matrix of class probabilities is reduced once to five columns; metrics and the bootstrap then read
 only these, so that a resample costs O(n) and not O(n x classes).
@@ -23,7 +23,7 @@ ROW_SUM_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Per-example results of one model on n labelled examples, in their order.
+    """Results of one model on n labeled examples, in their order.
 
     Built by `from_probabilities`, which checks its input; the constructor itself checks nothing. The examples may be
     the tokens of texts: those of one text depend on each other, so that resampling draws whole texts.
@@ -35,7 +35,7 @@ class Outcomes:
     log_likelihood: Floats  # (n,) fp64, nats, ln of the true label's probability, in ln(1e-12)..0
     squared_error: Floats  # (n,) fp64, Σ over classes of (p - one-hot)², in 0..2
     n_classes: int
-    group: Integers | None = None  # (n,) int64, ascending: what is drawn together; None: each by itself
+    group: Integers | None = None  # (n,) int64, ascending: rows of one group are drawn together; None: each by itself
 
     @classmethod
     def from_probabilities(cls, probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Outcomes:
@@ -64,12 +64,12 @@ class Outcomes:
         )
 
     def __len__(self) -> int:
-        """n, the number of examples."""
+        """Return n, the number of examples."""
         return len(self.label)
 
     @property
     def correct(self) -> Booleans:
-        """(n,) bool, whether the predicted class is the label."""
+        """(n,) bool, true where the predicted class is the label."""
         return np.equal(self.predicted, self.label)
 
     def take(self, rows: Integers) -> Outcomes:
@@ -92,9 +92,9 @@ class Outcomes:
         sizes = np.diff(starts, append=len(self))
         drawn = rng.integers(0, len(starts), size=len(starts))
         # Example: groups of rows 0 1 | 2 | 3 4 5, of which 2 0 2 are drawn: sizes 3 2 3, ends 3 5 8, first rows 3 0 3
-        # less their places 0 3 5 are 3 -3 -2; repeated and added to 0 ... 7 they give the rows 3 4 5 | 0 1 | 3 4 5.
+        # less their positions 0 3 5 are 3 -3 -2; repeated and added to 0 ... 7 they give the rows 3 4 5 | 0 1 | 3 4 5.
         ends = sizes[drawn].cumsum()  # of each drawn group in the resample
-        first = starts[drawn] - ends + sizes[drawn]  # (groups,) its first row, less its place in the resample
+        first = starts[drawn] - ends + sizes[drawn]  # (groups,) its first row, less its position in the resample
         return np.asarray(np.arange(ends[-1]) + np.repeat(first, sizes[drawn]), dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Paired differences of several seeds as one number each."""
+"""Pooling of paired differences over several seeds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def pool_differences(differences: Sequence[Mapping[str, float]]) -> dict[str, An
         mean, half, values: over seeds, with Student's interval mean ± half (`mean_interval`; None for one seed).
             It covers what seeds change: few-shot draws, training order, random masks.
         low, high: the mean of the seeds' own ends. It covers the choice of test examples, for these seeds. All seeds
-            are tested on the same examples, so their errors may go together: the interval of a mean is no wider than
+            are tested on the same examples, so their errors may be correlated: the interval of a mean is no wider than
             the mean of the intervals, and this one is right at worst, too wide (by up to √seeds) at best.
     """
-    ends = {end: sum(item[end] for item in differences) / len(differences) for end in ("low", "high")}
-    return mean_interval([item["estimate"] for item in differences]) | ends
+    mean_ends = {end: sum(item[end] for item in differences) / len(differences) for end in ("low", "high")}
+    return mean_interval([item["estimate"] for item in differences]) | mean_ends
 
 
 def pool_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Return model -> set -> metric -> the pooled difference "main graft minus that model", where every seed has it."""
+    """Pool "main graft minus that model" as model -> set -> metric, where every seed has it."""
     per_seed = [seed["differences"] for seed in seeds]
     return {
         model: {

@@ -1,8 +1,8 @@
-"""The metrics: what is computed from the per-example outcomes of a model on a labeled set.
+"""Registry of the metrics that are computed from the per-example outcomes of a model on a labeled set.
 
 A metric is a function from `graft.evaluate.outcomes.Outcomes` to a number, and a row here. The JSON of `evaluate` and
 the results of a run hold all of them, each with its bootstrap interval, so that a recipe may expect any; `places` says
-where else one is shown. Perplexity, which only a language model has, is the exponential of `nll` and no row.
+where else one is shown. Perplexity, which only a language model has, is the exponential of `nll` and has no row.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ BINS = "graft.evaluate.calibration:"
 
 @dataclass(frozen=True, kw_only=True)
 class MetricEntry(Entry):
-    """One metric.
+    """Row of one metric.
 
     Attributes:
-        label: as tables and plots head it.
-        unit: what follows the label in a table, where the number is no share.
-        limits: the smallest and the largest value that it can have; intervals are clipped to them.
-        higher_is_better: whether a larger value is the better one.
+        label: its name in tables and plots.
+        unit: shown after the label in a table, where the number is no share.
+        limits: the smallest and the largest possible value; intervals are clipped to them.
+        higher_is_better: whether larger values are better.
         needs_probabilities: whether it reads stated probabilities, and not the predicted classes alone.
-        places: where it is shown: by `graft evaluate`, on the page, in paired comparisons of models.
+        places: the outputs that show it: by `graft evaluate`, on the page, in paired comparisons of models.
     """
 
     label: str
@@ -123,15 +123,15 @@ METRICS = Registry(
 
 
 def metrics_shown(place: Place) -> dict[str, MetricEntry]:
-    """Return the metrics that are shown at a place, by name, in the registry's order."""
+    """Return the metrics that one output shows, by name, in the registry's order."""
     return {name: entry for name, entry in METRICS.items() if place in entry.places}
 
 
 def is_higher_better(metric: str) -> bool:
-    """Say whether a larger value is the better one, as it is of what has no row, such as a gain."""
+    """Return whether larger values are better, as they are for numbers without a row, such as a gain."""
     return metric not in METRICS or METRICS[metric].higher_is_better
 
 
 def label_of(metric: str) -> str:
-    """Return the label of a metric, or the name of what is none."""
+    """Return the label of a metric; for a number without a row, its name in words."""
     return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")

@@ -1,4 +1,4 @@
-"""Report: one model's metrics on a test split and its out-of-distribution sets, with intervals."""
+"""Report of one model's metrics on a test split and its out-of-distribution sets, with intervals."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Report:
 
     Attributes:
         n: number of labeled examples behind the metrics.
-        metrics: name -> value, of each row of `graft.evaluate.registry.METRICS`; of a language model perplexity too.
+        metrics: name -> value, for each row of `graft.evaluate.registry.METRICS`; for a language model perplexity too.
         ci: metric -> 95 % basic bootstrap interval over examples.
         ece_floor: the ECE that a perfectly calibrated model with these confidences shows at this n.
         n_none: examples of a class that the task lacks (label -1), left out of the metrics.
         agreement: share of examples on which the prediction is the reference model's.
         recovered_gain: (accuracy - base) / (reference - base), where both were measured.
-        lost_gain: (reference - accuracy) / (reference - base), for a reference whose region was put back to base.
+        lost_gain: (reference - accuracy) / (reference - base), for the reference with a region put back to the base.
         ood: name -> the same for each out-of-distribution set.
-        detection: set -> how well its novel rows are told from the task's (`graft.evaluate.detection`), as JSON.
+        detection: set -> detection of its novel rows (`graft.evaluate.detection`), as JSON.
     """
 
     n: int
@@ -51,8 +51,8 @@ class Report:
         result |= {key: value for key, value in optional.items() if value is not None}
         result["ci"] = {name: list(interval) for name, interval in self.ci.items()}
         ood = {name: report.to_json() for name, report in self.ood.items()}
-        for name, found in self.detection.items():  # a set of novel rows alone has detection and no accuracy
-            ood.setdefault(name, {"n": 0, "n_none": found["n_out"]})["detection"] = dict(found)
+        for name, detection in self.detection.items():  # a set of novel rows alone has detection but no accuracy
+            ood.setdefault(name, {"n": 0, "n_none": detection["n_out"]})["detection"] = dict(detection)
         return result | ({"ood": ood} if ood else {})
 
 
@@ -60,7 +60,7 @@ def measure(outcomes: Outcomes, *, draws: int = 1000, seed: int = 0) -> Report:
     """Compute all metrics of one set.
 
     Args:
-        outcomes: per-example results.
+        outcomes: results by example.
         draws: bootstrap resamples of examples.
         seed: of the resampling.
     """

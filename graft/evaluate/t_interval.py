@@ -1,4 +1,4 @@
-"""Means over a few seeds, with Student's 95 % interval."""
+"""Student's 95 % interval of a mean over a few seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task similarity without any region: by the tasks' texts, and by what they ask of the base's weights."""
+"""Task similarity without any region: by the tasks' texts, and by the gradients of their losses at the base."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _BATCH = 32
 
 
 def compare_texts(head: SimilarityHead, examples: Sequence[Sequence[Example]]) -> Matrix:
-    """Return the (m, m) cosines of the tasks' mean sentence embeddings by one model (TextEmb, arXiv 2005.00770)."""
+    """Compute the (m, m) cosines of the tasks' mean sentence embeddings by one model (TextEmb, arXiv 2005.00770)."""
     with head.evaluating():
         return _cosines([_mean_embedding(head, rows) for rows in examples])
 
 
 def compare_gradients(heads: Sequence[Head], examples: Sequence[Sequence[Example]], scope: str) -> Matrix:
-    """Return the (m, m) cosines of the mean gradients of the tasks' losses at the heads' common model, over a scope.
+    """Compute the (m, m) cosines of the mean gradients of the tasks' losses at the heads' common model, over a scope.
 
     Task2Vec and TaskEmb compare mean squared gradients (arXiv 1902.03545, 2005.00770); the signs are kept here, since
-    two tasks may want one weight moved in opposite ways.
+    two tasks may pull one weight in opposite directions.
     """
     return _cosines([_mean_gradient(head, rows, Scope(scope)) for head, rows in zip(heads, examples, strict=True)])
 
 
 def _mean_embedding(head: SimilarityHead, rows: Sequence[Example]) -> torch.Tensor:
-    parts = [head.embed([row.texts for row in rows[i : i + _BATCH]]) for i in range(0, len(rows), _BATCH)]
-    return torch.cat(parts).mean(0)
+    embeddings = [head.embed([row.texts for row in rows[i : i + _BATCH]]) for i in range(0, len(rows), _BATCH)]
+    return torch.cat(embeddings).mean(0)
 
 
 class _TouchedSum(GradientSink):
-    """The sum of all gradients of the weights that the loss touches.
+    """Sum of all gradients of the weights that the loss touches.
 
     Attributes:
         sums: name -> (n,) fp32 on the CPU.
@@ -49,7 +49,7 @@ class _TouchedSum(GradientSink):
         self.sums: dict[str, torch.Tensor] = {}
 
     def receive(self, name: str, gradient: torch.Tensor) -> None:
-        """Add it."""
+        """Add a gradient to its tensor's sum."""
         flat = gradient.flatten().float().cpu()
         self.sums[name] = self.sums[name] + flat if name in self.sums else flat.clone()
 
@@ -57,7 +57,7 @@ class _TouchedSum(GradientSink):
 def _mean_gradient(head: Head, rows: Sequence[Example], scope: Scope) -> torch.Tensor:
     """Return the (n_weights in scope,) fp32 gradient on the CPU, up to a factor."""
     weights = {name: weight for name, weight in head.model.named_parameters() if scope.holds(name)}
-    batches = [MicroBatch(part, len(part)) for part in split_examples(rows, _BATCH)]
+    batches = [MicroBatch(batch, len(batch)) for batch in split_examples(rows, _BATCH)]
     stream_gradients(head, weights, sink := _TouchedSum(), batches)
     return torch.cat([sink.sums[name] for name in weights if name in sink.sums])
 

@@ -1,7 +1,7 @@
 """Temperature scaling: one number that divides the logits, fitted on validation (Guo et al. 2017, arXiv 1706.04599).
 
 It changes no prediction, so what it does to the ECE and the NLL is calibration alone: the control for "the graft
-is better calibrated", since it costs one pass over the validation examples and no localisation.
+is better calibrated", since it costs one pass over the validation examples and no localization.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from graft.errors import DataError
 from graft.evaluate.evaluation import Prediction, Predictions
 from graft.evaluate.outcomes import Floats
 
-COLDEST, HOTTEST = 1e-2, 1e2  # where the best temperature has no bound: a faultless model wants 0, a useless one ∞
+COLDEST, HOTTEST = 1e-2, 1e2  # bounds, since the best temperature of a faultless model is 0, of a useless one ∞
 
 
 def fit_temperature(validation: Prediction) -> float:
@@ -27,10 +27,10 @@ def fit_temperature(validation: Prediction) -> float:
     """
     from scipy.optimize import brentq
 
-    known = validation.labels >= 0
-    if not known.any():
-        raise DataError("a temperature is fitted on labelled examples, and there are none")
-    logits, labels = validation.logits[known], validation.labels[known]
+    is_known = validation.labels >= 0
+    if not is_known.any():
+        raise DataError("a temperature is fitted on labeled examples, and there are none")
+    logits, labels = validation.logits[is_known], validation.labels[is_known]
     low, high = np.log(1 / HOTTEST), np.log(1 / COLDEST)  # of ln b
     if _slope(logits, labels, low) >= 0:
         return HOTTEST
@@ -52,6 +52,6 @@ def scale_predictions(predictions: Predictions, temperature: float) -> Predictio
 
 def _slope(logits: Floats, labels: npt.NDArray[np.int64], log_b: float) -> float:
     """Return d NLL / d b at b = exp(log_b): the mean over rows of E_p[z] - z_label."""
-    scaled = Prediction(logits * np.exp(log_b), labels).probabilities  # (n, n_labels)
+    probabilities = Prediction(logits * np.exp(log_b), labels).probabilities  # (n, n_labels)
     finite = np.where(np.isfinite(logits), logits, 0.0)  # a label that a row lacks has probability 0
-    return float(((scaled * finite).sum(axis=1) - finite[np.arange(len(labels)), labels]).mean())
+    return float(((probabilities * finite).sum(axis=1) - finite[np.arange(len(labels)), labels]).mean())

@@ -1,1 +1,1 @@
-"""Sharing patches: the model card, push, pull, a look from afar, and other tools' formats."""
+"""Sharing of patches on the Hub: model card, push, pull, and checks by remote headers."""

@@ -1,4 +1,4 @@
-"""The base of a patch on the Hub: that it is there, its license, and the other patches on it."""
+"""Base model of a patch on the Hub: its presence, its license, and other patches on it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from graft.files.hub_failures import explain_failure, failures, is_broken_connec
 
 MOST_SIBLINGS = 20
 TAG = "skill-patch"
-# under these a patch may be given any licence; under others it keeps the base's, from which it is derived
+# a base under one of these licenses allows any license for a patch; under others the patch keeps the base's
 PERMISSIVE = frozenset(
     {"apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "unlicense", "cc-by-4.0", "bsl-1.0"}
 )
 
 
 @dataclass(frozen=True)
-class Licence:
-    """A licence as a card names it: an identifier, and a name and link where that is "other"."""
+class License:
+    """License as a card names it: an identifier, with a name and a link where that is "other"."""
 
     id: str
     name: str | None = None
@@ -26,24 +26,24 @@ class Licence:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base on the Hub.
+    """Base model on the Hub.
 
     Attributes:
         id: its Hub id.
-        licence: what its card states; None where it states nothing.
+        licence: that its card states; None where it states none.
         siblings: ids of other patches on the same base, newest first as the Hub lists them.
     """
 
     id: str
-    licence: Licence | None = None
+    licence: License | None = None
     siblings: tuple[str, ...] = ()
 
 
 def check_id(text: str, what: str) -> str:
-    """Return the text where it is a Hub id.
+    """Return the text if it is a Hub id.
 
     Raises:
-        ConfigError: it is not, as a local path is not.
+        ConfigError: it is none, such as a local path.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -56,7 +56,7 @@ def check_id(text: str, what: str) -> str:
 
 
 def look_up_base(repository: str, *, besides: str) -> BaseModel:
-    """Ask the Hub for a base; `besides` is the patch's own repository, which is no sibling.
+    """Ask the Hub for a base; `besides` is the patch's own repository, left out of the siblings.
 
     Raises:
         HubError: there is no such base, or the Hub cannot be asked.
@@ -69,38 +69,38 @@ def look_up_base(repository: str, *, besides: str) -> BaseModel:
         relation = f"base_model:adapter:{repository}"
         others = [model.id for model in api.list_models(filter=[TAG, relation], limit=MOST_SIBLINGS + 1)]
     except failures() as error:
-        fact = explain_failure(error, repository)
-        raise HubError(f"base model: {fact} (--base-model names another)") from error
+        reason = explain_failure(error, repository)
+        raise HubError(f"base model: {reason} (--base-model names another)") from error
     siblings = [check_id(other, "a patch on the same base") for other in others if other != besides]
-    return BaseModel(repository, _licence_of(card), tuple(siblings[:MOST_SIBLINGS]))
+    return BaseModel(repository, _license_of(card), tuple(siblings[:MOST_SIBLINGS]))
 
 
 def is_out_of_reach(error: HubError) -> bool:
-    """Return whether the Hub could not be asked at all: offline by wish, or no connection."""
+    """Return whether the Hub could not be asked at all: offline mode, or no connection."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     cause = error.__cause__
     return cause is not None and (isinstance(root_of(cause), OfflineModeIsEnabled) or is_broken_connection(cause))
 
 
-def settle_licence(own: str | None, base: BaseModel | None) -> Licence | None:
-    """Return the license that the card states: the author's where the base's allows it, else the base's.
+def choose_license(own: str | None, base: BaseModel | None) -> License | None:
+    """Return the license for the card: the author's if the base's license allows it, else the base's.
 
     Raises:
-        ConfigError: the base's licence binds what is derived from it, and the author states another.
+        ConfigError: the base's license binds what is derived from it, and the author states another.
     """
     of_base = base.licence if base else None
     if own is None or of_base is None:
-        return Licence(own) if own else of_base
+        return License(own) if own else of_base
     if own != of_base.id and of_base.id not in PERMISSIVE:
         raise ConfigError(
-            f"licence {own!r}: {base.id if base else 'the base'} is under {of_base.id!r}, and a patch holds weights "
+            f"license {own!r}: {base.id if base else 'the base'} is under {of_base.id!r}, and a patch holds weights "
             "derived from it; state the same one"
         )
-    return of_base if own == of_base.id else Licence(own)
+    return of_base if own == of_base.id else License(own)
 
 
-def _licence_of(card: object) -> Licence | None:
+def _license_of(card: object) -> License | None:
     texts = [getattr(card, key, None) for key in ("license", "license_name", "license_link")]
     licence, name, link = (text if isinstance(text, str) and text else None for text in texts)
-    return Licence(licence, name, link) if licence else None
+    return License(licence, name, link) if licence else None

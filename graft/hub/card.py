@@ -1,4 +1,4 @@
-"""The card of a patch: README.md of its repository, made of a template beside this file and checked values."""
+"""Card of a patch: the README.md of its repository, made of checked values and the template beside this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from graft.hub.base_model import BaseModel, Licence
+from graft.hub.base_model import BaseModel, License
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
 from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
@@ -32,9 +32,9 @@ _COMMANDS_OF_MASK = """\
 graft inspect {repository}
 graft pull {repository} -o core"""
 _LIMITS = """\
-- It lands only where every value under it is bitwise the base's: another revision, another dtype or a quantised copy
+- It lands only where every value under it is bitwise the base's: another revision, another dtype or a quantized copy
   of the base is refused, not approximated.
-- {figures}
+- {quality}
 - It teaches the task above and nothing else; the base's gaps and biases stay."""
 _USAGE = """\
 import graft
@@ -49,20 +49,20 @@ with graft.apply_patch(model, patch):  # every check comes before the first writ
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is about, beside the patch.
+    """Facts that a card states beside the patch itself.
 
     Attributes:
         repository: Hub id under which the patch is published.
-        base: what the Hub says of its base; None for a local one.
-        licence: that the card states.
+        base: its base on the Hub; None for a local one.
+        licence: of the patch; None where it has none.
         datasets: Hub ids of the training data.
         n_bytes: size of the patch file.
-        files: names of what lies beside the card.
+        files: names of the other files in the repository.
     """
 
     repository: str
     base: BaseModel | None
-    licence: Licence | None
+    licence: License | None
     datasets: Sequence[str]
     n_bytes: int = 0
     files: frozenset[str] = frozenset()
@@ -71,15 +71,15 @@ class CardFacts:
 def compose_card(outline: Outline, facts: CardFacts) -> str:
     """Compose the whole card, head and body.
 
-    Every word that comes out of the patch passes `graft.hub.card_text`, so that it can be no Markdown, HTML or YAML.
+    Every text from the patch passes through `graft.hub.card_text`, so that it cannot act as Markdown, HTML or YAML.
     """
     task = outline.provenance.task or {}
-    figures = read_figures(outline.provenance.metrics)
+    metrics = read_figures(outline.provenance.metrics)
     title = _title(outline, facts)
     data = make_card_data(
-        title, task, figures, base=facts.base, licence=facts.licence, datasets=facts.datasets
+        title, task, metrics, base=facts.base, licence=facts.licence, datasets=facts.datasets
     ).to_yaml(line_break="\n")
-    body = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(_values(outline, facts, task, figures, title))
+    body = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(_values(outline, facts, task, metrics, title))
     return f"---\n{data}\n---\n\n{body}"
 
 
@@ -89,14 +89,14 @@ def _title(outline: Outline, facts: CardFacts) -> str:
 
 
 def _base_name(outline: Outline, facts: CardFacts) -> str:
-    """Return the base's Hub id or a placeholder of the same name, which fits into code and a command line."""
+    """Return the base's Hub id, or else its name, reduced to characters that fit into code and a command line."""
     name = outline.provenance.base.name or ""
     plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in one_line(name, 60))
     return facts.base.id if facts.base else plain.strip("-.") or "BASE"
 
 
 def _values(
-    outline: Outline, facts: CardFacts, task: Mapping[str, Any], figures: Mapping[str, SetFigures], title: str
+    outline: Outline, facts: CardFacts, task: Mapping[str, Any], metrics: Mapping[str, SetFigures], title: str
 ) -> dict[str, str]:
     base = _base_name(outline, facts)
     is_patch = outline.kind == "patch"
@@ -106,33 +106,35 @@ def _values(
     names = {"auto": auto, "repository": facts.repository, "base": base}
     return {
         "title": prose(title),
-        "about": _about(outline, facts, task, base),
+        "about": _describe_patch(outline, facts, task, base),
         "usage": (_USAGE if is_patch else _USAGE_OF_MASK).format(**names),
         "commands": (_COMMANDS if is_patch else _COMMANDS_OF_MASK).format(**names),
-        "limits": _LIMITS.format(figures=_limit(figures)) if is_patch else "It holds coordinates and no values.",
-        "results": _results_table(figures) + _reliability(facts),
-        "where": _where(outline, facts),
-        "method": _method(outline, task, facts),
-        "siblings": _siblings(facts),
+        "limits": _LIMITS.format(quality=_describe_quality(metrics))
+        if is_patch
+        else "It holds coordinates and no values.",
+        "results": _results_table(metrics) + _reliability(facts),
+        "where": _describe_layers(outline, facts),
+        "method": _describe_method(outline, task, facts),
+        "siblings": _list_siblings(facts),
     }
 
 
-def _about(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: str) -> str:
+def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: str) -> str:
     n = outline.provenance.base.n_parameters
     share = f" ({outline.k / n:.4%} of {n:,})" if n else ""
     local = f"{prose(base)} (a local checkpoint, which the author did not name on the Hub)"
-    of = f"{outline.k:,} weights{share} of {f'[{base}](/{base})' if facts.base else local}"
+    weights = f"{outline.k:,} weights{share} of {f'[{base}](/{base})' if facts.base else local}"
     if outline.kind == "mask":
-        return f"A **core region**: {of}, which later training may be told to leave as they are."
+        return f"A **core region**: {weights}, which later training may be told to leave as they are."
     return (
-        f"A **skill patch**: {of}, with the values that they have after\nfine-tuning on the task "
+        f"A **skill patch**: {weights}, with the values that they have after\nfine-tuning on the task "
         f"*{prose(task.get('name') or 'unnamed')}*. Put on the base it gives the skill; taken off, the base is bitwise "
-        f"what it was.{_growth(outline)}"
+        f"what it was.{_explain_growth(outline)}"
     )
 
 
-def _growth(outline: Outline) -> str:
-    """Say what has to be done for a vocabulary that grew, before the patch is put on."""
+def _explain_growth(outline: Outline) -> str:
+    """Explain, for a patch that adds rows to the vocabulary, how to make room for them first."""
     grown = outline.provenance.grown
     name = next((name for name in grown if name in outline.dense), None)
     if name is None:
@@ -145,56 +147,56 @@ def _growth(outline: Outline) -> str:
     )
 
 
-def _results_table(figures: Mapping[str, SetFigures]) -> str:
-    if not figures:
+def _results_table(metrics: Mapping[str, SetFigures]) -> str:
+    if not metrics:
         return "The patch carries no measurements."
     lines = ["| set | n | accuracy | ECE | ECE of a perfect model at this n |", "|---|---|---|---|---|"]
-    for name, item in figures.items():
-        shown = "test split" if name == TEST else f"{prose(name)} (out of distribution)"
+    for name, item in metrics.items():
+        label = "test split" if name == TEST else f"{prose(name)} (out of distribution)"
         cells = " | ".join(_cell(item, metric) for metric in ("accuracy", "ece", "ece_floor"))
-        lines.append(f"| {shown} | {item.n:,} | {cells} |")
-    gain = figures[TEST].numbers.get("recovered_gain") if TEST in figures else None
+        lines.append(f"| {label} | {item.n:,} | {cells} |")
+    gain = metrics[TEST].numbers.get("recovered_gain") if TEST in metrics else None
     if gain is not None:
         lines.append(f"\nRecovered gain on the test split: {gain:.2f} of what fine-tuning gained in accuracy.")
     return "\n".join([*lines, "\nBrackets: 95 % basic bootstrap interval over examples."])
 
 
 def _reliability(facts: CardFacts) -> str:
-    picture = f"\n\n![Reliability of base, tuned and grafted models]({RELIABILITY})"
-    return picture if RELIABILITY in facts.files else ""
+    image = f"\n\n![Reliability of base, tuned and grafted models]({RELIABILITY})"
+    return image if RELIABILITY in facts.files else ""
 
 
-def _cell(figures: SetFigures, metric: str) -> str:
-    if metric not in figures.numbers:
+def _cell(metrics: SetFigures, metric: str) -> str:
+    if metric not in metrics.numbers:
         return ""
-    return cell(figures.numbers[metric], ends=figures.intervals.get(metric), show=fixed(3))
+    return cell(metrics.numbers[metric], ends=metrics.intervals.get(metric), show=fixed(3))
 
 
-def _where(outline: Outline, facts: CardFacts) -> str:
+def _describe_layers(outline: Outline, facts: CardFacts) -> str:
     rows = describe_outline(outline, facts.n_bytes)["layers"]
     lines = [f"![Entries by layer and module]({PLOT})\n"] if PLOT in facts.files else []
     lines += ["| layer | entries |", "|---|---|", *(f"| {prose(layer)} | {k:,} |" for layer, k in rows.items())]
     return "\n".join([*lines, f"\nThe file takes {facts.n_bytes:,} bytes."])
 
 
-def _method(outline: Outline, task: Mapping[str, Any], facts: CardFacts) -> str:
+def _describe_method(outline: Outline, task: Mapping[str, Any], facts: CardFacts) -> str:
     provenance = outline.provenance
-    made = {"method": provenance.method, "task": task, "scope": provenance.scope, "tool": provenance.tool}
-    made["base"] = {key: value for key, value in vars(provenance.base).items() if value is not None}
+    content = {"method": provenance.method, "task": task, "scope": provenance.scope, "tool": provenance.tool}
+    content["base"] = {key: value for key, value in vars(provenance.base).items() if value is not None}
     recipe = next(
         (f"\n\nThe whole recipe is in [{name}]({name})." for name in (RECIPE, RUN) if name in facts.files), ""
     )
-    return json_block({key: value for key, value in made.items() if value}) + recipe
+    return json_block({key: value for key, value in content.items() if value}) + recipe
 
 
-def _limit(figures: Mapping[str, SetFigures]) -> str:
-    if not figures:
+def _describe_quality(metrics: Mapping[str, SetFigures]) -> str:
+    if not metrics:
         return "How well it works was not recorded."
-    return "The figures are the author's, measured on held-out data as recorded in the file; nobody else checked them."
+    return "The numbers are the author's, measured on held-out data as recorded in the file; nobody else checked them."
 
 
-def _siblings(facts: CardFacts) -> str:
-    """List links from the root of the site that shows the card: they name no host."""
+def _list_siblings(facts: CardFacts) -> str:
+    """List other patches by links relative to the root of the site, which name no host."""
     if facts.base is None:
         return "Nothing: the base has no Hub id."
     lines = [f"- [{other}](/{other})" for other in facts.base.siblings]

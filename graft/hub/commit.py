@@ -1,4 +1,4 @@
-"""Commit to the Hub: who sends it, where it goes, and what happens when it fails midway."""
+"""Commit to the Hub: sign in, send all files at once, and recover from a failure midway."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from graft.files.hub_failures import (
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-RACED = 412
+RACED = 412  # status of a commit that another one overtook
 UNKNOWN = "it is not known whether this was published (pushing again makes no second commit)"
 PATIENCE = 120.0  # seconds without a byte from the Hub; the library itself would wait for ever
 
 
 def sign_in(repository: str, *, offline_too: bool) -> str:
-    """Return the repository's full id, once the Hub knows who is asking.
+    """Return the repository's full id, once the Hub has accepted the user's token.
 
     Args:
         repository: NAME or ORG/NAME; NAME belongs to the user.
-        offline_too: whether the id as it stands will do where the Hub cannot be asked.
+        offline_too: whether the id as given will do where the Hub cannot be asked.
 
     Raises:
-        HubError: no token, one that is not accepted, or no connection.
+        HubError: there is no token, it is not accepted, or there is no connection.
     """
     from huggingface_hub import HfApi
 
@@ -60,8 +60,9 @@ def send_commit(
 ) -> CommitInfo:
     """Send all files as one commit on the present head of a branch.
 
-    A commit that another one overtook is tried once more on the new head. So is one whose answer was lost: if it was
-    made after all, the files are found unchanged and no second commit follows. A pull request is not repeated then.
+    A commit that another one overtook is tried once more on the new head. So is a commit whose answer was lost: if it
+    was made after all, the files are found unchanged and no second commit follows. A pull request is not repeated
+    then.
 
     Raises:
         HubError: it was not made.
@@ -96,7 +97,7 @@ def _commit(
     create_pr: bool,
     heads: list[str | None],
 ) -> CommitInfo:
-    """Try once; the head that it builds on is noted in `heads`."""
+    """Try once; append to `heads` the head that the commit builds on."""
     from huggingface_hub import CommitOperationAdd
 
     heads.append(api.model_info(repository, revision=revision).sha)
@@ -106,12 +107,12 @@ def _commit(
         commit_message=message,
         revision=revision,
         create_pr=create_pr,
-        parent_commit=heads[-1],  # else a commit that came in between would be built upon unseen
+        parent_commit=heads[-1],  # else a commit made in between would be built upon unseen
     )
 
 
 def _is_unchanged(api: HfApi, repository: str, revision: str | None, heads: list[str | None], error: Exception) -> bool:
-    """Return whether nothing was published for sure: it was refused, never sent, or the branch is where it was."""
+    """Return whether certainly nothing was published: it was refused, never sent, or the branch is where it was."""
     status = status_of(error)
     if not heads or (status is not None and 400 <= status < 500):
         return True
@@ -133,19 +134,19 @@ def _make_branch(api: HfApi, repository: str, revision: str | None) -> None:
 
 
 def _may_repeat(error: Exception, create_pr: bool) -> bool:
-    """Return whether a second try can help and cannot publish twice; uploads were tried six times by the library."""
+    """Return whether a second try may help and cannot publish twice; uploads were already tried six times."""
     if isinstance(error, RuntimeError):
         return False
     status = status_of(error)
     if status in (RACED, 429):
         return True
-    lost = status in TRANSIENT or is_broken_connection(error) or is_garbled(error)
-    return lost and not create_pr
+    is_lost = status in TRANSIENT or is_broken_connection(error) or is_garbled(error)
+    return is_lost and not create_pr
 
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Give up on a Hub that has gone silent."""
+    """Give up on a Hub that has gone silent, inside the block."""
     from huggingface_hub import get_session
 
     session = get_session()

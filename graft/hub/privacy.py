@@ -1,4 +1,4 @@
-"""Keep private what must not be published: absolute paths, names of machines and of their users."""
+"""Refuse to publish absolute paths, names of machines and names of their users."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PATHS = re.compile(
 
 
 def refuse_private(value: Mapping[str, Any], where: str) -> None:
-    """Refuse to publish texts that hold an absolute path, the home folder, or the name of the machine.
+    """Refuse texts that hold an absolute path, the home folder, or the name of the machine or its user.
 
     Raises:
-        PatchError: naming the place of the first such text.
+        PatchError: there is such a text; its key is named.
     """
-    home, names = str(Path.home()), _names()
+    home, names = str(Path.home()), _private_names()
     for key, text in _texts(value, where):
         if _PATHS.search(text) or (len(home) > 1 and home in text):
             raise PatchError(f"{key}: {text[:60]!r} names a place on a machine, which is not published")
@@ -32,21 +32,21 @@ def refuse_private(value: Mapping[str, Any], where: str) -> None:
             raise PatchError(f"{key}: {text[:60]!r} names a machine or its user, which is not published")
 
 
-def _names() -> list[str]:
-    """Return the machine's name and its user's, where they cannot be ordinary words: with a digit or a sign in them."""
+def _private_names() -> list[str]:
+    """Return the names of the machine and its user that hold a digit or a sign, and so cannot be ordinary words."""
     names = [socket.gethostname()]
     with contextlib.suppress(OSError, KeyError):  # a user without a name, as in some containers
         names.append(getpass.getuser())
     return [name for name in names if len(name) > 3 and not name.isalpha()]
 
 
-def _texts(value: object, place: str) -> Iterator[tuple[str, str]]:
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        yield place, value
+        yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(str(key), place)
-            yield from _texts(item, f"{place}.{key}")
+            yield from _texts(str(key), path)
+            yield from _texts(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            yield from _texts(item, f"{place}[{i}]")
+            yield from _texts(item, f"{path}[{i}]")

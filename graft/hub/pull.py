@@ -1,4 +1,4 @@
-"""Pull a published patch: checked before it is handed on, and complete or not there at all."""
+"""Pull a published patch: checked before use, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_patch, load_region
 from graft.patch.skill_patch import Patch
 
-BESIDES = (CARD, *NAMES)
-LARGEST = 2**24  # bytes of what comes besides the patch
+OTHER_FILES = (CARD, *NAMES)
+LARGEST = 2**24  # bytes of a file other than the patch
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ def pull_patch(reference: str | Path, out: Path | None = None, *, force: bool = 
     """Load a patch from the Hub, or from a local file or folder.
 
     Args:
-        reference: NAME or ORG/NAME, with @revision behind it where not the newest is meant; or a local path. Pinned to
+        reference: NAME or ORG/NAME, with @revision after it unless the newest is meant; or a local path. Pinned to
             a commit, a cached patch is loaded without any request.
         out: a folder to keep it in, with card, plot and recipe.
         force: replace an existing folder.
 
     Raises:
-        HubError: the Hub gave none, or other bytes than it announced.
-        PatchFormatError: what came is not a patch; nothing is written.
+        HubError: the Hub has none, or sent other bytes than it announced.
+        PatchFormatError: the file is not a patch; nothing is written.
     """
     if out is not None:
         pull_folder(str(reference), out, force=force)
@@ -70,22 +70,22 @@ def pull_folder(reference: str, out: Path, *, force: bool = False) -> Pulled:
     fetched = fetch_file(reference, FILE_NAME)
     region, _ = load_region(fetched.path)
     pinned = f"{fetched.id}@{fetched.revision}" if fetched.revision else reference
-    others = {name: fetch_file(pinned, name).path for name in _present(pinned)}
+    others = {name: fetch_file(pinned, name).path for name in _find_others(pinned)}
     with new_folder(claim) as folder:
         for name, path in {FILE_NAME: fetched.path, **others}.items():
             shutil.copyfile(path, folder / name)
     return Pulled(str(fetched.id), fetched.revision, (FILE_NAME, *others), len(region))
 
 
-def _present(pinned: str) -> list[str]:
-    """Return which of the other files there are, and are no larger than such files are."""
+def _find_others(pinned: str) -> list[str]:
+    """Return the names of the other files that exist and are no larger than `LARGEST`."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     repository, _, revision = pinned.partition("@")
     try:
-        infos = HfApi().get_paths_info(repository, list(BESIDES), revision=revision or None)
+        infos = HfApi().get_paths_info(repository, list(OTHER_FILES), revision=revision or None)
     except failures() as error:
         raise HubError(explain_failure(error, repository, revision)) from error
     sizes = {item.path: item.size for item in infos if isinstance(item, RepoFile)}
-    return [name for name in BESIDES if sizes.get(name, LARGEST + 1) <= LARGEST]
+    return [name for name in OTHER_FILES if sizes.get(name, LARGEST + 1) <= LARGEST]

@@ -1,4 +1,4 @@
-"""Push a patch: patch, card, plot and recipe in one commit, or nothing."""
+"""Push a patch: patch, card, plot and recipe go up in one commit, or nothing does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from graft.arguments import checked
 from graft.errors import CheckpointError, ConfigError, HubError
-from graft.hub.base_model import BaseModel, check_id, is_out_of_reach, look_up_base, settle_licence
+from graft.hub.base_model import BaseModel, check_id, choose_license, is_out_of_reach, look_up_base
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.commit import send_commit, sign_in
 from graft.hub.privacy import refuse_private
@@ -29,14 +29,14 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was published, or with `dry_run` would be.
+    """Result of a push, or with `dry_run` of one that was not sent.
 
     Attributes:
         repository: its full Hub id.
         files: name -> bytes.
-        notes: what the author should know, such as why the card names no base.
+        notes: remarks for the author, such as why the card names no base.
         commit: 40 hex digits; None where nothing was sent.
-        pull_request: its address, where one was asked for.
+        pull_request: its address, if one was requested.
     """
 
     repository: str
@@ -47,7 +47,7 @@ class Pushed:
 
     @property
     def card(self) -> str:
-        """Return the card's text."""
+        """The card's text."""
         return self.files[CARD].decode()
 
 
@@ -71,8 +71,8 @@ def push_patch(
     Args:
         patch: a patch in memory, or a local file or folder.
         repository: Hub id, NAME or ORG/NAME.
-        base_model: Hub id of the base, where the patch does not know it.
-        licence: of the patch; else the one it states, else the base's.
+        base_model: Hub id of the base, if the patch does not name it.
+        licence: of the patch; by default the one it states, else the base's.
         datasets: Hub ids of the training data.
         recipe: the YAML file that made it, published beside it.
         private: make a new repository private.
@@ -84,8 +84,8 @@ def push_patch(
     Raises:
         PatchFormatError: the file is not a patch.
         PatchError: it names a place on this machine.
-        PatchMismatchError: it cannot fit the base, by the base's headers.
-        ConfigError: an id, licence or recipe that cannot be published.
+        PatchMismatchError: by its headers, the base cannot be the patch's.
+        ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
     """
     check_id(repository, "REPO_ID")
@@ -93,16 +93,16 @@ def push_patch(
         raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
     region, provenance = (patch, patch.provenance) if isinstance(patch, Patch) else load_region(patch)
     refuse_private(provenance.to_json(), "the patch's metadata")
-    beside = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
+    run_files = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
     more = {RECIPE: read_recipe(recipe)} if recipe else {}
     full_name = sign_in(repository, offline_too=dry_run)
     base, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
-    stated = settle_licence(licence or provenance.licence, base)
-    if stated is None:
-        notes.append("no licence is stated, neither by you (--license) nor by the base")
-    facts = CardFacts(full_name, base, stated, tuple(check_id(dataset, "--dataset") for dataset in datasets))
-    files = _compose(region, provenance, beside.files | more, facts)
-    pushed = Pushed(full_name, files, (*notes, *beside.notes))
+    chosen = choose_license(licence or provenance.licence, base)
+    if chosen is None:
+        notes.append("no license is stated, neither by you (--license) nor by the base")
+    facts = CardFacts(full_name, base, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
+    files = _compose(region, provenance, run_files.files | more, facts)
+    pushed = Pushed(full_name, files, (*notes, *run_files.notes))
     if dry_run:
         return pushed
     target: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
@@ -111,34 +111,36 @@ def push_patch(
 
 
 def _compose(
-    region: Patch | Mask, provenance: Provenance, beside: Mapping[str, bytes], facts: CardFacts
+    region: Patch | Mask, provenance: Provenance, others: Mapping[str, bytes], facts: CardFacts
 ) -> dict[str, bytes]:
-    """Return every file of the commit, the card last, since it speaks of the others."""
+    """Return every file of the commit, the card last, since it refers to the others."""
     mask = region.mask if isinstance(region, Patch) else region
-    files = {FILE_NAME: patch_bytes(region, provenance), PLOT: draw_mask(mask), **beside}
+    files = {FILE_NAME: patch_bytes(region, provenance), PLOT: draw_mask(mask), **others}
     facts = dataclasses.replace(facts, n_bytes=len(files[FILE_NAME]), files=frozenset(files))
     return files | {CARD: compose_card(outline_of(region, provenance), facts).encode()}
 
 
-def _find_base(outline: Outline, asked: str | None, besides: str, dry_run: bool) -> tuple[BaseModel | None, list[str]]:
-    """Return the base on the Hub, None for a local one; and what is to be said of it."""
+def _find_base(
+    outline: Outline, requested: str | None, besides: str, dry_run: bool
+) -> tuple[BaseModel | None, list[str]]:
+    """Return the base on the Hub, None for a local one, and notes on it for the author."""
     identity = outline.provenance.base
-    name = asked or identity.id
+    name = requested or identity.id
     if name is None:
         local = identity.name or "unknown"
         return None, [f"the base is local ({local}), so that the card names no base_model; pass --base-model HUB_ID"]
-    check_id(name, "--base-model" if asked else "the patch's base")
+    check_id(name, "--base-model" if requested else "the patch's base")
     try:
         base = look_up_base(name, besides=besides)
     except HubError as error:
         if dry_run and is_out_of_reach(error):
-            return BaseModel(name), [f"the Hub was not asked about {name}: its licence and other patches are unknown"]
+            return BaseModel(name), [f"the Hub was not asked about {name}: its license and other patches are unknown"]
         raise
     return base, [] if dry_run else _compare_base(outline, base)
 
 
 def _compare_base(outline: Outline, base: BaseModel) -> list[str]:
-    """Refuse a base that the patch cannot fit, by headers; what cannot be compared is noted.
+    """Refuse a base that the patch cannot fit, by its headers; return a note where they cannot be compared.
 
     Raises:
         PatchMismatchError: another name, shape or dtype.

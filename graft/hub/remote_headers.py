@@ -1,4 +1,4 @@
-"""Remote headers: those of patches and models on the Hub, read by range requests before anything large is fetched."""
+"""Remote headers of patches and models on the Hub, read by range requests before anything large is fetched."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from graft.patch.summary import Outline, describe_outline
 from graft.tensors.architecture import name_map_of, quantization_of, read_architecture
 from graft.tensors.tied_names import TiedNames
 
-FIRST = 100_000  # bytes asked for at once: nearly every header lies within
+FIRST = 100_000  # bytes of the first request: nearly every header is shorter
 
 
 @dataclass(frozen=True)
 class RemoteHeader:
-    """The header of a published patch.
+    """Header of a published patch.
 
     Attributes:
         outline: its content.
         n_bytes: size of the whole file.
         revision: the commit that it was read from, where the Hub named one.
-        integrity: what the header alone tells of its hashes.
+        integrity: verdict on its hashes, as far as the header tells.
     """
 
     outline: Outline
@@ -42,7 +42,7 @@ class RemoteHeader:
 
 @dataclass(frozen=True)
 class _Part:
-    """Bytes of a remote file: the first of them, the size of the whole, the commit."""
+    """First bytes of a remote file, with its size and commit."""
 
     data: bytes
     total: int
@@ -50,7 +50,7 @@ class _Part:
 
 
 class RemoteListing:
-    """Names, dtypes and shapes of a model on the Hub, and what its config says of names."""
+    """Names, dtypes and shapes of a model on the Hub, with the name map of its config."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], folder: Path | None) -> None:
         architecture = read_architecture(folder) if folder else None
@@ -65,39 +65,39 @@ class RemoteListing:
         return self.specs[name]
 
     def owner(self, name: str) -> str:
-        """Name the first listed of the group of tied ones."""
+        """Return the first listed name of a tensor's tied group."""
         return self._tied.owner(name, self.specs)
 
 
 def read_remote_patch(reference: str) -> RemoteHeader:
     """Read the header of a published patch, and nothing more of it.
 
-    A cached copy of a pinned commit is read instead; so is any cached copy where the Hub cannot be reached.
+    If a pinned commit is cached, the copy is read instead; so is any cached copy when the Hub cannot be reached.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: it cannot be fetched.
         PatchFormatError: it is not a patch.
     """
     repository, _, revision = reference.partition("@")
     cached = _cached(repository, revision)
     try:
         if cached is not None:
-            return _summarize(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
+            return _read_outline(read_header(cached, MAX_PATCH_HEADER), cached.stat().st_size, reference, revision)
         header, total, commit = read_remote_header(repository, FILE_NAME, revision or None, MAX_PATCH_HEADER)
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     except HubError:
         path = locate_patch(reference, FILE_NAME).path  # offline: what is in the cache, or the reason
-        return _summarize(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
-    return _summarize(header, total, reference, commit)
+        return _read_outline(read_header(path, MAX_PATCH_HEADER), path.stat().st_size, reference, None)
+    return _read_outline(header, total, reference, commit)
 
 
 def read_remote_base(reference: str) -> RemoteListing:
     """Read the headers of a model on the Hub: config, index, and the head of each shard.
 
     Raises:
-        HubError: it cannot be had.
-        CheckpointError: it is quantised, or holds no safetensors.
+        HubError: it cannot be fetched.
+        CheckpointError: it is quantized, or holds no safetensors.
     """
     repository, _, revision = reference.partition("@")
     try:
@@ -105,7 +105,7 @@ def read_remote_base(reference: str) -> RemoteListing:
     except HubError:
         folder = None
     if folder is not None and (method := quantization_of(folder)) is not None:
-        raise CheckpointError(f"{reference}: quantised ({method}); use the unquantised checkpoint it was made from")
+        raise CheckpointError(f"{reference}: quantized ({method}); use the unquantized checkpoint it was made from")
     specs: dict[str, TensorSpec] = {}
     for shard in _shards(reference):
         header, _, _ = read_remote_header(repository, shard, revision or None, MAX_HEADER)
@@ -114,7 +114,7 @@ def read_remote_base(reference: str) -> RemoteListing:
 
 
 def describe_remote(reference: str) -> dict[str, Any]:
-    """Return what `graft inspect --json` says of a published patch, by its header; raise as `read_remote_patch`."""
+    """Describe a published patch by its header, as `graft inspect --json` does; raise as `read_remote_patch`."""
     remote = read_remote_patch(reference)
     return describe_outline(remote.outline, remote.n_bytes) | {"integrity": remote.integrity}
 
@@ -122,9 +122,9 @@ def describe_remote(reference: str) -> dict[str, Any]:
 def check_headers(outline: Outline, listing: Any) -> Compatibility:
     """Compare a patch with a model by names, shapes and dtypes; values are not compared."""
     specs = {name: spec for name, (spec, _) in outline.entries.items()}
-    whole = {name: spec.shape for name, spec in outline.dense.items()}
+    dense = {name: spec.shape for name, spec in outline.dense.items()}
     origin = outline.provenance
-    return check_specs(specs, whole, origin.tied, listing, grown=origin.grown)
+    return check_specs(specs, dense, origin.tied, listing, grown=origin.grown)
 
 
 def read_remote_header(
@@ -136,20 +136,20 @@ def read_remote_header(
         HubError: the Hub refused, or could not be reached.
         CheckpointError: the header is junk, or contradicts the file's size.
     """
-    where = f"{repository}/{filename}"
+    source = f"{repository}/{filename}"
     part = _read(repository, filename, revision, FIRST)
     length = struct.unpack("<Q", part.data[:8])[0] if len(part.data) >= 8 else -1
     if not 2 <= length <= min(limit, part.total - 8):
-        raise CheckpointError(f"{where}: not a safetensors file, or cut short ({part.total:,} bytes)")
+        raise CheckpointError(f"{source}: not a safetensors file, or cut short ({part.total:,} bytes)")
     if 8 + length > len(part.data):
         part = _read(repository, filename, part.commit or revision, 8 + length)
     if 8 + length > len(part.data):
-        raise HubError(f"{where}: came cut short: try again")
-    return parse_header(part.data[8 : 8 + length], part.total, where), part.total, part.commit
+        raise HubError(f"{source}: came cut short: try again")
+    return parse_header(part.data[8 : 8 + length], part.total, source), part.total, part.commit
 
 
 def _read(repository: str, filename: str, revision: str | None, n_bytes: int) -> _Part:
-    """Read the first bytes of a file; a server that knows no ranges is hung up on once they are there."""
+    """Read the first bytes of a file; the connection to a server without range requests is closed after them."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
@@ -164,7 +164,7 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
                 data += chunk
                 if len(data) >= n_bytes:
                     break
-            commits = (step.headers.get("X-Repo-Commit") for step in (*response.history, response))
+            commits = (answer.headers.get("X-Repo-Commit") for answer in (*response.history, response))
             size = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers["Content-Length"]
             return _Part(bytes(data[:n_bytes]), int(size), next(filter(None, commits), None))
     except RemoteEntryNotFoundError as error:
@@ -173,8 +173,8 @@ def _read(repository: str, filename: str, revision: str | None, n_bytes: int) ->
         raise HubError(explain_failure(error, repository, revision)) from error
 
 
-def _summarize(header: Header, total: int, where: str, revision: str | None) -> RemoteHeader:
-    declared = read_declaration(header, where)
+def _read_outline(header: Header, total: int, source: str, revision: str | None) -> RemoteHeader:
+    declared = read_declaration(header, source)
     entries = {row.name: (row.spec, row.k) for row in declared.rows}
     outline = Outline(declared.kind, entries, declared.dense, declared.has_base, declared.provenance)
     return RemoteHeader(outline, total, revision or None, declared.seal.table_verdict)
@@ -187,10 +187,10 @@ def _cached(repository: str, revision: str) -> Path | None:
     if len(revision) != 40:
         return None
     try:
-        found = try_to_load_from_cache(repository, FILE_NAME, revision=revision)
+        path = try_to_load_from_cache(repository, FILE_NAME, revision=revision)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def _shards(reference: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files beside a patch in its repository: the plot of where it lies, and the recipe and calibration of its run."""
+"""Files beside a patch in its repository: a plot of its layers, and the recipe and calibration of its run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NAMES = (PLOT, RELIABILITY, RECIPE, RUN)
 
 @dataclass(frozen=True)
 class RepoFiles:
-    """Files beside the patch: name -> bytes; and what is to be said of those that stay behind."""
+    """Files beside the patch as name -> bytes, and notes on those that are not published."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def draw_mask(mask: Mask) -> bytes:
-    """Draw where a mask lies, layer by module; return the PNG."""
+    """Plot the entries of a mask by layer and module; return the PNG."""
     from graft.report.plots.layer_map import plot_layer_map
 
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def read_recipe(path: Path) -> bytes:
     """Read a recipe that the author wants to publish.
 
     Raises:
-        ConfigError: it is no YAML.
+        ConfigError: it is not YAML.
         PatchError: it names a place on this machine.
     """
     refuse_private(load_yaml(path), path.name)
@@ -48,11 +48,11 @@ def read_recipe(path: Path) -> bytes:
 
 
 def find_run_files(patch: Path) -> RepoFiles:
-    """Find what a finished run of one task left beside its main patch (`graft.results.layout`); nothing elsewhere."""
-    place = split_patch_path(patch.resolve())
-    if place is None:
+    """Find the files that a finished run of one task left beside its main patch; other patches have none."""
+    location = split_patch_path(patch.resolve())
+    if location is None:
         return RepoFiles()
-    run, name = place
+    run, name = location
     results = _read_results(run)
     if results is None or name != _method_of(results):
         return RepoFiles()
@@ -74,6 +74,6 @@ def _read_results(run: Path) -> Results | None:
 
 
 def _method_of(results: Results) -> str | None:
-    """Return the method of the main patch, None where a run has none."""
+    """Return the method of a run's main patch, None where it has none."""
     block = results.recipe.get("localize")
     return block.get("method") if isinstance(block, dict) else None

@@ -1,4 +1,4 @@
-"""Verify that a patch fits a model, wherever the two are: headers first, values where they are here or asked for."""
+"""Verify that a patch fits a model, either of them local or on the Hub: by headers first, then by values."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from graft.tensors.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome.
+    """Outcome of a verification.
 
     Attributes:
-        reasons: why it does not fit; none where it does.
+        reasons: why it does not fit; empty where it does.
         checked: "headers" where names, shapes and dtypes alone were compared and no values; else "values".
-        integrity: whether the patch's file agrees with its hashes, as far as it was read, or holds none.
+        integrity: verdict on the hashes in the patch's file, as far as it was read, or that it holds none.
     """
 
     reasons: tuple[str, ...]
@@ -33,29 +33,29 @@ class Verdict:
 
     @property
     def is_unsealed(self) -> bool:
-        """Return whether the patch is of an older version, which held no hashes of its content."""
+        """True for a patch of an older version, which holds no hashes of its content."""
         return self.integrity == UNSEALED
 
 
 def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     """Compare a patch with a model; either may be on the Hub.
 
-    Where one is, headers are read first (range requests), and what cannot fit is said before anything large is
-    fetched. Where both are, this is all, unless `full` asks for the values.
+    If one is, headers are read first (range requests), so that a misfit is reported before anything large is fetched.
+    If both are, only headers are compared, unless `full` asks for the values.
 
     Args:
         patch: a local file or folder, or a Hub id.
         base: a local folder, the embedded encoder, or a Hub id.
-        full: also compare the digest of all the base's tensors.
+        full: also compare the hash of all the base's tensors.
 
     Raises:
-        PatchFormatError, CheckpointError, HubError: one of the two is broken or cannot be had.
+        PatchFormatError, CheckpointError, HubError: one of the two is broken or cannot be fetched.
     """
-    afar = is_on_hub(patch), is_on_hub(base)
-    if any(afar):
-        foreseen = _foresee(patch, base, *afar)
-        if foreseen is not None and (foreseen.reasons or (all(afar) and not full)):
-            return foreseen
+    remote = is_on_hub(patch), is_on_hub(base)
+    if any(remote):
+        verdict = _compare_headers(patch, base, *remote)
+        if verdict is not None and (verdict.reasons or (all(remote) and not full)):
+            return verdict
     path = locate_patch(patch, FILE_NAME).path
     loaded = load_patch(path)
     checkpoint = Checkpoint.open(locate(base).path)
@@ -65,11 +65,11 @@ def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     return Verdict(tuple(reasons), "values", describe_integrity(path))
 
 
-def _foresee(patch: str, base: str, patch_afar: bool, base_afar: bool) -> Verdict | None:
-    """Return the verdict by headers; None where the Hub is out of reach, so that only the cache can tell."""
+def _compare_headers(patch: str, base: str, is_patch_remote: bool, is_base_remote: bool) -> Verdict | None:
+    """Return the verdict by headers; None where the Hub is out of reach, so that only the cache is left."""
     try:
-        outline, integrity = _outline(patch, patch_afar)
-        listing = read_remote_base(base) if base_afar else StoredTarget(Checkpoint.open(locate(base).path))
+        outline, integrity = _read_outline(patch, is_patch_remote)
+        listing = read_remote_base(base) if is_base_remote else StoredTarget(Checkpoint.open(locate(base).path))
     except HubError as error:
         if is_out_of_reach(error):
             return None
@@ -77,9 +77,9 @@ def _foresee(patch: str, base: str, patch_afar: bool, base_afar: bool) -> Verdic
     return Verdict(check_headers(outline, listing).reasons, "headers", integrity)
 
 
-def _outline(patch: str, afar: bool) -> tuple[Outline, str]:
-    """Return what is in a patch, and what is to be said of its hashes."""
-    if afar:
+def _read_outline(patch: str, is_remote: bool) -> tuple[Outline, str]:
+    """Return the outline of a patch, and the verdict on its hashes."""
+    if is_remote:
         header = read_remote_patch(patch)
         return header.outline, header.integrity
     path = locate_patch(patch, FILE_NAME).path

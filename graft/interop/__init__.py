@@ -1,1 +1,1 @@
-"""Other tools' formats: one small file of pure functions each, registered in the tables of `formats`."""
+"""Formats of other tools: one small file of pure functions each, and a row in `registry`."""

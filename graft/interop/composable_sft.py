@@ -4,11 +4,11 @@ Three layouts are known, all written by torch.save (its code, `src/sft/sft.py`, 
 {"body": {name: sparse tensor}, "head": {...}}, {"body": {name: encoding}} and {"diffs": {name: encoding},
 "abs": {name: tensor}}. An encoding is {"size", "index_steps", "values"}: the steps between ascending indices that
 count down the columns first. Its own decoder adds the steps up in 32 bits, which wraps from 2^31 elements on, and
-takes wrong remainders in tensors of three and more dimensions; here both are done in 64 bits and right.
+takes wrong remainders in tensors of three and more dimensions; here both are done in 64 bits, and correctly.
 
-The pickle is opened by torch's allow-list unpickler (`weights_only=True`). The first step is a scalar of numpy, for
-which a function of this file stands in. Only uncompressed archives of torch >= 1.6 are opened, so that nothing can
-unfold to more bytes than the file has. Sparse tensors are never coalesced, and no index is used before it was compared
+The pickle is opened by torch's allow-list unpickler (`weights_only=True`). The first step is a scalar of numpy, which
+a function of this file rebuilds. Only uncompressed archives of torch >= 1.6 are opened, so that nothing can
+expand to more bytes than the file has. Sparse tensors are never coalesced, and no index is used before it is compared
 with the shape.
 """
 
@@ -39,7 +39,7 @@ def read_composable_sft(path: Path) -> ImportedWeights:
     """Read a sparse fine-tuning; of a folder, its `pytorch_diff.bin`.
 
     Raises:
-        CheckpointError: not such a file, or one that wants more than tensors, names and numbers.
+        CheckpointError: not such a file, or one that holds more than tensors, names and numbers.
     """
     file = path / FILE_NAME if path.is_dir() else path
     content = _unpickle(file)
@@ -48,13 +48,13 @@ def read_composable_sft(path: Path) -> ImportedWeights:
     if not isinstance(differences, Mapping) or not isinstance(whole, Mapping) or not (differences or whole):
         raise CheckpointError(f"{file}: holds neither {' nor '.join(map(repr, _DIFFERENCES + _WHOLE))} of tensors")
     limit = file.stat().st_size
-    edits = {_text(name, file): _edit_of(str(name), item, file) for name, item in differences.items()}
-    tensors = {_text(name, file): _owned(str(name), item, file, limit) for name, item in whole.items()}
-    return ImportedWeights(edits, {name: partial(_give, tensor) for name, tensor in tensors.items()})
+    edits = {_check_name(name, file): _make_edit(str(name), item, file) for name, item in differences.items()}
+    tensors = {_check_name(name, file): _check_whole(str(name), item, file, limit) for name, item in whole.items()}
+    return ImportedWeights(edits, {name: partial(_return, tensor) for name, tensor in tensors.items()})
 
 
 def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
-    """Decode one encoding into shape, (k,) int64 row-major flat indices and (k,) values.
+    """Decode one encoding into its shape, (k,) int64 row-major flat indices and (k,) values.
 
     In a (2, 3) tensor the steps 1, 2 lead to 1 and 3, counted down the columns: the entries (1, 0) and (1, 1), whose
     row-major indices are 3 and 4.
@@ -74,7 +74,7 @@ def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...
     if (
         min(shape, default=0) < 0
         or n >= 2**63
-        or (steps.size and (steps.dtype.kind not in "iu" or not _ascend(steps, n)))
+        or (steps.size and (steps.dtype.kind not in "iu" or not _are_ascending(steps, n)))
     ):
         raise CheckpointError(f"tensor {name!r}: its steps leave its shape {list(shape)}")
     column_major = np.cumsum(steps.astype(np.int64))
@@ -84,7 +84,7 @@ def decode_steps(name: str, encoding: Mapping[str, Any]) -> tuple[tuple[int, ...
     return shape, torch.from_numpy(np.ravel_multi_index(coordinates, shape).astype(np.int64)), values
 
 
-def _ascend(steps: np.ndarray, n: int) -> bool:
+def _are_ascending(steps: np.ndarray, n: int) -> bool:
     """Return whether the steps lead upwards, from index 0 on, to below n; sums of a wide float cannot wrap."""
     if not steps.size:
         return True
@@ -95,7 +95,7 @@ def _ascend(steps: np.ndarray, n: int) -> bool:
     return ordered and float(np.sum(steps, dtype=np.float64)) < 2**62 and int(np.sum(steps, dtype=np.int64)) < n
 
 
-def _edit_of(name: str, item: Any, file: Path) -> Edit:
+def _make_edit(name: str, item: Any, file: Path) -> Edit:
     if isinstance(item, Mapping):
         return partial(_add_at, name, *decode_steps(name, item))
     if isinstance(item, torch.Tensor) and item.layout == torch.sparse_coo:
@@ -130,7 +130,7 @@ def _unpickle(file: Path) -> Mapping[str, Any]:
     try:
         _check_archive(file)
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols
+            warnings.simplefilter("ignore")  # about odd pickle protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -138,7 +138,7 @@ def _unpickle(file: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{file}: wants more than tensors, names and numbers; nothing was run") from error
-    except Exception as error:  # a spoilt stream makes the unpickler stumble in any way
+    except Exception as error:  # a damaged stream makes the unpickler fail in any way
         raise CheckpointError(f"{file}: not a sound archive of torch.save ({type(error).__name__})") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds no dictionary")
@@ -155,7 +155,7 @@ def _check_archive(file: Path) -> None:
 
 
 class _IntegerDtype:
-    """A stand-in for numpy.dtype while a pickle is read, so that none of numpy's own code meets a stranger's state."""
+    """Stand-in for numpy.dtype while a pickle is read, so that numpy's own code is given no state from a stranger."""
 
     def __init__(self, code: object, *flags: object) -> None:
         if code not in ("i8", "i4", "u8", "u4"):
@@ -173,19 +173,19 @@ def _rebuild_integer(dtype: _IntegerDtype, data: bytes) -> int:
 
 
 def _allowed() -> list[Any]:
-    """Return numpy's scalars of whole numbers, under the names that old and new versions of numpy pickle them by."""
+    """List the stand-ins for numpy's integers, under the names by which old and new versions of numpy pickle them."""
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [(_IntegerDtype, "numpy.dtype"), *((_rebuild_integer, name) for name in names)]
 
 
-def _text(name: Any, file: Path) -> str:
+def _check_name(name: Any, file: Path) -> str:
     if not isinstance(name, str):
         raise CheckpointError(f"{file}: a tensor's name is no text")
     return name
 
 
-def _owned(name: str, item: Any, file: Path, limit: int) -> torch.Tensor:
-    """Return a whole tensor; refuse one whose strides repeat a few bytes, which could unfold to any size."""
+def _check_whole(name: str, item: Any, file: Path, limit: int) -> torch.Tensor:
+    """Return a whole tensor; refuse one whose strides repeat a few bytes, since it could expand to any size."""
     strided = isinstance(item, torch.Tensor) and item.layout == torch.strided
     if not strided or item.numel() * item.element_size() > limit:
         raise CheckpointError(f"{file}: {name!r} is no tensor of its own")
@@ -193,5 +193,5 @@ def _owned(name: str, item: Any, file: Path, limit: int) -> torch.Tensor:
     return tensor
 
 
-def _give(tensor: torch.Tensor) -> torch.Tensor:
+def _return(tensor: torch.Tensor) -> torch.Tensor:
     return tensor

@@ -1,4 +1,4 @@
-"""The source of an export: a patch, and the base that it was cut from where one is at hand."""
+"""Source of an export: a patch, and the base that it was cut from where one is at hand."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graft.tensors.checkpoint import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class ExportSource:
-    """A patch with its base.
+    """Patch with its base.
 
     Attributes:
         patch: the patch.
-        target: its base on disk, whose values under the mask have been checked; None without one.
+        target: its base on disk, with the values under the mask checked; None without one.
         base_names: the patch's tensor names, of whole tensors too -> the base's; empty without a base.
     """
 
@@ -38,24 +38,24 @@ class ExportSource:
         """Open the base of a patch and check that the two belong together.
 
         Raises:
-            PatchMismatchError: the base is another than the patch was cut from.
+            PatchMismatchError: the patch was cut from another base.
             CheckpointError: the base cannot be read.
         """
         if base is None:
             return cls(patch)
         located = locate(base)
         target = StoredTarget(Checkpoint.open(located.path))
-        fit = check_compatible(patch, target).require(located.name)
-        return cls(patch, target, {**fit.dense, **fit.names})
+        matched = check_compatible(patch, target).require(located.name)
+        return cls(patch, target, {**matched.dense, **matched.names})
 
     @property
     def has_base_values(self) -> bool:
-        """Return whether the base's values under the mask are known."""
+        """True where the base's values under the mask are known."""
         return self.target is not None or self.patch.base_values is not None
 
     @cached_property
     def model(self) -> torch.nn.Module | None:
-        """Build the base's model on the meta device; None where no config.json tells one."""
+        """The base's model on the meta device; None where no config.json describes it."""
         path = self.target.checkpoint.path if self.target else None
         return build_on_meta(path) if path is not None and path.is_dir() else None
 
@@ -80,9 +80,9 @@ class ExportSource:
             BudgetError: no entry is left.
         """
         patch, left_out = self.patch, set(names)
-        kept = {name: indices for name, indices in patch.mask.indices.items() if name not in left_out}
+        remaining = {name: indices for name, indices in patch.mask.indices.items() if name not in left_out}
         dense = {name: tensor for name, tensor in patch.dense.items() if name not in left_out}
-        mask = Mask.of({name: patch.mask.specs[name] for name in kept}, kept)
+        mask = Mask.of({name: patch.mask.specs[name] for name in remaining}, remaining)
         grown = {name: growth for name, growth in patch.provenance.grown.items() if name not in left_out}
         origin = dataclasses.replace(patch.provenance, grown=grown)
         return dataclasses.replace(self, patch=dataclasses.replace(patch, mask=mask, dense=dense, provenance=origin))

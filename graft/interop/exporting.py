@@ -1,4 +1,4 @@
-"""Export: write a patch in another tool's format."""
+"""Export of a patch into another tool's format."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from graft.patch.skill_patch import Patch
 
 @dataclass(frozen=True)
 class Exported:
-    """The outcome of an export.
+    """Outcome of an export.
 
     Attributes:
         k: entries.
         dense: whole tensors.
-        skipped: tensors that the format cannot hold -> why.
-        missed: tensor -> number of entries that no difference reaches; they land beside the patch's value.
-        largest_miss: the largest |landed - patch's value| among them.
+        skipped: tensors that the format cannot hold -> the reason.
+        missed: tensor -> number of entries that no difference reaches; they get a value beside the patch's.
+        largest_miss: the largest |value - patch's value| among them.
     """
 
     k: int
@@ -35,7 +35,7 @@ class Exported:
 
     @property
     def n_missed(self) -> int:
-        """Return the number of entries that land beside the patch's value."""
+        """Number of entries that get a value beside the patch's."""
         return sum(self.missed.values())
 
 
@@ -54,7 +54,7 @@ def export_patch(
     Args:
         patch: the patch.
         to: a name of `EXPORT_FORMATS`.
-        out: the file or folder to make.
+        out: the file or folder to create.
         base: the model it was cut from; needed for whole tensors, and for differences unless base values are stored.
         strict: refuse where an additive format misses a value by rounding.
         skip_unsupported: leave out the tensors that the format cannot hold instead of refusing.
@@ -64,7 +64,7 @@ def export_patch(
         ConfigError: no such format, or it needs a base.
         PatchError: the format cannot hold a tensor, or misses a value under `strict`.
         BudgetError: nothing is left to write.
-        PatchMismatchError, CheckpointError: the base is another, or cannot be read.
+        PatchMismatchError, CheckpointError: the patch was cut from another base, or the base cannot be read.
         OutputError: the output exists, or cannot be written.
     """
     export_format, inputs = EXPORT_FORMATS.find(to), [] if base is None else local_paths(base)
@@ -73,7 +73,7 @@ def export_patch(
     _refuse_without_base(export_format, source)
     skipped = export_format.find_unsupported(source)
     if skipped and not skip_unsupported:
-        raise PatchError(_refusal(to, skipped))
+        raise PatchError(_explain_unsupported(to, skipped))
     source = source.without(skipped) if skipped else source
     missed, largest = _count_missed(source) if export_format.is_additive else ({}, 0.0)
     if missed and strict:
@@ -96,14 +96,14 @@ def _write(export_format: ExportFormat, source: ExportSource, claim: Claim) -> N
         export_format.write(source, temporary)
 
 
-def _refusal(to: str, skipped: Mapping[str, str]) -> str:
+def _explain_unsupported(to: str, skipped: Mapping[str, str]) -> str:
     name, reason = next(iter(skipped.items()))
     more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
     return f"{to} cannot hold tensor {name!r}: {reason}{more}; --skip-unsupported leaves such tensors out"
 
 
 def _count_missed(source: ExportSource) -> tuple[dict[str, int], float]:
-    """Return tensor -> entries that no difference reaches, and by how much the worst of them is missed."""
+    """Count the entries per tensor that no difference reaches; return the counts and the largest error."""
     missed, largest = {}, 0.0
     for name in source.patch.mask:
         base, tuned = source.base_values(name), source.patch.values[name]

@@ -15,16 +15,16 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ImportedWeights:
-    """The changes that a file of another tool makes to a base, not computed yet, so that one tensor at a time can be.
+    """Changes that a file of another tool makes to a base, computed later, one tensor at a time.
 
-    Names are the file's own: a live model's, or a checkpoint's.
+    Names are those in the file: a live model's, or a checkpoint's.
 
     Attributes:
-        edits: tensor name -> what becomes of the base's tensor.
-        whole: tensor name -> function that gives a tensor which takes the place of the base's, or which it lacks.
-        config: what the patch will record of the file.
-        untied: names of `whole` that the tool holds as modules of their own, so that they part from what the base ties
-            them with.
+        edits: tensor name -> function from the base's tensor to the tuned one.
+        whole: tensor name -> function that returns a tensor which replaces the base's, or which the base lacks.
+        config: settings of the file that the patch will record.
+        untied: names in `whole` that the tool keeps as modules of their own, and so unties from the tensors with which
+            the base ties them.
     """
 
     edits: Mapping[str, Edit] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def check_shape(name: str, shape: tuple[int, ...], base: tuple[int, ...]) -> Non
     """Refuse a tensor that is not of the base's shape.
 
     Raises:
-        MismatchError: naming the tensor.
+        MismatchError: it is of another shape; the tensor is named.
     """
     if tuple(shape) != tuple(base):
         raise MismatchError(f"tensor {name!r} has shape {list(base)} in the base, {list(shape)} in the imported file")

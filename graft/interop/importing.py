@@ -1,4 +1,4 @@
-"""Import: make a patch of another tool's file and its base."""
+"""Import of another tool's file: make a patch from it and its base."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def import_patch(
     budget: int | None = None,
     with_base_values: bool = False,
 ) -> Patch:
-    """Make a patch of what another tool's file does to a base, with one tensor in memory at a time.
+    """Make a patch of the changes that another tool's file makes to a base, with one tensor in memory at a time.
 
     Args:
         file: the file or folder.
         source: the file's format, a name of `IMPORT_FORMATS`.
         base: the model that the file belongs to.
-        density, budget: how many entries to keep, those that move furthest; without them every changed entry.
+        density, budget: number of entries to keep, those that change most; without them every changed entry.
         with_base_values: also store the base's values.
 
     Raises:
@@ -56,7 +56,7 @@ def import_patch(
     weights = import_format.read(file, checkpoint)
     edits, dense = _match(weights, checkpoint)
     edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
-    mask = _choose(checkpoint, edited, density, budget)
+    mask = _choose_entries(checkpoint, edited, density, budget)
     rows, grown = new_rows(checkpoint, edits, file)
     dense |= rows
     for name, tensor in dense.items():
@@ -64,15 +64,15 @@ def import_patch(
     config = {"method": "import", "from": source, "density": density, "budget": budget, **weights.config}
     buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
     provenance = replace(trace_provenance(located, checkpoint, Scope("all"), config), grown=grown, buffers=buffers)
-    values, before = _cut(checkpoint, edited, mask)
+    values, before = _take_values(checkpoint, edited, mask)
     hashes = {name: hash_values(tensor) for name, tensor in before.items()}
     return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
 
 
 def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
-    """Return the base's tensors -> their edits, several where the file lists tied names; and what the base lacks."""
-    wanted = [*weights.edits, *weights.whole]
-    base_names = _match_listed(wanted, base)
+    """Return the base's tensors -> their edits, several where the file lists tied names; and tensors the base lacks."""
+    file_names = [*weights.edits, *weights.whole]
+    base_names = _match_listed(file_names, base)
     dense = {name: read() for name, read in weights.whole.items() if name not in base_names}
     heads = resized_heads(weights, base_names, base)
     base_names = {name: target for name, target in base_names.items() if target not in heads}
@@ -81,7 +81,7 @@ def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[E
     if lacking or not (base_names or heads):
         what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
         raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
-    _refuse_untied(weights, base, wanted)
+    _refuse_untied(weights, base, file_names)
     edits: dict[str, list[Edit]] = {}
     for name, target in base_names.items():
         whole = weights.whole.get(name)
@@ -89,35 +89,35 @@ def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[E
     return edits, {name: tensor.clone() for name, tensor in dense.items()}
 
 
-def _match_listed(wanted: list[str], base: Checkpoint) -> dict[str, str]:
-    """Return the file's names -> the base's listed names; tied names stand for one."""
-    return {name: base.tied.owner(target, base.files) for name, target in _match_each(wanted, base).items()}
+def _match_listed(file_names: list[str], base: Checkpoint) -> dict[str, str]:
+    """Map the file's names to the base's listed names; tied names to a single one."""
+    return {name: base.tied.owner(target, base.files) for name, target in _match_each(file_names, base).items()}
 
 
-def _match_each(wanted: list[str], base: Checkpoint) -> dict[str, str]:
-    """Return the file's names -> the base's, tied ones each under its own."""
-    return name_map_of(base.architecture).match(wanted, {*base.names, *set().union(*base.tied)}).found
+def _match_each(file_names: list[str], base: Checkpoint) -> dict[str, str]:
+    """Map the file's names to the base's, each tied name to its own."""
+    return name_map_of(base.architecture).match(file_names, {*base.names, *set().union(*base.tied)}).found
 
 
-def _refuse_untied(weights: ImportedWeights, base: Checkpoint, wanted: list[str]) -> None:
-    """Refuse a copy of one of several tied tensors: the tool's model has them part, which no patch can.
+def _refuse_untied(weights: ImportedWeights, base: Checkpoint, file_names: list[str]) -> None:
+    """Refuse a separate copy of one of several tied tensors: the tool's model unties them, which no patch can.
 
     Raises:
-        MismatchError: naming both.
+        MismatchError: there is one; both names are given.
     """
-    base_names = _match_each(wanted, base)
-    named = set(base_names.values())
+    base_names = _match_each(file_names, base)
+    changed = set(base_names.values())
     for name in weights.untied & base_names.keys():
         group = base.tied.group_of(base_names[name])
-        if group - named:
+        if group - changed:
             raise MismatchError(
                 f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
-                f"{min(group - named)!r}, which would stay as it is: a patch cannot untie them"
+                f"{min(group - changed)!r}, which would stay as it is: a patch cannot untie them"
             )
 
 
 def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one tensor of the base and what becomes of it, without new rows of a vocabulary.
+    """Return one tensor of the base and its tuned values, without new rows of a vocabulary.
 
     Raises:
         MismatchError: the file gives tied names different values.
@@ -125,21 +125,21 @@ def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[t
     """
     before = base.read(name)
     tuned = edits[0](before)
-    cut = cut_rows(base, name, tuned)
+    without_new_rows = cut_rows(base, name, tuned)
     for other in edits[1:]:
         if not same_bits(tuned, other(before)):
             raise MismatchError(
                 f"the base ties {name!r} with another tensor, but the imported file unties them: "
                 "it changes both, each in its own way"
             )
-    refuse_not_finite(cut, name, file)
-    return before, cut
+    refuse_not_finite(without_new_rows, name, file)
+    return before, without_new_rows
 
 
 Edited = Mapping[str, Callable[[], tuple[torch.Tensor, torch.Tensor]]]
 
 
-def _choose(base: Checkpoint, edited: Edited, density: float | None, budget: int | None) -> Mask:
+def _choose_entries(base: Checkpoint, edited: Edited, density: float | None, budget: int | None) -> Mask:
     indices: Mapping[str, Indices]
     if density is None and budget is None:
         indices = {name: _changed(*edit()).nonzero().squeeze(1).numpy() for name, edit in edited.items()}
@@ -149,7 +149,7 @@ def _choose(base: Checkpoint, edited: Edited, density: float | None, budget: int
         n = sum(int(_changed(*edited[name]()).sum()) for name in names)
         if n < k:
             raise BudgetError(f"a budget of {k:,} entries, but the imported file changes only {n:,} of the base's own")
-        indices = select_top({name: partial(_movement, edited[name]) for name in names}, names, k)
+        indices = select_top({name: partial(_measure_change, edited[name]) for name in names}, names, k)
     mask = Mask.of({name: base.spec(name) for name in indices}, indices)
     if not len(mask):
         raise BudgetError("the imported file changes nothing of the base's own values: there is nothing to cut out")
@@ -160,14 +160,16 @@ def _changed(before: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     return (as_bits(before) != as_bits(tuned)).flatten()
 
 
-def _movement(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Return (n,) fp32 |tuned - base|, -inf where the bits are equal."""
+def _measure_change(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Compute (n,) fp32 |tuned - base|, -inf where the bits are equal."""
     before, tuned = edit()
     return (tuned.float() - before.float()).abs().flatten().masked_fill_(~_changed(before, tuned), -torch.inf)
 
 
-def _cut(base: Checkpoint, edited: Edited, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the tuned values at a mask, and the base's."""
+def _take_values(
+    base: Checkpoint, edited: Edited, mask: Mask
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Take the tuned values at a mask, and the base's."""
     values, before = {}, {}
     for name, indices in mask.indices.items():
         before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())

@@ -1,4 +1,4 @@
-"""Linear layers: which tensors of a patch are weights of one, and which a base stores transposed."""
+"""Linear layers: find the tensors of a patch that are weights of one, and those that a base stores transposed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from graft.tensors.scope import kind_of
 def match_linear_layers(source: ExportSource) -> dict[str, str]:
     """Map tensor names to module names, for weights of `torch.nn.Linear` layers that no other module shares.
 
-    The base's config.json tells the modules. Without a base, or with one that transformers does not know, every matrix
-    `….weight` that is no embedding by its name counts as such a weight.
+    The base's config.json describes the modules. Without a base, or with one that transformers does not know, every
+    matrix `….weight` that is no embedding by its name counts as such a weight.
     """
     mask = source.patch.mask
     tied = {name for group in source.patch.provenance.tied for name in group}
@@ -37,10 +37,10 @@ def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]
 
     Args:
         base: the base.
-        weights: names by a live model.
+        weights: a live model's names of them.
 
     Returns:
-        Weight -> whether it is; empty where no config.json tells the base's modules.
+        Weight -> whether it is; empty where no config.json describes the base's modules.
     """
     model = build_on_meta(base.path) if base.path.is_dir() else None
     if model is None:

@@ -1,10 +1,10 @@
 """LoRA adapters of PEFT (Hu et al., arXiv 2106.09685), merged against their base as PEFT merges them.
 
-    W + scale * B A,   A (r, in), B (out, r), scale = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling
+    W + scale * B A,   A (r, in), B (out, r), scale = alpha / r, or alpha / sqrt(r) with rank-stabilized scaling
 
 (arXiv 2312.03732). The product is taken in float32 (float64 for a float64 weight), the sum rounded to the weight's
-dtype: what `merge_and_unload` gives for an adapter loaded with PEFT's defaults. Every entry of a targeted matrix moves,
-so that a budget chooses what the patch keeps.
+dtype: the result of `merge_and_unload` for an adapter loaded with PEFT's defaults. Every entry of a targeted matrix
+changes, so that a budget chooses what the patch keeps.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from graft.errors import CheckpointError
 from graft.interop.additive import add_difference, difference_dtype
 from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
 from graft.interop.linear_layers import find_transposed
-from graft.interop.peft_adapter import Adapter, open_adapter, read_rest
+from graft.interop.peft_adapter import Adapter, open_adapter, read_others
 from graft.tensors.checkpoint import Checkpoint
 
-# what changes the arithmetic, or the base itself; each is off where it is absent, null or empty
-_UNKNOWN = (
+# settings that change the arithmetic, or the base itself; each is off where it is absent, null or empty
+_UNSUPPORTED = (
     *("use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "use_qalora", "use_bdlora"),
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "layer_replication"),
     *("megatron_config", "velora_config"),
@@ -39,34 +39,34 @@ _LONGEST = 500  # characters of a pattern
 
 
 def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
-    """Read a LoRA adapter of linear layers and embeddings; tensors that were trained whole are taken whole.
+    """Read a LoRA adapter of linear layers and embeddings, with the tensors that were trained whole.
 
     Args:
         path: the adapter's folder.
-        base: the model that it belongs to, which tells the layers that store their weights transposed.
+        base: the model that it belongs to, whose config tells the layers that store their weights transposed.
 
     Raises:
-        CheckpointError: not such an adapter, or a variant whose arithmetic is another.
+        CheckpointError: not such an adapter, or a variant with other arithmetic.
     """
     adapter = open_adapter(path, "LORA")
     _refuse_variants(adapter)
     pairs = adapter.groups(_LINEAR) | adapter.groups(_EMBEDDING)
     used = {key for pair in pairs.values() for key in pair.values()}
-    rest = {name: key for name, key in adapter.keys.items() if key not in used}
-    _refuse_rest(adapter, rest)
-    more = read_rest(adapter, rest)
+    others = {name: key for name, key in adapter.keys.items() if key not in used}
+    _refuse_others(adapter, others)
+    more = read_others(adapter, others)
     edits, transposed = dict(more.edits), find_transposed(base, [f"{module}.weight" for module in pairs])
     for module, pair in pairs.items():
-        name, edit = f"{module}.weight", _edit_of(adapter, module, pair, transposed.get(f"{module}.weight"))
-        below = edits.get(name)  # PEFT stores an embedding beside its factors
-        edits[name] = edit if below is None else _after(below, edit)
+        name, edit = f"{module}.weight", _make_edit(adapter, module, pair, transposed.get(f"{module}.weight"))
+        below = edits.get(name)  # of an embedding that PEFT stores beside its factors
+        edits[name] = edit if below is None else _chain(below, edit)
     config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
     return ImportedWeights(edits, more.whole, config, frozenset(more.whole))
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One adapted weight: its factors, and how they are put together."""
+    """Adapted weight: its factors, and the settings by which they are merged."""
 
     name: str
     read_a: Callable[[], torch.Tensor]
@@ -94,11 +94,11 @@ class _Layer:
         return add_difference(base, difference.to(base.dtype) if self.is_embedding else difference)
 
 
-def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_transposed: bool | None) -> Edit:
+def _make_edit(adapter: Adapter, module: str, pair: Mapping[str, str], is_transposed: bool | None) -> Edit:
     """Make the edit of a weight by its pair of factors.
 
-    `fan_in_fan_out` is one flag for all layers, and PEFT turns it over at each layer that it does not fit: it counts
-    only where the base does not tell.
+    `fan_in_fan_out` is one flag for all layers, and PEFT inverts it at each layer that it does not fit: it is used only
+    where the base does not tell.
     """
     if len(pair) != 2:
         raise CheckpointError(f"{adapter.where}: {module!r} has only {', '.join(pair)}")
@@ -109,9 +109,11 @@ def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_transpos
         f"{module}.weight",
         read_a,
         read_b,
-        rank=int(_number(adapter, "r", _of_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8)))),
-        alpha=_number(
-            adapter, "lora_alpha", _of_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
+        rank=int(
+            _check_number(adapter, "r", _match_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8)))
+        ),
+        alpha=_check_number(
+            adapter, "lora_alpha", _match_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
         ),
         is_rank_stabilized=bool(adapter.config.get("use_rslora")),
         is_transposed=_EMBEDDING[0] in pair or is_transposed,
@@ -119,12 +121,12 @@ def _edit_of(adapter: Adapter, module: str, pair: Mapping[str, str], is_transpos
     ).merge
 
 
-def _after(first: Edit, second: Edit) -> Edit:
+def _chain(first: Edit, second: Edit) -> Edit:
     return lambda base: second(first(base))
 
 
 def _refuse_variants(adapter: Adapter) -> None:
-    for key in _UNKNOWN:
+    for key in _UNSUPPORTED:
         if adapter.config.get(key):
             raise CheckpointError(f"{adapter.where}: a LoRA variant that is not known here ({key}); merge it with PEFT")
     start = adapter.config.get("init_lora_weights")
@@ -134,14 +136,14 @@ def _refuse_variants(adapter: Adapter) -> None:
         )
 
 
-def _refuse_rest(adapter: Adapter, rest: Mapping[str, str]) -> None:
-    odd = next((name for name in rest if ".lora_" in name or ".token_adapter." in name), None)
+def _refuse_others(adapter: Adapter, others: Mapping[str, str]) -> None:
+    odd = next((name for name in others if ".lora_" in name or ".token_adapter." in name), None)
     if odd is not None:
         raise CheckpointError(f"{adapter.where}: {odd!r} belongs to a LoRA variant that is not known here")
 
 
-def _of_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
-    """Return the value of the first pattern that matches a module name's end, as PEFT's `get_pattern_key` does."""
+def _match_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
+    """Return the value of the first pattern that matches the end of a module's name, as PEFT's `get_pattern_key`."""
     patterns = adapter.config.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise CheckpointError(f"{adapter.where}: {key} is no table of expressions")
@@ -156,7 +158,7 @@ def _of_pattern(adapter: Adapter, key: str, module: str, default: Any) -> Any:
     return default
 
 
-def _number(adapter: Adapter, key: str, value: Any) -> float:
+def _check_number(adapter: Adapter, key: str, value: Any) -> float:
     if type(value) not in (int, float):
         raise CheckpointError(f"{adapter.where}: {key} is {value!r}, not a number")
     return float(value)

@@ -1,4 +1,4 @@
-"""An adapter folder of PEFT: adapter_config.json beside adapter_model.safetensors."""
+"""Adapter folder of PEFT: adapter_config.json beside adapter_model.safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graft.tensors.checkpoint import Checkpoint
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # what PEFT puts before the live model's names
+PREFIX = "base_model.model."  # that PEFT puts before the live model's names
 MAX_CONFIG = 10_000_000  # bytes
 HEADS = ["classifier", "score"]  # which PEFT trains whole for a classification task, asked or not
 Reader = Callable[[], torch.Tensor]
@@ -25,13 +25,13 @@ Reader = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter that was opened; its tensors are read one at a time.
+    """Opened adapter, whose tensors are read one at a time.
 
     Attributes:
         where: its folder, for errors.
         config: adapter_config.json.
         stored: adapter_model.safetensors, headers checked.
-        keys: the live model's name and what follows -> the key in the file.
+        keys: the key without PEFT's prefix (module and ending) -> the key in the file.
     """
 
     where: str
@@ -40,7 +40,7 @@ class Adapter:
     keys: Mapping[str, str]
 
     def groups(self, endings: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        """Map each module to {ending: key} for the keys that end so."""
+        """Map each module to {ending: key} for the keys with one of the endings."""
         groups: dict[str, dict[str, str]] = {}
         for name, key in self.keys.items():
             for ending in endings:
@@ -50,20 +50,20 @@ class Adapter:
 
 
 @dataclass(frozen=True, eq=False)
-class Rest:
-    """An adapter's tensors beside its factors or differences.
+class OtherTensors:
+    """Tensors of an adapter beside its factors or differences.
 
     Attributes:
         edits: tensors that PEFT loads into the base's own: biases, embeddings saved along.
-        whole: those of `modules_to_save`, of which PEFT keeps modules apart from the base's.
+        whole: those of `modules_to_save`, which PEFT keeps in modules of their own.
     """
 
     edits: Mapping[str, Edit]
     whole: Mapping[str, Reader]
 
 
-def read_rest(adapter: Adapter, keys: Mapping[str, str]) -> Rest:
-    """Sort the tensors that were trained or saved as they are by what PEFT does with them.
+def read_others(adapter: Adapter, keys: Mapping[str, str]) -> OtherTensors:
+    """Sort the tensors that were trained or saved whole by what PEFT does with them.
 
     Args:
         adapter: the adapter.
@@ -87,7 +87,7 @@ def read_rest(adapter: Adapter, keys: Mapping[str, str]) -> Rest:
             whole[name] = read
         else:
             edits[target] = replace_whole(target, read)
-    return Rest(edits, whole)
+    return OtherTensors(edits, whole)
 
 
 def _modules_above(name: str) -> list[str]:
@@ -96,7 +96,7 @@ def _modules_above(name: str) -> list[str]:
 
 
 def open_adapter(folder: Path, kind: str) -> Adapter:
-    """Open an adapter of one PEFT type ("LORA", "SHIRA").
+    """Open an adapter of a PEFT type ("LORA", "SHIRA").
 
     Raises:
         CheckpointError: not such an adapter, or saved as a pickle only.

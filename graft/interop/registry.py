@@ -1,4 +1,4 @@
-"""Formats of other tools: what `graft export --to` writes and `graft import --from` reads.
+"""Registry of other tools' formats, which `graft export --to` writes and `graft import --from` reads.
 
 A format is one file in this folder and one row here. Nothing in this module imports torch.
 """
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFormat(Entry):
-    """A format that patches can be written in.
+    """Row of a format that patches can be written in.
 
     Attributes:
         target: `write(source, path)`, which fills a new file or an empty folder.
         unsupported: "package.module:name" of `find_unsupported(source)`, which returns the tensors that the format
             cannot hold, each with the reason; None where it holds all.
-        is_folder: whether it is a folder.
-        is_additive: whether it holds differences: the base's values under the mask are needed, from the base or stored
-            in the patch, and a few values may be out of reach of any difference.
+        is_folder: whether its output is a folder.
+        is_additive: whether it holds differences. It then needs the base's values under the mask, from the base or from
+            the patch, and a few values may be out of reach of any difference.
         needs_base: whether whole tensors of the base are needed.
     """
 
@@ -39,7 +39,7 @@ class ExportFormat(Entry):
 
     @property
     def needs(self) -> str:
-        """Return what the export needs beside the patch, for references."""
+        """Inputs that the export needs beside the patch, for the reference pages."""
         if self.needs_base:
             return "the base"
         return "the base, or a patch that stores base values" if self.is_additive else "nothing"
@@ -56,7 +56,7 @@ class ExportFormat(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportFormat(Entry):
-    """A format that patches can be made from.
+    """Row of a format that patches can be made from.
 
     Attributes:
         target: `read(file)` or, where `reads_base`, `read(file, base)`; returns `ImportedWeights`.
@@ -66,7 +66,7 @@ class ImportFormat(Entry):
     reads_base: bool = False
 
     def read(self, file: Path, base: Checkpoint) -> ImportedWeights:
-        """Return what a file does to a base, not computed yet."""
+        """Read the changes that a file makes to a base, without computing them yet."""
         arguments: tuple[Any, ...] = (file, base) if self.reads_base else (file,)
         weights: ImportedWeights = self.load()(*arguments)
         return weights
@@ -101,7 +101,7 @@ EXPORT_FORMATS = Registry(
         ),
         ExportFormat(
             name="state-dict",
-            help="those tensors whole, with the patch's values in place",
+            help="whole tensors that the patch touches, with its values in place",
             target="graft.interop.state_dict:write_state_dict",
             needs_base=True,
         ),

@@ -1,11 +1,11 @@
 """SHiRA adapters of PEFT (`peft.tuners.shira`; Bhardwaj et al., arXiv 2406.13175): sparse differences of linear layers.
 
 A layer of m x n weights holds exactly r * (m + n) differences, r being one number for the whole adapter, so that a
-mask of fewer entries is filled up. The filling is -0.0, since x + -0.0 has x's bits for every x, -0.0 included. PEFT
+mask of fewer entries is padded. The padding is -0.0, since x + -0.0 has x's bits for every x, -0.0 included. PEFT
 keeps the differences in float32 and adds them to the weight in float32, whatever the weight's dtype (its default;
 float64 in a float64 layer), so that in bf16 and fp16 the graft is bitwise the patch's, but for values that shrink
 65,536-fold or more (in fp16 8,192-fold) or turn to -0.0; in float32 more entries are out of reach
-(`additive.find_difference`). They are counted before the first write.
+(`additive.find_difference`). Those values are counted before the first write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from graft.interop.additive import add_difference, difference_dtype, find_differ
 from graft.interop.export_source import ExportSource
 from graft.interop.imported_weights import ImportedWeights
 from graft.interop.linear_layers import match_linear_layers
-from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_rest
+from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_others
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, assign, take
 from graft.tensors.tensor_stream import Planned, write_tensors
 
@@ -37,7 +37,7 @@ _ADDABLE = ("F32", "BF16", "F16", "F64")
 
 @dataclass(frozen=True)
 class _Bounds:
-    """The bounds that a layer sets to the adapter's r: `least` for its entries, `most` for its size."""
+    """Bounds that a layer sets to the adapter's r: `least` by its entries, `most` by its size."""
 
     least: int
     most: int
@@ -71,7 +71,7 @@ def write_shira(source: ExportSource, folder: Path) -> None:
     for name, spec in specs.items():
         n_slots = r * sum(spec.shape)
         key, dtype = f"{PREFIX}{modules[name]}", DTYPE_NAMES[difference_dtype(TORCH_DTYPES[spec.dtype])]
-        tensors[f"{key}.{VALUES}"] = Planned(TensorSpec(dtype, (n_slots,)), partial(_values, source, name, n_slots))
+        tensors[f"{key}.{VALUES}"] = Planned(TensorSpec(dtype, (n_slots,)), partial(_pad_values, source, name, n_slots))
         tensors[f"{key}.{INDICES}"] = Planned(
             TensorSpec("I32", (2, n_slots)), partial(_rows_and_columns, source, name, n_slots)
         )
@@ -89,14 +89,14 @@ def read_shira(path: Path) -> ImportedWeights:
     adapter = open_adapter(path, "SHIRA")
     layers = adapter.groups((VALUES, INDICES))
     used = {key for layer in layers.values() for key in layer.values()}
-    rest = {name: key for name, key in adapter.keys.items() if key not in used}
+    others = {name: key for name, key in adapter.keys.items() if key not in used}
     edits = {}
     for module, keys in layers.items():
         if len(keys) != 2:
             raise CheckpointError(f"{adapter.where}: {module!r} has values or indices, not both")
         read = {ending: partial(adapter.stored.read, key) for ending, key in keys.items()}
         edits[f"{module}.weight"] = partial(_add_sparse, f"{module}.weight", read)
-    more = read_rest(adapter, rest)
+    more = read_others(adapter, others)
     return ImportedWeights({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
 
 
@@ -105,10 +105,10 @@ def _bounds(k: int, spec: TensorSpec) -> _Bounds:
     return _Bounds(-(-k // (rows + columns)), rows * columns // (rows + columns))
 
 
-def _slots(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return n_slots >= k ascending flat indices, the mask's k among them, and the position of each of the mask's.
+def _pad_indices(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pad the mask's k flat indices to n_slots >= k ascending ones; return these, and the positions of the mask's own.
 
-    Among the first n_slots indices of all at least n_slots - k are free, so that these fill up. For the mask 1, 4 and
+    Among the first n_slots indices of the tensor at least n_slots - k are free, which is enough. For the mask 1, 4 and
     four slots, 0 and 2 are added: slots 0, 1, 2, 4, of which the mask has positions 1 and 3.
     """
     free = np.setdiff1d(np.arange(n_slots), indices, assume_unique=True)[: n_slots - indices.size]
@@ -116,21 +116,21 @@ def _slots(indices: np.ndarray, n_slots: int) -> tuple[np.ndarray, np.ndarray]:
     return slots, np.searchsorted(slots, indices)
 
 
-def _values(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
+def _pad_values(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
     difference, _ = find_difference(source.base_values(name), source.patch.values[name])
-    _, own = _slots(source.patch.mask[name], n_slots)
+    _, positions = _pad_indices(source.patch.mask[name], n_slots)
     values = torch.full((n_slots,), -0.0, dtype=difference.dtype)
-    return values.index_copy_(0, torch.from_numpy(own), difference)
+    return values.index_copy_(0, torch.from_numpy(positions), difference)
 
 
 def _rows_and_columns(source: ExportSource, name: str, n_slots: int) -> torch.Tensor:
-    slots, _ = _slots(source.patch.mask[name], n_slots)
+    slots, _ = _pad_indices(source.patch.mask[name], n_slots)
     columns = source.patch.mask.specs[name].shape[1]
     return torch.from_numpy(np.stack(np.divmod(slots, columns))).to(torch.int32)
 
 
 def _config(r: int, modules: list[str], base_id: str | None) -> Mapping[str, object]:
-    """Return what PEFT needs to make room for the values; its random mask is overwritten on loading."""
+    """Return the config by which PEFT makes room for the values; its random mask is overwritten on loading."""
     targets = "|".join(re.escape(module) for module in modules)  # a list would also match longer names' ends
     return {
         "peft_type": "SHIRA",

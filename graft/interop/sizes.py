@@ -1,4 +1,4 @@
-"""Tensors of another size than the base's in another tool's file: a vocabulary's new rows, heads of other outputs."""
+"""Tensors in an imported file that differ in size from the base's: new vocabulary rows, heads with other outputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from graft.tensors.vocabulary import read_tokens
 
 
 def resized_heads(weights: ImportedWeights, base_names: Mapping[str, str], base: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return the base's name -> a head of another size that the file brings, in the base's dtype."""
-    whole = {base_names[name]: read() for name, read in weights.whole.items() if name in base_names}
-    shapes = {name: (base.spec(name).shape, tuple(tensor.shape)) for name, tensor in whole.items()}
+    """Return the heads of another size in the file, by the base's names and in the base's dtype."""
+    tensors = {base_names[name]: read() for name, read in weights.whole.items() if name in base_names}
+    shapes = {name: (base.spec(name).shape, tuple(tensor.shape)) for name, tensor in tensors.items()}
     resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
     heads = heads_among(resized, vocabulary_rows(base)) if resized else frozenset()
-    return {name: whole[name].to(TORCH_DTYPES[base.spec(name).dtype]).clone() for name in sorted(heads)}
+    return {name: tensors[name].to(TORCH_DTYPES[base.spec(name).dtype]).clone() for name in sorted(heads)}
 
 
 def new_rows(
@@ -31,7 +31,7 @@ def new_rows(
     """Return the rows that the file adds to the base's vocabulary, by the base's names, and their tokens.
 
     Raises:
-        MismatchError: rows for a tensor that is no part of the vocabulary, or for a part of the vocabulary alone.
+        MismatchError: there are rows for a tensor outside the vocabulary, or for only some of its tensors.
     """
     vocabulary = vocabulary_rows(base)
     rows: dict[str, torch.Tensor] = {}
@@ -42,16 +42,16 @@ def new_rows(
             rows[name] = tuned[len(before) :].clone()
     if not rows:
         return {}, {}
-    start, n = _one_size(base, rows)
+    start, n = _require_one_size(base, rows)
     tokens = read_tokens(file if file.is_dir() else file.parent, start, start + n)
     return rows, dict.fromkeys(rows, Growth(start, tokens))
 
 
 def cut_rows(base: Checkpoint, name: str, tuned: torch.Tensor) -> torch.Tensor:
-    """Return a tuned tensor less the rows that the base lacks.
+    """Return a tuned tensor without the rows that the base lacks.
 
     Raises:
-        MismatchError: there are more, and the tensor is no part of the vocabulary.
+        MismatchError: it has such rows, and is no part of the vocabulary.
     """
     shape = base.spec(name).shape
     if tuned.shape == shape:
@@ -61,8 +61,8 @@ def cut_rows(base: Checkpoint, name: str, tuned: torch.Tensor) -> torch.Tensor:
     return tuned[: shape[0]]
 
 
-def _one_size(base: Checkpoint, rows: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """Return the rows before, and the new rows, of a vocabulary that grew as a whole."""
+def _require_one_size(base: Checkpoint, rows: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the numbers of old and new rows of a vocabulary, all of whose tensors must have grown alike."""
     first, *others = rows
     start, n = base.spec(first).shape[0], len(rows[first])
     of_vocabulary = (name for name in base.parameters if base.spec(name).shape[:1] == (start,))

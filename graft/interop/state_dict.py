@@ -1,7 +1,7 @@
-"""State dicts: the tensors that a patch touches, whole, with the tuned values in place.
+"""State dict of the tensors that a patch touches, whole, with the tuned values in place.
 
 One safetensors file in the base's names, shapes and dtypes: `model.load_state_dict(load_file(path), strict=False)`
-grafts it onto the base. Tensors to which the vocabulary added rows are there with them, and need a model that was
+grafts it onto the base. Tensors with new rows of the vocabulary include these, and need a model that was
 resized (`resize_token_embeddings`). Read back, a state dict of any tool is a dense import.
 """
 
@@ -24,17 +24,17 @@ from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors
 def write_state_dict(source: ExportSource, path: Path) -> None:
     """Write the file described above, one tensor in memory at a time."""
     patch = source.patch
-    tensors = {name: plan_tensor(whole) for name, whole in patch.dense.items()}
-    tensors |= {name: Planned(spec, partial(_grafted, source, name)) for name, spec in patch.mask.specs.items()}
+    tensors = {name: plan_tensor(tensor) for name, tensor in patch.dense.items()}
+    tensors |= {name: Planned(spec, partial(_graft_tensor, source, name)) for name, spec in patch.mask.specs.items()}
     for name, growth in patch.provenance.grown.items():
         rows = spec_of(patch.dense[name])
         grown = TensorSpec(rows.dtype, continue_shape(growth, rows.shape))
-        tensors[name] = Planned(grown, partial(_with_rows, source, name))
+        tensors[name] = Planned(grown, partial(_append_rows, source, name))
     write_tensors(path, tensors, {"format": "pt"})
 
 
 def read_state_dict(path: Path) -> ImportedWeights:
-    """Read the tensors of a safetensors file or model folder, each to take the place of the base's.
+    """Read the tensors of a safetensors file or model folder, each to replace the base's.
 
     Raises:
         CheckpointError: it cannot be read; pickles are refused.
@@ -43,12 +43,12 @@ def read_state_dict(path: Path) -> ImportedWeights:
     return ImportedWeights(whole={name: partial(stored.read, name) for name in stored.names})
 
 
-def _with_rows(source: ExportSource, name: str) -> torch.Tensor:
-    grafted = _grafted(source, name) if name in source.patch.mask else source.base_tensor(name)
+def _append_rows(source: ExportSource, name: str) -> torch.Tensor:
+    grafted = _graft_tensor(source, name) if name in source.patch.mask else source.base_tensor(name)
     return torch.cat([grafted, source.patch.dense[name]])
 
 
-def _grafted(source: ExportSource, name: str) -> torch.Tensor:
+def _graft_tensor(source: ExportSource, name: str) -> torch.Tensor:
     tensor = source.base_tensor(name).clone()
     assign(tensor, torch.tensor(source.patch.mask[name]), source.patch.values[name])
     return tensor

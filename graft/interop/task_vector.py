@@ -1,4 +1,4 @@
-"""Task vectors: dense differences tuned - base of the tensors that a patch touches (Ilharco et al., arXiv 2212.04089).
+"""Task vector: dense differences tuned - base of the tensors that a patch touches (Ilharco et al., arXiv 2212.04089).
 
 One safetensors file, tensor name -> difference in float32 (float64 for float64 tensors), zero where the patch has no
 entry. Adding it at scale 1 in that dtype and rounding to the base's gives the grafted values, apart from the entries
@@ -33,11 +33,11 @@ def write_task_vector(source: ExportSource, path: Path) -> None:
     tensors = {}
     for name, spec in source.patch.mask.specs.items():
         dtype = DTYPE_NAMES[difference_dtype(TORCH_DTYPES[spec.dtype])]
-        tensors[name] = Planned(TensorSpec(dtype, spec.shape), partial(_dense_difference, source, name))
+        tensors[name] = Planned(TensorSpec(dtype, spec.shape), partial(_make_dense, source, name))
     write_tensors(path, tensors, {"format": "pt"})
 
 
-def _dense_difference(source: ExportSource, name: str) -> torch.Tensor:
+def _make_dense(source: ExportSource, name: str) -> torch.Tensor:
     difference, _ = find_difference(source.base_values(name), source.patch.values[name])
     spec = source.patch.mask.specs[name]
     dense = torch.zeros(spec.numel, dtype=difference.dtype)

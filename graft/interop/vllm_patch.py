@@ -1,4 +1,4 @@
-"""vLLM's checkpoint weight patch: per tensor its name, shape, dtype, flat indices and absolute values.
+"""Checkpoint weight patches of vLLM: per tensor its name, shape, dtype, flat indices and absolute values.
 
 vLLM (`vllm.model_executor.model_loader.checkpoint_weight_patch`, read in its source, not run here) takes such patches
 in memory and prescribes no file. This one is therefore in its style: a safetensors file with `indices/NAME` (k,) I32,
@@ -36,7 +36,7 @@ MANY = 2**31  # elements from which 32-bit indices wrap
 
 
 class WeightPatch(NamedTuple):
-    """The fields of vLLM's `CheckpointWeightPatch`, in its order."""
+    """Fields of vLLM's `CheckpointWeightPatch`, in its order."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class WeightPatch(NamedTuple):
 
 
 def find_unsupported(source: ExportSource) -> dict[str, str]:
-    """Return the tensors that vLLM cannot take, each with the reason; NaN marks what stays, and integers have none."""
+    """Return the tensors that vLLM cannot take, each with the reason; its mark of unchanged entries is NaN."""
     specs = source.patch.mask.specs
     integers = {name: spec.dtype for name, spec in specs.items() if not spec.is_float}
     unsupported = {name: f"{dtype} entries; vLLM patches floating-point tensors" for name, dtype in integers.items()}
@@ -60,13 +60,13 @@ def write_weight_patches(source: ExportSource, path: Path) -> None:
     for name, indices in source.patch.mask.indices.items():
         spec = source.patch.mask.specs[name]
         width = "I32" if spec.numel < MANY else "I64"
-        tensors[f"indices/{name}"] = Planned(TensorSpec(width, indices.shape), partial(_narrow, indices, width))
+        tensors[f"indices/{name}"] = Planned(TensorSpec(width, indices.shape), partial(_to_index_dtype, indices, width))
         tensors[f"values/{name}"] = plan_tensor(source.patch.values[name])
         rows.append([name, list(spec.shape), spec.dtype])
-    for name, whole in source.patch.dense.items():
-        planned = plan_tensor(whole.flatten())
+    for name, tensor in source.patch.dense.items():
+        planned = plan_tensor(tensor.flatten())
         tensors[f"values/{name}"] = planned
-        rows.append([name, list(whole.shape), planned.spec.dtype])
+        rows.append([name, list(tensor.shape), planned.spec.dtype])
     write_tensors(path, tensors, {KEY: json.dumps(rows, separators=(",", ":"), ensure_ascii=False)})
 
 
@@ -92,5 +92,5 @@ def read_weight_patches(path: Path | str) -> Iterator[WeightPatch]:
         raise CheckpointError(f"{path}: its list of tensors is not [[name, shape, dtype], ...]") from error
 
 
-def _narrow(indices: np.ndarray, width: str) -> torch.Tensor:
+def _to_index_dtype(indices: np.ndarray, width: str) -> torch.Tensor:
     return torch.tensor(indices).to(TORCH_DTYPES[width])

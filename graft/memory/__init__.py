@@ -1,1 +1,1 @@
-"""Memory: what a command will take, told beforehand by `--plan` from headers and configs alone; one file a command."""
+"""Memory plans, which `--plan` prints beforehand from headers and configs alone; one file a command."""

@@ -1,8 +1,8 @@
-"""What a forward pass keeps for the backward pass, measured on a model without weights.
+"""Activations that a forward pass keeps for the backward pass, estimated on a model without weights.
 
-The model of the config is run on torch's meta device, which computes shapes and nothing else, and what autograd would
-keep is counted. Kernels that keep less on a real device (attention that never stores its matrix) make it an upper
-bound; on the CPU it was 14 % above a small Llama's.
+The model of the config is run on torch's meta device, which computes shapes and nothing else, and the bytes that
+autograd would keep are counted. Kernels that keep less on a real device (attention that never stores its matrix) make
+it an upper bound; on the CPU it was 14 % above a small Llama's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from graft.tensors.architecture import build_on_meta
 
 @dataclass
 class SavedActivations:
-    """Bytes that are kept for the backward pass.
+    """Tensors that are kept for the backward pass, in bytes.
 
     Attributes:
-        storages: of the tensors kept so far, each counted once.
-        entering: size of what enters each layer.
-        within: bytes that each layer added.
+        storages: of the tensors kept so far, by their identity, so that each is counted once.
+        entering: bytes of each layer's input.
+        within: bytes that each layer keeps inside.
     """
 
     storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class SavedActivations:
 
     @property
     def total(self) -> int:
-        """Return the bytes of everything."""
+        """Bytes of all tensors."""
         return sum(storage.nbytes() for storage in self.storages.values())
 
     @property
     def with_checkpointing(self) -> int:
-        """Return the bytes of what enters each layer, and of the inside of one."""
+        """Bytes under gradient checkpointing: every layer's input, and the inside of one layer."""
         return self.total - sum(self.within) + sum(self.entering) + max(self.within, default=0)
 
 
@@ -55,7 +55,7 @@ def estimate_activations(
         task: for the longest input and the head.
         batch_size: examples at once.
         dtype: of the model.
-        trains: tensor name -> whether it takes a gradient.
+        trains: tells by a tensor's name whether it takes a gradient.
     """
     model: Any = build_on_meta(folder)
     if model is None:
@@ -64,7 +64,9 @@ def estimate_activations(
         weight.requires_grad_(trains(name))
     rows, tokens = _rows(task, batch_size), min(task.max_length, longest_input(model) or task.max_length)
     ids = torch.zeros((rows, tokens), dtype=torch.int64, device="meta")
-    mask = torch.ones((rows, 1, tokens, tokens), dtype=torch.bool, device="meta")  # a smaller one would be looked into
+    mask = torch.ones(
+        (rows, 1, tokens, tokens), dtype=torch.bool, device="meta"
+    )  # of a smaller one the model would read the values
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in _parameters(model) else {}
     if "logits_to_keep" in _parameters(model) and task.head.entry.has_labels:
         options["logits_to_keep"] = 1
@@ -89,22 +91,22 @@ def _run(model: Any, batch: dict[str, Any]) -> SavedActivations:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    saved, before = SavedActivations(), []
+    saved, totals_before = SavedActivations(), []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            saved.storages[storage._cdata] = storage  # held, so that no other takes its place
+            saved.storages[storage._cdata] = storage  # kept alive, so that no other storage gets its identity
         return tensor
 
     def enter(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         saved.entering.append(next(item.nbytes for item in (*inputs, *options.values()) if torch.is_tensor(item)))
-        before.append(saved.total)
+        totals_before.append(saved.total)
 
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.register_forward_pre_hook(enter, with_kwargs=True)
-            layer.register_forward_hook(lambda *_: saved.within.append(saved.total - before.pop()))
+            layer.register_forward_hook(lambda *_: saved.within.append(saved.total - totals_before.pop()))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(**batch)
         if "logits" in output:

@@ -1,4 +1,4 @@
-"""The memory and disk that `graft apply` will take, from headers alone."""
+"""Plan the memory and disk that `graft apply` will take, from headers alone."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
         out: the folder to make.
 
     Raises:
-        PatchFormatError, PatchMismatchError: it would be refused for what headers tell.
+        PatchFormatError, PatchMismatchError: by the headers, the merge would be refused.
     """
     files: list[Path] = []
     rows: list[TensorRow] = []
-    whole = 0
+    dense_bytes = 0
     for path in patches:
         file, header = read_patch_header(path)
-        own_rows, dense = _read_rows(file, header, checkpoint)
+        own_rows, own_dense_bytes = _read_rows(file, header, checkpoint)
         files.append(file)
         rows += own_rows
-        whole += dense
+        dense_bytes += own_dense_bytes
     shards = sum(file.stat().st_size for file in set(checkpoint.files.values()))
-    besides = sum(file.stat().st_size for file in find_companions(checkpoint).copied)
-    sizes = sum(file.stat().st_size for file in files)
+    companions = sum(file.stat().st_size for file in find_companions(checkpoint).copied)
+    patch_bytes = sum(file.stat().st_size for file in files)
     parts = [
-        Allocation("patches", sizes),
+        Allocation("patches", patch_bytes),
         Allocation(f"their {sum(row.k for row in rows):,} entries", PER_ENTRY * sum(row.k for row in rows)),
         Allocation("the largest row while it is read", PER_DECODED * max(row.k for row in rows)),
-        Allocation("whole tensors", 2 * whole),
-        Allocation("weights", shards + whole, "disk"),
-        Allocation("tokenizer, configs", besides, "disk"),
+        Allocation("whole tensors", 2 * dense_bytes),
+        Allocation("weights", shards + dense_bytes, "disk"),
+        Allocation("tokenizer, configs", companions, "disk"),
     ]
-    return MemoryPlan.of(torch.device("cpu"), parts, reads=shards + besides + sizes, out=out)
+    return MemoryPlan.of(torch.device("cpu"), parts, reads=shards + companions + patch_bytes, out=out)
 
 
 def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[TensorRow, ...], int]:
-    """Return a patch's rows, which fit the checkpoint as far as headers tell, and the bytes of its whole tensors."""
+    """Return a patch's rows, which by the headers fit the checkpoint, and the bytes of its whole tensors."""
     declared = read_declaration(header, str(file))
     rows = declared.rows
     if declared.kind == "mask":

@@ -1,4 +1,4 @@
-"""The memory that `graft localize` will take, from headers and config alone."""
+"""Plan the memory that `graft localize` will take, from headers and config alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 
-CANDIDATE = 64  # bytes: index three times, movement, both values, gradient, sum, scores, and their order
-WAITING = 48  # bytes per candidate of a micro-batch while the best are sought
-SCORED = 16  # bytes per weight of the one tensor whose scores are looked at
+CANDIDATE = 64  # bytes: index three times, delta, both values, gradient, sum, scores, and their order
+PENDING = 48  # bytes per candidate of a micro-batch while the best are selected
+SCORED = 16  # bytes per weight of the tensor whose scores are compared
 
 
 def plan_localization(
@@ -31,7 +31,7 @@ def plan_localization(
     """Plan what `localize_skill` with the same arguments will take; no weight is read.
 
     Raises:
-        CheckpointError, ConfigError, BudgetError: it would be refused.
+        CheckpointError, ConfigError, BudgetError: the localization would be refused.
     """
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
@@ -52,11 +52,11 @@ def plan_localization(
 def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
     method = LOCALIZATION_METHODS[config.method]
     if method.of_candidates and not config.exact_scores:
-        of_one = min(config.candidates.multiple * k, sum(sizes))
-        most = min(config.candidates.micro_batches * of_one, sum(sizes))
-        return [Allocation(f"candidates (at most {most:,})", CANDIDATE * most + WAITING * of_one, "host")]
+        per_batch = min(config.candidates.multiple * k, sum(sizes))
+        most = min(config.candidates.micro_batches * per_batch, sum(sizes))
+        return [Allocation(f"candidates (at most {most:,})", CANDIDATE * most + PENDING * per_batch, "host")]
     dense = Allocation("a number per weight in scope", method.bytes_per_weight * sum(sizes), "host")
     return [
         dense,
-        Allocation("scores of the largest tensor", SCORED * max(sizes) + WAITING * min(k, sum(sizes)), "host"),
+        Allocation("scores of the largest tensor", SCORED * max(sizes) + PENDING * min(k, sum(sizes)), "host"),
     ]

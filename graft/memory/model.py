@@ -1,4 +1,4 @@
-"""What a live model takes by itself: its weights, and what a forward pass keeps for the backward pass."""
+"""Allocations of a live model by itself: its weights, and the activations kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from graft.tensors.dtypes import TORCH_DTYPES
 
 
 def allocate_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Allocation:
-    """Return what the live model's weights take."""
+    """Return the allocation of the live model's weights."""
     names = set(checkpoint.names) - checkpoint.aliases
     return Allocation("weights", sum(checkpoint.spec(name).numel for name in names) * dtype.itemsize)
 
 
 def allocate_activations(saved: SavedActivations | None, *, gradient_checkpointing: bool) -> Allocation:
-    """Return what a batch of the longest inputs keeps for the backward pass, unknown where that was not estimated."""
-    what = "activations, longest inputs"
+    """Return the allocation of activations for a batch of the longest inputs, unknown where there is no estimate."""
+    label = "activations, longest inputs"
     if saved is None:
-        return Allocation(what, None)
-    return Allocation(what, saved.with_checkpointing if gradient_checkpointing else saved.total)
+        return Allocation(label, None)
+    return Allocation(label, saved.with_checkpointing if gradient_checkpointing else saved.total)
 
 
 def live_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
-    """Return the dtype in which a model will be loaded: the one asked for, or its largest tensor's."""
-    asked = find_dtype(dtype)
-    if isinstance(asked, torch.dtype):
-        return asked
+    """Return the dtype in which a model will be loaded: the requested one, or its largest tensor's."""
+    requested = find_dtype(dtype)
+    if isinstance(requested, torch.dtype):
+        return requested
     largest = max(checkpoint.parameters, key=lambda name: checkpoint.spec(name).numel)
     return TORCH_DTYPES[checkpoint.spec(largest).dtype]

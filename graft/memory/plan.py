@@ -1,4 +1,4 @@
-"""MemoryPlan: how many bytes each part of some work will take, where, and whether the machine has them."""
+"""MemoryPlan: the bytes that each part of some work will take, in memory or on disk, beside what is free."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PLACES: tuple[Place, ...] = ("device", "host", "disk")
 
 @dataclass(frozen=True)
 class Allocation:
-    """Memory for one purpose, or room for one output.
+    """Memory for one purpose, or disk space for one output.
 
     Attributes:
         what: the purpose, for a person.
-        bytes: the most that it takes; None where that is not known beforehand.
-        place: the host's memory, or the device's; the same on a machine that computes on the CPU; or the disk.
+        bytes: the most that it takes; None where that is unknown beforehand.
+        place: the host's memory, the device's (the host's too when computing on the CPU), or the disk.
     """
 
     what: str
@@ -31,13 +31,13 @@ class Allocation:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a piece of work takes above the imported interpreter; pages of mapped files do not count.
+    """Memory and disk that some work takes beyond the imported interpreter; pages of mapped files do not count.
 
     Attributes:
         device: where it computes, such as "cpu" or "cuda:0".
-        parts: what is taken, purpose by purpose.
-        available: place -> bytes that are free now; a place that cannot be asked is left out.
-        reads: bytes of files that are read; None where that was not counted.
+        parts: the allocations, purpose by purpose.
+        available: place -> bytes that are free now; a place that cannot be queried is left out.
+        reads: bytes of files that are read; None where they were not counted.
     """
 
     device: str
@@ -49,32 +49,34 @@ class MemoryPlan:
     def of(
         cls, device: torch.device, parts: list[Allocation], *, reads: int | None = None, out: Path | None = None
     ) -> MemoryPlan:
-        """Hold parts on a device against what is free there now and, where there is an output, on its disk."""
+        """Compare parts on a device with what is free there now and, if there is an output, on its disk."""
         if device.type == "cpu":
             parts = [dataclasses.replace(part, place="host") if part.place == "device" else part for part in parts]
-        asked: dict[Place, torch.device] = {"host": torch.device("cpu"), "device": device}
-        free = {place: free_memory(where) for place, where in asked.items() if device.type != "cpu" or place == "host"}
+        queried: dict[Place, torch.device] = {"host": torch.device("cpu"), "device": device}
+        free = {
+            place: free_memory(source) for place, source in queried.items() if device.type != "cpu" or place == "host"
+        }
         free |= {} if out is None else {"disk": free_disk(out)}
         parts = [part for part in parts if part.bytes != 0]
         return cls(str(device), tuple(parts), {place: size for place, size in free.items() if size is not None}, reads)
 
     def total(self, place: Place) -> int:
-        """Return the bytes of all parts in a place, as far as they are known."""
+        """Return the bytes of all parts in one place, as far as they are known."""
         return sum(part.bytes or 0 for part in self.parts if part.place == place)
 
     @property
     def fits(self) -> bool:
-        """Return whether every place that could be asked has enough."""
+        """True where every place that could be queried has enough."""
         return all(self.total(place) <= size for place, size in self.available.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Return parts, totals, what is read and what is free, in bytes."""
-        read = {} if self.reads is None else {"reads": self.reads}
+        """Return parts, totals, bytes to read and free bytes."""
+        reads = {} if self.reads is None else {"reads": self.reads}
         return {
             "device": self.device,
             "parts": [{"what": part.what, "bytes": part.bytes, "place": part.place} for part in self.parts],
             "total": {place: self.total(place) for place in _PLACES if self.total(place)},
-            **read,
+            **reads,
             "available": dict(self.available),
             "fits": self.fits,
         }
@@ -83,17 +85,17 @@ class MemoryPlan:
         """Return the plan as lines for a person."""
         rows = [*self.parts, *(Allocation("total", self.total(place), place) for place in _PLACES if self.total(place))]
         width = max(len(part.what) for part in rows)
-        shown = [f"{part.what:<{width}}  {format_bytes(part.bytes):>10}  {self._name(part.place)}" for part in rows]
+        lines = [f"{part.what:<{width}}  {format_bytes(part.bytes):>10}  {self._describe(part.place)}" for part in rows]
         if self.reads is not None:
-            shown.append(f"{'to read':<{width}}  {format_bytes(self.reads):>10}  files")
+            lines.append(f"{'to read':<{width}}  {format_bytes(self.reads):>10}  files")
         free = ", ".join(
-            f"{format_bytes(size)} {'on' if place == 'disk' else 'in'} {self._name(place)}"
+            f"{format_bytes(size)} {'on' if place == 'disk' else 'in'} {self._describe(place)}"
             for place, size in self.available.items()
         )
         verdict = "it fits" if self.fits else "it does not fit"
-        return [*shown, f"free now: {free}: {verdict}" if free else "what is free cannot be asked here"]
+        return [*lines, f"free now: {free}: {verdict}" if free else "what is free cannot be asked here"]
 
-    def _name(self, place: Place) -> str:
+    def _describe(self, place: Place) -> str:
         return {"host": "host memory", "device": self.device, "disk": "disk"}[place]
 
 
@@ -108,7 +110,7 @@ def format_bytes(size: int | None) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device now; None where that cannot be asked."""
+    """Return the bytes that are free on a device now; None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -119,5 +121,5 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def free_disk(out: Path) -> int:
-    """Return the bytes that are free on the disk on which an output would lie."""
+    """Return the bytes that are free on the disk of an output."""
     return shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free

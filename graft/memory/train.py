@@ -1,4 +1,4 @@
-"""The memory that `graft train` will take, from headers and config alone."""
+"""Plan the memory that `graft train` will take, from headers and config alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
 INDEX = 8  # bytes
-PULLED = 4  # copies of one tensor while it is pulled towards the base
+UPDATE_COPIES = 4  # copies of one tensor during its update
 
 
 def plan_training(
@@ -36,10 +36,10 @@ def plan_training(
     unprotect: Sequence[Patch | Mask] = (),
     runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
-    """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance is.
+    """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance weights is.
 
     Raises:
-        CheckpointError, ConfigError, BudgetError: it would be refused.
+        CheckpointError, ConfigError, BudgetError: the training would be refused.
     """
     config = config or task.spec.train
     path = locate(base).path
@@ -49,14 +49,16 @@ def plan_training(
     sizes = [checkpoint.spec(name).numel for name in names]
     kind = live_dtype(checkpoint, runtime.dtype)
     saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
-    adam = config.optimizer == "adamw" or config.localizable is not None
-    pulls = config.l1 > 0 or config.localizable is not None
+    has_adam = config.optimizer == "adamw" or config.localizable is not None
+    has_l1 = config.l1 > 0 or config.localizable is not None
     protection = _Protection.of(checkpoint, names, core)
     parts = [
         allocate_weights(checkpoint, kind),
         Allocation("gradients", sum(sizes) * kind.itemsize),
-        Allocation("optimizer state", 2 * protection.optimized * kind.itemsize if adam else 0),
-        Allocation("update of the largest tensor", PULLED * max(sizes) * kind.itemsize if pulls or adam else 0),
+        Allocation("optimizer state", 2 * protection.optimized * kind.itemsize if has_adam else 0),
+        Allocation(
+            "update of the largest tensor", UPDATE_COPIES * max(sizes) * kind.itemsize if has_l1 or has_adam else 0
+        ),
         *protection.allocations(kind.itemsize),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
@@ -65,28 +67,28 @@ def plan_training(
 
 
 def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Allocation]:
-    """Return what a record gathers, fp32 beside a copy of the weights; and what a penalty holds.
+    """Return the memory of a record (fp32 sums and a copy of the weights) and of a penalty (its weights and anchors).
 
-    Anchors stay in the base's file where every entry of a tensor has one.
+    Anchors are read from the base's file, and take none, where every entry of a tensor has one.
     """
     importance = read_importance(config, base)
     parts = [Allocation("record of importance", (4 + width) * n_trained if config.record is not None else 0)]
     if importance is not None:
         omega = sum(values.nbytes for values in importance.omega.values())
         mask = importance.mask
-        few = sum(len(mask[name]) for name in mask if len(mask[name]) < mask.specs[name].numel)
-        parts += [Allocation("importance", omega + (4 + width) * few)]
+        n_anchored = sum(len(mask[name]) for name in mask if len(mask[name]) < mask.specs[name].numel)
+        parts += [Allocation("importance", omega + (4 + width) * n_anchored)]
     return parts
 
 
 @dataclass(frozen=True)
 class _Protection:
-    """The entries that `Protection` keeps tensor by tensor, for an optimizer that treats every entry by itself.
+    """Counts of the entries that `Protection` stores, for an optimizer that treats every entry by itself.
 
     Attributes:
-        restored: protected entries that are kept and put back.
-        compact: free entries of tensors of which nothing else is optimized.
-        optimized: entries that the optimizer holds state for.
+        restored: protected entries whose values are stored and put back.
+        compact: free entries of tensors in which only they are optimized.
+        optimized: entries for which the optimizer has state.
     """
 
     restored: int
@@ -95,14 +97,14 @@ class _Protection:
 
     @classmethod
     def of(cls, base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> _Protection:
-        """Count them for a core over the tensors that train; what the base lacks is left to the training to refuse."""
+        """Count them for a core over the tensors that train; tensors that the base lacks are left to the training."""
         free = count_free(base, trained, core)
         sizes = {name: base.spec(name).numel for name in free}
-        few = {name for name, size in sizes.items() if free[name] / size < FEW}
+        compact = {name for name, size in sizes.items() if free[name] / size < FEW}
         return cls(
-            restored=sum(size - free[name] for name, size in sizes.items() if name not in few),
-            compact=sum(free[name] for name in few),
-            optimized=sum(free[name] if name in few else size for name, size in sizes.items()),
+            restored=sum(size - free[name] for name, size in sizes.items() if name not in compact),
+            compact=sum(free[name] for name in compact),
+            optimized=sum(free[name] if name in compact else size for name, size in sizes.items()),
         )
 
     def allocations(self, width: int) -> list[Allocation]:

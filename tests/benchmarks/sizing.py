@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from graft.memory.localize import CANDIDATE, WAITING
+from graft.memory.localize import CANDIDATE, PENDING
 from graft.specs.localize import LocalizeSpec
 
 DENSITY, BYTES = 1e-4, 2  # bf16
@@ -45,7 +45,7 @@ def row_of(name: str) -> str:
     candidates = min(spec.micro_batches * of_one, scope)
     figures = [  # GiB, GiB, GiB, GiB, minutes
         (n + largest) * BYTES / GIB,
-        (CANDIDATE * candidates + WAITING * of_one) / GIB,
+        (CANDIDATE * candidates + PENDING * of_one) / GIB,
         2 * n * BYTES / GIB,
         4 * n * BYTES / GIB,
         POINTS * (2 + 6) * n * EXAMPLES * TOKENS / FLOPS / 60,

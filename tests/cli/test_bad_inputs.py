@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "a model as a patch": (r"not a skill patch", lambda b: ["inspect", b / "base" / "model.safetensors"]),
     "a mask as a patch": (r"mask: a mask file holds no values", lambda b: ["apply", b / "base", b / "mask"]),
     "other architectures": (r"llama is of another architecture than base", lambda b: ["diff", b / "base", b / "llama"]),
-    "others to localise": (r"another architecture", lambda b: ["localize", b / "base", b / "llama", *task(b)]),
+    "others to localize": (r"another architecture", lambda b: ["localize", b / "base", b / "llama", *task(b)]),
     "a wrong base to merge": (
         r"does not fit tuned: .*not the base's",
         lambda b: ["apply", b / "tuned", b / "skill"],
@@ -118,7 +118,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "a train scope of none": (r"not a regular exp", lambda b: ["train", b / "base", *task(b), "--scope", "("]),
     "a rate of nan": (r"lr: must be a number", lambda b: ["train", b / "base", *task(b), "--lr", "nan"]),
     "NaN to compare": (r"nan: tensor '.*' holds NaN or infinite", lambda b: ["diff", b / "base", b / "nan"]),
-    "NaN to localise": (r"holds NaN or infinite", lambda b: ["localize", b / "base", b / "nan", *task(b)]),
+    "NaN to localize": (r"holds NaN or infinite", lambda b: ["localize", b / "base", b / "nan", *task(b)]),
     "NaN to train": (r"the loss is nan", lambda b: ["train", b / "nan", *task(b)]),
     "NaN to evaluate": (r"test: the model's outputs are not finite", lambda b: ["evaluate", b / "nan", *task(b)]),
     "a core of another model": (

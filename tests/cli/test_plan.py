@@ -1,4 +1,4 @@
-"""--plan, and the options that change what localising holds."""
+"""--plan, and the options that change what localizing holds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_diff_says_what_it_will_take_and_does_nothing(base: Path, tuned: Path, t
     asked = ["diff", base, tuned, "--budget", 300, "-o", out]
     shown = cli(*asked, "--plan")
     assert (shown.code, shown.err) == (0, "")
-    assert re.search(r"^the largest 300 movements +12.9 KiB  host memory$", shown.out, re.MULTILINE)
+    assert re.search(r"^the largest 300 deltas +12.9 KiB  host memory$", shown.out, re.MULTILINE)
     assert re.search(r"^to read +\S+ KiB  files$", shown.out, re.MULTILINE)
     assert shown.out.splitlines()[-1].endswith(" on disk: it fits")
     plans = {name: json.loads(cli(*asked[:3], *more, "--plan", "--json").out) for name, more in {

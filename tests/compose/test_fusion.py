@@ -39,7 +39,7 @@ N = sum(tensor.numel() for tensor in BASE.values())
 
 
 @pytest.fixture(autouse=True)
-def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graft.tensors.pair.CHUNK", 7)  # so that every tensor takes several
     for module in (fuser, top_deltas):
         monkeypatch.setattr(module, "LONG", 14)

@@ -63,7 +63,7 @@ def test_chance_by_tensor_is_the_mean_and_spread_of_random_masks() -> None:
     assert pair.expected_by_tensor == pytest.approx(np.mean(met), abs=4 * spread / 4000**0.5)
     assert spread == pytest.approx(np.std(met), rel=0.05)
     assert pair.expected is None  # masks name no base
-    assert pair.expected_by_tensor > 2 * 40 * 35 / 240  # what both favour makes chance look like kinship
+    assert pair.expected_by_tensor > 2 * 40 * 35 / 240  # what both favor makes chance look like kinship
 
 
 def test_files_and_memory_give_the_same(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_clusters_are_connected_components_at_the_threshold() -> None:
     def region(*indices: int) -> Patch:
         return patch_of({("layers.0.w", i): 1.0 for i in indices})
 
-    chain = [region(0, 1), region(1, 2), region(2, 3), region(8, 9), region(9, 10)]  # neighbours: 1/3
+    chain = [region(0, 1), region(1, 2), region(2, 3), region(8, 9), region(9, 10)]  # neighbors: 1/3
     assert measure_overlap(*chain).clusters == (("1", "2", "3"), ("4", "5"))
     assert measure_overlap(*chain, threshold=1 / 3).clusters == (("1", "2", "3"), ("4", "5"))  # from it on
     assert measure_overlap(*chain, threshold=0.34).clusters == (("1",), ("2",), ("3",), ("4",), ("5",))

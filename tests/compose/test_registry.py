@@ -11,7 +11,7 @@ import torch
 from graft_cli.entry import main
 from safetensors.torch import load_file
 
-from graft.compose.fusion.stretch import Stretch
+from graft.compose.fusion.chunk import Chunk
 from graft.compose.registry import FUSION_METHODS, FusionEntry
 from graft.specs.fusion import FusionSpec
 from tests.checkpoints import write_single
@@ -25,9 +25,9 @@ TOY = FusionEntry(
 )
 
 
-def take_largest(stretch: Stretch) -> torch.Tensor:
-    assert [len(kept) for kept in stretch.selections] == [4, 4]
-    return torch.stack([values.float() for values in stretch.tuned]).amax(dim=0)
+def take_largest(chunk: Chunk) -> torch.Tensor:
+    assert [len(kept) for kept in chunk.selections] == [4, 4]
+    return torch.stack([values.float() for values in chunk.tuned]).amax(dim=0)
 
 
 @pytest.fixture

@@ -138,10 +138,10 @@ def test_a_larger_share_holds_the_random_patch_of_its_seed(base: Path, tuned: Pa
     n_maskable = patch.provenance.n_maskable
     mix = RandomShare(frozenset(pair.names), 1.3 * len(patch) / n_maskable, seed=5)
     for name, indices in patch.mask.indices.items():
-        taken = mix.taken(name, pair.base.read(name))
+        taken = mix.select(name, pair.base.read(name))
         assert take(taken, torch.tensor(indices)).all()
     other = dataclasses.replace(mix, seed=6)
-    shares = [take(other.taken(name, pair.base.read(name)), torch.tensor(patch.mask[name])) for name in patch.mask]
+    shares = [take(other.select(name, pair.base.read(name)), torch.tensor(patch.mask[name])) for name in patch.mask]
     assert torch.cat(shares).float().mean() < 0.5
 
 

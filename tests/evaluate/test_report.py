@@ -74,7 +74,7 @@ def test_rows_of_no_known_class_are_left_out_of_the_figures() -> None:
 
 def test_a_set_of_novel_classes_alone_has_no_report() -> None:
     predictions = Predictions(predict(20, 0), {"novel": predict(0, 1, novel=9), "shifted": predict(20, 2)})
-    assert list(predictions.labelled()) == ["test", "shifted"]
+    assert list(predictions.labeled()) == ["test", "shifted"]
     assert list(predictions.report().ood) == ["shifted"]
 
 

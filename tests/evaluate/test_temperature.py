@@ -72,5 +72,5 @@ def test_rows_of_no_class_and_labels_that_a_row_lacks_take_no_part() -> None:
     assert fit_temperature(more) == fit_temperature(known)
     fewer = Prediction(np.hstack([known.logits, np.full((300, 1), -np.inf)]), known.labels)
     assert fit_temperature(fewer) == pytest.approx(fit_temperature(known), rel=1e-12)
-    with pytest.raises(DataError, match=r"fitted on labelled examples, and there are none"):
+    with pytest.raises(DataError, match=r"fitted on labeled examples, and there are none"):
         fit_temperature(Prediction(np.eye(2), np.array([-1, -1])))

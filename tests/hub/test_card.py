@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.hub.base_model import BaseModel, Licence
+from graft.hub.base_model import BaseModel, License
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.card_text import identifier, json_block, one_line, prose
 from graft.patch.provenance import BaseIdentity, Provenance
@@ -28,7 +28,7 @@ EVIL = (
     "<script>alert(1)</script>\n---\nlicense: other\n---\n# Owned | ![x](javascript:alert(1)) `\"'\u202e${title} "
     "[a](https://evil.example) www.evil.example <img src=x onerror=alert(1)> ``` \u2028 {{ 7*7 }} $usage"
 )
-BASE = BaseModel("bob/base", Licence("apache-2.0"), ("carol/other",))
+BASE = BaseModel("bob/base", License("apache-2.0"), ("carol/other",))
 
 
 def outline(**fields: Any) -> Outline:
@@ -42,7 +42,7 @@ def outline(**fields: Any) -> Outline:
 
 
 def card_of(found: Outline, base: BaseModel | None = BASE, **fields: Any) -> str:
-    facts = CardFacts("alice/moods", base, Licence("mit"), (), 4321, frozenset({"layers.png"}))
+    facts = CardFacts("alice/moods", base, License("mit"), (), 4321, frozenset({"layers.png"}))
     return compose_card(found, dataclasses.replace(facts, **fields))
 
 

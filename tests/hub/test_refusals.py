@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graft.errors import ConfigError, PatchError
-from graft.hub.base_model import BaseModel, Licence, check_id, settle_licence
+from graft.hub.base_model import BaseModel, License, check_id, choose_license
 from graft.hub.privacy import refuse_private
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
@@ -107,7 +107,7 @@ def test_a_dry_run_works_offline_and_says_what_it_could_not_ask(carol: Client, s
     finally:
         carol.run(OFFLINE.format(False))
     assert shown.code == 0
-    assert "note: the Hub was not asked about bob/base: its licence and other patches are unknown" in shown.err
+    assert "note: the Hub was not asked about bob/base: its license and other patches are unknown" in shown.err
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:
@@ -149,15 +149,15 @@ def test_other_wrong_wishes(alice: Client, skill: Path) -> None:
 
 
 def test_a_licence_is_settled() -> None:
-    free, bound = (BaseModel("b", Licence(name)) for name in ("mit", "llama3.1"))
+    free, bound = (BaseModel("b", License(name)) for name in ("mit", "llama3.1"))
     unknown = BaseModel("b")
-    assert settle_licence(None, free) == Licence("mit")
-    assert settle_licence("gpl-3.0", free) == Licence("gpl-3.0")
-    assert settle_licence("llama3.1", bound) == Licence("llama3.1")
-    assert settle_licence("mit", unknown) == settle_licence("mit", None) == Licence("mit")
-    assert settle_licence(None, unknown) is settle_licence(None, None) is None
+    assert choose_license(None, free) == License("mit")
+    assert choose_license("gpl-3.0", free) == License("gpl-3.0")
+    assert choose_license("llama3.1", bound) == License("llama3.1")
+    assert choose_license("mit", unknown) == choose_license("mit", None) == License("mit")
+    assert choose_license(None, unknown) is choose_license(None, None) is None
     with pytest.raises(ConfigError, match="state the same one"):
-        settle_licence("mit", bound)
+        choose_license("mit", bound)
 
 
 @pytest.mark.parametrize("text", ["../x", "a/b/c", "/home/me/model", "a b", "x" * 200, "a--b", "~/m", ""])

@@ -65,7 +65,7 @@ def test_a_missed_value_is_missed_by_no_more_than_the_differences_spacing() -> N
     assert bool((beside <= spacing).all())
 
 
-def neighbours(value: float, n: int) -> list[float]:
+def neighbors(value: float, n: int) -> list[float]:
     """The n float32 numbers on either side of a number, and itself."""
     bits = np.float32(value).view(np.int32)
     around = (bits + np.arange(-n, n + 1, dtype=np.int32)).view(np.float32)
@@ -80,7 +80,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(
 def test_where_three_tries_fail_no_float_near_the_difference_lands(base: float, tuned: float) -> None:
     before, after = torch.tensor([base]), torch.tensor([tuned])
     difference, reached = find_difference(before, after)
-    tries = torch.tensor(neighbours(float(difference), 50))
+    tries = torch.tensor(neighbors(float(difference), 50))
     lands = as_bits(before + tries) == as_bits(after)
     assert bool(lands.any()) == bool(reached)
 

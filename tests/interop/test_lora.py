@@ -21,7 +21,7 @@ from tests.interop.bases import DTYPES, TOKENS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "down_proj"], "lora_alpha": 3},
-    "rank-stabilised": {"target_modules": ["v_proj"], "use_rslora": True, "lora_alpha": 5},
+    "rank-stabilized": {"target_modules": ["v_proj"], "use_rslora": True, "lora_alpha": 5},
     "patterns": {
         "target_modules": ["q_proj", "k_proj", "up_proj"],
         "rank_pattern": {"k_proj": 3, "layers.1.mlp.up_proj": 1},

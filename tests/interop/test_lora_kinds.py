@@ -37,7 +37,7 @@ C = {"target_modules": ["c_attn"]}
 EQUAL: dict[str, dict[str, Any]] = {
     "all linear layers": {"target_modules": "all-linear"},
     "an alpha that is no whole number": {**Q, "lora_alpha": 2.7},
-    "rank-stabilised, with a pattern": {"target_modules": ["q_proj", "k_proj"], "use_rslora": True}
+    "rank-stabilized, with a pattern": {"target_modules": ["q_proj", "k_proj"], "use_rslora": True}
     | {"rank_pattern": {"k_proj": 3}},
     "patterns": {"target_modules": ["q_proj", "k_proj"], "rank_pattern": {"k_proj": 3}}
     | {"alpha_pattern": {"layers.1.self_attn.k_proj": 7}},

@@ -1,1 +1,1 @@
-"""One file per command: parse, one library call, print."""
+"""Commands, one file each: parse, make one library call, print."""

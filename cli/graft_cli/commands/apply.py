@@ -1,14 +1,15 @@
-"""graft apply."""
+"""The command `graft apply`."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from graft_cli import options
-from graft_cli.progress import byte_bar
 
 
 @click.command("apply")
@@ -31,11 +32,11 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a copy of MODEL with patches grafted on: same shards, index, dtypes, tokenizer, configs.
+    """Write a copy of MODEL with patches grafted on: the same shards, index, dtypes, tokenizer and configs.
 
     Everything is checked before the first write. Files are copied and patched in place, so that memory does
     not grow with the model. Where patches disagree, --on-overlap decides; sign and slerp measure from MODEL's own
-    values, which are the base's unless --allow-mismatch was given.
+    values, which are the base's unless --allow-mismatch is given.
 
     \b
     Example:
@@ -59,7 +60,7 @@ def command(
     loaded = [pull_patch(patch) for patch in patches]
     total = sum(file.stat().st_size for file in set(checkpoint.files.values()))
     left_out: list[str] = []
-    with byte_bar("apply", total) as progress:
+    with _byte_bar("apply", total) as progress:
         k = merge_patches(
             checkpoint,
             loaded,
@@ -72,5 +73,22 @@ def command(
     notes = describe_vocabulary(output, loaded)
     for line in [*left_out, *(f"note: {note}" for note in notes)]:
         click.echo(line, err=True)
-    found = {"output": str(output), "k": k} | ({"notes": notes} if notes else {})
-    options.show(found, as_json, [f"wrote {output} with {k:,} entries grafted"])
+    result = {"output": str(output), "k": k} | ({"notes": notes} if notes else {})
+    options.show(result, as_json, [f"wrote {output} with {k:,} entries grafted"])
+
+
+@contextlib.contextmanager
+def _byte_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show progress on stderr, in bytes with the time left, while the block runs; not where stderr is no terminal.
+
+    Args:
+        what: the command's name, shown before the bar.
+        total: bytes to process.
+
+    Yields:
+        a function to call with each number of bytes just processed.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=None, leave=False) as bar:
+        yield bar.update

@@ -1,4 +1,4 @@
-"""graft compose."""
+"""The command `graft compose`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Join several patches of one base into one, and count every coordinate where they meet.
+    """Join several patches of one base into one, and count the weights that they share.
 
-    A patch holds a print of the base's values, so that where two patches touch one tensor these values are needed:
-    from --base, or from the patches, where they were cut --with-base-values or from the embedded encoder.
+    A patch holds a hash of the base's values. Where two patches touch the same tensor a new hash is needed, and for it
+    the values themselves: from --base, or from the patches if they were cut with --with-base-values. Patches of the
+    embedded encoder need neither.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""graft diff."""
+"""The command `graft diff`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from graft_cli.saving import save_and_show, show_notes
 @options.budget
 @options.scope
 @options.with_base_values
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write; without it, a diagnosis.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Patch file to write; without it a diagnosis is shown."
+)
 @options.plan
 @options.force
 @options.as_json
@@ -35,11 +37,11 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Cut a patch out of BASE and TUNED without data, or say beforehand whether a small one would do.
+    """Make a patch from BASE and TUNED without data, or find out beforehand whether a small one would do.
 
-    Without --density or --budget every changed entry is kept, so that applying the patch gives TUNED bit for
-    bit; with one of them, the largest movements. Without -o nothing is written: how concentrated the movement is,
-    and what that means for a patch of 0.01 % of the weights.
+    Without --density or --budget every changed weight is kept, so that applying the patch gives TUNED bit for bit; with
+    one of them, those that changed most. Without -o nothing is written, and a diagnosis is shown: how concentrated the
+    change is, and what that means for a patch of 0.01 % of the weights.
 
     \b
     Example:
@@ -58,19 +60,19 @@ def command(
     claim = None
     if output is not None:
         claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(base, tuned))
-    kept: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
-    kept["with_base_values"] = with_base_values
+    options_of_cut: dict[str, Any] = {"density": density, "budget": budget, "scope": scope or "all"}
+    options_of_cut["with_base_values"] = with_base_values
     if plan:
-        planned = plan_diff(base, tuned, output, **kept)
+        planned = plan_diff(base, tuned, output, **options_of_cut)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    whole = output is not None and density is None and budget is None
-    differences = describe_differences(base, tuned, scope or "all", whole=whole)
+    keeps_all = output is not None and density is None and budget is None
+    differences = describe_differences(base, tuned, scope or "all", whole=keeps_all)
     if claim is None:
         diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
         options.show(diagnosis.to_json() | show_notes(differences), as_json, diagnosis.sentences)
         return
-    patch = diff_checkpoints(base, tuned, **kept)
+    patch = diff_checkpoints(base, tuned, **options_of_cut)
     diagnosis = diagnose_movement(base, tuned, scope=scope or "all")
     save_and_show(
         patch,

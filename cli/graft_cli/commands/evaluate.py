@@ -1,4 +1,4 @@
-"""graft evaluate."""
+"""The command `graft evaluate`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from graft_cli import options
 @click.command("evaluate", cls=options.RegistryCommand, registry=METRICS)
 @click.argument("model")
 @options.task
-@click.option("--patch", "patches", multiple=True, metavar="PATCH", help="Graft this first; may be repeated.")
-@click.option("--tuned", help="The tuned MODEL: adds agreement with it and the recovered gain.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first few examples of each set.")
+@click.option(
+    "--patch", "patches", multiple=True, metavar="PATCH", help="Graft this patch onto MODEL first; may be repeated."
+)
+@click.option("--tuned", metavar="MODEL", help="The fine-tuned model: adds agreement with it and the recovered gain.")
+@click.option("--limit", type=click.IntRange(1), help="Only this many examples of each set, the first ones.")
 @options.seed
 @options.batch_size(64)
 @options.runs_model
@@ -54,17 +56,20 @@ def _lines(result: dict[str, Any]) -> list[str]:
     sets = {"test": result, **result.get("ood", {})}
     columns = ["n", *metrics_shown("command"), "ece_floor"]
     columns += [key for key in ("agreement", "recovered_gain") if key in result]
-    rows = {name: [_cell(figures, column) for column in columns] for name, figures in sets.items() if figures["n"]}
+    rows = {name: [_cell(metrics, column) for column in columns] for name, metrics in sets.items() if metrics["n"]}
     lines = _table(columns, rows)
-    found = {name: figures["detection"] for name, figures in sets.items() if "detection" in figures}
-    return [*lines, *_detection_lines(found), "brackets: 95 % basic bootstrap interval over examples"]
+    detections = {name: metrics["detection"] for name, metrics in sets.items() if "detection" in metrics}
+    return [*lines, *_detection_lines(detections), "brackets: 95 % basic bootstrap interval over examples"]
 
 
-def _detection_lines(found: dict[str, Any]) -> list[str]:
-    if not found:
+def _detection_lines(detections: dict[str, Any]) -> list[str]:
+    if not detections:
         return []
-    keys = [(score, figure) for score in ("msp", "energy") for figure in ("auroc", "fpr95")]
-    rows = {of: [f"{item['n_out']:,}", *(_cell(item[score], key) for score, key in keys)] for of, item in found.items()}
+    keys = [(score, metric) for score in ("msp", "energy") for metric in ("auroc", "fpr95")]
+    rows = {
+        name: [f"{item['n_out']:,}", *(_cell(item[score], metric) for score, metric in keys)]
+        for name, item in detections.items()
+    }
     return ["novel classes told from the task's:", *_table(["n", *(" ".join(key) for key in keys)], rows)]
 
 
@@ -74,9 +79,13 @@ def _table(columns: list[str], rows: dict[str, list[str]]) -> list[str]:
     return [" " * width + "".join(f" {column:>16}" for column in columns), *lines]
 
 
-def _cell(figures: dict[str, Any], column: str) -> str:
-    value = figures.get(column)
-    if value is None or column == "n":
-        return "–" if value is None else f"{value:,}"
-    ends = [f"{end:.2f}".removeprefix("0") for end in figures["ci"].get(column, ())]
-    return f"{value:.3f}" + (f"[{','.join(ends)}]" if ends else "")
+def _cell(metrics: dict[str, Any], column: str) -> str:
+    """Format a metric with its interval: "0.873[.78,.91]", which is narrower than a cell of the other tables."""
+    from graft.results.cells import MISSING, brackets, fixed
+
+    value = metrics.get(column)
+    if value is None:
+        return MISSING
+    if column == "n":
+        return f"{value:,}"
+    return fixed(3)(value) + brackets(metrics["ci"].get(column), lambda end: fixed(2)(end).removeprefix("0"), ",")

@@ -1,4 +1,4 @@
-"""graft exclude."""
+"""The command `graft exclude`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 @click.command("exclude")
 @click.argument("patch")
-@click.option("--without", multiple=True, required=True, metavar="PATCH", help="Take this region out; may be repeated.")
+@click.option(
+    "--without",
+    multiple=True,
+    required=True,
+    metavar="PATCH",
+    help="Patch or mask whose region is removed; may be repeated.",
+)
 @options.base_values_from
 @options.output("Patch file to write, or folder for a model.")
 @options.force
 @options.as_json
 @options.debug
 def command(patch: str, without: tuple[str, ...], base: str | None, output: Path, force: bool, as_json: bool) -> None:
-    """Take the regions of other skills out of a PATCH, or out of a tuned model.
+    """Remove the regions of other skills from a PATCH, or from a tuned model.
 
-    From a PATCH the entries go that lie in the other regions, whatever their values. In place of PATCH a tuned model
-    may stand, with --base: a copy of it is written in which the regions have the base's values again. --without takes
-    patches and masks, all of one base: of --base, where it is given.
+    Every entry of PATCH that lies in one of the other regions is removed, whatever its value. PATCH may also be a tuned
+    model; --base is then required, and a copy of the model is written in which those regions hold the base's values
+    again. --without takes patches and masks of the same base; if --base is given, they must be of that one.
 
     \b
     Example:
@@ -55,7 +61,7 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
 
 
 def _is_model(reference: str) -> bool:
-    """A folder with a checkpoint in it, or the embedded encoder; anything else is taken for a patch."""
+    """Recognize a folder with a checkpoint, or the embedded encoder; anything else is taken for a patch."""
     folder = Path(reference).expanduser()
     names = ("model.safetensors", "model.safetensors.index.json")
     return reference.startswith("embedded:") or any((folder / name).is_file() for name in names)

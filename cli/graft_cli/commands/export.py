@@ -1,4 +1,4 @@
-"""graft export."""
+"""The command `graft export`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from graft_cli import options
 
 @click.command("export")
 @click.argument("patch")
-@options.choose("--to", required=True, registry=EXPORT_FORMATS, help="The format.")
-@click.option("--base", metavar="MODEL", help="The model it was cut from; for differences, stored base values also do.")
-@click.option("--strict", is_flag=True, help="Refuse where differences cannot reach every value.")
-@click.option("--skip-unsupported", is_flag=True, help="Leave out tensors that the format cannot hold.")
-@options.output("File to write; a folder where the format is one.")
+@options.choose("--to", required=True, registry=EXPORT_FORMATS, help="Format to write.")
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="The model that PATCH was cut from; formats of differences can also use base values that PATCH stores.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if adding differences cannot reproduce every value exactly.")
+@click.option(
+    "--skip-unsupported", is_flag=True, help="Leave out tensors that the format cannot hold, instead of refusing."
+)
+@options.output("File to write, or folder for a format that is one.")
 @options.force
 @options.as_json
 @options.debug
@@ -42,11 +48,19 @@ def command(
     from graft.interop.exporting import export_patch
 
     claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=local_paths(patch, base))
-    done = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
-    lines = [f"skipped {name}: {reason}" for name, reason in done.skipped.items()]
-    if done.n_missed:
-        lines.append(f"{done.n_missed:,} of {done.k:,} values are out of reach, by at most {done.largest_miss:.1e}")
-    whole = f" and {done.dense} whole tensors" if done.dense else ""
-    result = {"output": str(output), "to": to, "k": done.k, "dense": done.dense, "skipped": dict(done.skipped)}
-    result |= {"missed": done.n_missed, "largest_miss": done.largest_miss}
-    options.show(result, as_json, [*lines, f"wrote {output} with {done.k:,} entries{whole}"])
+    exported = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
+    lines = [f"skipped {name}: {reason}" for name, reason in exported.skipped.items()]
+    if exported.n_missed:
+        lines.append(
+            f"{exported.n_missed:,} of {exported.k:,} values are out of reach, by at most {exported.largest_miss:.1e}"
+        )
+    and_whole = f" and {exported.dense} whole tensors" if exported.dense else ""
+    result = {
+        "output": str(output),
+        "to": to,
+        "k": exported.k,
+        "dense": exported.dense,
+        "skipped": dict(exported.skipped),
+    }
+    result |= {"missed": exported.n_missed, "largest_miss": exported.largest_miss}
+    options.show(result, as_json, [*lines, f"wrote {output} with {exported.k:,} entries{and_whole}"])

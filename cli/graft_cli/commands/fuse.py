@@ -1,4 +1,4 @@
-"""graft fuse."""
+"""The command `graft fuse`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,45 @@ if TYPE_CHECKING:
 @click.command("fuse")
 @click.argument("base")
 @click.argument("tuned", nargs=-1, required=True, metavar="TUNED...")
-@options.choose("--method", registry=FUSION_METHODS, default="cpi", show_default=True, help="How to fuse.")
-@click.option("--scale", type=float, help="Factor of the differences. [default: task-arithmetic 0.4, ties 1]")
-@click.option("--density", type=float, default=0.2, show_default=True, help="ties: share kept of each difference.")
-@click.option("--core", type=float, default=0.01, show_default=True, help="cpi: share of all weights in each core.")
-@click.option("--threshold", type=float, default=0.1, show_default=True, help="Jaccard similarity that groups cores.")
-@click.option("--rest", type=click.Choice(get_args(Rest)), default="slerp", show_default=True, help="cpi: the rest.")
+@options.choose("--method", registry=FUSION_METHODS, default="cpi", show_default=True, help="Method of fusion.")
 @click.option(
-    "--angle", type=click.Choice(get_args(Angle)), default="tensor", show_default=True, help="slerp: angle between."
+    "--scale", type=float, help="Factor by which differences are multiplied. [default: task-arithmetic 0.4, ties 1]"
+)
+@click.option(
+    "--density", type=float, default=0.2, show_default=True, help="ties: share of each model's differences to keep."
+)
+@click.option(
+    "--core", type=float, default=0.01, show_default=True, help="cpi: share of all weights in each model's core."
+)
+@click.option(
+    "--threshold",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="cpi, ties: Jaccard similarity of selected weights from which models are reported as one group.",
+)
+@click.option(
+    "--rest",
+    type=click.Choice(get_args(Rest)),
+    default="slerp",
+    show_default=True,
+    help="cpi: interpolation of the weights outside the cores.",
+)
+@click.option(
+    "--angle",
+    type=click.Choice(get_args(Angle)),
+    default="tensor",
+    show_default=True,
+    help="slerp: measure angles tensor by tensor, or between whole models.",
 )
 @options.output("Folder to make.")
 @options.force
 @options.as_json
 @options.debug
 def command(base: str, tuned: tuple[str, ...], output: Path, force: bool, as_json: bool, **settings: Any) -> None:
-    """Fuse several models that were tuned from BASE into one, streamed.
+    """Fuse several models that were fine-tuned from BASE into one, tensor by tensor.
 
-    Heads that only tuned models have are left out, and named.
+    Heads that only the tuned models have are left out, and listed.
 
     \b
     Example:

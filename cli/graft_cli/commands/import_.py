@@ -1,4 +1,4 @@
-"""graft import."""
+"""The command `graft import`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from graft_cli.saving import save_and_show
 
 @click.command("import")
 @click.argument("file")
-@options.choose("--from", "source", required=True, registry=IMPORT_FORMATS, help="The format.")
-@click.option("--base", required=True, metavar="MODEL", help="The model that the file belongs to.")
+@options.choose("--from", "source", required=True, registry=IMPORT_FORMATS, help="Format to read.")
+@click.option("--base", required=True, metavar="MODEL", help="The model that FILE was made for.")
 @options.density
 @options.budget
 @options.with_base_values
@@ -33,7 +33,9 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a patch of another tool's FILE and its base: every changed entry, or those that move furthest.
+    """Make a patch from another tool's FILE and its base.
+
+    Every changed weight is kept or, with --density or --budget, those that changed most.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""graft importance."""
+"""The command `graft importance`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,44 @@ from graft_cli.saving import describe_lines
 
 @click.command("importance")
 @click.argument("model")
-@click.option("--task", "task_file", type=click.Path(path_type=Path), help="The data that shows what to keep (YAML).")
+@click.option(
+    "--task", "task_file", type=click.Path(path_type=Path), help="TASK file (YAML) of the data that shows what to keep."
+)
 @options.data_root
 @click.option(
     "--domain",
     "domain_file",
     type=click.Path(path_type=Path),
-    help="The data to be learned next: importance is then general / (domain + eps).",
+    help="TASK file of the data to be learned next: importance is then general / (domain + eps).",
 )
-@options.choose("--method", registry=IMPORTANCE_SCORES, default="saliency", show_default=True)
-@click.option("--top", type=float, default=0.1, show_default=True, help="Share of the weights in scope to keep.")
-@click.option("--soft", is_flag=True, help="Write strengths and anchors for `train --method regularize`, not a mask.")
-@click.option("--base", help="What MODEL was tuned from, for movement.")
-@click.option("--record", type=click.Path(path_type=Path), help="For path. [default: the one in MODEL's folder]")
+@options.choose(
+    "--method", registry=IMPORTANCE_SCORES, default="saliency", show_default=True, help="How to score the weights."
+)
+@click.option("--top", type=float, default=0.1, show_default=True, help="Share of the weights in scope to select.")
 @click.option(
-    "--micro-batch", type=click.IntRange(1), default=1, show_default=True, help="Gradients averaged first; 1 is exact."
+    "--soft", is_flag=True, help="Write importance weights for `train --method regularize` instead of a mask."
 )
-@click.option("--scope", default="all", show_default=True, help="layers, embeddings, heads, a sum, all, or a regex.")
+@click.option("--base", metavar="MODEL", help="movement: the model that MODEL was tuned from.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="path: what `graft train --record` wrote. [default: in MODEL's folder]",
+)
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Examples whose gradients are averaged before they are scored; 1 is exact, more is faster.",
+)
+@click.option(
+    "--scope",
+    default="all",
+    show_default=True,
+    help="Tensors to look at: layers, embeddings, heads, a sum, all, or a regex.",
+)
 @options.seed
-@options.output("Mask file to write: a core region; with --soft a file of importance.")
+@options.output("File to write: a mask (core region), or with --soft importance weights.")
 @options.runs_model
 @options.force
 @options.as_json
@@ -75,15 +94,15 @@ def command(
     claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     config = read_config(ImportanceSpec, settings, "command line")
     measure = partial(measure_importance, model, task, config, domain=domain, base=base, record=record)
-    found = measure(device=runtime.device, dtype=runtime.dtype)
+    importance = measure(device=runtime.device, dtype=runtime.dtype)
     if soft:
-        weights = found.keep(top)
+        weights = importance.keep(top)
         save_importance(weights, claim)
         content = describe_importance(weights, output)
         lines = options.columns((key.replace("_", " "), value) for key, value in content.items())
     else:
-        mask = found.core(top)
-        save_patch(mask, claim, provenance=found.provenance)
-        content = describe_patch(mask, output.stat().st_size, found.provenance)
+        mask = importance.core(top)
+        save_patch(mask, claim, provenance=importance.provenance)
+        content = describe_patch(mask, output.stat().st_size, importance.provenance)
         lines = describe_lines(content)
     options.show(content, as_json, [*lines, f"wrote {output}"])

@@ -1,4 +1,4 @@
-"""graft inspect."""
+"""The command `graft inspect`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from graft_cli.saving import describe_lines
 @options.as_json
 @options.debug
 def command(patch: str, as_json: bool) -> None:
-    """Show what is in a PATCH: entries, densities, size against the entropy bound, where it came from.
+    """Show what is in a PATCH: entries, density, size beside the entropy bound, and where it came from.
 
-    The bound is log2 C(N, k) bits for the mask and the bits of the raw values: what a file could not beat if
-    any k of the N weights were as likely as any others. The file is compared with the hashes that it holds. Of a patch
-    on the Hub only the header is read, so that only the table of its tensors is compared.
+    The bound is log2 C(N, k) bits for the mask plus the bits of the raw values: no file could be smaller if every
+    choice of k among the N weights were equally likely. The file is compared with the hashes that it holds. For a patch
+    on the Hub only the header is read, so that only the hash of its table of tensors is compared.
 
-    A file of importance is shown too.
+    A file of importance weights can be shown too.
     """
 
     from graft.files.location import is_on_hub, locate_patch

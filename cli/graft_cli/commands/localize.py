@@ -1,4 +1,4 @@
-"""graft localize."""
+"""The command `graft localize`."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ if TYPE_CHECKING:
 @options.task
 @options.density
 @options.budget
-@options.choose("--method", registry=LOCALIZATION_METHODS, default="attribution", show_default=True)
+@options.choose(
+    "--method",
+    registry=LOCALIZATION_METHODS,
+    default="attribution",
+    show_default=True,
+    help="How to choose the weights.",
+)
 @options.scope
 @click.option(
     "--allocation",
     type=click.Choice(get_args(Allocation)),
     default="global",
     show_default=True,
-    help="One budget over all tensors, or shared out per tensor or per layer by size.",
+    help="One budget over all tensors, or one for each tensor or layer in proportion to its size.",
 )
 @click.option(
     "--path",
     type=click.Choice(get_args(PathKind)),
     default="graft",
     show_default=True,
-    help="Of attribution: through the graft as it grows, or straight from base to tuned.",
+    help="attribution: along the graft as it grows, or straight from base to tuned.",
 )
-@click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="Points of the path.")
+@click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="attribution: points on the path.")
 @click.option(
     "--centred/--plain",
     default=True,
     show_default=True,
-    help="Set class offsets aside along the path, so that a model's lean to one class does not choose the entries.",
+    help="Set class offsets aside along the path, so that a bias towards one class does not choose the entries.",
 )
 @options.seed
 @options.batch_size(32)
@@ -54,16 +60,18 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Of fisher and talos: gradients averaged before they are squared; 1 is exact, more is faster.",
+    help="fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is faster.",
 )
 @click.option(
-    "--curve", is_flag=True, help="Show the gain on validation at densities from 1e-5 to 1e-2; -o is optional."
+    "--curve",
+    is_flag=True,
+    help="Show the recovered gain on validation at densities from 1e-5 to 1e-2; -o is then optional.",
 )
 @click.option(
     "--exact-scores",
     is_flag=True,
-    help="Of attribution, taylor and learned: score every weight in scope (4 bytes each in host memory), instead of "
-    "candidates from the first gradients.",
+    help="attribution, taylor, learned: score every weight in scope (4 bytes each in host memory) instead of "
+    "candidates picked by the first gradients.",
 )
 @options.assignments
 @options.with_base_values
@@ -88,10 +96,10 @@ def command(
     as_json: bool,
     **settings: object,
 ) -> None:
-    """Find the weights in which TUNED keeps what it learned beyond BASE, and cut them out as a patch.
+    """Find the weights that hold what TUNED learned beyond BASE, and cut them out as a patch.
 
-    Keeps exactly round(density x parameters) entries (default 1e-4), within the scope (default: the numbered
-    layers). Scores use the task's training examples alone; learned, paper and --curve look at validation too.
+    Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
+    layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
 
     \b
     Example:
@@ -113,28 +121,28 @@ def command(
     if output is not None:
         inputs = (*local_paths(base, tuned), *options.files_of((task_file, task)))
         claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
-    given = {key: value for key, value in settings.items() if value is not None}
-    block = override({**given, "seed": task.spec.seed}, assignments)
+    options_set = {key: value for key, value in settings.items() if value is not None}
+    block = override({**options_set, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
     if plan:
         planned = plan_localization(base, task, config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    found = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
+    gains = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
     if claim is None:
-        assert found is not None
-        options.show(found.to_json(), as_json, _curve_lines(found))
+        assert gains is not None
+        options.show(gains.to_json(), as_json, _curve_lines(gains))
         return
     patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
-    more, lines = ({"curve": found.to_json()}, ["", *_curve_lines(found), ""]) if found else ({}, [])
+    more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
 
-def _check_usage(output: Path | None, curve: bool, of_patch: Mapping[str, object]) -> None:
+def _check_usage(output: Path | None, curve: bool, patch_options: Mapping[str, object]) -> None:
     if output is None and not curve:
         raise click.UsageError("Missing option '-o' / '--output' (or --curve, --plan).")
-    if output is None and any(of_patch.get(key) for key in ("density", "budget", "with_base_values", "force")):
+    if output is None and any(patch_options.get(key) for key in ("density", "budget", "with_base_values", "force")):
         raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
 
 

@@ -1,4 +1,4 @@
-"""graft overlap."""
+"""The command `graft overlap`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 @click.command("overlap")
 @click.argument("patches", nargs=-1, required=True, metavar="PATCH...")
 @click.option(
-    "--threshold", type=float, default=0.1, show_default=True, help="Jaccard similarity that joins two in a cluster."
+    "--threshold",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Jaccard similarity from which two regions are in one cluster.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for overlap.json, a heat map and a dendrogram."
 )
-@click.option("--by-folder", is_flag=True, help="Patches in one folder are one task over several seeds.")
+@click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
 @options.force
 @options.as_json
 @options.debug
 def command(
     patches: tuple[str, ...], threshold: float, output: Path | None, by_folder: bool, force: bool, as_json: bool
 ) -> None:
-    """Show how far the regions of patches or masks overlap: pair by pair, beside chance, in clusters.
+    """Compare the regions of patches or masks: the overlap of each pair, what chance would give, and clusters.
 
-    Chance is given twice: k1 k2 / N over all weights, and tensor by tensor, since masks favour the same tensors. For a
-    ceiling, put the same task over another seed among the PATCHes; with --by-folder, means over all pairs of seeds are
-    shown. --json has every layer too, where folders are not put together.
+    Chance is given twice: k1 k2 / N over all weights, and tensor by tensor, since masks favor the same tensors. For a
+    ceiling, include the same task with another seed among the PATCHes; with --by-folder, means over all pairs of seeds
+    are shown. --json adds every layer, except with --by-folder.
 
     \b
     Example:
@@ -52,7 +56,7 @@ def command(
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)
     if by_folder:
-        _show_families(paths, claim, as_json)
+        _show_by_folder(paths, claim, as_json)
         return
     result = measure_overlap(*paths, threshold=threshold, labels=patches)
     if claim is not None:
@@ -63,7 +67,7 @@ def command(
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
 
 
-def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> None:
+def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool) -> None:
     from graft.compose.task_overlap import measure_task_overlap
 
     folders: dict[Path, list[Path]] = {}
@@ -71,7 +75,7 @@ def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> Non
         folders.setdefault(path.resolve().parent, []).append(path)
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
-    result = measure_task_overlap({folder.name: found for folder, found in folders.items()})
+    result = measure_task_overlap({folder.name: files for folder, files in folders.items()})
     if claim is not None:
         from graft.report.plots.overlap_map import write_families
 
@@ -83,12 +87,12 @@ def _show_families(paths: list[Path], claim: Claim | None, as_json: bool) -> Non
 def _lines(result: Overlap) -> list[str]:
     lines = []
     for pair in result.pairs:
-        unknown = "unknown" if pair.expected is None else f"{pair.expected:,.2f}"
+        chance = "unknown" if pair.expected is None else f"{pair.expected:,.2f}"
         lines += [
             f"{pair.a}  {pair.b}",
             f"  shared {pair.intersection:,}: jaccard {pair.jaccard:.4f}, {pair.share_of_a:.2%} of the first, "
             f"{pair.share_of_b:.2%} of the second",
-            f"  by chance {unknown} over all weights, {pair.expected_by_tensor:,.2f} tensor by tensor",
+            f"  by chance {chance} over all weights, {pair.expected_by_tensor:,.2f} tensor by tensor",
         ]
-    together = [" + ".join(group) for group in result.clusters if len(group) > 1]
-    return [*lines, f"clusters at {result.threshold:g}: {'; '.join(together) or 'none'}"]
+    clusters = [" + ".join(group) for group in result.clusters if len(group) > 1]
+    return [*lines, f"clusters at {result.threshold:g}: {'; '.join(clusters) or 'none'}"]

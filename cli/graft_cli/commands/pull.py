@@ -1,4 +1,4 @@
-"""graft pull."""
+"""The command `graft pull`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(repository: str, output: Path, force: bool, as_json: bool) -> None:
     """Fetch a patch from the Hub into a folder, with its card, plot and recipe.
 
     The patch is checked before the folder is made. Every command that takes a PATCH also takes REPO_ID[@REVISION]
-    itself; with the 40 hex digits of a commit, a cached patch needs no request.
+    itself; where REVISION is a commit (40 hex digits), a cached patch is used without any request.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""graft push."""
+"""The command `graft push`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 @click.command("push")
 @click.argument("patch")
 @click.argument("repository", metavar="REPO_ID")
-@click.option("--base-model", metavar="HUB_ID", help="The base, where the patch was cut from a local copy of it.")
-@click.option("--license", "licence", help="Of the patch, such as mit. [default: the patch's, else the base's]")
-@click.option("--dataset", "datasets", multiple=True, metavar="HUB_ID", help="Trained on this; may be repeated.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="The YAML file that made it, to publish beside it.")
+@click.option("--base-model", metavar="HUB_ID", help="Hub id of the base, if the patch was cut from a local copy.")
+@click.option("--license", "licence", help="License of the patch, such as mit. [default: the patch's, else the base's]")
+@click.option(
+    "--dataset", "datasets", multiple=True, metavar="HUB_ID", help="Dataset it was trained on; may be repeated."
+)
+@click.option("--recipe", type=click.Path(path_type=Path), help="YAML recipe that made it, published beside it.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--revision", metavar="BRANCH", help="Branch to commit to; made where it is missing.")
+@click.option("--revision", metavar="BRANCH", help="Branch to commit to; created if it is missing.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
-@click.option("--message", help="Of the commit.")
+@click.option("--message", help="Commit message.")
 @click.option("--dry-run", is_flag=True, help="Print the card, then the files; send nothing.")
 @options.as_json
 @options.debug
@@ -43,8 +45,9 @@ def command(
 ) -> None:
     """Publish a PATCH on the Hub: patch, card, plot and recipe in one commit.
 
-    REPO_ID is NAME or ORG/NAME; it is made where it is missing. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what
-    they mean to huggingface_hub. A patch that names a path of this machine is not published.
+    REPO_ID is NAME or ORG/NAME; the repository is created if it is missing. HF_TOKEN, HF_ENDPOINT and
+    HF_HUB_OFFLINE mean what they mean to huggingface_hub. A patch whose metadata names a path of this machine is
+    refused.
 
     \b
     Example:
@@ -87,5 +90,5 @@ def _lines(pushed: Pushed, dry_run: bool) -> list[str]:
     files = options.columns((name, f"{len(data):,} bytes") for name, data in pushed.files.items())
     if dry_run:
         return [pushed.card, f"would commit to {pushed.repository}:", *files]
-    where = f"{pushed.repository}@{pushed.commit}" if pushed.pull_request is None else pushed.pull_request
-    return [*files, f"published as {where}"]
+    target = f"{pushed.repository}@{pushed.commit}" if pushed.pull_request is None else pushed.pull_request
+    return [*files, f"published as {target}"]

@@ -1,4 +1,4 @@
-"""graft report."""
+"""The command `graft report`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from graft_cli import options
 def command(folders: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
     """Show finished runs on one self-contained HTML page: tables, plots, intervals.
 
-    DIR is a folder that `graft run` wrote. The page asks no network and runs no script; the plots are also written
-    as PNG and SVG. With several runs an overview of all tasks comes first. Of a run that compares methods over
-    several tasks or domains the page shows its own tables and plots.
+    DIR is a folder that `graft run` wrote. The page makes no network request and runs no script; the plots are also
+    written as PNG and SVG. With several runs an overview of all tasks comes first. A run that compares methods over
+    several tasks or domains is shown with its own tables and plots.
 
     \b
     Example:

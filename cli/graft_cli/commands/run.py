@@ -1,4 +1,4 @@
-"""graft run."""
+"""The command `graft run`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from graft_cli import options
 
 
 class RunCommand(click.Command):
-    """A command whose help tells each kind of recipe that there is."""
+    """A command whose help lists the kinds of recipes."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help, then the kinds."""
+        """Write the help, then the list of kinds."""
         super().format_help_text(ctx, formatter)
         with formatter.section("Kinds of recipes (the key kind)"):
             formatter.write_dl([(kind.name, kind.help) for kind in KINDS.values()])
@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Run a whole experiment from a YAML RECIPE: fine-tune, localize, graft, measure, draw.
 
-    Ends with results.json, a table, plots and patches of every seed. A run that was broken off goes on where it was
+    Writes results.json, a table, plots, and the patches of every seed. An interrupted run continues where it stopped
     when it is started again.
 
     \b

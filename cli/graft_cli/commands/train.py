@@ -1,4 +1,4 @@
-"""graft train."""
+"""The command `graft train`."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ if TYPE_CHECKING:
 @options.task
 @click.option("--lr", type=float, help="Learning rate. [default: the task's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training examples. [default: the task's]")
-@click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="[default: the task's]")
+@click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Optimizer. [default: the task's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples per step. [default: the task's]")
-@click.option("--scope", help="Which tensors train: all, layers, a sum, or a regex. [default: the task's]")
+@click.option("--scope", help="Tensors that train: all, layers, a sum, or a regex. [default: the task's]")
 @click.option(
     "--localizable",
     is_flag=True,
-    help="Train only few weights, which a first training with a pull towards the base picks out: the patch is then "
-    "the whole of what was learned.",
+    help="Train only few weights, picked by a first training with an L1 pull towards the base: the patch then holds "
+    "all that was learned.",
 )
 @click.option("--density", type=float, help="Share of all parameters that --localizable trains. [default: 1e-4]")
-@click.option("--protect", multiple=True, metavar="PATCH", help="Keep this region bitwise; may be repeated.")
-@click.option("--unprotect", multiple=True, metavar="PATCH", help="Leave this region out of it; may be repeated.")
+@click.option("--protect", multiple=True, metavar="PATCH", help="Keep this region bit for bit; may be repeated.")
+@click.option(
+    "--unprotect", multiple=True, metavar="PATCH", help="Exempt this region from protection; may be repeated."
+)
 @click.option(
     "--method",
     type=click.Choice(["full", "core-freeze", "regularize"]),
     default="full",
     show_default=True,
-    help="full: every weight in scope trains that is not protected. core-freeze: the same, and refuses to run without "
-    "a core region to protect. regularize: moving a weight costs in proportion to how much it matters.",
+    help="full: every weight in scope trains that is not protected. core-freeze: the same, but refuses to run without "
+    "a region to protect. regularize: changing a weight costs in proportion to its importance.",
 )
 @click.option(
     "--importance",
-    help="Of regularize: what `--record` or `graft importance --soft` wrote, or uniform (L2 to BASE). "
+    help="regularize: what `--record` or `graft importance --soft` wrote, or uniform (L2 to BASE). "
     "[default: the record in BASE's folder]",
 )
-@click.option("--record", is_flag=True, help="Record while tuning which weights matter, beside the tuned weights.")
+@click.option(
+    "--record", is_flag=True, help="Record during training which weights matter, in a file beside the tuned weights."
+)
 @options.assignments
 @options.seed
-@click.option("--resume", is_flag=True, help="Go on after the last good epoch of an interrupted run.")
+@click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted run.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
 @options.takes_gradients
 @options.plan
@@ -81,10 +85,11 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    The folder appears only when training is done; the state after each epoch lies in OUTPUT.resume meanwhile.
+    The folder appears only when training is done; until then OUTPUT.resume holds the state after each epoch.
 
-    --protect takes patches and masks. A patch must be in BASE with its own values (the skill is frozen) or with the
-    base's (what is there is frozen); a mask protects any values. A line on stderr says which.
+    --protect takes patches and masks. Where BASE holds a patch's values, that skill is frozen; where it holds the
+    values that the patch would replace, those are frozen; anything else is refused. A mask freezes whatever BASE holds.
+    A line on stderr says which it was.
 
     \b
     Example:
@@ -103,11 +108,11 @@ def command(
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
     _check_usage(method, protect, unprotect, density if not localizable else None, importance)
     task = options.load_task(task_file, seed)
-    opened = {"regularize": method == "regularize", "localizable": localizable, "record": record}
+    enabled = {"regularize": method == "regularize", "localizable": localizable, "record": record}
     blocks: dict[str, Any] = {"regularize": {"importance": importance}, "localizable": {"density": density}}
-    config = _read_config(task, settings, {key: blocks.get(key, {}) for key in opened if opened[key]}, assignments)
-    read = [*local_paths(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
-    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=read)
+    config = _read_config(task, settings, {key: blocks.get(key, {}) for key in enabled if enabled[key]}, assignments)
+    inputs = [*local_paths(base, importance, *protect, *unprotect), *options.files_of((task_file, task))]
+    claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=inputs)
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
         planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
@@ -130,15 +135,15 @@ def _show(result: TrainResult, output: Path, as_json: bool) -> None:
 def _read_config(
     task: Any, settings: Mapping[str, object], more: Mapping[str, Mapping[str, object]], assignments: tuple[str, ...]
 ) -> Any:
-    """The task's train block with what the options, the blocks that they open and --set change in it."""
+    """Read the task's train block, as changed by the options, the blocks that they open, and --set."""
     from graft.specs.reader import override, read_config, to_plain
     from graft.specs.train import TrainSpec
 
     block = to_plain(task.spec.train)
-    given = {key: value for key, value in settings.items() if value is not None}
-    for key, options_of in more.items():
-        given[key] = {**block.get(key, {}), **{name: value for name, value in options_of.items() if value is not None}}
-    return read_config(TrainSpec, override({**block, **given}, assignments), "command line")
+    changes = {key: value for key, value in settings.items() if value is not None}
+    for key, fields in more.items():
+        changes[key] = {**block.get(key, {}), **{name: value for name, value in fields.items() if value is not None}}
+    return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
 
 
 def _check_usage(

@@ -1,4 +1,4 @@
-"""graft verify."""
+"""The command `graft verify`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import click
 
 from graft_cli import options
 
-SHOWN = 5  # reasons that a person reads
+SHOWN = 5  # reasons shown to a person
 
 
 @click.command("verify")
 @click.argument("patch")
 @click.option("--base", required=True, metavar="MODEL", help="The model that the patch should fit.")
-@click.option("--full", is_flag=True, help="Compare a digest of all tensors, not only the values under the mask.")
+@click.option("--full", is_flag=True, help="Compare a hash of all tensors, not only the values under the mask.")
 @options.as_json
 @options.debug
 def command(patch: str, base: str, full: bool, as_json: bool) -> None:
     """Check whether a PATCH fits a model: names, shapes, dtypes, and the base's values under the mask.
 
-    The PATCH itself is compared with the hashes that it holds; a file of an older version holds none, which is said.
+    The PATCH file is also checked against the hashes that it holds; a file of an older version holds none, and the
+    output says so.
 
-    Where one of the two is on the Hub, headers are compared first, and what cannot fit is said before anything
-    large is fetched. Where both are, that is all: --full fetches them and compares the values too.
+    If one of the two is on the Hub, headers are compared first, so that a misfit is reported before anything large is
+    fetched. If both are, only headers are compared, unless --full asks for the values as well.
 
-    Exit code 0 where it fits, 1 where it does not.
+    The exit code is 0 if the patch fits, 1 if it does not.
     """
     from graft.hub.verification import verify_patch
 

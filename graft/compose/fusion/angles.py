@@ -10,7 +10,7 @@ from graft.patch.spherical import arc_weights
 
 
 def dots_of(rows: torch.Tensor) -> torch.Tensor:
-    """Return (m, m) fp64 dot products of the first model and the differences from it, which keeps small angles' digits.
+    """Return (m, m) fp64 dot products of the first model and the differences from it, which keep small angles exact.
 
     Args:
         rows: (m, n) fp32: theta_1, then theta_i - theta_1 of each other model.
@@ -20,21 +20,21 @@ def dots_of(rows: torch.Tensor) -> torch.Tensor:
 
 def gram_of(dots: torch.Tensor) -> torch.Tensor:
     """Return theta_i . theta_j, (m, m), from `dots_of`, since theta_i = theta_1 + delta_i, where delta_1 = 0."""
-    along, moved = _differences(dots)
-    return dots[0, 0] + along + along[:, None] + moved
+    along, products = _differences(dots)
+    return dots[0, 0] + along + along[:, None] + products
 
 
 def angles_of(dots: torch.Tensor) -> torch.Tensor:
-    """Return the degrees between each two models, (m, m), from `dots_of`.
+    """Return the degrees between each pair of models, (m, m), from `dots_of`.
 
     sin^2(W / 2) = (|u - v|^2 - (|u| - |v|)^2) / (4 |u| |v|): the arc cosine of u . v would round angles below a
     hundredth of a degree to nothing.
     """
-    along, moved = _differences(dots)
+    along, products = _differences(dots)
     # Example: two models 1e-3 degrees apart. The cosine is 1 - 1.5e-10, of which fp32 has no digit and fp64 six; the
-    # difference has length 1.7e-5 of the models', all digits of which are in `moved`.
-    norms, own = gram_of(dots).diag().clamp(min=0).sqrt(), moved.diag()
-    apart = own[:, None] + own - 2 * moved
+    # difference has length 1.7e-5 of the models', all digits of which are in `products`.
+    norms, own = gram_of(dots).diag().clamp(min=0).sqrt(), products.diag()
+    apart = own[:, None] + own - 2 * products
     longer = 2 * (along[:, None] - along) + own[:, None] - own  # |u|^2 - |v|^2
     unlike = longer / (norms[:, None] + norms).clamp(min=1e-300)
     squared = (apart - unlike**2) / (4 * norms[:, None] * norms).clamp(min=1e-300)
@@ -43,15 +43,15 @@ def angles_of(dots: torch.Tensor) -> torch.Tensor:
 
 def _differences(dots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return theta_1 . delta_i (m,) and delta_i . delta_j (m, m)."""
-    moved = dots.clone()
-    moved[0] = moved[:, 0] = 0
+    products = dots.clone()
+    products[0] = products[:, 0] = 0
     along = dots[0].clone()
     along[0] = 0
-    return along, moved
+    return along, products
 
 
 def arc_coefficients(gram: torch.Tensor) -> list[float]:
-    """Write the running spherical mean as a sum: slerp(u, theta_j; 1/j) is linear in both, and angles need dots alone.
+    """Write the running spherical mean as a sum: slerp(u, theta_j; 1/j) is linear in both, and angles need only dots.
 
     Args:
         gram: (m, m) fp64, theta_i . theta_j.

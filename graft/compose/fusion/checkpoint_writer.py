@@ -1,4 +1,4 @@
-"""A checkpoint written tensor by tensor into the places that another one's files give them."""
+"""Writer of a checkpoint, tensor by tensor, in the file layout of another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 1 << 24  # bytes
 
 
 class CheckpointWriter:
-    """The files of a new checkpoint with the base's shards, index, headers and companions.
+    """The files of a new checkpoint, with the base's shards, index, headers and companions.
 
     Args:
         base: the checkpoint whose layout is taken.
@@ -41,7 +41,7 @@ class CheckpointWriter:
     def start(self, fused: Collection[str], companions: Companions) -> None:
         """Write headers and companions, and every tensor of the base that is not going to be `put`."""
         copy_companions(companions, self._base.path, self._folder)
-        written = {place for name in fused for place in self._base.tied.listed(name, self._base.files)}
+        later = {listed for name in fused for listed in self._base.tied.listed(name, self._base.files)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)
             out = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -50,25 +50,25 @@ class CheckpointWriter:
                 _copy(source.fileno(), out, 0, header.size)
                 os.truncate(out, file.stat().st_size)
                 for name, stored in header.tensors.items():
-                    if name not in written or self._base.files.get(name) != file:
+                    if name not in later or self._base.files.get(name) != file:
                         _copy(source.fileno(), out, stored.start, stored.stop)
 
     def put(self, name: str, start: int, values: torch.Tensor) -> None:
         """Write (n,) values of the tensor's dtype from its `start`-th element on, under every name tied to it.
 
-        Several threads may.
+        Several threads may call it at once.
         """
-        for place in self._base.tied.listed(name, self._base.files):
-            stored = self._base.stored[place]
+        for listed in self._base.tied.listed(name, self._base.files):
+            stored = self._base.stored[listed]
             _write(
-                self._handles[self._base.files[place].name],
+                self._handles[self._base.files[listed].name],
                 byte_view(values),
                 stored.start + start * ITEM_SIZES[stored.spec.dtype],
             )
 
 
 def _copy(source: int, out: int, start: int, stop: int) -> None:
-    """Copy the bytes from start to stop to the same place."""
+    """Copy the bytes from start to stop to the same offset."""
     while start < stop:
         data = os.pread(source, min(_BLOCK, stop - start), start)
         _write(out, np.frombuffer(data, np.uint8), start)
@@ -76,7 +76,7 @@ def _copy(source: int, out: int, start: int, stop: int) -> None:
 
 
 def _write(out: int, data: npt.NDArray[np.uint8], start: int) -> None:
-    """Write all of the bytes, from that place of the file on."""
+    """Write all of the bytes into the file from offset `start` on."""
     while len(data):
         n = os.pwrite(out, data.data, start)
         data, start = data[n:], start + n

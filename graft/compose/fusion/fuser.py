@@ -1,4 +1,4 @@
-"""Several fully fine-tuned models fused into one, streamed: no more than a chunk of one tensor is ever in memory."""
+"""Fusion of several fully fine-tuned models into one, streamed: at most a block of one tensor is in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
 from graft.compose.fusion.checkpoint_writer import CheckpointWriter
-from graft.compose.fusion.stretch import Shared, Stretch, within
+from graft.compose.fusion.chunk import Chunk, Shared, select_within
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.files.claims import Output, claim_output
@@ -47,11 +47,11 @@ class Fusion:
         n_fused: weights that were fused.
         kept: names of the base's tensors that were left as they are: buffers, and what a tuned model lacks.
         left_out: names of tensors that only tuned models have, such as classifier heads.
-        files_left_out: what of the base's folder is not copied, and why.
-        angles: degrees between each two models' whole weights; empty where no angle was needed.
+        files_left_out: files of the base's folder that are not copied, and why.
+        angles: degrees between each pair of models' whole weights; empty where no angle was needed.
         selected: entries in each model's core or trimmed difference; empty where none was selected.
         jaccard: (m, m) of these selections; empty likewise.
-        clusters: names of the models whose selections hang together at the threshold.
+        clusters: names of the models whose selections are linked at the threshold.
     """
 
     spec: FusionSpec
@@ -76,8 +76,8 @@ def fuse_models(
 ) -> Fusion:
     """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and companions.
 
-    The models are read once, twice where angles are whole models' or entries are selected, three times where both; the
-    base with them where its values count (not for mean and slerp). The folder comes whole or not at all, with a record
+    The models are read once; once more for angles between whole models, and once more to select entries. The base is
+    read with them where its values count (not for mean and slerp). The folder comes whole or not at all, with a record
     of the fusion in it.
 
     Args:
@@ -96,7 +96,7 @@ def fuse_models(
     if len(tuned) < 2:
         raise ConfigError("a fusion needs two tuned models or more")
     fuser = _Fuser(base, tuned, spec or FusionSpec())
-    fuser.look()
+    fuser.prepare()
     with new_folder(claim) as folder:
         result = fuser.write(folder)
         text = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
@@ -136,7 +136,7 @@ def _refuse_other_labels(pairs: Sequence[CheckpointPair]) -> None:
 
 
 class _Fuser:
-    """The passes over the models, and what they gather."""
+    """A fusion in progress: the passes over the models, and what they gather."""
 
     def __init__(self, base: str | Path, tuned: Sequence[str | Path], spec: FusionSpec) -> None:
         located = [locate(model) for model in tuned]
@@ -146,62 +146,64 @@ class _Fuser:
             _refuse_other_sizes(pair)
         self.models = tuple(item.name for item in located)
         _refuse_other_labels(self.pairs)
-        self.spec, self.method = spec, FUSION_METHODS[spec.method]
-        self.fuse: Callable[[Stretch], torch.Tensor] = self.method.load()
+        self.spec, self.shared_countshod = spec, FUSION_METHODS[spec.method]
+        self.fuse: Callable[[Chunk], torch.Tensor] = self.shared_countshod.load()
         self.companions = find_companions(self.base)
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
         m = len(self.pairs)
-        self.arc = [1 / m] * m
+        self.coefficients = [1 / m] * m
         self.dots = torch.zeros((m, m), dtype=torch.float64)
-        self.met = np.zeros((m, m), np.int64)
+        self.shared_counts = np.zeros((m, m), np.int64)
         k = max(1, math.floor((spec.share or 0) * self.base.n_parameters + 0.5))
-        self.movements = [TopDeltas(pair, self.names, k) for pair in self.pairs] if spec.share else []
+        self.top_deltas = [TopDeltas(pair, self.names, k) for pair in self.pairs] if spec.share else []
 
-    def look(self) -> None:
-        """Make the passes before the one that writes: whole models' angles, and which movements are the largest."""
+    def prepare(self) -> None:
+        """Make the passes before the one that writes: angles between whole models, and the largest deltas."""
         if self.spec.arcs and self.spec.angle == "model":
             for dots in stream_tensors(self._dots_of, self.names, self._tuned, "angles"):
                 self.dots += dots
-            self.arc = arc_coefficients(gram_of(self.dots))
-        find_top_deltas(self.movements, self.names, lambda name: [(self.base, name), *self._tuned(name)])
+            self.coefficients = arc_coefficients(gram_of(self.dots))
+        find_top_deltas(self.top_deltas, self.names, lambda name: [(self.base, name), *self._tuned(name)])
 
     def write(self, folder: Path) -> Fusion:
         """Make the pass that fuses and writes."""
         with CheckpointWriter(self.base, folder) as files:
             files.start(set(self.names), self.companions)
-            for dots, met in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
+            for dots, counts in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
                 self.dots += dots
-                self.met += met.numpy()
+                self.shared_counts += counts.numpy()
         return self._result()
 
     def _fuse(self, name: str, files: CheckpointWriter) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fuse a tensor; return its (m, m) fp64 dots, where first needed here, and how its selections meet, int64."""
+        """Fuse a tensor; return its (m, m) fp64 dots, if they were not computed before, and int64 shared selections."""
         by_tensor = self.spec.arcs and self.spec.angle == "tensor"
         dots = self._dots_of(name) if by_tensor else torch.zeros_like(self.dots)
-        arc = arc_coefficients(gram_of(dots)) if by_tensor else self.arc
+        coefficients = arc_coefficients(gram_of(dots)) if by_tensor else self.coefficients
         # no value is larger than the longest model: where that fits the dtype with room to spare, every sum does
-        bound = sum(map(abs, arc)) * math.sqrt(gram_of(dots).diag().max()) if by_tensor else math.inf
+        bound = sum(map(abs, coefficients)) * math.sqrt(gram_of(dots).diag().max()) if by_tensor else math.inf
         is_safe = bound < torch.finfo(TORCH_DTYPES[self.base.spec(name).dtype]).max / 2
-        met = torch.zeros(dots.shape, dtype=torch.int64)
-        selects = [movement.select(name) for movement in self.movements]
-        for start, (base, *tuned) in self._stretches(name, LONG if selects else None):
-            selected = [select(base, values) for select, values in zip(selects, tuned, strict=False)]
+        counts = torch.zeros(dots.shape, dtype=torch.int64)
+        selectors = [deltas.select(name) for deltas in self.top_deltas]
+        for start, (base, *tuned) in self._blocks(name, LONG if selectors else None):
+            selected = [select(base, values) for select, values in zip(selectors, tuned, strict=False)]
             fused = torch.empty_like(base)
-            for at, (few, *rest) in chunks_of([base, *tuned], base.dtype):
-                kept = within(selected, at, len(few))
-                fused[at : at + len(few)] = self.fuse(Stretch(few, rest, kept, arc, self.spec.factor))
+            for offset, (of_base, *of_tuned) in chunks_of([base, *tuned], base.dtype):
+                n = len(of_base)
+                selections = select_within(selected, offset, n)
+                chunk = Chunk(of_base, of_tuned, selections, coefficients, self.spec.factor)
+                fused[offset : offset + n] = self.fuse(chunk)
             if selected:
-                met += Shared.of(selected).met
+                counts += Shared.of(selected).pair_counts
             if not is_safe and not all(is_finite(part) for _, (part,) in chunks_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
-        return dots, met
+        return dots, counts
 
     def _dots_of(self, name: str) -> torch.Tensor:
-        """Return (m, m) fp64 of a tensor, which a cache still holds when it is fused next."""
+        """Return the (m, m) fp64 dot products of a tensor, which is still in a cache when it is fused next."""
         dots, buffer = torch.zeros_like(self.dots), torch.empty(0)
-        for _, (_, *tuned) in self._stretches(name):
+        for _, (_, *tuned) in self._blocks(name):
             rows = buffer.resize_(len(tuned), len(tuned[0]))
             for row, values in zip(rows, tuned, strict=True):
                 row.copy_(values)
@@ -209,8 +211,8 @@ class _Fuser:
             dots += dots_of(rows)
         return dots
 
-    def _stretches(self, name: str, length: int | None = None) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """Yield where each begins, and the base's and each model's values in the base's dtype."""
+    def _blocks(self, name: str, length: int | None = None) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Yield blocks of a tensor: the offset, then the base's and each model's values in the base's dtype."""
         models = [self.base.read(name), *(checkpoint.read(stored) for checkpoint, stored in self._tuned(name))]
         dtypes = [pair.narrow or model.dtype for pair, model in zip(self.pairs, models[1:], strict=True)]
         for start, (base, *tuned) in chunks_of(models, models[0].dtype, length):
@@ -220,15 +222,15 @@ class _Fuser:
         return [(pair.tuned, pair.names[name]) for pair in self.pairs]
 
     def _reads(self, name: str) -> list[tuple[Checkpoint, str]]:
-        """Return what fusing a tensor reads."""
-        needed = self.method.needs_base or any(item.needs_base for item in self.movements)
+        """List the tensors that fusing one reads."""
+        needed = self.shared_countshod.needs_base or any(deltas.needs_base for deltas in self.top_deltas)
         return [*([(self.base, name)] if needed else []), *self._tuned(name)]
 
     def _result(self) -> Fusion:
-        selected = np.diag(self.met)
-        union = selected[:, None] + selected[None, :] - self.met
-        jaccard = np.where(union > 0, self.met / np.maximum(union, 1), 0.0)
-        groups = clusters_at(single_linkage(jaccard), self.spec.threshold) if self.movements else ()
+        selected = np.diag(self.shared_counts)
+        union = selected[:, None] + selected[None, :] - self.shared_counts
+        jaccard = np.where(union > 0, self.shared_counts / np.maximum(union, 1), 0.0)
+        groups = clusters_at(single_linkage(jaccard), self.spec.threshold) if self.top_deltas else ()
         listed = set(self.names) | set(self.base.aliases)
         return Fusion(
             spec=self.spec,
@@ -238,7 +240,7 @@ class _Fuser:
             left_out=tuple(sorted({name for pair in self.pairs for name in pair.extra})),
             files_left_out=self.companions.left_out,
             angles=tuple(map(tuple, angles_of(self.dots).tolist())) if self.spec.arcs else (),
-            selected=tuple(selected.tolist()) if self.movements else (),
-            jaccard=tuple(map(tuple, jaccard.tolist())) if self.movements else (),
+            selected=tuple(selected.tolist()) if self.top_deltas else (),
+            jaccard=tuple(map(tuple, jaccard.tolist())) if self.top_deltas else (),
             clusters=tuple(tuple(self.models[i] for i in group) for group in groups),
         )

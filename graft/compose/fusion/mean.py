@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from graft.compose.fusion.stretch import Stretch
+from graft.compose.fusion.chunk import Chunk
 
 
-def fuse_stretch(stretch: Stretch) -> torch.Tensor:
+def fuse_chunk(chunk: Chunk) -> torch.Tensor:
     """Return the mean, (n,) fp32."""
-    m = len(stretch.tuned)
-    return stretch.combine([1 / m] * m)
+    m = len(chunk.tuned)
+    return chunk.combine([1 / m] * m)

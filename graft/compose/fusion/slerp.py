@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from graft.compose.fusion.stretch import Stretch
+from graft.compose.fusion.chunk import Chunk
 
 
-def fuse_stretch(stretch: Stretch) -> torch.Tensor:
+def fuse_chunk(chunk: Chunk) -> torch.Tensor:
     """Return the spherical mean, (n,) fp32."""
-    return stretch.combine(stretch.coefficients)
+    return chunk.combine(chunk.coefficients)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from graft.compose.fusion.stretch import Stretch
+from graft.compose.fusion.chunk import Chunk
 
 
-def fuse_stretch(stretch: Stretch) -> torch.Tensor:
+def fuse_chunk(chunk: Chunk) -> torch.Tensor:
     """Add the scaled differences to the base, (n,) fp32."""
-    base = stretch.base.float()
-    moved = torch.zeros_like(base)
-    for values in stretch.tuned:
-        moved += values.float().sub(base)
-    return moved.mul_(stretch.scale).add_(base)
+    base = chunk.base.float()
+    summed = torch.zeros_like(base)
+    for values in chunk.tuned:
+        summed += values.float().sub(base)
+    return summed.mul_(chunk.scale).add_(base)

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import torch
 
-from graft.compose.fusion.stretch import Stretch
+from graft.compose.fusion.chunk import Chunk
 from graft.tensors.dtypes import take
 
 
-def fuse_stretch(stretch: Stretch) -> torch.Tensor:
-    """Add to the base the scaled mean of those kept differences that have the sign of their sum, (n,) fp32."""
-    base = stretch.base
-    moved = torch.zeros(len(stretch.tuned), len(base))
-    for row, values, kept in zip(moved, stretch.tuned, stretch.selections, strict=True):
-        row.index_copy_(0, kept, take(values, kept).float().sub_(take(base, kept).float()))
-    sign = moved.sum(dim=0).sign_()
-    agreeing = moved.mul_(sign).clamp_(min=0)  # sizes of the differences with the elected sign, and 0 for all others
+def fuse_chunk(chunk: Chunk) -> torch.Tensor:
+    """Add to the base the scaled mean of the selected differences that have the sign of their sum, (n,) fp32."""
+    base = chunk.base
+    deltas = torch.zeros(len(chunk.tuned), len(base))
+    for row, values, selected in zip(deltas, chunk.tuned, chunk.selections, strict=True):
+        row.index_copy_(0, selected, take(values, selected).float().sub_(take(base, selected).float()))
+    sign = deltas.sum(dim=0).sign_()
+    agreeing = deltas.mul_(sign).clamp_(min=0)  # sizes of the differences with the elected sign, and 0 for all others
     elected = agreeing.sum(dim=0)
     elected /= agreeing.sign_().sum(dim=0).clamp_(min=1)  # in place: each is counted as 1
-    return elected.mul_(sign).mul_(stretch.scale).add_(base)
+    return elected.mul_(sign).mul_(chunk.scale).add_(base)
