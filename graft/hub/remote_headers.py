@@ -97,7 +97,7 @@ def read_remote_base(reference: str) -> RemoteListing:
 
     Raises:
         HubError: it cannot be had.
-        CheckpointError: it is quantised, or holds no safetensors.
+        CheckpointError: it is quantized, or holds no safetensors.
     """
     repository, _, revision = reference.partition("@")
     try:
@@ -105,7 +105,7 @@ def read_remote_base(reference: str) -> RemoteListing:
     except HubError:
         folder = None
     if folder is not None and (method := quantization_of(folder)) is not None:
-        raise CheckpointError(f"{reference}: quantised ({method}); use the unquantised checkpoint it was made from")
+        raise CheckpointError(f"{reference}: quantized ({method}); use the unquantized checkpoint it was made from")
     specs: dict[str, TensorSpec] = {}
     for shard in _shards(reference):
         header, _, _ = read_remote_header(repository, shard, revision or None, MAX_HEADER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from graft.files.header import shown
+from graft.files.header import quote
 from graft.files.tensor_spec import TensorSpec
 from graft.tensors.growth import Growth
 from graft.tensors.pair import CheckpointPair
@@ -37,14 +37,14 @@ def find_contradiction(
     for name, growth in grown.items():
         rows = whole.get(name)
         if rows is None or not rows.shape or not rows.numel or not growth.start:
-            return f"tensor {shown(name)}: 'grown' tells of new rows that are not there"
+            return f"tensor {quote(name)}: 'grown' tells of new rows that are not there"
         if len(growth.tokens) not in (0, rows.shape[0]):
-            return f"tensor {shown(name)}: {len(growth.tokens)} tokens for {rows.shape[0]} new rows"
+            return f"tensor {quote(name)}: {len(growth.tokens)} tokens for {rows.shape[0]} new rows"
         base = specs.get(name)
         if base is not None and (base.dtype, base.shape) != (rows.dtype, (growth.start, *rows.shape[1:])):
-            return f"tensor {shown(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
+            return f"tensor {quote(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
         if ends.setdefault(growth.start, rows.shape[0]) != rows.shape[0]:
-            return f"tensor {shown(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
+            return f"tensor {quote(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
     return None
 
 

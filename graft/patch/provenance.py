@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.files.header import shown
+from graft.files.header import quote
 from graft.files.location import Located
 from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
@@ -149,7 +149,7 @@ def _grown(value: Mapping[str, Any]) -> dict[str, Growth]:
     for name, item in value.items():
         tokens = item.get("tokens", []) if isinstance(item, dict) else None
         if not isinstance(tokens, list) or not all(token is None or isinstance(token, str) for token in tokens):
-            raise ValueError(f"'grown' tells of {shown(name)} no rows and tokens")
+            raise ValueError(f"'grown' tells of {quote(name)} no rows and tokens")
         growths[name] = Growth(_count(item.get("from"), "grown.from"), tuple(tokens))
     return growths
 

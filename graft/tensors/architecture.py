@@ -74,7 +74,7 @@ class _UnknownArchitecture(Exception):
 
 @lru_cache(maxsize=4)
 def _architecture_for(config: bytes, folder: Path) -> Architecture:
-    """Build it; `config` is what the folder's config.json holds, so that a changed file is another key."""
+    """Build the architecture; `config` holds the folder's config.json, so that a changed file is another cache key."""
     model = build_on_meta(folder)
     if model is None:
         raise _UnknownArchitecture
@@ -111,8 +111,8 @@ def architecture_of(model: torch.nn.Module) -> Architecture:
         tied=_tied_groups(model),
         state=frozenset(state),
         packing=follow_packing(inner, state),
-        optional=_any_of(*_declared(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
-        legacy=_any_of(*_declared(inner, "unexpected"), _LEGACY),
+        optional=_any_of(*_ignored_patterns(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
+        legacy=_any_of(*_ignored_patterns(inner, "unexpected"), _LEGACY),
     )
 
 
@@ -130,8 +130,8 @@ def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def _declared(model: torch.nn.Module, kind: str) -> list[str]:
-    """Return patterns of names that transformers does not report as "missing", or as "unexpected", for this model."""
+def _ignored_patterns(model: torch.nn.Module, kind: str) -> list[str]:
+    """Return the patterns of names that transformers does not report as "missing" or "unexpected" for this model."""
     return sorted(getattr(model, f"_keys_to_ignore_on_load_{kind}", None) or ())
 
 
@@ -140,19 +140,19 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
 
 
 def name_map_of(*architectures: Architecture | None) -> NameMap:
-    """Join what architectures say of names: the first prefix that one declares, the renaming of the first."""
+    """Join the name maps of architectures: the first prefix that one declares, and the renaming of the first."""
     known = [item.name_map for item in architectures if item is not None]
     prefix = next((item.prefix for item in known if item.prefix), "")
     return NameMap(prefix, known[0].rename) if known else NameMap()
 
 
 def is_buffer_name(name: str) -> bool:
-    """Return whether a name is by custom a buffer: batch-norm statistics, position counters."""
+    """Return whether a name is, by convention, a buffer's: batch-norm statistics, position counters."""
     return _BUFFER_NAMES.search(name) is not None
 
 
 def quantization_of(folder: Path) -> str | None:
-    """Return the name of the quantisation that a model folder's config.json declares, or None."""
+    """Return the name of the quantization that a model folder's config.json declares, or None."""
     declared = read_model_config(folder).get("quantization_config")
     return str(declared.get("quant_method", "unknown")) if isinstance(declared, dict) else None
 

@@ -125,10 +125,10 @@ def test_a_damaged_header_is_refused_or_still_describes_the_file(place: float, f
 
 
 @pytest.mark.parametrize("declared", [{"quant_method": "gptq"}, {"quant_method": "bitsandbytes"}, {}])
-def test_a_quantised_checkpoint_is_refused(declared: dict[str, str], tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_refused(declared: dict[str, str], tmp_path: Path) -> None:
     config = {"model_type": "zebra", "quantization_config": declared}
     folder = write_single(tmp_path / "base", sample_tensors(), config)
-    with pytest.raises(CheckpointError, match=rf"quantised \({declared.get('quant_method', 'unknown')}\)"):
+    with pytest.raises(CheckpointError, match=rf"quantized \({declared.get('quant_method', 'unknown')}\)"):
         Checkpoint.open(folder)
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
     assert Checkpoint.open(folder).names

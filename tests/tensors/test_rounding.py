@@ -37,7 +37,7 @@ def test_signs_of_zero_are_changes_and_nothing_is_undone_without_rounding() -> N
     assert torch.equal(undo_rounding(counts, counts + 1, torch.bfloat16), counts + 1)
 
 
-def test_wide_weights_that_hold_narrow_values_are_recognised() -> None:
+def test_wide_weights_that_hold_narrow_values_are_recognized() -> None:
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     assert narrow_dtype([weights]) is None
     for narrow in NARROW:

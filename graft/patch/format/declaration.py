@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import CheckpointError, PatchFormatError
-from graft.files.header import Header, clip_text, parse_json, read_header, shown
+from graft.files.header import Header, clip_text, parse_json, quote, read_header
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.integrity import Seal
 from graft.patch.format.layout import check_layout
@@ -94,10 +94,10 @@ def _read_meta(header: Header, where: str) -> dict[str, object]:
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     if meta.get("format") != FORMAT or type(meta["format"]) is not int:
-        declared = shown(meta.get("format"))
+        declared = quote(meta.get("format"))
         raise PatchFormatError(f"{where}: format {declared} is not known here; this reads format {FORMAT}")
     if meta.get("kind") not in ("patch", "mask"):
-        raise PatchFormatError(f"{where}: kind {shown(meta.get('kind'))} is neither 'patch' nor 'mask'")
+        raise PatchFormatError(f"{where}: kind {quote(meta.get('kind'))} is neither 'patch' nor 'mask'")
     return meta
 
 

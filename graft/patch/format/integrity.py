@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.files.header import Header, StoredTensor, shown
+from graft.files.header import Header, StoredTensor, quote
 from graft.tensors.dtypes import byte_view
 
 AGREE = "content hashes agree"
@@ -85,10 +85,10 @@ class Seal:
             raise CheckpointError(f"{where}: its 'content' and 'table' are not a table of hashes and a hash")
         for name in sorted(content.keys() ^ set(names)):
             fact = "is hashed, but not in the file" if name in content else "is not among its hashes"
-            raise CheckpointError(f"{where}: tensor {shown(name)} {fact}")
+            raise CheckpointError(f"{where}: tensor {quote(name)} {fact}")
         for name, text in content.items():
             if not _is_hash(text):
-                raise CheckpointError(f"{where}: tensor {shown(name)} has a hash that is not {DIGITS} hex digits")
+                raise CheckpointError(f"{where}: tensor {quote(name)} has a hash that is not {DIGITS} hex digits")
         if hash_table(table) != meta["table"]:
             raise CheckpointError(f"{where}: its table of tensors does not match its hash: the file is damaged")
         return cls(content)
@@ -133,7 +133,7 @@ class Seal:
     def _compare(self, file: Path, name: str, digest: str) -> None:
         if self.content is not None and self.content[name] != digest[:DIGITS]:
             raise CheckpointError(
-                f"{file}: tensor {shown(name)}: its bytes do not match their hash: the file is damaged"
+                f"{file}: tensor {quote(name)}: its bytes do not match their hash: the file is damaged"
             )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graft.errors import PatchFormatError
-from graft.files.header import Header, clip_text, shown
+from graft.files.header import Header, clip_text, quote
 from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.format.tensor_table import TensorRow
 
@@ -64,12 +64,12 @@ def check_layout(header: Header, rows: Sequence[TensorRow], kind: str, where: st
     dense = {name for name in specs if name.startswith("dense/") and len(name) > 6 and kind == "patch"}
     dense -= {name for name in dense if not specs[name].numel}
     for name in specs.keys() - dense - expected.keys():
-        raise PatchFormatError(f"{where}: tensor {shown(name)} is not allowed in a {kind} file")
+        raise PatchFormatError(f"{where}: tensor {quote(name)} is not allowed in a {kind} file")
     for name, (dtype, length) in expected.items():
         if name not in specs or specs[name].dtype != dtype or specs[name].shape != (length,):
             stored = clip_text(str(specs.get(name, "nothing")))
             raise PatchFormatError(
-                f"{where}: tensor {shown(name)} must be {dtype}[{length}], but the file holds {stored}"
+                f"{where}: tensor {quote(name)} must be {dtype}[{length}], but the file holds {stored}"
             )
     return dense
 

@@ -11,7 +11,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import CheckpointError, PatchFormatError
-from graft.files.header import Header, StoredTensor, shown
+from graft.files.header import Header, StoredTensor, quote
 from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.format.coding import decode_bits, decode_gaps
 from graft.patch.format.declaration import Declaration, read_declaration, read_patch_header
@@ -209,15 +209,15 @@ class PatchFile:
             return None
         start = self._offsets[row.name].values
         data = self._read_bytes(name, start, start + row.k * ITEM_SIZES[row.dtype])
-        return self._finite(name, from_bytes(data, row.dtype, (row.k,)), f", at {shown(row.name)}")
+        return self._finite(name, from_bytes(data, row.dtype, (row.k,)), f", at {quote(row.name)}")
 
     def _finite(self, name: str, tensor: torch.Tensor, of_row: str = "") -> torch.Tensor:
         if not is_finite(tensor):
-            raise PatchFormatError(f"{self.path}: tensor {shown(name)} holds NaN or infinite values{of_row}")
+            raise PatchFormatError(f"{self.path}: tensor {quote(name)} holds NaN or infinite values{of_row}")
         return tensor
 
     def _refuse(self, name: str, fact: str) -> PatchFormatError:
-        return PatchFormatError(f"{self.path}: tensor {shown(name)}: {fact}")
+        return PatchFormatError(f"{self.path}: tensor {quote(name)}: {fact}")
 
 
 def _from_disk(path: Path, header: Header) -> ReadBytes:

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from graft.errors import PatchFormatError
-from graft.files.header import clip_text, shown
+from graft.files.header import clip_text, quote
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 
 _PRINT = re.compile(r"[0-9a-f]{16}")
@@ -74,7 +74,7 @@ def _read_row(item: Any, kind: str, where: str) -> TensorRow:
     name, dtype, shape, code, k, t, base_print, result_print = item
 
     def refuse(fact: str) -> PatchFormatError:
-        return PatchFormatError(f"{where}: tensor {shown(name)} {clip_text(fact)}")
+        return PatchFormatError(f"{where}: tensor {quote(name)} {clip_text(fact)}")
 
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise refuse(f"has an unknown dtype {dtype!r}")
@@ -102,7 +102,7 @@ def _check_prints(row: TensorRow, kind: str, refuse: Any) -> None:
 def _check_order(rows: Sequence[TensorRow], where: str) -> None:
     for before, after in itertools.pairwise(rows):
         if before.name >= after.name:
-            raise PatchFormatError(f"{where}: tensor {shown(after.name)} is out of order or occurs twice")
+            raise PatchFormatError(f"{where}: tensor {quote(after.name)} is out of order or occurs twice")
 
 
 def _is_count(value: Any) -> bool:
