@@ -1,4 +1,4 @@
-"""Provenance: the part of a patch file that explains and does not act."""
+"""Provenance: the part of a patch file that explains the patch, and that applying it does not need."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Provenance:
     buffers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the file: all keys of the base, and of the rare keys those that are needed."""
+        """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
         rare = {"grown": rows, "buffers": list(self.buffers)}

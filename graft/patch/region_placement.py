@@ -1,4 +1,4 @@
-"""Placement of a patch's or mask's region in a model: the one door for coordinates without their values."""
+"""Placement of a patch's or mask's region in a model: the one way in for coordinates without their values."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def place_mask(mask: Mask, target: Target, what: str) -> Mask:
 
 def _renamed(mask: Mask, target: Target, names: Mapping[str, str]) -> Mask:
     placed: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one place
+    for name in mask:  # two names of a tied tensor become one
         placed[names[name]] = np.union1d(placed.get(names[name], NOTHING), mask[name])
     return Mask.of({name: target.spec(name) for name in placed}, placed)

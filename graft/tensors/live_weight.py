@@ -86,7 +86,7 @@ class Owners:
         flat, offsets = lay_flat(tensor, indices)
         offsets = offsets + int(flat.storage_offset())
         bounds = (int(offsets.min()), int(offsets.max()) + 1) if len(offsets) else None
-        owner_name = self._find_owner(tensor, *bounds) if bounds else self._looked_into(tensor, 0, 0)
+        owner_name = self._find_owner(tensor, *bounds) if bounds else self._find_owner(tensor, 0, 0)
         if owner_name is None:
             return OwnedEntries(name, tensor, indices)
         owner = self._named[owner_name]

@@ -76,7 +76,7 @@ def test_a_whole_tensor_and_entries_of_another_in_one_memory_are_refused() -> No
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "meets"),
+    ("first", "second", "overlaps"),
     [
         ({"a": {1: 9.0}}, {"t": {3: 8.0}}, True),
         ({"a": {1: 9.0}}, {"i": {3: 8}}, True),
@@ -86,13 +86,13 @@ def test_a_whole_tensor_and_entries_of_another_in_one_memory_are_refused() -> No
     ],
 )
 def test_the_order_of_grafts_is_seen_through_every_view(
-    first: dict[str, dict[int, float]], second: dict[str, dict[int, float]], meets: bool
+    first: dict[str, dict[int, float]], second: dict[str, dict[int, float]], overlaps: bool
 ) -> None:
     model = tied()
     before = bits_of(model)
     below = apply_patch(model, patch_for(model, first))
     above = apply_patch(model, patch_for(model, second))
-    if meets:
+    if overlaps:
         with pytest.raises(RevertError, match="later graft"):
             below.revert()
         above.revert()
@@ -181,7 +181,7 @@ def test_touches_meet_where_bytes_do(data: st.DataObject) -> None:
         width = view.element_size()
         entries = range(len(view)) if whole else chosen
         owner[side] = {(start + i) * width + byte for i in entries for byte in range(width)}
-    assert touches[0].meets(touches[1]) == touches[1].meets(touches[0]) == bool(owner[0] & owner[1])
+    assert touches[0].overlaps(touches[1]) == touches[1].overlaps(touches[0]) == bool(owner[0] & owner[1])
 
 
 def packed() -> Any:

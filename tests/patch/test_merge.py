@@ -198,7 +198,7 @@ def test_nothing_is_left_after_a_failure(
     def failing(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(merge, "_place_dense", failing)
+    monkeypatch.setattr(merge, "_assign_dense", failing)
     with pytest.raises(OutputError if isinstance(fault, OSError) else type(fault)):
         merge_patches(Checkpoint.open(base), [GOOD], tmp_path / "new" / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]

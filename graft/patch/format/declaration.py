@@ -1,4 +1,4 @@
-"""The header of a patch or mask file: kind, table of tensors, provenance, hashes, checked against each other."""
+"""Declaration in the header of a patch or mask file: kind, table of tensors, provenance and hashes, cross-checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PATCH_HEADER = 2**25  # bytes of rows and provenance: room for 200,000 tenso
 
 @dataclass(frozen=True)
 class Declaration:
-    """A header that agrees with itself; no value has been read yet.
+    """A declaration whose parts agree with one another; no value has been read yet.
 
     Attributes:
         kind: "patch" or "mask".
@@ -59,7 +59,7 @@ def read_patch_header(path: Path) -> tuple[Path, Header]:
 
 
 def read_declaration(header: Header, where: str) -> Declaration:
-    """Read what a header declares, and check it against itself.
+    """Read the declaration in a header, and check its parts against one another.
 
     Args:
         header: of a local file, or of one on the Hub.

@@ -1,8 +1,7 @@
-"""The hashes that a file holds of itself: of the bytes of each of its tensors, and of the table that explains them.
+"""Integrity of a file by the hashes that it holds: of the bytes of each tensor, and of the table that explains them.
 
 `content` is {tensor name: hash} for every tensor of the file and no other, `table` the hash of the table's canonical
-JSON (contract, section 4). They guard against accident, not malice. A file holds both, or was written before there were
-any.
+JSON (contract, section 4). They guard against accident, not malice. A file of an older version holds neither.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 
 
 def canonical_json(value: object) -> str:
-    """Return the one text of a JSON value that is written and hashed.
+    """Return the canonical text of a JSON value, which is written and hashed.
 
     Raises:
         ValueError: it holds NaN or infinity.
@@ -95,19 +94,19 @@ class Seal:
 
     @property
     def verdict(self) -> str:
-        """For a person, once the tensors were read: whether there were hashes to agree with."""
+        """Outcome for a person, once the tensors were read: their hashes agree, or there are none."""
         return UNSEALED if self.content is None else AGREE
 
     @property
     def table_verdict(self) -> str:
-        """For a person, where only the header was read."""
+        """Outcome for a person, where only the header was read."""
         return UNSEALED if self.content is None else TABLE_AGREES
 
     def read_tensor(self, file: Path, name: str, stored: StoredTensor) -> bytearray:
         """Read the bytes of a tensor, and compare them with its hash.
 
         Raises:
-            CheckpointError: they do not, or the file cannot be read or was cut short.
+            CheckpointError: they do not match it, or the file cannot be read or was cut short.
         """
         data = bytearray(stored.stop - stored.start)
         digest = hashlib.sha256()
@@ -142,7 +141,7 @@ def _is_hash(value: object) -> bool:
 
 
 def _stream(file: Path, stored: StoredTensor) -> Iterator[tuple[int, bytes]]:
-    """Yield (place in the tensor, bytes) of a tensor's chunks.
+    """Yield (offset in the tensor, bytes) of a tensor's chunks.
 
     Raises:
         CheckpointError: the file cannot be read, or was cut short since its header was.

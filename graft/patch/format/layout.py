@@ -1,4 +1,4 @@
-"""The tensors of a patch file, and which of their bytes belong to which row of its table.
+"""Layout of a patch file: its tensors, and the bytes in them that belong to each row of its table.
 
 The file has no tensor per weight of the model: all gaps are one tensor, all bit fields another, and all values of one
 dtype a third, laid end to end in the order of the table. For rows a (gaps, 3 tokens, F32), b (all, F32), c (gaps, 2
@@ -9,7 +9,7 @@ tokens, BF16) and d (bits, 2 bytes, F32), with k = 3, 4, 2 and 9 entries:
     values.F32   F32[16]   a a a b b b b d d d ...   d begins after 4 * (3 + 4) = 28 bytes
     values.BF16  BF16[2]   c c
 
-Thus one pass over the table tells where each row begins, and a single row can be read without the others.
+So one pass over the table tells where each row begins, and a single row can be read without the others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def locate_rows(rows: Sequence[TensorRow]) -> dict[str, RowOffsets]:
 
 
 def check_layout(header: Header, rows: Sequence[TensorRow], kind: str, where: str) -> set[str]:
-    """Check from the header alone that a file's tensors are the ones that its rows call for.
+    """Check from the header alone that a file's tensors are the ones that its rows require.
 
     Returns:
         The names of the whole tensors, "dense/..." each.
