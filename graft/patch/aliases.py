@@ -80,7 +80,7 @@ class Touch:
         return torch.zeros(1) if self.entries is None else self.entries // max(self.width, width)
 
     def _mark_within(self, other: Touch) -> torch.Tensor:
-        """Mark the entries that lie in another's range; of a range, return one mark: whether the other reaches into it."""
+        """Mark the entries that lie in another's range; of a range, return one mark, set where the other reaches it."""
         if self.entries is None:
             inside = other.entries is None or bool(other._mark_within(self).any())
             return torch.tensor([inside])
@@ -113,12 +113,12 @@ def refuse_conflicts(selections: Iterable[Selection], values: Mapping[str, torch
             continue
         touches = sorted((Touch.of(*selection) for selection in group), key=lambda touch: touch.start)
         for position, touch in enumerate(touches):
-            following = itertools.islice(touches, position + 1, None)
-            for other in itertools.takewhile(lambda later, end=touch.stop: later.start < end, following):  # type: ignore[misc]
+            rest = itertools.islice(touches, position + 1, None)
+            for other in itertools.takewhile(lambda item, end=touch.stop: item.start < end, rest):  # type: ignore[misc]
                 if touch.overlaps(other) and not _agree(touch, values[touch.name], other, values[other.name]):
                     raise OverlapError(
-                        f"tensors {touch.name!r} and {other.name!r} share memory in this model, and would get different "
-                        "values there: untie them, or leave one out"
+                        f"tensors {touch.name!r} and {other.name!r} share memory in this model, and would get "
+                        "different values there: untie them, or leave one out"
                     )
 
 

@@ -39,7 +39,7 @@ class BaseIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The making of a patch. No absolute path, user name, host name or time belongs here.
+    """The origin of a patch. No absolute path, user name, host name or time belongs here.
 
     Attributes:
         base: the base checkpoint.

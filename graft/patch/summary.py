@@ -17,7 +17,7 @@ from graft.tensors.scope import layer_of
 
 @dataclass(frozen=True)
 class Sizes:
-    """A patch file's bytes beside the least that any code could take.
+    """Sizes of a patch file, beside the least that any code could take.
 
     Attributes:
         bytes: size of the whole file.

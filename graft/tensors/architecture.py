@@ -69,7 +69,7 @@ def read_architecture(folder: Path) -> Architecture | None:
 
 
 class _UnknownArchitecture(Exception):
-    """No model can be built; raised so that it is not remembered, as a library may learn of more architectures."""
+    """Raised where no model can be built, so that this is not cached: a library may learn of more architectures."""
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Matching the tensor names of base, tuned and live models.
+"""Rules that match the tensor names of base, tuned and live models.
 
 Order of the rules (contract, section 4): exact; with or without the architecture's `base_model_prefix`;
 transformers' own renaming on loading; the names of wrappers, such as `module.`, `_orig_mod.` and PEFT's

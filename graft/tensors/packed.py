@@ -120,7 +120,7 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
 
 
 class _ViewsOnly(TorchFunctionMode):
-    """Leaves views as they are where a contiguous copy is asked for."""
+    """A mode in which `contiguous` returns views as they are, without a copy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func is torch.Tensor.contiguous else func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""What a user did not name as output is never changed or deleted, with force neither."""
+"""Nothing that a user did not name as output is ever changed or deleted, not even with force."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.files.outputs import new_file, new_folder
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with a working folder in it, in which one stands."""
+    """Make a home folder and, in it, the working folder."""
     (tmp_path / "home" / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home" / "work")

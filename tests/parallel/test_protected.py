@@ -18,7 +18,7 @@ ENGINES = ("ddp", "fsdp")
 
 @pytest.fixture(scope="module")
 def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The same trainings in one process."""
+    """Run the same trainings in one process."""
     out = tmp_path_factory.mktemp("alone")
     return out, {name: protected.train(folder, name, out / name) for name in protected.TRAININGS}
 

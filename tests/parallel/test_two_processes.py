@@ -62,7 +62,7 @@ def test_sharded_weights_give_nearly_the_same_mask(folder: Path, out: Path) -> N
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: Path) -> None:
-    """The second process cannot write its part of the answer; the first would wait for it."""
+    """Fail in the second process, which cannot write its part of the answer; the first would wait for it."""
     broken = tmp_path / "broken.py"
     broken.write_text(
         "import os, sys\n"

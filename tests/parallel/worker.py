@@ -1,4 +1,4 @@
-"""What each of two processes does; run by torchrun. The first writes what came out as JSON."""
+"""Program of each of two processes, run by torchrun. The first writes the results as JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def localize(folder: Path, name: str, **how: Any) -> Any:
 
 
 def check_pieces() -> dict[str, bool]:
-    """take and assign on DTensors against the full tensors, uneven and empty pieces among them."""
+    """Compare take and assign on DTensors with the full tensors, uneven and empty shards among them."""
     mesh, fine = init_device_mesh("cpu", (2,)), {}
     for shape, dimension, dtype in (
         ((5, 3), 0, torch.bfloat16),
@@ -69,7 +69,7 @@ def check_pieces() -> dict[str, bool]:
 
 
 def count_hooks() -> dict[str, Any]:
-    """When a hook on a sharded weight fires, over three micro-batches of which the last one is reduced."""
+    """Record when a hook on a sharded weight fires, over three micro-batches of which the last one is reduced."""
     torch.manual_seed(0)
     model, inputs = torch.nn.Linear(3, 5, bias=False), torch.randn(6, 3)
     (whole,) = torch.autograd.grad(model(inputs).sum(), model.weight)

@@ -185,7 +185,7 @@ def test_touches_meet_where_bytes_do(data: st.DataObject) -> None:
 
 
 def packed() -> Any:
-    """Two experts in one tensor, the second parameter out of order in memory."""
+    """Build a model of two experts in one tensor, the second parameter out of order in memory."""
     model: Any = model_of({"experts": torch.arange(24.0).reshape(2, 4, 3)})
     model.other = torch.nn.Parameter(torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2))
     return model

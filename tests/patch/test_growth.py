@@ -59,14 +59,14 @@ MODELS: dict[str, Any] = {
 
 
 def grow(model: PreTrainedModel, to: int) -> Any:
-    """A nudged copy with more rows."""
+    """Return a nudged copy with more rows."""
     tuned = nudged(model)
     tuned.resize_token_embeddings(to, mean_resizing=False)
     return tuned
 
 
 def pair_on_disk(folder: Path, base: PreTrainedModel, tokens: list[str], multiple: int = 1) -> tuple[Path, Path]:
-    """Base and tuned folders with tokenizers; the tuned model has the tokens' rows and padding to a multiple."""
+    """Write base and tuned folders with tokenizers; the tuned model has the tokens' rows and padding to a multiple."""
     base.resize_token_embeddings(N, mean_resizing=False)
     tokenizer = word_tokenizer(pad_token="[PAD]")
     save_model(base, folder / "base")

@@ -61,7 +61,7 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.fixture(params=HEADS)
 def trio(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Task]:
-    """A base, a tuned model with another head on it, and the task of the head."""
+    """Make a base, a tuned model with another head on it, and the task of the head."""
     write, head = HEADS[request.param]
     base = write(tmp_path / "base", **({"steps": 1} if write in (write_masked, write_causal) else {}))
     if head["kind"] == "choice":
@@ -77,7 +77,7 @@ def trio(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Ta
 
 
 def nudge(base: Path, folder: Path, task: Task) -> Path:
-    """A tuned model: every weight moved, some of them far."""
+    """Tune a model: every weight changes, some of them much."""
     opened = open_head(base, task.spec, seed=3, runtime=Runtime(device="cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def examples(task: Task) -> Sequence[Example]:
 
 
 def load(folder: Path) -> Any:
-    """By the class that config.json names, with nothing missing and nothing unused."""
+    """Load the class that config.json names, with nothing missing and nothing unused."""
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]
     model, report = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
@@ -157,7 +157,7 @@ def test_a_classifier_of_images_cut_without_a_task(tmp_path: Path) -> None:
 
 @pytest.fixture
 def classifiers(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A base and two classifiers on it, of two and three labels."""
+    """Make a base and two classifiers on it, of two and three labels."""
     base = write_bert(tmp_path / "base")
     folders = []
     for labels in (["a", "b"], ["x", "y", "z"]):

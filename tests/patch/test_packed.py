@@ -55,7 +55,7 @@ def backward(model: Any) -> None:
 
 
 def slice_of(packed: torch.Tensor) -> torch.Tensor:
-    """Expert 2's w3: the second half of the rows of what the model holds, by hand."""
+    """Return expert 2's w3 by hand: the second half of its rows in the packed parameter."""
     return packed[2, packed.shape[1] // 2 :]
 
 

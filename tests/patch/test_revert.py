@@ -26,7 +26,7 @@ N = 12
 
 
 def count_in_force() -> int:
-    """How many grafts lie on models of this process, also those whose handle is gone."""
+    """Count the grafts on models of this process, also those whose handle is gone."""
     return sum(thing.in_force for thing in gc.get_objects() if type(thing) is Layer)
 
 
@@ -122,7 +122,7 @@ def test_on_leaving_the_block_too_and_what_went_wrong_first_is_what_is_heard_of(
 
 @contextlib.contextmanager
 def breaking(at: int, fault: Callable[[], object]) -> Iterator[list[int]]:
-    """Something happens at the n-th single write from now on."""
+    """Make something happen at the n-th single write from now on."""
     write, calls = torch.Tensor.index_copy_, []
 
     def index_copy_(*given: Any, **more: Any) -> Any:
@@ -291,8 +291,11 @@ def test_what_is_left_on_for_good_costs_nothing_once_nothing_lies_beneath() -> N
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_order_of_overlapping_grafts_reverts_drops_and_writes(data: st.DataObject) -> None:
-    """Against a list of layers: a revert succeeds where nothing later that is on shares a coordinate, and nothing else
-    was written there; then every coordinate holds what it held before that graft."""
+    """Compare with a list of layers.
+
+    A revert succeeds where no later graft in force shares a coordinate, and nothing else was written there; then every
+    coordinate holds what it held before that graft.
+    """
     model: Any = model_of({"a": torch.arange(6.0)})
     model.t = torch.nn.Parameter(model.a.detach().view(2, 3).t())  # the same memory in another order
     layers: list[tuple[Grafted | None, set[int], dict[int, float], dict[int, float]]] = []

@@ -1,4 +1,4 @@
-"""Which of the tensors of another shape are a vocabulary that grew, a head of other outputs, or neither."""
+"""Tensors of another shape are told apart: a vocabulary that grew, a head of other outputs, or neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only rounding explains is told from what changed, bit by bit."""
+"""Differences that only rounding explains are told from changes, bit by bit."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ shapes = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """A shape, and how it is cut up: (dimension, number of parts) for each axis of a mesh."""
+    """Draw a shape, and its cuts: (dimension, number of parts) for each axis of a mesh."""
     shape = draw(shapes)
     axis = st.tuples(st.integers(0, len(shape) - 1), st.integers(1, 9))
     return shape, draw(st.lists(axis, max_size=2))
 
 
 def pieces_of(shape: tuple[int, ...], cuts: list[tuple[int, int]]) -> list[Shard]:
-    """Every process's piece."""
+    """Return every process's shard."""
     ranks = itertools.product(*(range(number) for _, number in cuts))
     return [Shard.of_splits(shape, [(*cut, part) for cut, part in zip(cuts, rank, strict=True)]) for rank in ranks]
 

@@ -48,7 +48,7 @@ def with_tensor(name: str, dtype: str, data: bytes, hole: int = 0) -> bytes:
 
 
 def without_tensor(name: str) -> bytes:
-    """The file without one tensor, the others moved up."""
+    """Return the file without one tensor, the others moved up."""
     header, meta, payload = split_file(GOOD)
     start, stop = header.pop(name)["data_offsets"]
     for entry in header.values():

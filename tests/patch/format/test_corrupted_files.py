@@ -26,7 +26,7 @@ from tests.patch.format.corruptions import CORRUPTIONS, GOOD, PATCH, with_payloa
 
 
 def refused(data: bytes, folder: Path, load: Callable[[Path], object] = load_patch) -> str:
-    """The message with which a file is refused, in one line and without a big allocation."""
+    """Return the message with which a file is refused, in one line and without a big allocation."""
     (folder / "p").write_bytes(data)
     tracemalloc.start()
     try:
@@ -74,7 +74,7 @@ def test_a_mask_file_cannot_ask_for_more_than_it_holds(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Unpickling it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return open, ("trapped", "w")
@@ -134,7 +134,7 @@ def test_any_other_json_is_refused_or_loads_as_a_sound_patch(data: st.DataObject
 
 
 def loaded(data: bytes, folder: Path) -> Patch | None:
-    """The patch of a file, None where it is refused; what loads must survive saving and loading again."""
+    """Load the patch of a file, None where it is refused; what loads must survive saving and loading again."""
     (folder / "p").write_bytes(data)
     try:
         patch = load_patch(folder / "p")

@@ -1,4 +1,4 @@
-"""The hashes that a file holds of itself: every flipped bit is seen, and an older file without them still loads."""
+"""Integrity of a file by the hashes that it holds: every flipped bit is seen, and an older file still loads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def header_length(data: bytes) -> int:
 
 
 def flips(data: bytes, start: int, stop: int, step: int = 1) -> Iterator[bytes]:
-    """The file with one bit of one byte flipped: every byte, the bits in turn, and where `step` is 1 every bit."""
+    """Yield the file with one bit of one byte flipped: every byte, the bits in turn, or every bit if `step` is 1."""
     spoilt = bytearray(data)
     for place in range(start, stop):
         for bit in range(place % step, 8, step):
@@ -80,7 +80,7 @@ def test_every_flipped_bit_of_the_data_is_refused(kind: str, tmp_path: Path) -> 
 
 
 def told(load: Callable[[Path], Any], path: Path) -> Any:
-    """What a file says that acts; its origin explains and does not."""
+    """Return the part of a file that has an effect; its provenance only explains."""
     loaded = load(path)
     if isinstance(loaded, ImportanceWeights):
         held = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]

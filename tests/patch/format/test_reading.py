@@ -1,4 +1,4 @@
-"""One reader: rows read one by one from a file are those of the whole load, bit for bit."""
+"""Rows read one by one from a file are those of the whole load, bit for bit."""
 
 from __future__ import annotations
 
