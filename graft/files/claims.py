@@ -124,7 +124,7 @@ def _refuse_special(path: Path) -> None:
 
 
 def _refuse_kind(path: Path, is_folder: bool) -> None:
-    """Refuse to replace a whole folder by a file; of a link, what is behind it decides."""
+    """Refuse to replace a whole folder, or a link to one, by a file."""
     if path.is_dir() and not is_folder:
         raise OutputError(f"{path}: Is a directory, and a file is to be written: choose another name")
 
@@ -140,7 +140,7 @@ def _refuse_name(path: Path) -> None:
 
 
 def _refuse_parent(path: Path) -> None:
-    """Refuse a place in which nothing can be made."""
+    """Refuse a path whose nearest folder is none, or may not be written to."""
     parent = _nearest_folder(path)
     if not parent.is_dir():
         raise OutputError(f"{path}: {parent} is not a folder")
@@ -149,7 +149,7 @@ def _refuse_parent(path: Path) -> None:
 
 
 def _nearest_folder(path: Path) -> Path:
-    """Return the innermost folder above a path that is there, a link to nothing among it."""
+    """Return the innermost parent of a path that exists, if only as a link to nothing."""
     return next((parent for parent in path.parents if _exists(parent)), path)
 
 
@@ -183,7 +183,7 @@ def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def _with_links(source: Path) -> Iterator[Path]:
-    """Yield an input, and what the links in it lead to, such as a cache's files."""
+    """Yield an input and the links in it, which may lead elsewhere, such as into a cache."""
     yield source
     yield from (item for item in _contents(source) if item.is_symlink())
 

@@ -55,7 +55,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def explain_failure(error: BaseException, repository: str, revision: str | None = None) -> str:
-    """Say in one line what is wrong, and what to do.
+    """Explain in one line what is wrong, and what to do.
 
     Args:
         error: one of `failures()`.

@@ -96,7 +96,7 @@ def _weights_of(folder: Path) -> set[str]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether a config is there, and every weight file that the index or, without one, custom names."""
+    """Return whether a config is there, with every weight file of the index or, without one, the single file."""
     try:
         needed = [*_weights_of(folder), *modules_in(folder)]
     except CheckpointError:

@@ -40,7 +40,7 @@ def modules_in(folder: Path) -> set[str]:
         return set()
 
 
-def refuse_endless(folder: Path) -> None:
+def refuse_oversized(folder: Path) -> None:
     """Refuse a config that asks for so many layers, labels or experts that building them would never end.
 
     Raises:

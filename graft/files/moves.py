@@ -18,7 +18,7 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def move_new(source: Path, target: Path) -> None:
-    """Move a file or folder to where nothing is.
+    """Move a file or folder onto a path that is free.
 
     Raises:
         FileExistsError: something is there, a dangling link among it; nothing was moved.
@@ -29,7 +29,7 @@ def move_new(source: Path, target: Path) -> None:
 
 
 def exchange(source: Path, target: Path) -> None:
-    """Let two files, folders or links change places.
+    """Exchange two files, folders or links.
 
     Without the system's help `target` is away for a moment; a process that is killed then leaves it beside `source`, as
     "old".

@@ -83,7 +83,7 @@ def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
 
 
 def _move_in(finished: Path, claim: Claim) -> None:
-    """Move what is finished to the claimed path; it changes places with what was there at the claim and still is."""
+    """Move a finished output onto the claimed path, in exchange for what the claim saw there, if that is unchanged."""
     try:
         if claim.snapshot is None or not os.path.lexists(claim.path):
             move_new(finished, claim.path)
@@ -113,7 +113,7 @@ def _remove_replaced(holder: Path, path: Path) -> None:
 
 
 def _finish_file(file: Path, rights: int) -> None:
-    """Sync a file, and give it the usual rights: some libraries make files that their owner alone may read."""
+    """Sync a file and give it the usual rights, since some libraries make files that their owner alone may read."""
     _sync(file)
     if file.stat().st_mode & 0o777 != rights & 0o666:
         file.chmod(rights & 0o666)

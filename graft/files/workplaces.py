@@ -22,7 +22,7 @@ _MAX_NAME = 255  # bytes of a name, on every usual disk
 
 
 def workplace_of(out: Path) -> Path:
-    """Name the folder for work on an output over several runs: `NAME.resume` beside it, a hash for a long NAME."""
+    """Return the path for work on an output over several runs: `NAME.resume` beside it, a hash for a long NAME."""
     name = f"{out.name}.resume"
     if len(os.fsencode(name)) > _MAX_NAME:
         name = f".{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32]}.resume"

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` processes that run the same program; `graft.parallel.launch.find_ranks` knows them.
+    """A process among `world` that run the same program, as `graft.parallel.launch.find_ranks` finds it.
 
     Methods that say "collective" must be called by all of them in the same order.
 
@@ -30,12 +30,12 @@ class Ranks:
 
     @property
     def is_single(self) -> bool:
-        """True where there is but one process."""
+        """True where there is only one process."""
         return self.world == 1
 
     @property
     def is_first(self) -> bool:
-        """True in the process that writes files and speaks."""
+        """True in the process that writes files and prints."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:

@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def shard_weights(model: Model, device: torch.device) -> Model:
-    """Spread a model over all processes in place: one group of tensors per numbered layer, one for the rest.
+    """Shard a model over all processes in place: one group of tensors per numbered layer, one for the rest.
 
     Args:
         model: the whole model, in host memory: each layer goes to the device alone and leaves its shard there.

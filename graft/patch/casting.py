@@ -9,7 +9,7 @@ from graft.tensors.dtypes import as_bits
 
 
 def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str = "values") -> torch.Tensor:
-    """Return values in another dtype, rounded to nearest where both are floating point.
+    """Cast values to another dtype, rounded to nearest where both are floating point.
 
     Args:
         values: of any shape.

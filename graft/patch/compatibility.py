@@ -66,7 +66,7 @@ class Compatibility:
 
     @property
     def fits(self) -> bool:
-        """True where the patch may be applied."""
+        """True where the patch can be applied."""
         return not self.reasons
 
     def require(self, what: str) -> Compatibility:
@@ -198,7 +198,7 @@ def _grown_shapes(row_shapes: Mapping[str, tuple[int, ...]], grown: Mapping[str,
 
 
 def _check_rows(target_name: str | None, start: int, full_shape: tuple[int, ...], listing: Listing) -> str | None:
-    """Say what is wrong with a tensor that should hold new rows; the base's rows will do where it can grow."""
+    """Return why a tensor cannot take new rows; None where it has them, or has the base's and can grow."""
     if target_name is None:
         return "the model has no such tensor"
     actual = listing.spec(target_name).shape
@@ -224,7 +224,7 @@ def _has_other_rows(rows: torch.Tensor, target_name: str, full_shape: tuple[int,
 def _check_dense(
     dense_shapes: Mapping[str, tuple[int, ...]], target_names: Mapping[str, str], listing: Listing
 ) -> dict[str, str | None]:
-    """Say what is wrong with whole tensors: only a head may be of another size, and only in files."""
+    """Return why whole tensors cannot be replaced: only a head may have another size, and only in files."""
     shapes = {name: (listing.spec(target_names[name]).shape, shape) for name, shape in dense_shapes.items()}
     resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
     heads = heads_among(resized, rows_by_name(listing.names, listing.spec)) if resized else frozenset()

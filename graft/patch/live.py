@@ -210,7 +210,7 @@ def prepare_patch(
     cast: bool = False,
     allow_mismatch: bool = False,
 ) -> PreparedPatch:
-    """Check patches against a live model once, for grafts that come and go: `with prepared.apply(): ...`.
+    """Check patches against a live model once, to apply them many times: `with prepared.apply(): ...`.
 
     Nothing is written. Arguments and errors are those of `apply_patch`; with `allow_mismatch` too the model must hold
     the same bits at each `apply` as it does now.

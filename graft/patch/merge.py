@@ -117,7 +117,7 @@ def merge_patches(
 
 
 def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment:
-    """Assign to the tensors that the files list, expert by expert or packed, what is assigned to those of the model.
+    """Translate an assignment to the tensors as the files list them, expert by expert or packed.
 
     Raises:
         OverlapError: patches of either layout want different values at one place.

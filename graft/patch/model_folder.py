@@ -85,7 +85,7 @@ def _is_stale(name: str, parts: frozenset[str]) -> bool:
 
 
 def _reason_not_to_follow(folder: Path, name: str) -> str | None:
-    """Say why a name is not followed: only links within the folder, or into the Hub's cache, are."""
+    """Return why a link is not followed; None for a file, or a link within the folder or into the Hub's cache."""
     path, root = folder / name, Path(os.path.realpath(folder))
     target = Path(os.path.realpath(path))
     if path.is_dir():

@@ -12,7 +12,7 @@ from graft.patch.skill_patch import Patch
 
 
 def place_region(region: Patch | Mask, target: Target, what: str) -> Mask:
-    """Return the coordinates of a patch or mask of this base by the base's own names, all checks done.
+    """Return the coordinates of a patch or mask by the base's own names, after all checks.
 
     A patch must fit as if it were applied: names, shapes, dtypes, and the base's values. A mask knows no values.
 

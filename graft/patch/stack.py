@@ -73,7 +73,7 @@ def stack_patches(
 
 
 def join_growths(patches: Sequence[Patch], outcomes: Sequence[Compatibility], rule: OverlapRule) -> dict[str, Growth]:
-    """Return target tensor -> where its new rows begin and their tokens, over several patches that may bring some.
+    """Join the new rows of several patches: target tensor -> the row where they begin, and their tokens.
 
     Raises:
         OverlapError: they bring different tokens, or rows from different places on, and the rule is neither "first"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from graft.files.inputs import open_input
-from graft.files.model_config import read_model_config, refuse_endless
+from graft.files.model_config import read_model_config, refuse_oversized
 from graft.tensors.names import NameMap
 from graft.tensors.packed import Packing, follow_packing
 from graft.tensors.tied_names import TiedNames
@@ -59,7 +59,7 @@ def read_architecture(folder: Path) -> Architecture | None:
     It follows from what config.json holds, and is built once in a process for each such content.
 
     Raises:
-        CheckpointError: as `refuse_endless`.
+        CheckpointError: as `refuse_oversized`.
     """
     try:
         with open_input(folder / "config.json") as file:
@@ -85,9 +85,9 @@ def build_on_meta(folder: Path) -> torch.nn.Module | None:
     """Return the model of a folder's config.json without weights; None where transformers cannot build one.
 
     Raises:
-        CheckpointError: as `refuse_endless`.
+        CheckpointError: as `refuse_oversized`.
     """
-    refuse_endless(folder)
+    refuse_oversized(folder)
     if not (folder / "config.json").is_file():
         return None
     from transformers import AutoConfig

@@ -115,7 +115,7 @@ class CheckpointPair:
         return self.narrow is not None or self.tuned.spec(self.names[name]).dtype != self.base.spec(name).dtype
 
     def whole_in(self, scope: Scope) -> tuple[str, ...]:
-        """Name the whole tensors that go with a scope: heads always, new rows where one of the vocabulary is in it.
+        """Return the whole tensors that go with a scope: heads always, new rows where the vocabulary is in scope.
 
         The rows of all the vocabulary's tensors go together, since a model has one vocabulary.
         """
@@ -226,7 +226,7 @@ class CheckpointPair:
 def chunks_of(
     tensors: Sequence[torch.Tensor], dtype: torch.dtype, length: int | None = None
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Yield tensors of one shape side by side, in chunks of at most `length` elements, or `CHUNK` without one.
+    """Yield tensors of one shape side by side, in chunks of at most `length` elements, `CHUNK` by default.
 
     Yields:
         start: flat index of the chunk's first element.

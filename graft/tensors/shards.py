@@ -49,7 +49,7 @@ class Shard:
 
     @classmethod
     def of_splits(cls, shape: Sequence[int], splits: Sequence[tuple[int, int, int]]) -> Shard:
-        """Return what is left after splits (dimension, number of parts, which part), one after another.
+        """Return the box that is left after splits (dimension, number of parts, which part), one after another.
 
         Each split is that of `torch.chunk`: parts of ceil(size / number), the last ones smaller or empty.
         """
@@ -73,7 +73,7 @@ class Shard:
 
     @property
     def start(self) -> int:
-        """The flat index of its first element; the others follow it where the cut is along the first dimension."""
+        """Flat index of its first element; the others follow it where the cut is along the first dimension."""
         if any(length != full for length, full in zip(self.size[1:], self.shape[1:], strict=True)):
             raise CheckpointError("weights must be cut along their first dimension, as fully_shard does by itself")
         return self.offset[0] * math.prod(self.shape[1:]) if self.shape else 0

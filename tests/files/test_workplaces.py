@@ -12,11 +12,11 @@ from graft.files.workplaces import MARK, drop_workplace, make_workplace, open_wo
 
 @pytest.mark.parametrize("name", ["out", "x" * 255, "ß" * 127, "y" * 249])
 def test_it_is_made_found_again_and_dropped(name: str, tmp_path: Path) -> None:
-    made = make_workplace(tmp_path / name)
-    (made / "state").write_text("1")
-    assert made == make_workplace(tmp_path / name) == workplace_of(tmp_path / name)
-    assert made.name.endswith(".resume")
-    refuse_unmarked(made)
+    folder = make_workplace(tmp_path / name)
+    (folder / "state").write_text("1")
+    assert folder == make_workplace(tmp_path / name) == workplace_of(tmp_path / name)
+    assert folder.name.endswith(".resume")
+    refuse_unmarked(folder)
     drop_workplace(tmp_path / name)
     drop_workplace(tmp_path / name)
     assert list(tmp_path.iterdir()) == []

@@ -24,9 +24,9 @@ def test_rounded_values_read_as_the_base_and_changed_ones_stay(
     base = torch.tensor(values, dtype=wide)
     moved = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
     tuned = torch.where(moved, base + 1000, base).to(narrow).to(wide)
-    found = undo_rounding(base, tuned, narrow)
-    assert torch.equal(as_bits(found)[moved], as_bits(tuned)[moved])
-    assert torch.equal(as_bits(found)[~moved], as_bits(base)[~moved])
+    restored = undo_rounding(base, tuned, narrow)
+    assert torch.equal(as_bits(restored)[moved], as_bits(tuned)[moved])
+    assert torch.equal(as_bits(restored)[~moved], as_bits(base)[~moved])
 
 
 def test_signs_of_zero_are_changes_and_nothing_is_undone_without_rounding() -> None:

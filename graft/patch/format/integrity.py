@@ -118,7 +118,7 @@ class Seal:
         return data
 
     def check(self, file: Path, header: Header) -> None:
-        """Compare every tensor of a file with its hash, holding no more than a chunk of one.
+        """Compare every tensor of a file with its hash; memory holds one chunk.
 
         Raises:
             CheckpointError: as `read_tensor`.

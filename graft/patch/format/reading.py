@@ -29,7 +29,7 @@ ReadBytes = Callable[[str, int, int], Buffer]  # tensor of the file, first byte 
 
 @checked
 def load_patch(path: Path | str) -> Patch:
-    """Load and check a patch; a folder is looked into for `patch.safetensors`.
+    """Load and check a patch; of a folder, its `patch.safetensors`.
 
     Raises:
         PatchFormatError: missing, truncated, junk, another format, a mask file, or anything that contradicts
@@ -221,7 +221,7 @@ class PatchFile:
 
 
 def _from_disk(path: Path, header: Header) -> ReadBytes:
-    """Read from a file that is opened at each call: a thousand files are more than a process may hold open."""
+    """Return a reader that opens the file at each call: a process may not hold a thousand files open."""
 
     def read_bytes(name: str, start: int, stop: int) -> bytearray:
         data = bytearray(stop - start)

@@ -24,8 +24,8 @@ def with_meta(change: Callable[[Meta], object]) -> bytes:
     return join_file(header, meta, payload)
 
 
-def with_row(row: int, place: int, value: object) -> bytes:
-    return with_meta(lambda meta: meta["tensors"][row].__setitem__(place, value))
+def with_row(row: int, column: int, value: object) -> bytes:
+    return with_meta(lambda meta: meta["tensors"][row].__setitem__(column, value))
 
 
 def with_header(change: Callable[[Meta], object]) -> bytes:

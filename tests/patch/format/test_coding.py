@@ -32,8 +32,8 @@ def written_out(indices: Indices) -> list[int]:
     """Encode by the contract's rule, gap by gap."""
     tokens: list[int] = []
     for before, index in itertools.pairwise([-1, *map(int, indices)]):
-        whole, rest = divmod(index - before - 1, 65535)
-        tokens += [65535] * whole + [rest]
+        n_full, rest = divmod(index - before - 1, 65535)
+        tokens += [65535] * n_full + [rest]
     return tokens
 
 
