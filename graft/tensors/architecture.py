@@ -54,7 +54,7 @@ class Architecture:
 
 
 def read_architecture(folder: Path) -> Architecture | None:
-    """Read the architecture of a model folder; None where no config.json tells one that transformers knows.
+    """Read the architecture of a model folder; None without a config.json of one that transformers knows.
 
     It follows from what config.json holds, and is built once in a process for each such content.
 
@@ -177,7 +177,7 @@ def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _tied_groups(model: torch.nn.Module) -> TiedNames:
-    """Return groups by shared Parameter and, for a model still on meta, by transformers' own table."""
+    """Return the groups of tied names, by shared Parameter and, for a model still on meta, by transformers' table."""
     groups: dict[object, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), set()).add(name)

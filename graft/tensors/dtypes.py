@@ -57,7 +57,7 @@ INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F80
 
 
 def size_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy of the bits of |values| of a 16-, 32- or 64-bit float: signed integers in the order of sizes."""
+    """Return the bits of |values| of a 16-, 32- or 64-bit float tensor: a copy, integers in the order of |values|."""
     return as_bits(tensor) & torch.iinfo(_BITS[tensor.element_size()]).max
 
 

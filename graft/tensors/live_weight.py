@@ -32,13 +32,13 @@ class LiveWeight:
 
     @property
     def memory_key(self) -> tuple[object, ...]:
-        """A key that two names for the same weight have in common."""
+        """A key that is the same for all names of one weight."""
         part = self.part
         return (id(self.owner), *((part.shape, part.strides, part.offset) if part else ()))
 
     @property
     def values(self) -> torch.Tensor:
-        """The tensor, sharing the model's memory, without a history."""
+        """The tensor, sharing the model's memory, detached."""
         return self.of(self.owner.detach())
 
     @property

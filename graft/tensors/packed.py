@@ -92,7 +92,7 @@ class Packing:
 
 
 def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
-    """Follow how transformers would write a model's state into files.
+    """Trace how transformers would write a model's state into files.
 
     Args:
         model: a model of transformers, or any other, whose names are then those of the files.

@@ -188,7 +188,7 @@ class CheckpointPair:
         Raises:
             CheckpointError: as in `read`.
         """
-        # one array that grows in place: a list of small pieces between large temporaries keeps the freed ones from use
+        # one array that grows in place: many small arrays among large temporaries would keep freed memory from reuse
         indices, k = np.empty(CHUNK, np.int64), 0
         for start, base, tuned in self.chunks(name):
             self.refuse_not_finite(name, base, tuned)

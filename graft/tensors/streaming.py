@@ -16,7 +16,7 @@ from tqdm import tqdm
 from graft.tensors.checkpoint import Checkpoint
 
 Result = TypeVar("Result")
-Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that one piece of work reads
+Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that the work on one name reads
 
 
 def stream_tensors(
