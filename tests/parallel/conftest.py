@@ -60,5 +60,5 @@ def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def found(out: Path) -> Any:
-    return json.loads((out / "found.json").read_text())
+def results(out: Path) -> Any:
+    return json.loads((out / "results.json").read_text())

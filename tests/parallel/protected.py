@@ -55,20 +55,20 @@ def train(folder: Path, name: str, out: Path, *, protect: bool = True, **how: An
 
 def train_all(folder: Path, out: Path, parallel: str) -> dict[str, Any]:
     """Run each training without and with an interruption; collective."""
-    found = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
+    results = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
     for name in BROKEN[parallel]:
         again = out / f"{name}-{parallel}-again"
         break_off(folder, name, again, parallel)
-        found[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
-    return found
+        results[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
+    return results
 
 
 def break_off(folder: Path, name: str, out: Path, parallel: str) -> None:
     """Interrupt a training by Ctrl-C in all processes, after the same number of steps."""
-    taken, take = iter(range(TRAININGS[name][2])), Stepper.take
+    steps, take = iter(range(TRAININGS[name][2])), Stepper.take
 
     def step(*arguments: Any) -> float:
-        if next(taken, None) is None:
+        if next(steps, None) is None:
             raise KeyboardInterrupt
         return take(*arguments)
 
