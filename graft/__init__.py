@@ -1,4 +1,4 @@
-"""Find the few weights that hold a skill, cut them out as a patch, graft them on, take them off bit for bit.
+"""Find the few weights that hold a skill, cut them out as a patch, graft them on, and take them off bit for bit.
 
 The public names are loaded on first use, so that `import graft` costs milliseconds.
 """

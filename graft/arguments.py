@@ -1,4 +1,4 @@
-"""What a caller gives to a public function, held against the function's own annotations before anything is done."""
+"""Arguments of public functions, checked against the function's own annotations before anything is done."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graft.errors import ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_SHOWN = 60  # characters of a value
+_MAX_QUOTED = 60  # characters of a value in a message
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function refuse what its annotations do not allow, by the argument's name.
+    """Make a function refuse arguments that its annotations do not allow, by the argument's name.
 
-    Kinds alone are looked at, to the depth of a list's items; what a text or number may be is the function's own
-    matter. A text that is taken for a path must be able to be one.
+    Only types are checked, to the depth of a list's items; which texts or numbers are allowed is checked by the
+    function. A text that is taken for a path must be a possible one.
 
     Raises:
         TypeError: an argument of another kind.
@@ -47,19 +47,19 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _check(function: str, name: str, value: object, hint: Any) -> None:
-    if not _fits(value, hint):
-        raise TypeError(f"{function}: {name} must be {_name(hint)}, not {_show(value)}")
+def _check(function: str, parameter: str, value: object, hint: Any) -> None:
+    if not _matches(value, hint):
+        raise TypeError(f"{function}: {parameter} must be {_describe_type(hint)}, not {_quote(value)}")
     if isinstance(value, (str, Path)) and Path in (hint, *typing.get_args(hint)):
-        _check_path(function, name, value)
+        _check_path(function, parameter, value)
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _matches(value: object, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
     if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(_matches(value, option) for option in arguments)
     if origin is Literal:
         return isinstance(value, str)
     if hint in (int, float):
@@ -68,7 +68,7 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # numpy's
     if origin in (list, tuple, Sequence) and not isinstance(value, (str, bytes)):
-        return isinstance(value, origin) and all(_fits(item, arguments[0]) for item in value)
+        return isinstance(value, origin) and all(_matches(item, arguments[0]) for item in value)
     if isinstance(origin, type):
         return isinstance(value, origin) and not isinstance(value, (str, bytes))
     return isinstance(value, type(None) if hint is None else hint)
@@ -80,30 +80,30 @@ def _check_path(function: str, name: str, value: str | Path) -> None:
     try:
         Path(value).expanduser().stat()
     except ValueError as error:  # UnicodeEncodeError among them
-        fact = "it holds a NUL character" if "\0" in str(value) else "it holds half of a surrogate pair"
-        raise ConfigError(f"{function}: {name} {_show(value)} cannot be a path: {fact}") from error
+        reason = "it holds a NUL character" if "\0" in str(value) else "it holds half of a surrogate pair"
+        raise ConfigError(f"{function}: {name} {_quote(value)} cannot be a path: {reason}") from error
     except RuntimeError as error:
-        raise ConfigError(f"{function}: {name} {_show(value)} cannot be a path: there is no such user") from error
+        raise ConfigError(f"{function}: {name} {_quote(value)} cannot be a path: there is no such user") from error
     except OSError:
-        pass  # of a place that could be
+        pass  # a possible path, though it cannot be looked at
 
 
-def _name(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_name(option) for option in arguments)
+        return " or ".join(_describe_type(option) for option in arguments)
     if hint in (None, type(None)):
         return "None"
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin is not None:
-        kinds = [_name(argument) for argument in arguments if argument is not ...]
+        kinds = [_describe_type(argument) for argument in arguments if argument is not ...]
         return f"a mapping of {' to '.join(kinds)}" if issubclass(origin, Mapping) else f"a list of {', '.join(kinds)}"
     return str(getattr(hint, "__name__", hint))
 
 
-def _show(value: object) -> str:
+def _quote(value: object) -> str:
     if not isinstance(value, (str, int, float, Path, type(None))):
         return f"a {type(value).__name__}"
     text = ascii(str(value)) if isinstance(value, (str, Path)) else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= _MAX_QUOTED else f"{text[: _MAX_QUOTED - 3]}..."

@@ -1,4 +1,4 @@
-"""Every error that the toolkit raises on purpose.
+"""Errors that the toolkit raises on purpose.
 
 ::
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 
 class GraftError(Exception):
-    """Anything that the toolkit refuses or fails at, said in one line."""
+    """An input that the toolkit refuses, or a failure, told in one line."""
 
     exit_code = 1
 
@@ -48,7 +48,7 @@ class MismatchError(CheckpointError):
 
 
 class PatchError(GraftError):
-    """Something is wrong with a patch."""
+    """A patch is wrong, or cannot be used here."""
 
 
 class PatchFormatError(PatchError):

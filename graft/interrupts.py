@@ -1,6 +1,6 @@
-"""What must not be left half done: signals are held back meanwhile, and what broke in is let out after.
+"""Interrupts held back while something must not be left half done, and raised afterwards.
 
-Python runs signal handlers in the main thread, between any two steps of its own, so that Ctrl-C can come between two
+Python runs signal handlers in the main thread, between any two of its instructions, so that Ctrl-C can come between two
 writes that belong together.
 """
 
@@ -13,41 +13,41 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-_ATTEMPTS = 10  # whoever presses Ctrl-C that often means it
+_ATTEMPTS = 10  # a person who presses Ctrl-C that often means it
 
 
 @contextlib.contextmanager
 def hold_signals() -> Iterator[None]:
-    """Let no handler of a signal run within the block; those that came run at its end.
+    """Keep signal handlers from running within the block; run those of the signals that arrived at its end.
 
-    Signals that end the process at once, without a handler of Python's, still do. In other threads nothing happens:
-    no handler runs there.
+    Signals that end the process at once, without a Python handler, still do. In other threads nothing is held back,
+    as no handler runs there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    arrived: list[int] = []
     handlers = [(number, handler) for number in signal.valid_signals() if callable(handler := signal.getsignal(number))]
     try:
         for number, _ in handlers:
-            signal.signal(number, lambda number, _: came.append(number))
+            signal.signal(number, lambda number, _: arrived.append(number))
         yield
     finally:
         try:
-            _put_back(handlers)
+            _restore_handlers(handlers)
         finally:
-            _raise_signals(list(dict.fromkeys(came)))
+            _raise_signals(list(dict.fromkeys(arrived)))
 
 
 def finish(work: Callable[[], Result]) -> Result:
-    """Do something to its end, and only then let out the interrupt that broke in.
+    """Finish some work, and only then raise the interrupt that broke in.
 
     Args:
-        work: begun again from its start where something broke in; doing it twice must be as doing it once.
+        work: begun again from its start where an interrupt broke in; doing it twice must be as doing it once.
 
     Raises:
-        Exception: what the work itself fails with, at once.
-        BaseException: what broke in, such as KeyboardInterrupt, once the work is done.
+        Exception: the work's own failure, at once.
+        BaseException: the interrupt, such as KeyboardInterrupt, once the work is done.
     """
     interrupt: BaseException | None = None
     with hold_signals():
@@ -65,14 +65,14 @@ def finish(work: Callable[[], Result]) -> Result:
     return result
 
 
-def _put_back(handlers: Sequence[tuple[int, Any]]) -> None:
-    """Each of them, also where the one before lets an interrupt out at once."""
+def _restore_handlers(handlers: Sequence[tuple[int, Any]]) -> None:
+    """Restore each handler, also where restoring the one before raises an interrupt at once."""
     if handlers:
         (number, handler), *others = handlers
         try:
             signal.signal(number, handler)
         finally:
-            _put_back(others)
+            _restore_handlers(others)
 
 
 def _raise_signals(numbers: list[int]) -> None:

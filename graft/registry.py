@@ -1,4 +1,4 @@
-"""Registries: tables of what there is to choose from, each row of which says everything about one thing.
+"""Registries: tables of the things that can be chosen, each row of which says everything about one of them.
 
 A new score, head, metric, fusion method, overlap rule, format, section or plot is one file and one row of such a table;
 choices of the command line, help, plans, refusals and the generated reference are read from the rows.
@@ -19,7 +19,7 @@ from graft.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One row of a registry; a registry's own kind of row adds what else has to be known of its things.
+    """A row of a registry; each registry has its own kind of row, with further attributes.
 
     Attributes:
         name: as people write it in options and YAML.
@@ -48,7 +48,7 @@ E = TypeVar("E", bound=Entry)
 
 
 class Registry(Mapping[str, E], Generic[E]):
-    """Rows by name, in the order in which they are shown."""
+    """A table of rows by name, in the order in which they are shown."""
 
     def __init__(self, noun: str, entries: Sequence[E]) -> None:
         """Make a registry.

@@ -1,4 +1,4 @@
-"""Every way from a patch to a model asks the same: whatever does not belong to the model is refused by each of them."""
+"""Every way from a patch to a model makes the same checks: each refuses whatever does not belong to the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def of_other_values(folder: Path) -> Path:
 
 
 def transposed(folder: Path) -> Path:
-    """Written below the model class: the same names and numbers of elements."""
+    """Write below the model class, with the same names and numbers of elements."""
     save_model(small_llama(tied=True), folder)
     tensors = load_file(folder / "model.safetensors")
     tensors[UP] = tensors[UP].T.contiguous()
@@ -57,7 +57,7 @@ def smaller(folder: Path) -> Path:
 
 
 def untied(folder: Path) -> Path:
-    """The same numbers under each name, in tensors of their own."""
+    """Return the same numbers under each name, in tensors of their own."""
     model = small_llama(tied=False)
     model.load_state_dict(small_llama(tied=True).state_dict())
     return save_model(model, folder)
@@ -78,7 +78,7 @@ def verified(patch: Path, model: Path, out: Path) -> None:
 
 
 def a_part_of(patch: Path) -> Patch:
-    """One entry of each tensor, so that the base is asked for the others."""
+    """Return one entry of each tensor, so that the base is asked for the others."""
     whole = load_patch(patch)
     assert whole.base_values is not None
     mask = Mask.of(whole.mask.specs, {name: indices[:1] for name, indices in whole.mask.indices.items()})

@@ -39,7 +39,7 @@ def differing(left: State, right: State) -> list[str]:
 
 
 def tuned_from(model: Any) -> Any:
-    """A few entries of every matrix moved, those of the first and the last rows among them."""
+    """Change a few entries of every matrix, those of the first and the last rows among them."""
     with torch.no_grad():
         for number, parameter in enumerate(p for p in model.parameters() if p.ndim > 1):
             flat = parameter.view(-1)
@@ -106,7 +106,7 @@ def test_a_skill_goes_through_every_architecture(kind: Kind, layout: str, base: 
 
 
 def take_two_steps(kind: Kind, model: Any, patch: graft.Patch) -> None:
-    """Two steps of AdamW with the patch's region protected."""
+    """Train two steps of AdamW with the patch's region protected."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, VOCABULARY, (2, 8), generator=generator)

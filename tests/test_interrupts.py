@@ -1,4 +1,4 @@
-"""What is begun is finished, and what broke in is heard of after it."""
+"""Work that has begun is finished, and the interrupt that broke in is raised after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graft.interrupts import finish, hold_signals
 
 @pytest.fixture
 def heard() -> Iterator[list[str]]:
-    """What a handler of SIGTERM of one's own hears."""
+    """Record the signals that a SIGTERM handler of one's own gets."""
     came: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: came.append("term"))
     yield came

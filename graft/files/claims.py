@@ -1,7 +1,7 @@
-"""Claim: an output that was looked at before the work began, and what stood there then.
+"""Claims to outputs, checked before the work begins, each with a snapshot of what stood there then.
 
-What a user did not name is never changed or deleted, with `force` neither: no input, no neighbour, no home or working
-folder, no device. And what stands at the output's path when the work is done, but did not when it began, stays.
+What a user did not name is never changed or deleted, not even with `force`: no input, no neighbor, no home or
+working folder, no device. What stands at the output's path when the work is done, but did not when it began, stays.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Claim(os.PathLike[str]):
 
 
 Output = str | os.PathLike[str]  # a path, or a claim to it
-_OTHERWISE = "choose another output"
+_ADVICE = "choose another output"
 
 
 def claim_output(path: Output, *, is_folder: bool, force: bool = False, inputs: Iterable[Path] = ()) -> Claim:
-    """Refuse, before any work, an output that may not or cannot be written; else remember what stands there.
+    """Claim an output before any work: refuse one that may not or cannot be written, else record what stands there.
 
     A link counts as something that exists; with `force` the link is replaced, never what is behind it.
 
@@ -68,26 +68,26 @@ def claim_output(path: Output, *, is_folder: bool, force: bool = False, inputs: 
     except UnicodeEncodeError as error:  # which not every library can write
         raise OutputError(f"{os.fspath(output)!a}: cannot be written (a name that is no UTF-8)") from error
     try:
-        if exists := _is_there(output):
+        if is_there := _exists(output):
             _refuse_special(output)
-            _refuse_lived_in(output)
-            _refuse_read(output, inputs)
+            _refuse_protected(output)
+            _refuse_inputs(output, inputs)
         if isinstance(path, Claim):
             return path
-        if exists and not force:
+        if is_there and not force:
             raise OutputError(f"{output} exists already: choose another name or pass --force to overwrite it")
         _refuse_parent(output)
-        _refuse_kind(output, is_folder) if exists else _refuse_name(output)
+        _refuse_kind(output, is_folder) if is_there else _refuse_name(output)
         return Claim(output, is_folder, force, _find_replaceable(output))
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
 
 
 def take_snapshot(path: Path) -> Snapshot | None:
-    """Record a file, link or folder with all that is below it, to be known again; None where nothing is."""
-    if not _is_there(path):
+    """Record a file, link or folder with all that is below it, to recognize it later; None where nothing is."""
+    if not _exists(path):
         return None
-    return (_entry_of(path, ""), *sorted(_entry_of(item, str(item.relative_to(path))) for item in _below(path)))
+    return (_entry_of(path, ""), *sorted(_entry_of(item, str(item.relative_to(path))) for item in _contents(path)))
 
 
 def _find_replaceable(path: Path) -> Snapshot | None:
@@ -97,7 +97,7 @@ def _find_replaceable(path: Path) -> Snapshot | None:
     return snapshot
 
 
-def _below(path: Path) -> Iterator[Path]:
+def _contents(path: Path) -> Iterator[Path]:
     if path.is_dir() and not path.is_symlink():
         for folder, folders, files in os.walk(path):
             yield from (Path(folder, name) for name in (*folders, *files))
@@ -109,7 +109,7 @@ def _entry_of(path: Path, name: str) -> Entry:
     return name, status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode), size, status.st_mtime_ns
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Return whether something has that name, if only a link to nothing; a name that is too long is an OSError."""
     try:
         path.lstat()
@@ -124,14 +124,14 @@ def _refuse_special(path: Path) -> None:
 
 
 def _refuse_kind(path: Path, is_folder: bool) -> None:
-    """Refuse to replace a whole folder by a file; of a link, what is behind it decides."""
+    """Refuse to replace a whole folder, or a link to one, by a file."""
     if path.is_dir() and not is_folder:
         raise OutputError(f"{path}: Is a directory, and a file is to be written: choose another name")
 
 
 def _refuse_name(path: Path) -> None:
     """Refuse a name that nothing new can have here: before the work, not after it."""
-    parent = _nearest(path)
+    parent = _nearest_folder(path)
     if path.name in ("", ".."):
         raise OutputError(f"{path}: name the output itself")
     longest = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
@@ -140,29 +140,29 @@ def _refuse_name(path: Path) -> None:
 
 
 def _refuse_parent(path: Path) -> None:
-    """Refuse a place in which nothing can be made."""
-    parent = _nearest(path)
+    """Refuse a path whose nearest folder is none, or may not be written to."""
+    parent = _nearest_folder(path)
     if not parent.is_dir():
         raise OutputError(f"{path}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: cannot be written (nothing can be made in {parent})")
 
 
-def _nearest(path: Path) -> Path:
-    """Return the innermost folder above a path that is there, a link to nothing among it."""
-    return next((parent for parent in path.parents if _is_there(parent)), path)
+def _nearest_folder(path: Path) -> Path:
+    """Return the innermost parent of a path that exists, if only as a link to nothing."""
+    return next((parent for parent in path.parents if _exists(parent)), path)
 
 
-def _refuse_lived_in(path: Path) -> None:
-    """Refuse a mount, and the home and the working folder with all that lie above them."""
+def _refuse_protected(path: Path) -> None:
+    """Refuse a mount, the home folder, the working folder, and every folder above these two."""
     if os.path.ismount(os.path.realpath(path)):
         raise OutputError(f"{path} is where a disk is mounted: name a folder in it")
-    for what, folder in _lived_in():
-        if _is_or_holds(path, folder):
+    for what, folder in _protected_folders():
+        if _contains(path, folder):
             raise OutputError(f"{path} is or holds the {what}, which is never overwritten: choose another output")
 
 
-def _lived_in() -> Iterator[tuple[str, Path]]:
+def _protected_folders() -> Iterator[tuple[str, Path]]:
     with contextlib.suppress(FileNotFoundError):  # the working folder may be gone
         yield "working folder", Path.cwd()
     yield "home folder", Path(os.path.expanduser("~"))  # noqa: PTH111 - without an entry for the user this does not raise
@@ -172,23 +172,23 @@ def _lived_in() -> Iterator[tuple[str, Path]]:
         yield "home folder", Path(pwd.getpwuid(os.getuid()).pw_dir)
 
 
-def _refuse_read(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse what is read: an input, a folder that holds one, and a part of one."""
+def _refuse_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write over an input, a folder that holds one, or a part of one."""
     for source in inputs:
         for linked in _with_links(source):
-            if _is_or_holds(path, linked):
-                raise OutputError(f"{path} is or holds the input {source}, which is never overwritten: {_OTHERWISE}")
-            if _is_or_holds(linked, path):
-                raise OutputError(f"{path} is a part of the input {source}, which is never changed: {_OTHERWISE}")
+            if _contains(path, linked):
+                raise OutputError(f"{path} is or holds the input {source}, which is never overwritten: {_ADVICE}")
+            if _contains(linked, path):
+                raise OutputError(f"{path} is a part of the input {source}, which is never changed: {_ADVICE}")
 
 
 def _with_links(source: Path) -> Iterator[Path]:
-    """Yield an input, and what the links in it lead to, such as a cache's files."""
+    """Yield an input and the links in it, which may lead elsewhere, such as into a cache."""
     yield source
-    yield from (item for item in _below(source) if item.is_symlink())
+    yield from (item for item in _contents(source) if item.is_symlink())
 
 
-def _is_or_holds(outer: Path, inner: Path) -> bool:
+def _contains(outer: Path, inner: Path) -> bool:
     """Return whether a file or folder is another one or lies above it, whatever names lead there."""
     if not outer.exists():  # a link to nothing
         return False

@@ -22,7 +22,7 @@ from graft.files.inputs import open_input
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets
-LONGEST_SHOWN = 150  # characters of a name or value in a message
+MAX_QUOTED = 150  # characters of a name or value in a message
 ALIGNMENT = 8  # the tensors' bytes start at a multiple of it, as the safetensors library writes them
 MAX_DEPTH = 64  # of nested JSON: what reads it later may recurse, and must not run out of stack
 
@@ -83,17 +83,17 @@ def parse_header(text: bytes, total: int, where: str) -> Header:
     metadata = value.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(item, str) for item in metadata.values()):
         raise CheckpointError(f"{where}: the header's metadata are not texts")
-    origin = 8 + len(text)
-    tensors = {name: _stored(name, entry, origin, where) for name, entry in value.items()}
-    end = origin
+    data_start = 8 + len(text)
+    tensors = {name: _read_entry(name, entry, data_start, where) for name, entry in value.items()}
+    end = data_start
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if stored.start != end:
-            raise CheckpointError(f"{where}: tensor {shown(name)} overlaps another or leaves a hole")
+            raise CheckpointError(f"{where}: tensor {quote(name)} overlaps another or leaves a hole")
         end = stored.stop
     if end != total:
         state = "cut short" if end > total else "longer than it declares"
         raise CheckpointError(f"{where}: {state} ({total:,} bytes, the header declares {end:,})")
-    return Header(tensors, metadata, origin)
+    return Header(tensors, metadata, data_start)
 
 
 def format_header(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> bytes:
@@ -117,7 +117,12 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")  # json itself would guess UTF-16 too
-        value = json.loads(plain, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            plain,
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_finite,
+        )
         _check_nodes(value)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({str(error)[:80]})") from error
@@ -126,40 +131,40 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     return value
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """Quote an untrusted value for a message of one line: its repr, which escapes control characters, clipped."""
     return clip_text(repr(value))
 
 
 def clip_text(text: str) -> str:
     """Return the start of a text that may be long."""
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
 
 
-def _stored(name: str, entry: Any, origin: int, where: str) -> StoredTensor:
-    def refuse(fact: str) -> CheckpointError:
-        return CheckpointError(f"{where}: tensor {shown(name)} {clip_text(fact)}")
+def _read_entry(name: str, entry: Any, data_start: int, where: str) -> StoredTensor:
+    def refusal(fact: str) -> CheckpointError:
+        return CheckpointError(f"{where}: tensor {quote(name)} {clip_text(fact)}")
 
     if not isinstance(entry, dict):
-        raise refuse("is not described by an object")
+        raise refusal("is not described by an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise refuse(f"has a dtype that is not supported: {dtype!r}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise refuse("has an impossible shape or place")
+        raise refusal(f"has a dtype that is not supported: {dtype!r}")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise refusal("has an impossible shape or place")
     spec = TensorSpec(dtype, tuple(shape))
     if offsets[1] - offsets[0] != spec.n_bytes:
-        raise refuse(f"takes {offsets[1] - offsets[0]} bytes, but {spec} needs {spec.n_bytes}")
-    return StoredTensor(spec, origin + offsets[0], origin + offsets[1])
+        raise refusal(f"takes {offsets[1] - offsets[0]} bytes, but {spec} needs {spec.n_bytes}")
+    return StoredTensor(spec, data_start + offsets[0], data_start + offsets[1])
 
 
-def _counts(value: Any) -> TypeGuard[list[int]]:
-    """Check for a list of counts, few enough to be a shape."""
+def _are_counts(value: Any) -> TypeGuard[list[int]]:
+    """Return whether a value is a list of counts, few enough to be a shape."""
     is_list = isinstance(value, list) and len(value) <= 64
     return is_list and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key occurs twice")
@@ -181,12 +186,12 @@ def _children(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"{clip_text(text)} is out of range")
     return value
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")

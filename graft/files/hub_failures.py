@@ -55,7 +55,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def explain_failure(error: BaseException, repository: str, revision: str | None = None) -> str:
-    """Say in one line what is wrong, and what to do.
+    """Explain in one line what is wrong, and what to do.
 
     Args:
         error: one of `failures()`.
@@ -65,7 +65,7 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
     from huggingface_hub import errors
 
     failure = root_of(error)
-    named = (
+    explanations = (
         (errors.GatedRepoError, f"{repository} is gated: ask for access on its page, then {LOGIN}"),
         (
             errors.RepositoryNotFoundError,
@@ -83,7 +83,7 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
         (errors.LocalTokenNotFoundError, f"the Hub must know who you are: {LOGIN}"),
         (errors.HFValidationError, f"{repository!r} is not a Hub id: write NAME or ORG/NAME, with @revision behind it"),
     )
-    for kind, line in named:
+    for kind, line in explanations:
         if isinstance(failure, kind):
             return line
     return _explain_status(failure, repository)
@@ -91,8 +91,8 @@ def explain_failure(error: BaseException, repository: str, revision: str | None 
 
 def _explain_status(error: BaseException, repository: str) -> str:
     status = status_of(error)
-    told = getattr(error, "server_message", None) or str(error).split("\n\n")[-1]
-    fact = " ".join(told.split("\n")[0].split()) or type(error).__name__
+    message = getattr(error, "server_message", None) or str(error).split("\n\n")[-1]
+    first_line = " ".join(message.split("\n")[0].split()) or type(error).__name__
     if status == 401:
         return f"the Hub does not accept the token: {LOGIN} anew"
     if status == 403:
@@ -104,14 +104,14 @@ def _explain_status(error: BaseException, repository: str) -> str:
     if status is not None and status >= 500:
         return f"the Hub is in trouble (HTTP {status}): try again later"
     if status is not None:
-        return f"the Hub refuses (HTTP {status}: {fact[:200]})"
+        return f"the Hub refuses (HTTP {status}: {first_line[:200]})"
     if is_broken_connection(error):
         return f"the connection to the Hub broke ({type(error).__name__}): try again"
-    if fact.startswith("Consistency check failed"):
+    if first_line.startswith("Consistency check failed"):
         return "other bytes came than were announced: try again"
     if is_garbled(error):
         return "the Hub's answer was cut short or is no answer of a Hub: try again"
-    return fact.rstrip(".")
+    return first_line.rstrip(".")
 
 
 def wait_of(error: BaseException) -> int:

@@ -1,7 +1,7 @@
 """Models of the Hub: the files at the root that say what a model is, the weights that they name, and nothing else.
 
-A repository often holds the same weights for several frameworks and programs; of these none is fetched. Out of reach of
-the Hub, a model counts as cached where its weights are there, whatever else its repository holds.
+A repository often holds the same weights for several frameworks and programs; none of these is fetched. Where the Hub
+cannot be reached, a model counts as cached if its weights are there, whatever else its repository holds.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def fetch_model(repository: str, revision: str | None) -> Path:
 
     try:
         root = _snapshot(repository, revision, ROOT, [BELOW])
-        return _snapshot(repository, root.name, sorted(_needed_of(root)), None)
+        return _snapshot(repository, root.name, sorted(_needed_patterns(root)), None)
     except LocalEntryNotFoundError:
         cached = _cached(repository, revision)
-        if cached is None or not _is_whole(cached):
+        if cached is None or not _is_complete(cached):
             raise
         return cached
 
@@ -79,7 +79,7 @@ def _cached(repository: str, revision: str | None) -> Path | None:
         return None
 
 
-def _needed_of(folder: Path) -> set[str]:
+def _needed_patterns(folder: Path) -> set[str]:
     """Return patterns of the weights that the files at the root name, and of a sentence encoder's parts."""
     parts = {
         f"{glob.escape(part)}/*{kind}" for part in modules_in(folder) for kind in (".json", ".txt", ".safetensors")
@@ -95,14 +95,14 @@ def _weights_of(folder: Path) -> set[str]:
     return {"adapter_model.safetensors" if is_adapter else SINGLE}
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether the weights that an index, or custom, names are there, and something says what they are."""
+def _is_complete(folder: Path) -> bool:
+    """Return whether a config is there, with every weight file of the index or, without one, the single file."""
     try:
         needed = [*_weights_of(folder), *modules_in(folder)]
     except CheckpointError:
         return False
-    is_told = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
-    return is_told and all((folder / name).exists() for name in needed)
+    is_described = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
+    return is_described and all((folder / name).exists() for name in needed)
 
 
 @contextlib.contextmanager

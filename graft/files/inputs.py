@@ -1,4 +1,4 @@
-"""Input files opened at once or not at all: a pipe, a terminal or a device would wait, or never end."""
+"""Input files, opened only if they are regular: a pipe, a terminal or a device might block, or never end."""
 
 from __future__ import annotations
 

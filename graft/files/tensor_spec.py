@@ -34,17 +34,17 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
-        """Return the number of elements; 1 for a scalar, 0 where a dimension is 0."""
+        """Number of elements: 1 for a scalar, 0 where a dimension is 0."""
         return math.prod(self.shape)
 
     @property
     def n_bytes(self) -> int:
-        """Return the bytes that the elements take."""
+        """Number of bytes that the elements take."""
         return self.numel * ITEM_SIZES[self.dtype]
 
     @property
     def is_float(self) -> bool:
-        """Return whether the values are floating point, so that training could move them."""
+        """True where the values are floating point, so that training could change them."""
         return self.dtype.startswith(("F", "BF"))
 
     def __str__(self) -> str:

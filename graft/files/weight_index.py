@@ -13,16 +13,16 @@ ADAPTER = "adapter_config.json"
 
 
 def find_weights(folder: Path) -> Path:
-    """Find the file that says which weights a model folder holds: the index where there is one, else the single file.
+    """Find the file that tells which weights a model folder holds: the index where there is one, else the single file.
 
     Raises:
         CheckpointError: neither is there, or an adapter lies in the folder, which some would load with the weights.
     """
     weights = next((folder / name for name in (INDEX, SINGLE) if (folder / name).is_file()), None)
     if (folder / ADAPTER).is_file():
-        what = "beside its weights, which some tools load with them" if weights else "and no weights of a model"
+        location = "beside its weights, which some tools load with them" if weights else "and no weights of a model"
         raise CheckpointError(
-            f"{folder}: holds an adapter ({ADAPTER}) {what}: merge it into its base (merge_and_unload), "
+            f"{folder}: holds an adapter ({ADAPTER}) {location}: merge it into its base (merge_and_unload), "
             "move it to a folder of its own, or make a patch of it (graft import --from lora)"
         )
     if weights is None:
@@ -31,7 +31,7 @@ def find_weights(folder: Path) -> Path:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Read tensor name -> file name of its shard from an index that may be a stranger's.
+    """Read an index, which may be a stranger's: tensor name -> file name of its shard.
 
     Raises:
         CheckpointError: not an index, or one that reaches out of its folder.

@@ -18,49 +18,49 @@ from graft.errors import OutputError
 from graft.files.moves import move_new
 
 MARK = ".made-by-graft"
-_LONGEST = 255  # bytes of a name, on every usual disk
+_MAX_NAME = 255  # bytes of a name, on every usual disk
 
 
 def workplace_of(out: Path) -> Path:
-    """Name the folder for work on an output over several runs: `NAME.resume` beside it, a hash for a long NAME."""
+    """Return the path for work on an output over several runs: `NAME.resume` beside it, a hash for a long NAME."""
     name = f"{out.name}.resume"
-    if len(os.fsencode(name)) > _LONGEST:
+    if len(os.fsencode(name)) > _MAX_NAME:
         name = f".{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32]}.resume"
     return out.with_name(name)
 
 
 def make_workplace(out: Path) -> Path:
-    """Return the workplace of an output, made where it is missing.
+    """Return the workplace of an output; make it where it is missing.
 
     Raises:
         OutputError: something of that name is there that is not ours, or the disk refuses.
     """
     folder = workplace_of(out)
-    refuse_foreign(folder)
+    refuse_unmarked(folder)
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _move_in(folder)
+            _create_marked(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    refuse_foreign(folder)
+    refuse_unmarked(folder)
     return folder
 
 
-def _move_in(folder: Path) -> None:
-    """Make a folder that has its mark from the first moment on, since other processes of the training look at it."""
-    made = Path(tempfile.mkdtemp(prefix=".graft-", dir=folder.parent))
+def _create_marked(folder: Path) -> None:
+    """Make a folder that bears its mark from the first moment, since other processes of the training look at it."""
+    temporary = Path(tempfile.mkdtemp(prefix=".graft-", dir=folder.parent))
     try:
-        made.chmod(put_mark(made, folder))
+        temporary.chmod(put_mark(temporary, folder))
         with contextlib.suppress(FileExistsError, NotADirectoryError):  # another process was here first
-            move_new(made, folder)
+            move_new(temporary, folder)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def open_workplace(out: Path) -> Iterator[Path]:
-    """Yield the workplace of an output; if a failure inside leaves nothing in it, it goes again, with new parents.
+    """Yield the workplace of an output; after a failure that leaves nothing in it, remove it and its new parents.
 
     Raises:
         OutputError: as `make_workplace`.
@@ -85,7 +85,7 @@ def drop_workplace(out: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_unmarked(folder: Path) -> None:
     """Refuse a folder that is in the way and was not made here under this name.
 
     Raises:
@@ -98,21 +98,21 @@ def refuse_foreign(folder: Path) -> None:
 def put_mark(folder: Path, out: Path) -> int:
     """Mark a folder as made here for an output; return the rights that a new folder gets here, as of `stat`.
 
-    They are read off the new file: to ask the system for the umask one has to change it, for every thread at once.
+    They are read from the new file, since asking the system for the umask means changing it, for every thread at once.
     """
     handle = os.open(folder / MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
     with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(_content(out), file)
+        json.dump(_mark_content(out), file)
         return os.fstat(file.fileno()).st_mode & 0o777
 
 
 def is_marked(folder: Path, out: Path) -> bool:
     """Return whether a folder, not a link to one, was made here for this output."""
     try:
-        return not folder.is_symlink() and json.loads((folder / MARK).read_bytes()) == _content(out)
+        return not folder.is_symlink() and json.loads((folder / MARK).read_bytes()) == _mark_content(out)
     except (OSError, ValueError, RecursionError):
         return False
 
 
-def _content(out: Path) -> dict[str, str]:
+def _mark_content(out: Path) -> dict[str, str]:
     return {"made_by": "skillgraft", "output": out.name.encode("utf-8", "surrogateescape").hex()}

@@ -1,1 +1,1 @@
-"""One run over several processes: who they are, what they tell one another, how weights are spread over them."""
+"""Run over several processes: launchers, ranks, messages between them, and weights sharded over them."""

@@ -1,8 +1,8 @@
-"""Launchers: what `torchrun`, `accelerate launch` and others leave in the environment, and the group made of it.
+"""Launchers: the environment that `torchrun`, `accelerate launch` and others set, and the process group made from it.
 
 torchrun starts the same command N times with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set; accelerate
-and most scripts for Slurm do the same, and Ray's TorchTrainer makes the group itself. Without these a run is alone,
-and nothing here imports or starts anything.
+and most scripts for Slurm do the same, and Ray's TorchTrainer makes the group itself. Without these a run is a single
+process, and nothing here imports or starts anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graft.errors import ConfigError
 from graft.parallel.ranks import Ranks
 
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_PATIENCE = timedelta(seconds=10)  # for the launcher's own store, which is there before we are
+_STORE_TIMEOUT = timedelta(seconds=10)  # for the launcher's own store, which is there before we are
 _ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -45,24 +45,24 @@ def find_ranks() -> Ranks:
 
 
 def leave() -> None:
-    """Take the group down at the end of a run, where there is one."""
+    """Destroy the process group at the end of a run, where there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def is_first_to_fail() -> bool:
-    """Return whether no other process of this run has failed before: that one says why, the others only follow it."""
+    """Return whether no other process of this run has failed before: the first one says why, the others follow it."""
     with contextlib.suppress(RuntimeError, ValueError):  # the store went down with the process that held it
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = distributed.TCPStore(  # type: ignore[attr-defined]
-            host, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False
+            host, port, is_master=False, timeout=_STORE_TIMEOUT, wait_for_workers=False
         )
         return bool(store.add(f"graft/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
     return False
 
 
 def _join() -> None:
-    """Join with NCCL for tensors on GPUs, one GPU a process, and Gloo for those in host memory."""
+    """Join the group, with NCCL for tensors on GPUs, one GPU per process, and Gloo for those in host memory."""
     for name, engine in _ENGINES.items():
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ConfigError(

@@ -1,6 +1,6 @@
-"""The processes of a run, seen from one of them: how work is dealt out, and what they tell one another.
+"""Processes of a run as one of them sees them: its share of the work, and collective calls.
 
-Alone (one process, the usual case) everything here is the identity and talks to nobody.
+In a single process, the usual case, everything here is the identity and no message is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` processes that run the same program; `graft.parallel.launch.find_ranks` knows them.
+    """A process among `world` that run the same program, as `graft.parallel.launch.find_ranks` finds it.
 
     Methods that say "collective" must be called by all of them in the same order.
 
@@ -30,33 +30,34 @@ class Ranks:
 
     @property
     def is_single(self) -> bool:
-        """True where there is but one process."""
+        """True where there is only one process."""
         return self.world == 1
 
     @property
     def is_first(self) -> bool:
-        """True in the process that writes files and speaks."""
+        """True in the process that writes files and prints."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[tuple[T, bool]]:
-        """Return this process's share of some items, one in turn for each: (item, whether it counts).
+        """Return this process's share of some items, dealt out in turn: (item, whether it counts).
 
         All get equally many, because each may mean a collective call, as a forward pass of sharded weights does:
-        where items run out the last one is repeated, and does not count.
+        where items run out the last one is repeated, and does not count. Of a, b, c in two processes the first gets
+        (a, True), (c, True), the second (b, True), (c, False).
         """
-        rounds = range(-(-len(items) // self.world))
-        places = [number * self.world + self.rank for number in rounds]
-        return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
+        turns = range(-(-len(items) // self.world))
+        positions = [turn * self.world + self.rank for turn in turns]
+        return [(items[min(position, len(items) - 1)], position < len(items)) for position in positions]
 
     def collect(self, values: Sequence[float], n: int) -> list[float]:
         """Collect one value per item of n, in the items' order, from those computed here and elsewhere; collective."""
         parts = self.gather(torch.tensor(values, dtype=torch.float64))
-        return [float(parts[place % self.world][place // self.world]) for place in range(n)]
+        return [float(parts[position % self.world][position // self.world]) for position in range(n)]
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Gather every process's tensor, of one shape and dtype, in the order of ranks; collective.
 
-        What the others hold arrives bit for bit: world times the tensor's bytes come in.
+        Tensors arrive bit for bit; each process receives `world` times the tensor's bytes.
         """
         if self.is_single:
             return [tensor]
@@ -74,11 +75,11 @@ class Ranks:
         return items
 
     def wait(self) -> None:
-        """Wait until all are here; collective."""
+        """Wait until all processes have called this; collective."""
         self.gather(torch.zeros(1))
 
 
 def _device_of_messages(tensor: torch.Tensor) -> torch.device:
-    """Return where the group can take a tensor from: a group made by others may know GPUs alone."""
-    known = torch.distributed.get_backend_config()
-    return tensor.device if tensor.device.type in known else torch.device("cuda", torch.cuda.current_device())
+    """Return a device from which the group can send a tensor: a group made by others may know GPUs alone."""
+    device_types = torch.distributed.get_backend_config()
+    return tensor.device if tensor.device.type in device_types else torch.device("cuda", torch.cuda.current_device())

@@ -1,4 +1,4 @@
-"""Weights spread over processes by FSDP2, and brought together again tensor by tensor."""
+"""Weights sharded over processes by FSDP2, and gathered again tensor by tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def shard_weights(model: Model, device: torch.device) -> Model:
-    """Spread a model over all processes in place: one group of tensors per numbered layer, one for the rest.
+    """Shard a model over all processes in place: one group of tensors per numbered layer, one for the rest.
 
     Args:
         model: the whole model, in host memory: each layer goes to the device alone and leaves its shard there.
@@ -38,7 +38,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 
 def reshard(model: torch.nn.Module) -> None:
-    """Give modules their shards back: after a forward pass the outermost one holds whole weights until the next."""
+    """Shard modules again: after a forward pass the outermost one holds whole weights until the next."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -53,14 +53,14 @@ def gather_whole(tensor: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """
     if not is_distributed(tensor):
         return tensor
-    whole = tensor.full_tensor().detach()  # of one tensor at a time on the device
-    return whole.cpu() if ranks.is_first else torch.empty(0)
+    gathered = tensor.full_tensor().detach()  # of one tensor at a time on the device
+    return gathered.cpu() if ranks.is_first else torch.empty(0)
 
 
 def gather_state(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Gather a model's state as plain tensors in the first process, tensor by tensor; collective.
 
-    What is tied stays tied.
+    Tied tensors stay tied.
     """
     weights = dict(model.named_parameters(remove_duplicate=False))
     gathered: dict[int, torch.Tensor] = {}
@@ -74,18 +74,18 @@ def gather_state(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor
 
 
 def put_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Write plain tensors, as every process read them, into a model's state or the shards of it that are here."""
+    """Write plain tensors, which every process has read, into a model's state or its shards here."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             local_of(tensor).copy_(shard_of(tensor).cut(state[name]))
 
 
-def spread_like(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def spread_like(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Shard a plain tensor of a weight's shape as the weight is; return it as it is where the weight is plain."""
     if not is_distributed(weight):
-        return whole
+        return tensor
     from torch.distributed.tensor import DTensor
 
-    local = shard_of(weight).cut(whole).to(weight.device).contiguous()
+    local = shard_of(weight).cut(tensor).to(weight.device).contiguous()
     mesh, placements, stride = weight.device_mesh, weight.placements, weight.stride()
     return DTensor.from_local(local, mesh, placements, run_check=False, shape=weight.shape, stride=stride)

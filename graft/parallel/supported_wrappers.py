@@ -10,7 +10,7 @@ _INSTEAD = "use FSDP2 (torch.distributed.fsdp.fully_shard, --parallel fsdp on th
 
 
 def refuse_copied(model: torch.nn.Module) -> None:
-    """Refuse a model that cannot be trained or localised as one: copied at each step, or partitioned.
+    """Refuse a model that cannot be trained or localized as one: copied at each step, or partitioned.
 
     Raises:
         ConfigError: naming the engine, and what to use instead.
@@ -21,7 +21,7 @@ def refuse_copied(model: torch.nn.Module) -> None:
 
 
 def refuse_partitioned(model: torch.nn.Module) -> None:
-    """Refuse a model whose parameters are not tensors with a place for each coordinate.
+    """Refuse a model whose parameters are not tensors that hold each of their coordinates.
 
     DeepSpeed ZeRO-3 leaves parameters of no elements (`ds_id`, `ds_tensor`); FSDP1 joins them into flat ones, of which
     each process has a part.

@@ -1,4 +1,4 @@
-"""Values in another dtype than their patch's: rounding is what a cast is, anything worse is refused."""
+"""Casts of a patch's values to another dtype: rounding is allowed, any greater loss is refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from graft.tensors.dtypes import as_bits
 
 
 def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str = "values") -> torch.Tensor:
-    """Return values in another dtype, rounded to nearest where both are floating point.
+    """Cast values to another dtype, rounded to nearest where both are floating point.
 
     Args:
         values: of any shape.
         dtype: the model's.
         name: the tensor's, for an error.
-        what: whose values they are, likewise.
+        what: what the values are, for an error.
 
     Raises:
         PatchMismatchError: one is too large for the dtype, or is no whole number where it takes no other.
@@ -24,10 +24,10 @@ def cast_values(values: torch.Tensor, dtype: torch.dtype, name: str, what: str =
         return values
     converted = values.to(dtype)
     if dtype.is_floating_point and values.dtype.is_floating_point:
-        kept = bool((values.double().abs() <= torch.finfo(dtype).max).all())  # some casts end in the largest number
+        fits = bool((values.double().abs() <= torch.finfo(dtype).max).all())  # some casts end in the largest number
     else:
-        kept = _comes_back(converted, values)
-    if not kept:
+        fits = _comes_back(converted, values)
+    if not fits:
         raise PatchMismatchError(
             f"tensor {name!r}: some of the patch's {what} do not fit into {dtype}: load the model in {values.dtype}"
         )

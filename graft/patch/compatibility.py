@@ -66,7 +66,7 @@ class Compatibility:
 
     @property
     def fits(self) -> bool:
-        """True where the patch may be applied."""
+        """True where the patch can be applied."""
         return not self.reasons
 
     def require(self, what: str) -> Compatibility:
@@ -90,33 +90,34 @@ def check_compatible(patch: Patch, target: Target, *, check_base: bool = True, c
         check_base: whether the base's values must be bitwise the ones the patch was cut from.
         cast: whether another dtype is accepted; needs stored base values, whose casts are compared.
     """
-    whole = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
-    origin = patch.provenance
-    outcome = check_specs(patch.mask.specs, whole, origin.tied, target, grown=origin.grown, cast=cast)
+    dense_shapes = {name: tuple(tensor.shape) for name, tensor in patch.dense.items()}
+    provenance = patch.provenance
+    outcome = check_specs(patch.mask.specs, dense_shapes, provenance.tied, target, grown=provenance.grown, cast=cast)
     # a patch made by hand, of no base that is known, says nothing of ties
-    joined = _find_joined({**outcome.names, **outcome.dense}, TiedNames.of(origin.tied)) if origin.base.digest else ()
-    outcome = Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *joined))
+    if provenance.base.digest:
+        newly_tied = _find_newly_tied({**outcome.names, **outcome.dense}, TiedNames.of(provenance.tied))
+        outcome = Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *newly_tied))
     if not check_base or not outcome.names:
         return outcome
-    ends = _ends(whole, origin.grown)
-    sound = [
+    full_shapes = _grown_shapes(dense_shapes, provenance.grown)
+    comparable = [
         name
         for name, spec in patch.mask.specs.items()
-        if not _check_spec(spec, outcome.names.get(name), target, cast, ends.get(name))
+        if not _check_spec(spec, outcome.names.get(name), target, cast, full_shapes.get(name))
     ]
-    facts = ((name, _check_values(patch, name, outcome.names[name], target)) for name in sound)
-    wrong = (f"tensor {name!r}: {fact}" for name, fact in facts if fact)
-    taken = (
-        f"tensor {name!r}: the model has other rows than the patch brings, from row {origin.grown[name].start:,} on"
-        for name, end in ends.items()
-        if name in outcome.dense and _has_others(patch.dense[name], outcome.dense[name], end, target)
+    facts = ((name, _check_values(patch, name, outcome.names[name], target)) for name in comparable)
+    value_reasons = (f"tensor {name!r}: {fact}" for name, fact in facts if fact)
+    row_reasons = (
+        f"tensor {name!r}: the model has other rows than the patch brings, from row {provenance.grown[name].start:,} on"
+        for name, full_shape in full_shapes.items()
+        if name in outcome.dense and _has_other_rows(patch.dense[name], outcome.dense[name], full_shape, target)
     )
-    return Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *wrong, *taken))
+    return Compatibility(outcome.names, outcome.dense, (*outcome.reasons, *value_reasons, *row_reasons))
 
 
 def check_specs(
     specs: Mapping[str, TensorSpec],
-    whole: Mapping[str, tuple[int, ...]],
+    dense_shapes: Mapping[str, tuple[int, ...]],
     tied: Sequence[Sequence[str]],
     listing: Listing,
     *,
@@ -136,21 +137,26 @@ def check_specs(
     try:
         groups = TiedNames.of(tied)
         names = _match(groups, tuple(specs), listing)
-        dense = _match(groups, tuple(whole), listing)
+        dense = _match(groups, tuple(dense_shapes), listing)
     except MismatchError as error:
         return Compatibility({}, {}, (str(error),))
     untied = _find_untied({**names, **dense}, groups, listing)
     grown = grown or {}
-    ends = _ends(whole, grown)
-    facts = {name: _check_spec(spec, names.get(name), listing, cast, ends.get(name)) for name, spec in specs.items()}
-    facts |= {name: _check_rows(dense.get(name), grown[name].start, end, listing) for name, end in ends.items()}
-    facts |= _check_whole({name: whole[name] for name in dense.keys() - ends.keys()}, dense, listing)
-    wrong = (f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact)
-    return Compatibility(names, dense, (*wrong, *untied))
+    full_shapes = _grown_shapes(dense_shapes, grown)
+    facts = {
+        name: _check_spec(spec, names.get(name), listing, cast, full_shapes.get(name)) for name, spec in specs.items()
+    }
+    facts |= {
+        name: _check_rows(dense.get(name), grown[name].start, full_shape, listing)
+        for name, full_shape in full_shapes.items()
+    }
+    facts |= _check_dense({name: dense_shapes[name] for name in dense.keys() - full_shapes.keys()}, dense, listing)
+    reasons = (f"tensor {name!r}: {fact}" for name, fact in facts.items() if fact)
+    return Compatibility(names, dense, (*reasons, *untied))
 
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
-    """Compare all base tensors, also those that the mask does not touch; a reason, or None where equal."""
+    """Compare all base tensors, also those that the mask does not touch; return a reason, or None where equal."""
     recorded = patch.provenance.base.digest
     if recorded is None:
         return "the patch records no digest of its base"
@@ -160,98 +166,100 @@ def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
 
 def _match(tied: TiedNames, wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:
     matched = listing.name_map.match(wanted, listing.names)
-    places = dict(matched.found)
+    matches = dict(matched.found)
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
         by_sibling = listing.name_map.match(sorted(tied.group_of(name)), listing.names).found
         if by_sibling:
-            places[name] = next(iter(by_sibling.values()))
-    return {name: listing.owner(place) for name, place in places.items()}
+            matches[name] = next(iter(by_sibling.values()))
+    return {name: listing.owner(target_name) for name, target_name in matches.items()}
 
 
 def _find_untied(names: Mapping[str, str], tied: TiedNames, listing: Listing) -> Iterator[str]:
-    """Yield facts of tensors that the base ties with another, which is a tensor of its own in the model."""
+    """Yield a reason for each tensor that the base ties with another, and the model does not."""
     for group in tied:
-        mine = min((name for name in group if name in names), default=None)
-        for other, place in _match(TiedNames(), tuple(sorted(group)), listing).items() if mine else ():
-            if mine and place != names[mine]:
-                yield f"tensor {mine!r}: the patch's base ties it with {other!r}, the model does not"
+        first = min((name for name in group if name in names), default=None)
+        for other, target_name in _match(TiedNames(), tuple(sorted(group)), listing).items() if first else ():
+            if first and target_name != names[first]:
+                yield f"tensor {first!r}: the patch's base ties it with {other!r}, the model does not"
 
 
-def _find_joined(names: Mapping[str, str], tied: TiedNames) -> Iterator[str]:
-    """Yield facts of tensors that the base holds apart, and the model ties."""
+def _find_newly_tied(names: Mapping[str, str], tied: TiedNames) -> Iterator[str]:
+    """Yield a reason for each tensor that the model ties with another, and the base does not."""
     owners: dict[str, str] = {}
-    for name, place in names.items():
-        other = owners.setdefault(place, name)
+    for name, target_name in names.items():
+        other = owners.setdefault(target_name, name)
         if other != name and not tied.are_tied(name, other):
             yield f"tensor {name!r}: the model ties it with {other!r}, the patch's base does not"
 
 
-def _ends(whole: Mapping[str, tuple[int, ...]], grown: Mapping[str, Growth]) -> dict[str, tuple[int, ...]]:
+def _grown_shapes(row_shapes: Mapping[str, tuple[int, ...]], grown: Mapping[str, Growth]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that grown tensors have with their new rows."""
-    return {name: continue_shape(growth, whole[name]) for name, growth in grown.items() if name in whole}
+    return {name: continue_shape(growth, row_shapes[name]) for name, growth in grown.items() if name in row_shapes}
 
 
-def _check_rows(place: str | None, start: int, end: tuple[int, ...], listing: Listing) -> str | None:
-    """Say what is wrong with a tensor that should hold new rows; the base's rows will do where it can grow."""
-    if place is None:
+def _check_rows(target_name: str | None, start: int, full_shape: tuple[int, ...], listing: Listing) -> str | None:
+    """Return why a tensor cannot take new rows; None where it has them, or has the base's and can grow."""
+    if target_name is None:
         return "the model has no such tensor"
-    actual = listing.spec(place).shape
-    if actual == end or (listing.can_resize and actual == (start, *end[1:])):
+    actual = listing.spec(target_name).shape
+    if actual == full_shape or (listing.can_resize and actual == (start, *full_shape[1:])):
         return None
-    if actual[1:] == end[1:] and not listing.can_resize:
+    if actual[1:] == full_shape[1:] and not listing.can_resize:
         return (
-            f"the patch brings a vocabulary of {end[0]:,} rows, the model has {actual[0]:,}: "
-            f"call model.resize_token_embeddings({end[0]}) first"
+            f"the patch brings a vocabulary of {full_shape[0]:,} rows, the model has {actual[0]:,}: "
+            f"call model.resize_token_embeddings({full_shape[0]}) first"
         )
-    return f"shape {list(actual)}, the patch was cut from {[start, *end[1:]]} and makes it {list(end)}"
+    return f"shape {list(actual)}, the patch was cut from {[start, *full_shape[1:]]} and makes it {list(full_shape)}"
 
 
-def _has_others(rows: torch.Tensor, place: str, end: tuple[int, ...], target: Target) -> bool:
-    """Return whether files hold other new rows than the patch's; those of a live model were made for it."""
-    spec = target.spec(place)
-    if not target.can_resize or spec.shape != end:
+def _has_other_rows(rows: torch.Tensor, target_name: str, full_shape: tuple[int, ...], target: Target) -> bool:
+    """Return whether files hold other new rows than the patch's; a live model's rows were made for the patch."""
+    spec = target.spec(target_name)
+    if not target.can_resize or spec.shape != full_shape:
         return False
-    held = target.gather(place, torch.arange(spec.numel - rows.numel(), spec.numel))
-    return not same_bits(held, rows.flatten().to(held.dtype))
+    present = target.gather(target_name, torch.arange(spec.numel - rows.numel(), spec.numel))
+    return not same_bits(present, rows.flatten().to(present.dtype))
 
 
-def _check_whole(
-    whole: Mapping[str, tuple[int, ...]], places: Mapping[str, str], listing: Listing
+def _check_dense(
+    dense_shapes: Mapping[str, tuple[int, ...]], target_names: Mapping[str, str], listing: Listing
 ) -> dict[str, str | None]:
-    """Say what is wrong with whole tensors: only a head may be of another size, and only in files."""
-    shapes = {name: (listing.spec(places[name]).shape, shape) for name, shape in whole.items()}
-    other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    heads = heads_among(other, rows_by_name(listing.names, listing.spec)) if other else frozenset()
+    """Return why whole tensors cannot be replaced: only a head may have another size, and only in files."""
+    shapes = {name: (listing.spec(target_names[name]).shape, shape) for name, shape in dense_shapes.items()}
+    resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    heads = heads_among(resized, rows_by_name(listing.names, listing.spec)) if resized else frozenset()
     facts: dict[str, str | None] = {}
-    for name in sorted(other):
+    for name in sorted(resized):
         if name not in heads or not listing.can_resize:
             advice = ": load the model with the task's head" if name in heads else ""
-            facts[name] = f"{listing.spec(places[name])} cannot be replaced whole by {list(whole[name])}{advice}"
+            facts[name] = (
+                f"{listing.spec(target_names[name])} cannot be replaced whole by {list(dense_shapes[name])}{advice}"
+            )
     return facts
 
 
 def _check_spec(
-    wanted: TensorSpec, place: str | None, listing: Listing, cast: bool, end: tuple[int, ...] | None = None
+    wanted: TensorSpec, target_name: str | None, listing: Listing, cast: bool, full_shape: tuple[int, ...] | None = None
 ) -> str | None:
-    if place is None:
+    if target_name is None:
         return "the model has no such tensor"
-    actual = listing.spec(place)
-    if wanted.shape != actual.shape and end is not None:
-        return None if wanted.dtype == actual.dtype or cast else _of_dtype(wanted, actual)  # rows are checked apart
+    actual = listing.spec(target_name)
+    if wanted.shape != actual.shape and full_shape is not None:
+        return None if wanted.dtype == actual.dtype or cast else _dtype_fact(wanted, actual)  # rows are checked apart
     if wanted.shape != actual.shape:
         return f"shape {list(actual.shape)}, the patch was cut from {list(wanted.shape)}"
     if wanted.dtype != actual.dtype and not cast:
-        return _of_dtype(wanted, actual)
+        return _dtype_fact(wanted, actual)
     return None
 
 
-def _of_dtype(wanted: TensorSpec, actual: TensorSpec) -> str:
+def _dtype_fact(wanted: TensorSpec, actual: TensorSpec) -> str:
     return f"dtype {actual.dtype}, the patch was cut from {wanted.dtype} (load the model in that dtype, or cast)"
 
 
-def _check_values(patch: Patch, name: str, place: str, target: Target) -> str | None:
-    wanted, actual = patch.mask.specs[name], target.spec(place)
-    values = target.gather(place, torch.tensor(patch.mask[name]))
+def _check_values(patch: Patch, name: str, target_name: str, target: Target) -> str | None:
+    wanted, actual = patch.mask.specs[name], target.spec(target_name)
+    values = target.gather(target_name, torch.tensor(patch.mask[name]))
     if wanted.dtype == actual.dtype:
         same = hash_values(values) == patch.base_hashes[name]
     elif patch.base_values is None:

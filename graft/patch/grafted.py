@@ -1,4 +1,4 @@
-"""A graft in force on a live model, and taking it off exactly."""
+"""Grafts in force on a live model, each with its exact revert."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Grafted:
     def revert(self, *, overwrite: bool = False) -> None:
         """Restore every coordinate to the bits it held before, or none.
 
-        Ctrl-C meanwhile is heard of when it is done.
+        Ctrl-C in the meantime is raised once this is done.
 
         Args:
-            overwrite: also where something else wrote since: training, a checkpoint that was loaded, or a graft
-                whose handle is gone. What that wrote at the graft's coordinates is lost.
+            overwrite: restore also where something else wrote since: training, a checkpoint that was loaded, or a
+                graft whose handle is gone. What that wrote at the graft's coordinates is lost.
 
         Raises:
             RevertError: reverted already; a coordinate does not hold the graft's bits any more; a later graft wrote

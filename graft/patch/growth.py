@@ -1,10 +1,10 @@
-"""Rows that a tuned vocabulary added: what a patch says of them, and whether that holds together."""
+"""Rows that a tuned vocabulary added, as a patch describes them, and the check that the description is consistent."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from graft.files.header import shown
+from graft.files.header import quote
 from graft.files.tensor_spec import TensorSpec
 from graft.tensors.growth import Growth
 from graft.tensors.pair import CheckpointPair
@@ -13,38 +13,38 @@ from graft.tensors.vocabulary import read_tokens
 
 def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth]:
     """Find the tensors to which the tuned vocabulary added rows, with the tokens of its tokenizer."""
-    known: dict[tuple[int, int], tuple[str | None, ...]] = {}
+    tokens_of: dict[tuple[int, int], tuple[str | None, ...]] = {}
     growths = {}
     for name in sorted(pair.grown.intersection(names)):
         rows = pair.base.spec(name).shape[0], pair.tuned.spec(pair.names[name]).shape[0]
-        if rows not in known:
-            known[rows] = read_tokens(pair.tuned.path, *rows)
-        growths[name] = Growth(rows[0], known[rows])
+        if rows not in tokens_of:
+            tokens_of[rows] = read_tokens(pair.tuned.path, *rows)
+        growths[name] = Growth(rows[0], tokens_of[rows])
     return growths
 
 
 def find_contradiction(
-    grown: Mapping[str, Growth], specs: Mapping[str, TensorSpec], whole: Mapping[str, TensorSpec]
+    grown: Mapping[str, Growth], specs: Mapping[str, TensorSpec], dense: Mapping[str, TensorSpec]
 ) -> str | None:
-    """Return what of grown rows does not agree with the tensors that a patch holds; None where all does.
+    """Find where the description of grown rows contradicts the tensors that a patch holds; None where all agrees.
 
     Args:
-        grown: what the patch says.
+        grown: name -> rows, as the patch describes them.
         specs: tensor name -> dtype and shape in the base, of the tensors with entries.
-        whole: name -> dtype and shape, of the whole tensors.
+        dense: name -> dtype and shape, of the whole tensors.
     """
-    ends: dict[int, int] = {}
+    lengths: dict[int, int] = {}
     for name, growth in grown.items():
-        rows = whole.get(name)
+        rows = dense.get(name)
         if rows is None or not rows.shape or not rows.numel or not growth.start:
-            return f"tensor {shown(name)}: 'grown' tells of new rows that are not there"
+            return f"tensor {quote(name)}: 'grown' tells of new rows that are not there"
         if len(growth.tokens) not in (0, rows.shape[0]):
-            return f"tensor {shown(name)}: {len(growth.tokens)} tokens for {rows.shape[0]} new rows"
+            return f"tensor {quote(name)}: {len(growth.tokens)} tokens for {rows.shape[0]} new rows"
         base = specs.get(name)
         if base is not None and (base.dtype, base.shape) != (rows.dtype, (growth.start, *rows.shape[1:])):
-            return f"tensor {shown(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
-        if ends.setdefault(growth.start, rows.shape[0]) != rows.shape[0]:
-            return f"tensor {shown(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
+            return f"tensor {quote(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
+        if lengths.setdefault(growth.start, rows.shape[0]) != rows.shape[0]:
+            return f"tensor {quote(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
     return None
 
 

@@ -1,7 +1,7 @@
-"""The head that a model's config.json names: the class that it is loaded as, and what its outputs are called.
+"""Heads as a model's config.json describes them: the class that it is loaded as, and the names of the outputs.
 
-A patch that brings a head carries this in its task, under "head"; a merged folder is told of it, so that transformers
-loads it with that head.
+A patch that brings a head carries this in its task, under "head"; it is written into a merged folder's config.json, so
+that transformers loads the model with that head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from graft.files.model_config import read_model_config
 from graft.patch.skill_patch import Patch
 from graft.tensors.scope import kind_of
 
-# what else of a config a head's outputs depend on: where it pools, and by which token it finds the end
+# further keys that a head's outputs depend on: where it pools, and by which token it finds the end
 _KEYS: tuple[str, ...] = ("pad_token_id", "problem_type", "classifier_pooling", "classifier_activation")
 _KEYS += ("classifier_bias", "norm_bias", "pooler_act", "summary_type", "summary_use_proj", "summary_activation")
 _KEYS += ("summary_proj_to_labels",)
@@ -24,23 +24,23 @@ _KEYS += ("summary_proj_to_labels",)
 def read_head(folder: Path) -> dict[str, Any]:
     """Read a model folder's head: architecture, labels in the order of the outputs, settings; {} if unknown."""
     config = read_model_config(folder)
-    named = config.get("architectures")
-    if not (isinstance(named, list) and named and isinstance(named[0], str)):
+    architectures = config.get("architectures")
+    if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
         return {}
     settings = {key: config[key] for key in _KEYS if key in config and _is_plain(config[key])}
-    labels = _labels_of(config, named[0])
-    head = {"architecture": named[0], "labels": labels, "config": settings}
+    labels = _labels_of(config, architectures[0])
+    head = {"architecture": architectures[0], "labels": labels, "config": settings}
     return {key: value for key, value in head.items() if value}
 
 
 def renames_labels(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> bool:
-    """Return whether two heads, as `read_head` gives them, are one classifier whose outputs are called otherwise."""
+    """Return whether two heads, as `read_head` gives them, are one classifier with other names for its outputs."""
     same = base.get("architecture") == tuned.get("architecture")
     return same and "Classification" in tuned.get("architecture", "") and base.get("labels") != tuned.get("labels")
 
 
 def head_of_patches(patches: Sequence[Patch], architecture: str | None) -> Mapping[str, Any] | None:
-    """Return the task of the first patch that brings a head, or other labels to entries of the one that is there.
+    """Return the task of the first patch that brings a head, or entries of the base's head; None where none does.
 
     Args:
         patches: in the order in which they win.
@@ -49,17 +49,17 @@ def head_of_patches(patches: Sequence[Patch], architecture: str | None) -> Mappi
     for patch in patches:
         task = patch.provenance.task
         head = task.get("head") if task else None
-        named = head.get("architecture") if isinstance(head, Mapping) else None
-        touched = named == architecture and any(kind_of(name) == "heads" for name in patch.mask)
-        if isinstance(named, str) and named.isidentifier() and (patch.dense or touched):
+        declared = head.get("architecture") if isinstance(head, Mapping) else None
+        touched = declared == architecture and any(kind_of(name) == "heads" for name in patch.mask)
+        if isinstance(declared, str) and declared.isidentifier() and (patch.dense or touched):
             return task
     return None
 
 
 def write_head(task: Mapping[str, Any], folder: Path) -> bool:
-    """Tell a folder's config.json of a task's head; whether there is a config.
+    """Write a task's head into a folder's config.json; return whether there is one.
 
-    What a stranger's patch says of its task may be anything: only what a head is known by is taken over.
+    A stranger's patch may say anything of its task: only the keys that describe a head are taken over.
     """
     config, head = read_model_config(folder), task["head"]
     if not config:
@@ -80,10 +80,10 @@ def write_head(task: Mapping[str, Any], folder: Path) -> bool:
 
 def _labels_of(config: Mapping[str, Any], architecture: str) -> list[str]:
     """Read labels as transformers does, which writes neither names nor number of two labels without names."""
-    named = config.get("id2label")
+    id2label = config.get("id2label")
     try:
         by_position = (
-            {int(position): str(label) for position, label in named.items()} if isinstance(named, dict) else {}
+            {int(position): str(label) for position, label in id2label.items()} if isinstance(id2label, dict) else {}
         )
     except ValueError:
         by_position = {}

@@ -1,9 +1,9 @@
-"""Several sorted index sets of one tensor joined coordinate by coordinate, so that one pass sees which of them overlap.
+"""Join sorted index sets of one tensor coordinate by coordinate, so that one pass sees which of them overlap.
 
 For a = [1, 4, 6] and b = [4, 6], five entries laid end to end as [1 4 6 | 4 6]:
 
     sorted by coordinate    1   4 4   6 6
-    order                   0   1 3   2 4      places in the sets laid end to end
+    order                   0   1 3   2 4      positions in the sets laid end to end
     owner                   a   a b   a b
     union                   1   4     6
     start                   0   1     3
@@ -28,10 +28,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class IndexJoin:
-    """All entries of m index sets, in ascending order of coordinate and, at one coordinate, in the order of the sets.
+    """Entries of m index sets, in ascending order of coordinate and, at one coordinate, in the order of the sets.
 
     Attributes:
-        order: (n,) int64, the entry's place in the sets laid end to end.
+        order: (n,) int64, the entry's position in the sets laid end to end.
         owner: (n,) int64, the set that it is from.
         union: (k,) int64 the sorted distinct coordinates.
         start: (k,) int64, where each coordinate's run of entries begins.
@@ -65,13 +65,13 @@ def join_indices(sets: Sequence[Indices]) -> IndexJoin:
 def count_overlaps(join: IndexJoin, m: int) -> Ints:
     """Count the coordinates that each two of m sets share: (m, m), symmetric, their own sizes on the diagonal."""
     counts = np.zeros((m, m), np.int64)
-    # Two sets share a coordinate where both have an entry in its run, some places apart. Lag 0 pairs each entry with
+    # Two sets share a coordinate where both have an entry in its run, at some distance. Lag 0 pairs each entry with
     # itself: a a a b b -> 3 for a, 2 for b. Lag 1 pairs neighbors within runs: (a, b) at 4 and at 6 -> 2 for a and b.
     # So the work is that of the overlaps there are, and not that of the m (m - 1) / 2 that there might be.
     for lag in range(int(join.length.max(initial=0))):
         starts = join.start[join.length > lag]
         lengths = join.length[join.length > lag]
-        # every entry that has another `lag` places behind it in its run
+        # every entry that has another one `lag` positions behind it in its run
         first = np.repeat(starts, lengths - lag) + _ramp(lengths - lag)
         np.add.at(counts, (join.owner[first], join.owner[first + lag]), 1)
     return counts + np.triu(counts, 1).T

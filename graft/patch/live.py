@@ -1,4 +1,4 @@
-"""Grafting onto a live model by assignment: at once, or prepared once and put on many times."""
+"""Graft onto a live model by assignment: at once, or prepared once and applied many times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft.patch.casting import cast_values
 from graft.patch.compatibility import check_compatible
 from graft.patch.grafted import Grafted
 from graft.patch.in_force import Layer, lock
-from graft.patch.live_tensors import LiveEntries, LiveTensors, WholeTensor, refuse_placeless
+from graft.patch.live_tensors import LiveEntries, LiveSlot, WholeTensor, refuse_unwritable
 from graft.patch.module_identity import ModuleIdentity
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
@@ -40,7 +40,7 @@ class LiveTarget:
         names: of all of these.
 
     Raises:
-        ConfigError: another engine has partitioned the parameters, so that no coordinate has a place.
+        ConfigError: another engine has partitioned the parameters, so that they no longer hold single coordinates.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -61,7 +61,7 @@ class LiveTarget:
         """Match a checkpoint's names to this model's.
 
         Raises:
-            CheckpointError: a tensor has no place of its own in the model.
+            CheckpointError: no single tensor of the model holds it.
             MismatchError: a name is ambiguous.
         """
         matched = self.name_map.match(names, self.names)
@@ -79,14 +79,14 @@ class LiveTarget:
         """Return dtype and shape of a tensor.
 
         Raises:
-            CheckpointError: it has no values, they cannot be written one by one, or it has no place of its own.
+            CheckpointError: it has no values, they cannot be written one by one, or no single tensor holds it.
         """
         if name not in self.tensors:
             raise CheckpointError(
                 f"tensor {name!r}: transformers takes it apart when it loads the model, and no single tensor of the "
                 "model holds it: work on the files (graft diff, graft apply)"
             )
-        refuse_placeless(name, self.tensors[name])
+        refuse_unwritable(name, self.tensors[name])
         return spec_of(self.tensors[name])
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
@@ -98,38 +98,38 @@ class LiveTarget:
         if name not in self.tensors:
             return name
         tensor = self.tensors[name]
-        refuse_placeless(name, tensor)
-        place: tuple[object, ...] = (id(tensor),)  # a DTensor's shard may be empty, and then lies nowhere
+        refuse_unwritable(name, tensor)
+        memory_key: tuple[object, ...] = (id(tensor),)  # a DTensor's shard may be empty, without an address
         if not is_distributed(tensor) and tensor.layout == torch.strided:
-            place = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        return self._owners.setdefault(place, name)
+            memory_key = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        return self._owners.setdefault(memory_key, name)
 
 
 class PreparedPatch:
-    """Patches that were found to fit a model, ready to be put on and taken off again and again.
+    """Patches that were found to fit a model, ready to be applied and reverted again and again.
 
-    Names, indices, values and the bits that the model held are in place, so that `apply` costs little more than to read
-    and write its entries once each. It holds on to the model's memory: drop it after a cast or a move.
+    Names, indices, values and the model's present bits are at hand, so that `apply` costs little more than reading and
+    writing each entry once. It holds on to the model's memory: drop it after a cast or a move.
     """
 
     def __init__(self, model: torch.nn.Module, target: LiveTarget, assignment: Assignment) -> None:
         self._model = model
         self._k = len(assignment)
         assignment = with_rows(assignment, target.spec)
-        whole = {name: target.tensors[name] for name in assignment.dense}
-        entries = {name: held for name, held in assignment.entries.items() if name not in whole}
-        values = {name: cast_values(held, target.tensors[name].dtype, name) for name, (_, held) in entries.items()}
-        values |= {name: cast_values(assignment.dense[name], whole[name].dtype, name) for name in whole}
+        whole_tensors = {name: target.tensors[name] for name in assignment.dense}
+        entries = {name: content for name, content in assignment.entries.items() if name not in whole_tensors}
+        new = {**{name: content for name, (_, content) in entries.items()}, **assignment.dense}
+        values = {name: cast_values(content, target.tensors[name].dtype, name) for name, content in new.items()}
         selections = [(name, target.tensors[name], indices) for name, (indices, _) in entries.items()]
-        refuse_conflicts([*selections, *((name, tensor, None) for name, tensor in whole.items())], values)
-        self._entries, self._values = _place_entries(model, selections, values)
-        self._places: list[LiveTensors] = [*self._entries, *(WholeTensor(name, whole[name]) for name in whole)]
-        self._values += [values[name] for name in whole]
-        self._expected = [place.read() for place in self._entries]
-        self._holding = ModuleIdentity(model, {name for place in self._places for name in place.tensors})
+        refuse_conflicts([*selections, *((name, tensor, None) for name, tensor in whole_tensors.items())], values)
+        self._entries, self._values = _group_entries(model, selections, values)
+        self._slots: list[LiveSlot] = [*self._entries, *(WholeTensor(*item) for item in whole_tensors.items())]
+        self._values += [values[name] for name in whole_tensors]
+        self._expected = [slot.read() for slot in self._entries]
+        self._identity = ModuleIdentity(model, {name for slot in self._slots for name in slot.tensors})
 
     def apply(self) -> Grafted:
-        """Return graft, all or nothing.
+        """Apply the patches, all or nothing.
 
         Raises:
             PatchMismatchError: the model holds other bits at the patches' entries than when they were prepared, or was
@@ -146,22 +146,22 @@ class PreparedPatch:
         return grafted
 
     def _put_on(self) -> Grafted:
-        lost = (name for place in self._places if (name := self._holding.lost(place.tensors)))
-        moved = (name for place in self._entries if (name := place.moved()))
+        lost = (name for slot in self._slots if (name := self._identity.lost(slot.tensors)))
+        moved = (name for slot in self._entries if (name := slot.moved()))
         for name in itertools.chain(lost, moved):
             raise self._refusal(name, "it was cast, moved or replaced since the patch was prepared: prepare it again")
-        originals = [place.read() for place in self._places]
-        for place, then, now in zip(self._entries, self._expected, originals, strict=False):
-            if name := place.differing(then, now):
+        originals = [slot.read() for slot in self._slots]
+        for slot, expected, present in zip(self._entries, self._expected, originals, strict=False):
+            if name := slot.differing(expected, present):
                 raise self._refusal(name, "its values are not those that the patch was prepared for")
-        layer = Layer(self._holding, self._places, originals, self._values)
+        layer = Layer(self._identity, self._slots, originals, self._values)
         layer.put_on()
         return Grafted(self._model, layer, self._k)
 
     def forget(self) -> None:
-        """Let go of the model's memory; a graft in force can still be taken off."""
-        for place in self._entries:
-            place.forget()
+        """Release the model's memory; a graft in force can still be reverted."""
+        for slot in self._entries:
+            slot.forget()
 
     def _refusal(self, name: str, fact: str) -> PatchMismatchError:
         return PatchMismatchError(f"the patch does not fit {type(self._model).__name__} now: tensor {name!r}: {fact}")
@@ -175,7 +175,7 @@ def apply_patch(
     cast: bool = False,
     allow_mismatch: bool = False,
 ) -> Grafted:
-    """Return graft patches onto a live model, all or nothing.
+    """Apply patches to a live model, all or nothing.
 
     Every check (names, shapes, dtypes, the base's values, overlap) runs before the first write.
 
@@ -210,7 +210,7 @@ def prepare_patch(
     cast: bool = False,
     allow_mismatch: bool = False,
 ) -> PreparedPatch:
-    """Check patches against a live model once, for grafts that come and go: `with prepared.apply(): ...`.
+    """Check patches against a live model once, to apply them many times: `with prepared.apply(): ...`.
 
     Nothing is written. Arguments and errors are those of `apply_patch`; with `allow_mismatch` too the model must hold
     the same bits at each `apply` as it does now.
@@ -233,22 +233,26 @@ def prepare_patch(
     return PreparedPatch(model, target, assignment)
 
 
-def _place_entries(
+def _group_entries(
     model: torch.nn.Module,
     selections: Iterable[tuple[str, torch.Tensor, torch.Tensor]],
     values: Mapping[str, torch.Tensor],
 ) -> tuple[list[LiveEntries], list[torch.Tensor]]:
-    """Group entries by device and width of bits, as comparing one waits for the device once; and their values."""
+    """Group entries by device and width of bits, so that comparing a group waits for its device once.
+
+    Returns:
+        The groups, and for each the values of its entries, laid end to end.
+    """
     owners, by_owner = Owners(model), defaultdict[str, list[tuple[OwnedEntries, torch.Tensor]]](list)
-    for name, tensor, places in selections:
-        owned = owners.entries(name, tensor, places)
+    for name, tensor, indices in selections:
+        owned = owners.entries(name, tensor, indices)
         by_owner[owned.name].append((owned, values[name]))
     groups: dict[tuple[torch.device, int], dict[str, torch.Tensor]] = {}
     for name, parts in by_owner.items():
         tensor = parts[0][0].tensor
         groups.setdefault((tensor.device, tensor.element_size()), {})[name] = tensor
-    indices = {name: torch.cat([owned.indices for owned, _ in parts]) for name, parts in by_owner.items()}
-    joined = {name: torch.cat([held for _, held in parts]) for name, parts in by_owner.items()}
-    entries = [LiveEntries(tensors, {name: indices[name].to(tensors[name].device) for name in tensors})
+    owned_indices = {name: torch.cat([owned.indices for owned, _ in parts]) for name, parts in by_owner.items()}
+    joined = {name: torch.cat([content for _, content in parts]) for name, parts in by_owner.items()}
+    entries = [LiveEntries(tensors, {name: owned_indices[name].to(tensors[name].device) for name in tensors})
                for tensors in groups.values()]  # fmt: skip
-    return entries, [place.lay_out(joined) for place in entries]
+    return entries, [slot.lay_out(joined) for slot in entries]

@@ -1,4 +1,4 @@
-"""The tensors and entries of a live model that patches write: each is read and written as a whole, in bits."""
+"""Tensors and entries of a live model that patches write, each read and written as a whole, in bits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from graft.tensors.dtypes import DTYPE_NAMES, as_bits, lay_flat
 from graft.tensors.shards import is_distributed
 
 
-class LiveTensors(Protocol):
-    """Part of a live model, which a graft reads once and writes twice."""
+class LiveSlot(Protocol):
+    """A part of a live model's memory, which a graft reads once and writes twice."""
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -22,15 +22,15 @@ class LiveTensors(Protocol):
         ...
 
     def read(self) -> torch.Tensor:
-        """Return what is there, as a copy."""
+        """Return a copy of the content."""
         ...
 
-    def write(self, held: torch.Tensor) -> None:
-        """Put there what `read` gave, or like it."""
+    def write(self, content: torch.Tensor) -> None:
+        """Write a content of the form that `read` gives."""
         ...
 
-    def at_present(self) -> LiveTensors:
-        """Return itself, or the same places where the tensors lie now.
+    def at_present(self) -> LiveSlot:
+        """Return itself, or the same part at the tensors' present addresses.
 
         Raises:
             RevertError: the model was cast.
@@ -42,15 +42,15 @@ class LiveTensors(Protocol):
         ...
 
     def selections(self) -> Iterator[Selection]:
-        """Yield what it reads and writes, tensor by tensor."""
+        """Yield the entries that it reads and writes, tensor by tensor."""
         ...
 
 
 class LiveEntries:
     """Entries of live tensors that share a device and a width of bits, laid end to end: K in all.
 
-    The flat views and the places in them are kept between calls: to make them is most of the cost where entries are
-    few. They hold on to the tensors' present memory, until `forget`.
+    The flat views and the offsets in them are kept between calls: making them is most of the cost where entries are
+    few. They hold on to the tensors' present memory until `forget`.
 
     Args:
         tensors: by name.
@@ -67,39 +67,39 @@ class LiveEntries:
         self._shapes = [tensor.shape for tensor in tensors.values()]
 
     def read(self) -> torch.Tensor:
-        """Return (K,) integers: the bits there."""
+        """Return (K,) integers: the bits of the entries."""
         bits = self._views[0][0].new_empty(sum(self._sizes))
-        for (flat, places), part in zip(self._views, bits.split_with_sizes(self._sizes), strict=True):
-            torch.index_select(flat, 0, places, out=part)
+        for (flat, offsets), part in zip(self._views, bits.split_with_sizes(self._sizes), strict=True):
+            torch.index_select(flat, 0, offsets, out=part)
         return bits
 
-    def write(self, held: torch.Tensor) -> None:
-        """Put (K,) integers there."""
-        for (flat, places), part in zip(self._views, held.split_with_sizes(self._sizes), strict=True):
+    def write(self, content: torch.Tensor) -> None:
+        """Write (K,) integers, the bits of the entries."""
+        for (flat, offsets), part in zip(self._views, content.split_with_sizes(self._sizes), strict=True):
             with write_mode(flat):
-                flat.index_copy_(0, places, part.to(flat.device))
+                flat.index_copy_(0, offsets, part.to(flat.device))
 
     def at_present(self) -> LiveEntries:
-        """Return itself, or the same entries where the tensors lie now."""
+        """Return itself, or the same entries at the tensors' present addresses."""
         if not self.moved():
             return self
-        for then, tensor in zip(self._dtypes, self.tensors.values(), strict=True):
-            refuse_cast(then, tensor.dtype)
+        for grafted_dtype, tensor in zip(self._dtypes, self.tensors.values(), strict=True):
+            refuse_cast(grafted_dtype, tensor.dtype)
         for shape, (name, tensor) in zip(self._shapes, self.tensors.items(), strict=True):
             if tensor.shape != shape or tensor.layout != torch.strided:
                 raise RevertError(f"tensor {name!r} has another shape than when it was grafted: {list(tensor.shape)}")
         return LiveEntries(self.tensors, self._indices)
 
     def forget(self) -> None:
-        """Let go of the memory; to write again takes `at_present`."""
+        """Release the memory; `at_present` is needed to write again."""
         self._views, self._seen = [], []
 
     def moved(self) -> str | None:
-        """Return the first tensor that now lies elsewhere, or in another dtype or layout, than it did."""
+        """Return the first tensor that has another address, dtype or layout than it had; None where none has."""
         if not self._seen:
             return next(iter(self.tensors))
-        for (name, tensor), (address, then) in zip(self.tensors.items(), self._seen, strict=True):
-            if tensor.data_ptr() != address or not tensor.is_set_to(then):
+        for (name, tensor), (address, seen) in zip(self.tensors.items(), self._seen, strict=True):
+            if tensor.data_ptr() != address or not tensor.is_set_to(seen):
                 return name
         return None
 
@@ -113,7 +113,7 @@ class LiveEntries:
         if torch.equal(left, right):  # the one wait for the device
             return None
         parts = zip(self.tensors, left.split_with_sizes(self._sizes), right.split_with_sizes(self._sizes), strict=True)
-        return next(name for name, mine, theirs in parts if not torch.equal(mine, theirs))
+        return next(name for name, left_part, right_part in parts if not torch.equal(left_part, right_part))
 
     def selections(self) -> Iterator[Selection]:
         """Yield the entries of each tensor."""
@@ -133,18 +133,18 @@ class WholeTensor:
         """Return the tensor as it is."""
         return self._tensor.detach().clone()
 
-    def write(self, held: torch.Tensor) -> None:
+    def write(self, content: torch.Tensor) -> None:
         """Replace its values."""
         with write_mode(self._tensor):
-            self._tensor.detach().copy_(held)
+            self._tensor.detach().copy_(content)
 
     def at_present(self) -> WholeTensor:
-        """Return itself: it holds on to no memory."""
+        """Return itself, as it depends on no address."""
         refuse_cast(self._dtype, self._tensor.dtype)
         return self
 
     def differing(self, left: torch.Tensor, right: torch.Tensor) -> str | None:
-        """Return its name, where two of it differ in bits."""
+        """Return its name where two readings differ in bits, None where they are equal."""
         return None if torch.equal(as_bits(left), as_bits(right)) else next(iter(self.tensors))
 
     def selections(self) -> Iterator[Selection]:
@@ -153,11 +153,11 @@ class WholeTensor:
 
 
 def write_mode(tensor: torch.Tensor) -> torch.inference_mode:
-    """Return the mode in which a tensor may be written: one that was made for inference alone takes no other."""
+    """Return the mode in which a tensor may be written: an inference tensor takes writes in inference mode alone."""
     return torch.inference_mode(tensor.is_inference())
 
 
-def refuse_placeless(name: str, tensor: torch.Tensor) -> None:
+def refuse_unwritable(name: str, tensor: torch.Tensor) -> None:
     """Refuse a tensor whose entries have no memory of their own, one each.
 
     Raises:
@@ -167,11 +167,11 @@ def refuse_placeless(name: str, tensor: torch.Tensor) -> None:
         raise CheckpointError(f"tensor {name!r} is on the meta device: load the model's weights first")
     if is_distributed(tensor):
         return
-    if fact := _placeless(tensor):
-        raise CheckpointError(f"tensor {name!r} {fact}: its entries cannot be written one by one")
+    if reason := _why_unwritable(tensor):
+        raise CheckpointError(f"tensor {name!r} {reason}: its entries cannot be written one by one")
 
 
-def _placeless(tensor: torch.Tensor) -> str | None:
+def _why_unwritable(tensor: torch.Tensor) -> str | None:
     if tensor.layout is not torch.strided:
         return f"is sparse ({tensor.layout})"
     if tensor.is_quantized or hasattr(tensor, "__tensor_flatten__") or hasattr(tensor, "quant_state"):
@@ -183,11 +183,11 @@ def _placeless(tensor: torch.Tensor) -> str | None:
     return None
 
 
-def refuse_cast(then: torch.dtype, now: torch.dtype) -> None:
-    """Raise where a tensor has another dtype than when it was grafted.
+def refuse_cast(grafted: torch.dtype, present: torch.dtype) -> None:
+    """Refuse a tensor that has another dtype than when it was grafted.
 
     Raises:
         RevertError: saying so.
     """
-    if then != now:
-        raise RevertError(f"the model was cast from {then} to {now} since the graft")
+    if grafted != present:
+        raise RevertError(f"the model was cast from {grafted} to {present} since the graft")

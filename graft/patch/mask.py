@@ -40,12 +40,12 @@ class Mask:
             MismatchError: an index is no whole number or lies outside its tensor, or a tensor has no spec.
         """
         clean = {name: _clean(name, specs, np.asarray(values)) for name, values in sorted(indices.items())}
-        kept = {name: values for name, values in clean.items() if values.size}
-        return cls({name: specs[name] for name in kept}, kept)
+        nonempty = {name: values for name, values in clean.items() if values.size}
+        return cls({name: specs[name] for name in nonempty}, nonempty)
 
     @classmethod
     def full(cls, specs: Mapping[str, TensorSpec]) -> Mask:
-        """Return every coordinate of the tensors."""
+        """Return the mask of every coordinate of the tensors."""
         return cls.of(specs, {name: np.arange(spec.numel) for name, spec in specs.items()})
 
     def __len__(self) -> int:

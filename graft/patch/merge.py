@@ -1,4 +1,4 @@
-"""Grafting onto a checkpoint on disk: a merged copy that any server loads."""
+"""Merge patches into a copy of a checkpoint on disk, which any server loads."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def merge_patches(
         _assign_entries(checkpoint, assignment, copy)
         if resized:
             declare_sizes(checkpoint, assignment, copy)
-        _place_dense(checkpoint, assignment, copy)
+        _assign_dense(checkpoint, assignment, copy)
         dropped = _name_head(checkpoint, patches[::-1] if on_overlap == "last" else patches, folder)
     for name in (*companions.left_out, *dropped):
         say(f"left out: {name}")
@@ -117,7 +117,7 @@ def merge_patches(
 
 
 def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment:
-    """Return the same writes by the tensors that the files list, expert by expert or packed.
+    """Translate an assignment to the tensors as the files list them, expert by expert or packed.
 
     Raises:
         OverlapError: patches of either layout want different values at one place.
@@ -129,7 +129,7 @@ def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment
         relaid = checkpoint.relaid.get(name)
         for stored, chosen, local in relaid.locate(indices) if relaid else [(name, slice(None), indices)]:
             parts.setdefault(stored, []).append((local, values[chosen]))
-    entries = {stored: _join(stored, held) for stored, held in parts.items()}
+    entries = {stored: _join(stored, pieces) for stored, pieces in parts.items()}
     return dataclasses.replace(assignment, entries={stored: pair for stored, pair in entries.items() if len(pair[0])})
 
 
@@ -137,21 +137,21 @@ def _join(name: str, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[to
     indices, values = torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
     order = indices.argsort(stable=True)
     indices, values = indices[order], values[order]
-    again = indices[1:] == indices[:-1]
-    if (as_bits(values)[1:] != as_bits(values)[:-1])[again].any():
+    repeated = indices[1:] == indices[:-1]
+    if (as_bits(values)[1:] != as_bits(values)[:-1])[repeated].any():
         raise OverlapError(f"tensor {name!r}: patches name it whole and in parts, and want different values there")
     return indices, values
 
 
 def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """Return the copied files: what took another size moved the others."""
+    """Open the copied files anew: a tensor that took another size moved the others."""
     headers = {file: read_header(folder / file.name) for file in set(checkpoint.files.values())}
     stored = {name: headers[file].tensors[name] for name, file in checkpoint.files.items()}
     return Checkpoint(folder, {name: folder / file.name for name, file in checkpoint.files.items()}, stored)
 
 
 def _name_head(checkpoint: Checkpoint, patches: Sequence[Patch], folder: Path) -> tuple[str, ...]:
-    """Tell config.json of a head that a patch brings, so that the Auto classes load it, and drop what it displaces."""
+    """Write a head that a patch brings into config.json, so that the Auto classes load it; drop the one it replaces."""
     before = read_head(folder).get("architecture")
     task = head_of_patches(patches, before)
     if task is None or not write_head(task, folder) or task["head"]["architecture"] == before:
@@ -162,8 +162,8 @@ def _name_head(checkpoint: Checkpoint, patches: Sequence[Patch], folder: Path) -
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
-    for place, (indices, values) in assignment.entries.items():
-        for name in checkpoint.tied.listed(place, checkpoint.files):
+    for target_name, (indices, values) in assignment.entries.items():
+        for name in checkpoint.tied.listed(target_name, checkpoint.files):
             _stored_bits(copy, name)[indices.numpy()] = as_bits(values).numpy()
 
 
@@ -175,15 +175,15 @@ def _stored_bits(copy: Checkpoint, name: str) -> Any:
     return np.memmap(copy.files[name], dtype=kind, mode="r+", offset=stored.start, shape=(stored.spec.numel,))
 
 
-def _place_dense(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
-    """Place whole tensors: replace those that the base has, store the others in a shard of their own."""
-    lacking = {name: whole for name, whole in assignment.dense.items() if name not in checkpoint.files}
-    for name in assignment.dense.keys() - lacking.keys():
-        whole = assignment.dense[name].to(TORCH_DTYPES[checkpoint.spec(name).dtype])
-        for place in checkpoint.tied.listed(name, checkpoint.files):
-            _stored_bits(copy, place)[:] = as_bits(whole.flatten()).numpy()
-    if lacking:
-        _add_shard(checkpoint, lacking, copy.path)
+def _assign_dense(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
+    """Assign whole tensors: replace those that the base has, store the others in a shard of their own."""
+    new = {name: tensor for name, tensor in assignment.dense.items() if name not in checkpoint.files}
+    for name in assignment.dense.keys() - new.keys():
+        tensor = assignment.dense[name].to(TORCH_DTYPES[checkpoint.spec(name).dtype])
+        for stored_name in checkpoint.tied.listed(name, checkpoint.files):
+            _stored_bits(copy, stored_name)[:] = as_bits(tensor.flatten()).numpy()
+    if new:
+        _add_shard(checkpoint, new, copy.path)
 
 
 def _add_shard(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files beside a model's weights, and which of them a changed copy of the model takes along.
+"""Companion files beside a model's weights, and the choice of those that a changed copy of the model takes along.
 
 Weights of other formats and stale shards at the root hold the base's values, and would contradict the merged ones; so
 do exports of the whole model and a trainer's snapshots in folders of their own. Other folders hold parts that the model
@@ -26,8 +26,8 @@ class Companions:
     """The files beside the weights.
 
     Attributes:
-        copied: what a copy takes along, ascending.
-        left_out: what it does not -> why, as paths below the folder; hidden files are not told of.
+        copied: the files that a copy takes along, ascending.
+        left_out: lines "PATH (reason)", PATH below the folder, of what it leaves out; hidden files are not listed.
     """
 
     copied: tuple[Path, ...] = ()
@@ -35,7 +35,7 @@ class Companions:
 
 
 def find_companions(checkpoint: Checkpoint) -> Companions:
-    """Return tokenizer, configs, and parts of the model in folders of their own; none of a single file."""
+    """Find tokenizer, configs, and parts of the model in folders of their own; a single file has none."""
     folder = checkpoint.path
     if folder.is_file():
         return Companions()
@@ -46,31 +46,32 @@ def find_companions(checkpoint: Checkpoint) -> Companions:
     copied, left_out = [], []
     for name in sorted(_names_below(folder, parts)):
         stale = _is_stale(name, parts) and name not in weights
-        why = "stale weights" if stale else _why_not_to_follow(folder, name)
-        if why:
-            left_out.append(f"{name} ({why})")
+        reason = "stale weights" if stale else _reason_not_to_follow(folder, name)
+        if reason:
+            left_out.append(f"{name} ({reason})")
         elif name not in weights or name == INDEX:
             copied.append(folder / name)
     return Companions(tuple(copied), tuple(left_out))
 
 
 def copy_companions(companions: Companions, source: Path, folder: Path) -> None:
-    """Copy them as files."""
+    """Copy companion files from a model folder into another folder."""
     for file in companions.copied:
-        place = folder / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def _names_below(folder: Path, parts: frozenset[str]) -> Iterator[str]:
-    """Yield files, links and folders that are left out whole; hidden ones are passed over."""
+    """Yield all files, and as "NAME/" the folders and links to folders that are left out whole; skip hidden ones."""
     for inner, folders, files in os.walk(folder):
-        here = Path(inner).relative_to(folder)
+        relative = Path(inner).relative_to(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        whole = [name for name in folders if _is_stale(f"{here / name}/", parts) or (Path(inner) / name).is_symlink()]
-        yield from (f"{here / name}/" for name in whole)
-        folders[:] = [name for name in folders if name not in whole]
-        yield from (str(here / name) for name in files if not name.startswith("."))
+        stale = {name for name in folders if _is_stale(f"{relative / name}/", parts)}
+        skipped = [name for name in folders if name in stale or (Path(inner) / name).is_symlink()]
+        yield from (f"{relative / name}/" for name in skipped)
+        folders[:] = [name for name in folders if name not in skipped]
+        yield from (str(relative / name) for name in files if not name.startswith("."))
 
 
 def _is_stale(name: str, parts: frozenset[str]) -> bool:
@@ -83,8 +84,8 @@ def _is_stale(name: str, parts: frozenset[str]) -> bool:
     return is_weight_file(top) or top == ADAPTER
 
 
-def _why_not_to_follow(folder: Path, name: str) -> str | None:
-    """Say why a name is not followed: only links within the folder, or into the Hub's cache, are."""
+def _reason_not_to_follow(folder: Path, name: str) -> str | None:
+    """Return why a link is not followed; None for a file, or a link within the folder or into the Hub's cache."""
     path, root = folder / name, Path(os.path.realpath(folder))
     target = Path(os.path.realpath(path))
     if path.is_dir():

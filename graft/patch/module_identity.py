@@ -1,4 +1,4 @@
-"""A quick check that a live model still holds the tensors that it held."""
+"""Check quickly that a live model still holds the same tensors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class ModuleIdentity:
 
         It holds one that it has under the same name, or, where it has nothing under that name, under some other.
         """
-        if all(table.get(key) is held for (_, key), (table, held) in self._links.items()):
+        if all(table.get(key) is entry for (_, key), (table, entry) in self._links.items()):
             return None
-        named: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
-        named |= dict(self._model.named_buffers(remove_duplicate=False))
-        ids = {id(tensor) for tensor in named.values()}  # a module may be wrapped
-        held = {name: named[name] is tensor if name in named else id(tensor) in ids for name, tensor in tensors.items()}
-        return next((name for name in tensors if not held[name]), None)
+        by_name: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
+        by_name |= dict(self._model.named_buffers(remove_duplicate=False))
+        ids = {id(tensor) for tensor in by_name.values()}  # a module may be wrapped
+        is_present = {
+            name: by_name[name] is tensor if name in by_name else id(tensor) in ids for name, tensor in tensors.items()
+        }
+        return next((name for name in tensors if not is_present[name]), None)
 
     def _follow(self, table: Mapping[str, Any], key: str) -> Any:
         self._links[id(table), key] = table, table[key]

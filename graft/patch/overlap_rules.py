@@ -1,4 +1,4 @@
-"""Rules for a coordinate that several patches want, in `compose` and `apply`.
+"""Rules for coordinates that several patches want, in `compose` and `apply`.
 
 Where the patches agree bit for bit they do not conflict, whatever the rule. Where they do not, with v_1 ... v_m the
 tuned values there, b the base's, and d_i = v_i - b:
@@ -43,12 +43,12 @@ BaseAt = Callable[[torch.Tensor], torch.Tensor]  # (s,) int64 flat indices -> (s
 
 @dataclass(frozen=True, eq=False)
 class JoinedEntries:
-    """One tensor's entries of several patches, joined.
+    """Joined entries of several patches in one tensor.
 
     Attributes:
         indices: (k,) int64 sorted unique.
-        values: (k,) what each gets.
-        join: who holds which coordinate.
+        values: (k,) the value that each gets.
+        join: the index sets of the patches, joined.
         differing: number of coordinates where patches wanted different bits.
         cancelled: of these, the ones that "sign" gave back to the base.
     """
@@ -80,26 +80,26 @@ def join_entries(
     bits = torch.cat([as_bits(values) for _, values in parts])[torch.from_numpy(join.order)]
     start = torch.from_numpy(join.start)
     # every entry against the first of its run: a run conflicts where any of its entries has other bits
-    apart = (bits != bits[start].repeat_interleave(torch.from_numpy(join.length))).numpy()
-    differing = np.logical_or.reduceat(apart, join.start)
+    unlike_first = (bits != bits[start].repeat_interleave(torch.from_numpy(join.length))).numpy()
+    differing = np.logical_or.reduceat(unlike_first, join.start)
     count = int(differing.sum())
-    how = OVERLAP_RULES.find(rule)
-    if count and how.kind == "refuse":
-        how.load()(where, join.shared)
+    entry = OVERLAP_RULES.find(rule)
+    if count and entry.kind == "refuse":
+        entry.load()(where, join.shared)
     chosen = bits[start]
-    if count and how.kind == "keep":
-        chosen = bits[torch.from_numpy(join.start + how.load()(join.length))]
+    if count and entry.kind == "keep":
+        chosen = bits[torch.from_numpy(join.start + entry.load()(join.length))]
     indices, cancelled = torch.from_numpy(join.union), 0
-    if count and how.kind == "blend":
+    if count and entry.kind == "blend":
         _check_float(dtype, where)
-        at = torch.from_numpy(np.flatnonzero(differing))
-        before = _base_values(rule, base_at, indices[at], where)
-        blended, zeroed = _blend(rule, bits.view(dtype).double(), join, differing, before)
+        conflicts = torch.from_numpy(np.flatnonzero(differing))
+        base = _base_values(rule, base_at, indices[conflicts], where)
+        blended, n_cancelled = _blend(rule, bits.view(dtype).double(), join, differing, base)
         rounded = blended.to(dtype)
         if not is_finite(rounded):
             raise OverlapError(f"tensor {where!r}: a blended value is too large for {dtype}; choose first or last")
-        chosen = chosen.index_copy(0, at, as_bits(rounded))
-        cancelled = int(zeroed)
+        chosen = chosen.index_copy(0, conflicts, as_bits(rounded))
+        cancelled = int(n_cancelled)
     return JoinedEntries(indices, chosen.view(dtype), join, count, cancelled)
 
 
@@ -109,7 +109,7 @@ def _check_float(dtype: torch.dtype, where: str) -> None:
 
 
 def _base_values(rule: str, base_at: BaseAt | None, indices: torch.Tensor, where: str) -> torch.Tensor:
-    """(s,) fp64 values of the base; zeros where the rule does not look at them."""
+    """Return (s,) fp64 values of the base; zeros where the rule does not need them."""
     if not OVERLAP_RULES[rule].needs_base:
         return torch.zeros(len(indices), dtype=torch.float64)
     if base_at is None:
@@ -118,20 +118,20 @@ def _base_values(rule: str, base_at: BaseAt | None, indices: torch.Tensor, where
 
 
 def _blend(
-    rule: str, values: torch.Tensor, join: IndexJoin, differing: npt.NDArray[np.bool_], before: torch.Tensor
+    rule: str, values: torch.Tensor, join: IndexJoin, differing: npt.NDArray[np.bool_], base: torch.Tensor
 ) -> tuple[torch.Tensor, int]:
-    """(s,) fp64 blended values at the differing coordinates, and how many of them went back to the base."""
-    how = OVERLAP_RULES[rule]
+    """Return (s,) fp64 blended values at the differing coordinates, and how many of them went back to the base."""
+    entry = OVERLAP_RULES[rule]
     start, length = join.start[differing], join.length[differing]
-    result = before.clone()
+    result = base.clone()
     # Runs of one length make a rectangle, (s_m, m), whose rows are blended all at once. With runs of 2, 3 and 2 entries
     # at places 0-1, 2-4 and 5-6, m = 2 takes [[0, 1], [5, 6]] and m = 3 takes [[2, 3, 4]].
     for m in np.unique(length):
-        at = np.flatnonzero(length == m)
-        places = start[at][:, None] + np.arange(m)  # (s_m, m) entries of these coordinates
-        held, base = values[torch.from_numpy(places)], before[torch.from_numpy(at)]
-        result[torch.from_numpy(at)] = how.load()(held, base, join.owner[places])
-    return result, int((result == before).sum()) if how.may_cancel else 0
+        coordinates = np.flatnonzero(length == m)
+        positions = start[coordinates][:, None] + np.arange(m)  # (s_m, m) entries of these coordinates
+        wanted, run_base = values[torch.from_numpy(positions)], base[torch.from_numpy(coordinates)]
+        result[torch.from_numpy(coordinates)] = entry.load()(wanted, run_base, join.owner[positions])
+    return result, int((result == base).sum()) if entry.may_cancel else 0
 
 
 def refuse(where: str, shared: int) -> NoReturn:
@@ -140,46 +140,59 @@ def refuse(where: str, shared: int) -> NoReturn:
     Raises:
         OverlapError: always.
     """
-    *others, last = (name for name, entry in OVERLAP_RULES.items() if entry.kind == "blend")
-    kept = " or ".join(name for name, entry in OVERLAP_RULES.items() if entry.kind == "keep")
+    *blending, last = (name for name, entry in OVERLAP_RULES.items() if entry.kind == "blend")
+    keeping = " or ".join(name for name, entry in OVERLAP_RULES.items() if entry.kind == "keep")
     raise OverlapError(
         f"tensor {where!r}: two patches want different values at shared coordinates ({shared:,} shared); "
-        f"choose --on-overlap {kept}, or {', '.join(others)} or {last}, or exclude one from the other"
+        f"choose --on-overlap {keeping}, or {', '.join(blending)} or {last}, or exclude one from the other"
     )
 
 
 def find_first(length: Ints) -> Ints:
-    """Return, for coordinates that `length` (c,) patches want, which of them is the first."""
+    """Return (c,) positions of the first of the `length` (c,) patches that want each coordinate: 0."""
     return np.zeros_like(length)
 
 
 def find_last(length: Ints) -> Ints:
-    """Return, for coordinates that `length` (c,) patches want, which of them is the last."""
+    """Return (c,) positions of the last of the `length` (c,) patches that want each coordinate."""
     return length - 1
 
 
-def average(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+def average(values: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
     """Return the mean of the (s, m) values, (s,)."""
-    return held.sort(dim=1).values.mean(dim=1)  # sorted: the same sum in whatever order the patches came
+    return values.sort(dim=1).values.mean(dim=1)  # sorted: the same sum in whatever order the patches came
 
 
-def elect_sign(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
-    """TIES at s coordinates: (s, m) values and (s,) base -> (s,)."""
-    moved = held - base[:, None]
+def elect_sign(values: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """Return the mean of the values on the elected side of the base, as in TIES: (s, m) values, (s,) base -> (s,).
+
+    Values [1.5, 2.0, 0.9] over base 1.0: deltas [0.5, 1.0, -0.1] sum to 1.4, so that + is elected, and the mean of 1.5
+    and 2.0 is 1.75. Deltas that sum to 0 elect none, and the base stays.
+    """
+    deltas = values - base[:, None]
     # sums of sorted numbers: the same bits in whatever order the patches came
-    elected = moved.sort(dim=1).values.sum(dim=1, keepdim=True).sign()
-    agrees = moved * elected > 0
-    total = torch.where(agrees, held, 0).sort(dim=1).values.sum(dim=1)
+    elected = deltas.sort(dim=1).values.sum(dim=1, keepdim=True).sign()
+    agrees = deltas * elected > 0
+    total = torch.where(agrees, values, 0).sort(dim=1).values.sum(dim=1)
     return torch.where(agrees.any(dim=1), total / agrees.sum(dim=1).clamp(min=1), base)
 
 
-def average_on_spheres(held: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
-    """Add to the base spherical means, one for each set of patches that share coordinates: (s, m) values -> (s,)."""
-    moved = held - base[:, None]
-    result = torch.empty(len(moved), dtype=moved.dtype)
+def average_on_spheres(values: torch.Tensor, base: torch.Tensor, owners: Ints) -> torch.Tensor:
+    """Return the base plus the spherical mean of the deltas, a sphere for each set of patches that share coordinates.
+
+    Args:
+        values: (s, m) of the patches.
+        base: (s,).
+        owners: (s, m) the patches.
+
+    Returns:
+        (s,).
+    """
+    deltas = values - base[:, None]
+    result = torch.empty(len(deltas), dtype=deltas.dtype)
     # a sphere is that of the coordinates which the very same patches share: rows [a b], [a c], [a b] make two groups
     groups, member = np.unique(owners, axis=0, return_inverse=True)
     for group in range(len(groups)):
-        at = torch.from_numpy(np.flatnonzero(member.reshape(-1) == group))
-        result[at] = mean_on_sphere(moved[at].T.contiguous())
+        rows = torch.from_numpy(np.flatnonzero(member.reshape(-1) == group))
+        result[rows] = mean_on_sphere(deltas[rows].T.contiguous())
     return base + result

@@ -1,4 +1,4 @@
-"""Provenance: the part of a patch file that explains and does not act."""
+"""Provenance: the part of a patch file that explains the patch, and that applying it does not need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.files.header import shown
+from graft.files.header import quote
 from graft.files.location import Located
 from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ class BaseIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The making of a patch. No absolute path, user name, host name or time belongs here.
+    """The origin of a patch. No absolute path, user name, host name or time belongs here.
 
     Attributes:
         base: the base checkpoint.
@@ -69,7 +69,7 @@ class Provenance:
     buffers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the file: all keys of the base, and of the rare keys those that are needed."""
+        """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
         rare = {"grown": rows, "buffers": list(self.buffers)}
@@ -149,7 +149,7 @@ def _grown(value: Mapping[str, Any]) -> dict[str, Growth]:
     for name, item in value.items():
         tokens = item.get("tokens", []) if isinstance(item, dict) else None
         if not isinstance(tokens, list) or not all(token is None or isinstance(token, str) for token in tokens):
-            raise ValueError(f"'grown' tells of {shown(name)} no rows and tokens")
+            raise ValueError(f"'grown' tells of {quote(name)} no rows and tokens")
         growths[name] = Growth(_count(item.get("from"), "grown.from"), tuple(tokens))
     return growths
 

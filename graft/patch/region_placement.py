@@ -1,4 +1,4 @@
-"""Placement of a patch's or mask's region in a model: the one door for coordinates without their values."""
+"""Placement of a patch's or mask's region in a model: the one way in for coordinates without their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.patch.skill_patch import Patch
 
 
 def place_region(region: Patch | Mask, target: Target, what: str) -> Mask:
-    """Return the coordinates of a patch or mask of this base by the base's own names, all checks done.
+    """Return the coordinates of a patch or mask by the base's own names, after all checks.
 
     A patch must fit as if it were applied: names, shapes, dtypes, and the base's values. A mask knows no values.
 
@@ -40,6 +40,6 @@ def place_mask(mask: Mask, target: Target, what: str) -> Mask:
 
 def _renamed(mask: Mask, target: Target, names: Mapping[str, str]) -> Mask:
     placed: dict[str, Indices] = {}
-    for name in mask:  # two names of a tied tensor come to one place
+    for name in mask:  # two names of a tied tensor become one
         placed[names[name]] = np.union1d(placed.get(names[name], NOTHING), mask[name])
     return Mask.of({name: target.spec(name) for name in placed}, placed)

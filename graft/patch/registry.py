@@ -1,8 +1,8 @@
-"""The rules for coordinates that several patches want.
+"""Registry of the rules for coordinates that several patches want.
 
 A rule that blends is a function of the values that the patches want, (s, m) fp64, of the base's values there, (s,) fp64
 (zeros where the rule does not need them), and of which patches they are, (s, m) int64, to (s,) fp64; and a row here.
-`graft.patch.overlap_rules` has those of ours, and the formulas.
+The rules below and their formulas are in `graft.patch.overlap_rules`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _RULES = "graft.patch.overlap_rules:"
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapEntry(Entry):
-    """One rule.
+    """A rule.
 
     Attributes:
         kind: "refuse"; "keep", the bits of one patch stay as they are; "blend", new values, rounded to the dtype.

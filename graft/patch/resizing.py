@@ -23,19 +23,19 @@ from graft.tensors.vocabulary import extend_tokenizer, read_tokens
 
 
 def resized_tensors(checkpoint: Checkpoint, assignment: Assignment) -> dict[str, Planned]:
-    """Return listed name -> what becomes of a tensor that takes another size."""
+    """Plan the tensors that take another size: listed name -> its new dtype, shape and values."""
     planned = {}
-    for place, rows in assignment.rows.items():
-        spec = checkpoint.spec(place)
-        if spec.shape[0] == assignment.growths[place].start:
+    for target_name, rows in assignment.rows.items():
+        spec = checkpoint.spec(target_name)
+        if spec.shape[0] == assignment.growths[target_name].start:
             grown = TensorSpec(spec.dtype, (spec.shape[0] + rows.shape[0], *spec.shape[1:]))
-            for name in checkpoint.tied.listed(place, checkpoint.files):
+            for name in checkpoint.tied.listed(target_name, checkpoint.files):
                 planned[name] = Planned(grown, partial(_append_rows, checkpoint, name, rows))
-    for place, whole in assignment.dense.items():
-        if place in checkpoint.files and checkpoint.spec(place).shape != whole.shape:
-            spec = TensorSpec(checkpoint.spec(place).dtype, tuple(whole.shape))
-            for name in checkpoint.tied.listed(place, checkpoint.files):
-                planned[name] = Planned(spec, partial(whole.to, TORCH_DTYPES[spec.dtype]))
+    for target_name, tensor in assignment.dense.items():
+        if target_name in checkpoint.files and checkpoint.spec(target_name).shape != tensor.shape:
+            spec = TensorSpec(checkpoint.spec(target_name).dtype, tuple(tensor.shape))
+            for name in checkpoint.tied.listed(target_name, checkpoint.files):
+                planned[name] = Planned(spec, partial(tensor.to, TORCH_DTYPES[spec.dtype]))
     return planned
 
 
@@ -45,32 +45,32 @@ def copy_shard(file: Path, copy: Path, resized: Mapping[str, Planned]) -> None:
         shutil.copyfile(file, copy)
         return
     source, header = Checkpoint.open(file), read_header(file)
-    kept = {name: Planned(source.spec(name), partial(source.read, name)) for name in source.names}
-    write_tensors(copy, {**kept, **resized}, header.metadata)
+    unchanged = {name: Planned(source.spec(name), partial(source.read, name)) for name in source.names}
+    write_tensors(copy, {**unchanged, **resized}, header.metadata)
 
 
 def declare_sizes(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
-    """Tell a merged folder's index, config and tokenizer of what took another size there."""
+    """Update a merged folder's index, config and tokenizer for the tensors that took another size."""
     _declare_total(copy)
-    for place in sorted(assignment.dense.keys() & checkpoint.files.keys()):
-        before, after = (item.spec(place).shape for item in (checkpoint, copy))
+    for name in sorted(assignment.dense.keys() & checkpoint.files.keys()):
+        before, after = (item.spec(name).shape for item in (checkpoint, copy))
         if before[:1] != after[:1]:
             declare_outputs(copy.path, before[0], after[0])
     rows, growths = assignment.rows, assignment.growths
     for start, growth in {growth.start: growth for growth in growths.values()}.items():
-        n = next(len(rows[place]) for place in rows if growths[place].start == start)
+        n = next(len(new_rows) for name, new_rows in rows.items() if growths[name].start == start)
         declare_rows(copy.path, start, start + n)
         extend_tokenizer(copy.path, start, growth.tokens)
 
 
 def describe_vocabulary(folder: Path, patches: Sequence[Patch]) -> list[str]:
-    """Describe for a person what became of the tokens of new rows; return nothing where no vocabulary grew."""
+    """Describe whether the tokenizer has the tokens of new rows, a line each; no line where no vocabulary grew."""
     notes = []
     sizes = {(growth, len(patch.dense[name])) for patch in patches for name, growth in patch.provenance.grown.items()}
     for growth, n in sorted(sizes, key=lambda item: (item[0].start, item[1])):
-        held, known = read_tokens(folder, growth.start, growth.start + n), [token for token in growth.tokens if token]
-        if known and held == growth.tokens:
-            notes.append(f"the tokenizer has the {len(known):,} new tokens, as plain added tokens")
+        named = [token for token in growth.tokens if token]
+        if named and read_tokens(folder, growth.start, growth.start + n) == growth.tokens:
+            notes.append(f"the tokenizer has the {len(named):,} new tokens, as plain added tokens")
         else:
             notes.append(
                 f"the tokenizer has no tokens for the {n:,} new rows from {growth.start:,} on: "

@@ -46,14 +46,13 @@ class Patch:
                 _check_values(name, values.get(name), self.mask)
             if name not in self.base_hashes:
                 raise PatchError(f"tensor {name!r}: no base_print, the hash of the base's values")
-        whole = {name: spec_of(tensor) for name, tensor in self.dense.items()}
-        fact = find_contradiction(self.provenance.grown, self.mask.specs, whole) if self.provenance.grown else None
-        if fact:
-            raise PatchError(fact)
+        dense_specs = {name: spec_of(tensor) for name, tensor in self.dense.items()}
+        if contradiction := find_contradiction(self.provenance.grown, self.mask.specs, dense_specs):
+            raise PatchError(contradiction)
 
     @property
     def k(self) -> int:
-        """Entries of parameters: what budgets and densities count. `len` counts those of buffers too."""
+        """Number of parameters' entries, which budgets and densities count. `len` counts those of buffers too."""
         return len(self) - sum(len(self.mask[name]) for name in self.provenance.buffers if name in self.mask)
 
     def __len__(self) -> int:
@@ -82,12 +81,12 @@ def cut_patch(pair: CheckpointPair, mask: Mask, provenance: Provenance, *, with_
         BudgetError: the mask is empty.
         CheckpointError: a value is NaN or infinite.
     """
-    values, before, hashes = {}, {}, {}
+    values, base_values, hashes = {}, {}, {}
     for name, indices in mask.indices.items():
         base, tuned = pair.read_at(name, torch.tensor(indices))
-        values[name], before[name], hashes[name] = tuned, base, hash_values(base)
+        values[name], base_values[name], hashes[name] = tuned, base, hash_values(base)
     names = pair.whole_in(Scope(provenance.scope or "all"))
     dense = {name: pair.read_whole(name) for name in names}
     buffers = tuple(sorted(pair.base.buffers.intersection(mask)))
     provenance = replace(provenance, grown=grown_rows(pair, names), buffers=buffers)
-    return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
+    return Patch(mask, values, hashes, provenance, base_values if with_base_values else None, dense)

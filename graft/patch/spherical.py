@@ -3,7 +3,7 @@ curves", SIGGRAPH).
 
     slerp(a, b; t) = sin((1 - t) W) / sin W * a + sin(t W) / sin W * b,   W = the angle between a and b
 
-as it is used on weights: the angle is that of the normalised vectors, the vectors themselves are not normalised, and
+as it is used on weights: the angle is that of the normalized vectors, the vectors themselves are not normalized, and
 where they are nearly parallel or nearly opposite (|cos W| > .9995) the straight line stands in for the arc.
 """
 

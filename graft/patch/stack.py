@@ -1,4 +1,4 @@
-"""Several patches as one assignment: what each tensor gets, and what happens where they overlap."""
+"""Several patches joined into one assignment, tensor by tensor, by a rule for their overlaps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stack_patches(
 ) -> Assignment:
     """Join patches into one assignment to the target's tensors.
 
-    Patches overlap without conflict where they agree bitwise. `rule` says what stays where they do not
+    Patches overlap without conflict where they agree bitwise. Where they do not, `rule` decides
     (`graft.patch.overlap_rules`); "sign" and "slerp" measure from the target's own values, which `gather` gives.
 
     Raises:
@@ -57,37 +57,39 @@ def stack_patches(
             other patches under another name; or two vocabularies are of different tokens.
     """
     growths = join_growths(patches, outcomes, rule)
-    by_place: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
+    by_target: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
     _refuse_torn_ties(patches, outcomes)
     for patch, outcome in zip(patches, outcomes, strict=True):
-        for name, place in outcome.names.items():
-            by_place.setdefault(place, []).append((patch.mask[name], patch.values[name]))
+        for name, target_name in outcome.names.items():
+            by_target.setdefault(target_name, []).append((patch.mask[name], patch.values[name]))
         for name, tensor in patch.dense.items():
-            place = outcome.dense.get(name, name)
-            dense[place] = choose_whole(dense[place], tensor, rule, place) if place in dense else tensor
-    entries = {place: _join(parts, rule, place, gather) for place, parts in by_place.items()}
-    rows = {place: dense.pop(place) for place in growths}
+            target_name = outcome.dense.get(name, name)
+            old = dense.get(target_name)
+            dense[target_name] = tensor if old is None else choose_whole(old, tensor, rule, target_name)
+    entries = {target_name: _join(parts, rule, target_name, gather) for target_name, parts in by_target.items()}
+    rows = {target_name: dense.pop(target_name) for target_name in growths}
     return Assignment(entries, dense, rows, growths)
 
 
 def join_growths(patches: Sequence[Patch], outcomes: Sequence[Compatibility], rule: OverlapRule) -> dict[str, Growth]:
-    """Return target tensor -> where its new rows begin and their tokens, over several patches that may bring some.
+    """Join the new rows of several patches: target tensor -> the row where they begin, and their tokens.
 
     Raises:
         OverlapError: they bring different tokens, or rows from different places on, and the rule is neither "first"
             nor "last".
     """
-    by_place: dict[str, Growth] = {}
+    by_target: dict[str, Growth] = {}
     for patch, outcome in zip(patches, outcomes, strict=True):
         for name, growth in patch.provenance.grown.items():
-            place = outcome.dense.get(name, name)
-            by_place[place] = choose_growth(by_place[place], growth, rule, place) if place in by_place else growth
-    return by_place
+            target_name = outcome.dense.get(name, name)
+            old = by_target.get(target_name)
+            by_target[target_name] = growth if old is None else choose_growth(old, growth, rule, target_name)
+    return by_target
 
 
 def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Growth:
-    """Return which of two patches' tokens stays, with the rows of the same patch.
+    """Choose which of two patches' tokens stay, with the rows of the same patch.
 
     Raises:
         OverlapError: they differ and the rule is neither "first" nor "last".
@@ -103,18 +105,20 @@ def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Gro
 
 
 def with_rows(assignment: Assignment, spec: Callable[[str], TensorSpec]) -> Assignment:
-    """Return the same writes, new rows among the entries: for tensors that have the rows already.
+    """Return the same writes with new rows as entries, for tensors that have the rows already.
 
     Args:
         assignment: the writes.
         spec: gives a target tensor's dtype and shape.
     """
     entries = dict(assignment.entries)
-    for place, rows in assignment.rows.items():
-        n = spec(place).numel
-        here = torch.arange(n - rows.numel(), n), rows.flatten().to(TORCH_DTYPES[spec(place).dtype])
-        before = entries.get(place)
-        entries[place] = here if before is None else (torch.cat([before[0], here[0]]), _append(before[1], here[1]))
+    for target_name, rows in assignment.rows.items():
+        n = spec(target_name).numel
+        indices, values = torch.arange(n - rows.numel(), n), rows.flatten().to(TORCH_DTYPES[spec(target_name).dtype])
+        if target_name in entries:
+            patched, patched_values = entries[target_name]
+            indices, values = torch.cat([patched, indices]), _append(patched_values, values)
+        entries[target_name] = indices, values
     return Assignment(entries, assignment.dense)
 
 
@@ -123,16 +127,16 @@ def _append(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _first_tokens(growth: Growth) -> str:
-    known = [token for token in growth.tokens if token is not None]
-    return f"{', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}" if known else "unnamed ones"
+    named = [token for token in growth.tokens if token is not None]
+    return f"{', '.join(map(repr, named[:3]))}{', …' if len(named) > 3 else ''}" if named else "unnamed ones"
 
 
 def _refuse_torn_ties(patches: Sequence[Patch], outcomes: Sequence[Compatibility]) -> None:
-    """Refuse a whole tensor that the target has under one roof with another whose entries are patched."""
-    entries = {place: name for outcome in outcomes for name, place in outcome.names.items()}
+    """Refuse a whole tensor that the target ties with another one whose entries are patched."""
+    patched = {target_name: name for outcome in outcomes for name, target_name in outcome.names.items()}
     for patch, outcome in zip(patches, outcomes, strict=True):
         for name in patch.dense:
-            other = entries.get(outcome.dense.get(name, name), name)
+            other = patched.get(outcome.dense.get(name, name), name)
             if other != name:
                 raise OverlapError(
                     f"a patch brings the whole tensor {name!r}, which is one with {other!r} in this model, and that is "
@@ -141,7 +145,7 @@ def _refuse_torn_ties(patches: Sequence[Patch], outcomes: Sequence[Compatibility
 
 
 def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: str) -> torch.Tensor:
-    """Return which of two patches' whole tensors stays; such tensors are never blended, since the base lacks them.
+    """Choose which of two patches' whole tensors stays; such tensors are never blended, since the base lacks them.
 
     Raises:
         OverlapError: they differ and the rule is neither "first" nor "last".
@@ -154,13 +158,13 @@ def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: 
 
 
 def _join(
-    parts: list[tuple[Indices, torch.Tensor]], rule: OverlapRule, place: str, gather: Gather | None
+    parts: list[tuple[Indices, torch.Tensor]], rule: OverlapRule, target_name: str, gather: Gather | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if len(parts) == 1:
         return torch.tensor(parts[0][0]), parts[0][1]
     first = parts[0][1].dtype
     for _, values in parts[1:]:
         if values.dtype != first:
-            raise OverlapError(f"tensor {place!r}: the patches hold {first} and {values.dtype} values")
-    joined = join_entries(parts, rule, place, partial(gather, place) if gather else None)
+            raise OverlapError(f"tensor {target_name!r}: the patches hold {first} and {values.dtype} values")
+    joined = join_entries(parts, rule, target_name, partial(gather, target_name) if gather else None)
     return joined.indices, joined.values

@@ -1,4 +1,4 @@
-"""A patch in plain numbers: the content of `graft inspect`."""
+"""Summary of a patch in plain numbers: the content of `graft inspect`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graft.tensors.scope import layer_of
 
 @dataclass(frozen=True)
 class Sizes:
-    """A patch file's bytes beside the least that any code could take.
+    """Sizes of a patch file, beside the least that any code could take.
 
     Attributes:
         bytes: size of the whole file.
@@ -59,7 +59,7 @@ def natural_key(text: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Outline:
-    """A patch as its header alone tells of it: enough to describe it.
+    """An outline of a patch, as its header alone gives it: enough to describe it.
 
     Attributes:
         kind: "patch" or "mask".
@@ -77,7 +77,7 @@ class Outline:
 
     @property
     def k(self) -> int:
-        """Number of parameters' entries."""
+        """Number of entries of parameters."""
         return sum(k for name, (_, k) in self.entries.items() if name not in self.provenance.buffers)
 
     @property
@@ -92,7 +92,7 @@ class Outline:
 
 
 def outline_of(patch: Patch | Mask, provenance: Provenance) -> Outline:
-    """Return the outline of what is in memory."""
+    """Return the outline of a patch or mask in memory."""
     mask = patch.mask if isinstance(patch, Patch) else patch
     entries = {name: (mask.specs[name], len(mask[name])) for name in mask}
     if not isinstance(patch, Patch):

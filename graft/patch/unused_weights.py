@@ -1,4 +1,4 @@
-"""Heads of a base that a merged model has no use for: a language model's output layer in a classifier."""
+"""Weights of a base's head that a merged model does not use, such as a language model's output layer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def find_unused(folder: Path, names: Collection[str]) -> tuple[str, ...]:
     model = build_on_meta(folder)
     if model is None:
         return ()
-    known, held = architecture_of(model), set(model.state_dict(keep_vars=True))
-    start = f"{known.name_map.prefix}." if known.name_map.prefix else ""
+    architecture, own_names = architecture_of(model), set(model.state_dict(keep_vars=True))
+    prefix = f"{architecture.name_map.prefix}." if architecture.name_map.prefix else ""
 
-    def is_held(name: str) -> bool:
-        return bool({name, start + name, name.removeprefix(start)} & held)
+    def is_used(name: str) -> bool:
+        return bool({name, prefix + name, name.removeprefix(prefix)} & own_names)
 
     heads = (name for name in names if kind_of(name) == "heads")
-    return tuple(sorted(name for name in heads if not (is_held(name) or is_held(known.name_map.rename(name)))))
+    return tuple(sorted(name for name in heads if not (is_used(name) or is_used(architecture.name_map.rename(name)))))
 
 
 def drop_tensors(folder: Path, names: Collection[str]) -> None:
-    """Take tensors out of a folder's shards and index; what stays keeps its bytes."""
+    """Remove tensors from a folder's shards and index; the others keep their bytes."""
     if not names or not (folder / INDEX).is_file():
         return
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -47,11 +47,11 @@ def _rewrite_without(file: Path, names: Collection[str]) -> None:
     from safetensors import safe_open
 
     header = read_header(file)
-    kept = {name: stored.spec for name, stored in header.tensors.items() if name not in names}
-    if not kept:
+    remaining = {name: stored.spec for name, stored in header.tensors.items() if name not in names}
+    if not remaining:
         file.unlink()
         return
     with safe_open(file, framework="pt") as source:
-        planned = {name: Planned(spec, partial(source.get_tensor, name)) for name, spec in kept.items()}
+        planned = {name: Planned(spec, partial(source.get_tensor, name)) for name, spec in remaining.items()}
         write_tensors(file.with_suffix(".part"), planned, header.metadata)
     file.with_suffix(".part").replace(file)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import CheckpointError
-from graft.files.model_config import refuse_endless, refuse_pipes
+from graft.files.model_config import refuse_oversized, refuse_pipes
 from graft.parallel.launch import find_ranks
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
@@ -75,7 +75,7 @@ def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
     if not path.is_dir():
         raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
     refuse_pipes(path)
-    refuse_endless(path)
+    refuse_oversized(path)
     try:
         with quiet_transformers():
             return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)

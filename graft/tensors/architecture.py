@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from graft.files.inputs import open_input
-from graft.files.model_config import read_model_config, refuse_endless
+from graft.files.model_config import read_model_config, refuse_oversized
 from graft.tensors.names import NameMap
 from graft.tensors.packed import Packing, follow_packing
 from graft.tensors.tied_names import TiedNames
@@ -54,12 +54,12 @@ class Architecture:
 
 
 def read_architecture(folder: Path) -> Architecture | None:
-    """Read the architecture of a model folder; None where no config.json tells one that transformers knows.
+    """Read the architecture of a model folder; None without a config.json of one that transformers knows.
 
     It follows from what config.json holds, and is built once in a process for each such content.
 
     Raises:
-        CheckpointError: as `refuse_endless`.
+        CheckpointError: as `refuse_oversized`.
     """
     try:
         with open_input(folder / "config.json") as file:
@@ -69,12 +69,12 @@ def read_architecture(folder: Path) -> Architecture | None:
 
 
 class _UnknownArchitecture(Exception):
-    """No model can be built; raised so that it is not remembered, as a library may learn of more architectures."""
+    """Raised where no model can be built, so that this is not cached: a library may learn of more architectures."""
 
 
 @lru_cache(maxsize=4)
 def _architecture_for(config: bytes, folder: Path) -> Architecture:
-    """Build it; `config` is what the folder's config.json holds, so that a changed file is another key."""
+    """Build the architecture; `config` holds the folder's config.json, so that a changed file is another cache key."""
     model = build_on_meta(folder)
     if model is None:
         raise _UnknownArchitecture
@@ -85,9 +85,9 @@ def build_on_meta(folder: Path) -> torch.nn.Module | None:
     """Return the model of a folder's config.json without weights; None where transformers cannot build one.
 
     Raises:
-        CheckpointError: as `refuse_endless`.
+        CheckpointError: as `refuse_oversized`.
     """
-    refuse_endless(folder)
+    refuse_oversized(folder)
     if not (folder / "config.json").is_file():
         return None
     from transformers import AutoConfig
@@ -111,8 +111,8 @@ def architecture_of(model: torch.nn.Module) -> Architecture:
         tied=_tied_groups(model),
         state=frozenset(state),
         packing=follow_packing(inner, state),
-        optional=_any_of(*_declared(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
-        legacy=_any_of(*_declared(inner, "unexpected"), _LEGACY),
+        optional=_any_of(*_ignored_patterns(inner, "missing"), *_OPTIONAL[: 2 if _is_bare(inner) else 1]),
+        legacy=_any_of(*_ignored_patterns(inner, "unexpected"), _LEGACY),
     )
 
 
@@ -130,8 +130,8 @@ def _state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def _declared(model: torch.nn.Module, kind: str) -> list[str]:
-    """Return patterns of names that transformers does not report as "missing", or as "unexpected", for this model."""
+def _ignored_patterns(model: torch.nn.Module, kind: str) -> list[str]:
+    """Return the patterns of names that transformers does not report as "missing" or "unexpected" for this model."""
     return sorted(getattr(model, f"_keys_to_ignore_on_load_{kind}", None) or ())
 
 
@@ -140,19 +140,19 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
 
 
 def name_map_of(*architectures: Architecture | None) -> NameMap:
-    """Join what architectures say of names: the first prefix that one declares, the renaming of the first."""
+    """Join the name maps of architectures: the first prefix that one declares, and the renaming of the first."""
     known = [item.name_map for item in architectures if item is not None]
     prefix = next((item.prefix for item in known if item.prefix), "")
     return NameMap(prefix, known[0].rename) if known else NameMap()
 
 
 def is_buffer_name(name: str) -> bool:
-    """Return whether a name is by custom a buffer: batch-norm statistics, position counters."""
+    """Return whether a name is, by convention, a buffer's: batch-norm statistics, position counters."""
     return _BUFFER_NAMES.search(name) is not None
 
 
 def quantization_of(folder: Path) -> str | None:
-    """Return the name of the quantisation that a model folder's config.json declares, or None."""
+    """Return the name of the quantization that a model folder's config.json declares, or None."""
     declared = read_model_config(folder).get("quantization_config")
     return str(declared.get("quant_method", "unknown")) if isinstance(declared, dict) else None
 
@@ -177,7 +177,7 @@ def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _tied_groups(model: torch.nn.Module) -> TiedNames:
-    """Return groups by shared Parameter and, for a model still on meta, by transformers' own table."""
+    """Return the groups of tied names, by shared Parameter and, for a model still on meta, by transformers' table."""
     groups: dict[object, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), set()).add(name)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.files.header import StoredTensor, read_header, shown
+from graft.files.header import StoredTensor, quote, read_header
 from graft.files.tensor_spec import TensorSpec
 from graft.files.weight_index import INDEX, find_weights, read_index
 from graft.tensors.architecture import Architecture, is_buffer_name, quantization_of, read_architecture
@@ -51,7 +51,7 @@ class Checkpoint:
         """Open a model folder or a single safetensors file.
 
         Raises:
-            CheckpointError: nothing there, no safetensors in it, quantised, truncated, or an index that lies.
+            CheckpointError: nothing there, no safetensors in it, quantized, truncated, or an index that lies.
         """
         if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint")
@@ -63,7 +63,7 @@ class Checkpoint:
             return cls._of_file(path, path)
         method = quantization_of(path)
         if method is not None:
-            raise CheckpointError(f"{path}: quantised ({method}); use the unquantised checkpoint it was made from")
+            raise CheckpointError(f"{path}: quantized ({method}); use the unquantized checkpoint it was made from")
         weights = find_weights(path)
         checkpoint = cls._of_index(path) if weights.name == INDEX else cls._of_file(path, weights)
         checkpoint._refuse_incomplete()
@@ -88,8 +88,8 @@ class Checkpoint:
         for shard, header in headers.items():  # others read all of a shard, and would take either
             for name in header.tensors:
                 if shard_of.get(name) != shard:
-                    place = f"in {shard_of[name]}" if name in shard_of else "nowhere"
-                    raise CheckpointError(f"{folder / shard}: holds {shown(name)}, which the index has {place}")
+                    location = f"in {shard_of[name]}" if name in shard_of else "nowhere"
+                    raise CheckpointError(f"{folder / shard}: holds {quote(name)}, which the index has {location}")
         return cls(folder, {name: folder / shard for name, shard in shard_of.items()}, stored)
 
     def _refuse_incomplete(self) -> None:
@@ -102,10 +102,10 @@ class Checkpoint:
         ):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-                raise CheckpointError(f"{self.path}: {fact.format(shown(names[0]) + more)}")
+                raise CheckpointError(f"{self.path}: {fact.format(quote(names[0]) + more)}")
         for name, here, there in self.inventory.resized:
             raise CheckpointError(
-                f"{self.path}: tensor {shown(name)} is {list(here)}, its config.json asks for {list(there)}"
+                f"{self.path}: tensor {quote(name)} is {list(here)}, its config.json asks for {list(there)}"
             )
 
     def spec(self, name: str) -> TensorSpec:
@@ -129,17 +129,17 @@ class Checkpoint:
             return self._handles[file]
 
     def n_bytes(self, name: str) -> int:
-        """Return bytes that a tensor takes on disk."""
-        return sum(self.stored[place].stop - self.stored[place].start for place in self._read_for(name))
+        """Return the number of bytes that a tensor takes on disk."""
+        return sum(self.stored[source].stop - self.stored[source].start for source in self._sources_of(name))
 
     def prefetch(self, name: str) -> None:
-        """Ask the system to read a tensor's bytes before they are needed, where it can be asked."""
-        for place in self._read_for(name) if hasattr(os, "posix_fadvise") else ():
-            stored = self.stored[place]
-            with self.files[place].open("rb") as file:
+        """Ask the system to read a tensor's bytes ahead, where the system offers that."""
+        for source in self._sources_of(name) if hasattr(os, "posix_fadvise") else ():
+            stored = self.stored[source]
+            with self.files[source].open("rb") as file:
                 os.posix_fadvise(file.fileno(), stored.start, stored.stop - stored.start, os.POSIX_FADV_WILLNEED)
 
-    def _read_for(self, name: str) -> tuple[str, ...]:
+    def _sources_of(self, name: str) -> tuple[str, ...]:
         return tuple(self.relaid[name].sources) if name in self.relaid else (name,)
 
     @cached_property
@@ -149,7 +149,7 @@ class Checkpoint:
 
     @cached_property
     def inventory(self) -> Inventory | None:
-        """Its tensors held against its architecture; None where that is not known."""
+        """Its tensors compared with its architecture; None where that is not known."""
         if self.architecture is None:
             return None
         return take_inventory({name: self.stored[name].spec.shape for name in self.names}, self.architecture)
@@ -215,5 +215,5 @@ class Checkpoint:
 
 
 def is_weight_file(name: str) -> bool:
-    """Tell whether a file of that name holds a model's weights, in whatever format, or an index of them."""
+    """Return whether a file of that name holds a model's weights, in whatever format, or an index of them."""
     return _WEIGHT_FILE.fullmatch(name) is not None

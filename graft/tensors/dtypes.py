@@ -43,7 +43,7 @@ def spec_of(tensor: torch.Tensor) -> TensorSpec:
 
 
 def as_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same storage seen as integers of the same width: comparing these compares bits."""
+    """View the same storage as integers of the same width: comparing these compares bits."""
     return tensor.view(_BITS[tensor.element_size()])
 
 
@@ -57,7 +57,7 @@ INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F80
 
 
 def size_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy of the bits of |values| of a 16-, 32- or 64-bit float: signed integers in the order of sizes."""
+    """Return the bits of |values| of a 16-, 32- or 64-bit float tensor: a copy, integers in the order of |values|."""
     return as_bits(tensor) & torch.iinfo(_BITS[tensor.element_size()]).max
 
 
@@ -72,26 +72,27 @@ def is_finite(tensor: torch.Tensor) -> bool:
 def lay_flat(tensor: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """View a tensor of any layout as 1-D bits of its storage, and locate flat row-major indices in it.
 
-    Both are on the tensor's device. In a contiguous tensor the places are the indices themselves.
+    Both are on the tensor's device. In a contiguous tensor the offsets are the indices themselves. Of a transposed
+    2 x 3 matrix, shape (3, 2) and strides (1, 3), flat index 3 is [1, 1], at offset 1 * 1 + 1 * 3 = 4.
     """
     bits, indices = as_bits(tensor.detach()), indices.to(tensor.device)
     if bits.is_contiguous():
         return bits.view(-1), indices
-    strides = torch.tensor(bits.stride(), device=bits.device)  # place = sum over dimensions of index x stride
-    places = (torch.stack(torch.unravel_index(indices, bits.shape)) * strides.unsqueeze(1)).sum(0)
+    strides = torch.tensor(bits.stride(), device=bits.device)  # offset = sum over dimensions of index x stride
+    offsets = (torch.stack(torch.unravel_index(indices, bits.shape)) * strides.unsqueeze(1)).sum(0)
     extent = 1 + sum((n - 1) * stride for n, stride in zip(bits.shape, bits.stride(), strict=True))
-    return bits.as_strided((extent,), (1,)), places
+    return bits.as_strided((extent,), (1,)), offsets
 
 
 def take(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Return the (k,) values at flat row-major indices, in any dtype and layout: a copy on the tensor's device.
 
-    Of a DTensor every process gets all values, whoever holds them: a collective call.
+    Of a DTensor every process gets all values, whichever process holds them: a collective call.
     """
     if is_distributed(tensor):
-        return _take_from_all(tensor, indices)
-    flat, places = lay_flat(tensor, indices)
-    return flat.index_select(0, places).view(tensor.dtype)
+        return _take_from_shards(tensor, indices)
+    flat, offsets = lay_flat(tensor, indices)
+    return flat.index_select(0, offsets).view(tensor.dtype)
 
 
 def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> None:
@@ -102,25 +103,26 @@ def assign(tensor: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) ->
     """
     if is_distributed(tensor):
         local = local_of(tensor)
-        places, here = shard_of(tensor).locate(indices.to(local.device))
-        assign(local, here, values.to(local.device)[places])
+        positions, local_indices = shard_of(tensor).locate(indices.to(local.device))
+        assign(local, local_indices, values.to(local.device)[positions])
         return
-    flat, places = lay_flat(tensor, indices)
-    flat.index_copy_(0, places, as_bits(values.to(tensor.device)))
+    flat, offsets = lay_flat(tensor, indices)
+    flat.index_copy_(0, offsets, as_bits(values.to(tensor.device)))
 
 
 def clear(tensor: torch.Tensor, indices: torch.Tensor) -> None:
     """Set the entries at flat row-major indices to 0, in place."""
-    flat, places = lay_flat(tensor, indices)
-    flat.index_fill_(0, places, 0)
+    flat, offsets = lay_flat(tensor, indices)
+    flat.index_fill_(0, offsets, 0)
 
 
-def _take_from_all(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def _take_from_shards(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     local = local_of(tensor)
-    places, here = shard_of(tensor).locate(indices.to(local.device))
+    positions, local_indices = shard_of(tensor).locate(indices.to(local.device))
     wide = torch.int64 if local.element_size() == 8 else torch.int32  # not every engine adds 16-bit integers
     bits = torch.zeros(len(indices), dtype=wide, device=local.device)
-    bits[places] = as_bits(take(local, here)).to(wide)  # one process holds each, so that the sum is its bits
+    # one process holds each element and the others add 0, so that the sum is its bits
+    bits[positions] = as_bits(take(local, local_indices)).to(wide)
     return sum_over_shards(tensor, bits).to(_BITS[local.element_size()]).view(local.dtype)
 
 

@@ -54,7 +54,7 @@ class Shapes:
 
 
 def compare_shapes(base: Checkpoint, tuned: Checkpoint, names: Mapping[str, str]) -> Shapes:
-    """Sort the tensors of two checkpoints whose shapes, or kinds of number, are not the same.
+    """Classify the tensors of two checkpoints whose shapes, or kinds of number, differ.
 
     Args:
         base, tuned: the checkpoints.
@@ -112,25 +112,25 @@ def rows_by_name(names: Sequence[str], spec: Callable[[str], TensorSpec]) -> fro
 
 
 def declare_rows(folder: Path, before: int, after: int) -> None:
-    """Tell a model folder's config.json, where there is one, how many rows its vocabulary now has."""
+    """Write into a model folder's config.json, where there is one, how many rows its vocabulary now has."""
     config = read_model_config(folder)
     if not config:
         return
-    places = [(block, key) for block, key, size in _declared_sizes(config) if size == before]
-    for block, key in places or [(config, SIZE_KEYS[0])]:
+    declarations = [(block, key) for block, key, size in _declared_sizes(config) if size == before]
+    for block, key in declarations or [(config, SIZE_KEYS[0])]:
         block[key] = after
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def declare_outputs(folder: Path, before: int, after: int) -> None:
-    """Tell a model folder's config.json of a head with other outputs, whose labels are not known: LABEL_0 and so on.
+    """Write a head's new number of outputs into a model folder's config.json, with the labels LABEL_0 and so on.
 
-    Nothing is told where the config has another number of labels than the head that was replaced.
+    Nothing is written where the config has another number of labels than the head that was replaced.
     """
     config = read_model_config(folder)
     labels = config.get("id2label")
-    declared = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)  # transformers' default
-    if config and declared == before != after:
+    n_declared = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)  # transformers' default
+    if config and n_declared == before != after:
         config.pop("num_labels", None)
         config["id2label"] = {str(number): f"LABEL_{number}" for number in range(after)}
         config["label2id"] = {f"LABEL_{number}": number for number in range(after)}

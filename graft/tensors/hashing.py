@@ -22,11 +22,11 @@ def digest_of(checkpoint: Checkpoint) -> str:
     Each tensor is hashed by itself first, so that shards can be read in any order and in parallel.
     """
 
-    def hash_whole(name: str) -> bytes:
+    def hash_tensor(name: str) -> bytes:
         inner = hashlib.sha256(byte_view(checkpoint.read(name)).data).hexdigest()
         return f"{name}\0{checkpoint.spec(name)}\0{inner}\n".encode()
 
-    whole = hashlib.sha256()
-    for line in stream_tensors(hash_whole, checkpoint.names, lambda name: [(checkpoint, name)], "digest"):
-        whole.update(line)
-    return whole.hexdigest()
+    digest = hashlib.sha256()
+    for line in stream_tensors(hash_tensor, checkpoint.names, lambda name: [(checkpoint, name)], "digest"):
+        digest.update(line)
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Inventory of a folder's tensors: used by its architecture, lacking, or used by nothing.
+"""Inventory of a folder's tensors: used by its architecture, missing, or used by nothing.
 
-transformers fills what is missing at random and drops what it does not know, with a warning that is easily silenced.
-Here both are known from headers and config alone, before anything is loaded, and the same for every command.
+transformers fills missing tensors at random and drops those that it does not know, with a warning that is easily
+silenced. Here both are known from headers and config alone, before anything is loaded, and alike for every command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graft.tensors.scope import block_of, kind_of
 
 @dataclass(frozen=True)
 class Inventory:
-    """The tensors of a folder, held against its architecture.
+    """The tensors of a folder, compared with its architecture.
 
     Attributes:
         missing: what the architecture has and the files lack, by the names that files would have.
@@ -33,16 +33,16 @@ class Inventory:
 
 
 def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> Inventory:
-    """Hold the tensors of a folder's files, by name, against its architecture."""
+    """Compare the tensors of a folder's files, name -> shape, with its architecture."""
     present, by_name, unused = _match(architecture, list(shapes))
     listed = architecture.packing.listed
     missing = [name for name in sorted(listed.keys() - present) if not architecture.optional.search(name)]
     missing = [name for name in missing if not architecture.tied.listed(name, present)]
-    known = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
+    modules = {block_of(name) or name.rpartition(".")[0] for name in architecture.state}
     left_out: list[str] = []
     foreign: list[str] = []
     for name in unused:
-        (left_out if _may_lie_there(name, architecture, known) else foreign).append(name)
+        (left_out if _may_be_left_out(name, architecture, modules) else foreign).append(name)
     # of heads the task knows the size, and not every config tells it
     pairs = ((name, shapes[name], listed[own]) for own, name in by_name.items() if kind_of(own) != "heads")
     # where transformers converts what it loads, another shape of as many elements may be another layout
@@ -52,7 +52,13 @@ def take_inventory(shapes: Mapping[str, tuple[int, ...]], architecture: Architec
 
 
 def _match(architecture: Architecture, names: Sequence[str]) -> tuple[set[str], dict[str, str], list[str]]:
-    """Match names in every layout: the architecture's that files have; those by their own names; the unused ones."""
+    """Match the names in files with the architecture's, in every layout.
+
+    Returns:
+        present: the architecture's names that the files hold, in whichever layout.
+        by_name: of these, the ones listed under a name of their own -> that name.
+        unused: the names in files that stand for nothing.
+    """
     match = _matcher(architecture)
     packing = architecture.packing
     by_name, unused = match(packing.listed, names)
@@ -77,14 +83,14 @@ def _matcher(
     return match
 
 
-def _may_lie_there(name: str, architecture: Architecture, known: set[str]) -> bool:
+def _may_be_left_out(name: str, architecture: Architecture, modules: set[str]) -> bool:
     """Return whether a name that no model uses is one that its files may hold all the same.
 
-    A block past the last, and a module that the model lacks beside its blocks, such as a pooler, are whole things that
-    it can do without. Within a block that there is, or in a module that there is, a tensor should have been used.
+    A block past the last one, or a module beside the blocks that the model lacks, such as a pooler, is a whole module
+    that the model can do without. A tensor within a block or module that the model has should have been used.
     """
     if architecture.legacy.search(name) or name in architecture.buffers:
         return True
     prefix, renamed = architecture.name_map.prefix, architecture.name_map.rename(name)
-    place = block_of(renamed) or renamed.rpartition(".")[0]
-    return not {place, f"{prefix}.{place}", place.removeprefix(f"{prefix}.")} & known
+    module = block_of(renamed) or renamed.rpartition(".")[0]
+    return not {module, f"{prefix}.{module}", module.removeprefix(f"{prefix}.")} & modules

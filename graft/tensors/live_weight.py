@@ -1,7 +1,7 @@
 """A checkpoint's tensor in a live model: a parameter, or a view of one that packs several, with its gradient.
 
-The ways between the two are all here: from an architecture's packing to the parts of live parameters (`find_parts`),
-and from a view back to the parameter or buffer that it looks into (`Owners`).
+Both directions are here: from an architecture's packing to the parts of live parameters (`find_parts`), and from a
+view back to the parameter or buffer that it looks into (`Owners`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graft.tensors.shards import is_distributed
 
 @dataclass(frozen=True, eq=False)
 class LiveWeight:
-    """A tensor that takes gradients by way of the parameter that it lies in.
+    """A tensor that gets its gradient through the parameter that it lies in.
 
     Attributes:
         owner: the parameter.
@@ -31,14 +31,14 @@ class LiveWeight:
     part: PackedPart | None = None
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """A key that two names for the same weight have in common."""
+    def memory_key(self) -> tuple[object, ...]:
+        """A key that is the same for all names of one weight."""
         part = self.part
         return (id(self.owner), *((part.shape, part.strides, part.offset) if part else ()))
 
     @property
     def values(self) -> torch.Tensor:
-        """The tensor, sharing the model's memory, without a history."""
+        """The tensor, sharing the model's memory, detached."""
         return self.of(self.owner.detach())
 
     @property
@@ -46,9 +46,9 @@ class LiveWeight:
         """Its gradient, a view of the parameter's; None where there is none."""
         return None if self.owner.grad is None else self.of(self.owner.grad)
 
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the same part of a tensor of the parameter's shape, such as a moment of the optimizer."""
-        return whole if self.part is None else self.part.of(whole)
+        return tensor if self.part is None else self.part.of(tensor)
 
 
 class Owners:
@@ -72,7 +72,7 @@ class Owners:
         if id(tensor) in self._ids or is_distributed(tensor):
             return LiveWeight(tensor)
         first = int(tensor.storage_offset())
-        owner = self._named[self._looked_into(tensor, first, first + extent_of(tensor)) or name]
+        owner = self._named[self._find_owner(tensor, first, first + extent_of(tensor)) or name]
         if (tensor.shape, tensor.stride()) == (owner.shape, owner.stride()):
             return LiveWeight(owner)
         return LiveWeight(
@@ -80,20 +80,20 @@ class Owners:
         )
 
     def entries(self, name: str, tensor: torch.Tensor, indices: torch.Tensor) -> OwnedEntries:
-        """Find where (k,) flat indices of a tensor are: there, or, of a view, in the tensor that it looks into."""
+        """Find the entries at (k,) flat indices of a tensor: in itself, or, of a view, in the tensor it looks into."""
         if self._named.get(name) is tensor:
             return OwnedEntries(name, tensor, indices)
         flat, offsets = lay_flat(tensor, indices)
         offsets = offsets + int(flat.storage_offset())
         bounds = (int(offsets.min()), int(offsets.max()) + 1) if len(offsets) else None
-        owner_name = self._looked_into(tensor, *bounds) if bounds else self._looked_into(tensor, 0, 0)
+        owner_name = self._find_owner(tensor, *bounds) if bounds else self._find_owner(tensor, 0, 0)
         if owner_name is None:
             return OwnedEntries(name, tensor, indices)
         owner = self._named[owner_name]
         return OwnedEntries(owner_name, owner, _index(offsets - int(owner.storage_offset()), owner))
 
-    def _looked_into(self, tensor: torch.Tensor, start: int, stop: int) -> str | None:
-        """Name the first own tensor of the dtype that holds the elements from start to stop of the storage."""
+    def _find_owner(self, tensor: torch.Tensor, start: int, stop: int) -> str | None:
+        """Find the first own tensor of the dtype that holds the elements from start to stop of the storage."""
         if tensor.is_meta or is_distributed(tensor):
             return None
         for name in self._by_storage.get(_storage_of(tensor), ()):
@@ -160,7 +160,7 @@ def find_parts(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pack
 
 
 def extent_of(tensor: torch.Tensor) -> int:
-    """Return elements of the storage from a tensor's first to its last."""
+    """Return the number of elements of the storage from a tensor's first to its last."""
     if not tensor.numel():
         return 0
     return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -171,7 +171,10 @@ def _storage_of(tensor: torch.Tensor) -> tuple[str, int]:
 
 
 def _index(offsets: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """Turn (k,) offsets in memory, counted from a tensor's first element, into flat row-major indices."""
+    """Turn (k,) offsets in memory, counted from a tensor's first element, into flat row-major indices.
+
+    Of shape (3, 2) and strides (1, 3), offset 4 is 4 // 3 = 1 in the second dimension and 1 in the first: index 3.
+    """
     if tensor.is_contiguous():
         return offsets
     indices, row_major = torch.zeros_like(offsets), torch.empty(tensor.shape, device="meta").stride()

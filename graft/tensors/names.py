@@ -1,8 +1,8 @@
-"""Matching the tensor names of base, tuned and live models.
+"""Rules that match the tensor names of base, tuned and live models.
 
 Order of the rules (contract, section 4): exact; with or without the architecture's `base_model_prefix`;
 transformers' own renaming on loading; the names of wrappers, such as `module.`, `_orig_mod.` and PEFT's
-`base_model.model.`. The first rule that finds a name decides; two finds by one rule are an ambiguity and refused.
+`base_model.model.`. The first rule that matches a name decides; two matches by one rule are ambiguous and refused.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class NameMap:
         """
         wanted, available, rename = list(wanted), list(available), self.rename
         tables = [(form, _table(available, form)) for form in (str, rename, lambda name: rename(unwrap_name(name)))]
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         owners: dict[str, str] = {}
         for name in wanted:
-            match = _find(name, tables, self.prefix)
+            match = _find_match(name, tables, self.prefix)
             if match is None:
                 continue
             if match in owners:
                 raise MismatchError(f"{owners[match]!r} and {name!r} both match the tensor {match!r}: ambiguous")
-            found[name], owners[match] = match, name
-        missing = tuple(name for name in wanted if name not in found)
-        return NameMatch(found, missing, tuple(name for name in available if name not in owners))
+            names[name], owners[match] = match, name
+        missing = tuple(name for name in wanted if name not in names)
+        return NameMatch(names, missing, tuple(name for name in available if name not in owners))
 
 
 def unwrap_name(name: str) -> str:
@@ -74,10 +74,10 @@ def _table(names: Iterable[str], form: _Form) -> dict[str, list[str]]:
     return table
 
 
-def _find(name: str, tables: list[tuple[_Form, dict[str, list[str]]]], prefix: str) -> str | None:
+def _find_match(name: str, tables: list[tuple[_Form, dict[str, list[str]]]], prefix: str) -> str | None:
     for form, table in tables:
         key = form(name)
-        for candidates in ([key], _prefixed(key, prefix)):
+        for candidates in ([key], _other_prefixes(key, prefix)):
             hits = [hit for candidate in candidates for hit in table.get(candidate, ())]
             if len(hits) > 1:
                 raise MismatchError(f"tensor {name!r} could be {' or '.join(map(repr, hits))}: ambiguous")
@@ -86,7 +86,7 @@ def _find(name: str, tables: list[tuple[_Form, dict[str, list[str]]]], prefix: s
     return None
 
 
-def _prefixed(name: str, prefix: str) -> list[str]:
+def _other_prefixes(name: str, prefix: str) -> list[str]:
     if not prefix:
         return []
     stripped = name.removeprefix(f"{prefix}.")

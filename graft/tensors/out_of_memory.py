@@ -1,4 +1,4 @@
-"""Errors that say that memory ran out, for which torch has many words."""
+"""Errors for memory that ran out, which torch reports in many words."""
 
 from __future__ import annotations
 

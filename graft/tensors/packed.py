@@ -2,8 +2,9 @@
 
 Checkpoints list a matrix per expert, `experts.3.gate_proj.weight`; the model holds all of a layer's experts in one
 parameter, `experts.gate_up_proj` of shape [experts, 2 x width, hidden]. The conversion back, with which transformers
-saves, is run here on meta tensors: where each of its results is a view of one parameter, its offset and strides say
-which elements the file's tensor is, exactly, both ways. What it has to copy for is no view, and is refused by name.
+saves, is run here on meta tensors: where one of its results is a view of a parameter, its offset and strides say
+exactly which elements the file's tensor is, both ways. A result that has to be copied is no view, and is refused by
+name.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class PackedPart:
     strides: tuple[int, ...]
     offset: int
 
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return this part of a tensor of the parameter's shape, such as its gradient: a view if contiguous."""
-        whole = whole.contiguous()
-        return whole.as_strided(self.shape, self.strides, whole.storage_offset() + self.offset)
+        tensor = tensor.contiguous()
+        return tensor.as_strided(self.shape, self.strides, tensor.storage_offset() + self.offset)
 
     def locate(self, indices: torch.Tensor) -> torch.Tensor:
         """Map (k,) int64 flat row-major indices in the part to (k,) int64 in the parameter, in the same order."""
@@ -46,8 +47,12 @@ class PackedPart:
     def find(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Find which of (k,) flat indices of the parameter lie in the part, and where: the inverse of `locate`.
 
+        What is left of an index after the offset is divided by the strides, the widest first. In a part of shape (2, 2)
+        with strides (1, 6) and offset 2, index 9 leaves 7 = 1 * 6 + 1 * 1: element [1, 1], local index 3. Index 11
+        leaves 9 = 1 * 6 + 3, and 3 is no index of the first dimension: it lies outside.
+
         Returns:
-            places: (m,) int64, ascending: indices[places] lie in the part.
+            positions: (m,) int64, ascending: indices[positions] lie in the part.
             local: (m,) int64, their flat row-major indices in it.
         """
         rest = indices - self.offset
@@ -56,8 +61,8 @@ class PackedPart:
         for stride, n, step in sorted(zip(self.strides, self.shape, row_major, strict=True), reverse=True):
             coordinate = (rest // stride).clamp(max=n - 1)  # what lies beyond leaves a rest
             local, rest = local + coordinate * step, rest - coordinate * stride
-        places = (inside & (rest == 0)).nonzero().squeeze(1)
-        return places, local[places]
+        positions = (inside & (rest == 0)).nonzero().squeeze(1)
+        return positions, local[positions]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Packing:
     Attributes:
         listed: the names in files as transformers writes them now -> shape.
         parts: of these, the tensors that are a part of a parameter.
-        rebuilt: of these, the tensors that are put together from copies, for which there is no place in the model.
+        rebuilt: of these, the tensors that are put together from copies, which no part of a parameter holds.
         packed: the parameters that have parts -> shape.
         converts: whether transformers changes more than names of some tensors when it loads them.
     """
@@ -87,7 +92,7 @@ class Packing:
 
 
 def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
-    """Follow how transformers would write a model's state into files.
+    """Trace how transformers would write a model's state into files.
 
     Args:
         model: a model of transformers, or any other, whose names are then those of the files.
@@ -101,28 +106,28 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
     source = SimpleNamespace(_weight_conversions=conversions, config=model.config, get_parameter=model.get_parameter)
     with _ViewsOnly():
-        written: dict[str, torch.Tensor] = revert_weight_conversion(source, dict(meta))
+        saved: dict[str, torch.Tensor] = revert_weight_conversion(source, dict(meta))
     owners = {tensor.untyped_storage()._cdata: name for name, tensor in meta.items()}
     parts, rebuilt = {}, set()
-    for name, tensor in written.items():
+    for name, tensor in saved.items():
         owner = owners.get(tensor.untyped_storage()._cdata)
         if owner is None:
             rebuilt.add(name)
         elif (tensor.shape, tensor.stride()) != (meta[owner].shape, meta[owner].stride()):
             parts[name] = PackedPart(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
     packed = {part.owner: tuple(meta[part.owner].shape) for part in parts.values()}
-    return Packing({name: tuple(tensor.shape) for name, tensor in written.items()}, parts, frozenset(rebuilt), packed)
+    return Packing({name: tuple(tensor.shape) for name, tensor in saved.items()}, parts, frozenset(rebuilt), packed)
 
 
 class _ViewsOnly(TorchFunctionMode):
-    """Leaves views as they are where a contiguous copy is asked for."""
+    """A mode in which `contiguous` returns views as they are, without a copy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func is torch.Tensor.contiguous else func(*args, **(kwargs or {}))
 
 
 def _conversions_of(model: Any) -> list[Any]:
-    """List what changes more than names when transformers loads the model; all of its conversions, or none."""
+    """Return all conversions that transformers makes when it loads the model; none where they change names alone."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
@@ -130,5 +135,5 @@ def _conversions_of(model: Any) -> list[Any]:
         conversions = get_model_conversion_mapping(model, add_legacy=False)
     except (ImportError, AttributeError, TypeError):  # not a transformers model
         return []
-    kept = [item for item in conversions if type(item).__name__ != "PrefixChange"]  # as transformers does when saving
-    return kept if any(isinstance(item, WeightConverter) for item in kept) else []
+    used = [item for item in conversions if type(item).__name__ != "PrefixChange"]  # as transformers does when saving
+    return used if any(isinstance(item, WeightConverter) for item in used) else []

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError, MismatchError
-from graft.files.header import shown
+from graft.files.header import quote
 from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, as_bits, is_finite, same_bits, take
@@ -80,7 +80,7 @@ class CheckpointPair:
         return cls(base, tuned, names, tuple(sorted(unused)), absent, shapes.grown, replaced, shapes.unlike)
 
     def without_rounding(self) -> CheckpointPair:
-        """Return the same pair, in which what only rounding to the tuned checkpoint's dtype changed did not change."""
+        """Return the same pair, in which values that differ only by rounding to the tuned dtype count as equal."""
         return replace(self, ignores_rounding=True)
 
     def names_in(self, scope: Scope) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class CheckpointPair:
         return self.narrow is not None or self.tuned.spec(self.names[name]).dtype != self.base.spec(name).dtype
 
     def whole_in(self, scope: Scope) -> tuple[str, ...]:
-        """Name the whole tensors that go with a scope: heads always, new rows where one of the vocabulary is in it.
+        """Return the whole tensors that go with a scope: heads always, new rows where the vocabulary is in scope.
 
         The rows of all the vocabulary's tensors go together, since a model has one vocabulary.
         """
@@ -142,7 +142,11 @@ class CheckpointPair:
         return tensor[: self.base.spec(name).shape[0]] if name in self.grown else tensor
 
     def align(self, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-        """Return tuned values, rounded to nearest-even in the base's dtype, beside the base's at the same places."""
+        """Return tuned values rounded to nearest-even in the base's dtype.
+
+        Args:
+            base, tuned: values of one tensor at the same coordinates.
+        """
         rounded = tuned.to(base.dtype)
         return undo_rounding(base, rounded, self.narrow or tuned.dtype) if self.ignores_rounding else rounded
 
@@ -163,7 +167,7 @@ class CheckpointPair:
         return base, self.align(base, take(self.read_tuned(name), indices))
 
     def stored(self, name: str) -> list[tuple[Checkpoint, str]]:
-        """Return what reading a tensor of both reads."""
+        """Return the stored tensors that reading a tensor of both reads."""
         return [(self.base, name), (self.tuned, self.names[name])]
 
     def chunks(self, name: str, length: int | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
@@ -175,8 +179,8 @@ class CheckpointPair:
                 (`refuse_not_finite` does that).
         """
         base, tuned = self.base.read(name).flatten(), self.read_tuned(name).flatten()
-        for start, (mine,) in chunks_of([base], base.dtype, length):
-            yield start, mine, self.align(mine, tuned[start : start + len(mine)])
+        for start, (base_part,) in chunks_of([base], base.dtype, length):
+            yield start, base_part, self.align(base_part, tuned[start : start + len(base_part)])
 
     def changed(self, name: str) -> torch.Tensor:
         """Find the (k,) int64 flat indices of one tensor at which the bits differ.
@@ -184,15 +188,15 @@ class CheckpointPair:
         Raises:
             CheckpointError: as in `read`.
         """
-        # one array that grows in place: a list of small pieces between large temporaries keeps the freed ones from use
+        # one array that grows in place: many small arrays among large temporaries would keep freed memory from reuse
         indices, k = np.empty(CHUNK, np.int64), 0
         for start, base, tuned in self.chunks(name):
             self.refuse_not_finite(name, base, tuned)
-            places = (as_bits(tuned) != as_bits(base)).nonzero().squeeze(1).numpy()
-            if k + len(places) > len(indices):
+            positions = (as_bits(tuned) != as_bits(base)).nonzero().squeeze(1).numpy()
+            if k + len(positions) > len(indices):
                 indices.resize(2 * len(indices), refcheck=False)  # enough: a chunk has no more than there is
-            np.add(places, start, out=indices[k : k + len(places)])
-            k += len(places)
+            np.add(positions, start, out=indices[k : k + len(positions)])
+            k += len(positions)
         indices.resize(k, refcheck=False)
         return torch.from_numpy(indices)
 
@@ -222,7 +226,7 @@ class CheckpointPair:
 def chunks_of(
     tensors: Sequence[torch.Tensor], dtype: torch.dtype, length: int | None = None
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Yield tensors of one shape side by side, in chunks of at most `length` elements, or `CHUNK` without one.
+    """Yield tensors of one shape side by side, in chunks of at most `length` elements, `CHUNK` by default.
 
     Yields:
         start: flat index of the chunk's first element.
@@ -240,7 +244,7 @@ def refuse_not_finite(tensor: torch.Tensor, name: str, path: Path) -> None:
         CheckpointError: naming the tensor.
     """
     if not is_finite(tensor):
-        raise CheckpointError(f"{path.name}: tensor {shown(name)} holds NaN or infinite values")
+        raise CheckpointError(f"{path.name}: tensor {quote(name)} holds NaN or infinite values")
 
 
 def _follow_ties(
@@ -260,18 +264,18 @@ def _follow_ties(
 
 
 def _tied_in_tuned(tuned: Checkpoint, lacking: list[str], name_map: NameMap) -> dict[str, str]:
-    """Find what the base lists apart and the tuned checkpoint lists once, under its sibling's name."""
-    found: dict[str, str] = {}
+    """Match the names that the base lists apart and the tuned checkpoint lists once, under a tied name."""
+    names: dict[str, str] = {}
     for group in tuned.tied if lacking else ():
         listed = sorted(group & tuned.files.keys())
         if listed:
-            found |= dict.fromkeys(name_map.match(lacking, group).found, listed[0])
-    return found
+            names |= dict.fromkeys(name_map.match(lacking, group).found, listed[0])
+    return names
 
 
 def _check_absent(base: Checkpoint, tuned: Checkpoint, absent: tuple[str, ...], names: Mapping[str, str]) -> None:
-    """Refuse a tuned model without a tensor of a numbered layer; a head may be dropped in tuning."""
+    """Refuse a tuned model that lacks a tensor of a numbered layer; a head may be dropped in tuning."""
     layers = [name for name in absent if is_layer_name(name) and name not in base.buffers]
     if layers or not names:
-        what = f"tensor {layers[0]!r} of the base" if layers else "every tensor of the base"
-        raise MismatchError(f"{tuned.path.name} is of another architecture than {base.path.name}: it lacks {what}")
+        missing = f"tensor {layers[0]!r} of the base" if layers else "every tensor of the base"
+        raise MismatchError(f"{tuned.path.name} is of another architecture than {base.path.name}: it lacks {missing}")

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as another file of the same architecture lists them: expert by expert, or packed."""
+"""Checkpoint tensors as another file of the same architecture lists them: expert by expert, or packed."""
 
 from __future__ import annotations
 
@@ -31,23 +31,28 @@ class Relaid:
     cut: bool
 
     def read(self, checkpoint: Checkpoint) -> torch.Tensor:
-        """Return a view of the mapped file for a part, else put together in memory."""
+        """Return the tensor: a view of the mapped file where it is a part of one, else put together in memory."""
         if self.cut:
             return next(part.of(checkpoint.read(stored)) for stored, part in self.sources.items())
-        whole = torch.empty(self.spec.shape, dtype=TORCH_DTYPES[self.spec.dtype])
+        tensor = torch.empty(self.spec.shape, dtype=TORCH_DTYPES[self.spec.dtype])
         for stored, part in self.sources.items():
-            part.of(whole).copy_(checkpoint.read(stored))
-        return whole
+            part.of(tensor).copy_(checkpoint.read(stored))
+        return tensor
 
     def locate(self, indices: torch.Tensor) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Locate (k,) flat indices of this tensor in stored ones: a tensor, which of the indices, theirs in it."""
+        """Locate (k,) flat indices of this tensor in stored ones.
+
+        Returns:
+            For each stored tensor its name, positions (m,) and local (m,): element indices[positions] of this tensor
+            is element local of the stored one.
+        """
         if self.cut:
             return [(stored, torch.arange(len(indices)), part.locate(indices)) for stored, part in self.sources.items()]
         return [(stored, *part.find(indices)) for stored, part in self.sources.items()]
 
 
 def relay_all(checkpoint: Checkpoint) -> dict[str, Relaid]:
-    """Return all tensors of a checkpoint in the layout that its files do not have; none where there is one layout."""
+    """Return name -> tensor for all of a checkpoint in the layout that its files lack; {} where there is one layout."""
     architecture = checkpoint.architecture
     if architecture is None or not architecture.packing.parts:
         return {}
@@ -76,13 +81,14 @@ def relay(
     parts, owners = architecture.packing.parts, architecture.packing.owners()
     name_map = architecture.name_map
     stored = name_map.match({*parts, *owners}, unused).found
-    made: dict[str, Relaid] = {}
+    relaid: dict[str, Relaid] = {}
     for name, own in name_map.match(wanted, {*parts, *owners}).found.items():
         if own in parts and parts[own].owner in stored:
-            place = stored[parts[own].owner]
-            made[name] = Relaid(TensorSpec(checkpoint.spec(place).dtype, parts[own].shape), {place: parts[own]}, True)
+            packed_name = stored[parts[own].owner]
+            spec = TensorSpec(checkpoint.spec(packed_name).dtype, parts[own].shape)
+            relaid[name] = Relaid(spec, {packed_name: parts[own]}, True)
         elif own in owners and all(part in stored for part in owners[own]):
             sources = {stored[part]: parts[part] for part in owners[own]}
             dtype = checkpoint.spec(next(iter(sources))).dtype
-            made[name] = Relaid(TensorSpec(dtype, wanted[name].shape), sources, False)
-    return made, {place for relaid in made.values() for place in relaid.sources}
+            relaid[name] = Relaid(TensorSpec(dtype, wanted[name].shape), sources, False)
+    return relaid, {source for item in relaid.values() for source in item.sources}

@@ -1,4 +1,4 @@
-"""Scopes, the tensors that a mask may touch: a named choice, or a regular expression over names, always recorded."""
+"""Scopes: the tensors that a mask may touch, as a named choice or a regular expression over names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scope:
             or a regular expression that is searched in tensor names.
 
     Raises:
-        ConfigError: the name is neither a known choice nor a valid expression.
+        ConfigError: the name is neither a known choice nor a valid regular expression.
     """
 
     name: str = "layers"

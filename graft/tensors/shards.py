@@ -2,13 +2,16 @@
 
 A mask speaks of whole tensors: flat row-major indices, the same on every process. FSDP2 (`fully_shard`) and other
 users of `torch.distributed.tensor` leave each process a box of each tensor, cut along one or more dimensions, which
-may be smaller than its neighbours' or empty. Everything here is about that box. A plain tensor is one shard, the whole,
-so that code written with these functions runs on one process and on many; only `sum_over_shards` talks to the others.
+may be smaller than its neighbors' or empty. Everything here is about that box. A plain tensor is one shard, the whole,
+so that code written with these functions runs on one process and on many; only `sum_over_shards` communicates.
 
     shard = shard_of(weight)
-    places, local = shard.locate(indices)   # indices[places] are here, at these flat indices of local_of(weight)
-    local_of(weight)                        # the local tensor, sharing the weight's memory
-    shard.cut(whole)                        # the same box of a full tensor, such as the base's, as a view
+    positions, local = shard.locate(indices)  # indices[positions] are here, at these flat indices of local_of(weight)
+    local_of(weight)                          # the local tensor, sharing the weight's memory
+    shard.cut(tensor)                         # the same box of a full tensor, such as the base's, as a view
+
+Of a 4 x 3 weight cut between two processes the second holds rows 2 and 3, offset (2, 0) and size (2, 3). Of the indices
+[1, 7, 11] it has positions [1, 2], which are [1, 5] in its shard: 7 is [2, 1] there, [0, 1] here.
 
 `graft.tensors.dtypes.take` and `assign` do all this by themselves: `assign` writes what falls into the shard here, and
 `take` gives the values to every process that holds a shard, which makes it a collective call.
@@ -46,7 +49,7 @@ class Shard:
 
     @classmethod
     def of_splits(cls, shape: Sequence[int], splits: Sequence[tuple[int, int, int]]) -> Shard:
-        """Return what is left after splits (dimension, number of parts, which part), one after another.
+        """Return the box that is left after splits (dimension, number of parts, which part), one after another.
 
         Each split is that of `torch.chunk`: parts of ceil(size / number), the last ones smaller or empty.
         """
@@ -70,8 +73,8 @@ class Shard:
 
     @property
     def start(self) -> int:
-        """The flat index of its first element; the others follow it where the cut is along the first dimension."""
-        if any(part != whole for part, whole in zip(self.size[1:], self.shape[1:], strict=True)):
+        """Flat index of its first element; the others follow it where the cut is along the first dimension."""
+        if any(length != full for length, full in zip(self.size[1:], self.shape[1:], strict=True)):
             raise CheckpointError("weights must be cut along their first dimension, as fully_shard does by itself")
         return self.offset[0] * math.prod(self.shape[1:]) if self.shape else 0
 
@@ -82,7 +85,7 @@ class Shard:
             indices: (k,) int64 flat row-major indices of the whole, in any order.
 
         Returns:
-            places: (m,) int64, m <= k, ascending: indices[places] are the elements here.
+            positions: (m,) int64, m <= k, ascending: indices[positions] are the elements here.
             local: (m,) int64, their flat row-major indices in the shard.
         """
         if self.is_whole:
@@ -93,8 +96,8 @@ class Shard:
         for coordinate, start, length in zip(coordinates, self.offset, self.size, strict=True):
             inside &= (coordinate >= start) & (coordinate < start + length)
             local = local * length + (coordinate - start)
-        places = inside.nonzero().squeeze(1)
-        return places, local[places]
+        positions = inside.nonzero().squeeze(1)
+        return positions, local[positions]
 
     def globalize(self, local: torch.Tensor) -> torch.Tensor:
         """Map (m,) int64 flat indices in the shard to (m,) int64 of the whole, in the same order."""
@@ -106,15 +109,15 @@ class Shard:
             result = result * length + (coordinate + start)
         return result
 
-    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+    def cut(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the box of a full tensor of that shape: a view of shape `size`."""
         for dimension, (start, length) in enumerate(zip(self.offset, self.size, strict=True)):
-            whole = whole.narrow(dimension, start, length)
-        return whole
+            tensor = tensor.narrow(dimension, start, length)
+        return tensor
 
 
 def is_distributed(tensor: torch.Tensor) -> TypeGuard[DTensor]:
-    """Tell whether a tensor is a DTensor, sharded over processes; asking costs no import."""
+    """Return whether a tensor is a DTensor, sharded over processes; asking costs no import."""
     module: Any = sys.modules.get("torch.distributed.tensor")  # where nothing imported it, nothing can be one
     return module is not None and isinstance(tensor, module.DTensor)
 

@@ -1,7 +1,7 @@
-"""Work on a checkpoint's tensors one by one: several at once in threads, the next ones read ahead, with a bar of bytes.
+"""Work on a checkpoint's tensors in threads, with the next ones read ahead and a progress bar in bytes.
 
-PyTorch's elementwise operations and hashlib let go of Python's lock, so that threads share the cores. Each works with
-one thread of PyTorch's own, on parts that fit the processor's cache; letting PyTorch split each operation costs more.
+PyTorch's elementwise operations and hashlib release Python's lock, so that threads share the cores. Each uses a single
+thread of PyTorch's, on parts that fit the processor's cache; letting PyTorch split each operation costs more.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tqdm import tqdm
 from graft.tensors.checkpoint import Checkpoint
 
 Result = TypeVar("Result")
-Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that one piece of work reads
+Reading = Sequence[tuple[Checkpoint, str]]  # the stored tensors that the work on one name reads
 
 
 def stream_tensors(
     work: Callable[[str], Result], names: Sequence[str], reads: Callable[[str], Reading], label: str
 ) -> Iterator[Result]:
-    """Yield `work(name)` of each name, in the order of names; a failure ends it once the work in hand is done.
+    """Yield `work(name)` for each name, in the order of names; after a failure, work that has begun is still finished.
 
     Args:
         work: called in threads, for several names at once.

@@ -1,4 +1,4 @@
-"""Writing a safetensors file tensor by tensor: the header is known beforehand, so that memory holds one tensor."""
+"""Write a safetensors file tensor by tensor: the header is known beforehand, so that memory holds one tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graft.tensors.dtypes import spec_of, to_bytes
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: what it will be, and the function that makes it when its turn comes."""
+    """A tensor to be written: its dtype and shape, and the function that makes it when its turn comes."""
 
     spec: TensorSpec
     make: Callable[[], torch.Tensor]

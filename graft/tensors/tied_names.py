@@ -1,4 +1,4 @@
-"""Tied tensors: one storage under several names, of which files may list any. Who asks for one is answered here."""
+"""Tied tensors: one storage under several names, any of which a file may list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TiedNames(tuple[frozenset[str], ...]):
 
     @classmethod
     def of(cls, groups: Iterable[Iterable[str]]) -> TiedNames:
-        """Make it of groups in any form, such as the lists of a patch file."""
+        """Make the groups from any iterables of names, such as the lists of a patch file."""
         return cls(frozenset(group) for group in groups)
 
     def group_of(self, name: str) -> frozenset[str]:
@@ -35,5 +35,5 @@ class TiedNames(tuple[frozenset[str], ...]):
         return frozenset(name for group in self for name in sorted(group & set(available))[1:])
 
     def are_tied(self, one: str, other: str) -> bool:
-        """Tell whether two names share one storage."""
+        """Return whether two names share one storage."""
         return other in self.group_of(one)

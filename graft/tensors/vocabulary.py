@@ -1,4 +1,4 @@
-"""A model folder's tokenizer: which tokens a grown vocabulary has, and adding them to the base's."""
+"""Tokens of a model folder's tokenizer: read those of a grown vocabulary, and add them to the base's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
     tokenizer = open_tokenizer(folder)
     if tokenizer is None:
         return ()
-    named = {number: token for token, number in tokenizer.get_vocab().items()}
-    tokens = tuple(named.get(number) for number in range(start, stop))
+    token_of = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokens = tuple(token_of.get(number) for number in range(start, stop))
     return tokens if any(tokens) else ()
 
 

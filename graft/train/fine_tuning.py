@@ -18,7 +18,7 @@ from graft.errors import ConfigError, OutputError, TrainingError
 from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
-from graft.files.workplaces import drop_workplace, open_workplace, refuse_foreign, workplace_of
+from graft.files.workplaces import drop_workplace, open_workplace, refuse_unmarked, workplace_of
 from graft.localize.diff import find_core
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
@@ -165,7 +165,7 @@ def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> C
     """The folder to make, with the hidden one beside it in which the work goes on."""
     inputs += local_paths(config.regularize.importance) if config.regularize else []
     claim = claim_output(out, is_folder=True, force=force, inputs=inputs)
-    refuse_foreign(workplace_of(claim.path))
+    refuse_unmarked(workplace_of(claim.path))
     return claim
 
 

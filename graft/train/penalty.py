@@ -119,10 +119,10 @@ class Penalty:
             raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
         importance = importance if config.elements else _level(importance)
         factors = penalty_coefficients(importance, config)
-        own = {weight.place: name for name, weight in match_trainable(model, base.names).items()}
+        own = {weight.memory_key: name for name, weight in match_trainable(model, base.names).items()}
         terms = []
         for name, weight in trained.items():
-            anchor = base.read(own[weight.place])
+            anchor = base.read(own[weight.memory_key])
             check_anchor(importance, name, anchor)
             terms.append(
                 _term(

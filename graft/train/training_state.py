@@ -10,7 +10,7 @@ import torch
 
 from graft.errors import OutputError, TrainingError
 from graft.files.outputs import new_file
-from graft.files.workplaces import open_workplace, refuse_foreign, workplace_of
+from graft.files.workplaces import open_workplace, refuse_unmarked, workplace_of
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.content import Content, describe_differences
@@ -49,7 +49,7 @@ class TrainingState:
     def cleared(self) -> TrainingState:
         """Itself, after dropping what lay there."""
         if self.ranks.is_first:
-            refuse_foreign(self.folder)
+            refuse_unmarked(self.folder)
             self.file.unlink(missing_ok=True)
         self.ranks.wait()
         return self

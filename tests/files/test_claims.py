@@ -1,4 +1,4 @@
-"""What a user did not name as output is never changed or deleted, with force neither."""
+"""Nothing that a user did not name as output is ever changed or deleted, not even with force."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.files.outputs import new_file, new_folder
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with a working folder in it, in which one stands."""
+    """Make a home folder and, in it, the working folder."""
     (tmp_path / "home" / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home" / "work")
@@ -39,10 +39,10 @@ def test_a_folder_of_ones_own_may_be_replaced(home: Path) -> None:
 def test_the_working_and_the_home_folder_and_what_holds_them_are_no_outputs(
     name: str, is_folder: bool, home: Path
 ) -> None:
-    place = name.format(home=home)
+    output = name.format(home=home)
     with pytest.raises(OutputError, match=r"working folder|home folder|a disk is mounted"):
-        forced(place, is_folder=is_folder)
-    (home / "work" / "link").symlink_to(Path(place or ".").absolute())
+        forced(output, is_folder=is_folder)
+    (home / "work" / "link").symlink_to(Path(output or ".").absolute())
     with pytest.raises(OutputError, match=r"working folder|home folder|a disk is mounted"):
         forced("link", is_folder=is_folder)
 
@@ -90,18 +90,18 @@ def test_a_claim_is_checked_against_what_is_read_later_and_stays_the_same(home: 
 def test_devices_pipes_and_sockets_are_no_outputs(
     kind: str, is_folder: bool, force: bool, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, listener = Path("it"), socket.socket(socket.AF_UNIX)
+    output, listener = Path("it"), socket.socket(socket.AF_UNIX)
     if "pipe" in kind:
-        os.mkfifo("pipe" if "link" in kind else place)
+        os.mkfifo("pipe" if "link" in kind else output)
     if kind == "socket":
         listener.bind("it")
     if kind == "device":
-        place = Path("/dev/null")
+        output = Path("/dev/null")
     if "link" in kind:
-        place.symlink_to("/dev/null" if "device" in kind else "pipe")
+        output.symlink_to("/dev/null" if "device" in kind else "pipe")
     with listener, pytest.raises(OutputError, match="a device, a pipe or a socket"):
-        claim_output(place, is_folder=is_folder, force=force)
-    assert os.path.lexists(place)
+        claim_output(output, is_folder=is_folder, force=force)
+    assert os.path.lexists(output)
 
 
 def test_a_place_in_which_nothing_can_be_made_is_said_before_the_work(
@@ -121,8 +121,8 @@ def test_a_place_in_which_nothing_can_be_made_is_said_before_the_work(
 def test_a_working_folder_that_is_gone(home: Path) -> None:
     (home / "out").mkdir()
     (home / "work").rmdir()
-    with new_folder(home / "out", force=True) as place:
-        (place / "a").touch()
+    with new_folder(home / "out", force=True) as temporary:
+        (temporary / "a").touch()
     with pytest.raises(OutputError, match="cannot be written"), new_folder("out"):
         pytest.fail("must refuse before any work")
     (home / "work").mkdir()

@@ -1,4 +1,4 @@
-"""One line for each failure, whichever HTTP client lies below."""
+"""Each failure is explained in one line, whichever HTTP client lies below."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLIENT_ERROR: Any = errors.HfHubHTTPError.__bases__[0]
 
 
 class Answer:
-    """As much of a response as the errors look at."""
+    """A response with only the attributes that the errors read."""
 
     request = None
 

@@ -24,8 +24,8 @@ BOTH = pytest.mark.parametrize("opener", [new_file, new_folder])
 FAULTS = [OSError(28, "No space left on device"), ValueError("bug"), KeyboardInterrupt(), SystemExit(3)]
 
 
-def fill(opener: Opener, place: Path, text: str) -> None:
-    (place if opener is new_file else place / "a.txt").write_text(text)
+def fill(opener: Opener, temporary: Path, text: str) -> None:
+    (temporary if opener is new_file else temporary / "a.txt").write_text(text)
 
 
 def text_of(path: Path) -> str:
@@ -39,9 +39,9 @@ def entries(folder: Path) -> list[str]:
 @BOTH
 def test_an_output_appears_whole_on_leaving(opener: Opener, tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "out"
-    with opener(path) as place:
-        assert place.parent.parent == path.parent  # the same disk, so that the move is one step
-        fill(opener, place, "done")
+    with opener(path) as temporary:
+        assert temporary.parent.parent == path.parent  # the same disk, so that the move is one step
+        fill(opener, temporary, "done")
         assert not path.exists()
     assert text_of(path) == "done"
     assert entries(path.parent) == ["out"]
@@ -52,8 +52,8 @@ def test_a_relative_path_and_the_usual_rights(opener: Opener, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     before = os.umask(0o027)
     try:
-        with opener(Path("out")) as place:
-            fill(opener, place, "done")
+        with opener(Path("out")) as temporary:
+            fill(opener, temporary, "done")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == (0o640 if opener is new_file else 0o750)
@@ -63,8 +63,8 @@ def test_a_relative_path_and_the_usual_rights(opener: Opener, tmp_path: Path, mo
 def test_nothing_is_overwritten_without_force(opener: Opener, tmp_path: Path) -> None:
     path = tmp_path / "out"
     for text in ("first", "second"):
-        with opener(path, force=text == "second") as place:
-            fill(opener, place, text)
+        with opener(path, force=text == "second") as temporary:
+            fill(opener, temporary, text)
         assert text_of(path) == text
     with pytest.raises(OutputError, match=r"exists already: .* --force"), opener(path):
         pytest.fail("must refuse before any work")
@@ -76,8 +76,8 @@ def test_a_folder_is_replaced_whole_and_never_merged_into(tmp_path: Path) -> Non
     path = tmp_path / "out"
     (path / "sub").mkdir(parents=True)
     (path / "sub" / "old.txt").write_text("old")
-    with new_folder(path, force=True) as place:
-        fill(new_folder, place, "new")
+    with new_folder(path, force=True) as temporary:
+        fill(new_folder, temporary, "new")
         assert files_below(path) == ["sub/old.txt"]
     assert files_below(tmp_path) == ["out/a.txt"]
 
@@ -90,11 +90,11 @@ def test_a_crash_inside_leaves_what_was_there(
 ) -> None:
     path = tmp_path / "new" / "out"
     if exists:
-        with opener(path) as place:
-            fill(opener, place, "old")
+        with opener(path) as temporary:
+            fill(opener, temporary, "old")
     expected = OutputError if isinstance(fault, OSError) else type(fault)
-    with pytest.raises(expected), opener(path, force=True) as place:  # noqa: PT012
-        fill(opener, place, "half")
+    with pytest.raises(expected), opener(path, force=True) as temporary:  # noqa: PT012
+        fill(opener, temporary, "half")
         raise fault
     if exists:
         assert text_of(path) == "old"
@@ -112,8 +112,8 @@ def test_a_full_disk_is_said_in_one_line(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(outputs, where, full)
-    with pytest.raises(OutputError) as caught, opener(tmp_path / "new" / "out") as place:
-        fill(opener, place, "all")
+    with pytest.raises(OutputError) as caught, opener(tmp_path / "new" / "out") as temporary:
+        fill(opener, temporary, "all")
     assert str(caught.value) == f"{tmp_path / 'new' / 'out'}: cannot be written (No space left on device)"
     assert entries(tmp_path) == []
 
@@ -124,8 +124,8 @@ def test_a_failed_move_leaves_what_stood_there(
     opener: Opener, helped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out"
-    with opener(path) as place:
-        fill(opener, place, "old")
+    with opener(path) as temporary:
+        fill(opener, temporary, "old")
     replace = Path.replace
 
     def failing(self: Path, target: Path) -> Path:
@@ -140,8 +140,8 @@ def test_a_failed_move_leaves_what_stood_there(
 
     monkeypatch.setattr(Path, "replace", failing)
     monkeypatch.setattr(moves, "_rename", failing_step)
-    with pytest.raises(OutputError, match="Input/output error"), opener(path, force=True) as place:
-        fill(opener, place, "new")
+    with pytest.raises(OutputError, match="Input/output error"), opener(path, force=True) as temporary:
+        fill(opener, temporary, "new")
     assert text_of(path) == "old"
     assert entries(tmp_path) == ["out"]
 
@@ -159,16 +159,16 @@ def test_what_appears_at_the_path_meanwhile_stays(
         pytest.skip("refused at once")
     path = tmp_path / "out"
     if at_first:
-        with opener(path) as place:
-            fill(opener, place, "old")
-    with pytest.raises(OutputError, match="was written by something else"), opener(path, force=force) as place:  # noqa: PT012
-        fill(opener, place, "mine")
+        with opener(path) as temporary:
+            fill(opener, temporary, "old")
+    with pytest.raises(OutputError, match="was written by something else"), opener(path, force=force) as temporary:  # noqa: PT012
+        fill(opener, temporary, "mine")
         with opener(path, force=True) as other:
             fill(opener, other, "theirs")
     assert text_of(path) == "theirs"
     assert entries(tmp_path) == ["out"]
-    with opener(path, force=True) as place:  # the control: nothing else writes
-        fill(opener, place, "mine")
+    with opener(path, force=True) as temporary:  # the control: nothing else writes
+        fill(opener, temporary, "mine")
     assert text_of(path) == "mine"
 
 
@@ -192,8 +192,8 @@ def test_of_many_at_once_exactly_one_succeeds(opener: Opener, tmp_path: Path) ->
 
     def write(name: str) -> None:
         try:
-            with opener(tmp_path / "out") as place:
-                fill(opener, place, name)
+            with opener(tmp_path / "out") as temporary:
+                fill(opener, temporary, name)
                 start.wait()
             outcomes.append(name)
         except OutputError:
@@ -212,10 +212,10 @@ def test_of_many_at_once_exactly_one_succeeds(opener: Opener, tmp_path: Path) ->
 @BOTH
 def test_names_as_long_as_the_disk_allows(opener: Opener, tmp_path: Path) -> None:
     for name in ("x" * 255, "ß" * 127):
-        with opener(tmp_path / name) as place:
-            fill(opener, place, "first")
-        with opener(tmp_path / name, force=True) as place:
-            fill(opener, place, "second")
+        with opener(tmp_path / name) as temporary:
+            fill(opener, temporary, "first")
+        with opener(tmp_path / name, force=True) as temporary:
+            fill(opener, temporary, "second")
         assert text_of(tmp_path / name) == "second"
     assert entries(tmp_path) == sorted(["x" * 255, "ß" * 127])
 
@@ -223,10 +223,10 @@ def test_names_as_long_as_the_disk_allows(opener: Opener, tmp_path: Path) -> Non
 def test_files_in_a_folder_get_the_usual_rights_too(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with new_folder(tmp_path / "out") as place:
-            (place / "sub").mkdir()
-            (place / "sub" / "secret").touch(mode=0o600)
-            (place / "open").touch()
+        with new_folder(tmp_path / "out") as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "secret").touch(mode=0o600)
+            (temporary / "open").touch()
     finally:
         os.umask(before)
     rights = {name: stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) for name in ("sub", "sub/secret", "open")}
@@ -235,8 +235,8 @@ def test_files_in_a_folder_get_the_usual_rights_too(tmp_path: Path) -> None:
 
 def test_many_threads_write_with_the_usual_rights(tmp_path: Path) -> None:
     def write(number: int) -> int:
-        with new_file(tmp_path / f"{number}") as place:
-            place.write_text("x")
+        with new_file(tmp_path / f"{number}") as temporary:
+            temporary.write_text("x")
         (tmp_path / f"{number}.other").touch()
         return stat.S_IMODE((tmp_path / f"{number}.other").stat().st_mode)
 
@@ -265,8 +265,8 @@ def test_a_file_does_not_replace_a_folder_but_a_folder_a_file(tmp_path: Path) ->
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="Is a directory"), new_file(tmp_path / "folder", force=True):
         pytest.fail("must refuse before any work")
-    with new_folder(tmp_path / "file", force=True) as place:
-        (place / "a.txt").touch()
+    with new_folder(tmp_path / "file", force=True) as temporary:
+        (temporary / "a.txt").touch()
     assert files_below(tmp_path) == ["file/a.txt"]
     assert entries(tmp_path) == ["file", "folder"]
 
@@ -274,16 +274,16 @@ def test_a_file_does_not_replace_a_folder_but_a_folder_a_file(tmp_path: Path) ->
 @BOTH
 def test_of_a_link_only_the_link_is_replaced_and_only_with_force(opener: Opener, tmp_path: Path) -> None:
     behind = tmp_path / "behind"
-    with opener(behind) as place:
-        fill(opener, place, "kept")
+    with opener(behind) as temporary:
+        fill(opener, temporary, "kept")
     (tmp_path / "link").symlink_to(behind)
     (tmp_path / "file-link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(OutputError, match="exists already"), opener(tmp_path / "link"):
         pytest.fail("must refuse before any work")
     with pytest.raises(OutputError, match="exists already"), opener(tmp_path / "file-link"):
         pytest.fail("a link to nothing is something")
-    with opener(tmp_path / "link", force=True) as place:
-        fill(opener, place, "new")
+    with opener(tmp_path / "link", force=True) as temporary:
+        fill(opener, temporary, "new")
     assert not (tmp_path / "link").is_symlink()
     assert (text_of(behind), text_of(tmp_path / "link")) == ("kept", "new")
     assert not (tmp_path / "nowhere").exists()
@@ -307,12 +307,12 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(opene
     put_mark(tmp_path / others[1], tmp_path / "out2")
     with opener(path) as living:
         fill(opener, living, "first")
-        with opener(tmp_path / "out", force=True) as place:
-            fill(opener, place, "second")
+        with opener(tmp_path / "out", force=True) as temporary:
+            fill(opener, temporary, "second")
         assert text_of(living) == "first"
         assert entries(tmp_path) == sorted([living.parent.name, ".graft-last0000", "out", *others])
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert text_of(path) == "first"
-    with opener(path, force=True) as place:
-        fill(opener, place, "third")
+    with opener(path, force=True) as temporary:
+        fill(opener, temporary, "third")
     assert entries(tmp_path) == sorted(["out", *others])

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from graft.errors import OutputError
-from graft.files.workplaces import MARK, drop_workplace, make_workplace, open_workplace, refuse_foreign, workplace_of
+from graft.files.workplaces import MARK, drop_workplace, make_workplace, open_workplace, refuse_unmarked, workplace_of
 
 
 @pytest.mark.parametrize("name", ["out", "x" * 255, "ß" * 127, "y" * 249])
 def test_it_is_made_found_again_and_dropped(name: str, tmp_path: Path) -> None:
-    made = make_workplace(tmp_path / name)
-    (made / "state").write_text("1")
-    assert made == make_workplace(tmp_path / name) == workplace_of(tmp_path / name)
-    assert made.name.endswith(".resume")
-    refuse_foreign(made)
+    folder = make_workplace(tmp_path / name)
+    (folder / "state").write_text("1")
+    assert folder == make_workplace(tmp_path / name) == workplace_of(tmp_path / name)
+    assert folder.name.endswith(".resume")
+    refuse_unmarked(folder)
     drop_workplace(tmp_path / name)
     drop_workplace(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -41,7 +41,7 @@ def test_a_folder_of_that_name_without_our_mark_is_left_alone(mark: bytes | None
     (folder / "notes.txt").write_text("mine")
     if mark is not None:
         (folder / MARK).write_bytes(mark)
-    for refused in (lambda: make_workplace(tmp_path / "out"), lambda: refuse_foreign(folder)):
+    for refused in (lambda: make_workplace(tmp_path / "out"), lambda: refuse_unmarked(folder)):
         with pytest.raises(OutputError, match="is in the way and was not made by graft"):
             refused()
     drop_workplace(tmp_path / "out")

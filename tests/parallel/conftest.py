@@ -1,4 +1,4 @@
-"""What two processes made, all in one start of them."""
+"""Results of two processes, all from one start of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes on one core each, as a person would start them."""
+    """Start two processes on one core each, as a person would."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     more = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, arguments)]
@@ -27,7 +27,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def distance(left: Path, right: Path) -> float:
-    """The largest difference between the weights of two folders of the same tensors."""
+    """Return the largest difference between the weights of two folders of the same tensors."""
     one, two = (load_file(folder / "model.safetensors") for folder in (left, right))
     assert one.keys() == two.keys()
     return max(float((one[name] - two[name]).abs().max()) for name in one)
@@ -35,7 +35,7 @@ def distance(left: Path, right: Path) -> float:
 
 @pytest.fixture(scope="session")
 def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shelf with a base that drops nothing out: what one process draws, two cannot."""
+    """Build the shelf with a base that drops nothing out: what one process draws, two cannot."""
 
     def build(folder: Path) -> None:
         for name in ("base", "tuned", "toy"):
@@ -49,7 +49,7 @@ def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made, all in one start."""
+    """Return the results of two processes, all from one start."""
 
     def build(out: Path) -> None:
         out.mkdir()
@@ -60,5 +60,5 @@ def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def found(out: Path) -> Any:
-    return json.loads((out / "found.json").read_text())
+def results(out: Path) -> Any:
+    return json.loads((out / "results.json").read_text())

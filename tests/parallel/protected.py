@@ -34,7 +34,7 @@ BROKEN = {"ddp": ("stopped", "most", "localizable"), "fsdp": ("most", "localizab
 
 
 def core_of(base: Path, share: float) -> Mask:
-    """A share of every second tensor, and the whole of one."""
+    """Draw a mask: a share of every second tensor, and the whole of one."""
     checkpoint, generator = Checkpoint.open(base), np.random.default_rng(0)
     names = [name for name in checkpoint.parameters if checkpoint.spec(name).numel > 50]
     sizes = {name: checkpoint.spec(name).numel for name in names[::2]}
@@ -44,7 +44,7 @@ def core_of(base: Path, share: float) -> Mask:
 
 
 def train(folder: Path, name: str, out: Path, *, protect: bool = True, **how: Any) -> dict[str, Any]:
-    """One training; the steps it took, and the accuracy after each epoch."""
+    """Train once; return the steps it took, and the accuracy after each epoch."""
     share, changes, _ = TRAININGS[name]
     task = Task.load(folder / "toy" / "task.yaml")
     core = [core_of(folder / "base", share)] if protect else []
@@ -54,21 +54,21 @@ def train(folder: Path, name: str, out: Path, *, protect: bool = True, **how: An
 
 
 def train_all(folder: Path, out: Path, parallel: str) -> dict[str, Any]:
-    """Every training without and with an interruption; collective."""
-    found = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
+    """Run each training without and with an interruption; collective."""
+    results = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
     for name in BROKEN[parallel]:
         again = out / f"{name}-{parallel}-again"
         break_off(folder, name, again, parallel)
-        found[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
-    return found
+        results[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
+    return results
 
 
 def break_off(folder: Path, name: str, out: Path, parallel: str) -> None:
-    """A training that Ctrl-C ends in all processes, after the same number of steps."""
-    taken, take = iter(range(TRAININGS[name][2])), Stepper.take
+    """Interrupt a training by Ctrl-C in all processes, after the same number of steps."""
+    steps, take = iter(range(TRAININGS[name][2])), Stepper.take
 
     def step(*arguments: Any) -> float:
-        if next(taken, None) is None:
+        if next(steps, None) is None:
             raise KeyboardInterrupt
         return take(*arguments)
 

@@ -18,19 +18,19 @@ ENGINES = ("ddp", "fsdp")
 
 @pytest.fixture(scope="module")
 def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The same trainings in one process."""
+    """Run the same trainings in one process."""
     out = tmp_path_factory.mktemp("alone")
     return out, {name: protected.train(folder, name, out / name) for name in protected.TRAININGS}
 
 
 @pytest.mark.parametrize("name", ["stopped", "most", "pulled"])
 def test_two_processes_train_beside_a_core_as_one_does(
-    name: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], found: Any
+    name: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], results: Any
 ) -> None:
-    one, figures = alone
+    one, results_alone = alone
     moved = distance(folder / "base", one / name)
     for engine in ENGINES:
-        assert found["trainings"][engine][name] == figures[name]  # the same stop
+        assert results["trainings"][engine][name] == results_alone[name]  # the same stop
         assert distance(one / name, out / f"{name}-{engine}") < 1e-3 * moved
 
 
@@ -47,14 +47,14 @@ def test_the_core_keeps_its_bits(name: str, folder: Path, out: Path, tmp_path: P
     free = changed_entries(folder / "base", tmp_path / "free")
     assert sum(int(free[tensor][torch.tensor(core[tensor])].sum()) for tensor in core) > 100  # the control
     for engine in ENGINES:
-        kept = changed_entries(folder / "base", out / f"{name}-{engine}")
-        assert not any(kept[tensor][torch.tensor(core[tensor])].any() for tensor in core)
-        assert count(kept) > 100
+        changed = changed_entries(folder / "base", out / f"{name}-{engine}")
+        assert not any(changed[tensor][torch.tensor(core[tensor])].any() for tensor in core)
+        assert count(changed) > 100
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_confine_themselves_to_few_weights(
-    engine: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], found: Any
+    engine: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], results: Any
 ) -> None:
     one, two = (
         changed_entries(folder / "base", alone[0] / "localizable"),
@@ -65,13 +65,13 @@ def test_two_processes_confine_themselves_to_few_weights(
     both = sum(int((one[name] & two[name]).sum()) for name in one)
     assert max(counts) <= most
     assert both > 0.99 * max(counts)  # the pull ends in the same weights but for ties and rounding
-    assert found["trainings"][engine]["localizable"] == alone[1]["localizable"]
+    assert results["trainings"][engine]["localizable"] == alone[1]["localizable"]
 
 
 @pytest.mark.parametrize(
     ("engine", "name"), [(engine, name) for engine in ENGINES for name in protected.BROKEN[engine]]
 )
-def test_what_goes_on_ends_in_the_same_bits(engine: str, name: str, out: Path, found: Any) -> None:
-    assert found["trainings"][engine][f"{name}-again"] == found["trainings"][engine][name]
+def test_what_goes_on_ends_in_the_same_bits(engine: str, name: str, out: Path, results: Any) -> None:
+    assert results["trainings"][engine][f"{name}-again"] == results["trainings"][engine][name]
     again = changed_entries(out / f"{name}-{engine}", out / f"{name}-{engine}-again")
     assert not count(again)

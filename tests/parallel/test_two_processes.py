@@ -13,18 +13,18 @@ from tests.parallel import worker
 from tests.parallel.conftest import distance, torchrun
 
 
-def test_flat_indices_find_their_entries_in_shards(found: Any) -> None:
-    assert len(found["pieces"]) == 4
-    assert all(found["pieces"].values()), found["pieces"]
+def test_flat_indices_find_their_entries_in_shards(results: Any) -> None:
+    assert len(results["shards"]) == 4
+    assert all(results["shards"].values()), results["shards"]
 
 
-def test_a_hook_on_a_sharded_weight_fires_once_the_gradients_are_summed(found: Any) -> None:
-    assert found["hooks"] == {"fired": [2], "exact": [True]}
+def test_a_hook_on_a_sharded_weight_fires_once_the_gradients_are_summed(results: Any) -> None:
+    assert results["hooks"] == {"fired": [2], "exact": [True]}
 
 
-def test_items_are_dealt_in_turn_and_collected_in_their_order(found: Any) -> None:
-    assert found["dealt"] == [[["a", True], ["c", True]], [["b", True], ["c", False]]]
-    assert found["collected"] == [0.5, 1.5, 2.5]
+def test_items_are_dealt_in_turn_and_collected_in_their_order(results: Any) -> None:
+    assert results["dealt"] == [[["a", True], ["c", True]], [["b", True], ["c", False]]]
+    assert results["collected"] == [0.5, 1.5, 2.5]
 
 
 @pytest.mark.parametrize("name", worker.TRAININGS)
@@ -62,7 +62,7 @@ def test_sharded_weights_give_nearly_the_same_mask(folder: Path, out: Path) -> N
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: Path) -> None:
-    """The second process cannot write its part of the answer; the first would wait for it."""
+    """Fail in the second process, which cannot write its part of the answer; the first would wait for it."""
     broken = tmp_path / "broken.py"
     broken.write_text(
         "import os, sys\n"

@@ -1,4 +1,4 @@
-"""What each of two processes does; run by torchrun. The first writes what came out as JSON."""
+"""Program of each of two processes, run by torchrun. The first writes the results as JSON."""
 
 from __future__ import annotations
 
@@ -47,39 +47,39 @@ def localize(folder: Path, name: str, **how: Any) -> Any:
     return localize_skill(folder / "base", folder / "tuned", task, SEARCHES[name], **how)
 
 
-def check_pieces() -> dict[str, bool]:
-    """take and assign on DTensors against the full tensors, uneven and empty pieces among them."""
-    mesh, fine = init_device_mesh("cpu", (2,)), {}
+def check_shards() -> dict[str, bool]:
+    """Compare take and assign on DTensors with the full tensors, uneven and empty shards among them."""
+    mesh, agrees = init_device_mesh("cpu", (2,)), {}
     for shape, dimension, dtype in (
         ((5, 3), 0, torch.bfloat16),
         ((5, 3), 1, torch.float32),
         ((1, 4), 0, torch.float64),
         ((3,), 0, torch.float16),
     ):
-        whole = torch.arange(torch.Size(shape).numel()).sub(3).reshape(shape).to(dtype)
-        whole.view(-1)[0] = -0.0
-        spread = distribute_tensor(whole.clone(), mesh, [Shard(dimension)])
-        everywhere, indices = torch.arange(whole.numel()), torch.tensor([0, whole.numel() - 1, 1])
-        same = same_bits(take(spread, everywhere), whole.flatten())
-        same &= same_bits(shard_of(spread).cut(whole).contiguous(), local_of(spread).contiguous())
-        for tensor in (spread, whole):
+        full = torch.arange(torch.Size(shape).numel()).sub(3).reshape(shape).to(dtype)
+        full.view(-1)[0] = -0.0
+        spread = distribute_tensor(full.clone(), mesh, [Shard(dimension)])
+        everywhere, indices = torch.arange(full.numel()), torch.tensor([0, full.numel() - 1, 1])
+        same = same_bits(take(spread, everywhere), full.flatten())
+        same &= same_bits(shard_of(spread).cut(full).contiguous(), local_of(spread).contiguous())
+        for tensor in (spread, full):
             assign(tensor, indices, torch.tensor([7, -0.0, 9]).to(dtype))
-        fine[f"{shape} {dimension}"] = same and same_bits(take(spread, everywhere), whole.flatten())
-    return fine
+        agrees[f"{shape} {dimension}"] = same and same_bits(take(spread, everywhere), full.flatten())
+    return agrees
 
 
 def count_hooks() -> dict[str, Any]:
-    """When a hook on a sharded weight fires, over three micro-batches of which the last one is reduced."""
+    """Record when a hook on a sharded weight fires, over three micro-batches of which the last one is reduced."""
     torch.manual_seed(0)
     model, inputs = torch.nn.Linear(3, 5, bias=False), torch.randn(6, 3)
-    (whole,) = torch.autograd.grad(model(inputs).sum(), model.weight)
+    (full,) = torch.autograd.grad(model(inputs).sum(), model.weight)
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     fired, exact = [], []
 
     def hook(weight: torch.Tensor) -> None:
         fired.append(step)
         assert weight.grad is not None
-        exact.append(torch.allclose(local_of(weight.grad), shard_of(weight).cut(whole)))
+        exact.append(torch.allclose(local_of(weight.grad), shard_of(weight).cut(full)))
 
     model.weight.register_post_accumulate_grad_hook(hook)
     mine = inputs.chunk(2)[distributed.get_rank()]
@@ -91,20 +91,20 @@ def count_hooks() -> dict[str, Any]:
 
 def main(folder: Path, out: Path) -> None:
     ranks = find_ranks()
-    found = {"pieces": check_pieces(), "hooks": count_hooks(), "world": ranks.world}
-    found["dealt"] = ranks.gather_objects(ranks.shard("abc"))
-    found["collected"] = ranks.collect([ranks.rank + 0.5, ranks.rank + 2.5], 3)
+    results = {"shards": check_shards(), "hooks": count_hooks(), "world": ranks.world}
+    results["dealt"] = ranks.gather_objects(ranks.shard("abc"))
+    results["collected"] = ranks.collect([ranks.rank + 0.5, ranks.rank + 2.5], 3)
     for name in TRAININGS:
         for parallel in ("ddp", "fsdp"):
             train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
-    found["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
+    results["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
     for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
         for name in names:
             patch = localize(folder, name, parallel=parallel)
             if ranks.is_first:
                 save_patch(patch, out / f"{name}-{parallel}.safetensors")
     if ranks.is_first:
-        (out / "found.json").write_text(json.dumps(found))
+        (out / "results.json").write_text(json.dumps(results))
     leave()
 
 

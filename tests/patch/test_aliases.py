@@ -30,8 +30,8 @@ def tied() -> Any:
 
 
 def patch_for(model: torch.nn.Module, changes: dict[str, dict[int, float]], **more: Any) -> Any:
-    held = dict(model.named_parameters()) | dict(model.named_buffers())
-    return make_patch({name: tensor.detach() for name, tensor in held.items()}, changes, **more)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return make_patch({name: tensor.detach() for name, tensor in tensors.items()}, changes, **more)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_a_whole_tensor_and_entries_of_another_in_one_memory_are_refused() -> No
     with pytest.raises(OverlapError, match=r"'(a|t)' and '(a|t)' share memory"):
         apply_patch(model, patch_for(model, {"t": {0: 1.0}}, dense={"a": torch.ones(3, 4)}))
     llama = small_llama(tied=True)
-    whole = torch.zeros_like(llama.lm_head.weight)
-    torn = patch_for(llama, {"model.embed_tokens.weight": {0: 1.0}}, dense={"lm_head.weight": whole})
+    tensor = torch.zeros_like(llama.lm_head.weight)
+    torn = patch_for(llama, {"model.embed_tokens.weight": {0: 1.0}}, dense={"lm_head.weight": tensor})
     with pytest.raises(OverlapError, match=r"'lm_head\.weight', which is one with 'model\.embed_tokens\.weight'"):
         apply_patch(llama, torn)
     assert bits_of(model) == before
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "meets"),
+    ("first", "second", "overlaps"),
     [
         ({"a": {1: 9.0}}, {"t": {3: 8.0}}, True),
         ({"a": {1: 9.0}}, {"i": {3: 8}}, True),
@@ -86,13 +86,13 @@ def test_a_whole_tensor_and_entries_of_another_in_one_memory_are_refused() -> No
     ],
 )
 def test_the_order_of_grafts_is_seen_through_every_view(
-    first: dict[str, dict[int, float]], second: dict[str, dict[int, float]], meets: bool
+    first: dict[str, dict[int, float]], second: dict[str, dict[int, float]], overlaps: bool
 ) -> None:
     model = tied()
     before = bits_of(model)
     below = apply_patch(model, patch_for(model, first))
     above = apply_patch(model, patch_for(model, second))
-    if meets:
+    if overlaps:
         with pytest.raises(RevertError, match="later graft"):
             below.revert()
         above.revert()
@@ -175,17 +175,17 @@ def test_touches_meet_where_bytes_do(data: st.DataObject) -> None:
         flat = memory.view(data.draw(st.sampled_from([torch.uint8, torch.int16, torch.int32, torch.int64])))
         start = data.draw(st.integers(0, len(flat) - 1))
         view = flat[start : data.draw(st.integers(start + 1, len(flat)))]
-        whole = data.draw(st.booleans())
+        is_range = data.draw(st.booleans())
         chosen = data.draw(st.sets(st.integers(0, len(view) - 1), min_size=1, max_size=4))
-        touches.append(Touch.of("w", view, None if whole else torch.tensor(sorted(chosen))))
+        touches.append(Touch.of("w", view, None if is_range else torch.tensor(sorted(chosen))))
         width = view.element_size()
-        entries = range(len(view)) if whole else chosen
+        entries = range(len(view)) if is_range else chosen
         owner[side] = {(start + i) * width + byte for i in entries for byte in range(width)}
-    assert touches[0].meets(touches[1]) == touches[1].meets(touches[0]) == bool(owner[0] & owner[1])
+    assert touches[0].overlaps(touches[1]) == touches[1].overlaps(touches[0]) == bool(owner[0] & owner[1])
 
 
 def packed() -> Any:
-    """Two experts in one tensor, the second parameter out of order in memory."""
+    """Build a model of two experts in one tensor, the second parameter out of order in memory."""
     model: Any = model_of({"experts": torch.arange(24.0).reshape(2, 4, 3)})
     model.other = torch.nn.Parameter(torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2))
     return model
@@ -235,8 +235,8 @@ def test_protection_and_masks_know_tied_views() -> None:
     model = tied()
     specs = {name: spec_of(tensor) for name, tensor in model.named_parameters()}
     mask = Mask.of({"t": specs["t"]}, {"t": [3]})
-    flat, places = lay_flat(model.t, torch.tensor([3]))
-    assert flat[places].view(torch.float32).tolist() == [1.0]
+    flat, offsets = lay_flat(model.t, torch.tensor([3]))
+    assert flat[offsets].view(torch.float32).tolist() == [1.0]
     optimizer = torch.optim.SGD([model.t], lr=0.1)
     with graft.protect(model, optimizer, mask):
         model.t.square().sum().backward()

@@ -43,12 +43,12 @@ F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float6
 def test_rounding_is_a_cast_and_anything_worse_is_not(
     values: list[float], given: torch.dtype, wanted: torch.dtype, fits: bool
 ) -> None:
-    held = torch.tensor(values, dtype=given)
+    tensor = torch.tensor(values, dtype=given)
     if fits:
-        assert torch.equal(cast_values(held, wanted, "w").double(), held.to(wanted).double())
+        assert torch.equal(cast_values(tensor, wanted, "w").double(), tensor.to(wanted).double())
     else:
         with pytest.raises(PatchMismatchError, match=r"tensor 'w': some of the patch's values do not fit into torch\."):
-            cast_values(held, wanted, "w")
+            cast_values(tensor, wanted, "w")
 
 
 def refuse(model: torch.nn.Module, patch: Any, match: str) -> None:
@@ -65,5 +65,5 @@ def test_a_live_model_keeps_its_bits_where_a_cast_would_overflow() -> None:
         assert model.b[0] == 6e4  # type: ignore[index,union-attr]
     refuse(model, make_patch(base, {"a": {0: 3.0}, "b": {0: 7e4}}, with_base_values=True), "'b': .* values do not fit")
     refuse(model, make_patch(base, {"a": {2: 5.0}}, with_base_values=True), "'a': .* base values do not fit")
-    whole = {"b": torch.tensor([1.0, 1e6])}
-    refuse(model, make_patch(base, {"a": {0: 3.0}}, with_base_values=True, dense=whole), "'b': .* values do not fit")
+    dense = {"b": torch.tensor([1.0, 1e6])}
+    refuse(model, make_patch(base, {"a": {0: 3.0}}, with_base_values=True, dense=dense), "'b': .* values do not fit")

@@ -59,14 +59,14 @@ MODELS: dict[str, Any] = {
 
 
 def grow(model: PreTrainedModel, to: int) -> Any:
-    """A nudged copy with more rows."""
+    """Return a nudged copy with more rows."""
     tuned = nudged(model)
     tuned.resize_token_embeddings(to, mean_resizing=False)
     return tuned
 
 
 def pair_on_disk(folder: Path, base: PreTrainedModel, tokens: list[str], multiple: int = 1) -> tuple[Path, Path]:
-    """Base and tuned folders with tokenizers; the tuned model has the tokens' rows and padding to a multiple."""
+    """Write base and tuned folders with tokenizers; the tuned model has the tokens' rows and padding to a multiple."""
     base.resize_token_embeddings(N, mean_resizing=False)
     tokenizer = word_tokenizer(pad_token="[PAD]")
     save_model(base, folder / "base")
@@ -268,11 +268,11 @@ def test_two_vocabularies_join_where_they_are_one(tmp_path: Path) -> None:
 
 def test_rows_that_files_hold_already_are_left_or_refused(tmp_path: Path) -> None:
     tensors = BASE | {"embed.weight": torch.cat([BASE["embed.weight"], torch.ones(2, 4)])}
-    held = Checkpoint.open(write_single(tmp_path / "held", tensors))
-    merge_patches(held, [grown_patch()], tmp_path / "out")
+    checkpoint = Checkpoint.open(write_single(tmp_path / "held", tensors))
+    merge_patches(checkpoint, [grown_patch()], tmp_path / "out")
     assert Checkpoint.open(tmp_path / "out").spec("embed.weight").shape == (9, 4)
     with pytest.raises(PatchMismatchError, match="other rows than the patch brings, from row 7 on"):
-        merge_patches(held, [grown_patch(value=3.0)], tmp_path / "none")
+        merge_patches(checkpoint, [grown_patch(value=3.0)], tmp_path / "none")
 
 
 def test_buffers_are_no_weights_in_what_a_patch_counts(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.fixture(params=HEADS)
 def trio(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Task]:
-    """A base, a tuned model with another head on it, and the task of the head."""
+    """Make a base, a tuned model with another head on it, and the task of the head."""
     write, head = HEADS[request.param]
     base = write(tmp_path / "base", **({"steps": 1} if write in (write_masked, write_causal) else {}))
     if head["kind"] == "choice":
@@ -77,7 +77,7 @@ def trio(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Ta
 
 
 def nudge(base: Path, folder: Path, task: Task) -> Path:
-    """A tuned model: every weight moved, some of them far."""
+    """Tune a model: every weight changes, some of them much."""
     opened = open_head(base, task.spec, seed=3, runtime=Runtime(device="cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def examples(task: Task) -> Sequence[Example]:
 
 
 def load(folder: Path) -> Any:
-    """By the class that config.json names, with nothing missing and nothing unused."""
+    """Load the class that config.json names, with nothing missing and nothing unused."""
     (name,) = json.loads((folder / "config.json").read_text())["architectures"]
     model, report = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"]
@@ -128,8 +128,8 @@ def test_every_head_loads_and_answers_as_the_live_graft(
     with torch.no_grad(), apply_patch(live.model, patch):
         expected = live.logits(examples(task)) if task.spec.labels or task.spec.choices else live.loss(examples(task))
     with torch.no_grad():
-        found = other.logits(examples(task)) if task.spec.labels or task.spec.choices else other.loss(examples(task))
-    assert torch.equal(found, expected)
+        outputs = other.logits(examples(task)) if task.spec.labels or task.spec.choices else other.loss(examples(task))
+    assert torch.equal(outputs, expected)
     if task.spec.head.kind == "classifier":
         assert read_head(merged)["labels"] == LABELS
         assert read_head(merged)["architecture"] == read_head(tuned)["architecture"]
@@ -147,17 +147,17 @@ def test_a_classifier_of_images_cut_without_a_task(tmp_path: Path) -> None:
         next(tuned.parameters()).add_(0.1)
     tuned.save_pretrained(tmp_path / "tuned")
     merged = merge(tmp_path / "base", [diff_checkpoints(tmp_path / "base", tmp_path / "tuned")], tmp_path / "merged")
-    found, report = transformers.AutoModelForImageClassification.from_pretrained(merged, output_loading_info=True)
+    loaded, report = transformers.AutoModelForImageClassification.from_pretrained(merged, output_loading_info=True)
     assert not report["missing_keys"] | report["unexpected_keys"]
-    assert (found.config.id2label, found.config.num_labels) == (names, 7)
+    assert (loaded.config.id2label, loaded.config.num_labels) == (names, 7)
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(found.eval()(pixels).logits, tuned.eval()(pixels).logits)
+        assert torch.equal(loaded.eval()(pixels).logits, tuned.eval()(pixels).logits)
 
 
 @pytest.fixture
 def classifiers(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A base and two classifiers on it, of two and three labels."""
+    """Make a base and two classifiers on it, of two and three labels."""
     base = write_bert(tmp_path / "base")
     folders = []
     for labels in (["a", "b"], ["x", "y", "z"]):
@@ -190,8 +190,8 @@ def test_other_names_of_a_head_that_the_base_has_come_with_its_entries_alone(
         for tensor in model.parameters():
             tensor += 0.5
     model.save_pretrained(tmp_path / "tuned")
-    whole = diff_checkpoints(base, tmp_path / "tuned")
-    assert read_head(merge(base, [whole], tmp_path / "whole"))["labels"] == ["b", "a"]
+    patch = diff_checkpoints(base, tmp_path / "tuned")
+    assert read_head(merge(base, [patch], tmp_path / "whole"))["labels"] == ["b", "a"]
     layers = diff_checkpoints(base, tmp_path / "tuned", scope="layers")
     assert read_head(merge(base, [layers], tmp_path / "layers"))["labels"] == ["a", "b"]
     with pytest.raises(MismatchError, match="heads of other labels cannot be fused"):

@@ -191,9 +191,9 @@ def test_a_failure_amid_writing_is_undone(fault: type[BaseException], monkeypatc
     before = bits_of(model)
     write, calls = LiveEntries.write, []
 
-    def failing(entries: LiveEntries, held: torch.Tensor) -> None:
+    def failing(entries: LiveEntries, content: torch.Tensor) -> None:
         calls.append(entries)
-        write(entries, held)
+        write(entries, content)
         if len(calls) == 2:
             raise fault
 
@@ -211,14 +211,14 @@ def test_a_failure_amid_writing_is_undone(fault: type[BaseException], monkeypatc
 def test_whole_tensors_are_replaced_and_restored() -> None:
     model = weights()
     before = bits_of(model)
-    whole = torch.full((4, 6), -0.0)
-    patch = patch_for(model, {"a": {1: 9.0}}, dense={"b": whole})
+    tensor = torch.full((4, 6), -0.0)
+    patch = patch_for(model, {"a": {1: 9.0}}, dense={"b": tensor})
     with apply_patch(model, patch) as grafted:
         assert grafted.k == 1
-        assert bits_of(model)["b"] == to_bytes(whole)
+        assert bits_of(model)["b"] == to_bytes(tensor)
     assert bits_of(model) == before
-    with apply_patch(model, patch_for(model, {"b": {1: 9.0}}, dense={"b": whole})):  # both for one tensor
-        assert bits_of(model)["b"] == to_bytes(whole)
+    with apply_patch(model, patch_for(model, {"b": {1: 9.0}}, dense={"b": tensor})):  # both for one tensor
+        assert bits_of(model)["b"] == to_bytes(tensor)
     assert bits_of(model) == before
     del model.b
     with pytest.raises(CheckpointError, match=r"'b'.*Module lacks"):

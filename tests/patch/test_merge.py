@@ -98,15 +98,15 @@ def test_tied_names_that_are_listed_twice_are_both_written(tmp_path: Path) -> No
     base = write_single(tmp_path / "base", tensors, config)
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         patch = make_patch(tensors, {name: {5: 9.0}})
-        found = all_tensors(merged(base, [patch], tmp_path / f"by {name}"))
-        assert found["lm_head.weight"].flatten()[5] == found["model.embed_tokens.weight"].flatten()[5] == 9.0
+        stored = all_tensors(merged(base, [patch], tmp_path / f"by {name}"))
+        assert stored["lm_head.weight"].flatten()[5] == stored["model.embed_tokens.weight"].flatten()[5] == 9.0
     patches = [make_patch(tensors, {name: {5: float(len(name))}}) for name in sorted(tensors) if "layers" not in name]
     with pytest.raises(OverlapError, match="different values"):
         merge_patches(Checkpoint.open(base), patches[:2], tmp_path / "both")
     dense = make_patch(tensors, {"model.norm.weight": {0: 9.0}}, dense={"lm_head.weight": torch.full((16, 8), 3.0)})
-    found = all_tensors(merged(base, [dense], tmp_path / "dense"))
-    assert bits_of(found)["lm_head.weight"] == bits_of(found)["model.embed_tokens.weight"]
-    assert (found["lm_head.weight"] == 3.0).all()
+    stored = all_tensors(merged(base, [dense], tmp_path / "dense"))
+    assert bits_of(stored)["lm_head.weight"] == bits_of(stored)["model.embed_tokens.weight"]
+    assert (stored["lm_head.weight"] == 3.0).all()
 
 
 @pytest.mark.parametrize("sizes", [{}, {"max_shard_size": "2KB"}])
@@ -130,11 +130,11 @@ def test_a_second_head_does_not_displace_the_first(tmp_path: Path) -> None:
     for i, (name, head) in enumerate(heads.items()):
         patch = make_patch(sample_tensors(), {"layers.0.w": {i: 9.0}}, dense={name: head})
         base = merged(base, [patch], tmp_path / f"out{i}")
-    found = all_tensors(base)
-    assert found["one.w"].tolist() == [1, 1, 1]
-    assert found["two.w"].tolist() == [0, 0]
-    assert found["layers.0.w"].flatten()[:2].tolist() == [9, 9]
-    assert found.keys() == sample_tensors().keys() | heads.keys()
+    tensors = all_tensors(base)
+    assert tensors["one.w"].tolist() == [1, 1, 1]
+    assert tensors["two.w"].tolist() == [0, 0]
+    assert tensors["layers.0.w"].flatten()[:2].tolist() == [9, 9]
+    assert tensors.keys() == sample_tensors().keys() | heads.keys()
 
 
 def test_what_a_stranger_says_of_the_task_cannot_break_the_merge(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_odd_header_lengths_and_scalars_are_written_in_place(tmp_path: Path) -> 
     odd = (length + 3).to_bytes(8, "little") + data[8 : 8 + length] + b"   " + data[8 + length :]
     (base / "model.safetensors").write_bytes(odd)  # the format asks for no alignment
     out = merged(base, [make_patch(tensors, {"x": {0: -0.0}, "y": {8: 1e300}})], tmp_path / "out")
-    found = all_tensors(out)
-    assert found["x"].signbit()
-    assert found["y"].tolist() == [*range(8), 1e300]
+    stored = all_tensors(out)
+    assert stored["x"].signbit()
+    assert stored["y"].tolist() == [*range(8), 1e300]
 
 
 def test_a_single_file_gives_a_folder(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_nothing_is_left_after_a_failure(
     def failing(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(merge, "_place_dense", failing)
+    monkeypatch.setattr(merge, "_assign_dense", failing)
     with pytest.raises(OutputError if isinstance(fault, OSError) else type(fault)):
         merge_patches(Checkpoint.open(base), [GOOD], tmp_path / "new" / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]

@@ -1,4 +1,4 @@
-"""What a changed copy of a model takes along, and what it leaves out by name."""
+"""A changed copy of a model takes its companion files along, and names those that it leaves out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DENSE = "2_Dense/model.safetensors"
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A sentence encoder with a dense layer in a folder of its own."""
+    """Write a sentence encoder with a dense layer in a folder of its own."""
     base = write_single(tmp_path / "base", sample_tensors())
     for name in ("tokenizer.json", "1_Pooling/config.json", "2_Dense/config.json"):
         put(base / name, b"{}")
@@ -38,7 +38,7 @@ def put(path: Path, data: bytes = b"x") -> None:
 
 
 def make(base: Path, out: Path, how: str) -> tuple[Path, list[str]]:
-    """A changed copy, and what is said to be left out."""
+    """Make a changed copy; return it and the lines on the files left out."""
     said: list[str] = []
     if how == "apply":
         merge_patches(

@@ -44,11 +44,11 @@ def expected(values: list[float], base: float, rule: str) -> float:
 @settings(derandomize=True, deadline=None)
 @given(SETS, st.sampled_from(["mean", "sign"]))
 def test_mean_and_sign_are_plain_arithmetic(sets: list[dict[int, float]], rule: OverlapRule) -> None:
-    found = joined(sets, rule)
-    for i, value in found.items():
+    blended = joined(sets, rule)
+    for i, value in blended.items():
         wanted = expected([item[i] for item in sets if i in item], BASE[i].item(), rule)
         assert value == torch.tensor(wanted, dtype=torch.float64).float().item()
-    assert set(found) == set().union(*sets)
+    assert set(blended) == set().union(*sets)
 
 
 @settings(derandomize=True, deadline=None)
@@ -69,13 +69,13 @@ def test_sign_takes_the_side_with_the_greater_mass_not_the_majority() -> None:
 def test_slerp_is_taken_over_what_the_same_patches_share() -> None:
     zero = torch.zeros(N)
     a, b = {0: 3.0, 1: 0.0, 5: 1.0}, {0: 0.0, 1: 3.0, 6: 1.0}
-    found = joined([a, b], "slerp", zero)
+    blended = joined([a, b], "slerp", zero)
     half = math.sin(math.pi / 4) / math.sin(math.pi / 2)  # at a right angle, t = 1/2
-    assert found == pytest.approx({0: 3 * half, 1: 3 * half, 5: 1.0, 6: 1.0})
-    assert math.hypot(found[0], found[1]) == pytest.approx(3)  # the length stays, the mean's would be 2.12
+    assert blended == pytest.approx({0: 3 * half, 1: 3 * half, 5: 1.0, 6: 1.0})
+    assert math.hypot(blended[0], blended[1]) == pytest.approx(3)  # the length stays, the mean's would be 2.12
     other = joined([a, b, {1: 3.0, 7: 1.0}], "slerp", zero)  # coordinate 1 is now shared by three, 0 by two
-    assert (other[0], other[1]) != (found[0], found[1])
-    assert joined([a, b], "slerp", zero + 1) != found  # it is an angle of differences
+    assert (other[0], other[1]) != (blended[0], blended[1])
+    assert joined([a, b], "slerp", zero + 1) != blended  # it is an angle of differences
 
 
 def test_slerp_of_parallel_and_of_opposite_differences_is_the_line() -> None:
@@ -105,18 +105,18 @@ def test_the_spherical_mean_of_equal_vectors_is_that_vector() -> None:
 def test_every_float_dtype_is_rounded_to_itself(rule: OverlapRule, dtype: torch.dtype) -> None:
     indices = np.arange(2)
     parts = [(indices, torch.tensor(values).to(dtype)) for values in ([1.0, 3.0], [2.0, 3.0])]
-    found = join_entries(parts, rule, "w", lambda indices: torch.zeros(len(indices)).to(dtype))
-    assert found.values.dtype == dtype
-    assert found.values.float().tolist() == [1.5, 3.0]
-    assert found.differing == 1
+    entries = join_entries(parts, rule, "w", lambda indices: torch.zeros(len(indices)).to(dtype))
+    assert entries.values.dtype == dtype
+    assert entries.values.float().tolist() == [1.5, 3.0]
+    assert entries.differing == 1
 
 
 @pytest.mark.parametrize("rule", ["mean", "sign", "slerp"])
 def test_what_cannot_be_blended_is_refused_and_what_agrees_is_kept(rule: OverlapRule) -> None:
-    whole = [(np.array([4]), torch.tensor([value])) for value in (3, 3, 5)]
-    assert join_entries(whole[:2], rule, "steps").values.tolist() == [3]
+    parts = [(np.array([4]), torch.tensor([value])) for value in (3, 3, 5)]
+    assert join_entries(parts[:2], rule, "steps").values.tolist() == [3]
     with pytest.raises(OverlapError, match=r"'steps': torch.int64 values cannot be averaged"):
-        join_entries(whole, rule, "steps", lambda indices: indices)
+        join_entries(parts, rule, "steps", lambda indices: indices)
 
 
 def test_without_the_base_sign_and_slerp_are_refused() -> None:

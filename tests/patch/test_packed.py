@@ -55,32 +55,32 @@ def backward(model: Any) -> None:
 
 
 def slice_of(packed: torch.Tensor) -> torch.Tensor:
-    """Expert 2's w3: the second half of the rows of what the model holds, by hand."""
+    """Return expert 2's w3 by hand: the second half of its rows in the packed parameter."""
     return packed[2, packed.shape[1] // 2 :]
 
 
 def test_a_name_in_the_files_is_a_view_of_the_packed_parameter(model: Any, base: Path) -> None:
     target = LiveTarget(model)
-    place = target.match([EXPERT]).found[EXPERT]
-    assert same_bits(target.tensors[place], load_file(base / "model.safetensors")[EXPERT])
+    own_name = target.match([EXPERT]).found[EXPERT]
+    assert same_bits(target.tensors[own_name], load_file(base / "model.safetensors")[EXPERT])
     packed = model.get_parameter(OWNER).detach()
     indices = torch.tensor([0, 5, 100])
-    owned = Owners(model).entries(place, target.tensors[place], indices)
+    owned = Owners(model).entries(own_name, target.tensors[own_name], indices)
     assert owned.name == OWNER
     assert torch.equal(packed.flatten()[owned.indices], slice_of(packed).flatten()[indices])
 
 
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)), data=st.data())
 def test_a_part_is_located_where_it_is_cut(shape: tuple[int, int, int], data: st.DataObject) -> None:
-    whole = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
-    view = whole[data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1)) :]
+    tensor = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
+    view = tensor[data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1)) :]
     view = view.T if data.draw(st.booleans()) else view
     part = PackedPart("x", tuple(view.shape), view.stride(), int(view.storage_offset()))
-    assert torch.equal(part.of(whole), view)
+    assert torch.equal(part.of(tensor), view)
     assert torch.equal(part.locate(torch.arange(view.numel())), view.flatten())
-    places, local = part.find(torch.arange(whole.numel()))
-    assert torch.equal(places, view.flatten().sort().values), "all that lies in the part, and nothing else"
-    assert torch.equal(view.flatten()[local], places)
+    positions, local = part.find(torch.arange(tensor.numel()))
+    assert torch.equal(positions, view.flatten().sort().values), "all that lies in the part, and nothing else"
+    assert torch.equal(view.flatten()[local], positions)
 
 
 def test_gradients_of_experts_reach_the_sink_by_name(model: Any) -> None:
@@ -115,10 +115,10 @@ def test_training_knows_experts_by_the_names_in_the_files(model: Any, base: Path
 def test_a_penalty_holds_experts(step: str, model: Any, base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     mask = Mask.of({EXPERT: checkpoint.spec(EXPERT)}, {EXPERT: np.array([3, 7])})
-    held = ImportanceWeights(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
+    importance = ImportanceWeights(mask, {EXPERT: torch.tensor([1.0, 2.0])}, 1.0,
                          {EXPERT: hash_values(checkpoint.read(EXPERT).flatten()[[3, 7]])}, "fisher")  # fmt: skip
     spec = RegularizeSpec(strength=0.5, step=step, layers="none")  # type: ignore[arg-type]
-    penalty = Penalty.of(model, checkpoint, held, spec)
+    penalty = Penalty.of(model, checkpoint, importance, spec)
     packed = model.get_parameter(OWNER)
     with torch.no_grad():
         slice_of(packed).view(-1)[[3, 7]] += 1.0
@@ -211,5 +211,5 @@ def test_qwen_experts_have_names_too(tmp_path: Path) -> None:
     target = LiveTarget(Qwen3MoeForCausalLM.from_pretrained(tmp_path / "base"))
     matched = target.match(checkpoint.names)
     assert matched.missing == ()
-    for name, place in matched.found.items():
-        assert same_bits(target.tensors[place].detach().contiguous(), checkpoint.read(name)), name
+    for name, own_name in matched.found.items():
+        assert same_bits(target.tensors[own_name].detach().contiguous(), checkpoint.read(name)), name

@@ -37,7 +37,7 @@ def test_any_number_of_times_on_any_model_it_is_what_applying_once_is(data: st.D
         base[name] = tensor.mT.contiguous().mT if tensor.dim() > 1 and data.draw(st.booleans()) else tensor
     chosen = {name: data.draw(st.sets(st.integers(0, tensor.numel() - 1))) for name, tensor in base.items()}
     changes = {
-        name: {i: float(data.draw(st.integers(-9, 9))) for i in found} for name, found in chosen.items() if found
+        name: {i: float(data.draw(st.integers(-9, 9))) for i in indices} for name, indices in chosen.items() if indices
     }
     if not changes:
         return

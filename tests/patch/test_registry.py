@@ -23,8 +23,8 @@ TOY = OverlapEntry(
 )
 
 
-def take_farthest(held: torch.Tensor, base: torch.Tensor, owners: object) -> torch.Tensor:
-    return held.gather(1, (held - base[:, None]).abs().argmax(dim=1, keepdim=True)).squeeze(1)
+def take_farthest(values: torch.Tensor, base: torch.Tensor, owners: object) -> torch.Tensor:
+    return values.gather(1, (values - base[:, None]).abs().argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 @pytest.fixture

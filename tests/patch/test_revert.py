@@ -26,7 +26,7 @@ N = 12
 
 
 def count_in_force() -> int:
-    """How many grafts lie on models of this process, also those whose handle is gone."""
+    """Count the grafts on models of this process, also those whose handle is gone."""
     return sum(thing.in_force for thing in gc.get_objects() if type(thing) is Layer)
 
 
@@ -36,8 +36,8 @@ def fresh() -> Any:
 
 
 def patch_for(model: torch.nn.Module, changes: dict[str, dict[int, float]], **more: Any) -> Any:
-    held = dict(model.named_parameters()) | dict(model.named_buffers())
-    return make_patch({name: tensor.detach() for name, tensor in held.items()}, changes, **more)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return make_patch({name: tensor.detach() for name, tensor in tensors.items()}, changes, **more)
 
 
 CHANGES: dict[str, dict[int, float]] = {"a": {1: 90.0, 5: 91.0}, "m.b": {2: 92.0}, "n": {3: 93}}
@@ -122,14 +122,14 @@ def test_on_leaving_the_block_too_and_what_went_wrong_first_is_what_is_heard_of(
 
 @contextlib.contextmanager
 def breaking(at: int, fault: Callable[[], object]) -> Iterator[list[int]]:
-    """Something happens at the n-th single write from now on."""
+    """Make something happen at the n-th single write from now on."""
     write, calls = torch.Tensor.index_copy_, []
 
-    def index_copy_(*given: Any, **more: Any) -> Any:
+    def index_copy_(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == at:
             fault()
-        return write(*given, **more)
+        return write(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.Tensor, "index_copy_", index_copy_)
@@ -291,15 +291,18 @@ def test_what_is_left_on_for_good_costs_nothing_once_nothing_lies_beneath() -> N
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_order_of_overlapping_grafts_reverts_drops_and_writes(data: st.DataObject) -> None:
-    """Against a list of layers: a revert succeeds where nothing later that is on shares a coordinate, and nothing else
-    was written there; then every coordinate holds what it held before that graft."""
+    """Compare with a list of layers.
+
+    A revert succeeds where no later graft in force shares a coordinate, and nothing else was written there; then every
+    coordinate holds what it held before that graft.
+    """
     model: Any = model_of({"a": torch.arange(6.0)})
     model.t = torch.nn.Parameter(model.a.detach().view(2, 3).t())  # the same memory in another order
     layers: list[tuple[Grafted | None, set[int], dict[int, float], dict[int, float]]] = []
     count = 100.0
     for _ in range(data.draw(st.integers(1, 8))):
         act = data.draw(st.sampled_from(["apply", "apply", "revert", "drop", "write"]))
-        held = model.a.tolist()
+        values_now = model.a.tolist()
         alive = [layer for layer in layers if layer[0] is not None]
         if act == "apply":
             where = data.draw(st.sets(st.integers(0, 5), min_size=1, max_size=3))
@@ -307,26 +310,26 @@ def test_any_order_of_overlapping_grafts_reverts_drops_and_writes(data: st.DataO
             transposed = {i % 3 * 2 + i // 3: value for i, value in values.items()}
             name, changes = data.draw(st.sampled_from([("a", values), ("t", transposed)]))
             patch = make_patch({"a": model.a.detach(), "t": model.t.detach()}, {name: changes})
-            layers.append((apply_patch(model, patch), where, {i: held[i] for i in where}, values))
-            assert model.a.tolist() == [values.get(i, held[i]) for i in range(6)]
+            layers.append((apply_patch(model, patch), where, {i: values_now[i] for i in where}, values))
+            assert model.a.tolist() == [values.get(i, values_now[i]) for i in range(6)]
         elif act == "write":
             i = data.draw(st.integers(0, 5))
             model.a.data[i] = count = count + 1
         elif alive:
             layer = data.draw(st.sampled_from(alive))
-            place = layers.index(layer)
+            position = layers.index(layer)
             handle, where, before, values = layer
             assert handle is not None
             if act == "drop":
-                layers[place] = (None, where, before, values)
+                layers[position] = (None, where, before, values)
                 del handle, layer, alive
                 continue
-            later = any(other[1] & where for other in layers[place + 1 :])
-            if later or any(held[i] != values[i] for i in where):
+            later = any(other[1] & where for other in layers[position + 1 :])
+            if later or any(values_now[i] != values[i] for i in where):
                 with pytest.raises(RevertError):
                     handle.revert()
-                assert model.a.tolist() == held
+                assert model.a.tolist() == values_now
             else:
                 handle.revert()
-                assert model.a.tolist() == [before.get(i, held[i]) for i in range(6)]
-                del layers[place]
+                assert model.a.tolist() == [before.get(i, values_now[i]) for i in range(6)]
+                del layers[position]

@@ -26,7 +26,7 @@ def test_the_bound_is_the_logarithm_of_the_number_of_masks(n: int, data: st.Data
 
 
 def matrices(n_layers: int, vocabulary: int, width: int, inner: int, kv: int, gated: bool) -> dict[str, TensorSpec]:
-    """The matrices of a transformer, where nearly all of its weights are."""
+    """Return the matrices of a transformer, where nearly all of its weights are."""
     layer = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (kv, width), "self_attn.v_proj": (kv, width)}
     layer |= {"self_attn.o_proj": (width, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
     layer |= {"mlp.gate_proj": (inner, width)} if gated else {}

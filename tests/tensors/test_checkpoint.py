@@ -108,14 +108,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_damaged_header_is_refused_or_still_describes_the_file(place: float, flip: int, tmp_path: Path) -> None:
+@given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_header_is_refused_or_still_describes_the_file(position: float, flip: int, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     if not folder.exists():
         write_single(folder, sample_tensors())
         (folder / SINGLE).rename(tmp_path / "good")
     data = bytearray((tmp_path / "good").read_bytes())
-    data[int(place * (8 + int.from_bytes(data[:8], "little")))] ^= flip
+    data[int(position * (8 + int.from_bytes(data[:8], "little")))] ^= flip
     (folder / SINGLE).write_bytes(data)
     try:
         checkpoint = Checkpoint.open(folder)
@@ -125,10 +125,10 @@ def test_a_damaged_header_is_refused_or_still_describes_the_file(place: float, f
 
 
 @pytest.mark.parametrize("declared", [{"quant_method": "gptq"}, {"quant_method": "bitsandbytes"}, {}])
-def test_a_quantised_checkpoint_is_refused(declared: dict[str, str], tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_refused(declared: dict[str, str], tmp_path: Path) -> None:
     config = {"model_type": "zebra", "quantization_config": declared}
     folder = write_single(tmp_path / "base", sample_tensors(), config)
-    with pytest.raises(CheckpointError, match=rf"quantised \({declared.get('quant_method', 'unknown')}\)"):
+    with pytest.raises(CheckpointError, match=rf"quantized \({declared.get('quant_method', 'unknown')}\)"):
         Checkpoint.open(folder)
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
     assert Checkpoint.open(folder).names

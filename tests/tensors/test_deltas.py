@@ -42,12 +42,12 @@ def test_nothing_large_is_missed_and_sizes_are_exact_up_to_the_bound(
     sizes = (tuned.float() - base.float()).abs()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("graft.tensors.pair.CHUNK", part)
-        few, found = large_deltas(pair, "w", base, tuned, floor, exact_to)
-    assert set(((sizes >= floor) & (sizes > 0)).nonzero().flatten().tolist()) <= set(few.tolist())
-    assert few.tolist() == sorted(set(few.tolist()))
-    assert torch.equal(found > exact_to, sizes[few] > exact_to)
-    assert torch.equal(found[found <= exact_to], sizes[few][found <= exact_to])
-    assert (found >= 0.99 * floor).all()
+        candidates, candidate_sizes = large_deltas(pair, "w", base, tuned, floor, exact_to)
+    assert set(((sizes >= floor) & (sizes > 0)).nonzero().flatten().tolist()) <= set(candidates.tolist())
+    assert candidates.tolist() == sorted(set(candidates.tolist()))
+    assert torch.equal(candidate_sizes > exact_to, sizes[candidates] > exact_to)
+    assert torch.equal(candidate_sizes[candidate_sizes <= exact_to], sizes[candidates][candidate_sizes <= exact_to])
+    assert (candidate_sizes >= 0.99 * floor).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -57,9 +57,9 @@ def test_take_and_assign_move_bits_in_any_dtype_and_layout(
 
 def test_what_is_taken_is_a_copy() -> None:
     tensor = torch.arange(5.0)
-    taken = take(tensor, torch.arange(5))
+    values = take(tensor, torch.arange(5))
     tensor.zero_()
-    assert taken.tolist() == [0, 1, 2, 3, 4]
+    assert values.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_equality_is_that_of_bits() -> None:

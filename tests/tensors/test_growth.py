@@ -1,4 +1,4 @@
-"""Which of the tensors of another shape are a vocabulary that grew, a head of other outputs, or neither."""
+"""Tensors of another shape are told apart: a vocabulary that grew, a head of other outputs, or neither."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_vocabulary_grows_as_a_whole_by_its_config_or_by_names(nested: Any, tm
     configs = {}
     for which, size in (("base", 12), ("tuned", 15)):
         configs[which] = None if nested is None else json.loads(json.dumps(text).replace(": 1", f": {size}"))
-    found = shapes_of(tmp_path, VOCABULARY, **configs)
-    assert (found.grown, found.replaced, found.unlike) == (frozenset(VOCABULARY), frozenset(), {})
+    shapes = shapes_of(tmp_path, VOCABULARY, **configs)
+    assert (shapes.grown, shapes.replaced, shapes.unlike) == (frozenset(VOCABULARY), frozenset(), {})
 
 
 def test_an_embedding_of_any_name_is_the_vocabulary_where_the_config_says_so(tmp_path: Path) -> None:
@@ -60,18 +60,18 @@ def test_an_embedding_of_any_name_is_the_vocabulary_where_the_config_says_so(tmp
     ],
 )
 def test_anything_else_cannot_be_compared(changes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
-    found = shapes_of(tmp_path, changes, base={"vocab_size": 12}, tuned={"vocab_size": 12})
-    assert not found.grown
-    assert not found.replaced
-    assert set(found.unlike) == set(changes)
+    shapes = shapes_of(tmp_path, changes, base={"vocab_size": 12}, tuned={"vocab_size": 12})
+    assert not shapes.grown
+    assert not shapes.replaced
+    assert set(shapes.unlike) == set(changes)
     name = next(iter(changes))
-    assert found.unlike[name].startswith(f"tensor {name!r} has shape {list(BASE[name])} in the base")
+    assert shapes.unlike[name].startswith(f"tensor {name!r} has shape {list(BASE[name])} in the base")
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 7])
 def test_a_head_of_other_outputs_is_replaced_with_its_bias(outputs: int, tmp_path: Path) -> None:
-    found = shapes_of(tmp_path, {"score.weight": (outputs, 4), "score.bias": (outputs,)})
-    assert (found.replaced, found.grown, found.unlike) == ({"score.weight", "score.bias"}, frozenset(), {})
+    shapes = shapes_of(tmp_path, {"score.weight": (outputs, 4), "score.bias": (outputs,)})
+    assert (shapes.replaced, shapes.grown, shapes.unlike) == ({"score.weight", "score.bias"}, frozenset(), {})
 
 
 def test_a_config_is_told_of_new_rows_where_it_names_the_size(tmp_path: Path) -> None:

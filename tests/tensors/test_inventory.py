@@ -1,4 +1,4 @@
-"""What an architecture uses of a folder: missing and foreign tensors are refused by name, legacy ones left out."""
+"""Inventory of a folder: missing and foreign tensors are refused by name, legacy ones left out."""
 
 from __future__ import annotations
 

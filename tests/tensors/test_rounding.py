@@ -1,4 +1,4 @@
-"""What only rounding explains is told from what changed, bit by bit."""
+"""Differences that only rounding explains are told from changes, bit by bit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_rounded_values_read_as_the_base_and_changed_ones_stay(
     base = torch.tensor(values, dtype=wide)
     moved = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
     tuned = torch.where(moved, base + 1000, base).to(narrow).to(wide)
-    found = undo_rounding(base, tuned, narrow)
-    assert torch.equal(as_bits(found)[moved], as_bits(tuned)[moved])
-    assert torch.equal(as_bits(found)[~moved], as_bits(base)[~moved])
+    restored = undo_rounding(base, tuned, narrow)
+    assert torch.equal(as_bits(restored)[moved], as_bits(tuned)[moved])
+    assert torch.equal(as_bits(restored)[~moved], as_bits(base)[~moved])
 
 
 def test_signs_of_zero_are_changes_and_nothing_is_undone_without_rounding() -> None:
@@ -37,7 +37,7 @@ def test_signs_of_zero_are_changes_and_nothing_is_undone_without_rounding() -> N
     assert torch.equal(undo_rounding(counts, counts + 1, torch.bfloat16), counts + 1)
 
 
-def test_wide_weights_that_hold_narrow_values_are_recognised() -> None:
+def test_wide_weights_that_hold_narrow_values_are_recognized() -> None:
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     assert narrow_dtype([weights]) is None
     for narrow in NARROW:

@@ -31,8 +31,8 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_every_tensor_has_one_kind(name: str) -> None:
     assert kind_of(name) == KINDS[name]
-    held = [kind for kind in ("layers", "embeddings", "heads") if Scope(kind).holds(name)]
-    assert held == [KINDS[name]]
+    kinds = [kind for kind in ("layers", "embeddings", "heads") if Scope(kind).holds(name)]
+    assert kinds == [KINDS[name]]
     assert Scope("all").holds(name)
     assert Scope("layers+embeddings+heads").holds(name)
 

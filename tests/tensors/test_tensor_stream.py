@@ -18,8 +18,8 @@ from tests.checkpoints import equal_tensors
 
 def tensors() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    made = {f"t.{name}": (100 * torch.rand(3, 5, generator=generator)).to(d) for name, d in TORCH_DTYPES.items()}
-    return {**made, "scalar": torch.tensor(-0.0), "empty": torch.zeros(0, 3), "ß": torch.ones(7, dtype=torch.uint8)}
+    by_dtype = {f"t.{name}": (100 * torch.rand(3, 5, generator=generator)).to(d) for name, d in TORCH_DTYPES.items()}
+    return {**by_dtype, "scalar": torch.tensor(-0.0), "empty": torch.zeros(0, 3), "ß": torch.ones(7, dtype=torch.uint8)}
 
 
 def test_the_bytes_are_the_librarys(tmp_path: Path) -> None:
@@ -32,13 +32,13 @@ def test_the_bytes_are_the_librarys(tmp_path: Path) -> None:
 
 
 def test_memory_holds_two_tensors_at_most(tmp_path: Path) -> None:
-    made: list[weakref.ref[torch.Tensor]] = []
+    references: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
     def make() -> torch.Tensor:
-        alive.append(sum(reference() is not None for reference in made))
-        tensor = torch.full((4,), float(len(made)))
-        made.append(weakref.ref(tensor))
+        alive.append(sum(reference() is not None for reference in references))
+        tensor = torch.full((4,), float(len(references)))
+        references.append(weakref.ref(tensor))
         return tensor
 
     write_tensors(tmp_path / "f", {str(i): Planned(TensorSpec("F32", (4,)), make) for i in range(5)}, {})

@@ -36,7 +36,7 @@ class Coded:
 
 
 def encode_indices(indices: Indices, n: int) -> Coded:
-    """Write (k,) sorted unique indices below n in the code that the format prescribes: the shorter one."""
+    """Encode (k,) sorted unique indices below n in the code that the format prescribes: the shortest one."""
     none16, none8 = np.empty(0, np.uint16), np.empty(0, np.uint8)
     if indices.size == n:
         return Coded("all", none16, none8)

@@ -1,4 +1,4 @@
-"""The header of a patch or mask file: kind, table of tensors, provenance, hashes, checked against each other."""
+"""Declaration in the header of a patch or mask file: kind, table of tensors, provenance and hashes, cross-checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import CheckpointError, PatchFormatError
-from graft.files.header import Header, clip_text, parse_json, read_header, shown
+from graft.files.header import Header, clip_text, parse_json, quote, read_header
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.integrity import Seal
 from graft.patch.format.layout import check_layout
@@ -23,7 +23,7 @@ MAX_PATCH_HEADER = 2**25  # bytes of rows and provenance: room for 200,000 tenso
 
 @dataclass(frozen=True)
 class Declaration:
-    """A header that agrees with itself; no value has been read yet.
+    """A declaration whose parts agree with one another; no value has been read yet.
 
     Attributes:
         kind: "patch" or "mask".
@@ -59,7 +59,7 @@ def read_patch_header(path: Path) -> tuple[Path, Header]:
 
 
 def read_declaration(header: Header, where: str) -> Declaration:
-    """Read what a header declares, and check it against itself.
+    """Read the declaration in a header, and check its parts against one another.
 
     Args:
         header: of a local file, or of one on the Hub.
@@ -94,10 +94,10 @@ def _read_meta(header: Header, where: str) -> dict[str, object]:
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
     if meta.get("format") != FORMAT or type(meta["format"]) is not int:
-        declared = shown(meta.get("format"))
+        declared = quote(meta.get("format"))
         raise PatchFormatError(f"{where}: format {declared} is not known here; this reads format {FORMAT}")
     if meta.get("kind") not in ("patch", "mask"):
-        raise PatchFormatError(f"{where}: kind {shown(meta.get('kind'))} is neither 'patch' nor 'mask'")
+        raise PatchFormatError(f"{where}: kind {quote(meta.get('kind'))} is neither 'patch' nor 'mask'")
     return meta
 
 

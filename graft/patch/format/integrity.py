@@ -1,8 +1,7 @@
-"""The hashes that a file holds of itself: of the bytes of each of its tensors, and of the table that explains them.
+"""Integrity of a file by the hashes that it holds: of the bytes of each tensor, and of the table that explains them.
 
 `content` is {tensor name: hash} for every tensor of the file and no other, `table` the hash of the table's canonical
-JSON (contract, section 4). They guard against accident, not malice. A file holds both, or was written before there were
-any.
+JSON (contract, section 4). They guard against accident, not malice. A file of an older version holds neither.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError
-from graft.files.header import Header, StoredTensor, shown
+from graft.files.header import Header, StoredTensor, quote
 from graft.tensors.dtypes import byte_view
 
 AGREE = "content hashes agree"
@@ -30,7 +29,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 
 
 def canonical_json(value: object) -> str:
-    """Return the one text of a JSON value that is written and hashed.
+    """Return the canonical text of a JSON value, which is written and hashed.
 
     Raises:
         ValueError: it holds NaN or infinity.
@@ -85,29 +84,29 @@ class Seal:
             raise CheckpointError(f"{where}: its 'content' and 'table' are not a table of hashes and a hash")
         for name in sorted(content.keys() ^ set(names)):
             fact = "is hashed, but not in the file" if name in content else "is not among its hashes"
-            raise CheckpointError(f"{where}: tensor {shown(name)} {fact}")
+            raise CheckpointError(f"{where}: tensor {quote(name)} {fact}")
         for name, text in content.items():
             if not _is_hash(text):
-                raise CheckpointError(f"{where}: tensor {shown(name)} has a hash that is not {DIGITS} hex digits")
+                raise CheckpointError(f"{where}: tensor {quote(name)} has a hash that is not {DIGITS} hex digits")
         if hash_table(table) != meta["table"]:
             raise CheckpointError(f"{where}: its table of tensors does not match its hash: the file is damaged")
         return cls(content)
 
     @property
     def verdict(self) -> str:
-        """For a person, once the tensors were read: whether there were hashes to agree with."""
+        """Outcome for a person, once the tensors were read: their hashes agree, or there are none."""
         return UNSEALED if self.content is None else AGREE
 
     @property
     def table_verdict(self) -> str:
-        """For a person, where only the header was read."""
+        """Outcome for a person, where only the header was read."""
         return UNSEALED if self.content is None else TABLE_AGREES
 
     def read_tensor(self, file: Path, name: str, stored: StoredTensor) -> bytearray:
         """Read the bytes of a tensor, and compare them with its hash.
 
         Raises:
-            CheckpointError: they do not, or the file cannot be read or was cut short.
+            CheckpointError: they do not match it, or the file cannot be read or was cut short.
         """
         data = bytearray(stored.stop - stored.start)
         digest = hashlib.sha256()
@@ -119,7 +118,7 @@ class Seal:
         return data
 
     def check(self, file: Path, header: Header) -> None:
-        """Compare every tensor of a file with its hash, holding no more than a chunk of one.
+        """Compare every tensor of a file with its hash; memory holds one chunk.
 
         Raises:
             CheckpointError: as `read_tensor`.
@@ -133,7 +132,7 @@ class Seal:
     def _compare(self, file: Path, name: str, digest: str) -> None:
         if self.content is not None and self.content[name] != digest[:DIGITS]:
             raise CheckpointError(
-                f"{file}: tensor {shown(name)}: its bytes do not match their hash: the file is damaged"
+                f"{file}: tensor {quote(name)}: its bytes do not match their hash: the file is damaged"
             )
 
 
@@ -142,7 +141,7 @@ def _is_hash(value: object) -> bool:
 
 
 def _stream(file: Path, stored: StoredTensor) -> Iterator[tuple[int, bytes]]:
-    """Yield (place in the tensor, bytes) of a tensor's chunks.
+    """Yield (offset in the tensor, bytes) of a tensor's chunks.
 
     Raises:
         CheckpointError: the file cannot be read, or was cut short since its header was.

@@ -1,4 +1,4 @@
-"""The tensors of a patch file, and which of their bytes belong to which row of its table.
+"""Layout of a patch file: its tensors, and the bytes in them that belong to each row of its table.
 
 The file has no tensor per weight of the model: all gaps are one tensor, all bit fields another, and all values of one
 dtype a third, laid end to end in the order of the table. For rows a (gaps, 3 tokens, F32), b (all, F32), c (gaps, 2
@@ -9,7 +9,7 @@ tokens, BF16) and d (bits, 2 bytes, F32), with k = 3, 4, 2 and 9 entries:
     values.F32   F32[16]   a a a b b b b d d d ...   d begins after 4 * (3 + 4) = 28 bytes
     values.BF16  BF16[2]   c c
 
-Thus one pass over the table tells where each row begins, and a single row can be read without the others.
+So one pass over the table tells where each row begins, and a single row can be read without the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graft.errors import PatchFormatError
-from graft.files.header import Header, clip_text, shown
+from graft.files.header import Header, clip_text, quote
 from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.format.tensor_table import TensorRow
 
@@ -51,7 +51,7 @@ def locate_rows(rows: Sequence[TensorRow]) -> dict[str, RowOffsets]:
 
 
 def check_layout(header: Header, rows: Sequence[TensorRow], kind: str, where: str) -> set[str]:
-    """Check from the header alone that a file's tensors are the ones that its rows call for.
+    """Check from the header alone that a file's tensors are the ones that its rows require.
 
     Returns:
         The names of the whole tensors, "dense/..." each.
@@ -64,12 +64,12 @@ def check_layout(header: Header, rows: Sequence[TensorRow], kind: str, where: st
     dense = {name for name in specs if name.startswith("dense/") and len(name) > 6 and kind == "patch"}
     dense -= {name for name in dense if not specs[name].numel}
     for name in specs.keys() - dense - expected.keys():
-        raise PatchFormatError(f"{where}: tensor {shown(name)} is not allowed in a {kind} file")
+        raise PatchFormatError(f"{where}: tensor {quote(name)} is not allowed in a {kind} file")
     for name, (dtype, length) in expected.items():
         if name not in specs or specs[name].dtype != dtype or specs[name].shape != (length,):
             stored = clip_text(str(specs.get(name, "nothing")))
             raise PatchFormatError(
-                f"{where}: tensor {shown(name)} must be {dtype}[{length}], but the file holds {stored}"
+                f"{where}: tensor {quote(name)} must be {dtype}[{length}], but the file holds {stored}"
             )
     return dense
 

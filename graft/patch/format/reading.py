@@ -1,4 +1,4 @@
-"""Reading format 1: a file is opened by its header, and its rows are read one by one, or all of them at once."""
+"""Read format 1: open a file by its header, then read its rows one by one or all at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import CheckpointError, PatchFormatError
-from graft.files.header import Header, StoredTensor, shown
+from graft.files.header import Header, StoredTensor, quote
 from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.format.coding import decode_bits, decode_gaps
 from graft.patch.format.declaration import Declaration, read_declaration, read_patch_header
@@ -29,7 +29,7 @@ ReadBytes = Callable[[str, int, int], Buffer]  # tensor of the file, first byte 
 
 @checked
 def load_patch(path: Path | str) -> Patch:
-    """Load and check a patch; a folder is looked into for `patch.safetensors`.
+    """Load and check a patch; of a folder, its `patch.safetensors`.
 
     Raises:
         PatchFormatError: missing, truncated, junk, another format, a mask file, or anything that contradicts
@@ -147,10 +147,10 @@ class PatchFile:
         file, header = read_patch_header(path)
         declared = read_declaration(header, str(file))
         try:
-            held = {name: declared.seal.read_tensor(file, name, item) for name, item in header.tensors.items()}
+            contents = {name: declared.seal.read_tensor(file, name, item) for name, item in header.tensors.items()}
         except CheckpointError as error:
             raise PatchFormatError(str(error)) from error
-        return cls._of(file, header, declared, lambda name, start, stop: memoryview(held[name])[start:stop])
+        return cls._of(file, header, declared, lambda name, start, stop: memoryview(contents[name])[start:stop])
 
     @classmethod
     def _of(cls, file: Path, header: Header, declared: Declaration, read_bytes: ReadBytes) -> PatchFile:
@@ -177,11 +177,11 @@ class PatchFile:
         try:
             indices = self._indices(row)
         except ValueError as error:
-            raise self._refuse(name, str(error)) from error
+            raise self._refusal(name, str(error)) from error
         values, base = self._values(row, "values"), self._values(row, "base")
         for key, part, expected in (("result_print", values, row.result_print), ("base_print", base, row.base_print)):
             if part is not None and hash_values(part) != expected:
-                raise self._refuse(name, f"its values do not match its {key}")
+                raise self._refusal(name, f"its values do not match its {key}")
         return Entries(indices, values, base)
 
     def read_dense(self, name: str) -> torch.Tensor:
@@ -192,7 +192,7 @@ class PatchFile:
         """
         stored = self._stored[f"dense/{name}"]
         data = self._read_bytes(f"dense/{name}", 0, stored.stop - stored.start)
-        return self._finite(f"dense/{name}", from_bytes(data, stored.spec.dtype, stored.spec.shape))
+        return self._check_finite(f"dense/{name}", from_bytes(data, stored.spec.dtype, stored.spec.shape))
 
     def _indices(self, row: TensorRow) -> Indices:
         if row.code == "all":
@@ -209,19 +209,19 @@ class PatchFile:
             return None
         start = self._offsets[row.name].values
         data = self._read_bytes(name, start, start + row.k * ITEM_SIZES[row.dtype])
-        return self._finite(name, from_bytes(data, row.dtype, (row.k,)), f", at {shown(row.name)}")
+        return self._check_finite(name, from_bytes(data, row.dtype, (row.k,)), f", at {quote(row.name)}")
 
-    def _finite(self, name: str, tensor: torch.Tensor, of_row: str = "") -> torch.Tensor:
+    def _check_finite(self, name: str, tensor: torch.Tensor, of_row: str = "") -> torch.Tensor:
         if not is_finite(tensor):
-            raise PatchFormatError(f"{self.path}: tensor {shown(name)} holds NaN or infinite values{of_row}")
+            raise PatchFormatError(f"{self.path}: tensor {quote(name)} holds NaN or infinite values{of_row}")
         return tensor
 
-    def _refuse(self, name: str, fact: str) -> PatchFormatError:
-        return PatchFormatError(f"{self.path}: tensor {shown(name)}: {fact}")
+    def _refusal(self, name: str, fact: str) -> PatchFormatError:
+        return PatchFormatError(f"{self.path}: tensor {quote(name)}: {fact}")
 
 
 def _from_disk(path: Path, header: Header) -> ReadBytes:
-    """Read from a file that is opened at each call: a thousand files are more than a process may hold open."""
+    """Return a reader that opens the file at each call: a process may not hold a thousand files open."""
 
     def read_bytes(name: str, start: int, stop: int) -> bytearray:
         data = bytearray(stop - start)

@@ -1,4 +1,4 @@
-"""The table of a patch file: one row per tensor, checked before anything is allocated."""
+"""Table of a patch file: one row per tensor, checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from graft.errors import PatchFormatError
-from graft.files.header import clip_text, shown
+from graft.files.header import clip_text, quote
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 
-_PRINT = re.compile(r"[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{16}")
 # "all" rows of a mask file take no bytes, so that only this bounds what a small file can make us allocate
 MAX_FREE_ENTRIES = 2**31
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """`[name, dtype, shape, code, k, t, base_print, result_print]` (contract, section 4)."""
+    """A row `[name, dtype, shape, code, k, t, base_print, result_print]` (contract, section 4)."""
 
     name: str
     dtype: str
@@ -73,36 +73,36 @@ def _read_row(item: Any, kind: str, where: str) -> TensorRow:
         )
     name, dtype, shape, code, k, t, base_print, result_print = item
 
-    def refuse(fact: str) -> PatchFormatError:
-        return PatchFormatError(f"{where}: tensor {shown(name)} {clip_text(fact)}")
+    def refusal(fact: str) -> PatchFormatError:
+        return PatchFormatError(f"{where}: tensor {quote(name)} {clip_text(fact)}")
 
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise refuse(f"has an unknown dtype {dtype!r}")
+        raise refusal(f"has an unknown dtype {dtype!r}")
     if not isinstance(shape, list) or len(shape) > 64 or not all(_is_count(size) for size in shape):
-        raise refuse("has an impossible shape")
+        raise refusal("has an impossible shape")
     row = TensorRow(name, dtype, tuple(shape), str(code), k, t, base_print, result_print)
     if not _is_count(k) or not _is_count(t) or not 1 <= k <= row.spec.numel < 2**63:
-        raise refuse(f"has {k!r} entries in {t!r} tokens, which its shape {list(shape)} cannot hold")
+        raise refusal(f"has {k!r} entries in {t!r} tokens, which its shape {list(shape)} cannot hold")
     if code not in ("all", "bits", "gaps") or (code == "all") != (k == row.spec.numel):
-        raise refuse(f"has code {code!r} for {k} of {row.spec.numel} elements")
+        raise refusal(f"has code {code!r} for {k} of {row.spec.numel} elements")
     if (t < k) if code == "gaps" else (t != 0):
-        raise refuse(f"has {t} tokens for {k} entries in code {code!r}")
-    _check_prints(row, kind, refuse)
+        raise refusal(f"has {t} tokens for {k} entries in code {code!r}")
+    _check_hashes(row, kind, refusal)
     return row
 
 
-def _check_prints(row: TensorRow, kind: str, refuse: Any) -> None:
+def _check_hashes(row: TensorRow, kind: str, refusal: Any) -> None:
     for text, needed in ((row.base_print, kind == "patch"), (row.result_print, kind == "patch")):
         if text is None and not needed:
             continue
-        if not isinstance(text, str) or not _PRINT.fullmatch(text):
-            raise refuse("has a print that is not 16 hex digits")
+        if not isinstance(text, str) or not _HASH.fullmatch(text):
+            raise refusal("has a print that is not 16 hex digits")
 
 
 def _check_order(rows: Sequence[TensorRow], where: str) -> None:
     for before, after in itertools.pairwise(rows):
         if before.name >= after.name:
-            raise PatchFormatError(f"{where}: tensor {shown(after.name)} is out of order or occurs twice")
+            raise PatchFormatError(f"{where}: tensor {quote(after.name)} is out of order or occurs twice")
 
 
 def _is_count(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Writing format 1: one safetensors file per patch or mask, the same bytes for the same content."""
+"""Write format 1: one safetensors file per patch or mask, the same bytes for the same content."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.claims import Output
-from graft.files.header import Header, parse_json, read_header, shown
+from graft.files.header import Header, parse_json, quote, read_header
 from graft.files.outputs import new_file
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.patch.format.coding import decode_bits, decode_gaps, encode_indices
@@ -70,7 +70,7 @@ def load_importance(path: Path) -> ImportanceWeights:
         indices[name] = _read_indices(file, name, spec, k)
         omega[name] = file.read(f"strength/{name}")
         if not (is_finite(omega[name]) and bool((omega[name].float() > 0).all())):
-            raise CheckpointError(f"{path}: tensor {shown(name)}: a strength is not finite, or not above 0")
+            raise CheckpointError(f"{path}: tensor {quote(name)}: a strength is not finite, or not above 0")
     mask = Mask.of({name: spec for name, (spec, _, _) in rows.items()}, indices)
     prints = {name: mark for name, (_, _, mark) in rows.items()}
     return ImportanceWeights(mask, omega, float(meta["scale"]), prints, meta["method"])
@@ -126,7 +126,7 @@ def _open(path: Path) -> tuple[Header, dict[str, Any], dict[str, tuple[TensorSpe
     rows = _read_rows(meta, path)
     allowed = {f"{kind}/{name}" for kind in ("gaps", "bits", "strength") for name in rows}
     for name in sorted(header.tensors.keys() - allowed):
-        raise CheckpointError(f"{path}: tensor {shown(name)} is not allowed in a file of importance")
+        raise CheckpointError(f"{path}: tensor {quote(name)} is not allowed in a file of importance")
     return header, meta, rows, Seal.read(meta, _sealed(meta), header.tensors, str(path))
 
 
@@ -159,7 +159,7 @@ def _check_length(header: Header, name: str, k: int, path: Path) -> None:
     """Before anything is allocated by what the table says."""
     stored = header.tensors.get(f"strength/{name}")
     if stored is None or stored.spec.shape != (k,) or stored.spec.dtype not in ("F8_E5M2", "BF16", "F32"):
-        raise CheckpointError(f"{path}: tensor {shown(name)}: its strength is not {k:,} values")
+        raise CheckpointError(f"{path}: tensor {quote(name)}: its strength is not {k:,} values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,5 +193,5 @@ def _read_indices(file: _Tensors, name: str, spec: TensorSpec, k: int) -> Indice
         if k != spec.numel:
             raise ValueError("it is not said which of its elements are meant")
     except ValueError as error:
-        raise CheckpointError(f"{file.path}: tensor {shown(name)}: {error}") from error
+        raise CheckpointError(f"{file.path}: tensor {quote(name)}: {error}") from error
     return np.arange(k)

@@ -24,8 +24,8 @@ def with_meta(change: Callable[[Meta], object]) -> bytes:
     return join_file(header, meta, payload)
 
 
-def with_row(row: int, place: int, value: object) -> bytes:
-    return with_meta(lambda meta: meta["tensors"][row].__setitem__(place, value))
+def with_row(row: int, column: int, value: object) -> bytes:
+    return with_meta(lambda meta: meta["tensors"][row].__setitem__(column, value))
 
 
 def with_header(change: Callable[[Meta], object]) -> bytes:
@@ -48,7 +48,7 @@ def with_tensor(name: str, dtype: str, data: bytes, hole: int = 0) -> bytes:
 
 
 def without_tensor(name: str) -> bytes:
-    """The file without one tensor, the others moved up."""
+    """Return the file without one tensor, the others moved up."""
     header, meta, payload = split_file(GOOD)
     start, stop = header.pop(name)["data_offsets"]
     for entry in header.values():

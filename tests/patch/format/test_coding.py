@@ -15,7 +15,7 @@ GAPS = st.one_of(st.integers(0, 9), st.integers(65_530, 65_540), st.integers(131
 
 @st.composite
 def sparse_indices(draw: st.DrawFn) -> tuple[Indices, int]:
-    """Sorted indices with gaps of every kind, and a number of elements that holds them."""
+    """Draw sorted indices with gaps of every kind, and a number of elements that holds them."""
     gaps = draw(st.lists(GAPS, min_size=1, max_size=30))
     indices = np.cumsum(np.asarray(gaps) + 1) - 1
     return indices, int(indices[-1]) + 1 + draw(st.integers(0, 2**30))
@@ -29,11 +29,11 @@ def dense_indices(draw: st.DrawFn) -> tuple[Indices, int]:
 
 
 def written_out(indices: Indices) -> list[int]:
-    """The contract's rule, gap by gap."""
+    """Encode by the contract's rule, gap by gap."""
     tokens: list[int] = []
     for before, index in itertools.pairwise([-1, *map(int, indices)]):
-        whole, rest = divmod(index - before - 1, 65535)
-        tokens += [65535] * whole + [rest]
+        n_full, rest = divmod(index - before - 1, 65535)
+        tokens += [65535] * n_full + [rest]
     return tokens
 
 

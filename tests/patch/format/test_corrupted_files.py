@@ -26,7 +26,7 @@ from tests.patch.format.corruptions import CORRUPTIONS, GOOD, PATCH, with_payloa
 
 
 def refused(data: bytes, folder: Path, load: Callable[[Path], object] = load_patch) -> str:
-    """The message with which a file is refused, in one line and without a big allocation."""
+    """Return the message with which a file is refused, in one line and without a big allocation."""
     (folder / "p").write_bytes(data)
     tracemalloc.start()
     try:
@@ -74,7 +74,7 @@ def test_a_mask_file_cannot_ask_for_more_than_it_holds(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Unpickling it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return open, ("trapped", "w")
@@ -94,18 +94,18 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.M
 )
 @given(
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
-    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
+    share=st.one_of(st.just(1.0), st.floats(0, 1)),
     small=st.booleans(),
 )
 def test_a_damaged_file_is_refused_or_loads_as_a_sound_patch(
-    flips: list[tuple[float, int]], kept: float, small: bool, tmp_path: Path
+    flips: list[tuple[float, int]], share: float, small: bool, tmp_path: Path
 ) -> None:
-    whole = GOOD if small else patch_bytes(sample_patch())
-    data = bytearray(whole[: round(kept * len(whole))])
-    for place, flip in flips if data else ():
-        data[int(place * len(data))] ^= flip
+    original = GOOD if small else patch_bytes(sample_patch())
+    data = bytearray(original[: round(share * len(original))])
+    for position, flip in flips if data else ():
+        data[int(position * len(data))] ^= flip
     patch = loaded(bytes(data), tmp_path)
-    if bytes(data) == whole:
+    if bytes(data) == original:
         assert patch is not None
         assert equal_patches(patch, PATCH if small else sample_patch())
 
@@ -123,18 +123,18 @@ JSON = st.recursive(
 @given(data=st.data())
 def test_any_other_json_is_refused_or_loads_as_a_sound_patch(data: st.DataObject, tmp_path: Path) -> None:
     header, meta, payload = split_file(GOOD)
-    place: Any = data.draw(st.sampled_from([header, meta, meta["tensors"]]))
+    node: Any = data.draw(st.sampled_from([header, meta, meta["tensors"]]))
     while True:  # down to a random node
-        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not isinstance(node[key], (dict, list)) or not node[key] or data.draw(st.booleans()):
             break
-        place = place[key]
-    place[key] = data.draw(JSON)
+        node = node[key]
+    node[key] = data.draw(JSON)
     loaded(join_file(header, meta, payload), tmp_path)
 
 
 def loaded(data: bytes, folder: Path) -> Patch | None:
-    """The patch of a file, None where it is refused; what loads must survive saving and loading again."""
+    """Load the patch of a file, None where it is refused; what loads must survive saving and loading again."""
     (folder / "p").write_bytes(data)
     try:
         patch = load_patch(folder / "p")

@@ -1,4 +1,4 @@
-"""The hashes that a file holds of itself: every flipped bit is seen, and an older file without them still loads."""
+"""Integrity of a file by the hashes that it holds: every flipped bit is seen, and an older file still loads."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def header_length(data: bytes) -> int:
 
 
 def flips(data: bytes, start: int, stop: int, step: int = 1) -> Iterator[bytes]:
-    """The file with one bit of one byte flipped: every byte, the bits in turn, and where `step` is 1 every bit."""
-    spoilt = bytearray(data)
-    for place in range(start, stop):
-        for bit in range(place % step, 8, step):
-            spoilt[place] ^= 1 << bit
-            yield bytes(spoilt)
-            spoilt[place] ^= 1 << bit
+    """Yield the file with one bit of one byte flipped: every byte, the bits in turn, or every bit if `step` is 1."""
+    damaged = bytearray(data)
+    for offset in range(start, stop):
+        for bit in range(offset % step, 8, step):
+            damaged[offset] ^= 1 << bit
+            yield bytes(damaged)
+            damaged[offset] ^= 1 << bit
 
 
 LOADERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], object], type[GraftError]]] = {
@@ -71,20 +71,20 @@ def test_every_flipped_bit_of_the_data_is_refused(kind: str, tmp_path: Path) -> 
     path.write_bytes(data)
     load(path)  # the control
     tried = 0
-    for spoilt in flips(data, header_length(data), len(data)):
-        path.write_bytes(spoilt)
+    for damaged in flips(data, header_length(data), len(data)):
+        path.write_bytes(damaged)
         with pytest.raises(error, match=r"tensor '.*do(es)? not match"):
             load(path)
         tried += 1
     assert tried == 8 * (len(data) - header_length(data)) > 300
 
 
-def told(load: Callable[[Path], Any], path: Path) -> Any:
-    """What a file says that acts; its origin explains and does not."""
+def effect_of(load: Callable[[Path], Any], path: Path) -> Any:
+    """Return the part of a file that has an effect; its provenance only explains."""
     loaded = load(path)
     if isinstance(loaded, ImportanceWeights):
-        held = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]
-        return held, loaded.scale, loaded.method, loaded.mask.specs, loaded.prints
+        entries = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]
+        return entries, loaded.scale, loaded.method, loaded.mask.specs, loaded.prints
     if isinstance(loaded, tuple):
         return loaded[0].specs, {name: loaded[0][name].tolist() for name in loaded[0]}
     parts = (loaded.values, loaded.base_values, loaded.dense)
@@ -97,11 +97,11 @@ def test_no_flipped_bit_of_the_header_changes_what_is_done(kind: str, tmp_path: 
     make, load, _ = LOADERS[kind]
     data, path = make(tmp_path), tmp_path / "p"
     path.write_bytes(data)
-    wanted, harmless = told(load, path), 0
-    for spoilt in flips(data, 0, header_length(data), step=8):
-        path.write_bytes(spoilt)
+    wanted, harmless = effect_of(load, path), 0
+    for damaged in flips(data, 0, header_length(data), step=8):
+        path.write_bytes(damaged)
         try:
-            assert told(load, path) == wanted
+            assert effect_of(load, path) == wanted
             harmless += 1
         except GraftError:
             continue
@@ -157,20 +157,20 @@ def spoilt_seals() -> dict[str, tuple[Callable[[dict[str, Any]], object], str]]:
         return lambda meta: change(meta["content"])
 
     return {
-        "one missing": (content(lambda found: found.pop("bits")), "'bits' is not among its hashes"),
-        "dense missing": (content(lambda found: found.pop("dense/temperature")), "'dense/temperature' is not among"),
+        "one missing": (content(lambda hashes: hashes.pop("bits")), "'bits' is not among its hashes"),
+        "dense missing": (content(lambda hashes: hashes.pop("dense/temperature")), "'dense/temperature' is not among"),
         "none": (lambda meta: meta.update(content={}), "is not among its hashes"),
-        "one more": (content(lambda found: found.update(zebra="0" * 32)), "'zebra' is hashed, but not in the file"),
-        "short": (content(lambda found: found.update(bits="0" * 31)), "'bits' has a hash that is not 32"),
-        "long": (content(lambda found: found.update(bits="0" * 33)), "'bits' has a hash that is not 32"),
-        "whole": (content(lambda found: found.update(bits="0" * 64)), "'bits' has a hash that is not 32"),
-        "in capitals": (content(lambda found: found.update(bits="A" * 32)), "'bits' has a hash that is not 32"),
-        "a number": (content(lambda found: found.update(bits=7)), "'bits' has a hash that is not 32"),
-        "with a line end": (content(lambda found: found.update(bits="0" * 32 + "\n")), "'bits' has a hash"),
-        "null": (content(lambda found: found.update(bits=None)), "'bits' has a hash that is not 32"),
-        "another": (content(lambda found: found.update(bits="0" * 32)), "'bits': its bytes do not match their hash"),
+        "one more": (content(lambda hashes: hashes.update(zebra="0" * 32)), "'zebra' is hashed, but not in the file"),
+        "short": (content(lambda hashes: hashes.update(bits="0" * 31)), "'bits' has a hash that is not 32"),
+        "long": (content(lambda hashes: hashes.update(bits="0" * 33)), "'bits' has a hash that is not 32"),
+        "whole": (content(lambda hashes: hashes.update(bits="0" * 64)), "'bits' has a hash that is not 32"),
+        "in capitals": (content(lambda hashes: hashes.update(bits="A" * 32)), "'bits' has a hash that is not 32"),
+        "a number": (content(lambda hashes: hashes.update(bits=7)), "'bits' has a hash that is not 32"),
+        "with a line end": (content(lambda hashes: hashes.update(bits="0" * 32 + "\n")), "'bits' has a hash"),
+        "null": (content(lambda hashes: hashes.update(bits=None)), "'bits' has a hash that is not 32"),
+        "another": (content(lambda hashes: hashes.update(bits="0" * 32)), "'bits': its bytes do not match their hash"),
         "swapped": (
-            content(lambda found: found.update(bits=found["gaps"], gaps=found["bits"])),
+            content(lambda hashes: hashes.update(bits=hashes["gaps"], gaps=hashes["bits"])),
             "'(bits|gaps)': its bytes do not match",
         ),
         "a list": (lambda meta: meta.update(content=list(meta["content"])), "not a table of hashes"),
@@ -203,8 +203,8 @@ def test_readers_by_rows_see_every_flipped_byte_before_anything_is_used(tmp_path
     data, path = patch_bytes(PATCH), tmp_path / "p"
     path.write_bytes(data)
     measure_overlap(path, PATCH)  # the control
-    for spoilt in flips(data, header_length(data), len(data), step=8):
-        path.write_bytes(spoilt)
+    for damaged in flips(data, header_length(data), len(data), step=8):
+        path.write_bytes(damaged)
         for use in (measure_overlap, compose_patches):
             with pytest.raises(PatchFormatError, match="do not match their hash"):
                 use(path, PATCH)
@@ -218,10 +218,10 @@ def test_hashing_takes_no_second_copy(tmp_path: Path) -> None:
     loaded = load_patch(tmp_path / "p")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    held = tracemalloc.get_traced_memory()[0]
+    n_before = tracemalloc.get_traced_memory()[0]
     measure_overlap(tmp_path / "p", patch)
-    more = tracemalloc.get_traced_memory()[1] - held
+    n_added = tracemalloc.get_traced_memory()[1] - n_before
     tracemalloc.stop()
     assert equal_patches(loaded, patch)
     assert peak < 1.4 * 4 * n
-    assert more < 4 * 2**20  # chunks of one, however large the tensor
+    assert n_added < 4 * 2**20  # chunks of one, however large the tensor

@@ -1,4 +1,4 @@
-"""One reader: rows read one by one from a file are those of the whole load, bit for bit."""
+"""Rows read one by one from a file are those of the whole load, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.patch.format.corruptions import PATCH
 
 def test_rows_are_the_same_from_disk_and_from_memory(tmp_path: Path) -> None:
     save_patch(PATCH, tmp_path / "p")
-    whole = load_patch(tmp_path / "p")
+    loaded = load_patch(tmp_path / "p")
     for file in (PatchFile.open(tmp_path / "p"), PatchFile.load(tmp_path / "p")):
-        assert list(file.rows) == list(whole.mask)
+        assert list(file.rows) == list(loaded.mask)
         assert {row.code for row in file.rows.values()} == {"all", "bits", "gaps"}  # each way of coding is met
         for name in file.rows:
             entries = file.read(name)

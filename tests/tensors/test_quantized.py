@@ -1,4 +1,4 @@
-"""Quantised checkpoints are refused by name; bare fp8 tensors are weights like any others."""
+"""Quantized checkpoints are refused by name; bare fp8 tensors are weights like any others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.checkpoints import equal_tensors, sample_tensors, write_single
 
 
 @pytest.mark.parametrize("method", ["fp8", "gptq", "bitsandbytes"])
-def test_a_declared_quantisation_is_refused_by_name(method: str, tmp_path: Path) -> None:
+def test_a_declared_quantization_is_refused_by_name(method: str, tmp_path: Path) -> None:
     plain = write_single(tmp_path / "plain", sample_tensors(), {})
     folder = write_single(tmp_path / "q", sample_tensors(1), {"quantization_config": {"quant_method": method}})
     assert len(diff_checkpoints(plain, write_single(tmp_path / "tuned", sample_tensors(2)), budget=5)) == 5
     for pair in ((folder, plain), (plain, folder)):
-        with pytest.raises(CheckpointError, match=rf"q: quantised \({method}\); use the unquantised checkpoint"):
+        with pytest.raises(CheckpointError, match=rf"q: quantized \({method}\); use the unquantized checkpoint"):
             diff_checkpoints(*pair, budget=5)
 
 
