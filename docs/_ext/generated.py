@@ -46,7 +46,8 @@ def render_blocks(blocks: Mapping[str, Iterable[Any]]) -> str:
             (_code(row.key), _link_blocks(row.type, blocks), _default(row.default), row.range, row.meaning)
             for row in rows
         )
-        parts.append(f"## {title}\n\n{{.keys}}\n{render_table(('key', 'type', 'default', 'range', 'meaning'), cells)}\n")
+        table = render_table(("key", "type", "default", "range", "meaning"), cells)
+        parts.append(f"## {title}\n\n{{.keys}}\n{table}\n")
     return "\n".join(parts)
 
 

@@ -50,13 +50,13 @@ def inline_pictures(text: str, page: Path) -> str:
             return link[0]
         drawing = re.sub(r"<style>.*?</style>\s*", "", picture.read_text(encoding="utf-8"), flags=re.DOTALL)
         drawing = drawing.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{link[2]}" ', 1)
-        return f"```{{raw}} html\n{drawing}```"
+        return f'```{{raw}} html\n<div class="drawing">\n{drawing}</div>\n```'
 
     return LINK.sub(replace, text)
 
 
 def bind_numbers(text: str) -> str:
-    """Return Markdown with no-break spaces in `1 %` and, in tables, in `.8 ± .1` and `[.1, .2]`; code stays as it is."""
+    """Return Markdown with no-break spaces in `1 %` and, in tables, in `.8 ± .1` and `[.1, .2]`; code keeps its own."""
     lines, fence = text.splitlines(keepends=True), ""
     for number, line in enumerate(lines):
         marker = re.match(r"\s*(`{3,}|:{3,})", line)
