@@ -37,7 +37,7 @@ extensions = [
 exclude_patterns = ["_build"]
 
 # Markdown
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 3  # [text](page.md#a-heading) is checked like any other link
 suppress_warnings = ["myst.header"]  # a page may begin at the second level
 

@@ -46,7 +46,8 @@ def render_blocks(blocks: Mapping[str, Iterable[Any]]) -> str:
             (_code(row.key), _link_blocks(row.type, blocks), _default(row.default), row.range, row.meaning)
             for row in rows
         )
-        parts.append(f"## {title}\n\n{render_table(('key', 'type', 'default', 'range', 'meaning'), cells)}\n")
+        table = render_table(("key", "type", "default", "range", "meaning"), cells)
+        parts.append(f"## {title}\n\n{{.keys}}\n{table}\n")
     return "\n".join(parts)
 
 
@@ -71,9 +72,9 @@ def find_registries() -> Iterator[tuple[str, Registry[Any]]]:
 def render_registry(registry: Registry[Any], module: str) -> str:
     """Return the section of one registry: a row for each thing in it, with what it does and where it comes from."""
     rows = [(_code(entry.name), f"{entry.help}.", _source(entry.source)) for entry in registry.values()]
-    title = registry.noun[:1].upper() + registry.noun[1:]
-    where = f"A row of `{module}` adds one."
-    return f"## {title}\n\n{where}\n\n{render_table(('name', 'what it does', 'source'), rows)}\n"
+    title = re.sub(r"^(.*?)(?= (?:to|of|for) |$)", r"\1s", registry.noun, count=1)  # kind of recipe -> kinds of recipe
+    where = f"Add one with a row in `{module}`."
+    return f"## {title[:1].upper()}{title[1:]}\n\n{where}\n\n{render_table(('name', 'what it does', 'source'), rows)}\n"
 
 
 def _source(source: str | None) -> str:

@@ -1,7 +1,8 @@
 """Makes pages of the site out of files that live elsewhere in the repository, and draws its pictures into the page.
 
 - `<!-- repository: SECURITY.md -->` becomes that file, and any page's link to the file becomes a link to the page;
-- a picture under docs/pictures/ becomes part of the page, so that it takes the page's own text color, light or dark.
+- a picture under docs/pictures/ becomes part of the page, so that it takes the page's own text color, light or dark;
+- a number stays on one line with its percent sign and, in a table, with its interval.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BORROWED = re.compile(r"\A<!-- repository: (\S+) -->\s*\Z")
+NO_BREAK = "\N{NO-BREAK SPACE}"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
 
 
@@ -48,9 +50,24 @@ def inline_pictures(text: str, page: Path) -> str:
             return link[0]
         drawing = re.sub(r"<style>.*?</style>\s*", "", picture.read_text(encoding="utf-8"), flags=re.DOTALL)
         drawing = drawing.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{link[2]}" ', 1)
-        return f"```{{raw}} html\n{drawing}```"
+        return f'```{{raw}} html\n<div class="drawing">\n{drawing}</div>\n```'
 
     return LINK.sub(replace, text)
+
+
+def bind_numbers(text: str) -> str:
+    """Return Markdown with no-break spaces in `1 %` and, in tables, in `.8 ± .1` and `[.1, .2]`; code keeps its own."""
+    lines, fence = text.splitlines(keepends=True), ""
+    for number, line in enumerate(lines):
+        marker = re.match(r"\s*(`{3,}|:{3,})", line)
+        if marker and marker[1][0] == "`":
+            fence = "" if fence else marker[1]
+        elif not fence:
+            lines[number] = line = re.sub(r"(?<=\d) (?=%)", NO_BREAK, line)
+            if line.startswith("|"):
+                line = re.sub(r" (?=± )|(?<=±) (?=[\d.])", NO_BREAK, line)
+                lines[number] = re.sub(r"\[[−.\d]+, [−.\d]+\]", lambda pair: pair[0].replace(" ", NO_BREAK), line)
+    return "".join(lines)
 
 
 def _fill(app: Any, name: str, source: list[str]) -> None:
@@ -58,7 +75,7 @@ def _fill(app: Any, name: str, source: list[str]) -> None:
     folder = posixpath.dirname(page)
     if found := BORROWED.match(text):
         folder, text = posixpath.dirname(found[1]), (ROOT / found[1]).read_text(encoding="utf-8")
-    source[0] = inline_pictures(relink(text, folder, page, app.config.borrowed), ROOT / page)
+    source[0] = inline_pictures(relink(bind_numbers(text), folder, page, app.config.borrowed), ROOT / page)
 
 
 def setup(app: Any) -> dict[str, Any]:
