@@ -98,7 +98,7 @@ def test_diff_without_an_output_is_a_diagnosis(base: Path, tuned: Path, tmp_path
     assert parsed(cli("diff", base, tuned, "--scope", "layers", "--json")) == found.to_json()
     cut = cli("diff", base, tuned, "--scope", "layers", "--budget", 9, "-o", tmp_path / "p")
     assert cut.out.splitlines()[-2:] == [found.sentence, f"wrote {tmp_path / 'p'}"]
-    assert cli("diff", base, base).out.endswith("moved: there is nothing to localise.\n")
+    assert cli("diff", base, base).out.endswith("moved: there is nothing to localize.\n")
     assert cli("diff", base, base, "-o", tmp_path / "none").code == 1
 
 

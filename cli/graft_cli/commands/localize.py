@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="Points of the path.")
 @click.option(
-    "--centred/--plain",
+    "--class-debias/--plain",
     default=True,
     show_default=True,
     help="Set class offsets aside along the path, so that a model's lean to one class does not choose the entries.",
