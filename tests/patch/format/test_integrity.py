@@ -84,7 +84,7 @@ def told(load: Callable[[Path], Any], path: Path) -> Any:
     loaded = load(path)
     if isinstance(loaded, ImportanceWeights):
         held = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]
-        return held, loaded.scale, loaded.method, loaded.mask.specs, loaded.prints
+        return held, loaded.scale, loaded.method, loaded.mask.specs, loaded.hashes
     if isinstance(loaded, tuple):
         return loaded[0].specs, {name: loaded[0][name].tolist() for name in loaded[0]}
     parts = (loaded.values, loaded.base_values, loaded.dense)
