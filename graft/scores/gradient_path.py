@@ -33,7 +33,7 @@ EMPTY_MASK = Mask({}, {})
 
 
 class GradientPath:
-    """One live model whose tensors in scope are set to points between base and tuned.
+    """A live model whose tensors in scope are set to points between base and tuned.
 
     Tensors outside the scope keep the base's values, as in the graft. One model is resident; the tuned
     checkpoint is read tensor by tensor, and each tensor's gradient is handed to a sink and freed.
@@ -46,7 +46,7 @@ class GradientPath:
         pair: base and tuned checkpoints.
         names: base names in scope.
         examples: those that the loss is averaged over.
-        batch_size: examples per forward and backward, a micro-batch.
+        batch_size: examples per forward and backward pass, a micro-batch.
         seed: of the path in low precision.
         class_debias: fit class offsets and set them aside at each point, where the head has classes; choices of a row
             and next tokens are none.

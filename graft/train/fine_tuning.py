@@ -41,7 +41,7 @@ from graft.train.training_state import TrainingState
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training examples, or the part of it until training stopped.
+    """A pass over the training examples, or the part of it until training stopped.
 
     Attributes:
         loss: mean over its steps, nats.

@@ -1,4 +1,4 @@
-"""The coordinates that a training must not move: the regions that it names, or all but a mask."""
+"""Protected sets: the coordinates that a training must not move, named directly or as all but a mask."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ProtectedSet:
 
     Attributes:
         include: patches and masks whose coordinates are protected.
-        exclude: patches and masks whose coordinates are not, although `include` has them.
-        train_only: the one mask that may move, in place of these.
-        names: of the base's tensors, for `train_only`: what the base lacks trains as a whole.
+        exclude: patches and masks whose coordinates are not protected, although `include` has them.
+        train_only: in place of both, the one mask that may move.
+        names: of the base's tensors, for `train_only`: tensors that the base lacks train as a whole.
     """
 
     include: Sequence[Mask | Patch] = ()
@@ -55,11 +55,11 @@ class ProtectedSet:
 
     @property
     def masks(self) -> tuple[list[Mask], list[Mask]]:
-        """Return the masks of `include` and of `exclude`."""
+        """The masks of `include` and those of `exclude`."""
         return [_mask_of(item) for item in self.include], [_mask_of(item) for item in self.exclude]
 
     def matched_values(self, model: torch.nn.Module) -> str:
-        """Tell what a model holds there: "skill", "base", "skill and base", or "present" values.
+        """Name the values that a model holds there: "skill", "base", "skill and base", or "present" values.
 
         Raises:
             PatchMismatchError: neither a patch's own values nor its base's.
@@ -69,14 +69,14 @@ class ProtectedSet:
         return find_matched_values(model, [item for item in self.include if isinstance(item, Patch)])
 
     def digest(self) -> str | None:
-        """Return 64 hex digits that tell one protected set from another; None where nothing is protected."""
+        """Return 64 hex digits that identify the protected set; None where nothing is protected."""
         if not self:
             return None
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         for group in (self.include, self.exclude, [self.train_only] if self.train_only is not None else []):
             parts = [hashlib.sha256(patch_bytes(item)).hexdigest() for item in group]
-            whole.update(f"{' '.join(parts)}\n".encode())
-        return whole.hexdigest()
+            digest.update(f"{' '.join(parts)}\n".encode())
+        return digest.hexdigest()
 
 
 def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
@@ -96,5 +96,6 @@ def _mask_of(item: Mask | Patch) -> Mask:
 def _rename(mask: Mask, base: Checkpoint) -> Mask:
     """Rename a mask's tensors as the base does; those that the base lacks, or has in another shape, are left out."""
     names = NameMap().match(mask, base.names).found
-    there = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
-    return Mask.of({names[name]: base.spec(names[name]) for name in there}, {names[name]: mask[name] for name in there})
+    shared = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
+    specs = {names[name]: base.spec(names[name]) for name in shared}
+    return Mask.of(specs, {names[name]: mask[name] for name in shared})
