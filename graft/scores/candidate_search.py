@@ -17,15 +17,16 @@ That is not certain: a weight that is third in every micro-batch is missed, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.tensor_spec import TensorSpec
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
-from graft.scores.global_index import GlobalIndex
 from graft.scores.gradients import GradientSink
 from graft.scores.running_top import RunningTop
 from graft.tensors.dtypes import as_bits
@@ -97,6 +98,38 @@ class CandidateSearch(GradientSink):
     def mask(self) -> Mask:
         """The candidates so far."""
         return self._index.mask_of(self._candidates)
+
+
+class GlobalIndex:
+    """A numbering of the weights of a pair's tensors, which counts through the tensors in order of name.
+
+    Tensors of 3 and 4 weights, "a" and "b": weight 2 of "a" is number 2, weight 1 of "b" is number 4. One int64 vector
+    can then hold coordinates of many tensors, be joined with another, and be sorted in the order in which ties are
+    broken.
+
+    Attributes:
+        names: the tensors, in ascending order.
+        starts: tensor name -> the number of its first weight.
+
+    Args:
+        pair: base and tuned checkpoints.
+        names: the tensors.
+    """
+
+    def __init__(self, pair: CheckpointPair, names: Sequence[str]) -> None:
+        self.names = sorted(names)
+        self._specs: Mapping[str, TensorSpec] = {name: pair.base.spec(name) for name in self.names}
+        ends = [0, *np.cumsum([spec.numel for spec in self._specs.values()], dtype=np.int64).tolist()]
+        self.starts: Mapping[str, int] = dict(zip(self.names, ends, strict=False))
+
+    def mask_of(self, positions: torch.Tensor) -> Mask:
+        """Return the mask of (k,) ascending positions."""
+        numbers, indices = positions.numpy(), {}
+        for name, spec in self._specs.items():
+            start = self.starts[name]
+            first, last = np.searchsorted(numbers, [start, start + spec.numel])
+            indices[name] = numbers[first:last] - start
+        return Mask.of(self._specs, indices)
 
 
 def _read_parts(

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
+from graft.errors import PatchMismatchError
+from graft.patch.compatibility import check_specs
 from graft.patch.format.writing import patch_bytes
+from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES, same_bits
+from graft.tensors.hashing import hash_values
 from graft.tensors.names import NameMap
-from graft.train.protection.matched_values import find_matched_values
 from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside, unite
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
@@ -66,7 +70,7 @@ class ProtectedSet:
         """
         if self.train_only is not None:
             return "base"
-        return find_matched_values(model, [item for item in self.include if isinstance(item, Patch)])
+        return _name_values(model, [item for item in self.include if isinstance(item, Patch)])
 
     def digest(self) -> str | None:
         """Return 64 hex digits that identify the protected set; None where nothing is protected."""
@@ -99,3 +103,37 @@ def _rename(mask: Mask, base: Checkpoint) -> Mask:
     shared = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
     specs = {names[name]: base.spec(names[name]) for name in shared}
     return Mask.of(specs, {names[name]: mask[name] for name in shared})
+
+
+def _name_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
+    """Name the values there: "skill", "base", or "skill and base" over several patches; "present" without a patch.
+
+    Raises:
+        PatchMismatchError: at some tensor the model holds neither, or lacks it.
+    """
+    target = LiveTarget(model)
+    kinds = {_match_values(patch, target, type(model).__name__) for patch in patches}
+    return " and ".join(sorted(kinds, reverse=True)) or "present"
+
+
+def _match_values(patch: Patch, target: LiveTarget, model_name: str) -> str:
+    live_names = check_specs(patch.mask.specs, {}, patch.provenance.tied, target, cast=True).require(model_name).names
+    kinds = {}  # tensor name -> the kinds that its values match
+    for name in patch.mask:
+        kinds[name] = _match_tensor(patch, name, target.gather(live_names[name], torch.tensor(patch.mask[name])))
+    for kind in ("skill", "base"):
+        if all(kind in matched for matched in kinds.values()):
+            return kind
+    name = next((name for name, matched in kinds.items() if not matched), next(iter(kinds)))
+    raise PatchMismatchError(
+        f"a patch to protect is neither in {model_name} nor absent from it: tensor {name!r}: the values at its "
+        f"{len(patch.mask[name]):,} entries are not all the patch's, and not all the base's; a mask protects any values"
+    )
+
+
+def _match_tensor(patch: Patch, name: str, values: torch.Tensor) -> set[str]:
+    narrow = values.to(TORCH_DTYPES[patch.mask.specs[name].dtype])
+    if not same_bits(narrow.to(values.dtype), values):  # in a wider dtype than the patch's, and moved since
+        return set()
+    kinds = {"skill"} if same_bits(narrow, patch.values[name]) else set()
+    return kinds | ({"base"} if hash_values(narrow) == patch.base_hashes[name] else set())
