@@ -114,8 +114,7 @@ def train_task(
     config, seed = resolve_settings(tasks, config)
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     out = claim.path
-    named = core = ProtectedSet(protect, unprotect)
-    stage = config
+    core, stage = (named := ProtectedSet(protect, unprotect)), config
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     if config.localizable is not None:
         core, stage = _run_proximal_stage(base, task, out, config, named, runtime, resume)
