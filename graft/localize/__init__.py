@@ -1,1 +1,1 @@
-"""Which weights hold a skill: scores, exact budgets, selection."""
+"""Localization of a skill in the weights: methods, exact budgets, selection, diagnosis."""

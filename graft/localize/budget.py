@@ -1,4 +1,4 @@
-"""Exact budgets: how many entries, and their shares per tensor or layer."""
+"""Exact budgets: the number of entries, and the shares of tensors or layers in it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def resolve_budget(n_parameters: int, density: float, budget: int | None) -> int
         raise BudgetError(f"density {density:g} is not above 0 and at most 1")
     k = math.floor(density * n_parameters + 0.5) if budget is None else budget
     if k < 1:
-        what = f"density {density:g} of {n_parameters:,} parameters" if budget is None else f"budget {budget}"
-        raise BudgetError(f"{what} keeps no entry: a patch needs at least one")
+        request = f"density {density:g} of {n_parameters:,} parameters" if budget is None else f"budget {budget}"
+        raise BudgetError(f"{request} keeps no entry: a patch needs at least one")
     return k
 
 
@@ -34,7 +34,7 @@ def allocate(k: int, sizes: Mapping[str, int], allocation: Allocation) -> list[t
         allocation: one group, a group per tensor, or a group per layer.
 
     Returns:
-        (names of the group, its share) for each group with a share; the shares sum to exactly k.
+        (names of the group, its share) for each group whose share is not 0; the shares sum to exactly k.
 
     Raises:
         BudgetError: there are fewer than k weights.
@@ -54,7 +54,10 @@ def allocate(k: int, sizes: Mapping[str, int], allocation: Allocation) -> list[t
 
 
 def _largest_remainder(k: int, sizes: list[int]) -> list[int]:
-    """Hamilton's method in whole numbers: floors first, then one each to the largest remainders."""
+    """Apportion k by Hamilton's method in whole numbers: floors first, then one each to the largest remainders.
+
+    k = 5 over sizes (3, 3, 1): 15/7, 15/7 and 5/7, floors (2, 2, 0); the one left goes to the remainder 5/7: (2, 2, 1).
+    """
     total = sum(sizes)
     shares = [k * size // total for size in sizes]
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-(k * sizes[i] % total), i))

@@ -1,4 +1,4 @@
-"""How many entries of each tensor differ between base and tuned checkpoint."""
+"""Counts of the entries that differ between base and tuned checkpoint, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Changes:
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """Changed entries of each tensor that has any.
+        """Number of changed entries of each tensor that has any.
 
         Raises:
             BudgetError: none has; the checkpoints are equal there.

@@ -1,4 +1,4 @@
-"""What a localization method chooses from, and the scores that were computed for it."""
+"""The context of a localization method: checkpoints, budget, model and data, and a cache of scores."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ScoreCache = dict[LocalizeSpec, Scores]
 
 @dataclass(frozen=True, eq=False)
 class LocalizationContext:
-    """What a method chooses from.
+    """Everything from which a localization method chooses its entries.
 
     Attributes:
-        changes: the changed entries in scope, of which the mask is made.
+        changes: the changed entries in scope, among which to choose.
         k: how many to choose.
         config: how to choose.
         path: the model at hand with the training examples; None for methods without data.
         validation: the validation examples; empty for methods without data.
-        score_cache: scores computed before, by the settings that they depend on.
+        score_cache: the settings that scores depend on -> scores computed before.
     """
 
     changes: Changes
@@ -68,7 +68,7 @@ class LocalizationContext:
         return self.path
 
     def score(self, name: str) -> Scores:
-        """Return the scores of a name; computed once."""
+        """Return the scores of a name, computed once for each setting that they depend on."""
         config = self.config
         # scores depend neither on the method that asks for them nor on what only the learners read
         key = dataclasses.replace(config, method=name, learn=LearnSpec(), paper=PaperSpec())
@@ -79,7 +79,7 @@ class LocalizationContext:
         return self.score_cache[key]
 
     def select_by_score(self, name: str) -> Mask:
-        """Return the best-scored entries by the score of a name, as many of each group as its share says."""
+        """Return the entries with the best scores of a name, in each group as many as its share."""
         return self.score(name).select(self.groups)
 
     def _score_input(self) -> ScoreInput:

@@ -1,9 +1,9 @@
-"""Does a checkpoint localise? An answer before any data is touched, from the movement of its weights alone.
+"""Diagnosis of a tuned checkpoint: whether few weights can hold its skill, told from their deltas without data.
 
-What decides is how much of the squared movement lies in as many entries as the patch may have: where the rest is the
+The share of the squared deltas that lies in the k largest decides, where k is the size of the patch: if the rest is the
 small change of every weight that an optimizer leaves behind, no choice of a few entries holds the skill. Measured
 (all-MiniLM-L6-v2, layers tuned; sst2 with 256 examples per class, trec with 64; all validation rows, 872 and 500, so
-that a gain on sst2 is known to about .15), the share of the squared movement in the k largest | the gain recovered by
+that a gain on sst2 is known to about .15), the share of the squared deltas in the k largest | the gain recovered by
 just these k, by density:
 
     tuned by                                  1e-4          1e-3          1e-2          1e-4 by attribution
@@ -16,8 +16,8 @@ just these k, by density:
     trec, SGD 1e-1 x 3 epochs, l1 5e-5        .40 | .55     .66 | .77     .90 | .95
     trec, AdamW 5e-5 x 3 epochs               .003 | .01    .022 | .08    .15 | .41
 
-The gain rises with the share, across optimizers and densities: where the share is `LOCAL` or more, more than half of
-it (.55 and up); below `SPREAD`, little (.14 and less), at every density. What looks at the task's data gets somewhat
+The gain rises with the share, across optimizers and densities: where the share is `LOCAL` or more, more than half of it
+(.55 and up); below `SPREAD`, little (.14 and less), at every density. A score that uses the task's data gets somewhat
 more out of the same checkpoint, as the last column shows. Kurtosis and the effective number tell the three kinds of
 checkpoint apart, but not the densities.
 """
@@ -48,11 +48,11 @@ Verdict = Literal["still", "local", "between", "spread"]
 
 @dataclass(frozen=True)
 class TopShare:
-    """What the largest movements are of all movement.
+    """The share of the k largest |delta| in all of them.
 
     Attributes:
         density: share of all parameters.
-        k: that many entries in scope, the largest |delta|; a multiple of the step where only a sample was seen.
+        k: number of entries in scope with the largest |delta|; a multiple of the step where only a sample was seen.
         squared: their share of the sum of delta^2, 0 to 1.
         absolute: their share of the sum of |delta|, 0 to 1.
     """
@@ -65,19 +65,19 @@ class TopShare:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the movement from base to tuned is spread over the weights in scope.
+    """The spread of the deltas, tuned - base, over the weights in scope.
 
     Attributes:
         scope: which tensors were looked at.
         n_parameters: of the base, all of them.
         n_scope: weights in scope.
-        n_seen: how many of them the rest is computed from, evenly spaced: all, up to `SAMPLE`.
+        n_seen: number of them that were read, evenly spaced: all, up to `SAMPLE`.
         changed: share of those in scope whose bits changed.
         excess_kurtosis: of delta over all entries in scope; 0 for a normal distribution.
-        effective: (sum delta^2)^2 / sum delta^4, the number of weights that moved if all had moved alike, as a share
-            of those in scope.
+        effective: (sum delta^2)^2 / sum delta^4, the number of weights that would give this had they moved
+            alike and no other, as a share of those in scope.
         effective_l1: (sum |delta|)^2 / sum delta^2, the same from lower powers.
-        top: the share of the largest movements, for each of `DENSITIES`.
+        top: the share of the largest |delta|, for each of `DENSITIES`.
     """
 
     scope: str
@@ -92,7 +92,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> Verdict:
-        """What the share of the squared movement in the top 1e-4 foretells."""
+        """The kind of checkpoint, by the share of the squared deltas in the top 1e-4."""
         if not self.top[0].squared:
             return "still"
         if self.top[0].squared >= LOCAL:
@@ -108,41 +108,40 @@ class Diagnosis:
     def sentence(self) -> str:
         """The verdict for a person."""
         if self.verdict == "still":
-            return f"No weight in the scope {self.scope} moved: there is nothing to localise."
+            return f"No weight in the scope {self.scope} moved: there is nothing to localize."
         first = self.top[0]
         fact = f"{_percent(first.squared)} of the squared movement lies in {_percent(first.density)} of the weights"
-        foretold = f"{fact}: a patch of {first.density:g} is likely to hold {_FORETELLS[self.verdict]} of the skill."
-        return foretold if self.verdict == "local" else f"{foretold} {self._advice}"
+        forecast = f"{fact}: a patch of {first.density:g} is likely to hold {_FORECAST[self.verdict]} of the skill."
+        return forecast if self.verdict == "local" else f"{forecast} {self._advice}"
 
     @property
     def _advice(self) -> str:
-        pull = "tuning with a pull towards the base (train.l1) gathers it in fewer"
+        remedy = "tuning with a pull towards the base (train.l1) gathers it in fewer"
         if self.suggested is None:
-            return (
-                f"Nor is one of {self.top[-1].density:g} to hold more than half: too many weights moved alike; {pull}."
-            )
-        return f"One of {self.suggested:g} is likely to hold more than half of it; {pull}."
+            widest = self.top[-1].density
+            return f"Nor is one of {widest:g} to hold more than half: too many weights moved alike; {remedy}."
+        return f"One of {self.suggested:g} is likely to hold more than half of it; {remedy}."
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The facts and the verdict for a person."""
         if self.verdict == "still":
             return (self.sentence,)
-        seen = "" if self.n_seen == self.n_scope else f" (told from {self.n_seen:,} of them, evenly spaced)"
+        sampled = "" if self.n_seen == self.n_scope else f" (told from {self.n_seen:,} of them, evenly spaced)"
         return (
-            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved{seen}.",
+            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved{sampled}.",
             f"The movement is as concentrated as if {_percent(self.effective)} of them had moved alike "
             f"(excess kurtosis {self.excess_kurtosis:,.3g}).",
             self.sentence,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, the verdict, the suggested density and the sentence."""
+        """Return the numbers, the verdict, the suggested density and the sentence as plain values."""
         result: dict[str, Any] = to_plain(self)
         return result | {"verdict": self.verdict, "suggested": self.suggested, "sentence": self.sentence}
 
 
-_FORETELLS: dict[str, str] = {"local": "more than half", "between": "a part", "spread": "little"}
+_FORECAST: dict[str, str] = {"local": "more than half", "between": "a part", "spread": "little"}
 
 
 def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "layers") -> Diagnosis:
@@ -161,7 +160,7 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
     names = pair.names_in(Scope(scope))
     n = sum(pair.base.spec(name).numel for name in names)
-    step = -(-n // SAMPLE) | 1  # odd: rows are even in length, and so every column has its turn
+    step = -(-n // SAMPLE) | 1  # odd: rows have even lengths, and so every column is sampled
     deltas, changed = _sample_all(pair, names, step)
     ks = {density: max(1, int(density * pair.base.n_parameters / step + 0.5)) for density in DENSITIES}
     concentration = measure_concentration(deltas, list(ks.values()))
@@ -181,7 +180,7 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
 
 @dataclass(frozen=True)
 class Concentration:
-    """How a movement is spread over n weights.
+    """Moments and sums of the deltas of n weights.
 
     Attributes:
         n: number of weights.
@@ -199,7 +198,7 @@ class Concentration:
 
     @property
     def excess_kurtosis(self) -> float:
-        """m4 / m2^2 - 3 with central moments: 0 for a normal distribution; 0 too where all deltas are equal."""
+        """Excess kurtosis m4 / m2^2 - 3 by central moments: 0 for a normal distribution, and for equal deltas."""
         first, second, third, fourth = self.moments
         variance = second - first**2
         central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
@@ -207,34 +206,35 @@ class Concentration:
 
     @property
     def participation(self) -> float:
-        """(sum delta^2)^2 / sum delta^4: k where k weights moved alike (inverse participation ratio)."""
+        """Inverse participation ratio, (sum delta^2)^2 / sum delta^4: k where k weights moved alike."""
         return self.n * self.moments[1] ** 2 / self.moments[3] if self.moments[3] else 0.0
 
     @property
     def participation_l1(self) -> float:
-        """(sum |delta|)^2 / sum delta^2: the same from lower powers, which a few outliers decide less."""
+        """The same from lower powers, (sum |delta|)^2 / sum delta^2, which depends less on a few outliers."""
         return self.absolute**2 / self.squared if self.squared else 0.0
 
 
 def measure_concentration(deltas: torch.Tensor, ks: Sequence[int]) -> Concentration:
-    """Measure by a sort, with all sums in fp64: exact up to the rounding of a sum, at most 24 bytes a weight.
+    """Measure concentration by a sort, with all sums in fp64: exact up to rounding, at most 24 bytes a weight.
 
     Args:
         deltas: (n,) fp32, finite.
-        ks: for how many of the largest to sum; more than there are counts as all.
+        ks: numbers of the largest to sum over; one above n means all.
     """
     exact = deltas.double().numpy()
     moments = [float((exact**power).sum()) / max(len(exact), 1) for power in (1, 2, 3, 4)]
     del exact
-    sizes = np.sort(deltas.abs().numpy())[::-1].astype(np.float64)  # descending
-    squares = np.square(sizes)
-    largest = {k: (float(sizes[:k].sum()), float(squares[:k].sum())) for k in ks}
+    magnitudes = np.sort(deltas.abs().numpy())[::-1].astype(np.float64)  # descending
+    squares = np.square(magnitudes)
+    largest = {k: (float(magnitudes[:k].sum()), float(squares[:k].sum())) for k in ks}
     first, second, third, fourth = moments
-    return Concentration(len(sizes), (first, second, third, fourth), float(sizes.sum()), float(squares.sum()), largest)
+    n, total = len(magnitudes), float(magnitudes.sum())
+    return Concentration(n, (first, second, third, fourth), total, float(squares.sum()), largest)
 
 
 def _sample_all(pair: CheckpointPair, names: Sequence[str], step: int) -> tuple[torch.Tensor, int]:
-    """Return the (n,) fp32 deltas of all tensors' samples, and how many of these weights changed."""
+    """Return the (n,) fp32 deltas of all tensors' samples, and the number of these weights that changed."""
     deltas, n_changed = [], 0
     for name in names:
         delta, changed = _sample(pair, name, step)
@@ -244,7 +244,7 @@ def _sample_all(pair: CheckpointPair, names: Sequence[str], step: int) -> tuple[
 
 
 def _sample(pair: CheckpointPair, name: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read every step-th weight of one tensor: its fp32 delta, and whether its bits changed."""
+    """Read every step-th weight of one tensor: (n,) fp32 deltas, and (n,) bool, which bits changed."""
     base = pair.base.read(name).reshape(-1)[::step].contiguous()
     tuned = pair.align(base, pair.read_tuned(name).reshape(-1)[::step].contiguous())
     pair.refuse_not_finite(name, base, tuned)
@@ -257,8 +257,8 @@ def _top_share(concentration: Concentration, density: float, k: int, step: int) 
     return TopShare(density, k, _ratio(squared, concentration.squared), _ratio(absolute, concentration.absolute))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return min(part / whole, 1.0) if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return min(part / total, 1.0) if total else 0.0
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""A patch from two checkpoints without data: the largest movements, or every changed entry."""
+"""A patch from two checkpoints without data: the largest |delta|, or every changed entry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def diff_checkpoints(
 
     Without density and budget every changed entry is kept, buffers included, so that applying the patch gives
     the tuned checkpoint bit for bit (as far as the base's dtype can hold it). With one of them, the k largest
-    movements |delta| of the parameters in scope; what differs by rounding to another dtype alone did not move.
+    |delta| of the parameters in scope are; entries that differ only by rounding to another dtype do not count.
 
     Raises:
         BudgetError: the checkpoints are equal, or the budget is 0 or more than there is.
@@ -44,13 +44,13 @@ def diff_checkpoints(
         return localize_skill(base, tuned, None, config, with_base_values=with_base_values)
     located = locate(base)
     pair = CheckpointPair.open(located.path, locate(tuned).path)
-    mask = _all_changed(pair, Scope(scope))
+    mask = _find_changed(pair, Scope(scope))
     provenance = describe_origin(located, pair, Scope(scope), to_plain({"method": "diff"}), None)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
 
 def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = "all") -> Mask:
-    """Return the mask of the weights that moved furthest, a share of all parameters; of all that moved where fewer did.
+    """Find the weights that moved furthest: a share of all parameters, or all that moved where fewer did.
 
     Raises:
         BudgetError: nothing moved, or the share is less than one weight.
@@ -65,13 +65,13 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
     return core
 
 
-def _all_changed(pair: CheckpointPair, scope: Scope) -> Mask:
-    pair.names_in(scope)  # refuses a scope that holds nothing, or what cannot be compared
+def _find_changed(pair: CheckpointPair, scope: Scope) -> Mask:
+    pair.names_in(scope)  # refuses an empty scope, and tensors that cannot be compared
     names = [name for name in pair.names if scope.holds(name)]
     changes = stream_tensors(pair.changed, names, pair.stored, "differences")
     indices = {name: changed.numpy() for name, changed in zip(names, changes, strict=True)}
     mask = Mask.of({name: pair.base.spec(name) for name in names}, indices)
     if not len(mask):
-        what = "equal but for new rows, which alone make no patch" if pair.grown else "equal"
-        raise BudgetError(f"base and tuned checkpoints are {what}: there is nothing to cut out")
+        fact = "equal but for new rows, which alone make no patch" if pair.grown else "equal"
+        raise BudgetError(f"base and tuned checkpoints are {fact}: there is nothing to cut out")
     return mask

@@ -1,4 +1,4 @@
-"""From two checkpoints and a task to a skill patch."""
+"""Localization of a skill: two checkpoints and a task in, a skill patch out."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def localize_skill(
     Args:
         base: the pretrained model; a local folder, the embedded encoder or a Hub id.
         tuned: the fine-tuned model.
-        task: the data that attributions are computed on (its training examples); None for scores without data.
-        config: how to choose.
+        task: whose training examples attributions are computed on; None for scores without data.
+        config: the localize block.
         device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
         parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
             one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
@@ -89,19 +89,19 @@ def describe_origin(
     base: Located, pair: CheckpointPair, scope: Scope, method: dict[str, object], task: Task | None
 ) -> Provenance:
     """Describe where a patch came from, without path, user, host or time; labels in the tuned head's order."""
-    described = task.describe() if task else None
+    description = task.describe() if task else None
     rows = tuned_rows(pair, task)
-    if described is not None and rows is not None:
-        described["labels"] = list(rows.names)
+    if description is not None and rows is not None:
+        description["labels"] = list(rows.names)
     head, before = read_head(pair.tuned.path), read_head(pair.base.path)
     if head and (pair.extra or pair.replaced or renames_labels(before, head)):
-        described = described or {"labels": list(labels_in(pair.tuned.path) or ())}
-        described["head"] = described.get("head", {}) | head | ({"labels": list(rows.names)} if rows else {})
-    return describe_checkpoint(base, pair.base, scope, method, described)
+        description = description or {"labels": list(labels_in(pair.tuned.path) or ())}
+        description["head"] = description.get("head", {}) | head | ({"labels": list(rows.names)} if rows else {})
+    return describe_checkpoint(base, pair.base, scope, method, description)
 
 
 def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
-    """Read what the rows of the tuned model's classifier are; None where the task has no such head.
+    """Read the labels of the rows of the tuned model's classifier; None where the task has no such head.
 
     Raises:
         CheckpointError: they are for other labels than the task's.
@@ -114,7 +114,7 @@ def tuned_rows(pair: CheckpointPair, task: Task | None) -> RowNames | None:
     try:
         read_rows(pair.base.path, task.spec.labels, None)
         is_another = bool(pair.extra or pair.replaced)
-    except CheckpointError:  # tuning made a new head in the place of one for other labels
+    except CheckpointError:  # tuning replaced a head for other labels by a new one
         is_another = True
     return RowNames(rows.names, rows.where, is_another)
 
@@ -144,7 +144,7 @@ def _with_data(context: LocalizationContext, base: Located, task: Task | None, r
     validation = task.validation_examples() if needs_validation else []
     _refuse_dense(config)
     head = spread_head(base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(context.pair, task))
-    _take_head(head.model, context.pair)
+    _copy_head(head.model, context.pair)
     path = GradientPath(
         head,
         context.pair,
@@ -152,28 +152,28 @@ def _with_data(context: LocalizationContext, base: Located, task: Task | None, r
         task.train_examples(),
         batch_size=config.batch_size,
         seed=config.seed,
-        centred=config.centred,
+        class_debias=config.class_debias,
     )
     return dataclasses.replace(context, path=path, validation=validation)
 
 
-def _take_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
-    """Copy in whole tensors that only the tuned checkpoint has: they go with the graft, and so into its gradients."""
-    own = dict(model.named_parameters())
+def _copy_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
+    """Copy tensors that only the tuned checkpoint has into the model: a graft holds them, and so its gradients must."""
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name in (*pair.extra, *pair.replaced):
-            whole = pair.read_whole(name) if name in own else None
-            if whole is not None and whole.shape == own[name].shape:
-                local_of(own[name]).copy_(shard_of(own[name]).cut(whole))
+            tuned = pair.read_whole(name) if name in parameters else None
+            if tuned is not None and tuned.shape == parameters[name].shape:
+                local_of(parameters[name]).copy_(shard_of(parameters[name]).cut(tuned))
 
 
 def _refuse_dense(config: LocalizeSpec) -> None:
-    """Refuse over several processes what holds a number for every weight."""
+    """Refuse a method that holds a number for every weight, where there are several processes."""
     dense = not LOCALIZATION_METHODS[config.method].over_processes or config.exact_scores
     if dense and not find_ranks().is_single:
         others = [name for name, row in LOCALIZATION_METHODS.items() if row.needs_data and row.over_processes]
-        what = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
+        subject = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
         raise ConfigError(
-            f"{what} holds a number for every weight, which is not added up over processes: run it in one process, "
+            f"{subject} holds a number for every weight, which is not added up over processes: run it in one process, "
             f"or use {', '.join(others[:-1])} or {others[-1]} without exact scores"
         )

@@ -1,4 +1,4 @@
-"""The published procedure of skill localization by grafting (arXiv 2302.06600), as faithfully as it can be had.
+"""The published procedure of skill localization by grafting (arXiv 2302.06600), as faithfully as it is known.
 
 The model is theta(gamma) = gamma * theta_tuned + (1 - gamma) * theta_base with the relaxed mask
 
@@ -12,9 +12,9 @@ with g the gradient of the loss at theta(gamma), over batches of up to 1,024 exa
 After each step the mask is rounded to gamma_b XOR (S > c), and the one with the best score over training and
 validation examples is kept.
 
-Its quirks, kept because they are the procedure: sigma' is 4.5e-5 at the start, so that lr 1e7 is a rate of about 450,
+Its quirks, kept because they are the procedure: sigma' is 4.5e-5 at the start, so that lr 1e7 acts as about 450,
 and an entry joins or leaves only after S has climbed all of c; nothing sets the size of the final mask (the budget
-sizes the starting patch, and the achieved density is what comes out); S and the gradients of a step are as large as
+sizes the starting patch, and the final density follows from training); S and the gradients of a step are as large as
 the scope, in fp32 and in host memory.
 """
 
@@ -33,16 +33,16 @@ from graft.scores.random import draw
 from graft.specs.localize import PaperSpec
 from graft.tasks.examples import Example
 
-CUT = 10.0  # c: sigma(S - c) is the chance, so to speak, that an entry changes sides
+CUT = 10.0  # c: sigma(S - c) is, so to speak, the probability that an entry changes sides
 
 
 class RelaxedMask:
-    """The mask in training: S per tensor in scope.
+    """A relaxed mask in training: S for each tensor in scope.
 
     Args:
-        path: a model whose tensors in scope can be set, with its training examples.
+        path: the live model, whose tensors in scope can be set, with its training examples.
         start: gamma_b.
-        config: rate, steps, batch size.
+        config: learning rate, steps, batch size.
         seed: of S_0 and the order of examples.
     """
 
@@ -54,7 +54,7 @@ class RelaxedMask:
         self._order = torch.Generator().manual_seed(seed)
 
     def step(self) -> None:
-        """One step of gradient descent on S."""
+        """Take one step of gradient descent on S."""
         self.path.move_to_each(self.gamma)
         # S is a logit: its gradient is that of gamma, (1 - 2 gamma_b) * sigma', times the loss's slope along delta
         order = torch.randperm(len(self.path.examples), generator=self._order).tolist()
@@ -62,28 +62,29 @@ class RelaxedMask:
         gradients = self.path.gradients_of(batch)
         for name, logits in self.logits.items():
             delta, _ = self.path.pair.read_delta(name)
-            opened = torch.sigmoid(logits - CUT)
-            slope = opened * (1 - opened) * (1 - 2 * self._started(name))
+            switched = torch.sigmoid(logits - CUT)
+            slope = switched * (1 - switched) * (1 - 2 * self._start_of(name))
             logits -= self.config.lr * gradients[name] * delta * slope
 
     def gamma(self, name: str) -> torch.Tensor:
         """Return the (n,) fp32 share of the tuned value at each entry of a tensor."""
-        opened, started = torch.sigmoid(self.logits[name] - CUT), self._started(name)
-        return started * (1 - opened) + (1 - started) * opened
+        switched, start = torch.sigmoid(self.logits[name] - CUT), self._start_of(name)
+        return start * (1 - switched) + (1 - start) * switched
 
     def rounded(self) -> Mask:
         """Return the mask gamma_b XOR (S > c)."""
-        pair, changed = self.path.pair, {}
+        pair, indices = self.path.pair, {}
         for name, logits in self.logits.items():
-            moved = pair.read_delta(name)[1]  # an entry that fine-tuning left alone is no part of a patch
-            inside = (self._started(name).bool() ^ (logits > CUT)) & moved
-            changed[name] = inside.nonzero().squeeze(1).numpy()
-        return Mask.of({name: pair.base.spec(name) for name in changed}, changed)
+            moved = pair.read_delta(name)[1]  # an entry that fine-tuning left alone cannot be in a patch
+            inside = (self._start_of(name).bool() ^ (logits > CUT)) & moved
+            indices[name] = inside.nonzero().squeeze(1).numpy()
+        return Mask.of({name: pair.base.spec(name) for name in indices}, indices)
 
-    def _started(self, name: str) -> torch.Tensor:
-        started = torch.zeros(self.logits[name].numel())
-        started[torch.tensor(self.start[name])] = 1.0
-        return started
+    def _start_of(self, name: str) -> torch.Tensor:
+        """Return (n,) fp32 gamma_b of a tensor."""
+        start = torch.zeros(self.logits[name].numel())
+        start[torch.tensor(self.start[name])] = 1.0
+        return start
 
 
 def learn_relaxed_mask(
@@ -92,10 +93,10 @@ def learn_relaxed_mask(
     """Learn a mask by the published procedure.
 
     Args:
-        path: the model and its training examples; its tensors in scope are the base's again afterwards.
+        path: the model and its training examples; its tensors in scope hold the base's values again afterwards.
         start: gamma_b, the starting patch.
-        validation: what counts, beside the training examples, for keeping a mask.
-        config: rate, steps, batch size.
+        validation: the examples that masks are compared on, beside the training examples.
+        config: learning rate, steps, batch size.
         seed: of S_0 and the order of examples.
 
     Raises:
@@ -123,14 +124,14 @@ def learn_relaxed_mask(
 
 
 def choose_panigrahi2023(context: LocalizationContext) -> Mask:
-    """Return the mask of the published procedure; the budget sizes its starting patch, the top |delta|."""
+    """Learn a mask by the published procedure; the budget sizes its starting patch, the top |delta|."""
     config = context.config
     start = context.select_by_score("magnitude")
     return learn_relaxed_mask(context.model, start, list(context.validation), config.paper, config.seed)
 
 
 def _score(path: GradientPath, mask: Mask, validation: list[Example]) -> float:
-    """Accuracy of a graft over training and validation examples together."""
+    """Measure the accuracy of a graft over training and validation examples together."""
     path.move_to_graft(mask)
     examples = [*path.examples, *validation]
     accuracy = path.head.accuracy(examples, batch_size=path.batch_size, label="training and validation")

@@ -1,4 +1,4 @@
-"""Methods of localization by name: two that learn a mask, and every score, whose best k they keep."""
+"""Methods of localization by name: those that learn a mask, and every score, of which the best k are kept."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class LocalizationMethod(ScoreEntry):
     Its target is a function from `graft.localize.context.LocalizationContext` to a mask.
 
     Attributes:
-        needs_validation: whether it looks at the task's validation examples too.
+        needs_validation: it uses the task's validation examples too.
     """
 
     needs_validation: bool = False
 
 
 class MethodRegistry(Registry[ScoreEntry]):
-    """Rows of its own, and before use of each name those of the scores that there are at that time.
+    """A registry of its own rows and, looked up at each use, those of `SCORES`.
 
-    A row that is no `LocalizationMethod` is a score, of which the top k are kept. A score that has a quicker way to
-    its top k has a row of that name here, which goes first.
+    A row that is no `LocalizationMethod` is a score, of which the top k are kept. A score with a quicker way to its top
+    k has a row of the same name here, which takes precedence.
     """
 
     def __getitem__(self, name: str) -> ScoreEntry:

@@ -1,1 +1,1 @@
-"""How much each weight matters: one small file a score, for localization and for importance, and their gradients."""
+"""Scores of weights for localization and importance, one small file each, and the gradients that they take."""

@@ -2,36 +2,38 @@
 
 Candidates by |delta| alone miss the skill of an AdamW-tuned model (its 10,000 largest movements held 6 to 8 % of the
 attribution mask), and a sum of gradients over all examples would take 4 bytes per weight. So for each of the first few
-micro-batches at the base, each gradient is scored where and when it is made, against delta read part by part from the
-mapped files; a running threshold keeps the `multiple` x k best of the micro-batch; the union is the candidates.
+micro-batches at the base, each gradient is scored on its device as soon as it exists, against delta read part by part
+from the mapped files; a running threshold keeps the `multiple` x k best of the micro-batch; the union is the
+candidates.
 
 Five weights, k = 1, multiple 2, two micro-batches; the last weight never moved, and is no candidate:
 
     -g * delta in the 1st   ( .5, .1, .4, -.2, -)   the best 2: 1st and 3rd
     -g * delta in the 2nd   (-.1, .6, .3,  .2, -)   the best 2: 2nd and 3rd
-    candidates: 1st, 2nd, 3rd. The best by the sum, (.4, .7, .7, 0, -), are among them, and no sum was held.
+    candidates: 1st, 2nd, 3rd. The best by the sum, (.4, .7, .7, 0, -), are among them, without a sum in memory.
 
-They need not always be: a weight that is third in every micro-batch is missed, which is why `multiple` is above 1.
+That is not certain: a weight that is third in every micro-batch is missed, which is why `multiple` is above 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from graft.errors import CheckpointError
+from graft.files.tensor_spec import TensorSpec
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
-from graft.scores.global_index import GlobalIndex
 from graft.scores.gradients import GradientSink
 from graft.scores.running_top import RunningTop
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CHUNK, CheckpointPair
 from graft.tensors.shards import Shard, local_of, shard_of
 
-PART_ON_DEVICE = 1 << 21  # entries scored together in under 64 MiB; on the CPU in what its cache holds
+PART_ON_DEVICE = 1 << 21  # entries scored together, in under 64 MiB; on the CPU parts fit its cache (`CHUNK`)
 
 
 class CandidateSearch(GradientSink):
@@ -55,8 +57,8 @@ class CandidateSearch(GradientSink):
         self.ranks = ranks
         self._tops = {name: top for names, k in groups for top in [RunningTop(multiple * k)] for name in names}
         self._index = GlobalIndex(pair, list(self._tops))
-        self._seen: set[str] = set()
-        self._found = torch.empty(0, dtype=torch.int64)
+        self._received: set[str] = set()
+        self._candidates = torch.empty(0, dtype=torch.int64)
 
     def receive(self, name: str, gradient: torch.Tensor) -> None:
         """Score a tensor's entries on its device, part by part.
@@ -65,26 +67,27 @@ class CandidateSearch(GradientSink):
             CheckpointError: a gradient is not finite.
         """
         if name in self._tops:
-            self._seen.add(name)
+            self._received.add(name)
             self._score(name, shard_of(gradient), local_of(gradient).flatten())
 
     def end_batch(self, *, counts: bool = True) -> None:
         """Join the best of the micro-batch to the union."""
         for name in self._index.names:
-            untouched = name not in self._seen  # by the loss, and so scores 0
+            untouched = name not in self._received  # by the loss, and so scores 0
             if counts and untouched and self._tops[name].floor <= 0:
                 spec = self.pair.base.spec(name)
                 self._score(name, Shard.of_splits(spec.shape, []), torch.zeros(1).expand(spec.numel))
         tops = {id(top): top for top in self._tops.values()}
         best = torch.cat([torch.empty(0, dtype=torch.int64), *(top.pop()[1] for top in tops.values())])
-        self._found = torch.cat([self._found, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
-        self._seen.clear()
+        self._candidates = torch.cat([self._candidates, *self.ranks.gather_objects(best)]).unique()  # type: ignore[no-untyped-call]
+        self._received.clear()
 
-    def _score(self, name: str, shard: Shard, flat: torch.Tensor) -> None:
+    def _score(self, name: str, shard: Shard, gradient: torch.Tensor) -> None:
         top = self._tops[name]
         start = self._index.starts[name] + shard.start
-        for offset, base, tuned in _read_parts(self.pair, name, shard, flat.device):
-            scores = tuned.float().sub(base.float()).mul_(flat[offset : offset + len(base)]).neg_()  # -g * delta, fp32
+        for offset, base, tuned in _read_parts(self.pair, name, shard, gradient.device):
+            # -g * delta in fp32, in place
+            scores = tuned.float().sub(base.float()).mul_(gradient[offset : offset + len(base)]).neg_()
             if torch.isnan(scores).any():
                 raise CheckpointError(f"tensor {name!r}: its gradient is not finite")
             if top.floor <= 0:  # above it an entry that did not move, and so scores 0, cannot come
@@ -94,7 +97,39 @@ class CandidateSearch(GradientSink):
     @property
     def mask(self) -> Mask:
         """The candidates so far."""
-        return self._index.mask_of(self._found)
+        return self._index.mask_of(self._candidates)
+
+
+class GlobalIndex:
+    """A numbering of the weights of a pair's tensors, which counts through the tensors in order of name.
+
+    Tensors of 3 and 4 weights, "a" and "b": weight 2 of "a" is number 2, weight 1 of "b" is number 4. One int64 vector
+    can then hold coordinates of many tensors, be joined with another, and be sorted in the order in which ties are
+    broken.
+
+    Attributes:
+        names: the tensors, in ascending order.
+        starts: tensor name -> the number of its first weight.
+
+    Args:
+        pair: base and tuned checkpoints.
+        names: the tensors.
+    """
+
+    def __init__(self, pair: CheckpointPair, names: Sequence[str]) -> None:
+        self.names = sorted(names)
+        self._specs: Mapping[str, TensorSpec] = {name: pair.base.spec(name) for name in self.names}
+        ends = [0, *np.cumsum([spec.numel for spec in self._specs.values()], dtype=np.int64).tolist()]
+        self.starts: Mapping[str, int] = dict(zip(self.names, ends, strict=False))
+
+    def mask_of(self, positions: torch.Tensor) -> Mask:
+        """Return the mask of (k,) ascending positions."""
+        numbers, indices = positions.numpy(), {}
+        for name, spec in self._specs.items():
+            start = self.starts[name]
+            first, last = np.searchsorted(numbers, [start, start + spec.numel])
+            indices[name] = numbers[first:last] - start
+        return Mask.of(self._specs, indices)
 
 
 def _read_parts(

@@ -1,6 +1,7 @@
-"""Candidates: the coordinates that a mask may keep, as live weights and as one flat vector.
+"""Candidates: the coordinates among which a mask is chosen, as live weights and as one flat vector.
 
-A mask is learned, or attributed to, with one model, one tensor's gradient at a time, and a few numbers per candidate.
+Learning a mask and attributing to one both need one model, one tensor's gradient at a time, and a few numbers per
+candidate.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from graft.tensors.shards import is_distributed, local_of, shard_of
 
 
 class Candidates(Coordinates):
-    """Coordinates of a live model that are the base's or the tuned model's, one by one.
+    """Coordinates of a live model, each of which is set to the base's value or the tuned one.
 
     Attributes:
         deltas: (n,) fp32, tuned - base.
@@ -38,17 +39,19 @@ class Candidates(Coordinates):
         self.groups = groups
         self.weights = {name: weights[name] for name in mask}
         self.deltas = deltas_at(pair, self)
-        self._values = {name: self._endpoints(pair, name) for name in mask}
+        self._values = {name: self._read_endpoints(pair, name) for name in mask}
         self._indices_on_device = {name: indices.to(weights[name].device) for name, indices in self.indices.items()}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return (n,) bool: exactly the budget, the highest scores of each group."""
+        """Choose exactly the budget, the highest scores of each group: (n,) bool."""
         return self.keep_top(scores, self.groups)
 
-    def write(self, kept: torch.Tensor) -> None:
-        """Set the live coordinates: the tuned value where `kept` (n,) bool says so, the base's elsewhere."""
+    def write(self, chosen: torch.Tensor) -> None:
+        """Set the live coordinates: the tuned value where `chosen` (n,) bool says so, the base's elsewhere."""
         for name, (base, tuned) in self._values.items():
-            assign(self.weights[name], self._indices_on_device[name], torch.where(kept[self.slices[name]], tuned, base))
+            assign(
+                self.weights[name], self._indices_on_device[name], torch.where(chosen[self.slices[name]], tuned, base)
+            )
 
     def return_to_base(self) -> None:
         """Set them all to the base's bits."""
@@ -59,10 +62,11 @@ class Candidates(Coordinates):
         indices = self._indices_on_device[name]
         if not is_distributed(gradient):  # else this process holds a shard of the tensor, and some of its candidates
             return take(gradient, indices).float().cpu()
-        here, local = shard_of(gradient).locate(indices)
-        return torch.zeros(len(indices)).index_copy_(0, here.cpu(), take(local_of(gradient), local).float().cpu())
+        positions, local = shard_of(gradient).locate(indices)
+        values = take(local_of(gradient), local).float().cpu()
+        return torch.zeros(len(indices)).index_copy_(0, positions.cpu(), values)
 
-    def _endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self.weights[name].dtype
         base, tuned = (values.to(dtype) for values in pair.read_at(name, self.indices[name]))
         return base, tuned
@@ -71,8 +75,8 @@ class Candidates(Coordinates):
 class CandidateSum(GradientSink):
     """The sum of the gradients of candidates.
 
-    Over several processes every one gets the gathered vectors of all (4 bytes a candidate, process and micro-batch
-    travel) and adds them in the order in which the micro-batches were dealt out: the bits of one process's sum.
+    Each of several processes gets the gathered vectors of all (4 bytes travel per candidate, process and micro-batch)
+    and adds them in the order in which the micro-batches were dealt out, which gives the bits of one process's sum.
 
     Attributes:
         total: (n,) fp32 on the CPU, over the micro-batches that ended.

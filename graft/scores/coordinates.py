@@ -1,4 +1,4 @@
-"""A mask seen as one flat vector: what is known of its coordinates, a number each, by tensor name, then index."""
+"""A mask as one flat vector: a number for each of its coordinates, ordered by tensor name, then index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from graft.patch.mask import Mask
-from graft.scores.running_top import largest_of
+from graft.scores.running_top import indices_of_largest
 from graft.tensors.pair import CheckpointPair
 
 Groups = Sequence[tuple[tuple[str, ...], int]]  # (names, share of the budget), as `allocate` gives
@@ -18,7 +18,7 @@ class Coordinates:
 
     Attributes:
         mask: the coordinates.
-        slices: tensor name -> its place in vectors over them.
+        slices: tensor name -> its part of a vector over all coordinates.
         indices: tensor name -> (k_i,) int64 flat indices in the tensor.
     """
 
@@ -35,9 +35,9 @@ class Coordinates:
         """Return (n,) bool: in each group its share of the highest scores; ties go to the earlier coordinate."""
         chosen = torch.zeros(len(self), dtype=torch.bool)
         for names, share in groups:
-            positions = self._of(names)
+            positions = self._positions_in(names)
             if len(positions):
-                chosen[positions[largest_of(scores[positions], positions, min(share, len(positions)))]] = True
+                chosen[positions[indices_of_largest(scores[positions], positions, min(share, len(positions)))]] = True
         return chosen
 
     def mask_of(self, chosen: torch.Tensor) -> Mask:
@@ -45,14 +45,14 @@ class Coordinates:
         indices = {name: self.mask[name][chosen[part].numpy()] for name, part in self.slices.items()}
         return Mask.of(self.mask.specs, indices)
 
-    def local_paths(self, mask: Mask) -> torch.Tensor:
-        """Return (k,) int64 places of a part of the coordinates."""
+    def positions_of(self, mask: Mask) -> torch.Tensor:
+        """Return (k,) int64 positions of a mask among the coordinates, of which it must be a part."""
         parts = [
             self.slices[name].start + torch.searchsorted(self.indices[name], torch.tensor(mask[name])) for name in mask
         ]
         return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
 
-    def _of(self, names: Sequence[str]) -> torch.Tensor:
+    def _positions_in(self, names: Sequence[str]) -> torch.Tensor:
         parts = [self.slices[name] for name in sorted(names) if name in self.slices]
         return torch.cat([torch.empty(0, dtype=torch.int64), *(torch.arange(part.start, part.stop) for part in parts)])
 

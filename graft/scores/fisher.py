@@ -1,4 +1,4 @@
-"""Fisher information, and what it says that putting a weight back to the base would cost.
+"""Fisher information, and the rise of the loss that it predicts where a weight is put back to the base.
 
 For importance, the diagonal of the empirical Fisher information at the model's weights, EWC's importance (Kirkpatrick
 et al. 2017, arXiv 1612.00796):
@@ -7,13 +7,13 @@ et al. 2017, arXiv 1612.00796):
 
 For localization, Fisher-weighted movement. Near the tuned weights, where the mean gradient is about 0, moving weight i
 by -delta_i raises the loss by about 1/2 * F_i * delta_i^2 (Laplace's approximation; optimal brain damage, LeCun et al.
-1990), with F as Fisher-weighted merging takes it (Matena and Raffel 2021, arXiv 2111.09832):
+1990), with F as in Fisher-weighted merging (Matena and Raffel 2021, arXiv 2111.09832):
 
     score_i = F_i * delta_i^2,   F at the tuned weights
 
 Differences: Matena and Raffel draw the labels from the model, here they are the task's; and class offsets are set aside
-where localization does so everywhere. One backward per example. With micro-batches of b, the mean gradient of b
-examples is squared instead: b times fewer backwards, and an expectation of F / b + (1 - 1/b) * (mean gradient)^2. Up to
+where localization does so everywhere. One backward pass per example. With micro-batches of b, the mean gradient of b
+examples is squared instead: b times fewer passes, and an expectation of F / b + (1 - 1/b) * (mean gradient)^2. Up to
 the factor 1/b that is the same order of weights where the mean gradient vanishes, and otherwise leans to weights on
 which examples agree.
 """

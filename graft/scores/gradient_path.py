@@ -1,4 +1,4 @@
-"""A model walked from base to tuned: gradients of the task's loss at any point between them."""
+"""The path from base to tuned: gradients of the task's loss at any point of it, by one live model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from graft.scores.gradients import (
     split_examples,
     stream_gradients,
 )
-from graft.scores.offsets import fit_offsets
+from graft.scores.offsets import fit_class_offsets
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import as_bits, assign
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.shards import local_of, shard_of
 
-NOTHING = Mask({}, {})
+EMPTY_MASK = Mask({}, {})
 
 
 class GradientPath:
-    """One live model whose tensors in scope are set to points between base and tuned.
+    """A live model whose tensors in scope are set to points between base and tuned.
 
-    Tensors outside the scope stay the base's, as they will in the graft. One model is resident; the tuned
+    Tensors outside the scope keep the base's values, as in the graft. One model is resident; the tuned
     checkpoint is read tensor by tensor, and each tensor's gradient is handed to a sink and freed.
 
     Attributes:
@@ -45,11 +45,11 @@ class GradientPath:
         head: the task's head on the base model.
         pair: base and tuned checkpoints.
         names: base names in scope.
-        examples: what the loss is averaged over.
-        batch_size: examples per forward and backward, a micro-batch.
+        examples: those that the loss is averaged over.
+        batch_size: examples per forward and backward pass, a micro-batch.
         seed: of the path in low precision.
-        centred: whether class offsets are fitted and set aside at each point, where the head has classes: the place
-            of a choice and the next token have none.
+        class_debias: fit class offsets and set them aside at each point, where the head has classes; choices of a row
+            and next tokens are none.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class GradientPath:
         *,
         batch_size: int = 32,
         seed: int = 0,
-        centred: bool = True,
+        class_debias: bool = True,
     ) -> None:
         refuse_copied(head.model)
         self.head = head
         self.pair = pair
         self.batch_size = batch_size
         self.seed = seed
-        self.centred = centred
+        self.class_debias = class_debias
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
         target = LiveTarget(head.model)
         match = target.match(names)
         if match.missing:
             raise PatchMismatchError(f"tensor {match.missing[0]!r} is in scope, but the task's model does not have it")
         self.weights: Mapping[str, torch.Tensor] = {name: target.tensors[match.found[name]] for name in names}
-        self._moved: Mask | None = NOTHING  # where weights are not the base's; None: anywhere
-        self._place = _point(0.0)
+        self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere
+        self._location = _describe_point(0.0)
 
     def stream_gradients(
         self, sink: GradientSink, weights: Mapping[str, torch.Tensor] | None = None, *, micro_batches: int | None = None
@@ -91,7 +91,7 @@ class GradientPath:
         Raises:
             CheckpointError: the loss is not finite.
         """
-        offsets = self._fit_offsets() if self.centred else None
+        offsets = self._fit_offsets() if self.class_debias else None
         parts = split_examples(self.examples, self.batch_size)
         if micro_batches is not None and micro_batches < len(parts):
             parts = [parts[i * len(parts) // micro_batches] for i in range(micro_batches)]
@@ -125,7 +125,7 @@ class GradientPath:
         """Return the diagonal of the Fisher information at base + alpha * delta: base name -> (n,) fp32.
 
         (1/n) * sum over micro-batches of b examples of b * (gradient of their mean loss)^2; with b = 1 one backward
-        per example.
+        pass per example.
 
         Args:
             alpha: the point.
@@ -137,7 +137,7 @@ class GradientPath:
             CheckpointError: the loss is not finite there.
         """
         self.move_to(alpha)
-        offsets = self._fit_offsets() if self.centred and not drawn else None
+        offsets = self._fit_offsets() if self.class_debias and not drawn else None
         examples = self._with_drawn_labels() if drawn else self.examples
         sink = DenseSquares(self.weights)
         # (sqrt(b/n) * g)^2 = b/n * g^2
@@ -153,8 +153,8 @@ class GradientPath:
         batches: list[MicroBatch],
         offsets: torch.Tensor | None = None,
     ) -> None:
-        at = f" at {self._place}"
-        stream_gradients(self.head, weights, sink, batches, offsets=offsets, label=f"gradients{at}", on_trouble=at)
+        where = f" at {self._location}"
+        stream_gradients(self.head, weights, sink, batches, offsets=offsets, label=f"gradients{where}", context=where)
 
     def _with_drawn_labels(self) -> list[Example]:
         logits = self.head.predict(self.examples, batch_size=self.batch_size, label="labels")
@@ -167,11 +167,11 @@ class GradientPath:
             return None
         labels = torch.tensor([example.label for example in self.examples])
         logits = self.head.predict(self.examples, batch_size=self.batch_size, label="class offsets")
-        return fit_offsets(logits, labels).to(self.head.device)
+        return fit_class_offsets(logits, labels).to(self.head.device)
 
     def move_to(self, alpha: float) -> None:
         """Set every tensor in scope to its point on the path."""
-        self._moved, self._place = None, _point(alpha)
+        self._moved, self._location = None, _describe_point(alpha)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 # in the live model's dtype, which may be a lower one than the checkpoints'
@@ -183,12 +183,12 @@ class GradientPath:
     def move_to_graft(self, mask: Mask) -> None:
         """Set every tensor in scope to the base's, with the tuned values at a mask."""
         self.return_to_base()  # writes k values back where the last graft was, or reads all tensors after `move_to`
-        self._moved, self._place = mask, f"a graft of {len(mask):,} entries"
+        self._moved, self._location = mask, f"a graft of {len(mask):,} entries"
         self._assign(mask, tuned=True)
 
     def move_to_each(self, share: Callable[[str], torch.Tensor]) -> None:
-        """Set every entry in scope to its own point, base + share * delta; `share` gives a tensor's (n,) fp32."""
-        self._moved, self._place = None, "the relaxed mask"
+        """Set every entry in scope to its own point, base + share * delta; `share` maps a name to (n,) fp32."""
+        self._moved, self._location = None, "the relaxed mask"
         with torch.no_grad():
             for name, weight in self.weights.items():
                 base, tuned = (tensor.flatten().to(weight.dtype) for tensor in self.pair.read(name))
@@ -196,11 +196,11 @@ class GradientPath:
 
     def return_to_base(self) -> None:
         """Set every tensor in scope to the base's bits."""
-        if self._moved is None:  # nobody knows where it differs
+        if self._moved is None:
             self.move_to(0.0)
         else:
             self._assign(self._moved, tuned=False)
-        self._moved, self._place = NOTHING, _point(0.0)
+        self._moved, self._location = EMPTY_MASK, _describe_point(0.0)
 
     def _assign(self, mask: Mask, *, tuned: bool) -> None:
         for name in mask:
@@ -209,7 +209,7 @@ class GradientPath:
             assign(self.weights[name], indices, values.to(self.weights[name].dtype))
 
 
-def _point(alpha: float) -> str:
+def _describe_point(alpha: float) -> str:
     return f"{alpha:.2f} of the way from base to tuned"
 
 
@@ -224,7 +224,7 @@ def path_point(base: torch.Tensor, tuned: torch.Tensor, alpha: float, key: str) 
 
         draws          .12   .81   .40   .67   .30
         alpha = .25    tuned base  base  base  base     1 of 5 has moved
-        alpha = .5     tuned base  tuned base  tuned    the same draws: who moved stays, 2 more follow
+        alpha = .5     tuned base  tuned base  tuned    the same draws: 1 stays moved, 2 more follow
         alpha = 1      tuned tuned tuned tuned tuned
 
     The mean over entries is alpha of the way, which rounding each would miss: at alpha = .25 none would have moved, and

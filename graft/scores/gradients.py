@@ -34,19 +34,19 @@ Gradients = dict[str, torch.Tensor]  # name -> (n,) fp32 on the CPU
 
 
 class GradientSink(ABC):
-    """Keeps what it needs of the gradients of one micro-batch after another."""
+    """A receiver of gradients, one micro-batch after another, which keeps only what it needs of them."""
 
     def start_batch(self, n_examples: int) -> None:  # noqa: B027 - most sinks need nothing here
         """Prepare for a micro-batch of so many examples."""
 
     @abstractmethod
     def receive(self, name: str, gradient: torch.Tensor) -> None:
-        """Take the gradient of a weight, in its shape, dtype and place; it is freed when this returns."""
+        """Take the gradient of a weight, in its shape, dtype and device; it is freed when this returns."""
 
     def end_batch(self, *, counts: bool = True) -> None:  # noqa: B027 - most sinks need nothing here
-        """Close a micro-batch: every weight that it touches has been received, and what was gathered is final.
+        """Close a micro-batch, when the gradient of every weight that it touches has been received.
 
-        Over several processes all end their micro-batches together; `counts` is off where there was none for this one.
+        Over several processes all end their micro-batches together; `counts` is off on a process that had none.
         """
 
 
@@ -75,7 +75,7 @@ class DenseSquares(DenseSum):
 
 
 class DenseMean(GradientSink):
-    """The mean over n examples of a function of their micro-batch's gradient: 4 bytes per weight where it lies.
+    """The mean over n examples of a function of their micro-batch's gradient: 4 bytes per weight on its device.
 
     Args:
         weights: name -> live tensor.
@@ -90,7 +90,7 @@ class DenseMean(GradientSink):
         self._sums = {name: torch.zeros(weight.numel(), device=weight.device) for name, weight in weights.items()}
 
     def start_batch(self, n_examples: int) -> None:
-        """Weigh what comes by the micro-batch's share of the examples."""
+        """Set the weight of the next gradients, the micro-batch's share of the examples."""
         self._share = n_examples / self._n
 
     def receive(self, name: str, gradient: torch.Tensor) -> None:
@@ -104,7 +104,7 @@ class DenseMean(GradientSink):
 
 
 class MicroBatch(NamedTuple):
-    """The examples of one forward and backward pass, and what their mean loss is multiplied by."""
+    """The examples of one forward and backward pass, and the factor of their mean loss."""
 
     examples: Sequence[Example]
     factor: float = 1.0
@@ -123,18 +123,18 @@ def stream_gradients(
     *,
     offsets: torch.Tensor | None = None,
     label: str = "gradients",
-    on_trouble: str = "",
+    context: str = "",
 ) -> None:
     """Run one backward pass a micro-batch, in evaluation mode, dealt out to processes.
 
     Args:
         head: the model with its task.
         weights: name -> live tensor, whose gradients are wanted; no other takes any.
-        sink: what takes them, micro-batch by micro-batch, tensor by tensor.
-        batches: their mean losses times their factors are what gradients are taken of.
+        sink: receives them, micro-batch by micro-batch, tensor by tensor.
+        batches: gradients are those of their mean losses times their factors.
         offsets: (n_labels,) added to the logits, on the head's device.
         label: of the progress bar.
-        on_trouble: the rest of the sentence "the loss is nan…", such as where the weights are.
+        context: the rest of the sentence "the loss is nan…", such as the point at which the weights are.
 
     Raises:
         CheckpointError: a loss is not finite.
@@ -144,7 +144,7 @@ def stream_gradients(
         for batch, counts in tqdm(head.ranks.shard(batches), desc=label, disable=None, leave=False):
             loss = head.loss(batch.examples, offsets) * batch.factor
             if not torch.isfinite(loss):
-                raise CheckpointError(f"the loss is {loss.item()}{on_trouble}")
+                raise CheckpointError(f"the loss is {loss.item()}{context}")
             sink.start_batch(len(batch.examples))
             backpropagate(head, loss, counts)
             sink.end_batch(counts=counts or is_sharded(head.model))
@@ -154,7 +154,7 @@ def stream_gradients(
 def capture_gradients(
     model: torch.nn.Module, weights: Mapping[str, torch.Tensor], sink: GradientSink
 ) -> Iterator[GradientSink]:
-    """Open a context in which backward passes give the gradients of `weights` to the sink; none keeps its own.
+    """Give the gradients of `weights` to a sink in every backward pass within a block; no tensor keeps its own.
 
     Other parameters take no gradient, within it and afterwards.
     """
@@ -165,8 +165,8 @@ def capture_gradients(
     hooks = []
     # a weight of the files may be a part of a live parameter, such as one expert of a packed tensor: the hook is on
     # the owner, and hands over each part under its own name
-    owned = group_by_owner(find_owners(model, weights))
-    for owner, named in owned:
+    owners = group_by_owner(find_owners(model, weights))
+    for owner, named in owners:
         owner.requires_grad_(True)
         hook = partial(_hand_over, sink, lock, named)
         hooks.append(owner.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
@@ -175,7 +175,7 @@ def capture_gradients(
     finally:
         for hook in hooks:
             hook.remove()
-        for owner, _ in owned:
+        for owner, _ in owners:
             owner.grad = None
 
 
@@ -188,7 +188,7 @@ def _hand_over(sink: GradientSink, lock: threading.Lock, named: Mapping[str, Liv
 
 
 def backpropagate(head: Head, loss: torch.Tensor, counts: bool) -> None:
-    """Run the backward pass of a loss that is this process's share of the work, or of nothing where it does not count.
+    """Run the backward pass of a loss that is this process's share of the work, or of no work where it does not count.
 
     Sharded weights need every process in every pass, and FSDP2 takes the mean over them: times their number it is the
     sum of what each gives.
@@ -206,7 +206,7 @@ class GradientMean:
     Args:
         head: the model with its task; it is in evaluation mode and takes no gradients but these meanwhile.
         weights: name -> live tensor.
-        examples: n of them.
+        examples: the n examples.
         micro_batch: b, at least 1.
     """
 
@@ -226,6 +226,6 @@ class GradientMean:
         """
         sink = DenseMean(self.weights, function, len(self.examples))
         batches = [MicroBatch(part) for part in split_examples(self.examples, self.micro_batch)]
-        trouble = ": importance cannot be measured on this model"
-        stream_gradients(self.head, self.weights, sink, batches, on_trouble=trouble)
+        context = ": importance cannot be measured on this model"
+        stream_gradients(self.head, self.weights, sink, batches, context=context)
         return sink.means

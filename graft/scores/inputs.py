@@ -1,4 +1,4 @@
-"""What a score is computed from, for localization and for importance, and the table of scores that it gives."""
+"""Inputs of a score, for localization and for importance, and the table of scores that it returns."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ScoreTable = Mapping[str, Callable[[], torch.Tensor]]
 
 @dataclass(frozen=True)
 class ScoreInput:
-    """What a score for localization is computed from; a score asks only for what it needs.
+    """Inputs of a score for localization, of which each score uses what it needs.
 
     Attributes:
         pair: base and tuned checkpoints.
         names: the tensors in scope, ascending.
         seed: for scores that draw.
-        points: for scores that walk from base to tuned.
-        path: the model on its way from base to tuned with the task's data; None for scores without data.
-        straight: whether that walk is the straight one, instead of the graft's own.
+        points: of the path from base to tuned, for scores that follow it.
+        path: the model on the path from base to tuned with the task's data; None for scores without data.
+        straight: take the straight path, instead of the graft's own.
         groups: how the budget is shared out, for scores that look at their own graft or at candidates.
         candidates: how to find the candidates that attribution looks at alone; None scores every weight, which takes
             4 bytes per weight in scope of host memory.
@@ -55,13 +55,13 @@ class ScoreInput:
 
 @dataclass(frozen=True, eq=False)
 class ImportanceInput:
-    """What a score of importance is computed from; a score asks only for what it needs.
+    """Inputs of a score of importance, of which each score uses what it needs.
 
     Attributes:
         weights: tensor name -> the checkpoint's values, mapped from disk.
-        mean: means of functions of the task's gradients, where there is data.
-        pair: base and model, where the base is known.
-        record: Omega of what was recorded while the model was tuned, -inf where nothing was, where there is a record.
+        mean: means of functions of the task's gradients; None without data.
+        pair: base and model; None where the base is not known.
+        record: Omega as it was recorded while the model was tuned, -inf where it was not; None without a record.
     """
 
     weights: Mapping[str, torch.Tensor]

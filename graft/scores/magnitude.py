@@ -1,4 +1,4 @@
-"""How far a weight moved, |tuned - base|: no data needed.
+"""Magnitude of a weight's movement, |tuned - base|, without data.
 
     score_i = |delta_i|
 
@@ -31,11 +31,11 @@ def score_movement(inputs: ImportanceInput) -> ScoreTable:
     """Score the weights of a tuned model by |delta|; tensors that the base lacks are left out, new rows score -inf."""
     if inputs.pair is None:
         raise ValueError("the magnitude of an update needs the base")
-    of_base = {own: name for name, own in inputs.pair.names.items()}
+    base_names = {own: name for name, own in inputs.pair.names.items()}
     return {
-        name: partial(_movement, inputs.pair, of_base[name], weight.numel())
+        name: partial(_movement, inputs.pair, base_names[name], weight.numel())
         for name, weight in inputs.weights.items()
-        if name in of_base
+        if name in base_names
     }
 
 

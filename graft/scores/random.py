@@ -1,4 +1,4 @@
-"""A uniformly random score: the control that every localisation must beat at the same k."""
+"""A uniformly random score: the control that every localization must beat at the same k."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ class ScoreEntry(Entry):
     `graft.scores.table.CandidateScores`.
 
     Attributes:
-        needs_data: whether it takes gradients or predictions on a task's training examples.
-        bytes_per_weight: of host memory that it holds while it scores, for each weight in scope, as plans count it.
-        of_candidates: whether it scores candidates alone, and every weight only where `exact_scores` asks for it.
-        over_processes: whether several processes get one process's scores; false for what adds up a number per weight
-            of the examples that were dealt to its process.
+        needs_data: it takes gradients or predictions on a task's training examples.
+        bytes_per_weight: of host memory while it scores, for each weight in scope, as memory plans count it.
+        of_candidates: it scores candidates alone, and every weight only where `exact_scores` asks for it.
+        over_processes: several processes get one process's scores; false for a score that adds up a number per weight
+            over its own process's examples.
     """
 
     needs_data: bool = False
@@ -39,7 +39,7 @@ class ImportanceEntry(Entry):
     Its target is a function from `graft.scores.inputs.ImportanceInput` to a table of scores.
 
     Attributes:
-        needs: what it takes beside the model: a task's "data", the "base" that it was tuned from, or the "record" that
+        needs: its input beside the model: a task's "data", the "base" that it was tuned from, or the "record" that
             its training left.
     """
 

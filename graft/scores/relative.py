@@ -1,13 +1,13 @@
-"""Relative movement |delta| / |theta|: how far a weight moved for its own size; no data needed.
+"""Relative movement |delta| / |theta|: a weight's movement in proportion to its own size, without data.
 
-The per-weight form of the ratio of update to weight that LARS keeps equal over layers (You et al. 2017, arXiv
+It is the per-weight form of the ratio of update to weight that LARS keeps equal over layers (You et al. 2017, arXiv
 1708.03888): a small weight that doubled counts more than a large one that moved as far.
 
     score_i = |delta_i| / (|theta_i| + eps),   eps = 1e-2 * root mean square of theta over the scope
 
 Without eps every weight that is exactly 0 in the base (biases, pruned weights) and moved at all would score infinity,
-and all of these would tie. With it, weights below a hundredth of the usual size count as being of that size, so that
-their order is that of |delta|. The mean is over the scope and not over the tensor, because a tensor can be all zeros.
+and all of these would tie. With it, weights far below a hundredth of the usual size are ordered by |delta| alone. The
+mean is over the scope and not over the tensor, because a tensor can be all zeros.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Saliency |g * theta|: by how much the loss would change, to first order, were a weight set to 0.
+"""Saliency |g * theta|: the change of the loss, to first order, if a weight were set to 0.
 
     score_i = |theta_i| * mean over micro-batches of |g_i|
 
-SNIP's connection sensitivity (Lee et al. 2019, arXiv 1810.02340) before its normalisation, with the absolute value
+SNIP's connection sensitivity (Lee et al. 2019, arXiv 1810.02340) before its normalization, with the absolute value
 taken per micro-batch, so that examples that pull a weight in opposite ways both count. It is the default of what
-selective parameter optimisation (arXiv 2604.17051) calls gradient-based element importance; its own formula is not
-to be had, hence "in the style of".
+selective parameter optimization (arXiv 2604.17051) calls gradient-based element importance; its own formula was not
+available, hence "in the style of".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The top k of many tensors' scores: exact, ties included, one pass, one tensor's scores and the best k in memory."""
+"""The top k of many tensors' scores: exact, ties included, in one pass over them.
+
+In memory are one tensor's scores and the best k. |delta| has a way of its own: `graft.localize.top_deltas`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def select_top(scores: ScoreSource, names: Sequence[str], k: int) -> dict[str, I
         values = scores[name]()
         if torch.isnan(values).any():
             raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
-        top.offer(values, starts[-1])  # by one number that counts through the tensors, so that ties go as they should
+        top.offer(values, starts[-1])  # positions count through the tensors, so that ties go by name, then index
         starts.append(starts[-1] + len(values))
     positions = top.pop()[1].sort().values.numpy()
     if starts[-1] < k:

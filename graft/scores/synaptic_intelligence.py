@@ -5,8 +5,8 @@
 
 the curvature of a parabola that falls by omega_i over Delta_i. `graft.train.importance.synaptic_intelligence` gathers
 omega while a model is tuned, as arXiv 2501.13669 does on general data, and says how the damping differs from the
-paper's. What is scored here is its record, which holds the weights that mattered most; the others score -inf, which no
-selection takes.
+paper's. Scored here is its record, which holds the weights that mattered most; the others score -inf, and are never
+selected.
 """
 
 from __future__ import annotations

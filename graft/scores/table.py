@@ -1,4 +1,4 @@
-"""Scores of weights: fp32, of all in scope and made when asked for, or of candidates alone."""
+"""Tables of fp32 scores: of every weight in scope, computed when asked for, or of candidates alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graft.tensors.pair import CheckpointPair
 
 
 class Scores(ABC):
-    """Scores of weights, of all in scope or of candidates."""
+    """Scores of weights: of all in scope, or of candidates."""
 
     @abstractmethod
     def select(self, groups: Groups) -> Mask:
@@ -50,11 +50,11 @@ class DenseScores(Scores):
     table: ScoreTable
 
     def select(self, groups: Groups) -> Mask:
-        """Select by histograms over one tensor's scores at a time."""
-        only_changed = {name: partial(self._score_changed, name) for name in self.table}
+        """Select in one pass, with one tensor's scores in memory at a time."""
+        changed_scores = {name: partial(self._score_changed, name) for name in self.table}
         indices = {}
         for group, share in groups:
-            indices.update(select_top(only_changed, group, share))
+            indices.update(select_top(changed_scores, group, share))
         return Mask.of({name: self.pair.base.spec(name) for name in indices}, indices)
 
     def at(self, mask: Mask) -> torch.Tensor:
@@ -66,7 +66,7 @@ class DenseScores(Scores):
         return DenseScores(self.pair, {name: partial(magnitude_of, self.pair, name) for name in self.table})
 
     def plus(self, other: DenseScores, weight: float, factor: float) -> DenseScores:
-        """Add when asked for."""
+        """Add tensor by tensor, when asked for."""
 
         def add(name: str) -> torch.Tensor:
             return (self.table[name]() + weight * other.table[name]()).mul_(factor)
@@ -80,7 +80,7 @@ class DenseScores(Scores):
 
 @dataclass(frozen=True, eq=False)
 class CandidateScores(Scores):
-    """Scores of candidates, all of them changed entries; what is none has no score.
+    """Scores of candidates, all of them changed entries; no other entry has a score.
 
     Attributes:
         pair: base and tuned checkpoints.
@@ -93,12 +93,12 @@ class CandidateScores(Scores):
     values: torch.Tensor
 
     def select(self, groups: Groups) -> Mask:
-        """Select; of a group with fewer candidates than its share, all."""
+        """Select the best candidates; all of them in a group that has fewer than its share."""
         return self.coordinates.mask_of(self.coordinates.keep_top(self.values, groups))
 
     def at(self, mask: Mask) -> torch.Tensor:
-        """Look up a mask of candidates."""
-        return self.values[self.coordinates.local_paths(mask)]
+        """Look up the scores at a mask of candidates."""
+        return self.values[self.coordinates.positions_of(mask)]
 
     def magnitudes(self) -> CandidateScores:
         """Return |delta| of the candidates."""

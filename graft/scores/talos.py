@@ -1,4 +1,4 @@
-"""The least sensitive weights, in the style of TaLoS: a contrast to every rule that looks for where a skill is.
+"""The least sensitive weights, in the style of TaLoS: a contrast to all scores that look for the skill.
 
 TaLoS (Iurada, Ciccone, Tommasi 2025, arXiv 2504.02620) fine-tunes only the weights to which the pretrained model is
 least sensitive, so that task vectors do not interfere. Sensitivity is the diagonal Fisher information at the base,
@@ -8,7 +8,7 @@ least sensitive, so that task vectors do not interfere. Sensitivity is the diago
 Differences: the authors choose before training and prune in four rounds, scoring the pruned network anew each time,
 and their code takes the gradient of the drawn class's logit (vision/pruners.py of iurada/talos-task-arithmetic); here
 there is one round, the gradient is that of the log-likelihood as in the Fisher information, and the rule chooses among
-the weights of a checkpoint that was tuned without it. A skill is not to be expected there.
+the weights of a checkpoint that was tuned without it. No skill is expected there.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ class LocalizeSpec(Block):
         allocation: one budget over all tensors ("global"), or shared out by size "per-tensor" or "per-layer".
         path: attribution: along the "graft" as it grows, or "straight" from base to tuned.
         points: attribution: points of that path.
-        centred: set class offsets aside at every point of the path and step of the learner (`graft.scores.offsets`).
+        class_debias: set class offsets aside at every point of the path and step of the learner
+            (`graft.scores.offsets`).
         batch_size: examples per forward and backward pass.
         micro_batch: fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is
             faster (`graft.scores.fisher`).
@@ -104,7 +105,7 @@ class LocalizeSpec(Block):
     allocation: Allocation = "global"
     path: PathKind = "graft"
     points: Count = 8
-    centred: bool = True
+    class_debias: bool = True
     batch_size: Count = 32
     micro_batch: Count = 1
     candidates: CandidateSpec = field(default_factory=CandidateSpec)

@@ -1,4 +1,4 @@
-"""Texts as batches that a model reads alike whatever is beside them: their padding, length and parts."""
+"""Batches of texts: padding, longest input, and running a model on them, the same in whatever company a text is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from graft.errors import CheckpointError, ConfigError, DataError
 from graft.tensors.out_of_memory import is_out_of_memory
 
 Texts = tuple[str, ...]
-_LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # what configs call the longest input
+_LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # keys of configs for the longest input
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Literal["left", "right"]) -> dict[str, Any]:
-    """Texts, or pairs of texts, cut to `limit` tokens, as padded tensors (n, tokens) on the CPU.
+    """Encode texts, or pairs of texts, cut to `limit` tokens, as padded tensors (n, tokens) on the CPU.
 
     Raises:
         DataError: a text has no token.
@@ -38,10 +38,10 @@ def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Liter
 
 
 def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
-    """Return token ids of texts, as the tokenizer gives them.
+    """Run a tokenizer and return its token ids of texts.
 
     Raises:
-        CheckpointError: the tokenizer fails, as one without a token for what it does not know.
+        CheckpointError: the tokenizer fails, as one without a token for unknown text.
     """
     try:
         return tokenizer(*texts, **options)
@@ -51,10 +51,10 @@ def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Return token ids as (n, tokens) int64 with their attention mask, on the CPU.
+    """Pad token ids on the right: (n, tokens) int64 with their attention mask, on the CPU.
 
-    On the right whatever side the tokenizer would take: in a causal model no real token then sees a padded one, and
-    positions count from 0 without being told.
+    On the right, whatever side the tokenizer would choose: in a causal model no real token then sees a padded one, and
+    positions count from 0 by default.
     """
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
@@ -63,7 +63,7 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor
 
 
 def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any:
-    """Return the model's outputs for a batch, without the inputs that it does not know.
+    """Run a model on a batch, without the inputs that it does not know, and return its outputs.
 
     Segments are left out where the model has none: GPT-2 would add the embedding of token 0 or 1 to every token, and a
     RoBERTa has one row for them.
@@ -71,13 +71,13 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
     Raises:
         CheckpointError: the model cannot be run on texts alone, as where it needs pictures too, or its config is wrong.
     """
-    known = inspect.signature(model.forward).parameters
-    given = {name: value for name, value in batch.items() if name in known or "input_ids" not in known}
+    accepted = inspect.signature(model.forward).parameters
+    inputs = {name: value for name, value in batch.items() if name in accepted or "input_ids" not in accepted}
     if not _has_segments(model.config):
-        given.pop("token_type_ids", None)
+        inputs.pop("token_type_ids", None)
     try:
-        return model(**given, **options)
-    except Exception as error:  # of many kinds, where a config promises what the model does not keep
+        return model(**inputs, **options)
+    except Exception as error:  # of many kinds, where config and weights disagree
         if is_out_of_memory(error):
             raise
         fact = " ".join(str(error).split())[:200]
@@ -85,16 +85,16 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
 
 
 def longest_input(model: Any) -> int | None:
-    """Tokens that the model has positions for; None where it has any number, as with relative ones.
+    """Return the number of tokens that the model has positions for; None for any number, as with relative positions.
 
-    The tables say more than the config: of RoBERTa's kind the rows up to that of the padding are no token's, and BART's
-    kind leaves as many out as it calls `offset`.
+    The tables are more exact than the config: models like RoBERTa use no row up to that of the padding, and models like
+    BART leave out the first `offset` rows.
     """
     config = model.config.get_text_config()
-    named = (getattr(config, name, None) for name in _LENGTHS)
-    found = [length for length in named if isinstance(length, int) and length > 0]
-    found += [table.num_embeddings - _skipped(table) for table in position_tables(model)]
-    return min(found, default=None)
+    declared = (getattr(config, name, None) for name in _LENGTHS)
+    lengths = [length for length in declared if isinstance(length, int) and length > 0]
+    lengths += [table.num_embeddings - _count_skipped(table) for table in position_tables(model)]
+    return min(lengths, default=None)
 
 
 def position_tables(model: Any) -> list[torch.nn.Embedding]:
@@ -109,14 +109,14 @@ def position_tables(model: Any) -> list[torch.nn.Embedding]:
 
 
 def embedded_tokens(model: Any) -> int | None:
-    """Return how many token ids the model has embeddings for; None where that cannot be told."""
+    """Return the number of token ids that the model has embeddings for; None where it is unknown."""
     try:
         return getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):
         return None
 
 
-def _skipped(table: torch.nn.Embedding) -> int:
+def _count_skipped(table: torch.nn.Embedding) -> int:
     return int(getattr(table, "offset", 0)) if table.padding_idx is None else table.padding_idx + 1
 
 

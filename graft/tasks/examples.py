@@ -19,12 +19,12 @@ from graft.tasks.rows import Row
 
 @dataclass(frozen=True)
 class Example:
-    """One question to a head.
+    """An input of a head with its label.
 
     Attributes:
         texts: one text, or two.
         label: the position of the label, or of the right choice (-1: none of the task's); 0 for the lm head.
-        choices: the row's own choices, where the task has such.
+        choices: the row's own choices, if the task has them.
     """
 
     texts: tuple[str, ...]
@@ -33,7 +33,7 @@ class Example:
 
     @property
     def n_characters(self) -> int:
-        """Return the length of the longest input that it makes; examples of similar length share a batch."""
+        """Length of its longest input; examples of similar length share a batch."""
         return sum(map(len, self.texts)) + max(map(len, self.choices), default=0)
 
 
@@ -46,14 +46,14 @@ def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> list[
     """
     columns = spec.text or task.text
     columns = (columns,) if isinstance(columns, str) else columns
-    position = label_reader(rows, spec, task)
+    read_label = label_reader(rows, spec, task)
     examples = []
     for number, row in enumerate(rows, start=1):
         if spec.skip_blank and not any(str(cell_of(row, column, spec, number)).strip() for column in columns):
             continue
-        texts = tuple(_text(row, column, spec, number) for column in columns)
-        choices = _choices(row, spec, task, number)
-        examples.append(Example(texts, position(row, number, len(choices)), choices))
+        texts = tuple(_read_text(row, column, spec, number) for column in columns)
+        choices = _read_choices(row, spec, task, number)
+        examples.append(Example(texts, read_label(row, number, len(choices)), choices))
     return examples
 
 
@@ -65,9 +65,9 @@ def draw_shots(
     Args:
         examples: to draw from.
         shots: examples per class.
-        labels: label names; where there are none, no class is balanced and `shots` examples are drawn in all.
+        labels: label names; without them `shots` examples are drawn in all, whatever their labels.
         seed: same seed, same examples.
-        strict: whether a class with fewer examples is an error; else all of its examples are taken.
+        strict: refuse a class with fewer examples; else all of its examples are taken.
 
     Raises:
         DataError: a class has too few examples and `strict` is on, or a class has none.
@@ -86,19 +86,19 @@ def draw_shots(
     return [drawn[i] for i in generator.permutation(len(drawn))]
 
 
-def _text(row: Row, column: str, spec: SplitSpec, number: int) -> str:
+def _read_text(row: Row, column: str, spec: SplitSpec, number: int) -> str:
     value = cell_of(row, column, spec, number)
     if not _is_text(value):
         raise refuse_row(spec, number, f"{column!r} is not a text")
     return str(value)
 
 
-def _choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[str, ...]:
+def _read_choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tuple[str, ...]:
     if task.choices is None:
         return ()
     column = spec.choices or task.choices
     if not isinstance(column, str):
-        return tuple(_text(row, one, spec, number) for one in column)
+        return tuple(_read_text(row, one, spec, number) for one in column)
     value = cell_of(row, column, spec, number)
     if not isinstance(value, list) or len(value) < 2 or not all(map(_is_text, value)):
         raise refuse_row(spec, number, f"{column!r} is not a list of two or more texts")

@@ -1,4 +1,4 @@
-"""Head: a model at hand, seen as a function from examples to logits over a task's labels."""
+"""Heads: a loaded model as a function from examples to logits over a task's labels."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DTYPES: dict[str, torch.dtype | str] = {
 
 
 class Head(ABC):
-    """A loaded model with its tokenizer and a way to read labels off it.
+    """A loaded model with its tokenizer and a way to compute a task's logits from it.
 
     Attributes:
-        model: the transformers model; what is trained, localised and grafted.
+        model: the transformers model, which is trained, localized and grafted.
         tokenizer: its tokenizer, with a padding token.
-        task: the task's typed content.
+        task: the content of the TASK file.
         ranks: the processes that share this head's work; alone unless `spread_head` says otherwise.
     """
 
@@ -66,7 +66,7 @@ class Head(ABC):
             path: a local model folder.
             task: the task.
             dtype: a torch dtype or "auto".
-            rows, renew: of a layer of the head's own, as in `open_head`; a head without one has no use for them.
+            rows, renew: of a layer of the head's own, as in `open_head`; a head without one ignores them.
 
         Raises:
             CheckpointError: the folder cannot be loaded, or its model is of another kind.
@@ -75,19 +75,21 @@ class Head(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the model's first parameter."""
+        """Device of the model's first parameter."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def limit(self) -> int:
-        """Return the longest input in tokens: the task's, or what tokenizer and model can take where that is less."""
-        longest = min(self.task.max_length, self.tokenizer.model_max_length)  # the latter 10^30 where it is not known
+        """Longest input in tokens: the least of the task's, the tokenizer's and the model's."""
+        longest = min(
+            self.task.max_length, self.tokenizer.model_max_length
+        )  # the tokenizer's is 10^30 where it is not known
         return int(longest if self._positions is None else min(longest, self._positions))
 
     @property
     def has_classes(self) -> bool:
-        """Return whether column c of the logits is the same class in every row, so that it can have an offset."""
+        """True where column c of the logits is the same class in every row, so that it can have an offset."""
         return self.task.has_classes
 
     @abstractmethod
@@ -110,13 +112,13 @@ class Head(ABC):
         width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
         result = torch.full((len(examples), width), -torch.inf)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        with self.evaluating(), self._repeated_work_done_once():
+        with self.evaluating(), self._caching():
             for batch, _ in tqdm(self.ranks.shard(batches), desc=label, disable=None, leave=False):
                 logits = self.logits([examples[i] for i in batch]).float().cpu()
                 result[batch, : logits.shape[1]] = logits
-        parts = self.ranks.gather(result)
-        for number, batch in enumerate(batches):
-            result[batch] = parts[number % self.ranks.world][batch]
+        of_ranks = self.ranks.gather(result)
+        for number, batch in enumerate(batches):  # batch i was the work of process i modulo their number
+            result[batch] = of_ranks[number % self.ranks.world][batch]
         return result
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
@@ -144,7 +146,7 @@ class Head(ABC):
             DataError, ConfigError, CheckpointError: a text without a token, a limit that leaves room for none, and a
                 token that the model does not embed.
         """
-        return self._place(encode_texts(self.tokenizer, texts, self.limit, side))
+        return self._move(encode_texts(self.tokenizer, texts, self.limit, side))
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Return token ids as a batch on the model's device, padded on the right.
@@ -152,11 +154,11 @@ class Head(ABC):
         Raises:
             CheckpointError: a token that the model does not embed.
         """
-        return self._place(pad_right(rows, self.tokenizer.pad_token_id))
+        return self._move(pad_right(rows, self.tokenizer.pad_token_id))
 
-    def _place(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         highest = int(batch["input_ids"].max())
-        embedded = embedded_tokens(self.model)  # asked each time: a patch may have resized the model
+        embedded = embedded_tokens(self.model)  # asked anew each time: a patch may have resized the model
         if embedded is not None and highest >= embedded:
             token = self.tokenizer.convert_ids_to_tokens(highest)
             raise CheckpointError(
@@ -165,7 +167,7 @@ class Head(ABC):
             )
         return {name: part.to(self.device) for name, part in batch.items()}
 
-    def _repeated_work_done_once(self) -> Any:
+    def _caching(self) -> Any:
         """Enter a context in which weights do not change, so that a head may cache what depends on them alone."""
         return contextlib.nullcontext()
 
@@ -214,9 +216,9 @@ def open_head(
     Args:
         path: a local model folder.
         task: the task.
-        runtime: where and how the model runs; `parallel` is that of `spread_head`.
+        runtime: device, dtype and checkpointing; `parallel` matters to `spread_head` alone.
         seed: of a layer of the head's own that the checkpoint lacks.
-        rows: what is known of such a layer's labels from elsewhere than the folder, as from a patch.
+        rows: the labels of such a layer's rows as something other than the folder gives them, such as a patch.
         renew: make a new layer where the folder's is for other labels than the task's, which is refused otherwise.
 
     Raises:
@@ -250,10 +252,10 @@ def share_model(head: Head, task: TaskSpec) -> Head:
     Raises:
         ConfigError: the task asks for another kind of head, or for one with a layer of its own.
     """
-    kind, other = head.task.head.kind, task.head.kind
-    if kind != other or task.head.entry.own_layer is not None:
+    kind, other_kind = head.task.head.kind, task.head.kind
+    if kind != other_kind or task.head.entry.own_layer is not None:
         raise ConfigError(
-            f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other}) cannot share a model: "
+            f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other_kind}) cannot share a model: "
             "heads of one kind can, and none with a layer of its own"
         )
     other_head = type(head)(head.model, head.tokenizer, task)

@@ -1,6 +1,6 @@
-"""Which row of a classifier's head is which label: what configs and patches say of it, beside what the task says.
+"""The order of labels in a classifier's head, from configs and patches, matched with the task's labels.
 
-Only how outputs are read follows from it; weights stay what the files hold.
+Only the reading of outputs depends on it; weights stay as the files have them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graft.patch.skill_patch import Patch
 from graft.specs.task import TaskSpec
 from graft.tasks.registry import HEADS
 
-_OTHER_HEADS = {  # of architectures that transformers names so, and that would be taken for classifiers of texts
+_OTHER_HEADS = {  # suffixes of transformers' names for architectures that are no classifiers of texts
     "TokenClassification": "labels every token",
     "QuestionAnswering": "marks an answer in a text",
     "MultipleChoice": "has one row for all choices",
@@ -28,12 +28,12 @@ _OTHER_HEADS = {  # of architectures that transformers names so, and that would 
 
 @dataclass(frozen=True)
 class RowNames:
-    """The names of a head's rows as something other than its model's own config gives them.
+    """Names of a head's rows from a source other than its model's own config.
 
     Attributes:
         names: in the order of the rows.
-        where: what says so, for a message.
-        replaces: whether the rows themselves come from there, so that the model's own do not matter.
+        where: the source, for a message.
+        replaces: the rows themselves come from there too, and replace the model's own.
     """
 
     names: tuple[str, ...]
@@ -43,12 +43,12 @@ class RowNames:
 
 @dataclass(frozen=True)
 class Rows:
-    """A head's rows as a task reads them.
+    """The rows of a head with their order for a task.
 
     Attributes:
         names: in the order of the rows.
         order: for each of the task's labels, its row.
-        where: what says so, for a message.
+        where: the source, for a message.
     """
 
     names: tuple[str, ...]
@@ -57,12 +57,12 @@ class Rows:
 
 
 def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows | None:
-    """Return the rows of a folder's own head; None where its config says that it has none.
+    """Read the rows of a folder's own head; None where it has none by its config.
 
     Args:
         path: the folder.
         labels: the task's.
-        other: what else is known of the rows; it must agree, and names them where the config does not.
+        other: names from another source, which must agree, and count where the config has none.
 
     Raises:
         CheckpointError: the head is for other labels, or of another kind than one of several labels for each text.
@@ -85,9 +85,9 @@ def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows
 
 
 def row_names(path: Path) -> tuple[str, ...] | None:
-    """Return the names that a folder's config gives the rows of its head; None where it has no head.
+    """Read the names that a folder's config gives the rows of its head; None where it has no head.
 
-    LABEL_0, LABEL_1, … are what transformers calls rows without names.
+    LABEL_0, LABEL_1, … are transformers' names for rows without names.
 
     Raises:
         CheckpointError: the head is of another kind than one of several labels for each text, or the config
@@ -109,7 +109,7 @@ def row_names(path: Path) -> tuple[str, ...] | None:
 
 
 def has_head(path: Path) -> bool:
-    """Return whether a folder's config says that it has a head, of whatever kind."""
+    """Return whether a folder has a head of any kind by its config."""
     try:
         return row_names(path) is not None
     except CheckpointError:
@@ -119,30 +119,30 @@ def has_head(path: Path) -> bool:
 def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[int, ...]:
     """Return, for each of the task's labels, the row of that name, or its own position where rows have no names.
 
-    Names are compared as they are, and, where that does not do, without regard to case and outer space.
+    Names are compared exactly first, then without regard to case and outer space.
 
     Raises:
         CheckpointError: the names are not the task's labels; both lists are named.
     """
     if _are_default(names) and len(names) == len(labels):
         return tuple(range(len(labels)))
-    for spelled in (str, lambda name: name.strip().casefold()):
-        rows = {spelled(name): row for row, name in enumerate(names)}
-        wanted = [spelled(label) for label in labels]
+    for normalize in (str, lambda name: name.strip().casefold()):
+        rows = {normalize(name): row for row, name in enumerate(names)}
+        wanted = [normalize(label) for label in labels]
         if len(rows) == len(names) == len(set(wanted)) and rows.keys() == set(wanted):
             return tuple(rows[name] for name in wanted)
     raise CheckpointError(f"{where}: its head has the labels {', '.join(names)}, and the task has {', '.join(labels)}")
 
 
 def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
-    """Return what patches say of the rows of a head with a layer of its own; None where they say nothing.
+    """Return the names that patches give the rows of a head with a layer of its own; None where they give none.
 
     Raises:
         CheckpointError: two of them say different things.
     """
     if task.head.entry.own_layer is None:
         return None
-    with_heads = [patch for patch in patches if patch.dense]  # whose head is the one that is read
+    with_heads = [patch for patch in patches if patch.dense]  # their heads replace the model's
     orders = {names for patch in with_heads or patches if (names := _names_of(patch))}
     if len(orders) > 1:
         lists = " and ".join(", ".join(names) for names in sorted(orders))
@@ -151,7 +151,7 @@ def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:
 
 
 def _names_of(patch: Patch) -> tuple[str, ...] | None:
-    """Return the labels that a patch names; what a stranger's patch says of its task may be anything."""
+    """Return the labels that a patch names; in a patch from elsewhere the task may hold anything."""
     task = patch.provenance.task or {}
     labels, head = task.get("labels"), task.get("head")
     kind = str(head.get("kind")) if isinstance(head, dict) else ""
@@ -162,7 +162,7 @@ def _names_of(patch: Patch) -> tuple[str, ...] | None:
 
 
 def labels_in(path: Path) -> tuple[str, ...] | None:
-    """Return the names that a folder's config gives its head's outputs, of whatever kind; None for none."""
+    """Return the names that a folder's config gives its head's outputs, of any kind; None without names."""
     try:
         names = _names_in(read_model_config(path), path.name)
     except CheckpointError:
@@ -171,7 +171,7 @@ def labels_in(path: Path) -> tuple[str, ...] | None:
 
 
 def _names_in(config: dict[str, Any], where: str) -> tuple[str, ...]:
-    """From id2label, or label2id where that alone has names."""
+    """Read names from id2label, or from label2id where only that has any."""
     by_row, by_name = (config.get(key) or {} for key in ("id2label", "label2id"))
     if not isinstance(by_row, dict) or not isinstance(by_name, dict):
         raise CheckpointError(f"{where}: id2label and label2id of its config are no tables of labels")

@@ -1,4 +1,4 @@
-"""The label of a row as a position: of a class among the task's, or of the right one among the row's choices."""
+"""Labels of rows as positions: of a class among the task's, or of the right one among the row's choices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
     """Return a reader of a file's labels, which raises a DataError that names the row.
 
     Args:
-        rows: of the file; the first one tells whether it spells labels by name or by position.
+        rows: of the file; the first one decides between labels by name and by position.
         spec: the file's own columns, label names and map.
         task: the task's.
     """
@@ -30,7 +30,7 @@ def label_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelR
 
 
 def cell_of(row: Row, column: str, spec: SplitSpec, number: int) -> Any:
-    """Return what a row holds in a column.
+    """Return the value of a row in a column.
 
     Raises:
         DataError: it has no such column.
@@ -49,11 +49,11 @@ def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Label
     """Return a reader of classes; names and positions may not be mixed in one file."""
     column, names = spec.label or task.label, tuple(spec.labels or task.labels)
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
-    by_name = bool(rows) and isinstance(_spelled(rows[0].get(column), names), str)
+    by_name = bool(rows) and isinstance(_parse_position(rows[0].get(column), names), str)
     positions = {name: i for i, name in enumerate(task.labels)} | {None: NONE_OF_THESE}
 
     def read(row: Row, number: int, n_choices: int) -> int:
-        value = _spelled(cell_of(row, column, spec, number), names)
+        value = _parse_position(cell_of(row, column, spec, number), names)
         if isinstance(value, str) is not by_name or isinstance(value, (bool, float)) or value is None:
             kind = "a name" if by_name else "a position"
             raise refuse_row(spec, number, f"label {value!r} in column {column!r} is not {kind}")
@@ -73,11 +73,11 @@ def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Label
 def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> LabelReader:
     column, names = spec.label or task.label, spec.labels or task.labels
     if isinstance(names, str):
-        return _own_names_reader(column, names, spec)
+        return _named_choice_reader(column, names, spec)
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
 
     def read(row: Row, number: int, n_choices: int) -> int:
-        value = _spelled(cell_of(row, column, spec, number), names)
+        value = _parse_position(cell_of(row, column, spec, number), names)
         position = names.index(value) if value in names else value
         if not isinstance(position, int) or isinstance(position, bool) or not NONE_OF_THESE <= position < n_choices:
             raise refuse_row(spec, number, f"label {value!r} is not the place of one of its {n_choices} choices")
@@ -86,8 +86,8 @@ def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Labe
     return read
 
 
-def _own_names_reader(column: str, names_column: str, spec: SplitSpec) -> LabelReader:
-    """A label is one of the names that its own row gives its choices: "B" of A to D here, "2" of 1 to 4 there."""
+def _named_choice_reader(column: str, names_column: str, spec: SplitSpec) -> LabelReader:
+    """Return a reader of labels that are names of the row's own choices: "B" of A to D here, "2" of 1 to 4 there."""
 
     def read(row: Row, number: int, n_choices: int) -> int:
         value, names = cell_of(row, column, spec, number), cell_of(row, names_column, spec, number)
@@ -99,18 +99,18 @@ def _own_names_reader(column: str, names_column: str, spec: SplitSpec) -> LabelR
 
 
 def _refuse_two_readings(values: Sequence[Any], names: Sequence[str], spec: SplitSpec, column: str) -> None:
-    """Refuse whole numbers that are positions, but could as well be names that are numbers, such as 1 to 5."""
+    """Refuse whole numbers that may be positions as well as names of labels, such as 1 to 5."""
     numbers = {value for value in values if type(value) is int and value != NONE_OF_THESE}
-    meant = [str(number) for number in sorted(numbers)]
-    moved = any(name in names and names.index(name) != int(name) for name in meant)
-    if moved and set(meant) <= set(names) and numbers <= set(range(len(names))):
+    as_names = [str(number) for number in sorted(numbers)]
+    differ = any(name in names and names.index(name) != int(name) for name in as_names)
+    if differ and set(as_names) <= set(names) and numbers <= set(range(len(names))):
         raise DataError(
-            f"{spec.path}: the numbers {', '.join(meant)} in column {column!r} may be positions or names of labels: "
+            f"{spec.path}: the numbers {', '.join(as_names)} in column {column!r} may be positions or names of labels: "
             "write names as text, in quotes"
         )
 
 
-def _spelled(value: Any, names: Sequence[str]) -> Any:
+def _parse_position(value: Any, names: Sequence[str]) -> Any:
     """Turn a position that a csv file spells as text into a number, unless it is the name of a label."""
     is_position = isinstance(value, str) and value not in names and re.fullmatch(r"-1|0|[1-9][0-9]{0,8}", value)
     return int(value) if is_position else value

@@ -1,4 +1,4 @@
-"""Loading a model: the weights that the folder's checkpoint is, all of them, and nothing drawn at random unasked."""
+"""Loading of models: exactly the weights of the folder's checkpoint, and none drawn at random unasked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graft.parallel.launch import find_ranks
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
 
-_told: set[tuple[Path, str]] = set()  # one notice a folder
+_noted: set[tuple[Path, str]] = set()  # one note a folder and kind
 
 
 def load_model(
@@ -32,14 +32,14 @@ def load_model(
 ) -> tuple[Any, list[str]]:
     """Load the weights of a local folder with one of transformers' Auto classes.
 
-    The folder's checkpoint (`graft.tensors.checkpoint`) says which files they are in and which dtype they have,
-    whatever transformers would have picked.
+    Files and dtype are those of the folder's checkpoint (`graft.tensors.checkpoint`), whatever transformers would have
+    picked.
 
     Args:
         kind: an Auto class.
         path: the folder.
         dtype: a torch dtype; "auto" for that of most weights in the files.
-        may_lack: model's base_model_prefix, name -> whether a weight that the files lack may be made anew.
+        may_lack: (the model's base_model_prefix, name) -> True for a weight that is made anew where the files lack it.
         options: for `from_pretrained`.
 
     Returns:
@@ -51,7 +51,7 @@ def load_model(
     if not path.is_dir():
         raise CheckpointError(f"{path}: a model folder with config and tokenizer is needed here")
     checkpoint = Checkpoint.open(path)
-    _tell_left_out(checkpoint)
+    _note_left_out(checkpoint)
     wanted = TORCH_DTYPES[checkpoint.dtype] if dtype == "auto" else dtype
     with _folder_of(checkpoint) as folder:
         model, report = load_pretrained(kind, folder, dtype=wanted, output_loading_info=True, **options)
@@ -67,7 +67,7 @@ def load_model(
 
 
 def load_pretrained(kind: Any, path: Path, **options: Any) -> Any:
-    """Call `kind.from_pretrained` for a local folder, quietly, and turn its many errors into ours.
+    """Call `kind.from_pretrained` for a local folder, quietly, and turn its errors into ours.
 
     Raises:
         CheckpointError: the folder cannot be loaded.
@@ -109,13 +109,13 @@ def tokenizer_digest(path: Path) -> str | None:
 
 
 def tell(line: str) -> None:
-    """Say a line on stderr, once for all processes of a run."""
+    """Print a line on stderr, once for all processes of a run."""
     if find_ranks().is_first:
         tqdm.write(line, file=sys.stderr)
 
 
-def _tell_left_out(checkpoint: Checkpoint) -> None:
-    """Name on stderr what lies in the folder and is not used: other weights' files, heads, layers past the last."""
+def _note_left_out(checkpoint: Checkpoint) -> None:
+    """Name unused content of the folder on stderr: files of other weights, heads, layers past the last."""
     files = [file.name for file in checkpoint.unused_files()]
     architecture = checkpoint.architecture
     known = architecture.legacy if architecture else None
@@ -124,15 +124,15 @@ def _tell_left_out(checkpoint: Checkpoint) -> None:
         ("weights not named by the checkpoint", files),
         ("tensors that its model does not have", tensors),
     ):
-        if names and (checkpoint.path, kind) not in _told:
-            _told.add((checkpoint.path, kind))
+        if names and (checkpoint.path, kind) not in _noted:
+            _noted.add((checkpoint.path, kind))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             tell(f"{checkpoint.path.name}: {kind} are left out: {', '.join(names[:3])}{more}")
 
 
 @contextlib.contextmanager
 def _folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Yield the folder, or one that links to all of it but the weights that are not the checkpoint's."""
+    """Yield the folder, or one with links to all of it but weights that are not the checkpoint's."""
     unused = set(checkpoint.unused_files())
     if not unused:
         yield checkpoint.path

@@ -1,4 +1,4 @@
-"""Where a model lies while it works: one device, or its layers over several; and activations kept or made again."""
+"""Placement of a model on one device, or of its layers on several; and recomputation of activations."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that torch keeps from its past
+            warnings.simplefilter("ignore")  # of names that torch has deprecated
             device = torch.device(name)
             torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # a meta tensor has no values, to begin with
+    except (RuntimeError, AssertionError, ImportError) as error:  # a meta tensor has no values
         fact = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         fact = "torch has no such device" if "INTERNAL ASSERT" in fact else fact
         raise ConfigError(f"device {name!r}: it cannot compute here ({fact})") from error
@@ -48,20 +48,20 @@ def place_model(model: Any, device: str) -> None:
         from accelerate import dispatch_model, infer_auto_device_map
     except ImportError as error:
         raise ConfigError(f"device {SPREAD!r} needs the package accelerate") from error
-    places = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules or ()))
-    kinds = set(places.values())
-    if "disk" in kinds or ("cpu" in kinds and len(kinds) > 1):
+    device_map = infer_auto_device_map(model, no_split_module_classes=list(model._no_split_modules or ()))
+    devices = set(device_map.values())
+    if "disk" in devices or ("cpu" in devices and len(devices) > 1):
         raise ConfigError(f"device {SPREAD!r}: the model does not fit the GPUs here; try --dtype bfloat16")
-    dispatch_model(model, places)
+    dispatch_model(model, device_map)
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Keep only what enters each layer, and compute the rest again in the backward pass (arXiv 1604.06174).
+    """Keep only the inputs of each layer, and recompute the rest in the backward pass (arXiv 1604.06174).
 
-    In evaluation mode too, where transformers' own switch does nothing.
+    It works in evaluation mode too, where transformers' own switch does nothing.
 
     Raises:
-        ConfigError: the model has no layers that transformers can compute again.
+        ConfigError: the model has no layers that transformers can recompute.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -69,10 +69,10 @@ def checkpoint_layers(model: Any) -> None:
     if not layers:
         raise ConfigError(f"{type(model).__name__} has no layers for --gradient-checkpointing")
     for layer in layers:
-        layer.forward = partial(_compute_again, layer.forward)
+        layer.forward = partial(_recompute, layer.forward)
 
 
-def _compute_again(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+def _recompute(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     from torch.utils.checkpoint import checkpoint
 
     caches = {"past_key_values": None, "use_cache": False}  # which a second computation would fill twice

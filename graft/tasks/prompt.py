@@ -1,7 +1,7 @@
-"""Prompts: a template filled with a row's texts, as token ids in which only the texts were ever cut.
+"""Prompts: a template filled with a row's texts, as token ids; only the texts are ever cut.
 
-Whole strings are tokenized, not pieces that are then joined, so that a word has the tokens that it has in running
-text whatever the tokenizer does with spaces.
+Whole strings are tokenized, not parts that are then joined, so that a word has the same tokens as in running text,
+however the tokenizer treats spaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PromptEncoder:
     Args:
         tokenizer: of the model at hand.
         template: with {text}, or {text_a} and {text_b}, and the slot.
-        slot: the name of the place that is not a row's text, such as "mask".
+        slot: the name of the placeholder for something other than a row's text, such as "mask".
         limit: longest prompt in tokens.
     """
 
@@ -34,7 +34,7 @@ class PromptEncoder:
         self._n_closing = list(reversed(special)).index(0) if 0 in special else 0
 
     def fill(self, texts: Texts, content: str) -> str:
-        """Return the template with texts and slot filled in, in one pass: braces within a text mean nothing."""
+        """Return the template with texts and slot filled in, in one pass: braces within a text stay."""
         return self._substitute(self.template, texts, content)
 
     def before(self, texts: Texts) -> str:
@@ -46,12 +46,12 @@ class PromptEncoder:
         return list(run_tokenizer(self.tokenizer, text, verbose=False)["input_ids"])
 
     def encode_open(self, text: str) -> list[int]:
-        """Return token ids as `encode` does, without special tokens at the end: a text that goes on."""
+        """Return token ids as `encode` does, without special tokens at the end: a text to be continued."""
         ids = self.encode(text)
         return ids[: len(ids) - self._n_closing]
 
     def shorten(self, texts: Texts, length: Callable[[Texts], int]) -> Texts:
-        """Return the texts, the longer one cut first, such that `length` of them is within the limit.
+        """Shorten the texts, the longer one first, until `length` of them is within the limit.
 
         Raises:
             DataError: even one character of each is too long; the template or the choices are.
@@ -60,9 +60,9 @@ class PromptEncoder:
             return texts
         low, high = 1, max(map(len, texts))  # `low` characters fit, `high` do not
         if length(_cut(texts, low)) > self.limit:
-            rest = length(_cut(texts, low))
+            n = length(_cut(texts, low))
             raise DataError(
-                f"{texts[0][:40]!r}: the prompt takes {rest} tokens without its text, and max_length is {self.limit}"
+                f"{texts[0][:40]!r}: the prompt takes {n} tokens without its text, and max_length is {self.limit}"
             )
         while high - low > 1:
             middle = (low + high) // 2
@@ -72,11 +72,11 @@ class PromptEncoder:
     def _substitute(self, template: str, texts: Texts, content: str) -> str:
         names = ("text",) if len(texts) == 1 else ("text_a", "text_b")
         values = dict(zip(names, texts, strict=True)) | {self.slot: content}
-        return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], template)
+        return re.sub(r"\{(\w+)\}", lambda placeholder: values[placeholder[1]], template)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return how many tokens two sequences share from the start."""
+    """Return the length of the longest common prefix of two sequences of tokens."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
 

@@ -1,4 +1,4 @@
-"""The registry of heads: the ways in which a model's outputs become logits over a task's labels."""
+"""The registry of heads, which turn a model's outputs into logits over a task's labels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from graft.registry import Entry, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class HeadEntry(Entry):
-    """A kind of head: its class, and what a TASK file has to say for it.
+    """A kind of head: its class, and the keys of a TASK file that it needs.
 
     Attributes:
         keys: the keys of the head block that it reads beside `kind`; another kind's key is refused, since it would be
             ignored without a word.
-        slot: the place in a template that is filled with a label's text, word or choice: "{}", "{mask}" or "{choice}";
-            None for a head without a template.
-        template: the template where a TASK file gives none; None where it must.
+        slot: the placeholder in a template for a label's text, word or choice: "{}", "{mask}" or "{choice}"; None for a
+            head without a template.
+        template: the default template; None where a TASK file must give one.
         example: a template that an error shows.
-        ends_with_slot: nothing may come after the slot.
-        choices: whether rows bring texts of their own to choose from.
-        has_labels: whether a row has a label; without, the head reads one text column alone.
-        embeds_labels: whether each forward also takes a text per label, as memory plans count.
-        own_layer: what the head stores beside the base model's weights: a layer of its own, which goes dense into the
-            patch, cannot be shared by two tasks, and is made for the task's labels; None for nothing.
-        more_metrics: what an evaluation reports of it beside the metrics of every head.
-        auto_class: the class of transformers that loads a model with it, as a model card shows.
-        pipeline: what the Hub calls such a task, its pipeline tag.
+        ends_with_slot: nothing may follow the slot.
+        choices: rows with texts of their own to choose from are refused, allowed or required.
+        has_labels: rows have labels; without them the head reads one text column alone.
+        embeds_labels: each forward pass also takes a text per label, as memory plans count it.
+        own_layer: name of a layer that the head has beside the base model, which is stored dense in the patch, cannot
+            be shared by two tasks, and is made for the task's labels; None without one.
+        more_metrics: metrics that an evaluation reports beside those of every head.
+        auto_class: the class of transformers that loads its model, as a model card shows.
+        pipeline: the Hub's pipeline tag of such a task.
     """
 
     keys: tuple[str, ...] = ()

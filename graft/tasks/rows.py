@@ -19,15 +19,14 @@ _LONGEST_FIELD = 2**31 - 1  # characters of a csv cell; the library's own limit 
 
 
 def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
-    """All rows of a split.
+    """Read all rows of a split.
 
     Args:
-        spec: where they are.
-        folder: what local paths are relative to.
+        spec: the split's path, or Hub dataset, and columns.
+        folder: local paths are relative to it.
 
     Raises:
-        DataError: the file or dataset is missing, not readable, or empty; a row that is not one, or that could be read
-            in two ways, is named.
+        DataError: the file or dataset is missing, not readable, or empty; a row is malformed, or ambiguous, and named.
     """
     try:
         path = folder / Path(spec.path).expanduser()
@@ -45,7 +44,7 @@ def read_dataset(spec: SplitSpec, folder: Path) -> list[Row]:
 
 
 def find_mirrored(spec: SplitSpec, mirror: Path | None) -> SplitSpec:
-    """Return the split that is read: its file in a local mirror where there is one, which has the task's own columns.
+    """Return the split to read: its file in a local mirror, which has the task's own columns, where there is one.
 
     Raises:
         DataError: the mirror lacks the file.
@@ -79,20 +78,20 @@ def _as_text(file: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
 
 def _read_jsonl(file: BinaryIO, path: Path) -> Iterator[Row]:
     with _as_text(file) as lines:
-        yield from _rows_of_lines(lines, path)
+        yield from _parse_lines(lines, path)
 
 
 def _read_json(file: BinaryIO, path: Path) -> Iterator[Row]:
     """Read one array of rows; or one row a line, since many tools give such files this name."""
     text = file.read().decode("utf-8-sig")
     if not text.lstrip().startswith("["):
-        yield from _rows_of_lines(io.StringIO(text), path)
+        yield from _parse_lines(io.StringIO(text), path)
         return
     for number, row in enumerate(_parse(text, f"{path}"), start=1):
         yield _require_row(row, f"{path}, row {number}")
 
 
-def _rows_of_lines(lines: Iterable[str], path: Path) -> Iterator[Row]:
+def _parse_lines(lines: Iterable[str], path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -109,12 +108,12 @@ def _parse(text: str, where: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]], where: str) -> Row:
     row = dict(pairs)
     if len(row) != len(pairs):
-        raise DataError(f"{where}: the key {_repeated(key for key, _ in pairs)!r} occurs twice")
+        raise DataError(f"{where}: the key {_find_repeated(key for key, _ in pairs)!r} occurs twice")
     return row
 
 
-def _repeated(names: Iterable[str]) -> str:
-    """Return the first name that came before; there must be one."""
+def _find_repeated(names: Iterable[str]) -> str:
+    """Return the first name that repeats an earlier one; there must be one."""
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
@@ -128,20 +127,20 @@ def _require_row(value: Any, where: str) -> Row:
 def _read_csv(file: BinaryIO, path: Path) -> Iterator[Row]:
     with _as_text(file, newline="") as lines:
         limit, cells = csv.field_size_limit(_LONGEST_FIELD), csv.reader(lines, strict=True)
-        try:  # strict, since an open quote would else swallow the rows after it
-            yield from _rows_of_cells(cells, path)
+        try:  # strict, since an open quote would otherwise swallow the rows after it
+            yield from _parse_cells(cells, path)
         except csv.Error as error:
             raise DataError(f"{path}, line {cells.line_num}: not valid csv ({error})") from error
         finally:
             csv.field_size_limit(limit)
 
 
-def _rows_of_cells(lines: Iterator[list[str]], path: Path) -> Iterator[Row]:
-    filled = filter(None, lines)  # a blank line is no row
-    columns = next(filled, [])
+def _parse_cells(lines: Iterator[list[str]], path: Path) -> Iterator[Row]:
+    nonblank = filter(None, lines)  # a blank line is no row
+    columns = next(nonblank, [])
     if len(set(columns)) < len(columns):
-        raise DataError(f"{path}: the column {_repeated(columns)!r} occurs twice")
-    for number, cells in enumerate(filled, start=1):
+        raise DataError(f"{path}: the column {_find_repeated(columns)!r} occurs twice")
+    for number, cells in enumerate(nonblank, start=1):
         if len(cells) != len(columns):
             hint = "; a text with a comma in it must be quoted" if len(cells) > len(columns) else ""
             raise DataError(f"{path}, row {number}: {len(cells)} cells under {len(columns)} columns{hint}")
@@ -156,7 +155,7 @@ def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Row]:
     try:
         table = pyarrow.parquet.ParquetFile(file).read()
         if len(set(table.column_names)) < len(table.column_names):
-            raise DataError(f"{path}: the column {_repeated(table.column_names)!r} occurs twice")
+            raise DataError(f"{path}: the column {_find_repeated(table.column_names)!r} occurs twice")
         yield from table.to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a parquet file ({' '.join(str(error).split())[:100]})") from error
@@ -182,7 +181,7 @@ def _read_hub(spec: SplitSpec) -> list[Row]:
 
 
 def _join_parts(row: Row, columns: Iterable[str]) -> Row:
-    """A row whose texts are whole where the dataset has them as lists of parts, as the sections of an abstract."""
+    """Join texts that a dataset has as lists of parts, such as the sections of an abstract."""
     parts = {column: row.get(column) for column in columns}
     return row | {column: " ".join(map(str, value)) for column, value in parts.items() if isinstance(value, list)}
 

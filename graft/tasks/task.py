@@ -1,4 +1,4 @@
-"""Task: a TASK file with its data, opened once and read by split."""
+"""Tasks: a TASK file with its data, opened once and read by split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Task:
 
     Attributes:
         spec: the checked content of the TASK file.
-        folder: what the file's own paths are relative to.
+        folder: the file's paths are relative to it.
         mirror: a folder of local files that stand in for datasets of the Hub; None to ask the Hub.
     """
 
@@ -53,7 +53,7 @@ class Task:
 
     @property
     def files(self) -> list[Path]:
-        """Return the local files that the task reads and that exist."""
+        """Local files that the task reads and that exist."""
         sources = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
         splits = [_spec_of(source) for source in sources]
         paths = [self.folder / Path(split.path).expanduser() for split in splits]

@@ -1,4 +1,4 @@
-"""Room in a loaded model for the rows that patches add to its vocabulary."""
+"""Resizing of a loaded model for the rows that patches add to its vocabulary."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from graft.tensors.vocabulary import add_tokens
 
 
 def make_room(head: Head, patches: Sequence[Patch]) -> None:
-    """Resize a head's model to the vocabulary of patches about to be put on, and add known tokens to its tokenizer.
+    """Resize a head's model to the vocabulary of patches about to be applied, and add known tokens to its tokenizer.
 
-    The new rows hold anything until a patch is put on, so that the base itself is measured before. A model that is of
-    another size than the patches' base is left as it is: putting them on refuses it.
+    The new rows hold arbitrary values until a patch is applied: measure the base before. A model of another size than
+    the patches' base is left as it is, and refused when they are applied.
     """
     for patch in patches:
         for name, growth in patch.provenance.grown.items():

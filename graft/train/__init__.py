@@ -1,1 +1,1 @@
-"""Fine-tuning."""
+"""Fine-tuning, plain, by several tasks, with protection, penalties and adapters."""

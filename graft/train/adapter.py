@@ -1,9 +1,8 @@
-"""Training an adapter of the peft library in place of the weights, and merging it: for comparison with what we do.
+"""Training of an adapter of the peft library in place of the weights, and its merge, for comparison.
 
 The same loop, order of examples, loss and optimizer as `graft.train.fine_tuning`; only what trains differs. LoRA (arXiv
 2106.09685) adds a product of two thin matrices to each chosen layer; SHiRA (arXiv 2406.13175) trains as many of its own
-weights, at random places. peft is not among this package's own dependencies: it is imported when an adapter is asked
-for.
+weights, at random positions. peft is imported only when an adapter is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ from graft.train.distribution import SharedLoss
 from graft.train.fine_tuning import Epoch, TrainResult, resolve_settings, save_model, train_epoch
 from graft.train.manifest import write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
-from graft.train.stepper import Plan, Stepper, make_optimizer
+from graft.train.schedule import TrainingSchedule
+from graft.train.stepper import Stepper, make_optimizer
 
 
 def train_adapter(
@@ -47,8 +47,8 @@ def train_adapter(
     """Train an adapter on a base, merge it, and save a folder like any other checkpoint.
 
     Args:
-        base, task, out, force: as of `graft.train.fine_tuning.train_task`.
-        adapter: what trains.
+        base, task, out, force: as in `graft.train.fine_tuning.train_task`.
+        adapter: the adapter's kind, rank and layers.
         config: how to train; the (first) task's own block where absent. Its scope means nothing here.
         runtime: where and how, in one process.
 
@@ -63,31 +63,40 @@ def train_adapter(
         raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
-    head, plan = data.heads[0], Plan(data.sizes, config, seed)
-    mark = hash_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
-    adapted = attach(head.model, adapter, seed)
-    stepper = Stepper(head, make_optimizer(head.model, config), plan, SharedLoss(head))
+    head, schedule = data.heads[0], TrainingSchedule(data.sizes, config, seed)
+    content_hash = hash_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
+    peft_model = attach(head.model, adapter, seed)
+    stepper = Stepper(head, make_optimizer(head.model, config), schedule, SharedLoss(head))
     unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
-    with unchecked:  # as it is anyway; torch warns where nobody chose
+    with unchecked:  # the default; torch warns where it was not set
         epochs = _run(stepper, data)
-        adapted.merge_and_unload()
-    record = {"base": located.name, "task": [item.describe() for item in tasks], "seed": seed, "steps": plan.steps}
-    record |= {"train": to_plain(config), "adapter": to_plain(adapter), "epochs": list(map(dataclasses.asdict, epochs))}
+        peft_model.merge_and_unload()
+    manifest = {
+        "base": located.name,
+        "task": [item.describe() for item in tasks],
+        "seed": seed,
+        "steps": schedule.steps,
+    }
+    manifest |= {
+        "train": to_plain(config),
+        "adapter": to_plain(adapter),
+        "epochs": list(map(dataclasses.asdict, epochs)),
+    }
     with new_folder(claim) as folder:
         save_model(head, folder, out)
-        write_manifest(folder, record, mark)
-    return TrainResult(out, tuple(epochs), plan.steps)
+        write_manifest(folder, manifest, content_hash)
+    return TrainResult(out, tuple(epochs), schedule.steps)
 
 
 def content_of_adapter(
     base: Path, tasks: Sequence[Task], adapter: AdapterSpec, config: TrainSpec, seed: int, dtype: str
 ) -> Content:
-    """All that the weights of `train_adapter` depend on, as `content_of_training` has it."""
+    """Return all that the weights of `train_adapter` depend on, in the form of `content_of_training`."""
     return content_of_training(base, tasks, config, seed, dtype, adapter=to_plain(adapter))
 
 
 def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
-    """Put an adapter into a live model, which then alone takes gradients; what comes back can merge it.
+    """Put an adapter into a live model, which then alone takes gradients; return the peft model, which can merge it.
 
     Raises:
         ConfigError: peft is not installed, or no layer is a target.
@@ -111,6 +120,6 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
 
 
 def _run(stepper: Stepper, data: MultiTaskData) -> Sequence[Epoch]:
-    torch.manual_seed(stepper.plan.seed)  # of dropout
-    numbers = tqdm(range(stepper.plan.epochs), desc="train", unit="epoch", disable=None)
+    torch.manual_seed(stepper.schedule.seed)  # of dropout
+    numbers = tqdm(range(stepper.schedule.epochs), desc="train", unit="epoch", disable=None)
     return [train_epoch(stepper, data, number)[0] for number in numbers]

@@ -1,7 +1,7 @@
-"""What a training depends on, by content and part by part, so that it is known again wherever its inputs lie.
+"""Content of a training: all that its weights depend on, part by part, by which it is recognized.
 
 A part is a setting, or a digest (64 hex digits) of something larger. No path is among them: a folder that moved is the
-same, another file under the old name is not. The machine and the versions of packages are left aside.
+same, another file under the old name is not. The machine and the versions of packages do not count.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from graft.train.importance.importance_file import FILE, digest_of_file
 from graft.version import __version__
 
 Content = dict[str, Any]
-SHOWN = 4  # differences that a person reads
-_PLACES = ("data", "ood", "train", "seed")  # of a task: where examples come from, in whose place they stand themselves
+SHOWN = 4  # differences that a message names
+_REPLACED = ("data", "ood", "train", "seed")  # keys of a task in whose place the examples themselves count
 _TOKENIZER = re.compile(
     r"(tokenizer|special_tokens|added_tokens|vocab|merges|dict|emoji|spiece).*|.*\.(model|tiktoken|spm|codes)"
 )
@@ -42,15 +42,15 @@ def content_of_training(
     core: str | None = None,
     **more: Any,
 ) -> Content:
-    """All that a training's weights depend on; every bit of the base is read.
+    """Return all that a training's weights depend on; every bit of the base is read.
 
     Args:
         base: a local folder.
         tasks: their examples of train and validation count as drawn.
         config: the train block.
-        seed: of order and dropout.
+        seed: of the order of examples and dropout.
         dtype: as asked for.
-        core: the digest of what is protected.
+        core: the digest of the protected set.
         more: further parts.
 
     Raises:
@@ -63,7 +63,7 @@ def content_of_training(
 
 
 def content_of_base(base: Path) -> Content:
-    """Digests of a model folder's weights, config and tokenizer.
+    """Return digests of a model folder's weights, config and tokenizer.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -78,23 +78,23 @@ def content_of_base(base: Path) -> Content:
 
 
 def content_of_task(task: Task) -> Content:
-    """A task's head, labels and lengths, and what a training sees of its examples.
+    """Return a task's head, labels and lengths, and digests of its examples of train and validation.
 
     Raises:
         DataError: missing or malformed data.
     """
-    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _PLACES}
+    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _REPLACED}
     splits = {"train": task.train_examples(), "validation": task.validation_examples()}
     return spec | {f"{name} examples": digest_of_examples(split) for name, split in splits.items()}
 
 
 def digest_of_examples(examples: Iterable[Example]) -> str:
-    """64 hex digits over texts, labels and choices, in order."""
+    """Return 64 hex digits over texts, labels and choices, in order."""
     return _digest([example.texts, example.label, example.choices] for example in examples)
 
 
 def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:
-    """The train block as plain values; a file of importance by its digest instead of its path."""
+    """Return the train block as plain values, with the digest of a file of importance in place of its path."""
     plain: dict[str, Any] = hash_named_files(to_plain(config))
     if config.regularize is not None and config.regularize.importance is None and (base / FILE).is_file():
         plain["regularize"]["importance"] = digest_of_file(base / FILE)
@@ -102,7 +102,7 @@ def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:
 
 
 def hash_named_files(plain: Any) -> Any:
-    """Plain values with digests for the paths of files of importance, wherever among them such a path stands."""
+    """Replace the path of a file of importance by its digest, wherever it occurs in plain values."""
     if isinstance(plain, Mapping):
         return {
             key: _digest_of_named(item) if key == "importance" and isinstance(item, str) else hash_named_files(item)
@@ -112,20 +112,20 @@ def hash_named_files(plain: Any) -> Any:
 
 
 def hash_content(content: Content) -> str:
-    """64 hex digits over all parts."""
+    """Return 64 hex digits over all parts."""
     return _digest([content])
 
 
 def describe_differences(begun: object, now: Content) -> str | None:
-    """What differs, for a person, such as "base.weights, train.lr (0.1 then, 0.2 now)"; None where nothing does."""
+    """Describe differences for a person, as "base.weights, train.lr (0.1 then, 0.2 now)"; None where there is none."""
     then, present = dict(_flatten(begun)), dict(_flatten(json.loads(json.dumps(now))))
-    found = [
+    changes = [
         name + _show_change(then.get(name), present.get(name))
         for name in {**present, **then}
         if then.get(name) != present.get(name)
     ]
-    rest = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(found[:SHOWN]) + rest if found else None
+    rest = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    return ", ".join(changes[:SHOWN]) + rest if changes else None
 
 
 def _show_change(then: object, now: object) -> str:
@@ -147,7 +147,7 @@ def _digest_of_named(importance: str) -> str:
 
 
 def _digest(rows: Iterable[object]) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for row in rows:
-        whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return whole.hexdigest()
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One training over several processes: each takes a part of every batch, torch's own engine adds the gradients up.
+"""Training over several processes: each takes a part of every batch, and torch's own engine adds the gradients up.
 
 The gradient of a batch's mean loss is the weighted mean of its parts' gradients,
 
@@ -22,10 +22,10 @@ from graft.tasks.head import Head
 
 
 class WeightedLoss(torch.nn.Module):
-    """The loss of heads over one model as a module, which is what engines that wrap modules need.
+    """The loss of heads over one model as a module, for engines that wrap modules.
 
     Attributes:
-        model: the heads'.
+        model: the model of the heads.
     """
 
     def __init__(self, model: Any) -> None:
@@ -33,7 +33,7 @@ class WeightedLoss(torch.nn.Module):
         self.model = model
 
     def forward(self, head: Head, batch: Sequence[Example], weight: float) -> torch.Tensor:
-        """Mean cross-entropy in nats times a weight, a scalar."""
+        """Return the mean cross-entropy in nats times a weight, a scalar."""
         return head.loss(batch) * weight
 
 
@@ -41,7 +41,7 @@ class SharedLoss:
     """The loss of a batch of which each process takes a part.
 
     Args:
-        head: with the model as it is trained, whole or sharded by FSDP2, and the processes that share the work.
+        head: over the model in training, whole or sharded by FSDP2, with the processes that share the work.
     """
 
     def __init__(self, head: Head) -> None:
@@ -50,11 +50,11 @@ class SharedLoss:
         if not head.ranks.is_single and not is_sharded(head.model):
             from torch.nn.parallel import DistributedDataParallel
 
-            # unused: a pooler that the head does not read; the buffers of these models are constants
+            # unused parameters: a pooler that the head does not read; the buffers of these models are constants
             self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True, broadcast_buffers=False)
 
     def backward(self, head: Head, batch: Sequence[Example]) -> torch.Tensor:
-        """Add the gradient of the whole batch's mean loss on every process; that loss in nats, a scalar. Collective."""
+        """Add the gradient of the whole batch's mean loss on every process; return that loss in nats. Collective."""
         ranks = self.ranks
         part = batch[ranks.rank :: ranks.world]
         loss = self._loss(head, part or batch[:1], ranks.world * len(part) / len(batch))

@@ -1,4 +1,4 @@
-"""Plain fine-tuning: the tuned checkpoint that a skill is localised in."""
+"""Fine-tuning of a base on one task or several: the tuned checkpoint in which a skill is localized."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,14 @@ from graft.train.localizable import check_density, configure_proximal, configure
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.stepper import Plan, Stepper
+from graft.train.schedule import TrainingSchedule
+from graft.train.stepper import Stepper
 from graft.train.training_state import TrainingState
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training examples, or the part of it until training stopped.
+    """A pass over the training examples, or the part of it until training stopped.
 
     Attributes:
         loss: mean over its steps, nats.
@@ -59,7 +59,7 @@ class TrainResult:
     Attributes:
         path: the folder with the tuned checkpoint, its tokenizer and `graft_training.json`; `importance.safetensors`
             where it was recorded.
-        epochs: what happened, in order.
+        epochs: in order.
         steps: taken; fewer than planned where `stop_at` was reached.
     """
 
@@ -94,7 +94,7 @@ def train_task(
         base: a local folder, the embedded encoder or a Hub id.
         task: its few shots are drawn by its own seed; of several, which share a head, every batch is of one.
         out: the folder to make.
-        config: how to train; the (first) task's own block where absent, as is the seed.
+        config: the train block; the (first) task's own where absent, as is the seed.
         protect: core regions, which stay bitwise as they are: patches whose values, or whose base's values, the base
             holds, and masks.
         unprotect: coordinates to leave out of them.
@@ -114,20 +114,20 @@ def train_task(
     config, seed = resolve_settings(tasks, config)
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     out = claim.path
-    core, stage = (asked := ProtectedSet(protect, unprotect)), config
+    core, stage = (named := ProtectedSet(protect, unprotect)), config
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     if config.localizable is not None:
-        core, stage = _find_trainable(base, task, out, config, asked, runtime, resume)
+        core, stage = _run_proximal_stage(base, task, out, config, named, runtime, resume)
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
-    plan, head = Plan(data.sizes, stage, seed), data.heads[0]
-    content = content_of_training(located.path, tasks, config, seed, dtype, asked.digest())
+    schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
+    content = content_of_training(located.path, tasks, config, seed, dtype, named.digest())
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
     state = TrainingState(out, staged, head.ranks)
-    stepper = Stepper.start(head, plan, located.path, core, read_importance(config, located.path))
+    stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
     epochs, steps = _run(stepper, data, state if resume else state.cleared())
-    record = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
-    record |= {"epochs": list(map(dataclasses.asdict, epochs))}
-    _save(stepper, record, claim, hash_content(content))
+    manifest = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
+    manifest |= {"epochs": list(map(dataclasses.asdict, epochs))}
+    _save(stepper, manifest, claim, hash_content(content))
     return TrainResult(out, tuple(epochs), steps)
 
 
@@ -141,10 +141,10 @@ def find_training(
     unprotect: Sequence[Patch | Mask] = (),
     dtype: str = "auto",
 ) -> TrainResult | None:
-    """The finished training in a folder, where `train_task` of the same arguments made it; else None.
+    """Find the finished training in a folder, where `train_task` of the same arguments made it; else None.
 
-    Its record must hold the same print (`graft.train.content`): the same base, examples, settings, seed and core; and
-    its weights must be those that were left with it.
+    Its manifest must hold the same content hash (`graft.train.content`): the same base, examples, settings, seed and
+    core; and the folder's weights must be those that it was written with.
 
     Raises:
         CheckpointError, DataError: the base or the task cannot be read.
@@ -155,14 +155,14 @@ def find_training(
         return None  # without reading the base
     core = ProtectedSet(protect, unprotect).digest()
     content = content_of_training(locate(base).path, tasks, config, seed, dtype, core)
-    record = find_manifest(out, hash_content(content))
-    if record is None:
+    manifest = find_manifest(out, hash_content(content))
+    if manifest is None:
         return None
-    return TrainResult(out, tuple(Epoch(**epoch) for epoch in record["epochs"]), record["steps"])
+    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"])
 
 
 def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
-    """The folder to make, with the hidden one beside it in which the work goes on."""
+    """Claim the folder to make, and refuse a workplace beside it that is not ours."""
     inputs += local_paths(config.regularize.importance) if config.regularize else []
     claim = claim_output(out, is_folder=True, force=force, inputs=inputs)
     refuse_unmarked(workplace_of(claim.path))
@@ -175,7 +175,7 @@ def _describe(tasks: Sequence[Task]) -> dict[str, Any] | list[dict[str, Any]]:
 
 
 def resolve_settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[TrainSpec, int]:
-    """How to train, the (first) task's own block where nothing is given, and the seed.
+    """Return the train block, the (first) task's own where none is given, and the seed.
 
     Raises:
         ConfigError: there is no task.
@@ -186,50 +186,48 @@ def resolve_settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[T
     return config, tasks[0].spec.seed if config.seed is None else config.seed
 
 
-def _find_trainable(
+def _run_proximal_stage(
     base: str | Path, task: Tasks, out: Path, config: TrainSpec, core: ProtectedSet, runtime: Runtime, resume: bool
 ) -> tuple[ProtectedSet, TrainSpec]:
-    """All but the weights that a first training with a pull moves most, and how to train these.
+    """Find the weights that a first training with the L1 proximal step moves most; return the rest, and how to go on.
 
-    The first training stays in the output's workplace until that is there.
+    Its folder stays in the output's workplace until the output is there.
     """
     assert config.localizable is not None
     check_density(Checkpoint.open(locate(base).path), config, core)
-    pulled, pull = workplace_of(out) / "pulled", configure_proximal(config, config.localizable)
-    keep, without = core.include, core.exclude
-    if not find_training(base, task, pulled, config=pull, protect=keep, unprotect=without, dtype=runtime.dtype):
+    folder, stage = workplace_of(out) / "proximal", configure_proximal(config, config.localizable)
+    arguments: dict[str, Any] = {"config": stage, "protect": core.include, "unprotect": core.exclude}
+    if not find_training(base, task, folder, **arguments, dtype=runtime.dtype):
         with open_workplace(out):
-            first = partial(train_task, base, task, pulled, config=pull, protect=keep, unprotect=without)
-            first(**runtime.options, resume=resume, force=True)
-    mask = find_core(base, pulled, config.localizable.density, config.scope)  # the pull may leave fewer
-    return ProtectedSet(train_only=mask, names=Checkpoint.open(locate(base).path).names), configure_restart(
-        config, config.localizable
-    )
+            train_task(base, task, folder, **arguments, **runtime.options, resume=resume, force=True)
+    mask = find_core(base, folder, config.localizable.density, config.scope)  # fewer, where fewer moved
+    others = ProtectedSet(train_only=mask, names=Checkpoint.open(locate(base).path).names)
+    return others, configure_restart(config, config.localizable)
 
 
-def _save(stepper: Stepper, record: dict[str, Any], claim: Claim, mark: str) -> None:
-    """Make the folder; over several processes the first does, with what the others gave."""
+def _save(stepper: Stepper, manifest: dict[str, Any], claim: Claim, content_hash: str) -> None:
+    """Make the folder; of several processes the first does, after gathering the shards of all."""
     head = stepper.head
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
-        record |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
+        manifest |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
         with new_folder(claim) as folder:
             _save_trained(stepper, folder, claim.path, weights)
-            write_manifest(folder, record, mark)
+            write_manifest(folder, manifest, content_hash)
         drop_workplace(claim.path)
     head.ranks.wait()
 
 
 def _save_trained(stepper: Stepper, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None) -> None:
-    """Weights and tokenizer, and what was recorded."""
-    record = stepper.plan.config.record
+    """Write weights and tokenizer, and the importance that was recorded."""
+    record = stepper.schedule.config.record
     save_model(stepper.head, folder, out, weights)
     if stepper.recorder is not None and record is not None:
         save_importance(stepper.recorder.keep(record.share, record.xi), folder / FILE)
 
 
 def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Weights, the model's own where none are given, and tokenizer into a folder that will become `out`.
+    """Write weights, the model's own where none are given, and tokenizer into a folder that will become `out`.
 
     Raises:
         OutputError: the weights cannot be written.
@@ -245,44 +243,44 @@ def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Ten
 
 
 def _run(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> tuple[list[Epoch], int]:
-    """All epochs, or as many as it takes to reach `stop_at`, and the number of steps taken."""
-    head, plan = stepper.head, stepper.plan
-    torch.manual_seed(plan.seed + head.ranks.rank)  # of dropout
-    epochs = [Epoch(*figures) for figures in state.load(head.model, stepper.optimizer, stepper.recorder)]
+    """Run all epochs, or as many as it takes to reach `stop_at`; return them and the number of steps taken."""
+    head, schedule = stepper.head, stepper.schedule
+    torch.manual_seed(schedule.seed + head.ranks.rank)  # of dropout
+    epochs = [Epoch(*metrics) for metrics in state.load(head.model, stepper.optimizer, stepper.recorder)]
     done, steps = len(epochs), 0
-    with tqdm(initial=done, total=plan.epochs, desc="train", unit="epoch", disable=None) as bar:
-        for number in range(done, plan.epochs):
+    with tqdm(initial=done, total=schedule.epochs, desc="train", unit="epoch", disable=None) as bar:
+        for number in range(done, schedule.epochs):
             epoch, steps = train_epoch(stepper, data, number)
             epochs.append(epoch)
             if stepper.protection is not None:
                 stepper.protection.check()
             bar.set_postfix(loss=f"{epoch.loss:.3f}", validation=f"{epoch.validation_accuracy:.3f}")
             bar.update()
-            if plan.reaches(epoch.validation_accuracy):
+            if schedule.reaches(epoch.validation_accuracy):
                 break
-            if number + 1 < plan.epochs:
-                figures = [dataclasses.astuple(epoch) for epoch in epochs]
-                state.save(head.model, stepper.optimizer, figures, stepper.recorder)
+            if number + 1 < schedule.epochs:
+                metrics = [dataclasses.astuple(epoch) for epoch in epochs]
+                state.save(head.model, stepper.optimizer, metrics, stepper.recorder)
     return epochs, steps
 
 
 def train_epoch(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epoch, int]:
-    """One epoch, broken off at a check that reaches `stop_at`, and the number of steps taken since the start."""
+    """Run one epoch, or less where a check reaches `stop_at`; return it and the number of steps since the start."""
     stepper.head.model.train()
-    plan, losses, steps = stepper.plan, [], 0
-    for batch in tqdm(plan.batches(number), desc="epoch", unit="step", disable=None, leave=False):
+    schedule, losses, steps = stepper.schedule, [], 0
+    for batch in tqdm(schedule.batches(number), desc="epoch", unit="step", disable=None, leave=False):
         examples = [data.train[batch.task][i] for i in batch.positions]
         losses.append(stepper.take(data.heads[batch.task], examples, batch.step))
         steps = batch.step + 1
-        if plan.checks_after(steps) and plan.reaches(accuracy := _accuracy(data)):
+        if schedule.checks_after(steps) and schedule.reaches(accuracy := _accuracy(data)):
             return Epoch(sum(losses) / len(losses), accuracy), steps
     return Epoch(sum(losses) / len(losses), _accuracy(data)), steps
 
 
 def _accuracy(data: MultiTaskData) -> float:
-    share = data.validate()
-    if math.isnan(share):  # the last step can have gone astray without a loss that shows it
+    accuracy = data.validate()
+    if math.isnan(accuracy):  # the last step may have diverged without a loss that shows it
         raise TrainingError(
             "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"
         )
-    return share
+    return accuracy

@@ -1,18 +1,18 @@
-"""Fine-tuning so that the skill ends up in few weights: find them with a pull, then train only them.
+"""Fine-tuning that puts the skill into few weights: the L1 proximal step finds them, then only they train.
 
-1. Fine-tune by SGD with the L1 proximal step towards the base (`graft.train.l1_proximal`), which gathers the movement
-   in few weights.
-2. Take the k largest movements |tuned - base|.
-3. Start again from the base and train only these k by AdamW, at a higher rate, without the pull.
+1. Fine-tune by SGD with the L1 proximal step towards the base (`graft.train.l1_proximal`), which leaves few
+   weights moved.
+2. Take the k largest |tuned - base|.
+3. Start again from the base and train only these k by AdamW, at a higher learning rate, without that step.
 
-What comes out differs from the base in at most k entries, so that its patch is the whole of the difference and the
-graft is the tuned model. Starting again with the mask alone is what Lottery Ticket Sparse Fine-Tuning does (Ansell et
-al. 2022, arXiv 2110.07560), which finds its mask by |tuned - base| of an unpulled training.
+The tuned model differs from the base in at most k entries, so that its patch is the whole difference and the graft is
+the tuned model. Starting again with the mask alone is what Lottery Ticket Sparse Fine-Tuning does (Ansell et al. 2022,
+arXiv 2110.07560), which finds its mask by |tuned - base| of a plain training.
 
 Measured on sst2, 256 per class, seed 0, k = 2,271 of 22.7M, on 1,500 training rows that no seed draws: AdamW (lr 5e-5,
-3 epochs) .818 (ECE .136), a patch of its k largest movements recovering .01 of the gain; this way .813 (.066) and all
-of it. Pulling AdamW itself, the threshold in its own metric, left .797 and .27 (l1 1e-4), .789 and .76 (l1 3e-4).
-More in artifacts/LOG.md.
+3 epochs) .818 (ECE .136), a patch of its k largest |delta| recovering .01 of the gain; this way .813 (.066) and all of
+it. The proximal step with AdamW itself, in its own metric, left .797 and .27 (l1 1e-4), .789 and .76 (l1 3e-4). More in
+artifacts/LOG.md.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from graft.tensors.scope import Scope
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
 
-def configure_proximal(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
-    """The training that finds the weights."""
+def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:
+    """Return the train block of the training that finds the weights."""
     return dataclasses.replace(
         config,
         optimizer="sgd",
-        lr=how.proximal_lr,
-        epochs=how.proximal_epochs,
+        lr=localizable.proximal_lr,
+        epochs=localizable.proximal_epochs,
         steps=None,
-        l1=how.proximal_l1,
+        l1=localizable.proximal_l1,
         weight_decay=0.0,
         localizable=None,
     )
 
 
-def configure_restart(config: TrainSpec, how: LocalizableSpec) -> TrainSpec:
-    """The training of these weights alone."""
+def configure_restart(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:
+    """Return the train block of the training of these weights alone."""
     return dataclasses.replace(
-        config, optimizer="adamw", lr=how.lr, epochs=how.epochs, steps=None, l1=0.0, localizable=None
+        config, optimizer="adamw", lr=localizable.lr, epochs=localizable.epochs, steps=None, l1=0.0, localizable=None
     )
 
 
@@ -53,7 +53,7 @@ def check_density(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> No
     """Refuse, before any training, a density that keeps no weight, or more than may move.
 
     Raises:
-        BudgetError: saying how many may.
+        BudgetError: the density is refused; the number that may move is named.
     """
     if config.localizable is None:
         return

@@ -1,4 +1,4 @@
-"""What a training leaves beside its weights: how it was made, and the print by which it can be known again."""
+"""The manifest that a training leaves beside its weights: settings, metrics, and the hash that identifies it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST = "graft_training.json"
 
 
 def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
-    """Read the importance by which a training is held: None where nothing holds it, or all weights alike.
+    """Read the importance that a training is regularized by; None without regularization, or with equal importance.
 
     Raises:
         CheckpointError: the file of importance is missing or not valid.
@@ -29,33 +29,33 @@ def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
     return load_importance(find_importance(config.regularize.importance, base))
 
 
-def write_manifest(folder: Path, record: Mapping[str, Any], mark: str) -> None:
-    """Leave the record of a training beside the weights that it made.
+def write_manifest(folder: Path, manifest: Mapping[str, Any], content_hash: str) -> None:
+    """Write the manifest of a training beside its weights.
 
     Args:
         folder: with the weights.
-        record: for people.
-        mark: the print of the training's content (`graft.train.content`).
+        manifest: settings and metrics, for people.
+        content_hash: of the training's content (`graft.train.content`).
     """
-    record = {**record, "print": mark, "weights": digest_of(Checkpoint.open(folder))}
-    (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    manifest = {**manifest, "print": content_hash, "weights": digest_of(Checkpoint.open(folder))}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a training in a folder; empty where there is none that can be read."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a training in a folder; empty where there is none that can be read."""
     try:
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
-def find_manifest(folder: Path, mark: str) -> dict[str, Any] | None:
-    """The record of the training of that print, if that is what the folder holds, with the weights that it left."""
-    record = read_record(folder)
-    if record.get("print") != mark:
+def find_manifest(folder: Path, content_hash: str) -> dict[str, Any] | None:
+    """Find the manifest of the training with that hash in its folder; None for another, or where the weights differ."""
+    manifest = read_manifest(folder)
+    if manifest.get("print") != content_hash:
         return None
     try:
-        return record if record.get("weights") == digest_of(Checkpoint.open(folder)) else None
+        return manifest if manifest.get("weights") == digest_of(Checkpoint.open(folder)) else None
     except CheckpointError:
         return None

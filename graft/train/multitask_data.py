@@ -1,4 +1,4 @@
-"""What a training teaches: the examples of one task, or of several that share the model's weights."""
+"""Heads and examples of one or several tasks over one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tasks = Task | Sequence[Task]
 
 @dataclass(frozen=True, eq=False)
 class MultiTaskData:
-    """One lesson per task: its head over the common model, and its examples.
+    """The data of one or several tasks that are trained at once, each with its head over the common model.
 
     Attributes:
         heads: one per task, all with the same model.
@@ -40,15 +40,17 @@ class MultiTaskData:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Training examples of each task."""
+        """Number of training examples of each task."""
         return tuple(map(len, self.train))
 
     def validate(self) -> float:
-        """Accuracy on validation, as the mean over tasks; NaN where an output is not finite."""
-        each = [head.accuracy(rows, label="validation") for head, rows in zip(self.heads, self.validation, strict=True)]
-        return sum(each) / len(each)
+        """Measure the accuracy on validation, the mean over tasks; NaN where an output is not finite."""
+        accuracies = [
+            head.accuracy(rows, label="validation") for head, rows in zip(self.heads, self.validation, strict=True)
+        ]
+        return sum(accuracies) / len(accuracies)
 
 
 def list_tasks(tasks: Tasks) -> list[Task]:
-    """One task or several as a list."""
+    """Return one task or several as a list."""
     return [tasks] if isinstance(tasks, Task) else list(tasks)

@@ -1,4 +1,4 @@
-"""A penalty on moving the weights that matter: soft protection.
+"""A penalty on moving important weights: soft protection.
 
     loss = cross-entropy + phi * sum over layers l of c_l * sum over i in l of Omega_i * (theta_i - theta*_i)^2
 
@@ -8,15 +8,20 @@ divided by the largest of them: norms as they are (the plain form) are either so
 large that it picks one layer. The factor L makes their mean 1, so that phi means the same with layers and without;
 where exactly the paper puts them is an inference.
 
-Where rate * 2 * phi * c_l * Omega_i nears 2, steps along that gradient overshoot the anchor, and a larger phi then
-moves what matters further, not less. The proximal step of the penalty, after the optimizer's and in its metric (as the
-pull's in `graft.train.l1_proximal`), cannot:
+Where lr * 2 * phi * c_l * Omega_i nears 2, steps along that gradient overshoot the anchor, and a larger phi then moves
+important weights further, not less. The proximal step of the penalty, after the optimizer's and in its metric (as in
+`graft.train.l1_proximal`), cannot:
 
-    theta_i <- theta*_i + (theta_i - theta*_i) / (1 + rate * 2 * phi * c_l * Omega_i / s_i)
+    theta_i <- theta*_i + (theta_i - theta*_i) / (1 + lr * 2 * phi * c_l * Omega_i / s_i)
 
 One mechanism, three methods: with c = 1 and Omega the Fisher information it is EWC (arXiv 1612.00796; phi is half its
 lambda), and with Omega = 1 for every weight it is L2 to the base, or L2-SP (Li et al. 2018, arXiv 1802.01483; there
 a new head's weights are drawn to 0, here they are left alone).
+
+One weight, its anchor at 0, 2 * phi * c_l * Omega_i = 40, plain SGD at lr .1, the task's own gradient -1 at every step:
+
+    by the gradient    0 -> .1 -> -.2 -> .7 -> -2     (1 - .1 * 40 = -3: each step overshoots threefold, and diverges)
+    proximal           0 -> .02 -> .024 -> .025 -> …  (divided by 1 + .1 * 40 = 5: it settles where both balance, 1/40)
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from graft.train.trainable_weights import match_trainable
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class PenaltyTerm:
     """The penalty on one tensor.
 
     Attributes:
@@ -57,28 +62,29 @@ class Term:
     factor: float
 
     def add_gradient(self) -> None:
-        """Add factor * strength * (weight - anchor) to the weight's gradient."""
+        """Add factor * omega * (weight - anchor) to the weight's gradient."""
         gradient = self.weight.grad
         if gradient is None:
             return
-        pull = (self._kept(self.weight.values) - self._anchors()).mul_(self.factor)
-        pull = pull if self.omega is None else pull.mul_(self.omega.float())
+        added = (self._select(self.weight.values) - self._anchors()).mul_(self.factor)
+        added = added if self.omega is None else added.mul_(self.omega.float())
         gradient = gradient.view(-1)
-        gradient.add_(pull) if self.indices is None else gradient.index_add_(0, self.indices, pull)
+        gradient.add_(added) if self.indices is None else gradient.index_add_(0, self.indices, added)
 
-    def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
+    def shrink(self, learning_rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step in the metric of the optimizer."""
         scale, anchors = second_moment_scale(self.weight, optimizer), self._anchors()
-        hold = rate * self.factor * (1.0 if self.omega is None else self.omega.float())
+        strength = learning_rate * self.factor * (1.0 if self.omega is None else self.omega.float())
         flat = self.weight.values.view(-1)
-        moved = (self._kept(flat) - anchors).div_(1 + (hold if scale is None else hold / self._kept(scale)))
-        values = torch.where(moved == 0, anchors, anchors + moved)
+        divisor = 1 + (strength if scale is None else strength / self._select(scale))
+        delta = (self._select(flat) - anchors).div_(divisor)
+        values = torch.where(delta == 0, anchors, anchors + delta)  # exactly the anchor's bits where it did not move
         if self.indices is None:
             flat.copy_(values)
         else:
             flat.index_copy_(0, self.indices.long(), values)
 
-    def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _select(self, tensor: torch.Tensor) -> torch.Tensor:
         flat = tensor.detach().view(-1)
         return flat if self.indices is None else flat.index_select(0, self.indices)
 
@@ -90,26 +96,28 @@ class Penalty:
     """The penalty on a model in training.
 
     Attributes:
-        terms: by tensor; none where the strength is 0.
-        proximal: whether it acts by proximal steps, and not by its gradient.
+        terms: one per tensor, without those of strength 0.
+        proximal: it acts by proximal steps, and not by its gradient.
     """
 
-    def __init__(self, terms: list[Term], *, proximal: bool = False) -> None:
+    def __init__(self, terms: list[PenaltyTerm], *, proximal: bool = False) -> None:
         self.terms = [term for term in terms if term.factor]
         self.proximal = proximal
 
     @classmethod
     def to_base(cls, model: torch.nn.Module, base: Checkpoint, config: RegularizeSpec) -> Penalty:
-        """L2 to the base: every trained weight alike, the anchors read from the base's mapped file."""
+        """Make L2 to the base: all trained weights equal, the anchors read from the base's mapped file."""
         trained = match_trainable(model, base.names)
-        terms = [Term(weight, None, base.read(name), None, 2 * config.strength) for name, weight in trained.items()]
+        terms = [
+            PenaltyTerm(weight, None, base.read(name), None, 2 * config.strength) for name, weight in trained.items()
+        ]
         return cls(terms, proximal=config.step == "proximal")
 
     @classmethod
     def of(
         cls, model: torch.nn.Module, base: Checkpoint, importance: ImportanceWeights, config: RegularizeSpec
     ) -> Penalty:
-        """The penalty by importance weights of the base, on those of its weights that train.
+        """Make the penalty by importance weights of the base, on those of its weights that train.
 
         Raises:
             MismatchError: none of its tensors trains, or it belongs to another checkpoint.
@@ -117,18 +125,15 @@ class Penalty:
         trained = match_trainable(model, tuple(importance.mask))
         if not trained:
             raise MismatchError("the importance file holds no tensor that trains: it is another model's, or scope's")
-        importance = importance if config.elements else _level(importance)
+        importance = importance if config.elements else _average(importance)
         factors = penalty_coefficients(importance, config)
-        own = {weight.memory_key: name for name, weight in match_trainable(model, base.names).items()}
+        base_names = {weight.memory_key: name for name, weight in match_trainable(model, base.names).items()}
         terms = []
         for name, weight in trained.items():
-            anchor = base.read(own[weight.memory_key])
+            anchor = base.read(base_names[weight.memory_key])
             check_anchor(importance, name, anchor)
-            terms.append(
-                _term(
-                    weight, importance.mask[name], anchor, importance.omega[name], 2 * factors[name] * importance.scale
-                )
-            )
+            factor = 2 * factors[name] * importance.scale
+            terms.append(_make_term(weight, importance.mask[name], anchor, importance.omega[name], factor))
         return cls(terms, proximal=config.step == "proximal")
 
     @torch.no_grad()
@@ -138,10 +143,10 @@ class Penalty:
             term.add_gradient()
 
     @torch.no_grad()
-    def after_step(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, learning_rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step, where it acts by that."""
         for term in self.terms if self.proximal else ():
-            term.shrink(rate, optimizer)
+            term.shrink(learning_rate, optimizer)
 
 
 def open_penalty(
@@ -152,7 +157,7 @@ def open_penalty(
 
 
 def penalty_coefficients(importance: ImportanceWeights, config: RegularizeSpec) -> dict[str, float]:
-    """phi * c_l by tensor name."""
+    """Return phi * c_l by tensor name."""
     layers = sorted({layer_of(name) for name in importance.mask})
     squares = dict.fromkeys(layers, 0.0)
     for name in importance.mask:
@@ -162,25 +167,27 @@ def penalty_coefficients(importance: ImportanceWeights, config: RegularizeSpec) 
     return {name: config.strength * by_layer[layer_of(name)] for name in importance.mask}
 
 
-def softmax_coefficients(norms: torch.Tensor, how: str) -> torch.Tensor:
-    """(L,) norms above 0 -> (L,) coefficients of mean 1."""
-    if how == "none":
+def softmax_coefficients(norms: torch.Tensor, layers: str) -> torch.Tensor:
+    """Return (L,) coefficients of mean 1 for (L,) norms above 0, by the mode `layers` of the regularize block."""
+    if layers == "none":
         return torch.ones_like(norms)
-    return len(norms) * (norms / norms.max() if how == "normalized" else norms).softmax(0)
+    return len(norms) * (norms / norms.max() if layers == "normalized" else norms).softmax(0)
 
 
-def _level(importance: ImportanceWeights) -> ImportanceWeights:
-    """Every strength the mean of all, so that the whole stays as strong."""
+def _average(importance: ImportanceWeights) -> ImportanceWeights:
+    """Set every omega to the mean of all, which leaves their sum as it is."""
     mean = sum(float(importance.omega_of(name).double().sum()) for name in importance.mask) / len(importance.mask)
     omega = {name: torch.full_like(values, mean, dtype=torch.float32) for name, values in importance.omega.items()}
     return dataclasses.replace(importance, omega=omega, scale=1.0)
 
 
-def _term(weight: LiveWeight, kept: Indices, anchor: torch.Tensor, omega: torch.Tensor, factor: float) -> Term:
-    """Of every entry the anchor stays mapped from the base's file; of some, their values are held."""
+def _make_term(
+    weight: LiveWeight, indices: Indices, anchor: torch.Tensor, omega: torch.Tensor, factor: float
+) -> PenaltyTerm:
+    """Make the term of a tensor; a whole anchor stays mapped from the base's file, part of one is copied."""
     device, n = weight.owner.device, weight.values.numel()
     omega = omega.to(device)
-    if kept.size == n:
-        return Term(weight, None, anchor.to(device), omega, factor)
-    indices = torch.tensor(kept, dtype=torch.int32 if n < 2**31 else torch.int64)
-    return Term(weight, indices.to(device), take(anchor, indices).to(device), omega, factor)
+    if indices.size == n:
+        return PenaltyTerm(weight, None, anchor.to(device), omega, factor)
+    positions = torch.tensor(indices, dtype=torch.int32 if n < 2**31 else torch.int64)
+    return PenaltyTerm(weight, positions.to(device), take(anchor, positions).to(device), omega, factor)

@@ -1,4 +1,4 @@
-"""What happens at each step of training: which weights move, how far, in what order of examples."""
+"""The training step: forward and backward pass, clipping, update, and everything that holds weights in place."""
 
 from __future__ import annotations
 
@@ -27,90 +27,23 @@ from graft.train.l1_proximal import L1Proximal
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.protection.region import ProtectedRegion, freeze_wholes
+from graft.train.protection.region import ProtectedRegion, freeze_protected
+from graft.train.schedule import TrainingSchedule
 
-_HEADS = ("classifier", "score")  # names that transformers gives a new classification layer
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step trains on: positions among the training examples of one task."""
-
-    step: int
-    task: int
-    positions: list[int]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps of a training.
-
-    Attributes:
-        sizes: training examples of each task.
-        config: how to train.
-        seed: of the order of examples.
-    """
-
-    sizes: tuple[int, ...]
-    config: TrainSpec
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that cover every example once."""
-        return sum(-(-size // self.config.batch_size) for size in self.sizes)
-
-    @property
-    def steps(self) -> int:
-        """All steps."""
-        return self.config.steps or self.config.epochs * self.steps_per_epoch
-
-    @property
-    def epochs(self) -> int:
-        """Epochs begun."""
-        return -(-self.steps // self.steps_per_epoch)
-
-    def batches(self, epoch: int) -> list[Batch]:
-        """The batches of one epoch, by seed and epoch alone, so that resuming meets the same.
-
-        A batch is of one task; those of several come in random order (as in MT-DNN, arXiv 1901.11504).
-        """
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        size, first = self.config.batch_size, epoch * self.steps_per_epoch
-        parts = []
-        for task, n in enumerate(self.sizes):
-            order = torch.randperm(n, generator=generator).tolist()
-            parts += [(task, order[start : start + size]) for start in range(0, n, size)]
-        if len(self.sizes) > 1:
-            parts = [parts[i] for i in torch.randperm(len(parts), generator=generator).tolist()]
-        return [Batch(step, *part) for step, part in enumerate(parts, start=first)][: self.steps - first]
-
-    def checks_after(self, steps: int) -> bool:
-        """Whether validation is looked at within an epoch, after so many steps."""
-        every = self.config.check_every
-        return every is not None and steps % every == 0
-
-    def reaches(self, accuracy: float) -> bool:
-        """Whether an accuracy on validation ends the training."""
-        return self.config.stop_at is not None and accuracy >= self.config.stop_at
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: lr, or lr * (1 - step / steps)."""
-        return self.config.lr * (1 - step / self.steps if self.config.schedule == "linear" else 1)
+_HEAD_NAMES = ("classifier", "score")  # names that transformers gives a new classification layer
 
 
 @contextlib.contextmanager
-def _saying_what_to_lower() -> Iterator[None]:
-    """One line for memory that ran out, or a number that no weight can hold, wherever in a step."""
+def _advise_on_failure() -> Iterator[None]:
+    """Turn memory that ran out, or a number that no weight can hold, into one line of advice, wherever in a step."""
     try:
         yield
     except (MemoryError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
             advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
             raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
-        if any(
-            words in str(error).lower() for words in ("overflow", "must be in range")
-        ):  # torch refuses a rate that the weights' dtype cannot hold
+        # torch refuses a learning rate that the weights' dtype cannot hold
+        if any(words in str(error).lower() for words in ("overflow", "must be in range")):
             advice = "lower train.lr, or what else in the train block is that large"
             raise TrainingError(
                 f"the step is not finite: {advice}; the last good epoch is kept for --resume"
@@ -120,24 +53,24 @@ def _saying_what_to_lower() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Stepper:
-    """What takes a step.
+    """A training at hand, which takes one step after another.
 
     Attributes:
-        head: with the model in training; of several over it, the first.
-        optimizer: over its weights in scope.
-        plan: of the whole training.
-        loss: of a batch, shared out to the head's processes.
-        pull: towards the base, where there is one.
-        protection: of what must not move, where there is something.
-        penalty: on moving what matters, where there is one.
-        recorder: of what matters, where it is recorded.
+        head: over the model in training; the first of several.
+        optimizer: of its weights in scope.
+        schedule: of the whole training.
+        loss: of a batch, divided among the head's processes.
+        proximal: the L1 proximal step towards the base; None without l1.
+        protection: of the core regions; None without them.
+        penalty: on moving important weights; None without one.
+        recorder: of importance; None unless it is recorded.
     """
 
     head: Head
     optimizer: torch.optim.Optimizer
-    plan: Plan
+    schedule: TrainingSchedule
     loss: SharedLoss
-    pull: L1Proximal | None = None
+    proximal: L1Proximal | None = None
     protection: Protection | None = None
     penalty: Penalty | None = None
     recorder: SynapticIntelligence | None = None
@@ -146,38 +79,38 @@ class Stepper:
     def start(
         cls,
         head: Head,
-        plan: Plan,
+        schedule: TrainingSchedule,
         base: Path,
         core: ProtectedSet | None = None,
         importance: ImportanceWeights | None = None,
     ) -> Stepper:
-        """The stepper of a fresh training, with its core protected, and what matters held, where there are such.
+        """Set up a fresh training: weights in scope, optimizer, and what holds others in place.
 
         Raises:
             ConfigError: the scope holds no tensor of the model, all of it is protected, its weights are partitioned by
-                another engine, or shared out where importance is recorded or gone by.
-            MismatchError: what is to be held is another model's.
+                another engine, or sharded where importance is recorded or used.
+            MismatchError: the importance is another model's.
             PatchMismatchError: a patch of the core does not fit.
         """
-        config, checkpoint = plan.config, Checkpoint.open(base)
+        config, checkpoint = schedule.config, Checkpoint.open(base)
         refuse_copied(head.model)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
         set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
-        freeze_wholes(head.model, regions)
+        freeze_protected(head.model, regions)
         optimizer = make_optimizer(head.model, config)
-        pull = L1Proximal(head.model, checkpoint) if config.l1 else None
-        penalty = (
-            None if config.regularize is None else open_penalty(head.model, checkpoint, importance, config.regularize)
-        )
+        proximal = L1Proximal(head.model, checkpoint) if config.l1 else None
+        penalty = None
+        if config.regularize is not None:
+            penalty = open_penalty(head.model, checkpoint, importance, config.regularize)
         protection = _guard(head.model, optimizer, core, regions, config) if core else None
         recorder = None if config.record is None else SynapticIntelligence(head.model, checkpoint, config.record.every)
-        return cls(head, optimizer, plan, SharedLoss(head), pull, protection, penalty, recorder)
+        return cls(head, optimizer, schedule, SharedLoss(head), proximal, protection, penalty, recorder)
 
-    @_saying_what_to_lower()
+    @_advise_on_failure()
     def take(self, head: Head, batch: Sequence[Example], step: int) -> float:
-        """One forward, backward and update; the loss in nats.
+        """Take one step, forward, backward and update, and return the loss in nats.
 
         Args:
             head: over the model.
@@ -188,20 +121,20 @@ class Stepper:
             TrainingError: the loss is not finite (the weights are as before the step), or memory ran out.
         """
         loss = self._backward(head, batch)
-        rate, config = self.plan.rate(step), self.plan.config
+        learning_rate, config = self.schedule.learning_rate(step), self.schedule.config
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         if self.penalty is not None:
             self.penalty.before_step()
         norm = torch.nn.utils.clip_grad_norm_(weights, config.clip)
         self.optimizer.step()
-        if self.pull is not None:
-            self.pull.step(rate * config.l1, self.optimizer)
+        if self.proximal is not None:
+            self.proximal.step(learning_rate * config.l1, self.optimizer)
         if self.penalty is not None:
-            self.penalty.after_step(rate, self.optimizer)
-        if self.protection is not None and (self.pull is not None or self.penalty is not None):
-            self.protection.restore()
+            self.penalty.after_step(learning_rate, self.optimizer)
+        if self.protection is not None and (self.proximal is not None or self.penalty is not None):
+            self.protection.restore()  # both write to weights after the optimizer's step, which alone is guarded
         if self.recorder is not None:
             self.recorder.record(step, min(1.0, config.clip / (float(norm) + 1e-6)))  # as clip_grad_norm_ does
         self.optimizer.zero_grad(set_to_none=True)
@@ -222,7 +155,7 @@ def _guard(
     regions: list[ProtectedRegion],
     config: TrainSpec,
 ) -> Protection:
-    how: How = "restore" if config.l1 or config.regularize else "auto"  # these move weights beside the optimizer
+    how: How = "restore" if config.l1 or config.regularize else "auto"  # both move weights outside the optimizer
     protection = Protection(model, optimizer, regions, how, core.matched_values(model))
     if core.include:
         tqdm.write(protection.describe(), file=sys.stderr)
@@ -237,13 +170,13 @@ def set_trainable(model: torch.nn.Module, config: TrainSpec) -> None:
     """
     scope = Scope(config.scope)
     for name, weight in model.named_parameters():
-        weight.requires_grad_(scope.holds(name) or name.startswith(_HEADS))  # a new head always trains
+        weight.requires_grad_(scope.holds(name) or name.startswith(_HEAD_NAMES))  # a new head always trains
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError(f"train.scope {config.scope!r} holds no tensor of the model")
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainSpec) -> torch.optim.Optimizer:
-    """The optimizer over the weights that take gradients."""
+    """Make the optimizer of the weights that take gradients."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=config.lr, weight_decay=config.weight_decay)

@@ -9,7 +9,7 @@ from graft.tensors.live_weight import LiveWeight, find_owners
 
 
 def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, LiveWeight]:
-    """Checkpoint name -> live weight, for those of the names that take gradients in the model.
+    """Match checkpoint names to the live weights that take gradients: checkpoint name -> live weight.
 
     Weights that the checkpoint lacks, such as a new head, are left out.
 
@@ -17,6 +17,6 @@ def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str,
         MismatchError: a name is ambiguous.
     """
     target = LiveTarget(model)
-    target.match(names)  # refuses what has no place of its own
-    found = target.name_map.match(target.trained, names).found
-    return find_owners(model, {found[name]: target.tensors[name] for name in target.trained if name in found})
+    target.match(names)  # refuses an ambiguous name
+    matches = target.name_map.match(target.trained, names).found
+    return find_owners(model, {matches[name]: target.tensors[name] for name in target.trained if name in matches})

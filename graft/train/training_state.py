@@ -16,7 +16,7 @@ from graft.parallel.sharded import gather_state, gather_whole, put_state, spread
 from graft.train.content import Content, describe_differences
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 
-Figures = tuple[float, ...]
+EpochMetrics = tuple[float, ...]
 _ANEW = "delete it or leave --resume out to start anew, or choose another output"
 
 
@@ -26,8 +26,8 @@ class TrainingState:
     Over several processes the first writes, and all must see the folder; every call is collective then.
 
     Attributes:
-        out: what the training will become.
-        content: what the training depends on; a state of another training is refused.
+        out: the folder that the training will make.
+        content: all that the training depends on; a state of another training is refused.
         ranks: the processes.
     """
 
@@ -38,7 +38,7 @@ class TrainingState:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """The workplace that holds the state."""
         return workplace_of(self.out)
 
     @property
@@ -47,7 +47,7 @@ class TrainingState:
         return self.folder / "state.pt"
 
     def cleared(self) -> TrainingState:
-        """Itself, after dropping what lay there."""
+        """Delete an earlier state, and return this one."""
         if self.ranks.is_first:
             refuse_unmarked(self.folder)
             self.file.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ class TrainingState:
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        figures: list[Figures],
+        metrics: list[EpochMetrics],
         recorder: SynapticIntelligence | None = None,
     ) -> None:
         """Replace the state by the present one; a crash while writing keeps the one before.
@@ -70,7 +70,7 @@ class TrainingState:
             "content": json.dumps(self.content),
             "model": gather_state(model, self.ranks),
             "optimizer": self._gather_moments(optimizer),
-            "figures": figures,
+            "figures": metrics,
             "recorder": recorder.state_dict() if recorder else None,
             "random": self.ranks.gather_objects(_random_state()),
         }
@@ -82,13 +82,13 @@ class TrainingState:
         with open_workplace(self.out), new_file(self.file, force=True) as temporary:
             try:
                 torch.save(content, temporary)
-            except RuntimeError as error:  # what torch makes of a full disk
+            except RuntimeError as error:  # the error of torch for a full disk
                 raise OutputError(f"{self.folder}: cannot be written ({str(error).partition(chr(10))[0]})") from error
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recorder: SynapticIntelligence | None = None
-    ) -> list[Figures]:
-        """Put the state into model, optimizer and recorder; the figures of the epochs done, if there is one.
+    ) -> list[EpochMetrics]:
+        """Load the state, if there is one, into model, optimizer and recorder; return the metrics of the epochs done.
 
         Raises:
             TrainingError: the state belongs to a training of another content, which is named, or is not readable.
@@ -108,26 +108,26 @@ class TrainingState:
             recorder.load_state_dict(content["recorder"])
         if self.ranks.rank < len(content["random"]):  # more processes than before: the new ones draw by their seed
             _set_random_state(content["random"][self.ranks.rank])
-        return [tuple(figures) for figures in content["figures"]]
+        return [tuple(metrics) for metrics in content["figures"]]
 
     def _gather_moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimizer's state, sharded moments made whole."""
-        whole = optimizer.state_dict()
-        whole["state"] = {
-            place: {name: gather_whole(v, self.ranks) if torch.is_tensor(v) else v for name, v in moments.items()}
-            for place, moments in whole["state"].items()
+        """Return the optimizer's state, with sharded moments gathered."""
+        state = optimizer.state_dict()
+        state["state"] = {
+            number: {name: gather_whole(v, self.ranks) if torch.is_tensor(v) else v for name, v in moments.items()}
+            for number, moments in state["state"].items()
         }
-        return whole
+        return state
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
-    """Load the optimizer's state, sharded as the weights are."""
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a gathered state into the optimizer, sharded as its weights are."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for place, moments in whole["state"].items():
+    for number, moments in state["state"].items():
         for name, value in moments.items():
-            if torch.is_tensor(value) and value.shape == weights[place].shape:
-                moments[name] = spread_like(value, weights[place])
-    optimizer.load_state_dict(whole)
+            if torch.is_tensor(value) and value.shape == weights[number].shape:
+                moments[name] = spread_like(value, weights[number])
+    optimizer.load_state_dict(state)
 
 
 def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:

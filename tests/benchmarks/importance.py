@@ -27,7 +27,8 @@ from graft.train.importance.importance_file import save_importance
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.penalty import Penalty
-from graft.train.stepper import Plan, Stepper
+from graft.train.schedule import TrainingSchedule
+from graft.train.stepper import Stepper
 
 BASE, TASK, EPOCHS = "embedded:all-MiniLM-L6-v2", "recipes/starter/topics/task.yaml", 5
 FISHER = "squared gradients of single examples"
@@ -40,7 +41,7 @@ def measure() -> list[dict[str, object]]:
     config = dataclasses.replace(task.spec.train, l1=0.0, record=RecordSpec())
     head, path = open_head(locate(BASE).path, task.spec), locate(BASE).path
     examples = task.train_examples()
-    stepper = Stepper.start(head, Plan(len(examples), config, 0), path)
+    stepper = Stepper.start(head, TrainingSchedule(len(examples), config, 0), path)
     assert stepper.recorder is not None
     times = _time_both(stepper, stepper.recorder, head, examples)
     return [*_compare_times(times, len(examples)), *_compare_bytes(stepper, stepper.recorder)]
@@ -51,7 +52,7 @@ def _time_both(
 ) -> dict[str, float]:
     """Median CPU seconds per batch of 8."""
     times: dict[str, list[float]] = {"step and record": [], "record": [], "single": [], "batch": []}
-    for step, positions in stepper.plan.batches(0):
+    for step, positions in stepper.schedule.batches(0):
         batch = [examples[i] for i in positions]
         times["step and record"].append(_seconds(lambda batch=batch, step=step: stepper.take(batch, step)))  # type: ignore[misc]
         for weight in recorder.weights.values():

@@ -195,7 +195,7 @@ def _open(folder: Path, device: str) -> GradientPath:
     pair = CheckpointPair.open(folder / "base", folder / "tuned")
     names = [name for name in pair.names if ".layers." in name]
     head = _open_copied(folder / "base", task.spec, Runtime(device))
-    return GradientPath(head, pair, names, task.train_examples(), batch_size=BATCH, centred=False)
+    return GradientPath(head, pair, names, task.train_examples(), batch_size=BATCH, class_debias=False)
 
 
 def _plain(folder: Path, device: str) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _times(folder: Path, device: str) -> dict[str, Any]:
     path.stream_gradients(search := CandidateSearch(path.pair, groups, CONFIG.candidates.multiple), micro_batches=2)
     candidates = Candidates(path.pair, path.weights, search.mask, groups)
     learner = MaskLearner(
-        path.head, candidates, torch.rand(len(candidates)), path.examples[:BATCH], CONFIG.learn, centred=False
+        path.head, candidates, torch.rand(len(candidates)), path.examples[:BATCH], CONFIG.learn, class_debias=False
     )
     steps: dict[str, Callable[[], object]] = {
         "plain": lambda: path.stream_gradients(Nothing(), micro_batches=1),

@@ -19,7 +19,7 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
-from graft.train.manifest import read_record
+from graft.train.manifest import read_manifest
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml
@@ -98,7 +98,7 @@ def test_diff_without_an_output_is_a_diagnosis(base: Path, tuned: Path, tmp_path
     assert parsed(cli("diff", base, tuned, "--scope", "layers", "--json")) == found.to_json()
     cut = cli("diff", base, tuned, "--scope", "layers", "--budget", 9, "-o", tmp_path / "p")
     assert cut.out.splitlines()[-2:] == [found.sentence, f"wrote {tmp_path / 'p'}"]
-    assert cli("diff", base, base).out.endswith("moved: there is nothing to localise.\n")
+    assert cli("diff", base, base).out.endswith("moved: there is nothing to localize.\n")
     assert cli("diff", base, base, "-o", tmp_path / "none").code == 1
 
 
@@ -313,6 +313,6 @@ def test_train_keeps_the_protected_regions(
     assert f"protected: {300 - len(half[name])} entries" in held.err
     assert "base values; " in held.err
     assert json.loads(held.out)["output"].endswith("held")
-    assert read_record(tmp_path / "held")["protected"] == held.err.strip()
+    assert read_manifest(tmp_path / "held")["protected"] == held.err.strip()
     assert cli("train", base, "--task", task_file, "--method", "core-freeze", "-o", tmp_path / "x").code == 2
     assert cli("train", base, "--task", task_file, "--unprotect", skill, "-o", tmp_path / "x").code == 2

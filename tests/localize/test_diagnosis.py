@@ -66,8 +66,8 @@ def test_shares_are_those_of_a_sort_over_all_tensors(base: Path, tuned: Path) ->
         assert top.k == int(density * len(sizes) + 0.5)
         assert top.absolute == pytest.approx(float(sizes[: top.k].sum() / sizes.sum()))
         assert top.squared == pytest.approx(float(sizes[: top.k].square().sum() / sizes.square().sum()))
-    centred = delta - delta.mean()
-    kurtosis = float((centred**4).mean() / (centred**2).mean() ** 2) - 3
+    centered = delta - delta.mean()
+    kurtosis = float((centered**4).mean() / (centered**2).mean() ** 2) - 3
     assert kurtosis > 1  # there is something to compare
     assert found.excess_kurtosis == pytest.approx(kurtosis)
 
@@ -103,7 +103,7 @@ def test_a_large_model_is_judged_from_evenly_spaced_weights(tmp_path: Path, monk
 def test_what_did_not_move_is_said_so(tmp_path: Path) -> None:
     base, tuned = pair_of(tmp_path, torch.zeros(N // 2), embedding=1.0)
     found = diagnose_movement(base, tuned)
-    assert found.sentences == ("No weight in the scope layers moved: there is nothing to localise.",)
+    assert found.sentences == ("No weight in the scope layers moved: there is nothing to localize.",)
     assert (found.verdict, found.changed, found.effective, found.top[0].squared) == ("still", 0.0, 0.0, 0.0)
     assert diagnose_movement(base, tuned, scope="embeddings").verdict == "spread"
     negative = write_single(tmp_path / "negative", {"layers.0.w": torch.tensor([0.0, 0.0])})
@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_refused(base: Path, tuned: Path, tmp_path: Path)
         diagnose_movement(base, holed)
 
 
-# few values, so that ties are many: zeros of both signs, subnormals, neighbours, both signs
+# few values, so that ties are many: zeros of both signs, subnormals, neighbors, both signs
 POOL = [0.0, -0.0, 1e-45, -1e-45, 1.0, 1.0000001, -1.0, -1.0000001, 1e18, -0.1, 3e-5]
 
 

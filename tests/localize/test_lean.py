@@ -42,13 +42,13 @@ def leaning(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return tuned, Mask.of({WORDS: path.pair.base.spec(WORDS)}, {WORDS: skill.numpy()})
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("class_debias", [False, True])
 def test_a_lean_of_the_tuned_model_does_not_choose_the_entries(
-    centred: bool, leaning: tuple[Path, Mask], base: Path, task: Task
+    class_debias: bool, leaning: tuple[Path, Mask], base: Path, task: Task
 ) -> None:
     tuned, skill = leaning
     predicted = open_head(tuned, task.spec).predict(task.train_examples()).argmax(1)
     assert predicted.float().mean() > 0.95  # it leans indeed
-    patch = localize_skill(base, tuned, task, LocalizeSpec("taylor", budget=40, scope="all", centred=centred))
+    patch = localize_skill(base, tuned, task, LocalizeSpec("taylor", budget=40, scope="all", class_debias=class_debias))
     found = len(patch.mask & skill)
-    assert found >= 30 if centred else found <= 10
+    assert found >= 30 if class_debias else found <= 10

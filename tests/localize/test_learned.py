@@ -78,9 +78,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_base_comes_back(
     loss, logits = path.head.loss, path.head.logits
     monkeypatch.setattr(path.head, "loss", lambda *given: loss(*given) * torch.nan)
     with pytest.raises(CheckpointError, match="the loss is nan"):
-        MaskLearner(path.head, candidates, torch.rand(len(candidates)), path.examples, CONFIG, centred=False).run_epoch(
-            torch.Generator()
-        )
+        MaskLearner(
+            path.head, candidates, torch.rand(len(candidates)), path.examples, CONFIG, class_debias=False
+        ).run_epoch(torch.Generator())
     monkeypatch.setattr(path.head, "logits", lambda *given: logits(*given) * 1e30 * 1e30)
     with pytest.raises(CheckpointError, match=r"not finite|the loss is"):
         learn(path, candidates)
@@ -115,7 +115,7 @@ def test_without_validation_examples_the_last_mask_is_kept(path: GradientPath, c
     generator = torch.Generator().manual_seed(0)
     for _ in range(CONFIG.epochs):
         learner.run_epoch(generator)
-    last = candidates.mask_of(learner.kept)
+    last = candidates.mask_of(learner.chosen)
     assert learn_mask(path.head, candidates, start, path.examples, [], CONFIG, 0) == last
 
 

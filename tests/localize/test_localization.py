@@ -127,7 +127,7 @@ def test_gradients_are_taken_with_the_tuned_classifier(base: Path, classified: t
     assert masks[0].jaccard(masks[1]) > 0.95
 
 
-def test_what_cannot_be_localised_is_refused(base: Path, tuned: Path, task: Task, tmp_path: Path) -> None:
+def test_what_cannot_be_localized_is_refused(base: Path, tuned: Path, task: Task, tmp_path: Path) -> None:
     assert len(cut(base, tuned, task, budget=1)) == 1
     with pytest.raises(BudgetError, match=r"base and tuned checkpoints are equal in scope"):
         cut(base, base, task, budget=1)

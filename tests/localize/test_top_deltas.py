@@ -17,15 +17,15 @@ from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import Tensors, write_single
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
-# many ties, zeros of both signs, subnormals, and neighbours that half precision rounds together
+# many ties, zeros of both signs, subnormals, and neighbors that half precision rounds together
 MOVES = st.sampled_from([0.0, -0.0, 1e-7, -1e-7, 0.25, -0.25, 0.2500001, 0.251, 1.0, -1.0, 3.0, 60000.0])
 PASSES = {  # what a search of few weights takes only once they are many
     "all are sampled": {},
     "few are sampled": {"SAMPLE": 8, "RUN": 2},
-    "looks again": {"KEPT": 0},
-    "looks again where ties are many": {"KEPT": 16},
-    "in bins": {"APART": 0, "BINS": 4},
-    "all of these": {"SAMPLE": 4, "RUN": 2, "KEPT": 0, "APART": 0, "BINS": 7},
+    "looks again": {"CACHED": 0},
+    "looks again where ties are many": {"CACHED": 16},
+    "in bins": {"EXACT": 0, "BIN_BITS": 4},
+    "all of these": {"SAMPLE": 4, "RUN": 2, "CACHED": 0, "EXACT": 0, "BIN_BITS": 7},
 }
 Entries = list[tuple[str, int]]
 
@@ -96,7 +96,7 @@ def test_a_large_model_takes_one_pass(tmp_path: Path, monkeypatch: pytest.Monkey
     for share in (0.01, 0.2):
         movements = TopDeltas(pair, sorted(base), round(share * 240_000))
         movements.settle({name: movements.count(name) for name in sorted(base)})
-        assert movements.is_found
+        assert movements.is_settled
         tallies = {name: movements.count(name) for name in base}
         assert 0 < sum(int(tally.counts.sum()) for tally in tallies.values()) < 0.06 * 240_000
 
@@ -123,7 +123,7 @@ def test_half_precision_ties_are_decided_by_the_exact_difference(tmp_path: Path)
 def test_any_number_of_threads_finds_the_same(
     tmp_path: Path, n_threads: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_deltas, "KEPT", kept)
+    monkeypatch.setattr(top_deltas, "CACHED", kept)
     generator = torch.Generator().manual_seed(0)
     base = {f"t{i}": torch.randn(5_000 + i, generator=generator).bfloat16() for i in range(12)}
     tuned = {

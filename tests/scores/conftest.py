@@ -21,7 +21,7 @@ def path(base: Path, tuned: Path, task: Task) -> GradientPath:
     """The base model with the toy task's training examples, all tensors in scope."""
     pair = CheckpointPair.open(base, tuned)
     head = open_head(base, task.spec)
-    return GradientPath(head, pair, pair.base.parameters, task.train_examples(), batch_size=64, centred=False)
+    return GradientPath(head, pair, pair.base.parameters, task.train_examples(), batch_size=64, class_debias=False)
 
 
 @pytest.fixture

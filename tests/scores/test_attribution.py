@@ -15,7 +15,7 @@ from graft.patch.skill_patch import cut_patch
 from graft.scores.gradient_path import GradientPath
 from graft.scores.gradients import DenseSum
 from graft.scores.inputs import ScoreInput
-from graft.scores.offsets import fit_offsets
+from graft.scores.offsets import fit_class_offsets
 from graft.scores.registry import SCORES
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.head import open_head
@@ -33,7 +33,7 @@ def path(base: Path, tuned: Path, task: Task) -> GradientPath:
 def offsets_of(path: GradientPath) -> torch.Tensor:
     """The class offsets that fit the model where it is now."""
     labels = torch.tensor([example.label for example in path.examples])
-    return fit_offsets(path.head.predict(path.examples), labels)
+    return fit_class_offsets(path.head.predict(path.examples), labels)
 
 
 def test_the_gradients_are_those_of_the_grafted_model(path: GradientPath, base: Path, task: Task) -> None:

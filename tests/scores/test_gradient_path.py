@@ -8,7 +8,7 @@ import torch
 from graft.errors import CheckpointError, PatchMismatchError
 from graft.scores.gradient_path import GradientPath, path_point
 from graft.scores.inputs import ScoreInput
-from graft.scores.offsets import fit_offsets
+from graft.scores.offsets import fit_class_offsets
 from graft.scores.registry import SCORES
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
@@ -67,11 +67,11 @@ def test_in_low_precision_the_path_is_monotone_and_given_by_its_key() -> None:
     assert not same_bits(half, other)
 
 
-def open_path(base: Path, tuned: Path, task: Task, dtype: str = "auto", centred: bool = True) -> GradientPath:
+def open_path(base: Path, tuned: Path, task: Task, dtype: str = "auto", class_debias: bool = True) -> GradientPath:
     pair = CheckpointPair.open(base, tuned)
     names = [name for name in pair.names if "layer" in name]
     head = open_head(base, task.spec, runtime=Runtime(dtype=dtype))
-    return GradientPath(head, pair, names, task.train_examples(), batch_size=50, centred=centred)
+    return GradientPath(head, pair, names, task.train_examples(), batch_size=50, class_debias=class_debias)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -91,16 +91,16 @@ def test_the_live_model_walks_the_path_and_comes_back_bit_for_bit(
     assert bits_of(path.head.model) == before
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_gradients_are_those_of_the_mean_loss(centred: bool, base: Path, tuned: Path, task: Task) -> None:
-    path = open_path(base, tuned, task, centred=centred)
+@pytest.mark.parametrize("class_debias", [False, True])
+def test_gradients_are_those_of_the_mean_loss(class_debias: bool, base: Path, tuned: Path, task: Task) -> None:
+    path = open_path(base, tuned, task, class_debias=class_debias)
     found = path.gradients_at(0.0)
     path.head.model.requires_grad_(True)
     logits = path.head.logits(path.examples)
     labels = torch.tensor([example.label for example in path.examples])
-    offsets = fit_offsets(logits.detach(), labels)
+    offsets = fit_class_offsets(logits.detach(), labels)
     assert offsets.abs().max() > 0.1  # the base leans, so that the two losses differ
-    torch.nn.functional.cross_entropy(logits + offsets if centred else logits, labels).backward()
+    torch.nn.functional.cross_entropy(logits + offsets if class_debias else logits, labels).backward()
     for name, gradient in found.items():
         live = path.weights[name].grad
         assert gradient.dtype == torch.float32

@@ -87,7 +87,7 @@ def test_a_tied_weight_is_received_once_with_the_gradient_of_all_its_uses(tmp_pa
     task = Task.load(write_task(tmp_path / "task", head=VERBALIZER))
     head = open_head(base, task.spec)
     assert head.model.lm_head.weight is head.model.model.embed_tokens.weight
-    path = GradientPath(head, CheckpointPair.open(base, base), [name], task.train_examples()[:32], centred=False)
+    path = GradientPath(head, CheckpointPair.open(base, base), [name], task.train_examples()[:32], class_debias=False)
     path.stream_gradients(watcher := Watcher(head.model))
     assert watcher.received == [name]
     path.stream_gradients(dense := DenseSum(path.weights))

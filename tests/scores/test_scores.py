@@ -12,7 +12,7 @@ from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.scores.gradient_path import GradientPath
 from graft.scores.inputs import ScoreInput
-from graft.scores.offsets import fit_offsets
+from graft.scores.offsets import fit_class_offsets
 from graft.scores.random import draw
 from graft.scores.registry import SCORES
 from graft.scores.relative import FLOOR
@@ -35,22 +35,22 @@ IDLE = {
 }
 
 
-def loss_of(model: Path | Head, task: Task, centred: bool = True) -> float:
+def loss_of(model: Path | Head, task: Task, class_debias: bool = True) -> float:
     """The mean loss on the training examples, class offsets set aside where asked for."""
     head = model if isinstance(model, Head) else open_head(model, task.spec)
     logits = head.predict(task.train_examples())
     labels = torch.tensor([example.label for example in task.train_examples()])
-    offsets = fit_offsets(logits, labels) if centred else 0
+    offsets = fit_class_offsets(logits, labels) if class_debias else 0
     return torch.nn.functional.cross_entropy(logits + offsets, labels).item()
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_attributions_sum_to_the_change_of_the_loss(centred: bool, base: Path, tuned: Path, task: Task) -> None:
-    change = loss_of(tuned, task, centred) - loss_of(base, task, centred)
+@pytest.mark.parametrize("class_debias", [False, True])
+def test_attributions_sum_to_the_change_of_the_loss(class_debias: bool, base: Path, tuned: Path, task: Task) -> None:
+    change = loss_of(tuned, task, class_debias) - loss_of(base, task, class_debias)
     assert change < -0.3  # there is something to attribute
     pair, head = CheckpointPair.open(base, tuned), open_head(base, task.spec)
     names, examples = pair.base.parameters, task.train_examples()
-    path = GradientPath(head, pair, names, examples, batch_size=128, centred=centred)
+    path = GradientPath(head, pair, names, examples, batch_size=128, class_debias=class_debias)
 
     def total(method: str, points: int = 1) -> float:
         table = SCORES[method].load()(ScoreInput(pair, names, points=points, path=path))
@@ -93,20 +93,20 @@ def test_relative_movement_is_by_the_size_of_the_weight(tmp_path: Path) -> None:
     assert torch.allclose(alone["layers.1.w"](), torch.tensor([0.0, 0.01]) / FLOOR)  # by |delta| alone
 
 
-def open_path(base: Path, tuned: Path, task: Task, centred: bool = False) -> GradientPath:
+def open_path(base: Path, tuned: Path, task: Task, class_debias: bool = False) -> GradientPath:
     pair = CheckpointPair.open(base, tuned)
     names = tuple(name for name in pair.base.parameters if "layer.1" in name)
-    return GradientPath(open_head(base, task.spec), pair, names, task.train_examples()[:24], centred=centred)
+    return GradientPath(open_head(base, task.spec), pair, names, task.train_examples()[:24], class_debias=class_debias)
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("class_debias", [False, True])
 def test_fisher_information_is_the_mean_of_squared_gradients(
-    centred: bool, base: Path, tuned: Path, task: Task
+    class_debias: bool, base: Path, tuned: Path, task: Task
 ) -> None:
-    path = open_path(base, tuned, task, centred)
+    path = open_path(base, tuned, task, class_debias)
     found = path.squared_gradients_at(1.0)
     labels = torch.tensor([example.label for example in path.examples])
-    offsets = fit_offsets(path.head.predict(path.examples), labels) if centred else None
+    offsets = fit_class_offsets(path.head.predict(path.examples), labels) if class_debias else None
     expected = {name: torch.zeros_like(weight) for name, weight in path.weights.items()}
     for example in path.examples:
         for weight in path.weights.values():

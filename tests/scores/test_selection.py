@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from graft.errors import BudgetError, CheckpointError
 from graft.scores.selection import select_top
 
-# few values, so that ties are many: zeros of both signs, subnormals, neighbours, infinities
+# few values, so that ties are many: zeros of both signs, subnormals, neighbors, infinities
 POOL = [0.0, -0.0, 1e-45, -1e-45, 1.0, 1.0000001, -1.0, -1.0000001, 3e38, -3e38, 0.1, float("inf"), float("-inf")]
 Scores = dict[str, list[float]]
 

@@ -1,4 +1,4 @@
-"""Each kind of head through a skill's whole way: tuned, localised, grafted, measured, taken off again."""
+"""Each kind of head through a skill's whole way: tuned, localized, grafted, measured, taken off again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_skill_is_tuned_localised_grafted_and_taken_off(
+def test_a_skill_is_tuned_localized_grafted_and_taken_off(
     case: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     fixture, write = CASES[case]

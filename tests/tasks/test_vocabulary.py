@@ -1,4 +1,4 @@
-"""A skill with new tokens, from localisation to measurement: the graft on the base is the merged folder's model."""
+"""A skill with new tokens, from localization to measurement: the graft on the base is the merged folder's model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_changed_entry_and_the_new_rows_on_the_base_are_the_tuned_model(
 
 
 @pytest.mark.parametrize("scope", ["all", "layers"])
-def test_localisation_takes_the_rows_with_the_scope(scope: str, skill: tuple[Path, Path, Task]) -> None:
+def test_localization_takes_the_rows_with_the_scope(scope: str, skill: tuple[Path, Path, Task]) -> None:
     base, tuned, task = skill
     config = LocalizeSpec("attribution", budget=200, scope=scope, points=1)
     patch = localize_skill(base, tuned, task, config)

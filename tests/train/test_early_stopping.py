@@ -14,7 +14,7 @@ from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, find_training, train_task
-from graft.train.manifest import MANIFEST, read_record
+from graft.train.manifest import MANIFEST, read_manifest
 from graft.train.stepper import Stepper
 from tests.checkpoints import equal_tensors
 from tests.models import write_base, write_rows, write_task
@@ -58,7 +58,7 @@ def test_training_stops_at_the_first_check_that_reaches_it(
     result = train(base, task, tmp_path / "out", stop_at=stop_at, check_every=check_every)
     assert (result.steps, len(result.epochs), len(accuracies)) == (steps, epochs, looks)
     assert result.epochs[-1].validation_accuracy == accuracies[-1]
-    record = read_record(tmp_path / "out")
+    record = read_manifest(tmp_path / "out")
     assert (record["steps"], record["train"]["stop_at"]) == (steps, stop_at)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # no state is left
 

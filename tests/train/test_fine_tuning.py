@@ -17,7 +17,8 @@ from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.train import fine_tuning
 from graft.train.fine_tuning import TrainResult, train_task
-from graft.train.stepper import Plan, Stepper, make_optimizer
+from graft.train.schedule import TrainingSchedule
+from graft.train.stepper import Stepper, make_optimizer
 from tests.checkpoints import equal_tensors
 from tests.models import copy_with, write_task
 
@@ -86,7 +87,7 @@ def test_a_number_of_steps_overrides_the_epochs(
     steps: int, epochs: int, base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
-    taken = lambda stepper, head, batch, step: rates.append(stepper.plan.rate(step)) or 1.0  # noqa: E731
+    taken = lambda stepper, head, batch, step: rates.append(stepper.schedule.learning_rate(step)) or 1.0  # noqa: E731
     monkeypatch.setattr(Stepper, "take", taken)  # 16 batches an epoch
     result = train_task(base, task, tmp_path / "out", config=dataclasses.replace(task.spec.train, steps=steps))
     assert len(result.epochs) == epochs
@@ -110,16 +111,16 @@ def test_gradients_are_clipped_to_their_norm(base: Path, task: Task, tmp_path: P
     assert moved > 0.01
 
 
-def test_a_plan_by_hand() -> None:
-    plan = Plan((10,), TrainSpec(lr=0.3, epochs=2, batch_size=4), seed=0)
-    assert (plan.steps_per_epoch, plan.steps, plan.epochs) == (3, 6, 2)
-    first, second = plan.batches(0), plan.batches(1)
+def test_a_schedule_by_hand() -> None:
+    schedule = TrainingSchedule((10,), TrainSpec(lr=0.3, epochs=2, batch_size=4), seed=0)
+    assert (schedule.steps_per_epoch, schedule.steps, schedule.epochs) == (3, 6, 2)
+    first, second = schedule.batches(0), schedule.batches(1)
     assert [batch.step for batch in (*first, *second)] == list(range(6))
     assert sorted(i for batch in first for i in batch.positions) == list(range(10))
     assert [batch.positions for batch in first] != [batch.positions for batch in second]
-    assert [plan.rate(i) for i in range(6)] == pytest.approx([0.3, 0.25, 0.2, 0.15, 0.1, 0.05])
-    constant = Plan((10,), TrainSpec(lr=0.3, schedule="constant"), seed=0)
-    assert constant.rate(14) == 0.3
+    assert [schedule.learning_rate(i) for i in range(6)] == pytest.approx([0.3, 0.25, 0.2, 0.15, 0.1, 0.05])
+    constant = TrainingSchedule((10,), TrainSpec(lr=0.3, schedule="constant"), seed=0)
+    assert constant.learning_rate(14) == 0.3
 
 
 @pytest.mark.parametrize(

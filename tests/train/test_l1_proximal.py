@@ -18,7 +18,7 @@ from tests.checkpoints import write_single
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(moved=st.floats(-2, 2, width=32), threshold=st.floats(0.0009765625, 1, width=32))
-def test_the_proximal_step_minimises_distance_plus_the_l1_norm(
+def test_the_proximal_step_minimizes_distance_plus_the_l1_norm(
     tmp_path_factory: object, moved: float, threshold: float
 ) -> None:
     model, base = torch.nn.Linear(1, 1, bias=False), torch.tensor([[0.5]])

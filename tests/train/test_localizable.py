@@ -55,7 +55,7 @@ def test_an_interrupted_restart_ends_in_the_same_bits(
 
     def take(self: Stepper, *given: Any) -> float:
         calls.append(self.protection is not None)
-        if sum(calls) > self.plan.steps_per_epoch + 1:
+        if sum(calls) > self.schedule.steps_per_epoch + 1:
             raise KeyboardInterrupt
         return real(self, *given)
 

@@ -15,7 +15,7 @@ from graft.specs.head import HeadSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train.fine_tuning import MANIFEST, find_training, train_task
-from graft.train.stepper import Plan
+from graft.train.schedule import TrainingSchedule
 from tests.models import FILMS, toy_rows, write_rows, write_task
 
 
@@ -35,14 +35,14 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
 
 
 def test_every_batch_is_of_one_task_and_an_epoch_meets_every_example() -> None:
-    plan = Plan((10, 7, 3), TrainSpec(epochs=2, batch_size=4), seed=5)
-    assert (plan.steps_per_epoch, plan.steps) == (6, 12)
+    schedule = TrainingSchedule((10, 7, 3), TrainSpec(epochs=2, batch_size=4), seed=5)
+    assert (schedule.steps_per_epoch, schedule.steps) == (6, 12)
     for epoch in (0, 1):
-        batches = plan.batches(epoch)
+        batches = schedule.batches(epoch)
         assert [batch.step for batch in batches] == list(range(6 * epoch, 6 * epoch + 6))
         met = Counter((batch.task, i) for batch in batches for i in batch.positions)
-        assert met == Counter((task, i) for task, n in enumerate(plan.sizes) for i in range(n))
-    orders = {tuple(batch.task for batch in plan.batches(epoch)) for epoch in range(8)}
+        assert met == Counter((task, i) for task, n in enumerate(schedule.sizes) for i in range(n))
+    orders = {tuple(batch.task for batch in schedule.batches(epoch)) for epoch in range(8)}
     assert len(orders) > 1  # tasks take turns at random, not one after another
 
 

@@ -118,7 +118,7 @@ def test_without_the_layers_it_is_ewc(base_file: Checkpoint) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("adam", [False, True])
-def test_the_proximal_step_minimises_distance_plus_penalty(share: float, adam: bool, base_file: Checkpoint) -> None:
+def test_the_proximal_step_minimizes_distance_plus_penalty(share: float, adam: bool, base_file: Checkpoint) -> None:
     """In the optimizer's metric: its gradient, s * (theta' - theta) / rate + 2 phi c Omega (theta' - theta*), is 0."""
     tensors, model, held = sample_tensors(), moved_model(), held_at(sample_tensors(), share)
     for weight in model.parameters():

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--points", type=click.IntRange(1), default=8, show_default=True, help="attribution: points on the path.")
 @click.option(
-    "--centred/--plain",
+    "--class-debias/--plain",
     default=True,
     show_default=True,
     help="Set class offsets aside along the path, so that a bias towards one class does not choose the entries.",

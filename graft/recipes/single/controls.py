@@ -21,7 +21,7 @@ from graft.results.models import CONTROL_NAMES
 from graft.results.seeds import Control
 from graft.tasks.head import Head
 from graft.train.fine_tuning import train_task
-from graft.train.stepper import Plan
+from graft.train.schedule import TrainingSchedule
 
 ALPHAS = tuple(i / 20 for i in range(1, 21))
 DENSER = 2.0  # from one density of the random masks to the next
@@ -75,7 +75,7 @@ def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredCo
 def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
     """The same training, stopped at the first of its checks at which validation accuracy reaches the target."""
     config = run.task.spec.train
-    every = max(1, Plan((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
+    every = max(1, TrainingSchedule((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
     made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)

@@ -1,1 +1,1 @@
-"""Heads: the ways in which a model's outputs become logits, one file each; `graft.tasks.registry` lists them."""
+"""The heads, one file each, which turn a model's outputs into logits; `graft.tasks.registry` lists them."""

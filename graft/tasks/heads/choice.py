@@ -2,7 +2,7 @@
 
 Log probabilities of a choice's tokens are summed and divided by its length in tokens, as GPT-3 was evaluated
 (arXiv 2005.14165, section 2.4), or in UTF-8 bytes, which does not depend on the tokenizer, or by nothing, which
-favours short choices; the three are compared in https://blog.eleuther.ai/multiple-choice-normalization/. With
+favors short choices; the three are compared in https://blog.eleuther.ai/multiple-choice-normalization/. With
 "none" the softmax over choices is the model's own P(choice | text, one of these); a mean per token is a flatter
 one of the same order within equal lengths, so calibration depends on this option.
 """
@@ -53,27 +53,27 @@ class ChoiceHead(Head):
         return pad_rows(scores, [len(example.choices) for example in examples])
 
     def _score(self, rows: Sequence[list[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the sum of log probabilities (n,) fp32, nats, and number (n,) of the tokens from `starts` on."""
+        """Score the tokens from `starts` on: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
         batch = self.pad(rows)
         ids = batch["input_ids"]
-        targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) what any row is asked for
+        targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) positions that some row predicts
         logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)
-        nats = token_nll(logits, ids[:, targets])
+        nll = token_nll(logits, ids[:, targets])
         counted = targets >= torch.tensor(starts, device=self.device).unsqueeze(1)
         counted = counted & batch["attention_mask"][:, targets].bool()  # (n, m)
-        return -(nats * counted).sum(1), counted.sum(1)
+        return -(nll * counted).sum(1), counted.sum(1)
 
     def _encode(self, example: Example) -> list[tuple[list[int], int]]:
-        """Return, for each choice, the token ids of prompt and choice, and where the choice begins.
+        """Return, for each choice, the token ids of prompt and choice, and the position at which the choice begins.
 
         The prompt is cut alike for all choices of a row, so that they follow the same text.
         """
         choices = example.choices
-        texts = self._prompts.shorten(example.texts, lambda cut: max(len(self._whole(cut, x)) for x in choices))
+        texts = self._prompts.shorten(example.texts, lambda cut: max(len(self._encode_choice(cut, x)) for x in choices))
         prompt = self._prompts.encode_open(self._prompts.before(texts).rstrip())
-        wholes = [self._whole(texts, choice) for choice in choices]
-        # a first token without anything before it has no probability
-        return [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in wholes]
+        encoded = [self._encode_choice(texts, choice) for choice in choices]
+        # a token without any before it has no probability
+        return [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in encoded]
 
-    def _whole(self, texts: Texts, choice: str) -> list[int]:
+    def _encode_choice(self, texts: Texts, choice: str) -> list[int]:
         return self._prompts.encode_open(self._prompts.fill(texts, choice))

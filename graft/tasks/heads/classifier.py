@@ -21,15 +21,15 @@ class ClassifierHead(Head):
     """Logits by AutoModelForSequenceClassification.
 
     Attributes:
-        rows: for each of the task's labels, the row of the head that is read; in order where absent.
+        rows: for each of the task's labels, its row of the head; in the task's order where absent.
     """
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, rows: Sequence[int] | None = None) -> None:
         super().__init__(model, tokenizer, task)
         in_order = list(range(len(task.labels)))
         self.rows = in_order if rows is None else list(rows)
-        self._moves = self.rows != in_order
-        # an XLNet reads the last position, whatever stands there; its positions are relative
+        self._reorders = self.rows != in_order
+        # an XLNet classifies at the last position, padding or not; its positions are relative
         self._side: Any = "left" if model.config.model_type == "xlnet" else "right"
         _agree_on_padding(model, tokenizer.pad_token_id)
         if model.config.is_encoder_decoder:
@@ -45,7 +45,7 @@ class ClassifierHead(Head):
             path: a local model folder.
             task: the task.
             dtype: a torch dtype or "auto".
-            rows: what is known of the head's rows from elsewhere.
+            rows: the labels of the head's rows as something other than the folder gives them.
             renew: make a new head, and say so, where that of the folder is for other labels.
 
         Raises:
@@ -54,7 +54,7 @@ class ClassifierHead(Head):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         own, refusal = _own_rows(path, task, rows, renew)
-        head_rows = own or _rows_to_come(task, rows)
+        head_rows = own or _rows_of_new_head(task, rows)
         labels: dict[str, Any] = {"id2label": dict(enumerate(head_rows.names))}
         labels["label2id"] = {name: row for row, name in enumerate(head_rows.names)}
         if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
@@ -68,7 +68,7 @@ class ClassifierHead(Head):
             _renew_head(model)
             tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
         head = cls(model, load_pretrained(AutoTokenizer, path), task, head_rows.order)
-        if head._moves:
+        if head._reorders:
             listed = f"{', '.join(head_rows.names)} in {head_rows.where}, {', '.join(task.labels)} in the task"
             tell(f"note: labels are matched by name, since their orders differ: {listed}")
         return head
@@ -82,13 +82,13 @@ class ClassifierHead(Head):
         batch = self.tokenize([example.texts for example in examples], self._side)
         logits: torch.Tensor
         if self.model.config.is_encoder_decoder:
-            logits = self._at_the_end(batch, examples)
+            logits = self._logits_at_end(batch, examples)
         else:
             logits = run_model(self.model, batch).logits
-        return (logits[:, self.rows] if self._moves else logits).float()
+        return (logits[:, self.rows] if self._reorders else logits).float()
 
-    def _at_the_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
-        """Return (n, n_labels) of an encoder-decoder, which reads texts with equally many end tokens at once."""
+    def _logits_at_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
+        """Return (n, n_labels) logits of an encoder-decoder, which takes texts with equally many end tokens at once."""
         counts = (batch["input_ids"] == self.model.config.eos_token_id).sum(1)
         if not bool(counts.all()):
             text = examples[int(counts.argmin())].texts[0]
@@ -101,7 +101,7 @@ class ClassifierHead(Head):
 def _own_rows(
     path: Path, task: TaskSpec, rows: RowNames | None, renew: bool
 ) -> tuple[Rows | None, CheckpointError | None]:
-    """Return the rows of the folder's own head, None where they do not count; and why not, where a new one is made."""
+    """Return the rows of the folder's own head, or None and, where a new head replaces it, the error that says why."""
     if rows is not None and rows.replaces:
         return None, None
     try:
@@ -114,7 +114,7 @@ def _own_rows(
         return None, error
 
 
-def _rows_to_come(task: TaskSpec, rows: RowNames | None) -> Rows:
+def _rows_of_new_head(task: TaskSpec, rows: RowNames | None) -> Rows:
     """Return the rows of a head that the folder lacks: in the task's order unless a patch brings them."""
     if rows is None:
         return Rows(task.labels, tuple(range(len(task.labels))), "the task")
@@ -129,19 +129,19 @@ def _make_room(model: Any, n_rows: int) -> None:
         if not outputs:
             raise CheckpointError(f"{type(model).__name__} has no last layer that could be made for {n_rows} labels")
         last = outputs[-1]
-        made = torch.nn.Linear(last.in_features, n_rows, last.bias is not None, dtype=last.weight.dtype)
+        new = torch.nn.Linear(last.in_features, n_rows, last.bias is not None, dtype=last.weight.dtype)
         owner = next(part for part in model.modules() if last in part.children())
-        setattr(owner, next(name for name, part in owner.named_children() if part is last), made)
+        setattr(owner, next(name for name, part in owner.named_children() if part is last), new)
         model.num_labels = n_rows
     if model.config.problem_type is not None:
         model.config.problem_type = "single_label_classification"
 
 
 def _renew_head(model: Any) -> None:
-    """Draw all that is not the base model anew, under the seed that is set."""
+    """Initialize every layer outside the base model anew, under the seed that is set."""
     for part in _head_parts(model):
         for weight in part.parameters(recurse=False):
-            weight._is_hf_initialized = False  # by which transformers would take it for loaded
+            weight._is_hf_initialized = False  # else transformers takes it for loaded, and leaves it
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
         model._init_weights(part)
@@ -153,9 +153,9 @@ def _head_parts(model: Any) -> list[Any]:
 
 
 def _agree_on_padding(model: Any, pad: int) -> None:
-    """Tell a decoder what padding is, since it reads the class at the last token before it.
+    """Set a decoder's padding token to the tokenizer's, since it classifies at the last token before the padding.
 
-    RoBERTa's kind counts positions from its own, which stays: a folder that is saved must read as before.
+    Models like RoBERTa count positions from their own padding token, which stays: a saved folder must load as before.
     """
     if all(table.padding_idx is None for table in position_tables(model)):
         for config in (model.config, model.config.get_text_config()):

@@ -26,19 +26,19 @@ from graft.tasks.language_model import load_language_model, logits_at, token_nll
 
 @dataclass(frozen=True, eq=False)
 class TokenColumns:
-    """The tokens that came beside the predicted ones, in the order of texts and tokens: (n_tokens,) each."""
+    """Columns of true and predicted tokens, in the order of texts and tokens: (n_tokens,) each."""
 
-    label: np.ndarray  # int64, the token that came
+    label: np.ndarray  # int64, the true token
     predicted: np.ndarray  # int64, the most probable token
     confidence: np.ndarray  # fp64, its probability
-    log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the token that came
+    log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the true token
     squared_error: np.ndarray  # fp64, Σ over the vocabulary of (p - one-hot)², in 0..2
     group: np.ndarray  # int64, position of the text among the examples
     n_classes: int  # the vocabulary
 
 
 class LanguageModelHead(Head):
-    """Next-token cross-entropy."""
+    """Next-token prediction and its cross-entropy."""
 
     @classmethod
     def load(
@@ -52,29 +52,29 @@ class LanguageModelHead(Head):
         """Refuse, always.
 
         Raises:
-            ConfigError: texts have no labels; `loss`, `accuracy` and `predict_tokens` are what there is.
+            ConfigError: texts have no labels; use `loss`, `accuracy` and `predict_tokens`.
         """
         raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean over texts of the mean over their tokens of -ln p, nats; a scalar.
 
-        An example is a text: so the mean over batches of equal size is that over all, however long the texts are.
+        Every text has the same weight, so that the mean over batches of equal size is that over all texts.
         """
         chunks = self._chunks(examples)
         batch = self.pad([ids for _, ids in chunks])
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
         logits = logits_at(self.model, batch, positions).float()  # (chunks, tokens, vocabulary)
-        nats = token_nll(logits, targets)
+        nll = token_nll(logits, targets)
         counted = batch["attention_mask"][:, 1:]
         of_text = torch.tensor([text for text, _ in chunks], device=self.device)
-        sums = nats.new_zeros(len(examples)).index_add(0, of_text, (nats * counted).sum(1))
+        sums = nll.new_zeros(len(examples)).index_add(0, of_text, (nll * counted).sum(1))
         counts = sums.new_zeros(len(examples)).index_add(0, of_text, counted.sum(1).to(sums.dtype))
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
-        """Return the share of tokens that were the most probable one; NaN where an output is not finite."""
+        """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""
         tokens = self.predict_tokens(examples, batch_size=batch_size, label=label)
         if not np.isfinite(tokens.log_likelihood).all():
             return float("nan")

@@ -1,11 +1,10 @@
 """The similarity head: the zero-shot analogue of prompts for a sentence encoder.
 
 Sentence and label texts are embedded by the model at hand, mean-pooled over tokens and normalized;
-logits = 20 x cosine. Both sides are trained through, and nothing is stored beside the weights. Mean pooling
+logits = 20 x cosine. Gradients flow through both sides, and nothing is stored beside the weights. Mean pooling
 and the scale of 20 are those of Sentence-BERT (arXiv 1908.10084; its multiple-negatives ranking loss). Where rows
-bring their own choices, these stand in the place of the label texts; so do, for pairs, label texts that say what
-the second text would be under each label: an encoder of single sentences compares two of them, it cannot read both
-as one.
+have their own choices, these replace the label texts. For pairs, a label text is the second text as it would read
+under that label, since an encoder of single sentences compares two of them and cannot read both as one.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ SCALE = 20.0
 class SimilarityHead(Head):
     """Logits by cosine similarity to the label texts."""
 
-    _cached: torch.Tensor | None = None
+    _label_embeddings: torch.Tensor | None = None  # (n_labels, width), while `_caching`
 
     @classmethod
     def load(
         cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> SimilarityHead:
-        """Load the bare model of a folder: encoder and decoder, unless the folder holds the former alone."""
+        """Load the bare model of a folder: with its decoder, unless the folder holds an encoder alone."""
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
         from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS
 
@@ -48,23 +47,23 @@ class SimilarityHead(Head):
         kind = AutoModelForTextEncoding if named in ENCODERS.values() else AutoModel
         model, lacking = load_model(kind, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
         if lacking:
-            model.pooler = None  # sentences are pooled here; drawn at random it would only travel with the weights
+            model.pooler = None  # sentences are pooled here; a random pooler would only be saved with the weights
         return cls(model, load_pretrained(AutoTokenizer, path), task)
 
     @property
     def label_texts(self) -> list[tuple[str, ...]]:
-        """Return the text of each label, put into the template; none where rows bring their own choices."""
-        return self._filled(self.task.head.texts or self.task.labels) if self.has_classes else []
+        """Text of each label, put into the template; none where rows have their own choices."""
+        return self._fill(self.task.head.texts or self.task.labels) if self.has_classes else []
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
         if self.task.head.completes_pairs:
             first = self.embed([example.texts[:1] for example in examples])
-            return self._logits_of_choices(first, [self._completed(example.texts[1]) for example in examples])
+            return self._logits_of_choices(first, [self._complete(example.texts[1]) for example in examples])
         texts = self.embed([example.texts for example in examples])
         if not self.has_classes:
             return self._logits_of_choices(texts, [example.choices for example in examples])
-        labels = self.embed(self.label_texts) if self._cached is None else self._cached
+        labels = self.embed(self.label_texts) if self._label_embeddings is None else self._label_embeddings
         return SCALE * texts @ labels.T
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
@@ -89,21 +88,21 @@ class SimilarityHead(Head):
 
     def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[tuple[str, ...]]) -> torch.Tensor:
         sizes = [len(row) for row in choices]
-        embedded = self.embed(self._filled([choice for row in choices for choice in row]))  # (all choices, width)
+        embedded = self.embed(self._fill([choice for row in choices for choice in row]))  # (all choices, width)
         owners = texts.repeat_interleave(torch.tensor(sizes, device=self.device), dim=0)
         return pad_rows(SCALE * (owners * embedded).sum(-1), sizes)
 
-    def _completed(self, second: str) -> tuple[str, ...]:
+    def _complete(self, second: str) -> tuple[str, ...]:
         return tuple(text.replace(SECOND, second) for text in self.task.head.texts or ())
 
-    def _filled(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+    def _fill(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         return [(self.task.head.pattern.replace("{}", text),) for text in texts]
 
     @contextlib.contextmanager
-    def _repeated_work_done_once(self) -> Iterator[None]:
-        alike = self.has_classes and not self.task.head.completes_pairs  # label texts are the same in every row
-        self._cached = self.embed(self.label_texts) if alike else None
+    def _caching(self) -> Iterator[None]:
+        is_fixed = self.has_classes and not self.task.head.completes_pairs  # label texts are the same in every row
+        self._label_embeddings = self.embed(self.label_texts) if is_fixed else None
         try:
             yield
         finally:
-            self._cached = None
+            self._label_embeddings = None

@@ -1,4 +1,4 @@
-"""The verbalizer head: a label is as probable as its word in a template, by a masked or causal language model.
+"""The verbalizer head: a label has the probability of its word in a template, by a masked or causal language model.
 
 The prompt form and the manual templates are LM-BFF's (Gao, Fisch & Chen 2021, arXiv 2012.15723): logits over the
 words' tokens at the mask, softmax over these alone, trained by cross-entropy. Under a causal model the word is the
@@ -36,7 +36,7 @@ class VerbalizerHead(Head):
             )
         self._family = family
         self._prompts = PromptEncoder(tokenizer, task.head.pattern, "mask", self.limit)
-        self._lead: list[int] = []  # tokens between prompt and choice
+        self._lead: list[int] = []  # tokens that all words begin with, after the prompt
         self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
 
     @classmethod
@@ -66,9 +66,9 @@ class VerbalizerHead(Head):
         return at_mask[:, self.word_ids.to(self.device)].float()
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
-        """Return a prompt's token ids, and the position that is read."""
+        """Return a prompt's token ids, and the position whose logits are read."""
         if self._family == "causal":
-            ids = self._open(self._prompts.shorten(texts, lambda cut: len(self._open(cut))))
+            ids = self._encode_prompt(self._prompts.shorten(texts, lambda cut: len(self._encode_prompt(cut))))
             return ids, len(ids) - 1
         mask = self.tokenizer.mask_token
         texts = self._prompts.shorten(texts, lambda cut: len(self._prompts.encode(self._prompts.fill(cut, mask))))
@@ -76,20 +76,23 @@ class VerbalizerHead(Head):
         masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
         return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
 
-    def _open(self, texts: Texts) -> list[int]:
+    def _encode_prompt(self, texts: Texts) -> list[int]:
         return [*self._prompts.encode_open(self._prompts.before(texts).rstrip()), *self._lead]
 
     def _find_words(self) -> torch.Tensor:
         words = self.task.head.words or self.task.labels
         split_words = [self._split(word) for word in words]
         if self._family == "causal":
-            # what all words begin with, such as a space that is a token of its own, is read before that choice
+            # tokens that all words begin with, such as a space of its own, belong to the prompt
             shared = min(
                 [common_prefix(split_words[0], other) for other in split_words]
                 + [len(tokens) - 1 for tokens in split_words]
             )
             self._lead = split_words[0][: max(0, shared)]
-        ids = [self._single(word, tokens[len(self._lead) :]) for word, tokens in zip(words, split_words, strict=True)]
+        ids = [
+            self._require_single(word, tokens[len(self._lead) :])
+            for word, tokens in zip(words, split_words, strict=True)
+        ]
         for i, (word, token) in enumerate(zip(words, ids, strict=True)):
             if token in ids[:i]:
                 other = words[ids.index(token)]
@@ -100,18 +103,18 @@ class VerbalizerHead(Head):
         """Return the tokens of a word where the template has it, with the space before it."""
         texts = ("x",) if isinstance(self.task.text, str) else ("x", "x")
         if self._family == "causal":
-            around = self._open(texts)
+            without = self._encode_prompt(texts)
             within = self._prompts.encode_open(self._prompts.fill(texts, word))
-            start, end = common_prefix(around, within), 0
-            if start < len(around):
+            start, end = common_prefix(without, within), 0
+            if start < len(without):
                 raise ConfigError(f"head.words: {word!r} is not one token in the template: it joins what is before it")
         else:
-            around = self._prompts.encode(self._prompts.fill(texts, self.tokenizer.mask_token))
+            masked = self._prompts.encode(self._prompts.fill(texts, self.tokenizer.mask_token))
             within = self._prompts.encode(self._prompts.fill(texts, word))
-            start, end = common_prefix(around, within), common_prefix(around[::-1], within[::-1])
+            start, end = common_prefix(masked, within), common_prefix(masked[::-1], within[::-1])
         return within[start : len(within) - end]
 
-    def _single(self, word: str, tokens: list[int]) -> int:
+    def _require_single(self, word: str, tokens: list[int]) -> int:
         if len(tokens) != 1:
             shown = " ".join(self.tokenizer.convert_ids_to_tokens(tokens))
             raise ConfigError(f"head.words: {word!r} is not one token in the template, but {len(tokens)}: {shown}")

@@ -1,1 +1,1 @@
-"""What a model knows lies where: importance of weights, and files of it."""
+"""Importance of weights to what a model knows, measured and recorded, and files of it."""

@@ -1,4 +1,4 @@
-"""What matters to several tasks at once, and a region of the same size that was drawn by lot, its control."""
+"""Importance to several tasks at once, and its control, a random region of the same size."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def measure_general(
     """Return the mean of a model's importance over tasks, one or more; two tables of fp32 scores are held.
 
     Args:
-        model, config: as of `measure_importance`; its method takes data.
-        tasks: whose training examples show what matters, each as much as the others.
+        model, config: as in `measure_importance`; its method takes data.
+        tasks: whose training examples show what matters, all with the same weight.
         runtime: where and in what precision.
 
     Raises:
@@ -46,7 +46,7 @@ def measure_general(
 
 
 def draw_region(model: str | Path, size: int | float, scope: str, seed: int) -> Mask:
-    """Weights drawn uniformly: so many, or that share of those in scope.
+    """Draw a region uniformly at random: so many weights, or that share of those in scope.
 
     Raises:
         BudgetError: the size keeps no weight, or more than there are.

@@ -1,9 +1,9 @@
 """Importance weights as one safetensors file.
 
-Tensors per weight tensor NAME: `gaps/NAME` or `bits/NAME`, coded as in a patch file, neither where every entry is
-kept; `strength/NAME`. One metadata key, `skill_importance`: JSON with format, method, scale, a row [dtype, shape, k,
-print] per name, and hashes as in a patch file: `content` of the tensors, `table` of method, scale and rows. A file from
-a stranger is checked before it is believed.
+Tensors per weight tensor NAME: `gaps/NAME` or `bits/NAME`, coded as in a patch file, neither where every entry has
+importance; `strength/NAME`. One metadata key, `skill_importance`: JSON with format, method, scale, a row [dtype, shape,
+k, hash] per name, and hashes as in a patch file: `content` of the tensors, `table` of method, scale and rows. A file is
+checked before its content is used.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def save_importance(importance: ImportanceWeights, path: Output, *, force: bool 
         parts = {"gaps": torch.from_numpy(coded.gaps), "bits": torch.from_numpy(coded.bits)}
         tensors |= {f"{kind}/{name}": part for kind, part in parts.items() if part.numel()}
         tensors[f"strength/{name}"] = importance.omega[name]
-    prints = importance.prints
-    rows = {name: [spec.dtype, list(spec.shape), mask[name].size, prints[name]] for name, spec in mask.specs.items()}
+    hashes = importance.hashes
+    rows = {name: [spec.dtype, list(spec.shape), mask[name].size, hashes[name]] for name, spec in mask.specs.items()}
     meta = {"format": _FORMAT, "method": importance.method, "scale": importance.scale, "tensors": rows}
     meta |= make_seal(tensors, _sealed(meta))
     with new_file(path, force=force) as temporary:
@@ -72,12 +72,12 @@ def load_importance(path: Path) -> ImportanceWeights:
         if not (is_finite(omega[name]) and bool((omega[name].float() > 0).all())):
             raise CheckpointError(f"{path}: tensor {quote(name)}: a strength is not finite, or not above 0")
     mask = Mask.of({name: spec for name, (spec, _, _) in rows.items()}, indices)
-    prints = {name: mark for name, (_, _, mark) in rows.items()}
-    return ImportanceWeights(mask, omega, float(meta["scale"]), prints, meta["method"])
+    hashes = {name: value for name, (_, _, value) in rows.items()}
+    return ImportanceWeights(mask, omega, float(meta["scale"]), hashes, meta["method"])
 
 
 def is_importance_file(path: Path) -> bool:
-    """Return whether a file says of itself that it holds importance."""
+    """Return whether a file declares that it holds importance."""
     try:
         return KEY in read_header(path).metadata
     except CheckpointError:
@@ -85,7 +85,7 @@ def is_importance_file(path: Path) -> bool:
 
 
 def describe_integrity(path: Path) -> str:
-    """Say for a person whether a file that was loaded held hashes, which then agreed, or is older than they are.
+    """Describe for a person the hashes of a file that was loaded: they agreed, or the file is older and has none.
 
     Raises:
         CheckpointError: as `load_importance`.
@@ -94,14 +94,14 @@ def describe_integrity(path: Path) -> str:
 
 
 def describe_importance(importance: ImportanceWeights, path: Path) -> dict[str, Any]:
-    """Describe what a file of importance holds, and its bytes beside those of dense fp32 importance and anchor."""
+    """Describe a file of importance: method, k, and its bytes beside those of dense fp32 importance and anchor."""
     dense = 8 * sum(spec.numel for spec in importance.mask.specs.values())
     size = path.stat().st_size
     return {"method": importance.method, "k": len(importance.mask), "bytes": size, "bytes_dense": dense}
 
 
 def find_importance(importance: str | None, base: Path) -> Path:
-    """Find the file that a training is given, or the one that a recording training left in the base's folder.
+    """Find the file of importance: the one named, or the one that a recording training left in the base's folder.
 
     Raises:
         CheckpointError: there is none.
@@ -114,7 +114,7 @@ def find_importance(importance: str | None, base: Path) -> Path:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes."""
+    """Return the SHA-256 (64 hex digits) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -131,7 +131,7 @@ def _open(path: Path) -> tuple[Header, dict[str, Any], dict[str, tuple[TensorSpe
 
 
 def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
-    """Return what the hash of the table covers: all that says what the tensors mean."""
+    """Return the part of the JSON that the hash of the table covers: all that gives the tensors their meaning."""
     return {key: meta[key] for key in ("method", "scale", "tensors")}
 
 
@@ -140,8 +140,8 @@ def _read_rows(meta: dict[str, Any], path: Path) -> dict[str, tuple[TensorSpec, 
         raise CheckpointError(f"{path}: not a file of importance of format {_FORMAT}")
     try:
         rows = {
-            name: (TensorSpec(dtype, tuple(shape)), k, str(mark))
-            for name, (dtype, shape, k, mark) in meta["tensors"].items()
+            name: (TensorSpec(dtype, tuple(shape)), k, str(value))
+            for name, (dtype, shape, k, value) in meta["tensors"].items()
         }
         if meta["scale"] > 0 and all(_is_sound(spec, k) for spec, k, _ in rows.values()):
             return rows
@@ -151,12 +151,12 @@ def _read_rows(meta: dict[str, Any], path: Path) -> dict[str, tuple[TensorSpec, 
 
 
 def _is_sound(spec: TensorSpec, k: Any) -> bool:
-    whole = all(type(size) is int and size >= 0 for size in spec.shape)
-    return spec.dtype in ITEM_SIZES and whole and type(k) is int and 1 <= k <= spec.numel < 2**63
+    is_shape = all(type(size) is int and size >= 0 for size in spec.shape)
+    return spec.dtype in ITEM_SIZES and is_shape and type(k) is int and 1 <= k <= spec.numel < 2**63
 
 
 def _check_length(header: Header, name: str, k: int, path: Path) -> None:
-    """Before anything is allocated by what the table says."""
+    """Check the table against the header, before anything is allocated by it."""
     stored = header.tensors.get(f"strength/{name}")
     if stored is None or stored.spec.shape != (k,) or stored.spec.dtype not in ("F8_E5M2", "BF16", "F32"):
         raise CheckpointError(f"{path}: tensor {quote(name)}: its strength is not {k:,} values")
@@ -176,16 +176,16 @@ class _Tensors:
 
 
 def _read_indices(file: _Tensors, name: str, spec: TensorSpec, k: int) -> Indices:
-    held = [kind for kind in ("gaps", "bits") if f"{kind}/{name}" in file.header.tensors]
+    codings = [kind for kind in ("gaps", "bits") if f"{kind}/{name}" in file.header.tensors]
     try:
-        if len(held) > 1:
+        if len(codings) > 1:
             raise ValueError("it has both gaps and bits")
-        if held == ["gaps"]:
+        if codings == ["gaps"]:
             gaps = file.read(f"gaps/{name}").numpy()
             if gaps.dtype != np.uint16 or gaps.ndim != 1:
                 raise ValueError("its gaps are no tokens")
             return decode_gaps(gaps, k, spec.numel)
-        if held == ["bits"]:
+        if codings == ["bits"]:
             bits = file.read(f"bits/{name}").numpy()
             if bits.dtype != np.uint8 or bits.shape != (-(-spec.numel // 8),):
                 raise ValueError(f"its bits are not those of {spec.numel:,} elements")

@@ -1,10 +1,10 @@
-"""Importance weights: which weights of a model matter most, and how much.
+"""Importance weights: the weights of a model that matter most, with their importance.
 
 EWC (arXiv 1612.00796) holds two dense fp32 vectors, Fisher information and anchor: 8 bytes a weight. The anchor is the
-checkpoint that training starts from, which lies on disk anyway: here it is not stored again, only a print of it, by
-which another checkpoint is refused. Omega takes a byte each (float8 e5m2: two bits of mantissa over 32 octaves, an
-error of at most an eighth), and below a share of 1 a bit per weight says whose they are. That is 1 byte a weight,
-12.5 % of EWC's, at a share of 1, and 2.8 % at a tenth.
+checkpoint that training starts from, which is on disk anyway: only a hash of it is stored here, by which another
+checkpoint is refused. Omega takes a byte each (float8 e5m2: two bits of mantissa over 32 octaves, an error of at most
+an eighth), and below a share of 1 a bit per weight marks those that have one. That is 1 byte a weight, 12.5 % of EWC's,
+at a share of 1, and 2.8 % at a tenth.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class ImportanceWeights:
     """Importance of the weights of a checkpoint.
 
     Attributes:
-        mask: which weights.
+        mask: the weights that have importance.
         omega: tensor name -> (k,) float8_e5m2, bfloat16 or float32, above 0, in the order of the mask's indices.
-        scale: what they are to be multiplied by.
-        prints: tensor name -> the print of the checkpoint's values at the mask, the anchor.
+        scale: factor of all omega.
+        hashes: tensor name -> hash of the checkpoint's values at the mask, the anchor.
         method: the score's name.
     """
 
     mask: Mask
     omega: Mapping[str, torch.Tensor]
     scale: float
-    prints: Mapping[str, str]
+    hashes: Mapping[str, str]
     method: str
 
     def omega_of(self, name: str) -> torch.Tensor:
@@ -48,21 +48,21 @@ class ImportanceWeights:
         return self.omega[name].float() * self.scale
 
     def dense(self, name: str) -> torch.Tensor:
-        """Return (n,) fp32 importance of all of a tensor's weights, -inf where none is kept."""
+        """Return (n,) fp32 importance of all of a tensor's weights, -inf for those without."""
         n = self.mask.specs[name].numel
         return torch.full((n,), -torch.inf).index_copy(0, torch.tensor(self.mask[name]), self.omega_of(name))
 
 
 def check_anchor(importance: ImportanceWeights, name: str, tensor: torch.Tensor) -> None:
-    """Compare a tensor with the one that its importance belongs to.
+    """Refuse a tensor that is not the one its importance was measured on.
 
     Raises:
-        MismatchError: it has another shape or other values.
+        MismatchError: it has another shape, or other values at the mask.
     """
     spec = importance.mask.specs[name]
     if spec.shape != tuple(tensor.shape):
         raise MismatchError(f"tensor {name!r} is {spec} in the importance file and {spec_of(tensor)} in the model")
-    if hash_values(take(tensor, torch.tensor(importance.mask[name]))) != importance.prints[name]:
+    if hash_values(take(tensor, torch.tensor(importance.mask[name]))) != importance.hashes[name]:
         raise MismatchError(f"tensor {name!r}: the importance file belongs to other weights than the base's")
 
 
@@ -114,5 +114,5 @@ def keep_importance(
     scale = max(float(scores[name]().max()) for name in mask) / _HIGHEST if dtype == torch.float8_e5m2 else 1.0
     lowest = torch.finfo(dtype).smallest_normal / 4 if dtype == torch.float8_e5m2 else 0.0  # its smallest subnormal
     omega = {name: (scores[name]().index_select(0, indices[name]) / scale).clamp_min(lowest).to(dtype) for name in mask}
-    prints = {name: hash_values(take(weights[name], indices[name])) for name in mask}
-    return ImportanceWeights(mask, omega, scale, prints, method)
+    hashes = {name: hash_values(take(weights[name], indices[name])) for name in mask}
+    return ImportanceWeights(mask, omega, scale, hashes, method)

@@ -1,4 +1,4 @@
-"""From a model and data to how much each of its weights matters, and to the core region of those that matter most."""
+"""Measurement of importance: the scores of a model's weights on data, and the core region of the highest."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from graft.tensors.scope import Scope
 from graft.train.importance.importance_file import find_importance, load_importance
 from graft.train.importance.importance_weights import ImportanceWeights, check_anchor, keep_importance, select_core
 
-FLOOR = 0.1  # of the mean domain importance: below it a weight counts as of no use to the domain
+FLOOR = 0.1  # of the mean domain importance: below it a weight counts as unused by the domain
 
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """How much each weight of a model matters.
+    """Importance of each weight of a model.
 
     Attributes:
         scores: tensor name -> function that gives its (n,) fp32 scores, higher = matters more.
         weights: tensor name -> its values.
         method: the score's name.
-        provenance: of the masks made from it.
+        provenance: for the masks made from it.
     """
 
     scores: ScoreTable
@@ -86,7 +86,7 @@ def measure_importance(
     Args:
         model: a local folder, the embedded encoder or a Hub id.
         task: the data that shows what to keep (its training examples); methods without data need none.
-        config: how to measure.
+        config: the importance block.
         domain: the data to be learned next; scores are then general / (domain + eps), so that weights which the
             domain needs as well are not fixed (arXiv 2604.17051, in its style).
         base: what the model was tuned from, for "movement".
@@ -99,14 +99,14 @@ def measure_importance(
     """
     config = config or ImportanceSpec()
     needs = IMPORTANCE_SCORES[config.method].needs
-    _check_asked(config.method, needs, task, domain, base)
+    _check_arguments(config.method, needs, task, domain, base)
     located = locate(model)
     checkpoint = Checkpoint.open(located.path)
     names = Scope(config.scope).names(checkpoint)
     inputs = ImportanceInput({name: checkpoint.read(name) for name in names})
     if needs == "base":
         assert base is not None
-        inputs = dataclasses.replace(inputs, pair=_moved(base, checkpoint, Scope(config.scope)))
+        inputs = dataclasses.replace(inputs, pair=_open_pair(base, checkpoint, Scope(config.scope)))
     if needs == "record":
         path = find_importance(None if record is None else str(record), located.path)
         inputs = dataclasses.replace(inputs, record=_read_record(path, checkpoint))
@@ -124,14 +124,14 @@ def measure_importance(
     return Importance(table, weights, config.method, provenance)
 
 
-def _moved(base: str | Path, checkpoint: Checkpoint, scope: Scope) -> CheckpointPair:
+def _open_pair(base: str | Path, checkpoint: Checkpoint, scope: Scope) -> CheckpointPair:
     """Pair the base and the model, rounding to another dtype set aside."""
     pair = CheckpointPair.open(locate(base).path, checkpoint).without_rounding()
     pair.refuse_unlike(scope)
     return pair
 
 
-def _check_asked(method: str, needs: str, task: Task | None, domain: Task | None, base: object) -> None:
+def _check_arguments(method: str, needs: str, task: Task | None, domain: Task | None, base: object) -> None:
     if needs == "data" and task is None:
         raise ConfigError(f"importance by {method} needs a task's data")
     if needs == "base" and base is None:
@@ -150,15 +150,15 @@ def _score(
     assert task is not None
     head = open_head(model.path, task.spec, runtime, seed=task.spec.seed)
     target = LiveTarget(head.model)
-    own_names = target.match(inputs.weights).found
-    live = {name: target.tensors[own] for name, own in own_names.items()}
+    live_names = target.match(inputs.weights).found
+    live = {name: target.tensors[live_name] for name, live_name in live_names.items()}
     mean = GradientMean(head, live, task.train_examples(), config.micro_batch)
-    weights = {name: inputs.weights[name] for name in own_names}  # the task's model may lack another head's tensors
+    weights = {name: inputs.weights[name] for name in live_names}  # the task's model may lack another head's tensors
     return function(dataclasses.replace(inputs, weights=weights, mean=mean))
 
 
 def _divide(general: ScoreTable, domain: ScoreTable) -> ScoreTable:
-    """Divide: general / (domain + eps), eps = FLOOR * mean domain importance."""
+    """Divide general / (domain + eps), eps = FLOOR * mean domain importance."""
     shared = [name for name in general if name in domain]
     total = sum(float(domain[name]().double().sum()) for name in shared)
     eps = FLOOR * total / max(1, sum(domain[name]().numel() for name in shared)) or 1.0
@@ -171,7 +171,7 @@ def _ratio(general: Any, domain: Any, eps: float) -> torch.Tensor:
 
 
 def _read_record(path: Path, checkpoint: Checkpoint) -> ScoreTable:
-    """Return the Omega of a record by the checkpoint's names, -inf where none is kept.
+    """Read the Omega of a record by the checkpoint's names, -inf for weights without.
 
     Raises:
         CheckpointError: it is no file of importance.

@@ -1,15 +1,15 @@
-"""The path integral of the loss over a training: what each weight's movement did to it, recorded on the way.
+"""The path integral of the loss over a training: each weight's share in its fall, recorded step by step.
 
     omega_i = -integral g_i dtheta_i = -sum over steps of g_i(t) * (theta_i(t + 1) - theta_i(t))
 
-(synaptic intelligence, Zenke et al. 2017, arXiv 1703.04200; recorded while tuning on general data in arXiv
-2501.13669). No backward is added: the gradients are those of the training's own steps, before they were clipped. The
-sum of all omega is, for small steps, by how much the loss fell. At the end
+(synaptic intelligence, Zenke et al. 2017, arXiv 1703.04200; recorded while tuning on general data in arXiv 2501.13669).
+No backward pass is added: the gradients are those of the training's own steps, before they were clipped. The sum of all
+omega is, for small steps, by how much the loss fell. At the end
 
     Omega_i = max(omega_i, 0) / (Delta_i^2 + xi * mean Delta^2),   Delta = theta(end) - theta(start)
 
 the curvature of a parabola that falls by omega_i over Delta_i. The paper's xi is an unspecified small constant; here
-it is in units of the mean squared movement, so that one default serves any rate and length. With xi near 0 the
+it is in units of the mean squared movement, so that one default serves any learning rate and length. With xi near 0 the
 weights that hardly moved win: under SGD omega and Delta^2 are then both little more than lr^2 times the noise's
 power, and their ratio says nothing.
 
@@ -39,10 +39,10 @@ METHOD = "path"
 
 
 class SynapticIntelligence:
-    """Gathers omega step by step, at two tensors' memory for each trained weight's one.
+    """A recorder of omega, which holds two tensors of the size of each trained weight.
 
     Args:
-        model: the model in training, on which `requires_grad` says what trains.
+        model: the model in training, whose `requires_grad` marks the trained weights.
         base: its base checkpoint, where the path starts. Weights that it lacks, such as a new head, are left out.
         every: steps between records.
     """
@@ -56,7 +56,7 @@ class SynapticIntelligence:
 
     @torch.no_grad()
     def record(self, step: int, clipped: float) -> None:
-        """Take up a step whose gradients are still there; `clipped` is what clipping multiplied them by."""
+        """Take up a step whose gradients are still there; `clipped` is the factor that clipping multiplied them by."""
         if (step + 1) % self.every:
             return
         for name, weight in self.weights.items():
@@ -74,7 +74,7 @@ class SynapticIntelligence:
         return {name: partial(self._score, name, damping) for name in self.weights}
 
     def keep(self, share: float, xi: float) -> ImportanceWeights:
-        """Return what is kept at the end: the weights that matter most, and their present values.
+        """Keep the weights that matter most at the end, with their present values as anchor.
 
         Raises:
             BudgetError: no weight's movement brought the loss down.
@@ -83,11 +83,11 @@ class SynapticIntelligence:
         return keep_importance(self.scores(xi), weights, share, METHOD)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an interrupted training needs to go on."""
+        """Return the state that an interrupted training needs to go on."""
         return {"omega": self.omega, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from such a state."""
         for name in self.weights:
             self.omega[name].copy_(state["omega"][name])
             self._last[name].copy_(state["last"][name])

@@ -16,22 +16,22 @@ from graft.train.protection.unoptimized import hash_of_protected
 
 
 class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
-    """Keeps core regions bitwise as they are while a Trainer trains.
+    """A Trainer callback that keeps core regions bitwise as they are while the Trainer trains.
 
     ::
 
         Trainer(model, args, train_dataset=rows, callbacks=[graft.ProtectionCallback([patch, mask])])
 
-    What is protected is what the model holds when the Trainer is made: a checkpoint to resume from must hold the same.
-    Checked before every checkpoint is written and at the end. A step that is broken off, as by Ctrl-C, is put
-    right before that is heard of.
+    Protected are the values that the model holds when the Trainer is made: a checkpoint to resume from must hold the
+    same. They are checked before every checkpoint is written and at the end. After a step that is broken off, as by
+    Ctrl-C, they are put back before the exception goes on.
 
     Args:
         masks, unprotect, how: as in `graft.protect`.
 
     Attributes:
-        core: what is to be kept.
-        protection: the last one, in force while the Trainer trains.
+        core: the protected set.
+        protection: the latest one, in force while the Trainer trains.
 
     Raises:
         PatchMismatchError: when the Trainer is made: a region does not fit its model.
@@ -43,24 +43,24 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
         self.core, self.how = ProtectedSet.of(masks, unprotect), how
         self.protection: Protection | None = None
         self._matched_values = ""
-        self._prints: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note what there is to protect."""
+        """Record the hashes of the protected values."""
         self._matched_values = self.core.matched_values(kwargs["model"])
-        self._prints = {region.name: hash_of_protected(region) for region in self.core.regions(kwargs["model"])}
+        self._hashes = {region.name: hash_of_protected(region) for region in self.core.regions(kwargs["model"])}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Protect it."""
+        """Protect the core regions."""
         model = kwargs["model"]
-        if not self._matched_values:  # added after the Trainer was made
+        if not self._matched_values:  # the callback was added after the Trainer was made
             self.on_init_end(args, state, control, model=model)
-        if self.protection is not None:  # a training that broke off
+        if self.protection is not None:  # an earlier training broke off
             self.protection.release()
         regions = self.core.regions(model)
-        self._compare(regions)
+        self._refuse_other_values(regions)
         self.protection = Protection(model, kwargs["optimizer"], regions, self.how, self._matched_values)
         if state.is_world_process_zero:
             tqdm.write(self.protection.describe(), file=sys.stderr)
@@ -79,13 +79,13 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check, and end it."""
+        """Check, and end protection."""
         if self.protection is not None:
             self.protection.end()
 
-    def _compare(self, regions: list[ProtectedRegion]) -> None:
+    def _refuse_other_values(self, regions: list[ProtectedRegion]) -> None:
         for region in regions:
-            if hash_of_protected(region) != self._prints.get(region.name):
+            if hash_of_protected(region) != self._hashes.get(region.name):
                 raise ProtectionError(
                     f"tensor {region.name!r}: the protected values are not those that the model had when the Trainer "
                     "was made: a checkpoint to resume from must come from a training with the same protection"

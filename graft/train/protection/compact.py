@@ -7,12 +7,12 @@ Of the five entries [p q r s t] of a tensor, with p, r and s protected:
     a step    [q' t']   written back: [p q' r s t']
 
 Within `Optimizer.step` the (n - k,) free entries stand in the tensor's place, with their gradients and their state;
-outside of it everything is as if the optimizer held the tensor, so that clipping, gradient scaling, learning rate
-schedules and `state_dict` go on as ever. Its state has the free entries' size alone. That needs an optimizer that
-treats every entry by itself.
+outside of it the optimizer holds the tensor, so that clipping, gradient scaling, learning rate schedules and
+`state_dict` work as before. The state has the size of the free entries alone. All this needs an optimizer that moves
+every entry independently of the others.
 
-To put the protected entries back after a step (`restored.py`) takes the values of these and a full state, 2 numbers per
-weight for Adam. This takes indices, values and state of the free ones, and so pays where few are free.
+Putting the protected entries back after a step (`restored.py`) takes their values and a full state, 2 numbers per
+weight for Adam. Compact training takes indices, values and state of the free ones, which is less where few are free.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def is_elementwise(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class Compact:
-    """One tensor of which only the free entries are optimised.
+    """A tensor of which only the free entries are optimized.
 
     Attributes:
         region: its protected coordinates.
-        free: (n - k,) int64, the others; of the shard here where the tensor is sharded.
-        vector: (n - k,) what the optimizer moves in the tensor's place.
+        free: (n - k,) int64, the others; those of this process's shard where the tensor is sharded.
+        vector: (n - k,) parameter that the optimizer moves in the tensor's place.
     """
 
     way = "compact"
@@ -56,16 +56,16 @@ class Compact:
 
     @property
     def nbytes(self) -> int:
-        """Memory held."""
+        """Bytes of memory held."""
         return self.free.nbytes + self.vector.nbytes
 
     def mask_gradient(self, gradient: torch.Tensor) -> None:
         """Set the gradients of the protected entries to 0, so that clipping does not see them."""
         gradient = local_of(gradient)
-        # the free ones are few: to take them out, clear all and put them back needs no index of the others
-        kept = take(gradient, self.free)
+        # the free ones are few: taking them out, clearing all and putting them back needs no index of the others
+        free = take(gradient, self.free)
         gradient.zero_()
-        assign(gradient, self.free, kept)
+        assign(gradient, self.free, free)
 
     def load(self, state: dict[Any, dict[str, Any]]) -> None:
         """Take values, gradients and the optimizer's state over from the tensor."""
@@ -83,7 +83,7 @@ class Compact:
             del state[tensor]
 
     def unload(self, state: dict[Any, dict[str, Any]]) -> None:
-        """Give them back, where they were taken: a step may break off anywhere."""
+        """Give them back to the tensor, if they were taken: a step may break off anywhere."""
         if not self._loaded:
             return
         assign(self.region.tensor, self.free, self.vector.detach())
@@ -94,59 +94,59 @@ class Compact:
 
     def spread(self, state: dict[Any, dict[str, Any]]) -> None:
         """Give the optimizer's state the tensor's own size again, 0 at the protected entries."""
-        if held := state.get(self.region.tensor):
-            held.update({key: self._scatter(value) for key, value in held.items()})
+        if moments := state.get(self.region.tensor):
+            moments.update({key: self._scatter(value) for key, value in moments.items()})
 
-    def moved(self) -> int:
-        """Return k if any protected entry does not hold the bits it held, else 0: only their hash is kept."""
+    def count_moved(self) -> int:
+        """Return k if any protected entry changed its bits, else 0, since only their hash is known."""
         return 0 if self._hash_of_protected() == self._hash else self.region.k
 
     def _gather(self, value: Any) -> Any:
         """Return the free entries of a state that was made for the whole tensor."""
-        # a state loaded from a file may be of the tensor's shape; one of the vector's, or a count of steps, is as it is
-        whole = isinstance(value, torch.Tensor) and value.shape == self.region.tensor.shape
-        return take(value, self.free) if whole and value.shape != self.vector.shape else value
+        # a state loaded from a file may have the tensor's shape; one of the vector's, or a count of steps, stays
+        is_full = isinstance(value, torch.Tensor) and value.shape == self.region.tensor.shape
+        return take(value, self.free) if is_full and value.shape != self.vector.shape else value
 
     def _scatter(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.shape != self.vector.shape:
             return value
-        whole = torch.zeros(self.region.tensor.shape, dtype=value.dtype, device=value.device)
-        assign(whole, self.free, value)
-        return whole
+        full = torch.zeros(self.region.tensor.shape, dtype=value.dtype, device=value.device)
+        assign(full, self.free, value)
+        return full
 
     def _hash_of_protected(self) -> str:
-        # the bits with the free entries cleared: one hash, in place of a list of the many protected ones
+        # one hash of all bits with the free entries cleared needs no list of the many protected ones
         bits = as_bits(self.region.local).clone()
         assign(bits, self.free, torch.zeros_like(self.free, dtype=bits.dtype))
         return hash_values(bits)
 
 
 class Exchange:
-    """Puts the compact vectors in the place of their tensors for the time of a step."""
+    """An exchange of tensors for their compact vectors within each step of an optimizer."""
 
     def __init__(self, parts: Sequence[Compact]) -> None:
         self.parts = {id(part.region.tensor): part for part in parts}
-        self._held: list[list[torch.Tensor]] | None = None
+        self._params: list[list[torch.Tensor]] | None = None  # of the parameter groups, while exchanged
 
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
-        """Enter a step. Tensors without a free entry are left out of it."""
-        self.leave(optimizer)  # a step that raised did not
-        self._held = [group["params"] for group in optimizer.param_groups]
+        """Enter a step, without tensors that have no free entry."""
+        self.leave(optimizer)  # which a step that raised has not done
+        self._params = [group["params"] for group in optimizer.param_groups]
         for part in self.parts.values():
             part.load(optimizer.state)
         for group in optimizer.param_groups:
-            seen = (self._stand_in(weight) for weight in group["params"])
-            group["params"] = [weight for weight in seen if weight.numel()]
+            exchanged = (self._stand_in(weight) for weight in group["params"])
+            group["params"] = [weight for weight in exchanged if weight.numel()]
 
     def leave(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave a step, or a part of it; where it broke off, once more."""
-        if self._held is None:
+        """Leave a step, complete or broken off; outside of one nothing happens."""
+        if self._params is None:
             return
-        for group, held in zip(optimizer.param_groups, self._held, strict=True):
-            group["params"] = held
+        for group, params in zip(optimizer.param_groups, self._params, strict=True):
+            group["params"] = params
         for part in self.parts.values():
             part.unload(optimizer.state)
-        self._held = None
+        self._params = None
 
     def spread(self, optimizer: torch.optim.Optimizer) -> None:
         """Spread the optimizer's state once the exchange has ended for good."""

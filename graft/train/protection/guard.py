@@ -26,23 +26,23 @@ from graft.train.protection.unoptimized import Unoptimized
 
 How = Literal["auto", "restore", "bits", "compact"]
 Part = Restored | Compact | Unoptimized
-FEW = 0.25  # a tensor with a smaller share of free entries is optimised compactly: less memory and less time
+FEW = 0.25  # a tensor with a smaller share of free entries is optimized compactly: less memory and less time
 _guarded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
 class Protection:
-    """Core regions under an optimizer until `release()`; as a context manager, ended on leaving (`end`).
+    """The protection of core regions under an optimizer until `release()`; as a context manager it ends on leaving.
 
     Args:
         model: the model that the optimizer trains.
-        optimizer: any of torch, or a wrapper with the real one as its attribute `optimizer`.
-        regions: what to keep.
+        optimizer: any torch optimizer, or a wrapper that has one as its attribute `optimizer`.
+        regions: the protected coordinates.
         how: as in `protect`.
-        matched_values: what the regions hold, for people: "skill", "base" or "present".
+        matched_values: a word for the values there: "skill", "base" or "present".
 
     Attributes:
         k: number of protected entries.
-        n_parameters: of the model; tied ones counted once.
+        n_parameters: of the model, tied ones counted once.
 
     Raises:
         ProtectionError: the optimizer holds other tensors than the model, or is under protection already.
@@ -57,24 +57,24 @@ class Protection:
         matched_values: str = "present",
     ) -> None:
         self.optimizer = _innermost(optimizer)
-        held = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
-        _check_optimizer(model, self.optimizer, regions, held)
+        optimized = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
+        _check_optimizer(model, self.optimizer, regions, optimized)
         self.matched_values = matched_values
         self.k = sum(region.k for region in regions)
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
         sparse = {id(module.weight) for module in model.modules() if getattr(module, "sparse", None) is True}
         if how == "auto" and sparse & {id(region.tensor) for region in regions}:
-            elementwise = False  # as an embedding's gradients may be, which name rows in place of entries
-        self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in held) for region in regions]
+            elementwise = False  # sparse gradients, as of an embedding, are by rows and not by entries
+        self._parts = [_choose_part(region, how, elementwise, id(region.tensor) in optimized) for region in regions]
         self._tensors = {region.name: region.tensor for region in regions}
         self._forms = {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
-        self._model, self._holding = model, ModuleIdentity(model, self._tensors)
+        self._model, self._identity = model, ModuleIdentity(model, self._tensors)
         compact = [part for part in self._parts if isinstance(part, Compact)]
         self._exchange = Exchange(compact)
         self._open = False  # within a step
         self._released = False
-        self._found: str | None = None
+        self._violation: str | None = None
         saved = SavedState(self.optimizer, regions, [part.region for part in compact], elementwise)
         self._hooks = [
             *saved.hooks,
@@ -86,7 +86,7 @@ class Protection:
         _guarded.add(self.optimizer)
 
     def restore(self) -> None:
-        """Put the kept values back, where something other than the optimizer's step may have moved them.
+        """Put the protected values back, where something other than the optimizer's step may have moved them.
 
         Raises:
             ProtectionError: a tensor was cast or got another shape.
@@ -101,11 +101,11 @@ class Protection:
             ProtectionError: one moved, or the model holds another tensor in place of a protected one.
         """
         self._settle()
-        if fact := self._find():
+        if fact := self._find_violation():
             raise ProtectionError(fact)
 
     def release(self) -> None:
-        """End it; the weights and the optimizer go on as they are. State that was kept compactly grows back with 0."""
+        """End protection; weights and optimizer stay as they are, and compact state gets its full size, with 0."""
         if self._released:
             return
         try:
@@ -119,29 +119,29 @@ class Protection:
             self._released = True
 
     def end(self) -> None:
-        """Check, put back what was kept, and release, whatever there was to find; a second time nothing happens.
+        """Check, put protected values back, and release in any case; a second call does nothing.
 
         Raises:
             ProtectionError: as `check` does.
         """
         finish(self._end)
-        fact, self._found = self._found, None
+        fact, self._violation = self._violation, None
         if fact:
             raise ProtectionError(fact)
 
     @property
     def nbytes(self) -> int:
-        """Memory that protection holds."""
+        """Bytes of memory that protection holds."""
         return sum(part.nbytes for part in self._parts)
 
     @property
     def implementation(self) -> str:
-        """The way in which each tensor is protected."""
+        """The ways in which tensors are protected, with the number of tensors of each."""
         ways = Counter(part.way for part in self._parts)
         return ", ".join(f"{way} in {n} tensor{'s' * (n > 1)}" for way, n in sorted(ways.items()))
 
     def describe(self) -> str:
-        """Return one line: how many entries, their share, what they hold, and the implementation."""
+        """Describe protection in one line: number of entries, their share, values, and implementation."""
         share = f"{self.k / self.n_parameters:.4g} of {self.n_parameters:,}"
         return f"protected: {self.k:,} entries ({share}), {self.matched_values} values; {self.implementation}"
 
@@ -157,24 +157,24 @@ class Protection:
             self._leave(error)
         except ProtectionError:
             raise
-        except BaseException as interrupt:  # Ctrl-C, perhaps before signals were held back
+        except BaseException as interrupt:  # Ctrl-C, perhaps before signals were deferred
             self._leave(interrupt)
             raise
 
     def _leave(self, error: BaseException | None) -> None:
         try:
             self.end()
-        except ProtectionError as found:
+        except ProtectionError as violation:
             if error is None:
                 raise
-            error.add_note(str(found))  # what went wrong first is what is heard of
+            error.add_note(str(violation))  # the first error is the one that is raised
 
     def _end(self) -> None:
         if self._released:
             return
         try:
             self._settle()
-            self._found = self._found or self._find()
+            self._violation = self._violation or self._find_violation()
             self._put_back()
         except Exception:
             self.release()
@@ -183,27 +183,27 @@ class Protection:
 
     def _put_back(self) -> None:
         for part in self._parts:
-            if isinstance(part, Restored) and not self._reshaped(part.region):
+            if isinstance(part, Restored) and not self._describe_reshaped(part.region):
                 part.restore()
 
-    def _find(self) -> str | None:
-        """Find what does not hold, of the first tensor at which something does not."""
+    def _find_violation(self) -> str | None:
+        """Describe the first tensor whose protection was violated; None where all hold their bits."""
         if any(is_distributed(tensor) for tensor in self._tensors.values()):
             reshard(self._model)
-        if (lost := self._holding.lost(self._tensors)) is not None:
+        if (lost := self._identity.lost(self._tensors)) is not None:
             return (
                 f"tensor {lost!r}: the model holds another in its place than the one that was protected: replace, "
                 "resize or tie weights first, then make the optimizer, then protect"
             )
-        facts = (self._reshaped(part.region) or _moved(part) for part in self._parts)
+        facts = (self._describe_reshaped(part.region) or _describe_moved(part) for part in self._parts)
         return next((fact for fact in facts if fact), None)
 
     def _refuse_reshaped(self) -> None:
         for part in self._parts:
-            if fact := self._reshaped(part.region):
+            if fact := self._describe_reshaped(part.region):
                 raise ProtectionError(fact)
 
-    def _reshaped(self, region: ProtectedRegion) -> str | None:
+    def _describe_reshaped(self, region: ProtectedRegion) -> str | None:
         shape, dtype = self._forms[region.name]
         tensor = region.tensor
         if (tensor.shape, tensor.dtype) == (shape, dtype):
@@ -213,12 +213,12 @@ class Protection:
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self._settle()  # a step that was broken off where only the hooks are run
+        self._settle()  # after a step that was broken off and ran no hook at its end
         if not self._exchange.parts:
             self._open = True
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is not None:  # an elementwise optimizer would call it once, first of all
+        if closure is not None:  # an elementwise optimizer calls it once, at the start: call it before the exchange
             with torch.enable_grad():
                 loss = closure()
             args, kwargs = (args[0], lambda: loss), {}
@@ -232,7 +232,7 @@ class Protection:
         self._refuse_reshaped()
 
     def _settle(self) -> None:
-        """End a step that has begun: undo what it did to protected entries; an interrupt waits for that."""
+        """End a step that has begun and undo its changes of protected entries; an interrupt waits for that."""
         if self._open:
             finish(self._close)
 
@@ -260,19 +260,19 @@ def protect(
             ...  # your loop
         # put back, checked and released here, also where an exception leaves
 
-    Their gradients are 0 from the moment they are there, so that clipping does not see them, and whatever momentum,
-    weight decay or anything else in the optimizer's step does, the entries hold their bits after it. Make the
-    optimizer after the model is moved or wrapped.
+    Their gradients are set to 0 as soon as they are computed, so that clipping does not see them, and whatever
+    momentum, weight decay or anything else in the optimizer's step does, the entries hold their bits after it. Make
+    the optimizer after the model is moved or wrapped.
 
     Args:
         model: any torch module, also within data-parallel and compiled wrappers.
         optimizer: over its parameters.
         masks: a patch is accepted where the model holds its values, or the base's, at every entry; a mask protects
-            what is there.
-        unprotect: coordinates to leave out.
+            the present values.
+        unprotect: coordinates to leave out of them.
         how: "restore" keeps the values and the indices (8 bytes an entry) and puts them back after each step; "bits"
             keeps one bit a weight in place of indices, and takes longer; "compact" lets the optimizer have nothing
-            but the free entries, with as much state, where it treats every entry by itself; "auto" is "compact" for
+            but the free entries, with as much state, where it moves every entry independently; "auto" is "compact" for
             tensors of which less than a quarter is free, else "restore".
 
     Raises:
@@ -288,39 +288,40 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
     """Return the optimizer within wrappers, such as accelerate's, whose own step runs no hooks."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
-    found: torch.optim.Optimizer = optimizer
-    return found
+    innermost: torch.optim.Optimizer = optimizer
+    return innermost
 
 
 def _check_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, regions: Sequence[ProtectedRegion], held: set[int]
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, regions: Sequence[ProtectedRegion], optimized: set[int]
 ) -> None:
     if optimizer in _guarded:
         raise ProtectionError("the optimizer is under protection already: give all masks in one call")
     own = {id(weight) for weight in model.parameters()}
-    lacking = [r.name for r in regions if r.tensor.requires_grad and r.tensor.is_leaf and id(r.tensor) not in held]
-    if lacking and not held <= own:
+    others = [region for region in regions if id(region.tensor) not in optimized]
+    lacking = [region.name for region in others if region.tensor.requires_grad and region.tensor.is_leaf]
+    if lacking and not optimized <= own:
         raise ProtectionError(
             f"the optimizer holds other tensors than the model's, and not its {lacking[0]!r}: "
             "make it after the model was moved or wrapped"
         )
 
 
-def _choose_part(region: ProtectedRegion, how: How, elementwise: bool, held: bool) -> Part:
+def _choose_part(region: ProtectedRegion, how: How, elementwise: bool, optimized: bool) -> Part:
     if not isinstance(region.tensor, torch.nn.Parameter):
-        return Restored(region, packed=how == "bits")  # a buffer, which the forward pass moves
-    if not held:
-        return Unoptimized(region)  # the optimizer never sees it
+        return Restored(region, packed=how == "bits")  # a buffer, which the forward pass writes to
+    if not optimized:
+        return Unoptimized(region)
     few = how == "compact" or (how == "auto" and region.free_share < FEW)
     if few and elementwise and region.tensor.ndim and not is_distributed(region.tensor):
         return Compact(region)
     return Restored(region, packed=how == "bits")
 
 
-def _moved(part: Part) -> str | None:
-    if not (moved := part.moved()):
+def _describe_moved(part: Part) -> str | None:
+    if not (n_moved := part.count_moved()):
         return None
-    count = f"{moved:,} of its {part.region.k:,}" if isinstance(part, Restored) else "some"
+    count = f"{n_moved:,} of its {part.region.k:,}" if isinstance(part, Restored) else "some"
     return (
         f"tensor {part.region.name!r}: {count} protected entries do not hold their bits any more; "
         "something other than the optimizer wrote to them"

@@ -1,4 +1,4 @@
-"""The coordinates that a training must not move: the regions that it names, or all but a mask."""
+"""Protected sets: the coordinates that a training must not move, named directly or as all but a mask."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
+from graft.errors import PatchMismatchError
+from graft.patch.compatibility import check_specs
 from graft.patch.format.writing import patch_bytes
+from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import TORCH_DTYPES, same_bits
+from graft.tensors.hashing import hash_values
 from graft.tensors.names import NameMap
-from graft.train.protection.matched_values import find_matched_values
 from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside, unite
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
@@ -25,9 +29,9 @@ class ProtectedSet:
 
     Attributes:
         include: patches and masks whose coordinates are protected.
-        exclude: patches and masks whose coordinates are not, although `include` has them.
-        train_only: the one mask that may move, in place of these.
-        names: of the base's tensors, for `train_only`: what the base lacks trains as a whole.
+        exclude: patches and masks whose coordinates are not protected, although `include` has them.
+        train_only: in place of both, the one mask that may move.
+        names: of the base's tensors, for `train_only`: tensors that the base lacks train as a whole.
     """
 
     include: Sequence[Mask | Patch] = ()
@@ -55,28 +59,28 @@ class ProtectedSet:
 
     @property
     def masks(self) -> tuple[list[Mask], list[Mask]]:
-        """Return the masks of `include` and of `exclude`."""
+        """The masks of `include` and those of `exclude`."""
         return [_mask_of(item) for item in self.include], [_mask_of(item) for item in self.exclude]
 
     def matched_values(self, model: torch.nn.Module) -> str:
-        """Tell what a model holds there: "skill", "base", "skill and base", or "present" values.
+        """Name the values that a model holds there: "skill", "base", "skill and base", or "present" values.
 
         Raises:
             PatchMismatchError: neither a patch's own values nor its base's.
         """
         if self.train_only is not None:
             return "base"
-        return find_matched_values(model, [item for item in self.include if isinstance(item, Patch)])
+        return _name_values(model, [item for item in self.include if isinstance(item, Patch)])
 
     def digest(self) -> str | None:
-        """Return 64 hex digits that tell one protected set from another; None where nothing is protected."""
+        """Return 64 hex digits that identify the protected set; None where nothing is protected."""
         if not self:
             return None
-        whole = hashlib.sha256()
+        digest = hashlib.sha256()
         for group in (self.include, self.exclude, [self.train_only] if self.train_only is not None else []):
             parts = [hashlib.sha256(patch_bytes(item)).hexdigest() for item in group]
-            whole.update(f"{' '.join(parts)}\n".encode())
-        return whole.hexdigest()
+            digest.update(f"{' '.join(parts)}\n".encode())
+        return digest.hexdigest()
 
 
 def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
@@ -96,5 +100,40 @@ def _mask_of(item: Mask | Patch) -> Mask:
 def _rename(mask: Mask, base: Checkpoint) -> Mask:
     """Rename a mask's tensors as the base does; those that the base lacks, or has in another shape, are left out."""
     names = NameMap().match(mask, base.names).found
-    there = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
-    return Mask.of({names[name]: base.spec(names[name]) for name in there}, {names[name]: mask[name] for name in there})
+    shared = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
+    specs = {names[name]: base.spec(names[name]) for name in shared}
+    return Mask.of(specs, {names[name]: mask[name] for name in shared})
+
+
+def _name_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
+    """Name the values there: "skill", "base", or "skill and base" over several patches; "present" without a patch.
+
+    Raises:
+        PatchMismatchError: at some tensor the model holds neither, or lacks it.
+    """
+    target = LiveTarget(model)
+    kinds = {_match_values(patch, target, type(model).__name__) for patch in patches}
+    return " and ".join(sorted(kinds, reverse=True)) or "present"
+
+
+def _match_values(patch: Patch, target: LiveTarget, model_name: str) -> str:
+    live_names = check_specs(patch.mask.specs, {}, patch.provenance.tied, target, cast=True).require(model_name).names
+    kinds = {}  # tensor name -> the kinds that its values match
+    for name in patch.mask:
+        kinds[name] = _match_tensor(patch, name, target.gather(live_names[name], torch.tensor(patch.mask[name])))
+    for kind in ("skill", "base"):
+        if all(kind in matched for matched in kinds.values()):
+            return kind
+    name = next((name for name, matched in kinds.items() if not matched), next(iter(kinds)))
+    raise PatchMismatchError(
+        f"a patch to protect is neither in {model_name} nor absent from it: tensor {name!r}: the values at its "
+        f"{len(patch.mask[name]):,} entries are not all the patch's, and not all the base's; a mask protects any values"
+    )
+
+
+def _match_tensor(patch: Patch, name: str, values: torch.Tensor) -> set[str]:
+    narrow = values.to(TORCH_DTYPES[patch.mask.specs[name].dtype])
+    if not same_bits(narrow.to(values.dtype), values):  # in a wider dtype than the patch's, and moved since
+        return set()
+    kinds = {"skill"} if same_bits(narrow, patch.values[name]) else set()
+    return kinds | ({"base"} if hash_values(narrow) == patch.base_hashes[name] else set())

@@ -1,4 +1,4 @@
-"""Protected coordinates of a live model's tensors, listed themselves or by what is free."""
+"""Protected coordinates of a live model's tensors, listed directly or by the free ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ProtectedRegion:
         name: in the live model.
         tensor: parameter or buffer.
         indices: (k,) int64 sorted unique flat indices of the whole tensor.
-        inverted: the indices are what is free, and all others are protected.
+        inverted: the indices are the free ones, and all others are protected.
     """
 
     name: str
@@ -49,46 +49,46 @@ class ProtectedRegion:
 
     def protected(self) -> torch.Tensor:
         """Return (m,) int64 flat indices of protected entries in `local`, on its device."""
-        return self._here(self.inverted)
+        return self._local_indices(complement=self.inverted)
 
     def free(self) -> torch.Tensor:
         """Return (n - m,) int64 flat indices in `local` of what may move, on its device."""
-        return self._here(not self.inverted)
+        return self._local_indices(complement=not self.inverted)
 
-    def _here(self, others: bool) -> torch.Tensor:
-        _, here = shard_of(self.tensor).locate(torch.tensor(self.indices))
-        if others:
-            rest = torch.ones(self.local.numel(), dtype=torch.bool)
-            rest[here] = False
-            here = rest.nonzero().view(-1)
-        return here.to(self.local.device)
+    def _local_indices(self, *, complement: bool) -> torch.Tensor:
+        _, indices = shard_of(self.tensor).locate(torch.tensor(self.indices))
+        if complement:
+            others = torch.ones(self.local.numel(), dtype=torch.bool)
+            others[indices] = False
+            indices = others.nonzero().view(-1)
+        return indices.to(self.local.device)
 
 
-def find_regions(model: torch.nn.Module, masks: Sequence[Mask], without: Sequence[Mask] = ()) -> list[ProtectedRegion]:
+def find_regions(model: torch.nn.Module, masks: Sequence[Mask], exclude: Sequence[Mask] = ()) -> list[ProtectedRegion]:
     """Find the union of masks, less others, as regions of a live model.
 
     Raises:
         PatchMismatchError: the model lacks a tensor, or it has another shape.
         CheckpointError: the model is on the meta device.
     """
-    target, what = LiveTarget(model), type(model).__name__
-    placed = [[_place(mask, target, Owners(model), what) for mask in given] for given in (masks, without)]
-    kept = unite(*placed)
-    return [ProtectedRegion(name, target.tensors[name], kept[name]) for name in kept]
+    target, model_name = LiveTarget(model), type(model).__name__
+    placed = [[_place(mask, target, Owners(model), model_name) for mask in group] for group in (masks, exclude)]
+    protected = unite(*placed)
+    return [ProtectedRegion(name, target.tensors[name], protected[name]) for name in protected]
 
 
-def unite(masks: Iterable[Mask], without: Iterable[Mask]) -> Mask:
-    """Unite masks, less others; by the same names."""
-    kept = Mask.of({}, {})
+def unite(masks: Iterable[Mask], exclude: Iterable[Mask]) -> Mask:
+    """Unite masks, less others, all by the same tensor names."""
+    union = Mask.of({}, {})
     for mask in masks:
-        kept = kept | mask
-    for mask in without:
-        kept = kept - mask
-    return kept
+        union = union | mask
+    for mask in exclude:
+        union = union - mask
+    return union
 
 
 def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) -> list[ProtectedRegion]:
-    """Find all that is not in a mask: the other entries of its tensors, and the base's other tensors as wholes.
+    """Find all entries outside a mask: the others of its tensors, and all of the base's other tensors.
 
     Args:
         model: weights that do not require gradients are left out, and so are those that the base lacks.
@@ -96,13 +96,14 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
         names: of the base's tensors.
     """
     target = LiveTarget(model)
-    known = target.name_map.match(target.trained, names).found
-    free = _in_owners({name: mask[known[name]] for name in target.trained if name in known}, target, Owners(model))
+    base_names = target.name_map.match(target.trained, names).found
+    trained = {name: mask[base_names[name]] for name in target.trained if name in base_names}
+    free = _in_owners(trained, target, Owners(model))
     return [ProtectedRegion(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 
 
-def freeze_wholes(model: torch.nn.Module, regions: Sequence[ProtectedRegion]) -> None:
-    """Stop gradients of tensors without a free entry, which saves their part of the backward pass.
+def freeze_protected(model: torch.nn.Module, regions: Sequence[ProtectedRegion]) -> None:
+    """Turn off gradients of tensors that are protected as a whole, which saves their part of the backward pass.
 
     Raises:
         ConfigError: nothing is left to train.
@@ -114,16 +115,16 @@ def freeze_wholes(model: torch.nn.Module, regions: Sequence[ProtectedRegion]) ->
         raise ConfigError("nothing is left to train: every weight in scope is protected")
 
 
-def _place(mask: Mask, target: LiveTarget, owners: Owners, what: str) -> Mask:
-    """Place a mask in the parameters and buffers that hold it."""
-    placed = _in_owners(place_mask(mask, target, what).indices, target, owners)
+def _place(mask: Mask, target: LiveTarget, owners: Owners, model_name: str) -> Mask:
+    """Map a mask to the parameters and buffers that hold its entries."""
+    placed = _in_owners(place_mask(mask, target, model_name).indices, target, owners)
     return Mask.of({name: target.spec(name) for name in placed}, placed)
 
 
-def _in_owners(named: Mapping[str, Indices], target: LiveTarget, owners: Owners) -> dict[str, Indices]:
+def _in_owners(by_name: Mapping[str, Indices], target: LiveTarget, owners: Owners) -> dict[str, Indices]:
     """Map coordinates to the parameters and buffers that hold them: parts of a packed one come together."""
     placed: dict[str, Indices] = {}
-    for name, indices in named.items():
+    for name, indices in by_name.items():
         owned = owners.entries(name, target.tensors[name], torch.tensor(indices))
         placed[owned.name] = np.union1d(placed.get(owned.name, NOTHING), owned.indices.numpy())
     return placed

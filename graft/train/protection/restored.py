@@ -1,4 +1,4 @@
-"""Protection by putting back: the values of the protected entries are kept, and written again after each step."""
+"""Protection by restoring: the values of the protected entries are stored, and written back after each step."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _CHUNK = 1 << 20  # entries unpacked at a time
 
 
 class ProtectedIndices(Protocol):
-    """Places of a tensor's protected entries, part by part."""
+    """Indices of a tensor's protected entries, part by part."""
 
     nbytes: int
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
-        """Yield (m,) int64 flat indices, and where their values lie among all k."""
+        """Yield (m,) int64 flat indices, and the slice of their values among all k."""
         ...
 
 
 class ResidentIndices:
-    """All indices at once: 8 bytes an entry, no work at a step."""
+    """Indices in memory as they are: 8 bytes an entry, no work at a step."""
 
     def __init__(self, region: ProtectedRegion) -> None:
         self.indices = region.protected()
@@ -37,14 +37,14 @@ class ResidentIndices:
 
 
 class PackedBits:
-    """One bit for every entry of the tensor, unpacked part by part at each step."""
+    """Indices as one bit for every entry of the tensor, unpacked part by part at each step."""
 
     def __init__(self, region: ProtectedRegion) -> None:
         n = region.local.numel()
-        chosen = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
-        chosen[region.protected()] = True
-        # the sum of eight different powers of 2 is below 256
-        self.bits = (chosen.view(-1, 8).to(torch.uint8) << _shifts(chosen)).sum(1, dtype=torch.uint8)
+        protected = torch.zeros(-(-n // 8) * 8, dtype=torch.bool, device=region.local.device)
+        protected[region.protected()] = True
+        # protected entries 0 and 3 of the first eight: 2^0 + 2^3 = 9; eight different powers of 2 sum to 255 at most
+        self.bits = (protected.view(-1, 8).to(torch.uint8) << _shifts(protected)).sum(1, dtype=torch.uint8)
         self.nbytes = self.bits.nbytes
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, slice]]:
@@ -56,42 +56,42 @@ class PackedBits:
 
 
 class Restored:
-    """One tensor whose protected entries are put back after each step of the optimizer.
+    """A tensor whose protected entries are put back after each step of the optimizer.
 
     Attributes:
         region: its protected coordinates.
-        coordinates: where they are.
+        indices: those of the protected entries.
         values: (k,) what they held when protection began.
     """
 
     def __init__(self, region: ProtectedRegion, *, packed: bool = False) -> None:
         self.region = region
         self.values = take(region.local, region.protected())
-        self.coordinates: ProtectedIndices = PackedBits(region) if packed else ResidentIndices(region)
+        self.indices: ProtectedIndices = PackedBits(region) if packed else ResidentIndices(region)
 
     @property
     def way(self) -> str:
         """The implementation's name."""
-        return "restore" if isinstance(self.coordinates, ResidentIndices) else "bits"
+        return "restore" if isinstance(self.indices, ResidentIndices) else "bits"
 
     @property
     def nbytes(self) -> int:
-        """Memory held."""
-        return self.values.nbytes + self.coordinates.nbytes
+        """Bytes of memory held."""
+        return self.values.nbytes + self.indices.nbytes
 
     def mask_gradient(self, gradient: torch.Tensor) -> None:
         """Set the gradients of the protected entries to 0, so that neither clipping nor moments see them."""
-        for indices, _ in self.coordinates:
+        for indices, _ in self.indices:
             clear(local_of(gradient), indices)
 
     def restore(self) -> None:
         """Put the protected entries back, bit for bit."""
-        for indices, part in self.coordinates:
+        for indices, part in self.indices:
             assign(self.region.local, indices, self.values[part])
 
-    def moved(self) -> int:
-        """Count the protected entries that do not hold the bits they held."""
-        return sum(self._count_moved(indices, self.values[part]) for indices, part in self.coordinates)
+    def count_moved(self) -> int:
+        """Count the protected entries whose bits changed."""
+        return sum(self._count_moved(indices, self.values[part]) for indices, part in self.indices)
 
     def _count_moved(self, indices: torch.Tensor, values: torch.Tensor) -> int:
         present = take(self.region.local, indices)
@@ -99,7 +99,7 @@ class Restored:
 
 
 def _set_bits(packed: torch.Tensor) -> torch.Tensor:
-    """Return (m,) int64 places of the bits that are set in (n,) uint8, least significant first."""
+    """Return (m,) int64 positions of the bits that are set in (n,) uint8, least significant first."""
     if packed.device.type == "cpu":  # eight times as fast as `nonzero` there
         return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), bitorder="little")))
     return ((packed[:, None] >> _shifts(packed)) & 1).view(-1).nonzero().view(-1)

@@ -1,4 +1,4 @@
-"""An optimizer's saved state says under which protection it was made: compact moments belong to certain entries."""
+"""Marks of protection in an optimizer's saved state, whose compact moments belong to certain entries."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from graft.errors import ProtectionError
 from graft.train.protection.region import ProtectedRegion
 
-KEY = "graft_protection"  # in the first parameter group: what stands there comes along wherever a state is loaded
+KEY = "graft_protection"  # in the first parameter group, which every loader of a state copies
 
 
 class SavedState:
-    """Marks what `state_dict` gives while protection is in force, and refuses to load what has another mark.
+    """The mark of a protection: put on the optimizer's `state_dict`, and required of a state that it loads.
 
     Args:
         optimizer: under protection.
-        regions: what is protected.
-        compact: those of them that are trained compactly.
+        regions: the protected coordinates.
+        compact: those regions whose tensors are trained compactly.
 
     Raises:
-        ProtectionError: it holds a state already that was made under another.
+        ProtectionError: it holds a state already that was made under another protection.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SavedState:
         self._optimizer, self._elementwise = optimizer, elementwise
         if optimizer.param_groups and optimizer.state:
             moments = [optimizer.state.get(weight, {}) for weight in self._weights()]
-            self._compare(optimizer.param_groups[0].pop(KEY, None), moments)
+            self._require_same(optimizer.param_groups[0].pop(KEY, None), moments)
         self.hooks = [
             optimizer.register_state_dict_post_hook(self._mark),
             optimizer.register_load_state_dict_pre_hook(self._check),
@@ -48,38 +48,38 @@ class SavedState:
 
     def _mark(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         if self._regions and state["param_groups"]:
-            state["param_groups"][0][KEY] = {"regions": self._digest, "compact": self._places}
+            state["param_groups"][0][KEY] = {"regions": self._digest, "compact": self._compact_numbers}
 
     def _check(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         groups = state["param_groups"]
-        moments = [state["state"].get(place, {}) for group in groups for place in group["params"]]
-        self._compare(groups[0].get(KEY) if groups else None, moments)
+        moments = [state["state"].get(number, {}) for group in groups for number in group["params"]]
+        self._require_same(groups[0].get(KEY) if groups else None, moments)
 
-    def _compare(self, mark: Mapping[str, Any] | None, moments: Sequence[Mapping[str, Any]]) -> None:
+    def _require_same(self, mark: Mapping[str, Any] | None, moments: Sequence[Mapping[str, Any]]) -> None:
         if mark is None:
-            for weight, held in zip(self._weights(), moments, strict=False):
+            for weight, of_weight in zip(self._weights(), moments, strict=False):
                 if self._elementwise and id(weight) in self._regions:
-                    _refuse_compact(held, self._regions[id(weight)])
-        elif mark["regions"] != self._digest or not set(mark["compact"]) <= set(self._places):
+                    _refuse_compact(of_weight, self._regions[id(weight)])
+        elif mark["regions"] != self._digest or not set(mark["compact"]) <= set(self._compact_numbers):
             raise ProtectionError(
                 "the optimizer's state was saved under another protection: its moments belong to other entries; "
                 "protect what was protected then, in the same way, or begin with a new state"
             )
 
     @property
-    def _places(self) -> list[int]:
-        """The optimizer's weights that are trained compactly."""
-        return [place for place, weight in enumerate(self._weights()) if id(weight) in self._compact]
+    def _compact_numbers(self) -> list[int]:
+        """Numbers of the optimizer's weights that are trained compactly."""
+        return [number for number, weight in enumerate(self._weights()) if id(weight) in self._compact]
 
     @functools.cached_property
     def _digest(self) -> str:
-        """64 hex digits over what is protected of which of the optimizer's weights; names differ between wrappers."""
-        whole = hashlib.sha256()
-        for place, weight in enumerate(self._weights()):
+        """64 hex digits over the regions, by numbers of the optimizer's weights: names differ between wrappers."""
+        digest = hashlib.sha256()
+        for number, weight in enumerate(self._weights()):
             if (region := self._regions.get(id(weight))) is not None:
-                whole.update(f"{place} {tuple(weight.shape)} {region.inverted}\n".encode())
-                whole.update(region.indices.astype("<i8").tobytes())
-        return whole.hexdigest()
+                digest.update(f"{number} {tuple(weight.shape)} {region.inverted}\n".encode())
+                digest.update(region.indices.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def _weights(self) -> list[torch.Tensor]:
         return [weight for group in self._optimizer.param_groups for weight in group["params"]]

@@ -1,4 +1,4 @@
-"""Steps of an optimizer that are broken off: torch runs the hooks after a step only where the step came to its end."""
+"""A guard for steps that are broken off: torch runs the hooks after a step only if the step did not raise."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 
 def guard_step(optimizer: torch.optim.Optimizer, settle: Callable[[], object]) -> Callable[[], None]:
-    """Have something done where a step raises, Ctrl-C included, before that is heard of.
+    """Call a function where a step raises, by Ctrl-C too, before the exception goes on.
 
-    Whoever wraps the step in the meantime, as learning rate schedules do, keeps what they wrapped.
+    Wrappers that are put around the step in the meantime, as by learning rate schedules, stay when this is undone.
 
     Args:
         optimizer: its attribute `step` is set.
-        settle: what is done.
+        settle: the function.
 
     Returns:
-        What undoes it.
+        A function that undoes it.
     """
     step, before = optimizer.step, vars(optimizer).get("step")
 
@@ -32,11 +32,11 @@ def guard_step(optimizer: torch.optim.Optimizer, settle: Callable[[], object]) -
             settle()
             raise
 
-    mine = types.MethodType(guarded, optimizer)
-    vars(optimizer)["step"] = mine
+    bound = types.MethodType(guarded, optimizer)
+    vars(optimizer)["step"] = bound
 
     def undo() -> None:
-        if vars(optimizer).get("step") is mine:
+        if vars(optimizer).get("step") is bound:
             del vars(optimizer)["step"]
             if before is not None:
                 vars(optimizer)["step"] = before

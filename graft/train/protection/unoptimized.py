@@ -1,4 +1,4 @@
-"""Protection of tensors that no optimizer holds: they are checked, and nothing else."""
+"""Protection of tensors that the optimizer does not hold: they are only checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graft.train.protection.region import ProtectedRegion
 
 
 class Unoptimized:
-    """One tensor that takes no part in the optimizer's steps.
+    """A tensor that takes no part in the optimizer's steps.
 
     Attributes:
         region: its protected coordinates.
@@ -28,11 +28,11 @@ class Unoptimized:
         """Set the gradients of the protected entries to 0, so that clipping does not see them."""
         clear(local_of(gradient), self.region.protected())
 
-    def moved(self) -> int:
-        """Return k if any protected entry does not hold the bits it held, else 0: only their hash is kept."""
+    def count_moved(self) -> int:
+        """Return k if any protected entry changed its bits, else 0, since only their hash is known."""
         return 0 if hash_of_protected(self.region) == self._hash else self.region.k
 
 
 def hash_of_protected(region: ProtectedRegion) -> str:
-    """Return the hash of the protected values that are here."""
+    """Return the hash of the protected values on this process."""
     return hash_values(take(region.local, region.protected()))

@@ -84,7 +84,7 @@ def effect_of(load: Callable[[Path], Any], path: Path) -> Any:
     loaded = load(path)
     if isinstance(loaded, ImportanceWeights):
         entries = [(name, loaded.mask[name].tolist(), loaded.omega[name].float().tolist()) for name in loaded.mask]
-        return entries, loaded.scale, loaded.method, loaded.mask.specs, loaded.prints
+        return entries, loaded.scale, loaded.method, loaded.mask.specs, loaded.hashes
     if isinstance(loaded, tuple):
         return loaded[0].specs, {name: loaded[0][name].tolist() for name in loaded[0]}
     parts = (loaded.values, loaded.base_values, loaded.dense)

@@ -62,7 +62,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path, share: float, dtype: t
     assert again.method == held.method
     for name in held.mask:
         assert torch.equal(again.omega_of(name), held.omega_of(name))
-    assert again.prints == held.prints
+    assert again.hashes == held.hashes
     save_importance(again, tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with pytest.raises(OutputError, match="exists already"):

@@ -38,7 +38,7 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_examples(base: Path, 
     from graft.tasks.head import open_head
 
     pair = CheckpointPair.open(base, base)
-    path = GradientPath(open_head(base, few.spec), pair, tuple(found.scores), few.train_examples(), centred=False)
+    path = GradientPath(open_head(base, few.spec), pair, tuple(found.scores), few.train_examples(), class_debias=False)
     expected = path.squared_gradients_at(0.0)
     for name, scores in found.scores.items():
         torch.testing.assert_close(scores(), expected[name], rtol=1e-4, atol=1e-9)

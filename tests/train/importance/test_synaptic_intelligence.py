@@ -66,7 +66,7 @@ def test_a_weight_that_cannot_matter_has_no_importance_and_is_not_kept(tmp_path:
     kept = recorder.keep(1.0, 1.0)
     assert 3 not in kept.mask["weight"]
     now = recorder.weights["weight"].values.flatten()
-    assert kept.prints["weight"] == hash_values(now[torch.tensor(kept.mask["weight"])])
+    assert kept.hashes["weight"] == hash_values(now[torch.tensor(kept.mask["weight"])])
 
 
 def test_importance_is_the_curvature_of_a_parabola_and_never_negative() -> None:

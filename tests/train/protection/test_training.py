@@ -20,7 +20,8 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits
 from graft.train.fine_tuning import find_training, train_task
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.stepper import Plan, Stepper
+from graft.train.schedule import TrainingSchedule
+from graft.train.stepper import Stepper
 
 
 def draw_mask(base: Checkpoint, share: float = 0.1, seed: int = 0) -> Mask:
@@ -75,9 +76,9 @@ def test_only_the_mask_moves_whatever_the_optimizer(base: Path, task: Task, opti
     checkpoint, config = Checkpoint.open(base), TrainSpec(optimizer, lr=1e-2, weight_decay=decay, steps=6)
     mask, examples = draw_mask(checkpoint), task.train_examples()
     free, confined = open_head(base, task.spec), open_head(base, task.spec)
-    plan = Plan((len(examples),), config, seed=0)
+    schedule = TrainingSchedule((len(examples),), config, seed=0)
     for head, core in ((free, None), (confined, ProtectedSet(train_only=mask, names=checkpoint.names))):
-        stepper = Stepper.start(head, plan, base, core)
+        stepper = Stepper.start(head, schedule, base, core)
         for step in range(6):
             stepper.take(head, examples[8 * step : 8 * step + 8], step)
     assert changed_at(checkpoint, free.model.named_parameters(), mask, outside=True) > 1000  # the control
