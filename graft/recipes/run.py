@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +20,12 @@ from graft.recipes.content import content_of_run
 from graft.recipes.experiment import Experiment, Figures
 from graft.recipes.registry import find_kind
 from graft.recipes.seed_run import SeedPlace
-from graft.recipes.spec import Expectation, find_base
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
 from graft.results.run import SEEDS, Results
 from graft.results.tables import to_markdown
 from graft.specs.reader import load_yaml, override, read_config, to_plain
+from graft.specs.recipe import Expectation
 from graft.specs.runtime import Runtime
 
 
@@ -56,6 +57,12 @@ def load_experiment(path: Path, assignments: tuple[str, ...] = ()) -> Experiment
     recipe = read_config(kind.load_spec(), content, str(path))
     experiment: Experiment = kind.load().load(path, dataclasses.replace(recipe, base=find_base(path, recipe.base)))
     return experiment
+
+
+def find_base(recipe: Path, base: str) -> str:
+    """Return a base that lies at a path relative to the recipe, as its task does; any other as it stands."""
+    beside = recipe.parent / base
+    return os.path.normpath(beside) if beside.is_dir() else base
 
 
 def run_recipe(

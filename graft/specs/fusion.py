@@ -17,11 +17,11 @@ between whole models (`angle="model"`); every model has the same weight; more th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from graft.compose.registry import FUSION_METHODS
 from graft.specs.block import Block
-from graft.specs.ranges import Share
+from graft.specs.ranges import OneOf, Share
 
 Rest = Literal["slerp", "lerp"]
 Angle = Literal["tensor", "model"]
@@ -44,19 +44,13 @@ class FusionSpec(Block):
         ValueError: a number out of its range, or an unknown method.
     """
 
-    method: str = "cpi"
+    method: Annotated[str, OneOf(FUSION_METHODS)] = "cpi"
     scale: float | None = None
     density: Share = 0.2
     core: Share = 0.01
     threshold: Share = 0.1
     rest: Rest = "slerp"
     angle: Angle = "tensor"
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown method and ranges; the class says which."""
-        if self.method not in FUSION_METHODS:
-            raise ValueError(f"method {self.method!r}: choose from {', '.join(FUSION_METHODS)}")
-        super().__post_init__()
 
     @property
     def share(self) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import types
@@ -13,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from graft.recipes.registry import KINDS
+from graft.registry import load_target
 from graft.specs.block import field_hints, ranges_of
 from graft.specs.ranges import OneOf, Range
 
-ROOTS = {  # title -> the outermost block of a file, or the options of a command
+ROOTS = {  # title -> the outermost block of a TASK file, or the options of a command
     "TASK": "graft.specs.task:TaskSpec",
     "localize": "graft.specs.localize:LocalizeSpec",
     "importance": "graft.specs.importance:ImportanceSpec",
     "fuse": "graft.specs.fusion:FusionSpec",
-    "recipe of one task": "graft.recipes.single.spec:SingleSpec",
-    "recipe of several tasks": "graft.recipes.multitask.spec:MultitaskSpec",
-    "recipe on forgetting": "graft.recipes.forgetting.spec:ForgettingSpec",
 }
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "anything"}
 
@@ -50,7 +48,8 @@ class Row:
 def describe_blocks() -> dict[str, list[Row]]:
     """Return the rows of every block by its title, such as "TASK" or "TASK: train.regularize"; each block once."""
     titles: dict[type, str] = {}
-    roots = {_load(target): title for title, target in ROOTS.items()}
+    roots: dict[type, str] = {load_target(target): title for title, target in ROOTS.items()}
+    roots |= {kind.load_spec(): f"recipe of kind {name}" for name, kind in KINDS.items()}
     for root, title in roots.items():
         for path, kind in _walk(root):
             titles.setdefault(kind, roots.get(kind) or (f"{title}: {path}" if path else title))
@@ -75,12 +74,6 @@ def describe(kind: type, titles: Mapping[type, str] | None = None) -> list[Row]:
             Row(key, _describe_type(hint, titles or {}), _describe_default(fields[key]), extent, " ".join(about))
         )
     return rows
-
-
-def _load(target: str) -> type:
-    module, _, name = target.partition(":")
-    kind: type = getattr(importlib.import_module(module), name)
-    return kind
 
 
 def _walk(kind: type, path: str = "") -> Iterator[tuple[str, type]]:

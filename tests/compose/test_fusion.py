@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(models: list[Path], tm
     with pytest.raises(OutputError, match="exists already"):
         fuse_models(models[0], models[1:], tmp_path / "out")
     for wrong in ({"method": "max"}, {"core": 0.0}, {"density": 2.0}, {"threshold": float("nan")}):
-        with pytest.raises(ValueError, match=r"choose from|must be above 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"must be one of|must be above 0 and at most 1"):
             FusionSpec(**wrong)  # type: ignore[arg-type]
 
 

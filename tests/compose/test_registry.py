@@ -58,7 +58,7 @@ def test_a_new_method_is_a_choice_with_help_and_fuses(tmp_path: Path, capsys: py
 
 
 def test_what_is_no_method_is_refused_with_all_that_are(toy: None, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"method 'sum': choose from mean, .*, cpi, largest"):
+    with pytest.raises(ValueError, match=r"method must be one of mean, .*, cpi, largest, not 'sum'"):
         FusionSpec(method="sum")
     assert run("base", "a", "b", "-o", "out", "--method", "sum") == 2
     assert "'largest'" in capsys.readouterr().err

@@ -12,12 +12,12 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.forgetting.seed import run_seed
 from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.spec import ForgettingSpec, TaskUse
 from graft.recipes.forgetting.summary import MEAN, Units, list_curves, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.recipes.seed_run import SeedPlace, load_capped, train_config
 from graft.report.plots.pareto import plot_pareto
 from graft.results.seeds import ForgettingSeed
+from graft.specs.forgetting import ForgettingSpec, TaskUse
 from graft.tasks.task import Task
 
 

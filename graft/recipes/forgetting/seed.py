@@ -10,9 +10,9 @@ from functools import partial
 from tqdm import tqdm
 
 from graft.recipes.forgetting.seed_run import Figures, ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.spec import Point
 from graft.recipes.state import find_or_read
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
+from graft.specs.forgetting import Point
 
 
 def run_seed(run: ForgettingRun) -> ForgettingSeed:

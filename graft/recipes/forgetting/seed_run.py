@@ -13,8 +13,8 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
+from graft.specs.forgetting import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.specs.importance import ImportanceSpec
 from graft.specs.reader import read_config, to_plain
 from graft.tasks.task import Task

@@ -10,9 +10,9 @@ import numpy as np
 
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
-from graft.recipes.forgetting.spec import ForgettingSpec
 from graft.report.plots.pareto import ParetoPlot, ParetoPoint
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
+from graft.specs.forgetting import ForgettingSpec
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[ForgettingSeed]

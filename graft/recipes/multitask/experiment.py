@@ -14,7 +14,6 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.multitask.seed import SHARED, run_seed
 from graft.recipes.multitask.seed_run import MultitaskRun
-from graft.recipes.multitask.spec import MultitaskSpec
 from graft.recipes.multitask.summary import agree, mean_matrix, summarize
 from graft.recipes.multitask.table import tabulate_run
 from graft.recipes.seed_run import SeedPlace, load_capped, train_config
@@ -23,6 +22,7 @@ from graft.report.plots.overlap_map import plot_families
 from graft.report.plots.task_matrix import plot_task_matrix
 from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
+from graft.specs.multitask import MultitaskSpec
 from graft.tasks.task import Task
 
 

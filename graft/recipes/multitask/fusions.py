@@ -12,8 +12,8 @@ from graft.compose.fusion.fuser import fuse_models
 from graft.localize.diff import find_core
 from graft.patch.mask import Mask
 from graft.recipes.multitask.seed_run import MultitaskRun
-from graft.recipes.multitask.spec import BASE, BlendSpec, MixSpec
 from graft.recipes.seed_run import Model, with_shots
+from graft.specs.multitask import BASE, BlendSpec, MixSpec
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from graft.compose.composition import compose_patches
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.recipes.multitask.seed_run import Figures, MultitaskRun
-from graft.recipes.multitask.spec import UnionSpec
+from graft.specs.multitask import UnionSpec
 from graft.tasks.task import Task
 
 

@@ -13,9 +13,9 @@ from graft.recipes.multitask.fusions import fuse_tuned, train_mix
 from graft.recipes.multitask.grafts import cross_grafts, cut_grafts, cut_shared, join_grafts
 from graft.recipes.multitask.seed_run import Figures, MultitaskRun
 from graft.recipes.multitask.sequences import run_sequence
-from graft.recipes.multitask.spec import BASE
 from graft.recipes.timer import Timer
 from graft.results.seeds import MultitaskSeed, Rows
+from graft.specs.multitask import BASE
 from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 

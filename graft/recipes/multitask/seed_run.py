@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from graft.patch.skill_patch import Patch
-from graft.recipes.multitask.spec import MultitaskSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples
 from graft.specs.localize import LocalizeSpec
+from graft.specs.multitask import MultitaskSpec
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 

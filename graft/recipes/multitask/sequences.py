@@ -7,9 +7,9 @@ from pathlib import Path
 
 from graft.patch.mask import Mask
 from graft.recipes.multitask.seed_run import Figures, MultitaskRun
-from graft.recipes.multitask.spec import SequenceSpec
 from graft.recipes.seed_run import Model, with_shots
 from graft.results.seeds import Rows
+from graft.specs.multitask import SequenceSpec
 from graft.tasks.task import Task
 
 

@@ -11,8 +11,8 @@ from graft.compose.task_overlap import TaskOverlap
 from graft.evaluate.continual_metrics import follow_stages
 from graft.evaluate.mantel import Matrix, mantel_test
 from graft.evaluate.t_interval import mean_interval
-from graft.recipes.multitask.spec import BASE
 from graft.results.seeds import MultitaskSeed
+from graft.specs.multitask import BASE
 
 Seeds = Sequence[MultitaskSeed]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
-from graft.recipes.multitask.spec import BASE
 from graft.recipes.multitask.summary import Seeds
 from graft.results.cells import decimal, mean_cell
 from graft.results.tables import Block, TextTable
+from graft.specs.multitask import BASE
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 COLUMNS = {

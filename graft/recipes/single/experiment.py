@@ -18,7 +18,6 @@ from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.seed_run import SeedPlace
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
-from graft.recipes.single.spec import SingleSpec
 from graft.recipes.single.table import summarize, tabulate_run
 from graft.report.plots.layer_map import plot_layer_map
 from graft.report.plots.reliability import plot_reliability, pool_bins
@@ -26,6 +25,7 @@ from graft.results.fields import to_json
 from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
 from graft.results.seeds import SingleSeed
+from graft.specs.single import SingleSpec
 from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint

@@ -27,7 +27,7 @@ def render_page(title: str, *children: Piece) -> str:
 
 def read_style() -> str:
     """Return the page's CSS, which is shipped beside this module."""
-    return importlib.resources.files("graft.report.page.style.").joinpath("style.css").read_text(encoding="utf-8")
+    return importlib.resources.files("graft.report.page").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def section(anchor: str | None, title: str, *children: Piece, level: int = 3) -> Html:

@@ -15,9 +15,9 @@ from graft.files.location import locate
 from graft.recipes import run as running
 from graft.recipes.forgetting.experiment import ForgettingExperiment
 from graft.recipes.forgetting.seed_run import ForgettingRun
-from graft.recipes.forgetting.spec import MethodSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace
+from graft.specs.forgetting import MethodSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import changed_entries, count
 from tests.models import write_yaml

@@ -88,7 +88,7 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[ForgettingSeed]) -
 
 
 def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
-    from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec
+    from graft.specs.forgetting import ForgettingSpec, MethodSpec
 
     units = Units.of([setting("old"), setting("older")], [setting("new")])
     methods = {"high": MethodSpec(), "low": MethodSpec()}

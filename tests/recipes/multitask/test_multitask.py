@@ -22,10 +22,10 @@ from graft.recipes.multitask.fusions import fuse_tuned, train_mix
 from graft.recipes.multitask.grafts import cut_grafts
 from graft.recipes.multitask.seed_run import MultitaskRun
 from graft.recipes.multitask.sequences import run_sequence
-from graft.recipes.multitask.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.recipes.seed_run import SeedPlace, with_shots
 from graft.specs.localize import LocalizeSpec
+from graft.specs.multitask import BlendSpec, MixSpec, SequenceSpec
 from graft.specs.reader import read_config, to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take

@@ -13,9 +13,9 @@ from graft.recipes.single.controls import match_early_stopping, match_interpolat
 from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
-from graft.recipes.single.spec import SingleSpec
 from graft.results.fields import to_json
 from graft.specs.reader import read_config
+from graft.specs.single import SingleSpec
 from graft.tasks.task import Task
 
 FULL: dict[str, Any] = {
