@@ -28,7 +28,7 @@ class Summary:
         expected: what a recipe's `expect` may name: model -> figure -> its mean and more.
         models: what each model is, where models are measured.
         more: further keys of the results, as JSON.
-        plotted: what the plots need beside the seeds.
+        files: the files to look at first, beside tables and plots.
     """
 
     figures: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Summary:
     expected: Figures
     models: Mapping[str, Model] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
-    plotted: Any = None
+    files: Sequence[Path] = ()
 
 
 class Experiment(ABC):
@@ -91,7 +91,3 @@ class Experiment(ABC):
     @abstractmethod
     def summarize(self, seeds: Sequence[Any], out: Path) -> Summary:
         """Return what all seeds show together; their patches lie in the run's folder `out`."""
-
-    @abstractmethod
-    def plot(self, seeds: Sequence[Any], summary: Summary, out: Path) -> list[Path]:
-        """Draw what is best seen into the run's folder; return the files, the ones to look at first."""

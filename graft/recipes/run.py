@@ -21,6 +21,8 @@ from graft.recipes.experiment import Experiment, Figures
 from graft.recipes.registry import find_kind
 from graft.recipes.seed_run import SeedPlace
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
+from graft.report.plots.registry import PLOTS
+from graft.report.run_folder import FinishedRun, open_run
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
 from graft.results.run import SEEDS, Results
 from graft.results.tables import to_markdown
@@ -115,12 +117,21 @@ def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResul
         more=summary.more,
     )
     content, table = results.to_json(), to_markdown(summary.tables)
-    files = experiment.plot(seeds, summary, out)
+    files = [*draw_plots(open_run(out, results)), *summary.files]
     for name, text in ((TABLES, table + "\n"), (RESULTS, json.dumps(content, indent=1))):  # the results last
         with new_file(out / name, force=True) as file:
             file.write_text(text, encoding="utf-8")
     drop_state(out)
     return RunResult(content, table, (*files, out / TABLES, out / RESULTS), results.missed)
+
+
+def draw_plots(run: FinishedRun) -> list[Path]:
+    """Draw the plots of a run's kind (`graft.report.plots.registry`) into its folder; return the files written."""
+    files: list[Path] = []
+    for entry in PLOTS.values():
+        plot = entry.load()(run) if entry.in_folder and entry.applies_to(run.results.kind) else None
+        files += [] if plot is None else plot.draw(run.path / entry.name)
+    return files
 
 
 def find_missed(expect: Mapping[str, Expectation], figures: Figures) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from graft.specs.reader import override, read_config, to_plain
 from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 from graft.specs.regularize import UNIFORM, RegularizeSpec
 
+MEAN = "mean"  # in place of a domain's name: over all domains
+
 
 @dataclass(frozen=True)
 class TaskUse(Block):

@@ -75,9 +75,6 @@ class ToyExperiment(Experiment):
         figures = {"toy": {"count": {"mean": sum(seed["count"] for seed in seeds), "half": None}}}
         return Summary(figures, [TextTable(["model", "count"], [["toy", "3"]])], figures)
 
-    def plot(self, seeds: Sequence[Any], summary: Summary, out: Path) -> list[Path]:
-        return []
-
 
 TOY = RecipeKind(
     name="toy",

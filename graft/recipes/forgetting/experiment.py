@@ -12,12 +12,11 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.forgetting.seed import run_seed
 from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.summary import MEAN, Units, list_curves, summarize
+from graft.recipes.forgetting.summary import Units, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.recipes.seed_run import SeedPlace, load_capped, train_config
-from graft.report.plots.pareto import plot_pareto
 from graft.results.seeds import ForgettingSeed
-from graft.specs.forgetting import ForgettingSpec, TaskUse
+from graft.specs.forgetting import MEAN, ForgettingSpec, TaskUse
 from graft.tasks.task import Task
 
 
@@ -101,13 +100,7 @@ class ForgettingExperiment(Experiment):
             for domain, rows in figures.items()
         }
         tables = tabulate_run(self.recipe, figures, seeds, units)
-        return Summary(figures, tables, expected, more={"units": units.to_json()}, plotted=units)
-
-    def plot(self, seeds: Sequence[ForgettingSeed], summary: Summary, out: Path) -> list[Path]:
-        """Draw gain against loss, a point per method and setting."""
-        del seeds
-        planes = list_curves(self.recipe, summary.figures, summary.plotted)
-        return plot_pareto(planes, out / "plane", title=self.recipe.name)
+        return Summary(figures, tables, expected, more={"units": units.to_json()})
 
 
 def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> MeasuredTask:

@@ -10,16 +10,14 @@ import numpy as np
 
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
-from graft.report.plots.pareto import ParetoPlot, ParetoPoint
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
-from graft.specs.forgetting import ForgettingSpec
+from graft.specs.forgetting import MEAN
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[ForgettingSeed]
 Row = dict[str, Any]  # "figures": figure -> mean, half, values; "beaten_by": a point, or None
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
-MEAN = "mean"  # over domains
 SCALE = {"points": 100.0, "nats": 1.0}
 
 
@@ -145,23 +143,3 @@ def find_dominated(places: Mapping[str, tuple[float, float]]) -> dict[str, str |
 
     winners = {point: [name for name in rivals if beats(rivals[name], place)] for point, place in places.items()}
     return {point: max(names, key=lambda name: rivals[name]) if names else None for point, names in winners.items()}
-
-
-def list_curves(recipe: ForgettingSpec, summary: Summary, units: Units) -> list[ParetoPlot]:
-    """Return the plots that are drawn: the mean over domains first, then each."""
-    order = [MEAN, *units.domains]
-    points = recipe.points()
-    planes = []
-    for domain in (name for name in order if name in summary):
-        rows = summary[domain]
-        curves: dict[str, list[ParetoPoint]] = {}
-        for point in points:
-            curves.setdefault(point.method, []).append(_spot(rows[point.name]))
-        title = domain if domain != MEAN else f"mean over {len(units.averaged)} domains"
-        planes.append(ParetoPlot(title, units.of_domain(domain), units.general, curves))
-    return planes
-
-
-def _spot(row: Row) -> ParetoPoint:
-    gain, general = row["figures"]["gain"], row["figures"]["general"]
-    return ParetoPoint(gain["mean"], general["mean"], row["beaten_by"] is not None)

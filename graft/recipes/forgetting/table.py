@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graft.recipes.forgetting.summary import MEAN, Row, Seeds, Summary, Unit, Units
+from graft.recipes.forgetting.summary import Row, Seeds, Summary, Unit, Units
 from graft.results.cells import MISSING, cell, fixed
 from graft.results.tables import Block, TextTable
-from graft.specs.forgetting import ForgettingSpec
+from graft.specs.forgetting import MEAN, ForgettingSpec
 
 DECIMALS = {"points": 1, "nats": 3}
 WORDS = {"points": "points of accuracy", "nats": "nats per token"}

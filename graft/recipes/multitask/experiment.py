@@ -14,12 +14,9 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.multitask.seed import SHARED, run_seed
 from graft.recipes.multitask.seed_run import MultitaskRun
-from graft.recipes.multitask.summary import agree, mean_matrix, summarize
+from graft.recipes.multitask.summary import agree, summarize
 from graft.recipes.multitask.table import tabulate_run
 from graft.recipes.seed_run import SeedPlace, load_capped, train_config
-from graft.report.plots.continual_curves import plot_continual_curves
-from graft.report.plots.overlap_map import plot_families
-from graft.report.plots.task_matrix import plot_task_matrix
 from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
 from graft.specs.multitask import MultitaskSpec
@@ -108,27 +105,7 @@ class MultitaskExperiment(Experiment):
             tables=tabulate_run(figures, seeds, overlap, agreement),
             expected=figures,
             more=more | {"agreement": agreement},
-            plotted=overlap,
         )
-
-    def plot(self, seeds: Sequence[MultitaskSeed], summary: Summary, out: Path) -> list[Path]:
-        """Draw the overlap of regions, each graft on each task, and what learning in turn costs."""
-        files = plot_families(summary.plotted, out / "overlap")
-        for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
-            if getattr(seeds[0], key) is not None:
-                names, gains = mean_matrix(seeds, key)
-                files += plot_task_matrix(
-                    gains,
-                    names,
-                    names,
-                    out / key,
-                    title=f"Accuracy gained over the base by each task's {title}",
-                    note="rows: the graft's task; columns: the task that is tested",
-                )
-        if self.recipe.sequences:
-            stages = {name: [seed.stages[name] for seed in seeds] for name in self.recipe.sequences}
-            files += plot_continual_curves(stages, out / "stages", title=f"{self.recipe.name}: learning tasks in turn")
-        return files
 
     def _measure_overlap(self, names: Sequence[str], prefix: str, out: Path) -> TaskOverlap:
         return measure_task_overlap(

@@ -9,7 +9,7 @@ import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
 from graft.evaluate.continual_metrics import follow_stages
-from graft.evaluate.mantel import Matrix, mantel_test
+from graft.evaluate.mantel import mantel_test
 from graft.evaluate.t_interval import mean_interval
 from graft.results.seeds import MultitaskSeed
 from graft.specs.multitask import BASE
@@ -44,14 +44,6 @@ def _figures(seed: MultitaskSeed, name: str) -> dict[str, float]:
 
 def _over_tasks(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in figures.values()])) for key in ("accuracy", "ece", "nll")}
-
-
-def mean_matrix(seeds: Seeds, key: str) -> tuple[list[str], Matrix]:
-    """Return the accuracy gained over the base, mean over seeds: row a graft's task, column a task."""
-    names = list(getattr(seeds[0], key))
-    pairs = [(getattr(seed, key), seed.methods[BASE]) for seed in seeds]
-    gains = [[[grafts[of][on] - base[on]["accuracy"] for on in names] for of in names] for grafts, base in pairs]
-    return names, np.mean(gains, axis=0)
 
 
 def agree(overlap: TaskOverlap, seeds: Seeds) -> dict[str, dict[str, float | None]]:

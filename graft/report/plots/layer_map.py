@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,27 @@ import numpy as np
 
 from graft.patch.mask import Mask
 from graft.patch.summary import entries_by_layer
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import in_style, new_figure, save_figure
+from graft.report.run_folder import RunFolder
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw where the main patch of the first seed lies; None where the folder does not hold it."""
+    patch = run.patch()
+    if patch is None:
+        return None
+    seed, mask = run.seeds[0].seed, patch.mask
+    of = f", the first of {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+    layers, modules, counts = count_entries(mask)
+    i, j = divmod(int(counts.argmax()), counts.shape[1])
+    title = f"{run.name}: where the {len(mask):,} entries lie ({run.method}, seed {seed})"
+    return Plot(
+        partial(plot_layer_map, mask, title=title),
+        alt=f"Map of layers by modules. The most entries, {counts[i, j]:,}, lie in {layers[i]}, {modules[j]}.",
+        caption=f"Entries of the patch in each layer and module (weight and bias together), seed {seed}{of}; "
+        "darker is more, on a logarithmic scale.",
+    )
 
 
 def plot_layer_map(mask: Mask, path: Path, *, title: str) -> list[Path]:

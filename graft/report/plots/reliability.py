@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graft.evaluate.calibration import ReliabilityBins
+from graft.report.estimates import controls_of, decimal, estimate_of
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import INK, in_style, model_color, new_figure, save_figure, short_label
+from graft.report.run_folder import RunFolder
 
 PER_ROW = 4
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw base, tuned, the main graft and the controls; None where no model has bins."""
+    wanted = ("base", "tuned", run.main, *controls_of(run))
+    names = [name for name in wanted if _has_same_edges(run, name)]
+    if not names:
+        return None
+    pooled = {name: pool_bins([seed.bins[name] for seed in run.seeds]) for name in names}
+    over = f"{len(run.seeds)} seeds pooled" if len(run.seeds) > 1 else "1 seed"
+    errors = {name: error.mean for name in names if (error := estimate_of(run, name, "ece"))}
+    return Plot(
+        partial(plot_reliability, pooled, title=f"{run.name}: reliability on test, {over}", errors=errors),
+        alt="Reliability diagrams on test. " + "; ".join(f"{name}: ECE {decimal(x)}" for name, x in errors.items()),
+        caption="How often a model is right (bars) against how sure it is; the dashed diagonal is perfect calibration, "
+        f"below it a model is too sure. Test split, {over}; the ECE is the mean over seeds, as in the table.",
+    )
+
+
+def _has_same_edges(run: RunFolder, name: str) -> bool:
+    """Return whether all seeds have bins of a model that can be pooled."""
+    edges = [seed.bins[name].edges for seed in run.seeds if name in seed.bins]
+    return len(edges) == len(run.seeds) and all(np.array_equal(edges[0], other) for other in edges)
 
 
 def plot_reliability(
