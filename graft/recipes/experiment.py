@@ -20,7 +20,7 @@ Figures = Mapping[str, Mapping[str, Any]]  # model or method -> figure -> "mean"
 
 @dataclass(frozen=True)
 class Summary:
-    """What all seeds of an experiment show together.
+    """Summary of all seeds of an experiment.
 
     Attributes:
         figures: means with intervals, as JSON.
@@ -69,7 +69,7 @@ class Experiment(ABC):
 
     @property
     def tasks(self) -> list[Task]:
-        """All tasks."""
+        """Tasks under every key."""
         return [task for used in self.used.values() for task, _ in used]
 
     def refuse_dtype(self, dtype: str) -> None:
@@ -86,7 +86,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def run_seed(self, place: SeedPlace) -> Any:
-        """Run one seed; return what it found (`graft.results.seeds`)."""
+        """Run one seed; return its results (`graft.results.seeds`)."""
 
     @abstractmethod
     def summarize(self, seeds: Sequence[Any], out: Path) -> Summary:

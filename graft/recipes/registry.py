@@ -12,7 +12,7 @@ from graft.registry import Entry, Registry, load_target
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeKind(Entry):
-    """One kind of recipe; `target` is its `graft.recipes.experiment.Experiment`.
+    """Kind of recipe; `target` is its `graft.recipes.experiment.Experiment`.
 
     Attributes:
         spec: "package.module:Class" of the dataclass whose fields are the recipe's keys.

@@ -13,7 +13,7 @@ from graft.registry import Entry, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class SectionEntry(Entry):
-    """One section; `name` is that of its module where it is one of ours."""
+    """Section of the page; `name` is that of its module where it is one of ours."""
 
     target: str = ""
 

@@ -19,7 +19,7 @@ MOST_SETS = 40
 
 @dataclass(frozen=True)
 class SetFigures:
-    """One model on one set.
+    """Metrics of one model on one set.
 
     Attributes:
         numbers: metric -> number; "n" is how many examples are behind them.

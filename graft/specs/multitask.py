@@ -158,7 +158,7 @@ class MultitaskSpec(Block):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All names of the table, in its order."""
+        """Names of the table's rows, in its order."""
         return (BASE, "tuned", "graft", *self.mixes, *self.sequences, *self.fusions, *self.unions)
 
     def _check_names(self) -> None:

@@ -28,7 +28,7 @@ _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or fals
 
 @dataclass(frozen=True)
 class Row:
-    """One key of a block.
+    """Key of a block.
 
     Attributes:
         key: as YAML has it.
@@ -77,7 +77,7 @@ def describe(kind: type, titles: Mapping[type, str] | None = None) -> list[Row]:
 
 
 def _walk(kind: type, path: str = "") -> Iterator[tuple[str, type]]:
-    """A block and those within it, each with its dotted path."""
+    """Yield a block and those within it, each with its dotted path."""
     yield path, kind
     for key, hint in field_hints(kind).items():
         for inner in _blocks_within(hint):
@@ -97,7 +97,7 @@ def _ranges_within(hint: Any) -> list[Range]:
 
 
 def _read_meanings(kind: type) -> dict[str, str]:
-    """Key -> meaning, from the section "Attributes" of a docstring; a line may tell of several keys."""
+    """Return key -> meaning, from the section "Attributes" of a docstring; a line may tell of several keys."""
     _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     lines = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", section.split("\n\n")[0], flags=re.MULTILINE)
     return {key: " ".join(text.split()) for keys, text in lines for key in keys.split(", ")}

@@ -93,7 +93,7 @@ class SingleSpec(Block):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All methods that are grafted, the main one first."""
+        """Methods that are grafted, the main one first."""
         return (self.localize.method, *(method for method in self.controls if method != self.localize.method))
 
     @property

@@ -34,13 +34,13 @@ class MeasuredTask:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return self.task.spec.name
 
 
 @dataclass(frozen=True)
 class ForgettingRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.
@@ -81,7 +81,7 @@ class ForgettingRun(SeedRun):
         return self.merge(self.start, self.cut(self.start, tuned, domain, how.graft), "graft")
 
     def region(self, how: ProtectSpec) -> Mask:
-        """Return the weights that a method keeps as they are."""
+        """Return the weights that a method keeps unchanged."""
         if how.by == "patch":
             assert self.patch is not None
             return self.patch.mask
@@ -93,7 +93,7 @@ class ForgettingRun(SeedRun):
         return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
 
     def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Figures:
-        """Return the figures of a model on validation and test of some tasks."""
+        """Return the metrics of a model on validation and test of some tasks."""
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
         figures: Figures = {}
         for head, item in zip(heads, tasks, strict=True):
@@ -110,13 +110,13 @@ class ForgettingRun(SeedRun):
                 shutil.rmtree(folder)
 
     def _replayed(self, domain: Task, shots: int) -> list[Task]:
-        """The general tasks that can be trained along, since they have the domain's kind of head."""
+        """Return the general tasks that can be trained along, since they have the domain's kind of head."""
         kind = domain.spec.head.kind
         alike = [item.task for item in self.general if item.task.spec.head.kind == kind]
         return [with_shots(task, shots) for task in alike] if shots else []
 
     def _regularized(self, how: MethodSpec) -> dict[str, Any]:
-        """The method's block with a file in the place of a score's name."""
+        """Return the method's block, in which a file takes the place of a score's name."""
         if how.regularize is None:
             return {}
         block, name = to_plain(how.regularize), how.regularize.importance
@@ -136,7 +136,7 @@ class ForgettingRun(SeedRun):
 
 
 def score_of(task: Task, figures: Mapping[str, float]) -> float:
-    """Return a task's one figure, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
+    """Return a task's one score, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
     return -figures["nll"] if is_text(task) else figures["accuracy"]
 
 

@@ -23,7 +23,7 @@ SCALE = {"points": 100.0, "nats": 1.0}
 
 @dataclass(frozen=True)
 class Units:
-    """What scores are counted in: points of accuracy, or nats per token.
+    """Units of scores: points of accuracy, or nats per token.
 
     Attributes:
         general: of the mean over general tasks: that of the first one.
@@ -39,7 +39,7 @@ class Units:
 
     @classmethod
     def of(cls, general: Sequence[MeasuredTask], domains: Sequence[MeasuredTask]) -> Units:
-        """From the tasks."""
+        """Return the units of these tasks."""
         units = {setting.name: _unit(setting) for setting in general}
         first = next(iter(units.values()))
         counted = tuple(name for name, unit in units.items() if unit == first)
@@ -53,17 +53,17 @@ class Units:
         return [name for name, unit in self.domains.items() if unit == first]
 
     def of_domain(self, domain: str) -> Unit:
-        """Of a domain's gain, or of the mean's."""
+        """Return the unit of a domain's gain, or of the mean's."""
         return self.domains[self.averaged[0] if domain == MEAN else domain]
 
     def of_task(self, task: str) -> Unit:
-        """Of a general task."""
+        """Return the unit of a general task."""
         if task in self.counted:
             return self.general
         return "nats" if self.general == "points" else "points"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the units as plain data."""
         return {"general": self.general, "counted": list(self.counted), "domains": dict(self.domains)}
 
 
@@ -72,9 +72,9 @@ def _unit(setting: MeasuredTask) -> Unit:
 
 
 def summarize(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
-    """Return domain, or "mean" over them -> point -> figures over seeds, and a point that beats it.
+    """Return domain, or "mean" over them -> point -> estimates over seeds, and a point that beats it.
 
-    Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
+    Estimates with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
     accuracy or nats: "gain" on the domain; "general", the mean over general tasks, negative where something was lost;
     "validation_gain", "validation_general"; "gain_against", "general_against", what the seed's first point has taken
     off; each general task by its name; "seconds" of training and localizing, few where the training is another
@@ -119,27 +119,29 @@ def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
         point: {key: mean_interval([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
     }
     first = next(iter(rows[0]))
-    for point, found in figures.items():
+    for point, estimates in figures.items():
         for key in ("gain", "general"):  # in pairs: the seeds' draws of examples move all points alike
-            found[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
-    dominated = find_dominated({point: _place(row) for point, row in figures.items()})
+            estimates[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
+    dominated = find_dominated({point: _position_of(row) for point, row in figures.items()})
     return {point: {"figures": row, "beaten_by": dominated[point]} for point, row in figures.items()}
 
 
-def _place(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+def _position_of(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
     return row["validation_gain"]["mean"], row["validation_general"]["mean"]
 
 
-def find_dominated(places: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
+def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
     """Return point -> another that is as good on both axes and better on one, the best of them by gain, or None.
 
     Args:
-        places: point -> two figures, higher is better. Doing nothing, at (0, 0), is one of the rivals.
+        positions: point -> two numbers, higher is better. Doing nothing, at (0, 0), is one of the rivals.
     """
-    rivals = {**places, "doing nothing": (0.0, 0.0)}
+    rivals = {**positions, "doing nothing": (0.0, 0.0)}
 
     def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
         return other != one and other[0] >= one[0] and other[1] >= one[1]
 
-    winners = {point: [name for name in rivals if beats(rivals[name], place)] for point, place in places.items()}
+    winners = {
+        point: [name for name in rivals if beats(rivals[name], position)] for point, position in positions.items()
+    }
     return {point: max(names, key=lambda name: rivals[name]) if names else None for point, names in winners.items()}

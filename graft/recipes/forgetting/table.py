@@ -80,11 +80,11 @@ def _pair(row: Row, of_gain: Unit, of_general: Unit, suffix: str = "") -> str:
 
 
 def _against(row: Row, rows: Mapping[str, Row], of_gain: Unit, of_general: Unit) -> str:
-    """Return what the first point's figures leave; a dash for itself."""
+    """Return gain and general change less the first point's; a dash for the first point itself."""
     return MISSING if row is next(iter(rows.values())) else _pair(row, of_gain, of_general, "_against")
 
 
 def _cell(figure: Mapping[str, Any], unit: Unit) -> str:
     """Return a change with its sign, and the half-width of its interval."""
-    places = DECIMALS[unit]
-    return cell(figure["mean"], half=figure["half"], show=fixed(places, "+"), show_error=fixed(places))
+    decimals = DECIMALS[unit]
+    return cell(figure["mean"], half=figure["half"], show=fixed(decimals, "+"), show_error=fixed(decimals))

@@ -55,7 +55,7 @@ def train_mix(run: MultitaskRun, mix: MixSpec, start: Fused | None) -> Path:
     tasks = [with_shots(task, mix.shots) for task in run.tasks]
     model: Model = run.recipe.base if start is None else start.path
     clusters: Sequence[tuple[str, ...]] = start.clusters if start is not None and mix.staged else ((),)
-    cores = _cores(run, mix) if mix.freeze else {}
+    cores = _find_cores(run, mix) if mix.freeze else {}
     frozen: list[Mask] = []
     for cluster in clusters:
         model = run.train(model, tasks, mix.train, protect=frozen)
@@ -63,8 +63,8 @@ def train_mix(run: MultitaskRun, mix: MixSpec, start: Fused | None) -> Path:
     return Path(model)
 
 
-def _cores(run: MultitaskRun, mix: MixSpec) -> dict[str, Mask]:
-    """Task -> the share of all weights that its tuning moved furthest, as its fusion has it."""
+def _find_cores(run: MultitaskRun, mix: MixSpec) -> dict[str, Mask]:
+    """Return task -> the share of all weights that its tuning moved furthest, as its fusion has it."""
     assert mix.start != BASE
     share = run.recipe.fusions[mix.start].fuse.core
     return {task.spec.name: find_core(run.recipe.base, run.tuned[task.spec.name], share) for task in run.tasks}

@@ -28,17 +28,17 @@ def cut_shared(run: MultitaskRun, joint: Path, density: float | None = None) -> 
 
 
 def cross_grafts(run: MultitaskRun, patches: Mapping[str, Patch]) -> dict[str, Figures]:
-    """Return task of the graft -> task -> figures of the base with that graft."""
+    """Return task of the graft -> task -> metrics of the base with that graft."""
     heads = run.open(run.recipe.base)
-    found = {}
+    figures = {}
     for task in run.tasks:
         with apply_patch(heads[0].model, patches[task.spec.name]):
-            found[task.spec.name] = run.measure(heads)
-    return found
+            figures[task.spec.name] = run.measure(heads)
+    return figures
 
 
 def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tuple[Figures, dict[str, Any]]:
-    """Compose the grafts of all tasks: their figures, and what is known of them beforehand.
+    """Compose the grafts of all tasks; return their metrics, and what is known of them beforehand.
 
     Args:
         run: the seed at work.
@@ -50,8 +50,8 @@ def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tupl
         patches = cut_shared(run, joint, union.density)
     else:
         patches = cut_grafts(run, run.tasks, union.density)
-    whole = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=run.recipe.base)
+    union_patch = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=run.recipe.base)
     heads = run.open(run.recipe.base)
-    with apply_patch(heads[0].model, whole):
-        found = {"validation_accuracy": run.validate(heads), "k": len(whole)}
-        return run.measure(heads), found | {"overlap": dict(whole.provenance.method["overlap"])}
+    with apply_patch(heads[0].model, union_patch):
+        found = {"validation_accuracy": run.validate(heads), "k": len(union_patch)}
+        return run.measure(heads), found | {"overlap": dict(union_patch.provenance.method["overlap"])}

@@ -1,4 +1,4 @@
-"""One seed of a recipe of several tasks: every method trained, joined and measured."""
+"""Run one seed of a recipe of several tasks: every method trained, joined and measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Crossed = dict[str, dict[str, float]]  # task of a graft -> task -> accuracy
 
 
 def run_seed(run: MultitaskRun) -> MultitaskSeed:
-    """Run one seed: leave a patch per task, return its figures; checkpoints are dropped at the end.
+    """Run one seed: leave a patch per task, return its metrics; checkpoints are dropped at the end.
 
     Trainings that an earlier try left are taken up where they were made with the same settings.
     """
@@ -47,7 +47,7 @@ def run_seed(run: MultitaskRun) -> MultitaskSeed:
         stages=stages,
         found=found,
         grafts=_accuracies(crossed),
-        kinship=_kinship(run),
+        kinship=_compare_tasks(run),
         seconds=timer.seconds,
         shared=shared,
     )
@@ -70,7 +70,11 @@ def _run_sequences(run: MultitaskRun, methods: dict[str, Figures], timer: Timer)
 
 
 def _run_joined(run: MultitaskRun, methods: dict[str, Figures], timer: Timer) -> tuple[dict[str, Any], Crossed | None]:
-    """Fusions, mixes and unions; what was found of each, and the shared grafts on every task where asked for."""
+    """Measure fusions, mixes and unions.
+
+    Returns:
+        What was found of each, and the accuracies of the shared grafts where the recipe asks for them.
+    """
     recipe, found, shared = run.recipe, {}, None
     fused = {}
     mixed: list[Path] = []
@@ -103,10 +107,10 @@ def _accuracies(crossed: Mapping[str, Figures]) -> Crossed:
     return {of: {task: figures["accuracy"] for task, figures in row.items()} for of, row in crossed.items()}
 
 
-def _kinship(run: MultitaskRun) -> dict[str, list[list[float]]]:
+def _compare_tasks(run: MultitaskRun) -> dict[str, list[list[float]]]:
     tasks = (*run.tasks, *run.beside)
     heads, examples = run.open(run.recipe.base, tasks), [task.train_examples() for task in tasks]
-    found = {"gradients": compare_gradients(heads, examples, run.recipe.localize.scope).tolist()}
+    similarities = {"gradients": compare_gradients(heads, examples, run.recipe.localize.scope).tolist()}
     if isinstance(heads[0], SimilarityHead):
-        found["texts"] = compare_texts(heads[0], examples).tolist()
-    return found
+        similarities["texts"] = compare_texts(heads[0], examples).tolist()
+    return similarities

@@ -19,7 +19,7 @@ Figures = dict[str, dict[str, float]]  # task -> accuracy, ece, nll, n
 
 @dataclass(frozen=True)
 class MultitaskRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.
@@ -44,12 +44,12 @@ class MultitaskRun(SeedRun):
         return self.open_heads(model, tasks or self.tasks)
 
     def measure(self, heads: Sequence[Head], only: int | None = None) -> Figures:
-        """Return the figures on the test split of every task, or of the first few."""
+        """Return the metrics on the test split of every task, or of the first few."""
         pairs = list(zip(heads, self.tasks, strict=True))[:only]
         return {task.spec.name: self.measure_task(head, task) for head, task in pairs}
 
     def measure_task(self, head: Head, task: Task) -> dict[str, float]:
-        """Return the figures of one model on one task's test split."""
+        """Return the metrics of one model on one task's test split."""
         evaluate = self.recipe.evaluate
         return measure_examples(head, task.test_examples(evaluate.limit), evaluate.batch_size, task.spec.name)
 

@@ -37,8 +37,8 @@ def _figures(seed: MultitaskSeed, name: str) -> dict[str, float]:
     if name in seed.stages:
         last = follow_stages(seed.stages[name])[-1]
         figures |= {"forgetting": last.forgetting, "transfer": last.transfer}
-    found = seed.found.get(name, {})
-    figures |= {key: found[key] for key in ("validation_accuracy", "scale") if found.get(key) is not None}
+    chosen = seed.found.get(name, {})
+    figures |= {key: chosen[key] for key in ("validation_accuracy", "scale") if chosen.get(key) is not None}
     return figures | {f"{task}.{key}": row[key] for task, row in methods[name].items() for key in ("accuracy", "ece")}
 
 

@@ -25,7 +25,7 @@ from graft.tensors.scope import Scope
 
 @dataclass(frozen=True)
 class SingleRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.

@@ -39,7 +39,7 @@ def tabulate_run(
         sets: the out-of-distribution sets that have accuracy.
         summary: of `summarize`.
         models: what each model is.
-        seeds: what each seed found.
+        seeds: results of each seed.
         pooled: paired differences.
     """
     blocks: list[Block] = [tabulate_models(pick_main(summary, models), sets)]

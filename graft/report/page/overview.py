@@ -131,8 +131,8 @@ def _forest_part(
 def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pairs:
     table: Pairs = {}
     for other in others:
-        found = {run.name: difference_of(run, other, metric) for run in runs if other != run.main}
-        rows = {name: paired for name, paired in found.items() if paired}
+        differences = {run.name: difference_of(run, other, metric) for run in runs if other != run.main}
+        rows = {name: paired for name, paired in differences.items() if paired}
         if len(rows) > 1:
             rows[MEAN] = over_tasks(list(rows.values()))
         if rows:
@@ -141,7 +141,7 @@ def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pai
 
 
 def _count_verdicts(pairs: Pairs, short: Mapping[str, str]) -> str:
-    """Such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
+    """Return a line such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
     parts = []
     for other, rows in pairs.items():
         verdicts = Counter(paired.verdict for task, paired in rows.items() if task != MEAN)

@@ -14,7 +14,7 @@ from graft.report.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunPage:
-    """One run on the page.
+    """Run of one task on the page.
 
     Attributes:
         run: what was measured.

@@ -34,7 +34,7 @@ class TableRun:
 
     @property
     def headline(self) -> str:
-        """How much there is."""
+        """Number of tables and plots, in words."""
         n = sum(isinstance(block, TextTable) for block in self.blocks)
         return f"methods compared: {n} tables, {len(self.pictures)} plots"
 

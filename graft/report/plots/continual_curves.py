@@ -1,4 +1,4 @@
-"""What learning tasks in turn costs, stage by stage, a line per method."""
+"""Average accuracy and backward transfer while tasks are learned in turn, a line per method."""
 
 from __future__ import annotations
 

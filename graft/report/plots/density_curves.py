@@ -96,17 +96,17 @@ def plot_density_curves(
 
 
 def _draw_line(axes: Any, method: str, points: Mapping[float, Mapping[str, Estimate]], metric: str, color: str) -> None:
-    found = {density: row[metric] for density, row in points.items() if metric in row}
+    line = {density: row[metric] for density, row in points.items() if metric in row}
     marker = MARKERS.get(method, "D")
-    means = [estimate.mean for estimate in found.values()]
-    axes.plot(list(found), means, color=color, marker=marker, markersize=5.5, linewidth=1.8, label=short_label(method))
-    pairs = [(density, value) for density, estimate in found.items() for value in estimate.values]
-    if len(pairs) > len(found):
+    means = [estimate.mean for estimate in line.values()]
+    axes.plot(list(line), means, color=color, marker=marker, markersize=5.5, linewidth=1.8, label=short_label(method))
+    pairs = [(density, value) for density, estimate in line.items() for value in estimate.values]
+    if len(pairs) > len(line):
         axes.scatter(*zip(*pairs, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
 
 
 def _draw_levels(axes: Any, heights: Mapping[str, float]) -> None:
-    """Each height as a dashed line that says at its right end what it is; the lower name hangs, so none overlap."""
+    """Draw each height as a dashed line, named at its right end; the lower name hangs, so that none overlap."""
     for name, height in heights.items():
         color = COLORS.get(name, INK)
         axes.axhline(height, color=color, linewidth=1, linestyle="--", zorder=0)
@@ -124,6 +124,6 @@ def _draw_levels(axes: Any, heights: Mapping[str, float]) -> None:
 
 
 def _power(density: float, _: int) -> str:
-    """10⁻⁴ for 1e-4."""
+    """Return a density as a power of ten: 10⁻⁴ for 1e-4."""
     exponent = f"{math.log10(density):.0f}"
     return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

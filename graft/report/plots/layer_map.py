@@ -1,4 +1,4 @@
-"""Where a mask lies: entries per layer and module, as a heat map."""
+"""Map of a mask: entries per layer and module, as a heat map."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def plot_layer_map(mask: Mask, path: Path, *, title: str) -> list[Path]:
 
 
 def count_entries(mask: Mask) -> tuple[list[str], list[str], np.ndarray]:
-    """Row names, column names and the (n_layers, n_modules) counts; weight and bias of a module are one."""
+    """Return row names, column names and the (n_layers, n_modules) counts; weight and bias of a module are one."""
     by_layer = entries_by_layer(mask)
     modules = sorted({_module(name) for row in by_layer.values() for name in row})
     counts = np.zeros((len(by_layer), len(modules)), int)

@@ -16,7 +16,7 @@ _PLOTS = "graft.report.plots."
 
 @dataclass(frozen=True, kw_only=True)
 class PlotEntry(Entry):
-    """One plot; `name` is that of its file, without suffix.
+    """Plot of a run; `name` is that of its file, without suffix.
 
     Attributes:
         kinds: kinds of recipes whose runs have it; every kind where there is none.

@@ -61,22 +61,22 @@ def plot_reliability(
         figure.suptitle(f"{title}\nhatched: gap between confidence and accuracy", fontsize=10)
         grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[4, 1] * rows)
         left = min(_left_edge(bins) for bins in models.values())
-        for place, (name, bins) in enumerate(models.items()):
-            row, column = divmod(place, PER_ROW)
+        for position, (name, bins) in enumerate(models.items()):
+            row, column = divmod(position, PER_ROW)
             _draw_accuracy(grid[2 * row][column], name, bins, left)
             _name_panel(grid[2 * row][column], name, (errors or {}).get(name, float(bins.share @ bins.gap)))
             _draw_counts(grid[2 * row + 1][column], name, bins, left)
         for row in range(rows):
             grid[2 * row][0].set_ylabel("accuracy in bin")
             grid[2 * row + 1][0].set_ylabel("share")
-        for place in range(len(models), rows * columns):
-            for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+        for position in range(len(models), rows * columns):
+            for axes in grid[2 * (position // columns) : 2 * (position // columns) + 2, position % columns]:
                 axes.set_axis_off()
         return save_figure(figure, path)
 
 
 def pool_bins(parts: list[ReliabilityBins]) -> ReliabilityBins:
-    """Bins of several runs on the same equal-width edges as one, weighted by their counts."""
+    """Return bins of several runs on the same equal-width edges as one, weighted by their counts."""
     count = np.sum([part.count for part in parts], axis=0)
     with np.errstate(invalid="ignore"):
         means = [
@@ -123,7 +123,7 @@ def _draw_counts(axes: Any, name: str, bins: ReliabilityBins, left: float) -> No
 
 
 def _left_edge(bins: ReliabilityBins) -> float:
-    """With two labels no confidence lies under a half: leave that part out when it is empty."""
+    """Return the left end of the axis: with two labels no confidence lies under a half, and that part is left out."""
     return 0.45 if bins.count[bins.edges[1:] <= 0.45].sum() == 0 else 0.0
 
 

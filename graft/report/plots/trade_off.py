@@ -70,8 +70,8 @@ def _draw_model(axes: Any, name: str, accuracy: Estimate, ece: Estimate) -> None
     axes.errorbar(
         accuracy.mean,
         ece.mean,
-        xerr=_reach(accuracy),
-        yerr=_reach(ece),
+        xerr=_error_bars(accuracy),
+        yerr=_error_bars(ece),
         color=color,
         marker=marker,
         markersize=9 if name.startswith("graft") else 6.5,
@@ -82,8 +82,8 @@ def _draw_model(axes: Any, name: str, accuracy: Estimate, ece: Estimate) -> None
     )
 
 
-def _reach(estimate: Estimate) -> list[list[float]] | None:
-    """How far the interval goes down and up from the mean, never less than 0: a basic interval may miss the mean."""
+def _error_bars(estimate: Estimate) -> list[list[float]] | None:
+    """Return how far the interval reaches below and above the mean, at least 0: a basic interval may miss the mean."""
     if estimate.low is None or estimate.high is None:
         return None
     return [[max(0.0, estimate.mean - estimate.low)], [max(0.0, estimate.high - estimate.mean)]]

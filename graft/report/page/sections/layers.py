@@ -1,4 +1,4 @@
-"""Where the entries of the first seed's patch lie."""
+"""Layers and modules of the entries of the first seed's patch."""
 
 from __future__ import annotations
 
