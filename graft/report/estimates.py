@@ -37,7 +37,7 @@ class Estimate:
 
     @property
     def interval(self) -> str:
-        """Interval as text: "± .012" over seeds, "[.780, .812]" over examples; "" without one, or where all seeds agree."""
+        """Interval as text: "± .012" over seeds, "[.780, .812]" over examples; "" without one or where seeds agree."""
         if self.low is None or self.high is None or self.high - self.low < 1e-9:
             return ""
         if len(self.values) > 1:

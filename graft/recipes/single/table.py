@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graft.evaluate.registry import metrics_shown
 from graft.evaluate.t_interval import mean_interval
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.models import Model
@@ -12,6 +13,7 @@ from graft.results.seeds import SingleSeed
 from graft.results.tables import Block, TextTable
 
 Figures = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+FIRST = ("accuracy", "ece")  # metrics that lead; the others follow in the registry's order
 Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graft.evaluate.pooling.pool_seeds`
 
 
@@ -56,12 +58,19 @@ def pick_main(summary: Mapping[str, Figures], models: Mapping[str, Model]) -> di
 
 
 def tabulate_models(summary: Mapping[str, Figures], sets: Sequence[str]) -> TextTable:
-    """Return a row per model: accuracy, gain, ECE, NLL and Brier, then each set's accuracy and ECE."""
-    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    """Return a row per model: accuracy, gain and the other metrics, then each set's accuracy and ECE."""
+    columns = list_columns({"recovered_gain": "gain"})
     for name in sets:
         columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
     rows = [[model, *(mean_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
     return TextTable(["model", *columns.values()], rows)
+
+
+def list_columns(gains: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return key -> heading of the metrics by which models are compared, with gains after the accuracy."""
+    metrics = metrics_shown("comparison")
+    headings = {name: metrics[name].label for name in (*FIRST, *metrics)}
+    return {"accuracy": headings.pop("accuracy"), **(gains or {}), **headings}
 
 
 def tabulate_controls(
@@ -72,8 +81,7 @@ def tabulate_controls(
     Before the figures of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
     model without a region.
     """
-    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "lost_gain": "lost gain"}
-    columns |= {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    columns = list_columns({"recovered_gain": "gain", "lost_gain": "lost gain"})
     rows = []
     for model, figures in summary.items():
         if models[model].role in ("control", "without"):
@@ -84,7 +92,7 @@ def tabulate_controls(
 
 def tabulate_differences(pooled: Pooled) -> TextTable:
     """Return the pooled paired differences on test: a row per model, a column per metric, [low, high]."""
-    metrics = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    metrics = list_columns()
     rows = [[model, *(_difference_cell(sets["test"].get(key)) for key in metrics)] for model, sets in pooled.items()]
     return TextTable(["minus", *metrics.values()], rows)
 

@@ -138,7 +138,7 @@ def test_a_run_that_was_broken_off_goes_on_with_the_next_seed(
         return run_seed(run)
 
     monkeypatch.setattr(running, "run_seed", interrupted)
-    monkeypatch.setattr(SingleExperiment, "plot", lambda *_: [])  # slow, and drawn in the run it is compared with
+    monkeypatch.setattr("graft.recipes.run.draw_plots", lambda _: [])  # slow, and drawn in the run it is compared with
     with pytest.raises(KeyboardInterrupt):
         run_recipe(recipe, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
