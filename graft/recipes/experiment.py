@@ -10,12 +10,12 @@ from typing import Any
 
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.results.models import Model
 from graft.results.tables import Block
 from graft.tasks.task import Task
 
-Figures = Mapping[str, Mapping[str, Any]]  # model or method -> figure -> "mean", "half", "values"
+Metrics = Mapping[str, Mapping[str, Any]]  # model or method -> metric -> "mean", "half", "values"
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class Summary:
     """Summary of all seeds of an experiment.
 
     Attributes:
-        figures: means with intervals, as JSON.
+        metrics: means with intervals, as JSON.
         tables: paragraphs and tables for a person.
-        expected: what a recipe's `expect` may name: model -> figure -> its mean and more.
+        expected: what a recipe's `expect` may name: model -> metric -> its mean and more.
         models: what each model is, where models are measured.
         more: further keys of the results, as JSON.
         files: the files to look at first, beside tables and plots.
     """
 
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     tables: Sequence[Block]
-    expected: Figures
+    expected: Metrics
     models: Mapping[str, Model] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
@@ -85,7 +85,7 @@ class Experiment(ABC):
         """Return the budgets that are refused before the first training where nothing can meet them."""
 
     @abstractmethod
-    def run_seed(self, place: SeedPlace) -> Any:
+    def run_seed(self, context: SeedContext) -> Any:
         """Run one seed; return its results (`graft.results.seeds`)."""
 
     @abstractmethod

@@ -17,9 +17,9 @@ from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
-from graft.recipes.experiment import Experiment, Figures
+from graft.recipes.experiment import Experiment, Metrics
 from graft.recipes.registry import find_kind
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
 from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import FinishedRun, open_run
@@ -98,9 +98,9 @@ def run_recipe(
     claim_run(out, to_plain(recipe), content, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        place = SeedPlace(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
+        context = SeedContext(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
         kind = SEEDS.get(recipe.kind, Any)
-        seeds.append(find_or_read(place.folder / "seed.json", kind, partial(experiment.run_seed, place)))
+        seeds.append(find_or_read(context.folder / "seed.json", kind, partial(experiment.run_seed, context)))
     return _finish(experiment, seeds, out)
 
 
@@ -109,7 +109,7 @@ def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResul
     results = Results(
         kind=recipe.kind,
         recipe=to_plain(recipe),
-        summary=summary.figures,
+        summary=summary.metrics,
         seeds=tuple(seeds),
         tables=summary.tables,
         models=summary.models,
@@ -134,19 +134,19 @@ def draw_plots(run: FinishedRun) -> list[Path]:
     return files
 
 
-def find_missed(expect: Mapping[str, Expectation], figures: Figures) -> tuple[str, ...]:
+def find_missed(expect: Mapping[str, Expectation], metrics: Metrics) -> tuple[str, ...]:
     """Return the expectations that were not met, each as a sentence.
 
     Args:
         expect: "MODEL.FIGURE" -> value and tolerance.
-        figures: model -> figure -> its mean and more.
+        metrics: model -> metric -> its mean and more.
     """
     missed = []
     for key, expected in expect.items():
         model, _, metric = key.partition(".")
-        figure = figures.get(model, {}).get(metric)
-        if figure is None:
+        estimate = metrics.get(model, {}).get(metric)
+        if estimate is None:
             missed.append(f"{key}: no such figure")
-        elif abs(figure["mean"] - expected.value) > expected.tolerance:
-            missed.append(f"{key} is {figure['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
+        elif abs(estimate["mean"] - expected.value) > expected.tolerance:
+            missed.append(f"{key} is {estimate['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
     return tuple(missed)

@@ -37,8 +37,8 @@ Model = str | Path
 
 
 @dataclass(frozen=True)
-class SeedPlace:
-    """Seed of a run, with the folders that it works in and leaves.
+class SeedContext:
+    """Context of one seed of a run: the folders that it works in and leaves, and the runtime.
 
     Attributes:
         seed: of few-shot draws, training order, dropout and random masks.
@@ -62,27 +62,27 @@ class SeedRun:
     """Seed at work.
 
     Attributes:
-        place: the seed, its folders and where it runs.
+        context: the seed, its folders and where it runs.
         cuts: base, tuned, task and config -> the graft, so that what several methods ask for is localized once.
     """
 
-    place: SeedPlace
+    context: SeedContext
     cuts: dict[tuple[Model, Path, str, LocalizeSpec], Patch] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
         """Seed of few-shot draws, training order, dropout and random masks."""
-        return self.place.seed
+        return self.context.seed
 
     @property
     def folder(self) -> Path:
         """Folder of the seed's state."""
-        return self.place.folder
+        return self.context.folder
 
     @property
     def runtime(self) -> Runtime:
         """Device and precision that it runs with."""
-        return self.place.runtime
+        return self.context.runtime
 
     @property
     def models(self) -> Path:

@@ -93,11 +93,11 @@ def average(values: Sequence[float], interval: tuple[float, float] | None = None
 
 def estimate_of(run: RunFolder, model: str, metric: str, name: str = TEST) -> Estimate | None:
     """Return a metric of a model on a set, None where a seed lacks it."""
-    figures = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
-    values = [item.numbers[metric] for item in figures if metric in item.numbers]
+    measured = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
+    values = [item.numbers[metric] for item in measured if metric in item.numbers]
     if len(values) < len(run.seeds):
         return None
-    return average(values, figures[0].intervals.get(metric))
+    return average(values, measured[0].intervals.get(metric))
 
 
 def gain_of(run: RunFolder, model: str) -> Estimate | None:

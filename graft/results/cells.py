@@ -76,6 +76,6 @@ def cell(
     return f"{show(value)} {plus_minus(half, show_error) or brackets(ends, show_error)}".rstrip()
 
 
-def mean_cell(figure: Mapping[str, Any] | None) -> str:
+def mean_cell(estimate: Mapping[str, Any] | None) -> str:
     """Return a mean over seeds with its half-width, a dash where there is none."""
-    return cell(figure["mean"], half=figure["half"]) if figure else MISSING
+    return cell(estimate["mean"], half=estimate["half"]) if estimate else MISSING

@@ -159,7 +159,7 @@ class SingleSeed:
     Attributes:
         seed: its number.
         k: entries of the main patch.
-        models: model -> set -> figures.
+        models: model -> set -> metrics.
         differences: model -> set -> metric -> main graft minus that model, paired by example.
         bins: model -> reliability bins on test.
         controls: model -> how it was chosen.
@@ -235,7 +235,7 @@ class ForgettingSeed:
         base: task -> "test", "validation" -> score, n, accuracy, ece, nll.
         start: likewise of the model that learns, where it is another.
         k: entries of the start's patch.
-        domains: domain -> point -> figures.
+        domains: domain -> point -> metrics.
     """
 
     seed: int

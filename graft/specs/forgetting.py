@@ -143,7 +143,7 @@ class ForgettingSpec(Block):
         train: overrides of all train blocks.
         evaluate: batch size, and how many rows of each test split.
         seeds: of few-shot draws, training order and dropout.
-        expect: "DOMAIN.POINT.FIGURE", or "mean.POINT.FIGURE" -> value and tolerance.
+        expect: "DOMAIN.POINT.METRIC", or "mean.POINT.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
         kind: of the recipe.
     """

@@ -113,7 +113,7 @@ class MultitaskSpec(Block):
         sequences, fusions, unions, mixes: name -> method.
         evaluate: batch size, and how many rows of each test split.
         seeds: of few-shot draws, training order and dropout.
-        expect: "METHOD.FIGURE" -> value and tolerance.
+        expect: "METHOD.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
         kind: of the recipe.
     """

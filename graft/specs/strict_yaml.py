@@ -44,6 +44,9 @@ class StrictLoader(yaml.SafeLoader):
         is_alias = self.check_event(yaml.AliasEvent)
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
+        # a bomb of aliases is small to read and huge to walk: a: [x, x], b: [*a, *a], c: [*b, *b] holds 2, 4, then 8
+        # texts. Each node's size is known when it is complete, its aliases counted in full, so that the sum of what
+        # aliases repeat, here (3 + 3) + (7 + 7), is refused before anything is built
         if is_alias:
             if id(node) not in self._sizes:
                 raise _refuse("an alias stands within what it repeats", mark)

@@ -17,7 +17,7 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.registry import KINDS, RecipeKind
 from graft.recipes.run import load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.report.page.build_page import write_report
 from graft.results.tables import TextTable
 from graft.specs.reader import load_yaml
@@ -68,8 +68,8 @@ class ToyExperiment(Experiment):
     def list_budgets(self) -> Sequence[Any]:
         return []
 
-    def run_seed(self, place: SeedPlace) -> dict[str, int]:
-        return {"seed": place.seed, "count": place.seed + self.recipe.step}
+    def run_seed(self, context: SeedContext) -> dict[str, int]:
+        return {"seed": context.seed, "count": context.seed + self.recipe.step}
 
     def summarize(self, seeds: Sequence[Mapping[str, int]], out: Path) -> Summary:
         figures = {"toy": {"count": {"mean": sum(seed["count"] for seed in seeds), "half": None}}}

@@ -9,7 +9,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from graft.recipes.forgetting.seed_run import Figures, ForgettingRun, MeasuredTask
+from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask, Metrics
 from graft.recipes.state import find_or_read
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.specs.forgetting import Point
@@ -44,7 +44,7 @@ def _run_point(run: ForgettingRun, domain: MeasuredTask, point: Point) -> Measur
     return MeasuredPoint(point.name, seconds, run.measure(model, (domain, *run.general)))
 
 
-def _measure_all_tasks(run: ForgettingRun, name: str) -> Figures:
+def _measure_all_tasks(run: ForgettingRun, name: str) -> Metrics:
     """Return the metrics of the base or the start on all tasks."""
     model = run.recipe.base if name == "base" else run.start
     file = run.folder / "points" / f"{name}.json"

@@ -22,7 +22,7 @@ from graft.train.importance.general import draw_region, measure_general
 from graft.train.importance.importance_file import save_importance
 from graft.train.importance.measuring import Importance
 
-Figures = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
+Metrics = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ForgettingRun(SeedRun):
         """The skill that the model is given first; its file is left among the run's patches."""
         if self.skill is None or self.recipe.start is None:
             return None
-        file = self.place.patch_file("start")
+        file = self.context.patch_file("start")
         if not file.is_file():
             tuned = self.train(self.recipe.base, [self.skill])
             save_patch(self.cut(self.recipe.base, tuned, self.skill, self.recipe.start.localize), file)
@@ -92,16 +92,16 @@ class ForgettingRun(SeedRun):
         assert how.share is not None
         return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
 
-    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Figures:
+    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Metrics:
         """Return the metrics of a model on validation and test of some tasks."""
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
-        figures: Figures = {}
+        metrics: Metrics = {}
         for head, item in zip(heads, tasks, strict=True):
             task = item.task
             sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
             measured = {key: measure_examples(head, rows, size, key) for key, rows in sets.items()}
-            figures[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
-        return figures
+            metrics[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
+        return metrics
 
     def drop_models(self) -> None:
         """Remove the checkpoints but the start, as large as the model each; their settings make them again."""
@@ -135,9 +135,9 @@ class ForgettingRun(SeedRun):
         return self.measured[config]
 
 
-def score_of(task: Task, figures: Mapping[str, float]) -> float:
+def score_of(task: Task, metrics: Mapping[str, float]) -> float:
     """Return a task's one score, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
-    return -figures["nll"] if is_text(task) else figures["accuracy"]
+    return -metrics["nll"] if is_text(task) else metrics["accuracy"]
 
 
 def is_text(task: Task) -> bool:

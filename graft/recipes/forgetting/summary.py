@@ -15,7 +15,7 @@ from graft.specs.forgetting import MEAN
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[ForgettingSeed]
-Row = dict[str, Any]  # "figures": figure -> mean, half, values; "beaten_by": a point, or None
+Row = dict[str, Any]  # "figures": metric -> mean, half, values; "beaten_by": a point, or None
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
 SCALE = {"points": 100.0, "nats": 1.0}
@@ -89,7 +89,7 @@ def summarize(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
 
 
 def _changes(seed: ForgettingSeed, domain: str, units: Units) -> dict[str, dict[str, float]]:
-    """Return point -> figure -> value, of one seed."""
+    """Return point -> metric -> value, of one seed."""
     before = seed.base if seed.start is None else seed.start
     return {point: _change(before, after, domain, units) for point, after in seed.domains[domain].items()}
 
@@ -115,15 +115,15 @@ def _average(domains: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Row]:
-    figures = {
+    metrics = {
         point: {key: mean_interval([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
     }
     first = next(iter(rows[0]))
-    for point, estimates in figures.items():
+    for point, estimates in metrics.items():
         for key in ("gain", "general"):  # in pairs: the seeds' draws of examples move all points alike
             estimates[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
-    dominated = find_dominated({point: _position_of(row) for point, row in figures.items()})
-    return {point: {"figures": row, "beaten_by": dominated[point]} for point, row in figures.items()}
+    dominated = find_dominated({point: _position_of(row) for point, row in metrics.items()})
+    return {point: {"figures": row, "beaten_by": dominated[point]} for point, row in metrics.items()}
 
 
 def _position_of(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
@@ -136,6 +136,8 @@ def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, st
     Args:
         positions: point -> two numbers, higher is better. Doing nothing, at (0, 0), is one of the rivals.
     """
+    # with a at (3, -1), b at (2, -1) and c at (-1, -2): a dominates b and c, b dominates c, and doing nothing dominates
+    # c alone; of the three that dominate c, a has the largest gain and is named. Equal points spare each other
     rivals = {**positions, "doing nothing": (0.0, 0.0)}
 
     def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:

@@ -66,11 +66,11 @@ def _tabulate_domain(rows: Mapping[str, Row], domain: str, units: Units) -> Text
     head = ["method", f"gain, {unit}", f"general, {units.general}", against, *tasks, "seconds", "beaten by"]
     lines = []
     for point, row in rows.items():
-        figures = row["figures"]
-        cells = [_cell(figures["gain"], unit), _cell(figures["general"], units.general)]
+        metrics = row["figures"]
+        cells = [_cell(metrics["gain"], unit), _cell(metrics["general"], units.general)]
         cells.append(_against(row, rows, unit, units.general))
-        cells += [_cell(figures[task], units.of_task(task)) for task in tasks]
-        lines.append([point, *cells, f"{figures['seconds']['mean']:.0f}", row["beaten_by"] or MISSING])
+        cells += [_cell(metrics[task], units.of_task(task)) for task in tasks]
+        lines.append([point, *cells, f"{metrics['seconds']['mean']:.0f}", row["beaten_by"] or MISSING])
     return TextTable(head, lines)
 
 
@@ -84,7 +84,7 @@ def _against(row: Row, rows: Mapping[str, Row], of_gain: Unit, of_general: Unit)
     return MISSING if row is next(iter(rows.values())) else _pair(row, of_gain, of_general, "_against")
 
 
-def _cell(figure: Mapping[str, Any], unit: Unit) -> str:
+def _cell(estimate: Mapping[str, Any], unit: Unit) -> str:
     """Return a change with its sign, and the half-width of its interval."""
     decimals = DECIMALS[unit]
-    return cell(figure["mean"], half=figure["half"], show=fixed(decimals, "+"), show_error=fixed(decimals))
+    return cell(estimate["mean"], half=estimate["half"], show=fixed(decimals, "+"), show_error=fixed(decimals))

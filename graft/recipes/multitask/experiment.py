@@ -1,4 +1,4 @@
-"""MultitaskExperiment: a recipe of several tasks on one base, its figures over seeds, and its plots."""
+"""MultitaskExperiment: a recipe of several tasks on one base, its metrics over seeds, and its plots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.recipes.multitask.seed import SHARED, run_seed
 from graft.recipes.multitask.seed_run import MultitaskRun
 from graft.recipes.multitask.summary import agree, summarize
 from graft.recipes.multitask.table import tabulate_run
-from graft.recipes.seed_run import SeedPlace, load_capped, train_config
+from graft.recipes.seed_run import SeedContext, load_capped, train_config
 from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
 from graft.specs.multitask import MultitaskSpec
@@ -82,18 +82,19 @@ class MultitaskExperiment(Experiment):
             elif recipe.shared is not None:
                 yield f"unions.{name}", recipe.shared.at(union.density), mixes[0]
 
-    def at(self, place: SeedPlace) -> MultitaskRun:
+    def at(self, context: SeedContext) -> MultitaskRun:
         """Return one seed at work."""
-        learned, beside = (tuple(task.with_seed(place.seed) for task in group) for group in (self.learned, self.beside))
-        return MultitaskRun(self.recipe, learned, beside, place=place)
+        groups = self.learned, self.beside
+        learned, beside = (tuple(task.with_seed(context.seed) for task in group) for group in groups)
+        return MultitaskRun(self.recipe, learned, beside, context=context)
 
-    def run_seed(self, place: SeedPlace) -> MultitaskSeed:
+    def run_seed(self, context: SeedContext) -> MultitaskSeed:
         """Run one seed."""
-        return run_seed(self.at(place))
+        return run_seed(self.at(context))
 
     def summarize(self, seeds: Sequence[MultitaskSeed], out: Path) -> Summary:
-        """Return every method's figures, and how far the regions of tasks overlap."""
-        figures = summarize(seeds)
+        """Return every method's metrics, and how far the regions of tasks overlap."""
+        metrics = summarize(seeds)
         overlap = self._measure_overlap([task.spec.name for task in self.tasks], "", out)
         agreement = agree(overlap, seeds)
         more: dict[str, Any] = {"overlap": overlap.to_json()}
@@ -101,9 +102,9 @@ class MultitaskExperiment(Experiment):
             shared = self._measure_overlap([task.spec.name for task in self.learned], SHARED, out)
             more["shared_overlap"] = shared.to_json()
         return Summary(
-            figures=figures,
-            tables=tabulate_run(figures, seeds, overlap, agreement),
-            expected=figures,
+            metrics=metrics,
+            tables=tabulate_run(metrics, seeds, overlap, agreement),
+            expected=metrics,
             more=more | {"agreement": agreement},
         )
 

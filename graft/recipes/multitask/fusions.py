@@ -22,12 +22,12 @@ class Fused:
 
     Attributes:
         path: the checkpoint.
-        found: scale and accuracy on validation; selected entries, their Jaccard similarities and clusters.
+        facts: scale and accuracy on validation; selected entries, their Jaccard similarities and clusters.
         clusters: names of the tasks whose cores belong together.
     """
 
     path: Path
-    found: dict[str, Any]
+    facts: dict[str, Any]
     clusters: tuple[tuple[str, ...], ...]
 
 
@@ -40,12 +40,12 @@ def fuse_tuned(run: MultitaskRun, name: str, blend: BlendSpec) -> Fused:
         spec = dataclasses.replace(blend.fuse, scale=scale)
         fusion = fuse_models(run.recipe.base, list(tuned.values()), out, spec, force=True)
         accuracy = run.validate(run.open(out))
-        if best is None or accuracy > best.found["validation_accuracy"]:
+        if best is None or accuracy > best.facts["validation_accuracy"]:
             owners = {path.name: task for task, path in tuned.items()}
             clusters = tuple(tuple(owners[model] for model in group) for group in fusion.clusters)
-            found = {"scale": spec.factor, "validation_accuracy": accuracy, "selected": list(fusion.selected)}
-            found |= {"jaccard": [list(row) for row in fusion.jaccard], "clusters": [list(group) for group in clusters]}
-            best = Fused(out, found, clusters)
+            facts = {"scale": spec.factor, "validation_accuracy": accuracy, "selected": list(fusion.selected)}
+            facts |= {"jaccard": [list(row) for row in fusion.jaccard], "clusters": [list(group) for group in clusters]}
+            best = Fused(out, facts, clusters)
     assert best is not None
     return best
 

@@ -9,7 +9,7 @@ from typing import Any
 from graft.compose.composition import compose_patches
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
-from graft.recipes.multitask.seed_run import Figures, MultitaskRun
+from graft.recipes.multitask.seed_run import Metrics, MultitaskRun
 from graft.specs.multitask import UnionSpec
 from graft.tasks.task import Task
 
@@ -27,17 +27,17 @@ def cut_shared(run: MultitaskRun, joint: Path, density: float | None = None) -> 
     return {task.spec.name: run.localize(base, joint, task, config) for task in run.tasks}
 
 
-def cross_grafts(run: MultitaskRun, patches: Mapping[str, Patch]) -> dict[str, Figures]:
+def cross_grafts(run: MultitaskRun, patches: Mapping[str, Patch]) -> dict[str, Metrics]:
     """Return task of the graft -> task -> metrics of the base with that graft."""
     heads = run.open(run.recipe.base)
-    figures = {}
+    metrics = {}
     for task in run.tasks:
         with apply_patch(heads[0].model, patches[task.spec.name]):
-            figures[task.spec.name] = run.measure(heads)
-    return figures
+            metrics[task.spec.name] = run.measure(heads)
+    return metrics
 
 
-def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tuple[Figures, dict[str, Any]]:
+def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tuple[Metrics, dict[str, Any]]:
     """Compose the grafts of all tasks; return their metrics, and what is known of them beforehand.
 
     Args:
@@ -53,5 +53,5 @@ def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tupl
     union_patch = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=run.recipe.base)
     heads = run.open(run.recipe.base)
     with apply_patch(heads[0].model, union_patch):
-        found = {"validation_accuracy": run.validate(heads), "k": len(union_patch)}
-        return run.measure(heads), found | {"overlap": dict(union_patch.provenance.method["overlap"])}
+        facts = {"validation_accuracy": run.validate(heads), "k": len(union_patch)}
+        return run.measure(heads), facts | {"overlap": dict(union_patch.provenance.method["overlap"])}

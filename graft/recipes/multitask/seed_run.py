@@ -14,7 +14,7 @@ from graft.specs.multitask import MultitaskSpec
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 
-Figures = dict[str, dict[str, float]]  # task -> accuracy, ece, nll, n
+Metrics = dict[str, dict[str, float]]  # task -> accuracy, ece, nll, n
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MultitaskRun(SeedRun):
         """Open a model once, with the head of every task of the recipe, or of those given."""
         return self.open_heads(model, tasks or self.tasks)
 
-    def measure(self, heads: Sequence[Head], only: int | None = None) -> Figures:
+    def measure(self, heads: Sequence[Head], only: int | None = None) -> Metrics:
         """Return the metrics on the test split of every task, or of the first few."""
         pairs = list(zip(heads, self.tasks, strict=True))[:only]
         return {task.spec.name: self.measure_task(head, task) for head, task in pairs}

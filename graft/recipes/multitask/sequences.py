@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.patch.mask import Mask
-from graft.recipes.multitask.seed_run import Figures, MultitaskRun
+from graft.recipes.multitask.seed_run import Metrics, MultitaskRun
 from graft.recipes.seed_run import Model, with_shots
 from graft.results.seeds import Rows
 from graft.specs.multitask import SequenceSpec
@@ -23,11 +23,11 @@ class SequentialResult:
     """
 
     last: Path
-    stages: tuple[Figures, ...]
+    stages: tuple[Metrics, ...]
 
     def accuracies(self) -> Rows:
         """Return the accuracies on tasks 0 ... s after stage s."""
-        return tuple(tuple(figures["accuracy"] for figures in stage.values()) for stage in self.stages)
+        return tuple(tuple(metrics["accuracy"] for metrics in stage.values()) for stage in self.stages)
 
 
 def run_sequence(run: MultitaskRun, name: str, how: SequenceSpec) -> SequentialResult:

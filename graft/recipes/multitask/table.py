@@ -73,15 +73,15 @@ def tabulate_overlap(overlap: TaskOverlap) -> TextTable:
     pairs += [(i, i) for i in range(m) if not np.isnan(jaccard[i, i])]
     for i, j in pairs:
         name = f"{overlap.names[i]}, {overlap.names[j]}" if i != j else f"{overlap.names[i]}, two seeds"
-        figures = {key: matrix[i, j] for key, matrix in overlap.means.items()}
+        metrics = {key: matrix[i, j] for key, matrix in overlap.means.items()}
         rows.append(
             [
                 name,
-                f"{figures['jaccard']:.4f}",
-                f"{figures['intersection']:,.1f}",
-                f"{figures['share_of_b']:.2%}",
-                f"{figures['expected']:.2f}",
-                f"{figures['expected_by_tensor']:.2f}",
+                f"{metrics['jaccard']:.4f}",
+                f"{metrics['intersection']:,.1f}",
+                f"{metrics['share_of_b']:.2%}",
+                f"{metrics['expected']:.2f}",
+                f"{metrics['expected_by_tensor']:.2f}",
             ]
         )
     return TextTable(["regions", "Jaccard", "shared", "share", "by chance", "by chance, tensor by tensor"], rows)

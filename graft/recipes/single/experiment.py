@@ -1,4 +1,4 @@
-"""SingleExperiment: a recipe of one task, its figures over seeds, and its plots."""
+"""SingleExperiment: a recipe of one task, its metrics over seeds, and its plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graft.localize.registry import LOCALIZATION_METHODS
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.recipes.single.table import summarize, tabulate_run
@@ -82,22 +82,22 @@ class SingleExperiment(Experiment):
         """Return the budget of all patches."""
         yield "localize", self.recipe.localize, self.task.spec.train
 
-    def at(self, place: SeedPlace) -> SingleRun:
+    def at(self, context: SeedContext) -> SingleRun:
         """Return one seed at work."""
-        return SingleRun(self.recipe, self.task.with_seed(place.seed), place=place)
+        return SingleRun(self.recipe, self.task.with_seed(context.seed), context=context)
 
-    def run_seed(self, place: SeedPlace) -> SingleSeed:
+    def run_seed(self, context: SeedContext) -> SingleSeed:
         """Run one seed."""
-        return run_seed(self.at(place))
+        return run_seed(self.at(context))
 
     def summarize(self, seeds: Sequence[SingleSeed], out: Path) -> Summary:
-        """Return every model's figures, and the main graft minus each."""
+        """Return every model's metrics, and the main graft minus each."""
         summary, pooled = summarize(seeds), pool_seeds([to_json(seed) for seed in seeds])
         main = graft_name(self.recipe.localize.method)
         sets = [name for name in self.task.spec.ood if f"{name}.accuracy" in summary["base"]]
         models = {name: model for name, model in name_models(self.recipe.methods).items() if name in seeds[0].models}
         return Summary(
-            figures=summary,
+            metrics=summary,
             tables=tabulate_run(main, sets, summary, models, seeds, pooled),
             expected={**summary, "graft": summary[main]},
             models=models,

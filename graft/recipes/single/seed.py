@@ -52,7 +52,7 @@ def run_seed(run: SingleRun) -> SingleSeed:
     timer.mark("curve")
     reports = _report(models, without)
     for method, patch in patches.items():
-        _save(patch, reports[graft_name(method)], run.place.patch_file(method))
+        _save(patch, reports[graft_name(method)], run.context.patch_file(method))
     analysis, everything = run.recipe.analysis, models | without
     others = {name: item for name, item in everything.items() if name != run.main}
     return SingleSeed(

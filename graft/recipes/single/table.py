@@ -1,4 +1,4 @@
-"""Figures of several seeds as means with intervals, and as tables that a person reads."""
+"""Metrics of several seeds as means with intervals, and as tables that a person reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.results.models import Model
 from graft.results.seeds import SingleSeed
 from graft.results.tables import Block, TextTable
 
-Figures = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+Metrics = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
 FIRST = ("accuracy", "ece")  # metrics that lead; the others follow in the registry's order
 Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graft.evaluate.pooling.pool_seeds`
 
@@ -29,7 +29,7 @@ def summarize(seeds: Sequence[SingleSeed]) -> dict[str, dict[str, dict[str, Any]
 def tabulate_run(
     main: str,
     sets: Sequence[str],
-    summary: Mapping[str, Figures],
+    summary: Mapping[str, Metrics],
     models: Mapping[str, Model],
     seeds: Sequence[SingleSeed],
     pooled: Pooled,
@@ -52,17 +52,17 @@ def tabulate_run(
     return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
 
 
-def pick_main(summary: Mapping[str, Figures], models: Mapping[str, Model]) -> dict[str, Figures]:
-    """Return the figures of base, tuned and grafts, which stand in the main table."""
+def pick_main(summary: Mapping[str, Metrics], models: Mapping[str, Model]) -> dict[str, Metrics]:
+    """Return the metrics of base, tuned and grafts, which stand in the main table."""
     return {name: row for name, row in summary.items() if models[name].role in ("base", "tuned", "graft")}
 
 
-def tabulate_models(summary: Mapping[str, Figures], sets: Sequence[str]) -> TextTable:
+def tabulate_models(summary: Mapping[str, Metrics], sets: Sequence[str]) -> TextTable:
     """Return a row per model: accuracy, gain and the other metrics, then each set's accuracy and ECE."""
     columns = list_columns({"recovered_gain": "gain"})
     for name in sets:
         columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
-    rows = [[model, *(mean_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
+    rows = [[model, *(mean_cell(metrics.get(key)) for key in columns)] for model, metrics in summary.items()]
     return TextTable(["model", *columns.values()], rows)
 
 
@@ -74,18 +74,18 @@ def list_columns(gains: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def tabulate_controls(
-    summary: Mapping[str, Figures], models: Mapping[str, Model], seeds: Sequence[SingleSeed]
+    summary: Mapping[str, Metrics], models: Mapping[str, Model], seeds: Sequence[SingleSeed]
 ) -> TextTable | None:
     """Return a row per model that is neither base, tuned nor graft; None without any.
 
-    Before the figures of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
+    Before the metrics of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
     model without a region.
     """
     columns = list_columns({"recovered_gain": "gain", "lost_gain": "lost gain"})
     rows = []
-    for model, figures in summary.items():
+    for model, metrics in summary.items():
         if models[model].role in ("control", "without"):
-            cells = [mean_cell(figures.get(key)) for key in columns]
+            cells = [mean_cell(metrics.get(key)) for key in columns]
             rows.append([model, *_setting(model, seeds), *cells])
     return TextTable(["model", "setting", "validation", *columns.values()], rows) if rows else None
 

@@ -10,7 +10,7 @@ import pytest
 from graft.errors import ConfigError, DataError, GraftError, OutputError
 from graft.patch.format.reading import load_patch
 from graft.recipes.run import RunResult, load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import experiment as running
 from graft.recipes.single import seed as seeding
 from graft.recipes.single.experiment import SingleExperiment
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_an_earlier_try_is_taken_up_only_where_it_is_the_same(
     monkeypatch.setattr(seeding, "train_task", count)
 
     def seed_of(*assignments: str) -> dict[str, Any]:
-        run = experiment_of(path, *assignments).at(SeedPlace(0, tmp_path / "seed-0", tmp_path / "patches"))
+        run = experiment_of(path, *assignments).at(SeedContext(0, tmp_path / "seed-0", tmp_path / "patches"))
         return {**to_json(run_seed(run)), "seconds": None}
 
     first = seed_of()
