@@ -17,15 +17,17 @@ import graft
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("graft/**/*.py"), *ROOT.glob("cli/**/*.py")])
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-LIGHT = re.compile(r"graft\.(version|registry|specs\.\w+|(\w+\.)+registry)\.\w+$")  # modules without torch
+LIGHT = re.compile(
+    r"graft\.(version|registry|specs\.(?!strict_yaml)\w+|(\w+\.)+registry)\.\w+$"
+)  # modules without torch
 
 # from the ground up: a file imports from its own line and from those above it; a folder's registry lies with `registry`
 LAYERS = (
     {"errors", "version"},
-    {"registry", "strict_yaml"},
+    {"registry"},
     {"files"},
     {"specs"},
-    {"arguments", "config", "interrupts"},
+    {"arguments", "interrupts"},
     {"tensors"},
     {"parallel"},
     {"patch"},
@@ -47,11 +49,9 @@ LAYERS = (
 PACKAGES = {
     "arguments": set(),
     "errors": set(),
-    "config": set(),
     "registry": set(),
-    "specs": set(),
+    "specs": {"yaml"},
     "version": set(),
-    "strict_yaml": {"yaml"},
     "interrupts": set(),
     "files": {"huggingface_hub"},
     "tensors": {"numpy", "safetensors", "torch", "tqdm", "transformers"},

@@ -17,7 +17,7 @@ from pathlib import Path
 from graft.errors import OutputError
 from graft.files.claims import Claim, Output, claim_output, take_snapshot
 from graft.files.moves import exchange, move_new
-from graft.files.workplaces import is_marked, put_mark
+from graft.files.workplaces import MARK, is_marked, put_mark
 
 _PREFIX = ".graft-"  # short, so that the output's own name may be as long as the disk allows
 
@@ -67,19 +67,33 @@ def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
     """Yield a path beside the output, which replaces it after a clean exit, and the rights of new folders here."""
     with _parents_of(claim.path):
         _remove_stale(claim.path)
-        holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=claim.path.parent))
-        handle = os.open(holder, os.O_RDONLY)
+        holder, handle, rights = _make_holder(claim.path)
         try:
-            _lock(handle)  # before the mark, by which others take it for a temporary
-            rights = put_mark(holder, claim.path)
             yield holder / "new", rights
             _move_in(holder / "new", claim)
         except BaseException:
             shutil.rmtree(holder, ignore_errors=True)
             raise
+        else:
+            _remove_replaced(holder, claim.path)  # still locked, or others would take it for a dead process's
         finally:
             os.close(handle)
-        _remove_replaced(holder, claim.path)
+
+
+def _make_holder(path: Path) -> tuple[Path, int, int]:
+    """Make the marked temporary folder of an output; return it, the handle that locks it, and new folders' rights."""
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):  # taken for a dead process's before it was locked: make another
+            handle = os.open(holder, os.O_RDONLY)
+            try:
+                if _lock(handle) or not _is_locked(handle):  # before the mark, by which others take it for a temporary
+                    return holder, handle, put_mark(holder, path)
+            except BaseException:
+                os.close(handle)
+                shutil.rmtree(holder, ignore_errors=True)
+                raise
+            os.close(handle)
 
 
 def _move_in(finished: Path, claim: Claim) -> None:
@@ -130,10 +144,26 @@ def _lock(handle: int) -> bool:
     return True
 
 
+def _is_locked(handle: int) -> bool:
+    """Return whether somebody else holds an open folder; False too where there are no such locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
 def _remove_stale(path: Path) -> None:
     """Remove temporaries of this output that no living process holds; the only copy of an old output is kept."""
     for leftover in path.parent.iterdir():
-        if not leftover.name.startswith(_PREFIX) or not is_marked(leftover, path):
+        if not leftover.name.startswith(_PREFIX):
+            continue
+        if not is_marked(leftover, path):
+            _remove_unmarked(leftover)
             continue
         if os.path.lexists(leftover / "old") and not os.path.lexists(path):
             continue
@@ -144,6 +174,20 @@ def _remove_stale(path: Path) -> None:
                     shutil.rmtree(leftover)
             finally:
                 os.close(handle)
+
+
+def _remove_unmarked(leftover: Path) -> None:
+    """Remove the empty folder of a process that was killed while it marked it; one with anything else in it stays."""
+    with contextlib.suppress(OSError):  # not a folder, not empty, or gone
+        handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if _lock(handle):
+                mark = leftover / MARK
+                if os.path.lexists(mark) and mark.lstat().st_size == 0 and len(list(leftover.iterdir())) == 1:
+                    mark.unlink()
+                leftover.rmdir()
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from graft.compose.fusion import fuser
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
-from graft.compose.fusion.fuser import RECORD, fuse_models, fuser
+from graft.compose.fusion.fuser import RECORD, fuse_models
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, GraftError, MismatchError, OutputError
 from graft.localize import top_deltas

@@ -37,6 +37,7 @@ sys.exit(answer["code"])
 TASK = "recipes/starter/topics/task.yaml"
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
 RECIPE = {
+    "kind": "single",
     "name": "quickstart",
     "base": "../base",
     "task": "starter/topics/task.yaml",

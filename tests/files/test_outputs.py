@@ -16,7 +16,7 @@ import pytest
 from graft.errors import OutputError
 from graft.files import moves, outputs
 from graft.files.outputs import new_file, new_folder
-from graft.files.workplaces import put_mark
+from graft.files.workplaces import MARK, put_mark
 from tests.checkpoints import files_below
 
 Opener = Callable[..., AbstractContextManager[Path]]
@@ -296,6 +296,9 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(opene
         (tmp_path / name).mkdir()
         put_mark(tmp_path / name, path)
     (tmp_path / ".graft-killed01" / "new").write_text("half")
+    for name in (".graft-early000", ".graft-early001"):  # killed before the mark was there, or before it was written
+        (tmp_path / name).mkdir()
+    (tmp_path / ".graft-early001" / MARK).touch()
     (tmp_path / ".graft-last0000" / "old").mkdir()  # the only copy of what stood there
     others = [".graft-foreign0", ".graft-other000"]  # by its name alone nothing is ours
     for name in others:

@@ -197,12 +197,11 @@ print(pushed.repository, 'license: mit' in pushed.card, 'bob/reviews' in pushed.
     assert equal_patches(load_patch(carol.folder / "by-hand"), load_patch(skill))
 
 
-def test_the_readme_s_lines_publish_here_and_evaluate_the_same_there(
+def test_the_guide_s_lines_publish_here_and_evaluate_the_same_there(
     hub: LocalHub, alice: Client, carol: Client, skill: Path, shelf: Path
 ) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    block = next(block for block in blocks if "graft push" in block)
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "share.md").read_text(encoding="utf-8")
+    block = "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[:2])
     meant = {"$BASE": str(shelf / "base"), "$TASK": str(shelf / "toy" / "task.yaml"), "me/": "alice/"}
     for word, meaning in meant.items():
         block = block.replace(word, meaning)

@@ -240,5 +240,7 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_first_training(kind: 
             run_recipe(recipe, recipe.parent / "fresh")
         assert not (recipe.parent / "fresh").exists()
     write_yaml(recipe, whole | {"train": {"localizable": {"density": 1e-3}}, "localize": {"density": 1e-2}})
-    with pytest.raises(BudgetError if kind != "forgetting" else ConfigError, match=r"at most|unknown key"):
+    with pytest.raises(
+        BudgetError if kind != "forgetting" else ConfigError, match=r"at most|unknown key|belongs to a recipe of kind"
+    ):
         run_recipe(recipe, recipe.parent / "fresh")
