@@ -16,7 +16,7 @@ from graft.train.protection.protected_set import ProtectedSet
 
 Asked = tuple[
     str, LocalizeSpec | None, TrainSpec
-]  # key of the recipe, how it localises, and how what it looks at trains
+]  # key of the recipe, how it localizes, and how what it looks at trains
 
 
 def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:

@@ -1,4 +1,4 @@
-"""What the figures of a recipe depend on, by content: an unfinished run goes on with the same, or not at all."""
+"""Content of a run: all that its metrics depend on, so that an unfinished run goes on with the same or not at all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from graft.train.content import (
 )
 from graft.version import __version__
 
-# of a recipe: paths, in whose place their content stands, and what is compared with the figures afterwards
+# keys of a recipe: paths, whose content counts instead, and what is compared with the metrics afterwards
 _ASIDE = ("base", "task", "tasks", "beside", "general", "domains", "expect", "hardware", "minutes")
 
 Used = tuple[Task, int | None]  # and how many rows of its test split
 
 
 def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]], dtype: str) -> Content:
-    """All that the figures of a recipe depend on; every bit of the base and every row of the data is read.
+    """Return all that the metrics of a recipe depend on; every bit of the base and every row of the data is read.
 
     Args:
         recipe: of whatever kind, as typed blocks.
@@ -47,11 +47,11 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
 
 
 def _content_of(task: Task, limit: int | None, base: Path) -> Content:
-    """Of a task whatever its seed: training draws from whole splits."""
-    whole = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
+    """Return the content of a task for every seed: training draws from whole splits."""
+    unsampled = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
     reported = {"test": task.test_examples(limit), **{name: task.ood_examples(name) for name in task.spec.ood}}
     return {
-        **content_of_task(whole),
+        **content_of_task(unsampled),
         "shots": task.spec.shots,
         "train": describe_settings(task.spec.train, base),
         **{f"{name} examples": digest_of_examples(examples) for name, examples in reported.items()},

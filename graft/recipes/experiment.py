@@ -10,33 +10,33 @@ from typing import Any
 
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.results.models import Model
 from graft.results.tables import Block
 from graft.tasks.task import Task
 
-Figures = Mapping[str, Mapping[str, Any]]  # model or method -> figure -> "mean", "half", "values"
+Metrics = Mapping[str, Mapping[str, Any]]  # model or method -> metric -> "mean", "half", "values"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What all seeds of an experiment show together.
+    """Summary of all seeds of an experiment.
 
     Attributes:
-        figures: means with intervals, as JSON.
+        metrics: means with intervals, as JSON.
         tables: paragraphs and tables for a person.
-        expected: what a recipe's `expect` may name: model -> figure -> its mean and more.
+        expected: what a recipe's `expect` may name: model -> metric -> its mean and more.
         models: what each model is, where models are measured.
         more: further keys of the results, as JSON.
-        plotted: what the plots need beside the seeds.
+        files: the files to look at first, beside tables and plots.
     """
 
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     tables: Sequence[Block]
-    expected: Figures
+    expected: Metrics
     models: Mapping[str, Model] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
-    plotted: Any = None
+    files: Sequence[Path] = ()
 
 
 class Experiment(ABC):
@@ -69,7 +69,7 @@ class Experiment(ABC):
 
     @property
     def tasks(self) -> list[Task]:
-        """All tasks."""
+        """Tasks under every key."""
         return [task for used in self.used.values() for task, _ in used]
 
     def refuse_dtype(self, dtype: str) -> None:
@@ -85,13 +85,9 @@ class Experiment(ABC):
         """Return the budgets that are refused before the first training where nothing can meet them."""
 
     @abstractmethod
-    def run_seed(self, place: SeedPlace) -> Any:
-        """Run one seed; return what it found (`graft.results.seeds`)."""
+    def run_seed(self, context: SeedContext) -> Any:
+        """Run one seed; return its results (`graft.results.seeds`)."""
 
     @abstractmethod
     def summarize(self, seeds: Sequence[Any], out: Path) -> Summary:
         """Return what all seeds show together; their patches lie in the run's folder `out`."""
-
-    @abstractmethod
-    def plot(self, seeds: Sequence[Any], summary: Summary, out: Path) -> list[Path]:
-        """Draw what is best seen into the run's folder; return the files, the ones to look at first."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import ConfigError
-from graft.registry import Entry, Registry
+from graft.registry import Entry, Registry, load_target
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeKind(Entry):
-    """One kind of recipe; `target` is its `graft.recipes.experiment.Experiment`.
+    """Kind of recipe; `target` is its `graft.recipes.experiment.Experiment`.
 
     Attributes:
         spec: "package.module:Class" of the dataclass whose fields are the recipe's keys.
@@ -22,7 +22,7 @@ class RecipeKind(Entry):
 
     def load_spec(self) -> Any:
         """Import and return the dataclass of its keys."""
-        return Entry(name=self.name, help=self.help, target=self.spec).load()
+        return load_target(self.spec)
 
     def list_keys(self) -> tuple[str, ...]:
         """Return the keys that such a recipe may hold."""
@@ -36,20 +36,20 @@ KINDS = Registry(
             name="single",
             help="one task is tuned, localized and grafted, and held against simpler explanations",
             target="graft.recipes.single.experiment:SingleExperiment",
-            spec="graft.recipes.single.spec:SingleSpec",
+            spec="graft.specs.single:SingleSpec",
             source="https://arxiv.org/abs/2302.06600",
         ),
         RecipeKind(
             name="multitask",
             help="ways to have several tasks in one model: at once, in turn, fused, as grafts side by side",
             target="graft.recipes.multitask.experiment:MultitaskExperiment",
-            spec="graft.recipes.multitask.spec:MultitaskSpec",
+            spec="graft.specs.multitask:MultitaskSpec",
         ),
         RecipeKind(
             name="forgetting",
             help="ways to learn new domains without losing what the model can do",
             target="graft.recipes.forgetting.experiment:ForgettingExperiment",
-            spec="graft.recipes.forgetting.spec:ForgettingSpec",
+            spec="graft.specs.forgetting:ForgettingSpec",
         ),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +17,17 @@ from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
-from graft.recipes.experiment import Experiment, Figures
+from graft.recipes.experiment import Experiment, Metrics
 from graft.recipes.registry import find_kind
-from graft.recipes.seed_run import SeedPlace
-from graft.recipes.spec import Expectation, find_base
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
+from graft.report.plots.registry import PLOTS
+from graft.report.run_folder import FinishedRun, open_run
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
 from graft.results.run import SEEDS, Results
 from graft.results.tables import to_markdown
 from graft.specs.reader import load_yaml, override, read_config, to_plain
+from graft.specs.recipe import Expectation
 from graft.specs.runtime import Runtime
 
 
@@ -58,6 +61,12 @@ def load_experiment(path: Path, assignments: tuple[str, ...] = ()) -> Experiment
     return experiment
 
 
+def find_base(recipe: Path, base: str) -> str:
+    """Return a base that lies at a path relative to the recipe, as its task does; any other as it stands."""
+    beside = recipe.parent / base
+    return os.path.normpath(beside) if beside.is_dir() else base
+
+
 def run_recipe(
     path: Path,
     out: Path,
@@ -89,9 +98,9 @@ def run_recipe(
     claim_run(out, to_plain(recipe), content, force, inputs)
     seeds = []
     for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        place = SeedPlace(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
+        context = SeedContext(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
         kind = SEEDS.get(recipe.kind, Any)
-        seeds.append(find_or_read(place.folder / "seed.json", kind, partial(experiment.run_seed, place)))
+        seeds.append(find_or_read(context.folder / "seed.json", kind, partial(experiment.run_seed, context)))
     return _finish(experiment, seeds, out)
 
 
@@ -100,7 +109,7 @@ def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResul
     results = Results(
         kind=recipe.kind,
         recipe=to_plain(recipe),
-        summary=summary.figures,
+        summary=summary.metrics,
         seeds=tuple(seeds),
         tables=summary.tables,
         models=summary.models,
@@ -108,7 +117,7 @@ def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResul
         more=summary.more,
     )
     content, table = results.to_json(), to_markdown(summary.tables)
-    files = experiment.plot(seeds, summary, out)
+    files = [*draw_plots(open_run(out, results)), *summary.files]
     for name, text in ((TABLES, table + "\n"), (RESULTS, json.dumps(content, indent=1))):  # the results last
         with new_file(out / name, force=True) as file:
             file.write_text(text, encoding="utf-8")
@@ -116,19 +125,28 @@ def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResul
     return RunResult(content, table, (*files, out / TABLES, out / RESULTS), results.missed)
 
 
-def find_missed(expect: Mapping[str, Expectation], figures: Figures) -> tuple[str, ...]:
+def draw_plots(run: FinishedRun) -> list[Path]:
+    """Draw the plots of a run's kind (`graft.report.plots.registry`) into its folder; return the files written."""
+    files: list[Path] = []
+    for entry in PLOTS.values():
+        plot = entry.load()(run) if entry.in_folder and entry.applies_to(run.results.kind) else None
+        files += [] if plot is None else plot.draw(run.path / entry.name)
+    return files
+
+
+def find_missed(expect: Mapping[str, Expectation], metrics: Metrics) -> tuple[str, ...]:
     """Return the expectations that were not met, each as a sentence.
 
     Args:
         expect: "MODEL.FIGURE" -> value and tolerance.
-        figures: model -> figure -> its mean and more.
+        metrics: model -> metric -> its mean and more.
     """
     missed = []
     for key, expected in expect.items():
         model, _, metric = key.partition(".")
-        figure = figures.get(model, {}).get(metric)
-        if figure is None:
+        estimate = metrics.get(model, {}).get(metric)
+        if estimate is None:
             missed.append(f"{key}: no such figure")
-        elif abs(figure["mean"] - expected.value) > expected.tolerance:
-            missed.append(f"{key} is {figure['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
+        elif abs(estimate["mean"] - expected.value) > expected.tolerance:
+            missed.append(f"{key} is {estimate['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
     return tuple(missed)

@@ -37,8 +37,8 @@ Model = str | Path
 
 
 @dataclass(frozen=True)
-class SeedPlace:
-    """One seed of a run, where it works and what it leaves.
+class SeedContext:
+    """Context of one seed of a run: the folders that it works in and leaves, and the runtime.
 
     Attributes:
         seed: of few-shot draws, training order, dropout and random masks.
@@ -59,34 +59,34 @@ class SeedPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
-        place: the seed, its folders and where it runs.
+        context: the seed, its folders and where it runs.
         cuts: base, tuned, task and config -> the graft, so that what several methods ask for is localized once.
     """
 
-    place: SeedPlace
+    context: SeedContext
     cuts: dict[tuple[Model, Path, str, LocalizeSpec], Patch] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
-        """Of few-shot draws, training order, dropout and random masks."""
-        return self.place.seed
+        """Seed of few-shot draws, training order, dropout and random masks."""
+        return self.context.seed
 
     @property
     def folder(self) -> Path:
-        """Of the seed's state."""
-        return self.place.folder
+        """Folder of the seed's state."""
+        return self.context.folder
 
     @property
     def runtime(self) -> Runtime:
-        """Where and in what precision it runs."""
-        return self.place.runtime
+        """Device and precision that it runs with."""
+        return self.context.runtime
 
     @property
     def models(self) -> Path:
-        """Where the checkpoints lie while the seed is at work."""
+        """Folder of the checkpoints while the seed is at work."""
         return self.folder / "models"
 
     def train(
@@ -97,7 +97,7 @@ class SeedRun:
         protect: Sequence[Mask] = (),
         adapter: AdapterSpec | None = None,
     ) -> Path:
-        """The checkpoint of a training; one of the same content that was made before, for any method, is taken up."""
+        """Train; return the checkpoint. One of the same content that was made before, for any method, is taken up."""
         config, seed = resolve_settings(tasks, train_config(tasks[0], changes or {}))
         core = [mask for mask in protect if len(mask)]
         path, dtype = locate(base).path, self.runtime.dtype
@@ -114,7 +114,7 @@ class SeedRun:
         return train_task(base, tasks, out, config=config, protect=core, **options, resume=True, force=True).path
 
     def cut(self, base: Model, tuned: Path, task: Task, config: LocalizeSpec) -> Patch:
-        """A task's graft; one that was cut before, for whatever method, is taken up."""
+        """Cut a task's graft; one that was cut before, for whatever method, is taken up."""
         key = base, tuned, task.spec.name, config
         if key not in self.cuts:
             config = dataclasses.replace(config, seed=self.seed)
@@ -122,13 +122,13 @@ class SeedRun:
         return self.cuts[key]
 
     def merge(self, base: Model, patch: Patch, name: str) -> Path:
-        """A checkpoint with a graft on it."""
+        """Write a checkpoint with a graft on it."""
         out = self.models / name
         merge_patches(Checkpoint.open(locate(base).path), [patch], out, force=True)
         return out
 
     def open_heads(self, model: Model, tasks: Sequence[Task]) -> list[Head]:
-        """A model with the head of every task: loaded once for each kind of head that can share it."""
+        """Open a model with the head of every task: loaded once for each kind of head that can share it."""
         heads: list[Head] = []
         for task in tasks:
             kind = task.spec.head.kind
@@ -143,14 +143,14 @@ class SeedRun:
 
 
 def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:
-    """n, accuracy, ece and nll (nats) of a model on some examples; per token from the lm head."""
+    """Return n, accuracy, ece and nll (nats) of a model on some examples; per token from the lm head."""
     outcomes = predict_examples(head, examples, batch_size, name).outcomes()
     metrics = {"accuracy": accuracy, "ece": expected_calibration_error, "nll": negative_log_likelihood}
     return {"n": len(outcomes)} | {key: float(metric(outcomes)) for key, metric in metrics.items()}
 
 
 def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
-    """The task's train block with some keys replaced.
+    """Return the task's train block with some keys replaced.
 
     Raises:
         ConfigError: an unknown key or a wrong type.
@@ -159,14 +159,14 @@ def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
 
 
 def with_shots(task: Task, shots: int | None) -> Task:
-    """The task with at most so many examples per class: the first of those that it draws anyway."""
+    """Return the task with at most so many examples per class: the first of those that it draws anyway."""
     own = task.spec.shots
     fewer = shots if own is None or (shots is not None and shots < own) else own
     return dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=fewer))
 
 
 def load_capped(path: Path, train: Mapping[str, Any], shots: int | None, max_length: int | None) -> Task:
-    """A TASK file without its out-of-distribution sets, some keys of its train block replaced.
+    """Load a TASK file without its out-of-distribution sets, some keys of its train block replaced.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""The state of a run that is not finished: what was begun, and the figures of each seed that is done.
+"""The state of a run that is not finished: what was begun, and the metrics of each seed that is done.
 
 It lies in a folder of its own inside the run's, and goes once the results are written.
 """
@@ -31,7 +31,7 @@ def claim_run(out: Path, recipe: Mapping[str, Any], content: Content, force: boo
     Args:
         out: the folder.
         recipe: as plain values, for people.
-        content: what the figures depend on (`graft.recipes.content`); a run of another is not taken up.
+        content: what the metrics depend on (`graft.recipes.content`); a run of another is not taken up.
         force: begin anew, whatever the folder holds.
         inputs: what the run reads, which no output may replace.
 
@@ -62,12 +62,12 @@ def inputs_of(recipe: Path, base: str, files: Iterable[str], tasks: Iterable[Tas
 
 
 def find_or_read(file: Path, kind: Any, find: Callable[[], T]) -> T:
-    """Return figures from a file, where they were found before and can be read; else find them and write it.
+    """Return what a file holds where it can be read; else find it and write the file.
 
     Args:
         file: JSON.
-        kind: the annotation that they are read by (`graft.results.fields`).
-        find: what finds them.
+        kind: the annotation that the file is read by (`graft.results.fields`).
+        find: what finds it.
     """
     if file.is_file():
         try:
@@ -75,10 +75,10 @@ def find_or_read(file: Path, kind: Any, find: Callable[[], T]) -> T:
             return read
         except DataError:
             pass  # cut short, or of another version: found again
-    found = find()
+    result = find()
     with new_file(file, force=True) as temporary:
-        temporary.write_text(json.dumps(to_json(found), indent=1), encoding="utf-8")
-    return found
+        temporary.write_text(json.dumps(to_json(result), indent=1), encoding="utf-8")
+    return result
 
 
 def drop_state(out: Path) -> None:
@@ -87,7 +87,7 @@ def drop_state(out: Path) -> None:
 
 
 def _read_mapping(file: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is none."""
+    """Return the JSON object in a file; None where there is none."""
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

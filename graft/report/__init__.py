@@ -1,1 +1,1 @@
-"""What finished runs look like: plots, and one page."""
+"""Report on finished runs: plots, and one page."""

@@ -37,7 +37,7 @@ class Estimate:
 
     @property
     def interval(self) -> str:
-        """As text: "± .012" over seeds, "[.780, .812]" over examples, "" where it is unknown or all seeds agree."""
+        """Interval as text: "± .012" over seeds, "[.780, .812]" over examples; "" without one or where seeds agree."""
         if self.low is None or self.high is None or self.high - self.low < 1e-9:
             return ""
         if len(self.values) > 1:
@@ -64,7 +64,7 @@ class Paired:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the main graft is better; a tie where the interval holds 0."""
+        """Verdict on the main graft; a tie where the interval holds 0."""
         low, high = self.estimate.low, self.estimate.high
         if low is None or high is None:
             return "unknown"
@@ -74,41 +74,41 @@ class Paired:
 
     @property
     def apart(self) -> int:
-        """In how many seeds the paired interval over examples excludes 0 on the side of the mean."""
+        """Number of seeds whose paired interval over examples excludes 0 on the side of the mean."""
         return sum(part.low > 0 if self.estimate.mean > 0 else part.high < 0 for part in self.parts)
 
 
 def decimal(number: float) -> str:
-    """Three decimals with a typographic minus."""
+    """Return three decimals with a typographic minus."""
     return plain_decimal(number).replace("-", "−")
 
 
 def average(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
     """Average one number over seeds; `interval` is that of the examples and counts for one seed only."""
-    found = mean_interval(values)
-    mean, half = found["mean"], found["half"]
+    over_seeds = mean_interval(values)
+    mean, half = over_seeds["mean"], over_seeds["half"]
     low, high = (mean - half, mean + half) if half is not None else (interval or (None, None))
     return Estimate(mean, low, high, tuple(values))
 
 
 def estimate_of(run: RunFolder, model: str, metric: str, name: str = TEST) -> Estimate | None:
-    """A metric of a model on a set, None where a seed lacks it."""
-    found = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
-    values = [item.numbers[metric] for item in found if metric in item.numbers]
+    """Return a metric of a model on a set, None where a seed lacks it."""
+    measured = [seed.models[model][name] for seed in run.seeds if name in seed.models.get(model, {})]
+    values = [item.numbers[metric] for item in measured if metric in item.numbers]
     if len(values) < len(run.seeds):
         return None
-    return average(values, found[0].intervals.get(metric))
+    return average(values, measured[0].intervals.get(metric))
 
 
 def gain_of(run: RunFolder, model: str) -> Estimate | None:
-    """The recovered gain on test, None unless tuning raised the accuracy in every seed and all have the model."""
+    """Return the recovered gain on test, None unless tuning raised accuracy and the model is there in every seed."""
     gains = [seed_gain(seed, accuracy_of(seed, model)) for seed in run.seeds]
     values = [gain for gain in gains if gain is not None]
     return average(values) if len(values) == len(run.seeds) else None
 
 
 def seed_gain(seed: SingleSeed, accuracy: float | None) -> float | None:
-    """(accuracy - base) / (tuned - base) in one seed, None where tuning raised nothing."""
+    """Return (accuracy - base) / (tuned - base) in one seed, None where tuning raised nothing."""
     base, tuned = accuracy_of(seed, "base"), accuracy_of(seed, "tuned")
     if accuracy is None or base is None or tuned is None or tuned <= base:
         return None
@@ -116,54 +116,54 @@ def seed_gain(seed: SingleSeed, accuracy: float | None) -> float | None:
 
 
 def accuracy_of(seed: SingleSeed, model: str) -> float | None:
-    """The accuracy of a model on test in one seed."""
+    """Return the accuracy of a model on test in one seed."""
     return seed.models[model][TEST].numbers["accuracy"] if model in seed.models else None
 
 
 def difference_of(run: RunFolder, other: str, metric: str, name: str = TEST) -> Paired | None:
-    """Main graft minus another model, None where a seed lacks it."""
-    found = [seed.differences.get(other, {}).get(name, {}).get(metric) for seed in run.seeds]
-    parts = tuple(item for item in found if item is not None)
+    """Return the main graft minus another model, None where a seed lacks it."""
+    differences = [seed.differences.get(other, {}).get(name, {}).get(metric) for seed in run.seeds]
+    parts = tuple(item for item in differences if item is not None)
     if len(parts) < len(run.seeds):
         return None
     return Paired(average([part.estimate for part in parts], (parts[0].low, parts[0].high)), parts, metric)
 
 
 def over_tasks(pairs: Sequence[Paired]) -> Paired:
-    """The mean over tasks of their mean differences, with Student's t over tasks."""
+    """Return the mean over tasks of their mean differences, with Student's t over tasks."""
     return Paired(average([pair.estimate.mean for pair in pairs]), (), pairs[0].metric)
 
 
 def models_of(run: RunFolder) -> list[str]:
-    """The models that every seed has, in the order of the first."""
+    """Return the models that every seed has, in the order of the first."""
     return [name for name in run.seeds[0].models if all(name in seed.models for seed in run.seeds)]
 
 
 def rivals_of(run: RunFolder) -> list[str]:
-    """The models that the main graft is held against: all but itself and the tuned ones without a region."""
+    """Return the models that the main graft is held against: all but itself and the tuned ones without a region."""
     return [name for name in models_of(run) if name != run.main and run.models[name].role != "without"]
 
 
 def methods_of(run: RunFolder) -> list[str]:
-    """The methods whose grafts every seed has, the main one first."""
+    """Return the methods whose grafts every seed has, the main one first."""
     models = [run.models[name] for name in models_of(run)]
     methods = [model.method for model in models if model.role == "graft" and model.method is not None]
     return [run.method, *(method for method in methods if method != run.method)]
 
 
 def controls_of(run: RunFolder) -> list[str]:
-    """The controls that every seed has."""
+    """Return the controls that every seed has."""
     return [name for name in models_of(run) if run.models[name].role == "control"]
 
 
 def sets_of(run: RunFolder) -> list[str]:
-    """The sets that the main graft has in every seed, test first."""
+    """Return the sets that the main graft has in every seed, test first."""
     first = run.seeds[0].models[run.main]
     return [name for name in first if all(name in seed.models[run.main] for seed in run.seeds)]
 
 
 def curve_of(run: RunFolder) -> dict[str, dict[float, dict[str, Estimate]]]:
-    """Method -> density, ascending -> metric -> over seeds; points that a seed lacks are left out."""
+    """Return method -> density, ascending -> metric -> over seeds; points that a seed lacks are left out."""
     table: dict[str, dict[float, list[Mapping[str, float]]]] = {}
     for seed in run.seeds:
         for point in seed.curve:

@@ -1,7 +1,7 @@
 """The sections of a run on the page of `graft report`, in their order.
 
 A section is a module with a function from `graft.report.page.run_page.RunPage` to HTML, or to None where the run lacks
-what it shows, and a row here.
+what it shows, and a row here. Its plots are those that `graft.report.plots.registry` gives to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from graft.registry import Entry, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class SectionEntry(Entry):
-    """One section; `name` is that of its module where it is one of ours."""
+    """Section of the page; `name` is that of its module where it is one of ours."""
 
     target: str = ""
 
@@ -35,6 +35,7 @@ SECTIONS = Registry(
         SectionEntry(name="layers", help="entries of the patch by layer and module"),
         SectionEntry(name="detection", help="how well a model tells other data from the task's own"),
         SectionEntry(name="diagnosis", help="what was to be expected of the checkpoint before any data were touched"),
+        SectionEntry(name="more_plots", help="plots that no other section shows"),
         SectionEntry(name="recipe", help="how the run was made, and which expectations it missed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A finished run of one task: its results, and what the page asks of them."""
+"""Finished runs: their results, and what plots and pages ask of them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,48 @@ from graft.results.seeds import SingleSeed
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """A finished run.
+class FinishedRun:
+    """A finished run of any kind of recipe.
 
     Attributes:
         name: of the recipe.
         path: the folder.
-        method: of the main patch.
-        main: the model that the run is about, the base with that patch.
-        settings: "key" or "block.key" of the recipe -> value as text.
-        models: model -> what it is.
-        seeds: in the order of the file, one or more.
-        missed: expectations that were not met, as sentences.
+        results: everything that it found.
     """
 
     name: str
     path: Path
+    results: Results
+
+
+@dataclass(frozen=True)
+class RunFolder(FinishedRun):
+    """A finished run of one task.
+
+    Attributes:
+        method: of the main patch.
+        main: the model that the run is about, the base with that patch.
+        settings: "key" or "block.key" of the recipe -> value as text.
+    """
+
     method: str
     main: str
     settings: Mapping[str, str]
-    models: Mapping[str, Model]
-    seeds: tuple[SingleSeed, ...]
-    missed: tuple[str, ...]
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """Model -> its role and method."""
+        return self.results.models
+
+    @property
+    def seeds(self) -> tuple[SingleSeed, ...]:
+        """The seeds in the order of the file, one or more."""
+        return self.results.seeds
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """The expectations that were not met, as sentences."""
+        return self.results.missed
 
     def find_model(self, role: Role, method: str | None) -> str:
         """Return the name of a model, "" where the run has none such."""
@@ -55,6 +75,17 @@ class RunFolder:
             return None
         file = patch_path(self.path, self.method, self.seeds[0].seed)
         return load_patch(file) if file.is_file() else None
+
+
+def open_run(path: Path, results: Results) -> FinishedRun:
+    """Return the run of a folder whose results are at hand; a `RunFolder` where it is of one task.
+
+    Raises:
+        DataError: the results lack what every run of one task has; the line names file and place.
+    """
+    if results.kind == "single":
+        return read_run(path, results)
+    return FinishedRun(str(results.recipe["name"]), path, results)
 
 
 def read_run(path: Path, results: Results | None = None) -> RunFolder:
@@ -80,7 +111,7 @@ def read_run(path: Path, results: Results | None = None) -> RunFolder:
             if name not in seed.models:
                 raise DataError(f"{file}: seed {seed.seed}: models: holds no {name!r}")
     name, settings = str(results.recipe["name"]), dict(_list_settings(results.recipe))
-    return RunFolder(name, path, method, main, settings, results.models, results.seeds, results.missed)
+    return RunFolder(name, path, results, method, main, settings)
 
 
 def _find_model(models: Mapping[str, Model], role: Role, method: str | None) -> str:

@@ -1,1 +1,1 @@
-"""What a run leaves behind: one layout, one typed schema, written by recipes and read by report, hub and tests."""
+"""Results of a run: one layout, one typed schema, written by recipes and read by report, hub and tests."""

@@ -1,6 +1,6 @@
-"""Figures as texts, for every table: of recipes, reports, model cards and the command line.
+"""Numbers as texts, for every table: of recipes, reports, model cards and the command line.
 
-A figure is a value and what is known of its error, either a half-width ("± .012", over seeds) or two ends
+A number is a value and what is known of its error, either a half-width ("± .012", over seeds) or two ends
 ("[.780, .812]", over examples); what is missing is a dash.
 """
 
@@ -25,9 +25,9 @@ def signed_decimal(number: float) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def fixed(places: int, sign: str = "") -> Format:
+def fixed(decimals: int, sign: str = "") -> Format:
     """Return a format of so many decimals; with `sign` "+" a plus is shown too."""
-    return lambda number: f"{number:{sign}.{places}f}"
+    return lambda number: f"{number:{sign}.{decimals}f}"
 
 
 def percent(share: float) -> str:
@@ -61,7 +61,7 @@ def cell(
     show: Format = decimal,
     show_error: Format | None = None,
 ) -> str:
-    """Return a figure with what is known of its error.
+    """Return a number with what is known of its error.
 
     Args:
         value: None where it is missing.
@@ -76,6 +76,6 @@ def cell(
     return f"{show(value)} {plus_minus(half, show_error) or brackets(ends, show_error)}".rstrip()
 
 
-def mean_cell(figure: Mapping[str, Any] | None) -> str:
+def mean_cell(estimate: Mapping[str, Any] | None) -> str:
     """Return a mean over seeds with its half-width, a dash where there is none."""
-    return cell(figure["mean"], half=figure["half"]) if figure else MISSING
+    return cell(estimate["mean"], half=estimate["half"]) if estimate else MISSING

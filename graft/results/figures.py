@@ -1,4 +1,4 @@
-"""The figures of a model on each set: accuracy, calibration and more, with their bootstrap intervals.
+"""Metrics of a model on each set: accuracy, calibration and more, with their bootstrap intervals.
 
 They stand in the results of a run and in the provenance of a patch, and are read here from both: strictly from a run's
 file, whose errors name the place, and leniently from a patch, where what is no number is left out.
@@ -19,7 +19,7 @@ MOST_SETS = 40
 
 @dataclass(frozen=True)
 class SetFigures:
-    """One model on one set.
+    """Metrics of one model on one set.
 
     Attributes:
         numbers: metric -> number; "n" is how many examples are behind them.
@@ -33,7 +33,7 @@ class SetFigures:
 
     @property
     def n(self) -> int:
-        """Number of examples behind the figures, 0 where that is unknown."""
+        """Number of examples behind the metrics, 0 where that is unknown."""
         n: Any = self.numbers.get("n")
         return n if type(n) is int and n > 0 else 0
 
@@ -65,10 +65,10 @@ class SetFigures:
 
 
 class ModelFigures(dict[str, SetFigures]):
-    """Set -> figures of one model, the test split first."""
+    """Metrics of one model by set, the test split first."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the test split's figures, and those of the other sets as `ood`."""
+        """Return the test split's metrics, and those of the other sets as `ood`."""
         sets = {name: figures.to_json() for name, figures in self.items()}
         test = sets.pop(TEST)
         return test | ({"ood": sets} if sets else {})
@@ -95,13 +95,13 @@ class ModelFigures(dict[str, SetFigures]):
 
 
 def read_figures(metrics: Mapping[str, Any] | None) -> dict[str, SetFigures]:
-    """Return the figures that a patch carries, of the test split first; what is no number is left out.
+    """Return the metrics that a patch carries, of the test split first; what is no number is left out.
 
     Args:
         metrics: of a patch's provenance, which may be a stranger's.
 
     Returns:
-        set -> figures, of sets with examples and a number.
+        set -> metrics, of sets with examples and a number.
     """
     if not isinstance(metrics, Mapping):
         return {}

@@ -17,7 +17,7 @@ from graft.errors import DataError
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # neither HTML nor SVG may hold them
 
-_LARGEST = 1e100  # above any figure, and its square is still finite
+_LARGEST = 1e100  # above any metric, and its square is still finite
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Node:
 
     @classmethod
     def load(cls, file: Path) -> Node:
-        """The whole of a file.
+        """Read a file as one value.
 
         Raises:
             DataError: it cannot be read, or is not JSON.
@@ -43,7 +43,7 @@ class Node:
             raise DataError(f"{file}: not valid JSON ({' '.join(str(error).split())})") from error
 
     def items(self) -> Iterator[tuple[str, Node]]:
-        """Key and value of each entry of a mapping that is not null.
+        """Return key and value of each entry of a mapping that is not null.
 
         Raises:
             DataError: the value is not a mapping.
@@ -53,29 +53,29 @@ class Node:
         return ((key, self._below(key, value)) for key, value in self.value.items() if value is not None)
 
     def get(self, key: str) -> Node | None:
-        """The entry of a mapping, None where it is absent; DataError where the value is not a mapping."""
+        """Return the entry of a mapping, None where it is absent; DataError where the value is not a mapping."""
         return dict(self.items()).get(key)
 
     def need(self, key: str) -> Node:
-        """The entry of a mapping; DataError where it is absent."""
-        found = self.get(key)
-        if found is None:
+        """Return the entry of a mapping; DataError where it is absent."""
+        entry = self.get(key)
+        if entry is None:
             raise DataError(f"{self._place}: the key {key!r} is missing")
-        return found
+        return entry
 
     def elements(self) -> list[Node]:
-        """The elements of a list; DataError where the value is none."""
+        """Return the elements of a list; DataError where the value is none."""
         if not isinstance(self.value, list):
             self.refuse("a list")
         return [self._below(str(i), value) for i, value in enumerate(self.value)]
 
     def numbers(self) -> dict[str, float]:
-        """The entries of a mapping that are numbers; others are left out."""
+        """Return the entries of a mapping that are numbers; others are left out."""
         return {key: node.number() for key, node in self.items() if node.is_number}
 
     @property
     def is_number(self) -> bool:
-        """Whether the value is a number, true and false not counted."""
+        """True for a number; true and false are none."""
         return isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
 
     def number(self) -> float:
@@ -86,19 +86,19 @@ class Node:
         return number
 
     def whole(self) -> int:
-        """The value as a whole number from 0; DataError where it is none."""
+        """Return the value as a whole number from 0; DataError where it is none."""
         if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 <= self.value < 2**63:
             self.refuse("a whole number")
         return self.value
 
     def text(self) -> str:
-        """The value as a text; DataError where it is none."""
+        """Return the value as a text; DataError where it is none."""
         if not isinstance(self.value, str):
             self.refuse("a text")
         return self.value
 
     def refuse(self, wanted: str) -> NoReturn:
-        """Say what the value should have been."""
+        """Refuse the value with a line on what it should have been."""
         shown = repr(self.value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise DataError(f"{self._place}: must be {wanted}, not {shown}")

@@ -1,6 +1,6 @@
-"""Where a run leaves what: the same in a folder that `graft run` writes and in one that is committed or shared.
+"""Layout of a run's folder: the same in a folder that `graft run` writes and in one that is committed or shared.
 
-RUN/results.json                           all figures (`graft.results.run`), written last: with it a run is finished
+RUN/results.json                           all metrics (`graft.results.run`), written last: with it a run is finished
 RUN/table.md                               the tables, for people
 RUN/*.png                                  the plots
 RUN/patches/NAME-seed-N.safetensors        a patch of every seed

@@ -18,7 +18,7 @@ CONTROL_NAMES = {
 
 @dataclass(frozen=True)
 class Model:
-    """What a model is.
+    """Role of a model in a run.
 
     Attributes:
         role: "base"; "tuned"; "graft", the base with a patch; "without", the tuned model with the patch's region put

@@ -16,7 +16,7 @@ from graft.results.seeds import ForgettingSeed, MultitaskSeed, SingleSeed
 from graft.results.tables import Block, read_block
 
 SCHEMA = 1
-# kind of recipe -> what one of its seeds found; seeds of any other kind are taken as they stand
+# kind of recipe -> results of one of its seeds; seeds of any other kind are taken as they stand
 SEEDS: dict[str, type] = {"single": SingleSeed, "multitask": MultitaskSeed, "forgetting": ForgettingSeed}
 
 
@@ -28,11 +28,11 @@ class Results:
         kind: of the recipe.
         recipe: the whole recipe, as plain values.
         summary: means and intervals over seeds, as JSON; its levels are the kind's own.
-        seeds: what each found (`graft.results.seeds`), in the recipe's order.
+        seeds: the results of each (`graft.results.seeds`), in the recipe's order.
         tables: paragraphs and tables, in their order.
         models: of a recipe of one task: model -> what it is.
         missed: expectations that were not met, as sentences.
-        more: what else the kind found over all seeds, as JSON.
+        more: further results of the kind over all seeds, as JSON.
     """
 
     kind: str
@@ -49,8 +49,8 @@ class Results:
         head = {"schema": SCHEMA, "kind": self.kind, "recipe": self.recipe, "summary": self.summary, **self.more}
         models = {"models": self.models} if self.models else {}
         tail = {"seeds": self.seeds, "missed": self.missed, "tables": self.tables}
-        whole: dict[str, Any] = to_json({**head, **models, **tail})
-        return whole
+        content: dict[str, Any] = to_json({**head, **models, **tail})
+        return content
 
 
 def load_results(run: Path) -> Results:
@@ -79,16 +79,16 @@ def read_results(root: Node) -> Results:
         schema.refuse(f"{SCHEMA}, the schema that this version reads")
     kind = stated.text() if (stated := root.get("kind")) else _guess_kind(recipe)
     recipe.need("name")
-    found = tuple(from_node(SEEDS.get(kind, Any), node) for node in seeds.elements())
+    typed_seeds = tuple(from_node(SEEDS.get(kind, Any), node) for node in seeds.elements())
     known = {"schema", "kind", "recipe", "summary", "seeds", "tables", "models", "missed"}
     summary, tables, missed = (root.get(key) for key in ("summary", "tables", "missed"))
     return Results(
         kind=kind,
         recipe=recipe.value,
         summary=summary.value if summary else {},
-        seeds=found,
+        seeds=typed_seeds,
         tables=tuple(map(read_block, tables.elements())) if tables else (),
-        models=_read_models(root.get("models"), found) if kind == "single" else {},
+        models=_read_models(root.get("models"), typed_seeds) if kind == "single" else {},
         missed=tuple(node.text() for node in missed.elements()) if missed else (),
         more={key: node.value for key, node in root.items() if key not in known},
     )

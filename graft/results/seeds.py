@@ -1,4 +1,4 @@
-"""What one seed of a run found, typed, for each kind of recipe."""
+"""Results of one seed, typed, for each kind of recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Control:
-    """How a simpler model was set to be as accurate as the graft on validation.
+    """Setting of a simpler model, chosen to be as accurate as the graft on validation.
 
     Attributes:
         setting: what was chosen: "alpha", "steps", "density" or "temperature".
@@ -96,7 +96,7 @@ class Reliability(ReliabilityBins):
 
 
 class Detection(dict[str, float]):
-    """How well a model tells a set's novel rows from the task's own: "msp.auroc", "energy.fpr95", ..., "n_in", "n_out".
+    """Detection of a set's novel rows by one model: "msp.auroc", "energy.fpr95", ..., "n_in", "n_out".
 
     Attributes:
         details: the same as JSON, with intervals.
@@ -124,7 +124,7 @@ class Detection(dict[str, float]):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was to be expected of a checkpoint before any data were touched.
+    """Diagnosis of a checkpoint from its weights alone, before any data were touched.
 
     Attributes:
         text: sentences.
@@ -136,7 +136,7 @@ class Diagnosis:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Those of the details that are plain numbers."""
+        """Plain numbers among the details."""
         return {key: value for key, value in self.details.items() if is_number(value)}
 
     def to_json(self) -> dict[str, Any]:
@@ -154,12 +154,12 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class SingleSeed:
-    """One seed of a recipe of one task.
+    """Results of one seed of a recipe of one task.
 
     Attributes:
         seed: its number.
         k: entries of the main patch.
-        models: model -> set -> figures.
+        models: model -> set -> metrics.
         differences: model -> set -> metric -> main graft minus that model, paired by example.
         bins: model -> reliability bins on test.
         controls: model -> how it was chosen.
@@ -188,7 +188,7 @@ class SingleSeed:
 
 @dataclass(frozen=True)
 class MultitaskSeed:
-    """One seed of a recipe of several tasks.
+    """Results of one seed of a recipe of several tasks.
 
     Attributes:
         seed: its number.
@@ -228,14 +228,14 @@ class MeasuredPoint:
 
 @dataclass(frozen=True)
 class ForgettingSeed:
-    """One seed of a recipe about forgetting.
+    """Results of one seed of a recipe about forgetting.
 
     Attributes:
         seed: its number.
         base: task -> "test", "validation" -> score, n, accuracy, ece, nll.
         start: likewise of the model that learns, where it is another.
         k: entries of the start's patch.
-        domains: domain -> point -> figures.
+        domains: domain -> point -> metrics.
     """
 
     seed: int

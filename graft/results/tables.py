@@ -1,4 +1,4 @@
-"""Tables of a run as data, which are written as Markdown for people and kept in the results for the report."""
+"""Tables of a run as data: Markdown for people, and part of the results for the report."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class TextTable:
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, its columns aligned."""
-        whole = [self.head, *self.rows]
-        widths = [max(len(row[i]) for row in whole) for i in range(len(self.head))]
-        lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in whole]
-        return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+        lines = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
+        texts = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in lines]
+        return "\n".join([texts[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *texts[1:]])
 
     @classmethod
     def from_node(cls, node: Node) -> TextTable:

@@ -1,1 +1,1 @@
-"""What YAML may say: every config block, typed and torch-free."""
+"""Blocks of YAML: every config, typed and torch-free."""

@@ -42,6 +42,7 @@ def ranges_of(hint: Any) -> list[Range]:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
+    # unwraps one layer a call: tuple[Share, ...] | None is a union, within it a tuple, within it an annotated float
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return

@@ -105,6 +105,6 @@ class HeadSpec(Block):
 
 def _check_places(template: str, slot: str, pair: bool) -> None:
     allowed = ["{text_a}", "{text_b}", slot] if pair else ["{text}", slot]
-    places = re.findall(r"\{\w*\}", template)
-    if set(places) != set(allowed) or places.count(slot) != 1:
+    slots = re.findall(r"\{\w*\}", template)
+    if set(slots) != set(allowed) or slots.count(slot) != 1:
         raise ValueError(f"head.template {template!r} must hold {', '.join(allowed)} and no other place, {slot} once")

@@ -15,7 +15,7 @@ class LocalizableSpec(Block):
 
     Attributes:
         density: weights that train in the second stage, as a share of all parameters.
-        proximal_lr: learning rate of the first stage, which is by SGD with an L1 pull towards the base.
+        proximal_lr: learning rate of the first stage, which is by SGD with an L1 proximal step towards the base.
         proximal_epochs: passes of the first stage over the training examples.
         proximal_l1: strength of the L1 pull of the first stage, in units of the loss's gradient.
         lr: learning rate of the second stage, which is by AdamW.

@@ -28,7 +28,7 @@ class LearnSpec(Block):
             processes an equal part for each. Masks are equal for any number of processes where it is given.
         restarts: how many times the learner runs, with the examples in another order each time.
         data: "train" keeps the mask with the lowest NLL on validation; "train+validation" learns from both and keeps
-            the last, so that figures on validation no longer say how good the mask is.
+            the last, so that metrics on validation no longer say how good the mask is.
     """
 
     start: Literal["attribution", "taylor"] = "attribution"

@@ -63,7 +63,7 @@ def read_config(kind: type[T], value: object, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}{_hint(str(key), fields)}")
+            raise ConfigError(f"{where}: unknown key {key!r}{_suggest_keys(str(key), fields)}")
     hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in fields.items():
         if name not in value and _required(field):
@@ -91,20 +91,20 @@ def override(value: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, A
         if not equals or not path:
             raise ConfigError(f"--set {assignment}: write it as key=value, such as localize.density=1e-3")
         *parents, last = path.split(".")
-        place: Any = result
+        block: Any = result
         for parent in parents:
-            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
+            block = block.setdefault(parent, {}) if isinstance(block, dict) else None
+        if not isinstance(block, dict):
             raise ConfigError(f"--set {assignment}: {'.'.join(parents)} is not a block of keys")
         try:
-            place[last] = parse_yaml(text)
+            block[last] = parse_yaml(text)
         except ValueError as error:
             raise ConfigError(f"--set {assignment}: the value is not valid YAML ({error})") from error
     return result
 
 
 def to_plain(value: Any) -> Any:
-    """A dataclass, or anything made of them, as plain dicts and lists for JSON; unset options are left out."""
+    """Return a dataclass, or anything made of them, as plain dicts and lists for JSON; unset options are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {name: to_plain(item) for name, item in pairs if item is not None}
@@ -134,7 +134,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: must be a mapping, not {_show(value)}")
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError(f"{where}: a key must be a text, not {_show(key)}{_quoting(key)}")
+                raise ConfigError(f"{where}: a key must be a text, not {_show(key)}{_advise_quotes(key)}")
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, typing.cast(type, hint)) else read_config(hint, value, where)  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_named(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    """A value of a registry must be one of its names; other ranges are checked when the block is made."""
+    """Convert a value to an annotated type: a name must be in its registry; the block checks other ranges itself."""
     for extent in arguments[1:]:
         if isinstance(extent, OneOf) and not extent.holds(value):
             raise ConfigError(f"{where}: must be {extent}, not {_show(value)}")
@@ -163,24 +163,26 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
                 raise
     names = " or ".join(_name(option) for option in options)
-    raise ConfigError(f"{where}: must be {names}, not {_show(value)}{_quoting(value) if str in options else ''}")
+    raise ConfigError(f"{where}: must be {names}, not {_show(value)}{_advise_quotes(value) if str in options else ''}")
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         _require_plain(value, where)
         return value
-    if hint is float and (number := _finite(value)) is not None:
+    if hint is float and (number := _read_number(value)) is not None:
         return number
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is not float and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where}: must be {_name(hint)}, not {_show(value)}{_quoting(value) if hint is str else ''}")
+    raise ConfigError(
+        f"{where}: must be {_name(hint)}, not {_show(value)}{_advise_quotes(value) if hint is str else ''}"
+    )
 
 
-def _finite(value: Any) -> float | None:
-    """A number; as a text too, since YAML 1.1 reads 1e-4 as one: the dot is missing."""
+def _read_number(value: Any) -> float | None:
+    """Return a finite number, which may be a text too, since YAML 1.1 reads 1e-4 as one: the dot is missing."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, str) and re.fullmatch(_NUMBER, value)):
         return None
@@ -194,8 +196,8 @@ def _finite(value: Any) -> float | None:
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 
 
-def _quoting(value: object) -> str:
-    """What to do where YAML made something else of what was meant as a text."""
+def _advise_quotes(value: object) -> str:
+    """Return advice where YAML made something else of what was meant as a text."""
     if isinstance(value, bool):
         return ": YAML reads yes, no, on, off, true and false so; quote it"
     return ": quote it" if isinstance(value, (int, float, datetime.date)) else ""
@@ -217,7 +219,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _hint(key: str, fields: Mapping[str, Any]) -> str:
+def _suggest_keys(key: str, fields: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(key, fields, n=1)
     meant = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{meant}; allowed are {', '.join(fields)}"

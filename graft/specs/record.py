@@ -15,8 +15,8 @@ class RecordSpec(Block):
 
     Attributes:
         share: share of the trained weights whose importance is kept.
-        xi: damping that keeps Omega finite where a weight hardly moved, in units of the mean squared movement.
-        every: steps between records; the movement since the last record is multiplied by the gradient of the step.
+        xi: damping that keeps Omega finite where a weight hardly moved, in units of the mean squared delta.
+        every: steps between records; the delta since the last record is multiplied by the gradient of the step.
             Above 1 it costs less time, and what is recorded is less exact.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import types
@@ -13,24 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from graft.recipes.registry import KINDS
+from graft.registry import load_target
 from graft.specs.block import field_hints, ranges_of
 from graft.specs.ranges import OneOf, Range
 
-ROOTS = {  # title -> the outermost block of a file, or the options of a command
+ROOTS = {  # title -> the outermost block of a TASK file, or the options of a command
     "TASK": "graft.specs.task:TaskSpec",
     "localize": "graft.specs.localize:LocalizeSpec",
     "importance": "graft.specs.importance:ImportanceSpec",
     "fuse": "graft.specs.fusion:FusionSpec",
-    "recipe of one task": "graft.recipes.single.spec:SingleSpec",
-    "recipe of several tasks": "graft.recipes.multitask.spec:MultitaskSpec",
-    "recipe on forgetting": "graft.recipes.forgetting.spec:ForgettingSpec",
 }
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "anything"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One key of a block.
+    """Key of a block.
 
     Attributes:
         key: as YAML has it.
@@ -50,7 +48,8 @@ class Row:
 def describe_blocks() -> dict[str, list[Row]]:
     """Return the rows of every block by its title, such as "TASK" or "TASK: train.regularize"; each block once."""
     titles: dict[type, str] = {}
-    roots = {_load(target): title for title, target in ROOTS.items()}
+    roots: dict[type, str] = {load_target(target): title for title, target in ROOTS.items()}
+    roots |= {kind.load_spec(): f"recipe of kind {name}" for name, kind in KINDS.items()}
     for root, title in roots.items():
         for path, kind in _walk(root):
             titles.setdefault(kind, roots.get(kind) or (f"{title}: {path}" if path else title))
@@ -77,14 +76,8 @@ def describe(kind: type, titles: Mapping[type, str] | None = None) -> list[Row]:
     return rows
 
 
-def _load(target: str) -> type:
-    module, _, name = target.partition(":")
-    kind: type = getattr(importlib.import_module(module), name)
-    return kind
-
-
 def _walk(kind: type, path: str = "") -> Iterator[tuple[str, type]]:
-    """A block and those within it, each with its dotted path."""
+    """Yield a block and those within it, each with its dotted path."""
     yield path, kind
     for key, hint in field_hints(kind).items():
         for inner in _blocks_within(hint):
@@ -104,7 +97,7 @@ def _ranges_within(hint: Any) -> list[Range]:
 
 
 def _read_meanings(kind: type) -> dict[str, str]:
-    """Key -> meaning, from the section "Attributes" of a docstring; a line may tell of several keys."""
+    """Return key -> meaning, from the section "Attributes" of a docstring; a line may tell of several keys."""
     _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     lines = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", section.split("\n\n")[0], flags=re.MULTILINE)
     return {key: " ".join(text.split()) for keys, text in lines for key in keys.split(", ")}

@@ -40,10 +40,13 @@ class StrictLoader(yaml.SafeLoader):
         self._repeated = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node as the base class makes it, once it is known how many values it stands for."""
+        """Compose a node as the base class does, and count the values that it stands for."""
         is_alias = self.check_event(yaml.AliasEvent)
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
+        # a bomb of aliases is small to read and huge to walk: a: [x, x], b: [*a, *a], c: [*b, *b] holds 2, 4, then 8
+        # texts. Each node's size is known when it is complete, its aliases counted in full, so that the sum of what
+        # aliases repeat, here (3 + 3) + (7 + 7), is refused before anything is built
         if is_alias:
             if id(node) not in self._sizes:
                 raise _refuse("an alias stands within what it repeats", mark)
@@ -55,7 +58,7 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """A mapping, once no key of it occurs twice."""
+        """Compose a mapping; refuse a key that occurs twice."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -91,7 +94,7 @@ def _text(loader: StrictLoader, node: Any) -> str:
 
 
 def _number(loader: StrictLoader, node: Any) -> float:
-    """An int or a float."""
+    """Construct an int or a float."""
     written = str(loader.construct_scalar(node))
     if ":" in written or re.match(r"[-+]?0[0-9_]+$", written):
         raise _refuse(

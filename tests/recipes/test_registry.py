@@ -17,11 +17,12 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.registry import KINDS, RecipeKind
 from graft.recipes.run import load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace
-from graft.recipes.spec import Expectation
+from graft.recipes.seed_run import SeedContext
 from graft.report.page.build_page import write_report
 from graft.results.tables import TextTable
 from graft.specs.reader import load_yaml
+from graft.specs.recipe import Expectation
+from graft.specs.reference import describe_blocks
 from graft.tasks.task import Task
 from tests.models import write_yaml
 
@@ -30,7 +31,11 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @dataclass(frozen=True)
 class ToySpec:
-    """A recipe that counts."""
+    """A recipe that counts.
+
+    Attributes:
+        step: of the count.
+    """
 
     name: str
     base: str
@@ -63,15 +68,12 @@ class ToyExperiment(Experiment):
     def list_budgets(self) -> Sequence[Any]:
         return []
 
-    def run_seed(self, place: SeedPlace) -> dict[str, int]:
-        return {"seed": place.seed, "count": place.seed + self.recipe.step}
+    def run_seed(self, context: SeedContext) -> dict[str, int]:
+        return {"seed": context.seed, "count": context.seed + self.recipe.step}
 
     def summarize(self, seeds: Sequence[Mapping[str, int]], out: Path) -> Summary:
         figures = {"toy": {"count": {"mean": sum(seed["count"] for seed in seeds), "half": None}}}
         return Summary(figures, [TextTable(["model", "count"], [["toy", "3"]])], figures)
-
-    def plot(self, seeds: Sequence[Any], summary: Summary, out: Path) -> list[Path]:
-        return []
 
 
 TOY = RecipeKind(
@@ -134,3 +136,10 @@ def test_what_is_wrong_with_a_kind_is_one_line(kind: Any, more: dict[str, Any], 
 def test_every_recipe_of_the_project_states_its_kind() -> None:
     kinds = {load_yaml(path)["kind"] for path in RECIPES.glob("*.yaml")}
     assert kinds == set(KINDS)
+
+
+def test_the_keys_of_a_new_kind_are_in_the_reference() -> None:
+    assert not [title for title in describe_blocks() if "toy" in title]
+    with KINDS.extended(TOY):
+        rows = {row.key: row for row in describe_blocks()["recipe of kind toy"]}
+    assert (rows["step"].type, rows["step"].default, rows["step"].meaning) == ("whole number", "1", "of the count.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from graft.report.page.build_page import write_report
 from graft.report.page.document import section
 from graft.report.page.markup import Html
 from graft.report.page.run_page import RunPage
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import in_style, new_figure, save_figure
 from graft.report.registry import SECTIONS, SectionEntry
 from tests.report.runs import write_run
@@ -19,9 +21,7 @@ TOY = SectionEntry(name="toy", help="a picture and a word", target=f"{__name__}:
 
 def build_toy(page: RunPage) -> Html | None:
     with in_style():
-        picture = page.plots.add(
-            "toy picture", lambda path: save_figure(new_figure(2, 1), path), alt="nothing", caption="nothing"
-        )
+        picture = page.plots.add("toy picture", Plot(partial(save_figure, new_figure(2, 1)), "nothing", "nothing"))
     return section(None, "A toy", f"about {page.run.name}", picture)
 
 

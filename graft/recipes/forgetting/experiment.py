@@ -1,4 +1,4 @@
-"""ForgettingExperiment: a recipe about forgetting, its figures over seeds, and the plane of gain and loss."""
+"""ForgettingExperiment: a recipe about forgetting, its metrics over seeds, and the plane of gain and loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.forgetting.seed import run_seed
 from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.spec import ForgettingSpec, TaskUse
-from graft.recipes.forgetting.summary import MEAN, Units, list_curves, summarize
+from graft.recipes.forgetting.summary import Units, summarize
 from graft.recipes.forgetting.table import tabulate_run
-from graft.recipes.seed_run import SeedPlace, load_capped, train_config
-from graft.report.plots.pareto import plot_pareto
+from graft.recipes.seed_run import SeedContext, load_capped, train_config
 from graft.results.seeds import ForgettingSeed
+from graft.specs.forgetting import MEAN, ForgettingSpec, TaskUse
 from graft.tasks.task import Task
 
 
@@ -78,36 +77,30 @@ class ForgettingExperiment(Experiment):
             for domain in self.domains:
                 yield f"methods.{point.name}", point.how.graft, train_config(domain.task, point.how.train)
 
-    def at(self, place: SeedPlace) -> ForgettingRun:
+    def at(self, context: SeedContext) -> ForgettingRun:
         """Return one seed at work."""
         general, domains = (
-            tuple(MeasuredTask(item.task.with_seed(place.seed), item.limit) for item in tasks)
+            tuple(MeasuredTask(item.task.with_seed(context.seed), item.limit) for item in tasks)
             for tasks in (self.general, self.domains)
         )
-        skill = None if self.skill is None else self.skill.with_seed(place.seed)
-        return ForgettingRun(self.recipe, general, domains, skill, place=place)
+        skill = None if self.skill is None else self.skill.with_seed(context.seed)
+        return ForgettingRun(self.recipe, general, domains, skill, context=context)
 
-    def run_seed(self, place: SeedPlace) -> ForgettingSeed:
+    def run_seed(self, context: SeedContext) -> ForgettingSeed:
         """Run one seed."""
-        return run_seed(self.at(place))
+        return run_seed(self.at(context))
 
     def summarize(self, seeds: Sequence[ForgettingSeed], out: Path) -> Summary:
         """Return what every point gains on its domain and loses elsewhere."""
         del out
         units = Units.of(self.general, self.domains)
-        figures = summarize(seeds, units)
+        metrics = summarize(seeds, units)
         expected = {
             domain: {f"{point}.{key}": item for point, row in rows.items() for key, item in row["figures"].items()}
-            for domain, rows in figures.items()
+            for domain, rows in metrics.items()
         }
-        tables = tabulate_run(self.recipe, figures, seeds, units)
-        return Summary(figures, tables, expected, more={"units": units.to_json()}, plotted=units)
-
-    def plot(self, seeds: Sequence[ForgettingSeed], summary: Summary, out: Path) -> list[Path]:
-        """Draw gain against loss, a point per method and setting."""
-        del seeds
-        planes = list_curves(self.recipe, summary.figures, summary.plotted)
-        return plot_pareto(planes, out / "plane", title=self.recipe.name)
+        tables = tabulate_run(self.recipe, metrics, seeds, units)
+        return Summary(metrics, tables, expected, more={"units": units.to_json()})
 
 
 def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> MeasuredTask:

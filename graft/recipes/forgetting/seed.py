@@ -1,4 +1,4 @@
-"""One seed of a recipe about forgetting: every domain learned by every method at every setting, and measured."""
+"""Run one seed of a recipe about forgetting: every domain learned by every method at every setting, and measured."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from functools import partial
 
 from tqdm import tqdm
 
-from graft.recipes.forgetting.seed_run import Figures, ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.spec import Point
+from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask, Metrics
 from graft.recipes.state import find_or_read
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
+from graft.specs.forgetting import Point
 
 
 def run_seed(run: ForgettingRun) -> ForgettingSeed:
-    """Run one seed: its state has a file of figures per domain and point, so that a broken run loses one at most."""
-    base = _measure_whole(run, "base")
-    start = None if run.patch is None else _measure_whole(run, "start")
+    """Run one seed: its state has a file of metrics per domain and point, so that a broken run loses one at most."""
+    base = _measure_all_tasks(run, "base")
+    start = None if run.patch is None else _measure_all_tasks(run, "start")
     domains = {}
     for domain in run.domains:
         domains[domain.name] = _run_domain(run, domain)
@@ -44,8 +44,8 @@ def _run_point(run: ForgettingRun, domain: MeasuredTask, point: Point) -> Measur
     return MeasuredPoint(point.name, seconds, run.measure(model, (domain, *run.general)))
 
 
-def _measure_whole(run: ForgettingRun, name: str) -> Figures:
-    """Return the figures of the base or the start on all tasks."""
+def _measure_all_tasks(run: ForgettingRun, name: str) -> Metrics:
+    """Return the metrics of the base or the start on all tasks."""
     model = run.recipe.base if name == "base" else run.start
     file = run.folder / "points" / f"{name}.json"
     kind = Mapping[str, Mapping[str, Mapping[str, float]]]

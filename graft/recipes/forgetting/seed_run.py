@@ -13,8 +13,8 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
+from graft.specs.forgetting import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.specs.importance import ImportanceSpec
 from graft.specs.reader import read_config, to_plain
 from graft.tasks.task import Task
@@ -22,7 +22,7 @@ from graft.train.importance.general import draw_region, measure_general
 from graft.train.importance.importance_file import save_importance
 from graft.train.importance.measuring import Importance
 
-Figures = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
+Metrics = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class MeasuredTask:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return self.task.spec.name
 
 
 @dataclass(frozen=True)
 class ForgettingRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.
@@ -60,7 +60,7 @@ class ForgettingRun(SeedRun):
         """The skill that the model is given first; its file is left among the run's patches."""
         if self.skill is None or self.recipe.start is None:
             return None
-        file = self.place.patch_file("start")
+        file = self.context.patch_file("start")
         if not file.is_file():
             tuned = self.train(self.recipe.base, [self.skill])
             save_patch(self.cut(self.recipe.base, tuned, self.skill, self.recipe.start.localize), file)
@@ -81,7 +81,7 @@ class ForgettingRun(SeedRun):
         return self.merge(self.start, self.cut(self.start, tuned, domain, how.graft), "graft")
 
     def region(self, how: ProtectSpec) -> Mask:
-        """Return the weights that a method keeps as they are."""
+        """Return the weights that a method keeps unchanged."""
         if how.by == "patch":
             assert self.patch is not None
             return self.patch.mask
@@ -92,16 +92,16 @@ class ForgettingRun(SeedRun):
         assert how.share is not None
         return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
 
-    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Figures:
-        """Return the figures of a model on validation and test of some tasks."""
+    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Metrics:
+        """Return the metrics of a model on validation and test of some tasks."""
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
-        figures: Figures = {}
+        metrics: Metrics = {}
         for head, item in zip(heads, tasks, strict=True):
             task = item.task
             sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
             measured = {key: measure_examples(head, rows, size, key) for key, rows in sets.items()}
-            figures[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
-        return figures
+            metrics[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
+        return metrics
 
     def drop_models(self) -> None:
         """Remove the checkpoints but the start, as large as the model each; their settings make them again."""
@@ -110,13 +110,13 @@ class ForgettingRun(SeedRun):
                 shutil.rmtree(folder)
 
     def _replayed(self, domain: Task, shots: int) -> list[Task]:
-        """The general tasks that can be trained along, since they have the domain's kind of head."""
+        """Return the general tasks that can be trained along, since they have the domain's kind of head."""
         kind = domain.spec.head.kind
         alike = [item.task for item in self.general if item.task.spec.head.kind == kind]
         return [with_shots(task, shots) for task in alike] if shots else []
 
     def _regularized(self, how: MethodSpec) -> dict[str, Any]:
-        """The method's block with a file in the place of a score's name."""
+        """Return the method's block, in which a file takes the place of a score's name."""
         if how.regularize is None:
             return {}
         block, name = to_plain(how.regularize), how.regularize.importance
@@ -135,9 +135,9 @@ class ForgettingRun(SeedRun):
         return self.measured[config]
 
 
-def score_of(task: Task, figures: Mapping[str, float]) -> float:
-    """Return a task's one figure, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
-    return -figures["nll"] if is_text(task) else figures["accuracy"]
+def score_of(task: Task, metrics: Mapping[str, float]) -> float:
+    """Return a task's one score, higher is better: accuracy, or -NLL per token in nats where there are no labels."""
+    return -metrics["nll"] if is_text(task) else metrics["accuracy"]
 
 
 def is_text(task: Task) -> bool:

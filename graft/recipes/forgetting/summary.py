@@ -10,22 +10,20 @@ import numpy as np
 
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
-from graft.recipes.forgetting.spec import ForgettingSpec
-from graft.report.plots.pareto import ParetoPlot, ParetoPoint
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
+from graft.specs.forgetting import MEAN
 
 Unit = Literal["points", "nats"]
 Seeds = Sequence[ForgettingSeed]
-Row = dict[str, Any]  # "figures": figure -> mean, half, values; "beaten_by": a point, or None
+Row = dict[str, Any]  # "figures": metric -> mean, half, values; "beaten_by": a point, or None
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
-MEAN = "mean"  # over domains
 SCALE = {"points": 100.0, "nats": 1.0}
 
 
 @dataclass(frozen=True)
 class Units:
-    """What scores are counted in: points of accuracy, or nats per token.
+    """Units of scores: points of accuracy, or nats per token.
 
     Attributes:
         general: of the mean over general tasks: that of the first one.
@@ -41,7 +39,7 @@ class Units:
 
     @classmethod
     def of(cls, general: Sequence[MeasuredTask], domains: Sequence[MeasuredTask]) -> Units:
-        """From the tasks."""
+        """Return the units of these tasks."""
         units = {setting.name: _unit(setting) for setting in general}
         first = next(iter(units.values()))
         counted = tuple(name for name, unit in units.items() if unit == first)
@@ -55,17 +53,17 @@ class Units:
         return [name for name, unit in self.domains.items() if unit == first]
 
     def of_domain(self, domain: str) -> Unit:
-        """Of a domain's gain, or of the mean's."""
+        """Return the unit of a domain's gain, or of the mean's."""
         return self.domains[self.averaged[0] if domain == MEAN else domain]
 
     def of_task(self, task: str) -> Unit:
-        """Of a general task."""
+        """Return the unit of a general task."""
         if task in self.counted:
             return self.general
         return "nats" if self.general == "points" else "points"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the units as plain data."""
         return {"general": self.general, "counted": list(self.counted), "domains": dict(self.domains)}
 
 
@@ -74,9 +72,9 @@ def _unit(setting: MeasuredTask) -> Unit:
 
 
 def summarize(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
-    """Return domain, or "mean" over them -> point -> figures over seeds, and a point that beats it.
+    """Return domain, or "mean" over them -> point -> estimates over seeds, and a point that beats it.
 
-    Figures with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
+    Estimates with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
     accuracy or nats: "gain" on the domain; "general", the mean over general tasks, negative where something was lost;
     "validation_gain", "validation_general"; "gain_against", "general_against", what the seed's first point has taken
     off; each general task by its name; "seconds" of training and localizing, few where the training is another
@@ -91,7 +89,7 @@ def summarize(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
 
 
 def _changes(seed: ForgettingSeed, domain: str, units: Units) -> dict[str, dict[str, float]]:
-    """Return point -> figure -> value, of one seed."""
+    """Return point -> metric -> value, of one seed."""
     before = seed.base if seed.start is None else seed.start
     return {point: _change(before, after, domain, units) for point, after in seed.domains[domain].items()}
 
@@ -117,51 +115,35 @@ def _average(domains: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Row]:
-    figures = {
+    metrics = {
         point: {key: mean_interval([row[point][key] for row in rows]) for key in rows[0][point]} for point in rows[0]
     }
     first = next(iter(rows[0]))
-    for point, found in figures.items():
+    for point, estimates in metrics.items():
         for key in ("gain", "general"):  # in pairs: the seeds' draws of examples move all points alike
-            found[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
-    dominated = find_dominated({point: _place(row) for point, row in figures.items()})
-    return {point: {"figures": row, "beaten_by": dominated[point]} for point, row in figures.items()}
+            estimates[f"{key}_against"] = mean_interval([row[point][key] - row[first][key] for row in rows])
+    dominated = find_dominated({point: _position_of(row) for point, row in metrics.items()})
+    return {point: {"figures": row, "beaten_by": dominated[point]} for point, row in metrics.items()}
 
 
-def _place(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+def _position_of(row: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
     return row["validation_gain"]["mean"], row["validation_general"]["mean"]
 
 
-def find_dominated(places: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
+def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, str | None]:
     """Return point -> another that is as good on both axes and better on one, the best of them by gain, or None.
 
     Args:
-        places: point -> two figures, higher is better. Doing nothing, at (0, 0), is one of the rivals.
+        positions: point -> two numbers, higher is better. Doing nothing, at (0, 0), is one of the rivals.
     """
-    rivals = {**places, "doing nothing": (0.0, 0.0)}
+    # with a at (3, -1), b at (2, -1) and c at (-1, -2): a dominates b and c, b dominates c, and doing nothing dominates
+    # c alone; of the three that dominate c, a has the largest gain and is named. Equal points spare each other
+    rivals = {**positions, "doing nothing": (0.0, 0.0)}
 
     def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
         return other != one and other[0] >= one[0] and other[1] >= one[1]
 
-    winners = {point: [name for name in rivals if beats(rivals[name], place)] for point, place in places.items()}
+    winners = {
+        point: [name for name in rivals if beats(rivals[name], position)] for point, position in positions.items()
+    }
     return {point: max(names, key=lambda name: rivals[name]) if names else None for point, names in winners.items()}
-
-
-def list_curves(recipe: ForgettingSpec, summary: Summary, units: Units) -> list[ParetoPlot]:
-    """Return the plots that are drawn: the mean over domains first, then each."""
-    order = [MEAN, *units.domains]
-    points = recipe.points()
-    planes = []
-    for domain in (name for name in order if name in summary):
-        rows = summary[domain]
-        curves: dict[str, list[ParetoPoint]] = {}
-        for point in points:
-            curves.setdefault(point.method, []).append(_spot(rows[point.name]))
-        title = domain if domain != MEAN else f"mean over {len(units.averaged)} domains"
-        planes.append(ParetoPlot(title, units.of_domain(domain), units.general, curves))
-    return planes
-
-
-def _spot(row: Row) -> ParetoPoint:
-    gain, general = row["figures"]["gain"], row["figures"]["general"]
-    return ParetoPoint(gain["mean"], general["mean"], row["beaten_by"] is not None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graft.recipes.forgetting.spec import ForgettingSpec
-from graft.recipes.forgetting.summary import MEAN, Row, Seeds, Summary, Unit, Units
+from graft.recipes.forgetting.summary import Row, Seeds, Summary, Unit, Units
 from graft.results.cells import MISSING, cell, fixed
 from graft.results.tables import Block, TextTable
+from graft.specs.forgetting import MEAN, ForgettingSpec
 
 DECIMALS = {"points": 1, "nats": 3}
 WORDS = {"points": "points of accuracy", "nats": "nats per token"}
@@ -66,11 +66,11 @@ def _tabulate_domain(rows: Mapping[str, Row], domain: str, units: Units) -> Text
     head = ["method", f"gain, {unit}", f"general, {units.general}", against, *tasks, "seconds", "beaten by"]
     lines = []
     for point, row in rows.items():
-        figures = row["figures"]
-        cells = [_cell(figures["gain"], unit), _cell(figures["general"], units.general)]
+        metrics = row["figures"]
+        cells = [_cell(metrics["gain"], unit), _cell(metrics["general"], units.general)]
         cells.append(_against(row, rows, unit, units.general))
-        cells += [_cell(figures[task], units.of_task(task)) for task in tasks]
-        lines.append([point, *cells, f"{figures['seconds']['mean']:.0f}", row["beaten_by"] or MISSING])
+        cells += [_cell(metrics[task], units.of_task(task)) for task in tasks]
+        lines.append([point, *cells, f"{metrics['seconds']['mean']:.0f}", row["beaten_by"] or MISSING])
     return TextTable(head, lines)
 
 
@@ -80,11 +80,11 @@ def _pair(row: Row, of_gain: Unit, of_general: Unit, suffix: str = "") -> str:
 
 
 def _against(row: Row, rows: Mapping[str, Row], of_gain: Unit, of_general: Unit) -> str:
-    """Return what the first point's figures leave; a dash for itself."""
+    """Return gain and general change less the first point's; a dash for the first point itself."""
     return MISSING if row is next(iter(rows.values())) else _pair(row, of_gain, of_general, "_against")
 
 
-def _cell(figure: Mapping[str, Any], unit: Unit) -> str:
+def _cell(estimate: Mapping[str, Any], unit: Unit) -> str:
     """Return a change with its sign, and the half-width of its interval."""
-    places = DECIMALS[unit]
-    return cell(figure["mean"], half=figure["half"], show=fixed(places, "+"), show_error=fixed(places))
+    decimals = DECIMALS[unit]
+    return cell(estimate["mean"], half=estimate["half"], show=fixed(decimals, "+"), show_error=fixed(decimals))

@@ -1,4 +1,4 @@
-"""MultitaskExperiment: a recipe of several tasks on one base, its figures over seeds, and its plots."""
+"""MultitaskExperiment: a recipe of several tasks on one base, its metrics over seeds, and its plots."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.multitask.seed import SHARED, run_seed
 from graft.recipes.multitask.seed_run import MultitaskRun
-from graft.recipes.multitask.spec import MultitaskSpec
-from graft.recipes.multitask.summary import agree, mean_matrix, summarize
+from graft.recipes.multitask.summary import agree, summarize
 from graft.recipes.multitask.table import tabulate_run
-from graft.recipes.seed_run import SeedPlace, load_capped, train_config
-from graft.report.plots.continual_curves import plot_continual_curves
-from graft.report.plots.overlap_map import plot_families
-from graft.report.plots.task_matrix import plot_task_matrix
+from graft.recipes.seed_run import SeedContext, load_capped, train_config
 from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
+from graft.specs.multitask import MultitaskSpec
 from graft.tasks.task import Task
 
 
@@ -85,18 +82,19 @@ class MultitaskExperiment(Experiment):
             elif recipe.shared is not None:
                 yield f"unions.{name}", recipe.shared.at(union.density), mixes[0]
 
-    def at(self, place: SeedPlace) -> MultitaskRun:
+    def at(self, context: SeedContext) -> MultitaskRun:
         """Return one seed at work."""
-        learned, beside = (tuple(task.with_seed(place.seed) for task in group) for group in (self.learned, self.beside))
-        return MultitaskRun(self.recipe, learned, beside, place=place)
+        groups = self.learned, self.beside
+        learned, beside = (tuple(task.with_seed(context.seed) for task in group) for group in groups)
+        return MultitaskRun(self.recipe, learned, beside, context=context)
 
-    def run_seed(self, place: SeedPlace) -> MultitaskSeed:
+    def run_seed(self, context: SeedContext) -> MultitaskSeed:
         """Run one seed."""
-        return run_seed(self.at(place))
+        return run_seed(self.at(context))
 
     def summarize(self, seeds: Sequence[MultitaskSeed], out: Path) -> Summary:
-        """Return every method's figures, and how far the regions of tasks overlap."""
-        figures = summarize(seeds)
+        """Return every method's metrics, and how far the regions of tasks overlap."""
+        metrics = summarize(seeds)
         overlap = self._measure_overlap([task.spec.name for task in self.tasks], "", out)
         agreement = agree(overlap, seeds)
         more: dict[str, Any] = {"overlap": overlap.to_json()}
@@ -104,31 +102,11 @@ class MultitaskExperiment(Experiment):
             shared = self._measure_overlap([task.spec.name for task in self.learned], SHARED, out)
             more["shared_overlap"] = shared.to_json()
         return Summary(
-            figures=figures,
-            tables=tabulate_run(figures, seeds, overlap, agreement),
-            expected=figures,
+            metrics=metrics,
+            tables=tabulate_run(metrics, seeds, overlap, agreement),
+            expected=metrics,
             more=more | {"agreement": agreement},
-            plotted=overlap,
         )
-
-    def plot(self, seeds: Sequence[MultitaskSeed], summary: Summary, out: Path) -> list[Path]:
-        """Draw the overlap of regions, each graft on each task, and what learning in turn costs."""
-        files = plot_families(summary.plotted, out / "overlap")
-        for key, title in (("grafts", "graft alone"), ("shared", "graft cut from the jointly tuned model")):
-            if getattr(seeds[0], key) is not None:
-                names, gains = mean_matrix(seeds, key)
-                files += plot_task_matrix(
-                    gains,
-                    names,
-                    names,
-                    out / key,
-                    title=f"Accuracy gained over the base by each task's {title}",
-                    note="rows: the graft's task; columns: the task that is tested",
-                )
-        if self.recipe.sequences:
-            stages = {name: [seed.stages[name] for seed in seeds] for name in self.recipe.sequences}
-            files += plot_continual_curves(stages, out / "stages", title=f"{self.recipe.name}: learning tasks in turn")
-        return files
 
     def _measure_overlap(self, names: Sequence[str], prefix: str, out: Path) -> TaskOverlap:
         return measure_task_overlap(

@@ -12,8 +12,8 @@ from graft.compose.fusion.fuser import fuse_models
 from graft.localize.diff import find_core
 from graft.patch.mask import Mask
 from graft.recipes.multitask.seed_run import MultitaskRun
-from graft.recipes.multitask.spec import BASE, BlendSpec, MixSpec
 from graft.recipes.seed_run import Model, with_shots
+from graft.specs.multitask import BASE, BlendSpec, MixSpec
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Fused:
 
     Attributes:
         path: the checkpoint.
-        found: scale and accuracy on validation; selected entries, their Jaccard similarities and clusters.
+        facts: scale and accuracy on validation; selected entries, their Jaccard similarities and clusters.
         clusters: names of the tasks whose cores belong together.
     """
 
     path: Path
-    found: dict[str, Any]
+    facts: dict[str, Any]
     clusters: tuple[tuple[str, ...], ...]
 
 
@@ -40,12 +40,12 @@ def fuse_tuned(run: MultitaskRun, name: str, blend: BlendSpec) -> Fused:
         spec = dataclasses.replace(blend.fuse, scale=scale)
         fusion = fuse_models(run.recipe.base, list(tuned.values()), out, spec, force=True)
         accuracy = run.validate(run.open(out))
-        if best is None or accuracy > best.found["validation_accuracy"]:
+        if best is None or accuracy > best.facts["validation_accuracy"]:
             owners = {path.name: task for task, path in tuned.items()}
             clusters = tuple(tuple(owners[model] for model in group) for group in fusion.clusters)
-            found = {"scale": spec.factor, "validation_accuracy": accuracy, "selected": list(fusion.selected)}
-            found |= {"jaccard": [list(row) for row in fusion.jaccard], "clusters": [list(group) for group in clusters]}
-            best = Fused(out, found, clusters)
+            facts = {"scale": spec.factor, "validation_accuracy": accuracy, "selected": list(fusion.selected)}
+            facts |= {"jaccard": [list(row) for row in fusion.jaccard], "clusters": [list(group) for group in clusters]}
+            best = Fused(out, facts, clusters)
     assert best is not None
     return best
 
@@ -55,7 +55,7 @@ def train_mix(run: MultitaskRun, mix: MixSpec, start: Fused | None) -> Path:
     tasks = [with_shots(task, mix.shots) for task in run.tasks]
     model: Model = run.recipe.base if start is None else start.path
     clusters: Sequence[tuple[str, ...]] = start.clusters if start is not None and mix.staged else ((),)
-    cores = _cores(run, mix) if mix.freeze else {}
+    cores = _find_cores(run, mix) if mix.freeze else {}
     frozen: list[Mask] = []
     for cluster in clusters:
         model = run.train(model, tasks, mix.train, protect=frozen)
@@ -63,8 +63,8 @@ def train_mix(run: MultitaskRun, mix: MixSpec, start: Fused | None) -> Path:
     return Path(model)
 
 
-def _cores(run: MultitaskRun, mix: MixSpec) -> dict[str, Mask]:
-    """Task -> the share of all weights that its tuning moved furthest, as its fusion has it."""
+def _find_cores(run: MultitaskRun, mix: MixSpec) -> dict[str, Mask]:
+    """Return task -> the share of all weights that its tuning moved furthest, as its fusion has it."""
     assert mix.start != BASE
     share = run.recipe.fusions[mix.start].fuse.core
     return {task.spec.name: find_core(run.recipe.base, run.tuned[task.spec.name], share) for task in run.tasks}

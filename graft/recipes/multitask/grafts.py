@@ -9,8 +9,8 @@ from typing import Any
 from graft.compose.composition import compose_patches
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
-from graft.recipes.multitask.seed_run import Figures, MultitaskRun
-from graft.recipes.multitask.spec import UnionSpec
+from graft.recipes.multitask.seed_run import Metrics, MultitaskRun
+from graft.specs.multitask import UnionSpec
 from graft.tasks.task import Task
 
 
@@ -27,18 +27,18 @@ def cut_shared(run: MultitaskRun, joint: Path, density: float | None = None) -> 
     return {task.spec.name: run.localize(base, joint, task, config) for task in run.tasks}
 
 
-def cross_grafts(run: MultitaskRun, patches: Mapping[str, Patch]) -> dict[str, Figures]:
-    """Return task of the graft -> task -> figures of the base with that graft."""
+def cross_grafts(run: MultitaskRun, patches: Mapping[str, Patch]) -> dict[str, Metrics]:
+    """Return task of the graft -> task -> metrics of the base with that graft."""
     heads = run.open(run.recipe.base)
-    found = {}
+    metrics = {}
     for task in run.tasks:
         with apply_patch(heads[0].model, patches[task.spec.name]):
-            found[task.spec.name] = run.measure(heads)
-    return found
+            metrics[task.spec.name] = run.measure(heads)
+    return metrics
 
 
-def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tuple[Figures, dict[str, Any]]:
-    """Compose the grafts of all tasks: their figures, and what is known of them beforehand.
+def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tuple[Metrics, dict[str, Any]]:
+    """Compose the grafts of all tasks; return their metrics, and what is known of them beforehand.
 
     Args:
         run: the seed at work.
@@ -50,8 +50,8 @@ def join_grafts(run: MultitaskRun, union: UnionSpec, joint: Path | None) -> tupl
         patches = cut_shared(run, joint, union.density)
     else:
         patches = cut_grafts(run, run.tasks, union.density)
-    whole = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=run.recipe.base)
+    union_patch = compose_patches(*patches.values(), on_overlap=union.on_overlap, base=run.recipe.base)
     heads = run.open(run.recipe.base)
-    with apply_patch(heads[0].model, whole):
-        found = {"validation_accuracy": run.validate(heads), "k": len(whole)}
-        return run.measure(heads), found | {"overlap": dict(whole.provenance.method["overlap"])}
+    with apply_patch(heads[0].model, union_patch):
+        facts = {"validation_accuracy": run.validate(heads), "k": len(union_patch)}
+        return run.measure(heads), facts | {"overlap": dict(union_patch.provenance.method["overlap"])}

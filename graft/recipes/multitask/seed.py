@@ -1,4 +1,4 @@
-"""One seed of a recipe of several tasks: every method trained, joined and measured."""
+"""Run one seed of a recipe of several tasks: every method trained, joined and measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from graft.evaluate.task_similarity import compare_gradients, compare_texts
 from graft.patch.format.writing import save_patch
 from graft.recipes.multitask.fusions import fuse_tuned, train_mix
 from graft.recipes.multitask.grafts import cross_grafts, cut_grafts, cut_shared, join_grafts
-from graft.recipes.multitask.seed_run import Figures, MultitaskRun
+from graft.recipes.multitask.seed_run import Metrics, MultitaskRun
 from graft.recipes.multitask.sequences import run_sequence
-from graft.recipes.multitask.spec import BASE
 from graft.recipes.timer import Timer
 from graft.results.seeds import MultitaskSeed, Rows
+from graft.specs.multitask import BASE
 from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 
@@ -24,18 +24,18 @@ Crossed = dict[str, dict[str, float]]  # task of a graft -> task -> accuracy
 
 
 def run_seed(run: MultitaskRun) -> MultitaskSeed:
-    """Run one seed: leave a patch per task, return its figures; checkpoints are dropped at the end.
+    """Run one seed: leave a patch per task, return its metrics; checkpoints are dropped at the end.
 
     Trainings that an earlier try left are taken up where they were made with the same settings.
     """
     timer, recipe = Timer(), run.recipe
-    methods: dict[str, Figures] = {BASE: run.measure(run.open(recipe.base))}
+    methods: dict[str, Metrics] = {BASE: run.measure(run.open(recipe.base))}
     timer.mark(BASE)
     methods["tuned"] = {task.spec.name: _measure_own(run, task) for task in run.tasks}
     timer.mark("tuned")
     patches = cut_grafts(run, (*run.tasks, *run.beside))
     for name, patch in patches.items():
-        save_patch(patch, run.place.patch_file(name), force=True)
+        save_patch(patch, run.context.patch_file(name), force=True)
     crossed = cross_grafts(run, patches)
     methods["graft"] = {name: crossed[name][name] for name in crossed}
     timer.mark("graft")
@@ -47,7 +47,7 @@ def run_seed(run: MultitaskRun) -> MultitaskSeed:
         stages=stages,
         found=found,
         grafts=_accuracies(crossed),
-        kinship=_kinship(run),
+        kinship=_compare_tasks(run),
         seconds=timer.seconds,
         shared=shared,
     )
@@ -60,7 +60,7 @@ def _measure_own(run: MultitaskRun, task: Task) -> dict[str, float]:
     return run.measure_task(head, task)
 
 
-def _run_sequences(run: MultitaskRun, methods: dict[str, Figures], timer: Timer) -> dict[str, Rows]:
+def _run_sequences(run: MultitaskRun, methods: dict[str, Metrics], timer: Timer) -> dict[str, Rows]:
     stages = {}
     for name, how in run.recipe.sequences.items():
         result = run_sequence(run, name, how)
@@ -69,14 +69,18 @@ def _run_sequences(run: MultitaskRun, methods: dict[str, Figures], timer: Timer)
     return stages
 
 
-def _run_joined(run: MultitaskRun, methods: dict[str, Figures], timer: Timer) -> tuple[dict[str, Any], Crossed | None]:
-    """Fusions, mixes and unions; what was found of each, and the shared grafts on every task where asked for."""
+def _run_joined(run: MultitaskRun, methods: dict[str, Metrics], timer: Timer) -> tuple[dict[str, Any], Crossed | None]:
+    """Measure fusions, mixes and unions.
+
+    Returns:
+        What was found of each, and the accuracies of the shared grafts where the recipe asks for them.
+    """
     recipe, found, shared = run.recipe, {}, None
     fused = {}
     mixed: list[Path] = []
     for name, blend in recipe.fusions.items():
         fused[name] = fuse_tuned(run, name, blend)
-        methods[name], found[name] = run.measure(run.open(fused[name].path)), fused[name].found
+        methods[name], found[name] = run.measure(run.open(fused[name].path)), fused[name].facts
         timer.mark(name)
     for name, mix in recipe.mixes.items():
         mixed.append(train_mix(run, mix, fused.get(mix.start)))
@@ -95,18 +99,18 @@ def _run_joined(run: MultitaskRun, methods: dict[str, Figures], timer: Timer) ->
 def _cross_shared(run: MultitaskRun, joint: Path) -> Crossed:
     shared = cut_shared(run, joint)
     for name, patch in shared.items():
-        save_patch(patch, run.place.patch_file(SHARED + name), force=True)
+        save_patch(patch, run.context.patch_file(SHARED + name), force=True)
     return _accuracies(cross_grafts(run, shared))
 
 
-def _accuracies(crossed: Mapping[str, Figures]) -> Crossed:
-    return {of: {task: figures["accuracy"] for task, figures in row.items()} for of, row in crossed.items()}
+def _accuracies(crossed: Mapping[str, Metrics]) -> Crossed:
+    return {of: {task: metrics["accuracy"] for task, metrics in row.items()} for of, row in crossed.items()}
 
 
-def _kinship(run: MultitaskRun) -> dict[str, list[list[float]]]:
+def _compare_tasks(run: MultitaskRun) -> dict[str, list[list[float]]]:
     tasks = (*run.tasks, *run.beside)
     heads, examples = run.open(run.recipe.base, tasks), [task.train_examples() for task in tasks]
-    found = {"gradients": compare_gradients(heads, examples, run.recipe.localize.scope).tolist()}
+    similarities = {"gradients": compare_gradients(heads, examples, run.recipe.localize.scope).tolist()}
     if isinstance(heads[0], SimilarityHead):
-        found["texts"] = compare_texts(heads[0], examples).tolist()
-    return found
+        similarities["texts"] = compare_texts(heads[0], examples).tolist()
+    return similarities

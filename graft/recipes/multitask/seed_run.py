@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 from graft.patch.skill_patch import Patch
-from graft.recipes.multitask.spec import MultitaskSpec
 from graft.recipes.seed_run import Model, SeedRun, measure_examples
 from graft.specs.localize import LocalizeSpec
+from graft.specs.multitask import MultitaskSpec
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 
-Figures = dict[str, dict[str, float]]  # task -> accuracy, ece, nll, n
+Metrics = dict[str, dict[str, float]]  # task -> accuracy, ece, nll, n
 
 
 @dataclass(frozen=True)
 class MultitaskRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.
@@ -43,13 +43,13 @@ class MultitaskRun(SeedRun):
         """Open a model once, with the head of every task of the recipe, or of those given."""
         return self.open_heads(model, tasks or self.tasks)
 
-    def measure(self, heads: Sequence[Head], only: int | None = None) -> Figures:
-        """Return the figures on the test split of every task, or of the first few."""
+    def measure(self, heads: Sequence[Head], only: int | None = None) -> Metrics:
+        """Return the metrics on the test split of every task, or of the first few."""
         pairs = list(zip(heads, self.tasks, strict=True))[:only]
         return {task.spec.name: self.measure_task(head, task) for head, task in pairs}
 
     def measure_task(self, head: Head, task: Task) -> dict[str, float]:
-        """Return the figures of one model on one task's test split."""
+        """Return the metrics of one model on one task's test split."""
         evaluate = self.recipe.evaluate
         return measure_examples(head, task.test_examples(evaluate.limit), evaluate.batch_size, task.spec.name)
 

@@ -1,4 +1,4 @@
-"""Figures of several tasks over seeds: what each method reaches, and whether related tasks share a region."""
+"""Metrics of several tasks over seeds: what each method reaches, and whether related tasks share a region."""
 
 from __future__ import annotations
 
@@ -9,49 +9,41 @@ import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
 from graft.evaluate.continual_metrics import follow_stages
-from graft.evaluate.mantel import Matrix, mantel_test
+from graft.evaluate.mantel import mantel_test
 from graft.evaluate.t_interval import mean_interval
-from graft.recipes.multitask.spec import BASE
 from graft.results.seeds import MultitaskSeed
+from graft.specs.multitask import BASE
 
 Seeds = Sequence[MultitaskSeed]
 
 
 def summarize(seeds: Seeds) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return method -> figure -> mean, half-width of the 95 % t-interval over seeds, and values.
+    """Return method -> metric -> mean, half-width of the 95 % t-interval over seeds, and values.
 
-    Figures: "accuracy", "ece" and "nll", means over tasks; "gain_kept", the mean accuracy gained over the base as a
+    Metrics: "accuracy", "ece" and "nll", means over tasks; "gain_kept", the mean accuracy gained over the base as a
     share of that of the models tuned on one task each; "forgetting" and "transfer" of sequences; "TASK.accuracy" and
     so on; "scale" and "validation_accuracy" where something was chosen.
     """
-    rows = [{name: _figures(seed, name) for name in seed.methods} for seed in seeds]
+    rows = [{name: _metrics_of(seed, name) for name in seed.methods} for seed in seeds]
     return {name: {key: mean_interval([row[name][key] for row in rows]) for key in rows[0][name]} for name in rows[0]}
 
 
-def _figures(seed: MultitaskSeed, name: str) -> dict[str, float]:
+def _metrics_of(seed: MultitaskSeed, name: str) -> dict[str, float]:
     methods = seed.methods
-    figures = _over_tasks(methods[name])
+    metrics = _over_tasks(methods[name])
     base, tuned = (_over_tasks(methods[other])["accuracy"] for other in (BASE, "tuned"))
     if name != BASE and tuned != base:
-        figures["gain_kept"] = (figures["accuracy"] - base) / (tuned - base)
+        metrics["gain_kept"] = (metrics["accuracy"] - base) / (tuned - base)
     if name in seed.stages:
         last = follow_stages(seed.stages[name])[-1]
-        figures |= {"forgetting": last.forgetting, "transfer": last.transfer}
-    found = seed.found.get(name, {})
-    figures |= {key: found[key] for key in ("validation_accuracy", "scale") if found.get(key) is not None}
-    return figures | {f"{task}.{key}": row[key] for task, row in methods[name].items() for key in ("accuracy", "ece")}
+        metrics |= {"forgetting": last.forgetting, "transfer": last.transfer}
+    chosen = seed.found.get(name, {})
+    metrics |= {key: chosen[key] for key in ("validation_accuracy", "scale") if chosen.get(key) is not None}
+    return metrics | {f"{task}.{key}": row[key] for task, row in methods[name].items() for key in ("accuracy", "ece")}
 
 
-def _over_tasks(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([row[key] for row in figures.values()])) for key in ("accuracy", "ece", "nll")}
-
-
-def mean_matrix(seeds: Seeds, key: str) -> tuple[list[str], Matrix]:
-    """Return the accuracy gained over the base, mean over seeds: row a graft's task, column a task."""
-    names = list(getattr(seeds[0], key))
-    pairs = [(getattr(seed, key), seed.methods[BASE]) for seed in seeds]
-    gains = [[[grafts[of][on] - base[on]["accuracy"] for on in names] for of in names] for grafts, base in pairs]
-    return names, np.mean(gains, axis=0)
+def _over_tasks(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in metrics.values()])) for key in ("accuracy", "ece", "nll")}
 
 
 def agree(overlap: TaskOverlap, seeds: Seeds) -> dict[str, dict[str, float | None]]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
-from graft.recipes.multitask.spec import BASE
 from graft.recipes.multitask.summary import Seeds
 from graft.results.cells import decimal, mean_cell
 from graft.results.tables import Block, TextTable
+from graft.specs.multitask import BASE
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 COLUMNS = {
@@ -43,11 +43,11 @@ def tabulate_run(
         "Regions, two tasks over all pairs of seeds (ceiling: one task over two seeds):",
         tabulate_overlap(overlap),
     ]
-    for measure, found in agreement.items():
-        if found["rho"] is not None and found["p"] is not None:
+    for measure, agreed in agreement.items():
+        if agreed["rho"] is not None and agreed["p"] is not None:
             blocks.append(
                 f"Jaccard similarity of regions against similarity of {measure}: Spearman's rho "
-                f"{decimal(found['rho'])}, permutation p {decimal(found['p'])}."
+                f"{decimal(agreed['rho'])}, permutation p {decimal(agreed['p'])}."
             )
     return blocks
 
@@ -69,19 +69,19 @@ def tabulate_overlap(overlap: TaskOverlap) -> TextTable:
     """Return a row per pair of tasks, most alike first, then the ceilings."""
     rows = []
     m, jaccard = len(overlap.names), overlap.means["jaccard"]
-    pairs = sorted(itertools.combinations(range(m), 2), key=lambda place: -jaccard[place])
+    pairs = sorted(itertools.combinations(range(m), 2), key=lambda pair: -jaccard[pair])
     pairs += [(i, i) for i in range(m) if not np.isnan(jaccard[i, i])]
     for i, j in pairs:
         name = f"{overlap.names[i]}, {overlap.names[j]}" if i != j else f"{overlap.names[i]}, two seeds"
-        figures = {key: matrix[i, j] for key, matrix in overlap.means.items()}
+        metrics = {key: matrix[i, j] for key, matrix in overlap.means.items()}
         rows.append(
             [
                 name,
-                f"{figures['jaccard']:.4f}",
-                f"{figures['intersection']:,.1f}",
-                f"{figures['share_of_b']:.2%}",
-                f"{figures['expected']:.2f}",
-                f"{figures['expected_by_tensor']:.2f}",
+                f"{metrics['jaccard']:.4f}",
+                f"{metrics['intersection']:,.1f}",
+                f"{metrics['share_of_b']:.2%}",
+                f"{metrics['expected']:.2f}",
+                f"{metrics['expected_by_tensor']:.2f}",
             ]
         )
     return TextTable(["regions", "Jaccard", "shared", "share", "by chance", "by chance, tensor by tensor"], rows)

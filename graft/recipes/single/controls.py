@@ -30,17 +30,17 @@ CHECKS = 40  # looks at validation over a whole training
 
 @dataclass(frozen=True)
 class MeasuredControl(Control):
-    """A control model with its setting, measured; `predictions` are on test and the other sets."""
+    """Control model with its setting, measured; `predictions` are on test and the other sets."""
 
     predictions: Predictions
 
     def settings(self) -> Control:
-        """Return how it was set, which is what the results keep."""
+        """Return its setting alone, as the results have it."""
         return Control(self.setting, self.value, self.validation_accuracy)
 
 
 def measure_blends(run: SingleRun, head: Head, target: float) -> dict[str, MeasuredControl]:
-    """The controls that are made of the base in `head` and the tuned checkpoint on disk, as far as asked for."""
+    """Measure the controls that are made of the base in `head` and the tuned checkpoint, as far as asked for."""
     makers: Mapping[str, Callable[[SingleRun, Head, float], MeasuredControl]] = {
         "interpolation": match_interpolation,
         "larger_random": match_larger_random,
@@ -50,15 +50,20 @@ def measure_blends(run: SingleRun, head: Head, target: float) -> dict[str, Measu
 
 
 def match_interpolation(run: SingleRun, head: Head, target: float) -> MeasuredControl:
-    """base + alpha (tuned - base), the alpha whose validation accuracy is nearest to the target from below or at it."""
+    """Measure base + alpha (tuned - base), alpha the one whose validation accuracy is nearest to the target.
+
+    Alphas are tried from the base's side; the one just below the target stands where it is nearer than the one above.
+    """
     match = match_accuracy(ALPHAS, lambda alpha: _validate(run, head, interpolate(alpha)), target, nearest=True)
     return MeasuredControl("alpha", match.setting, match.accuracy, _measure(run, head, interpolate(match.setting)))
 
 
 def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredControl:
-    """Random entries of doubling density, each mask holding the one before, until the target is reached."""
+    """Measure random entries of doubling density, each mask holding the one before, until the target is reached."""
     pair, config, names = run.pair, run.recipe.localize, frozenset(run.names())
     n, n_changed = pair.base.n_parameters, run.count_changed()
+    # shares are of the changed entries, densities of all n: with n = 1,000, 400 changed and a graft of 30 entries the
+    # shares are .075, .15, .3, .6 and 1; a share of .3 has 120 entries, a density of .12
     start = config.density * n if config.budget is None else config.budget
     shares = [min(1.0, start / n_changed)]
     while shares[-1] < 1:
@@ -73,7 +78,7 @@ def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredCo
 
 
 def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
-    """The same training, stopped at the first of its checks at which validation accuracy reaches the target."""
+    """Measure the same training, stopped at the first of its checks at which validation accuracy reaches the target."""
     config = run.task.spec.train
     every = max(1, TrainingSchedule((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
@@ -85,7 +90,7 @@ def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
 
 
 def scale_tuned(run: SingleRun, head: Head, predictions: Predictions) -> MeasuredControl:
-    """The tuned model in `head`, its predictions made milder by the temperature that fits validation best."""
+    """Measure the tuned model in `head`, its predictions made milder by the temperature that fits validation best."""
     validation = run.predict_validation(head)
     temperature = fit_temperature(validation)
     reached = accuracy(validation.outcomes())

@@ -1,4 +1,4 @@
-"""SingleExperiment: a recipe of one task, its figures over seeds, and its plots."""
+"""SingleExperiment: a recipe of one task, its metrics over seeds, and its plots."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
 from graft.files.location import locate
 from graft.localize.registry import LOCALIZATION_METHODS
-from graft.patch.format.reading import load_patch
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
-from graft.recipes.single.spec import SingleSpec
 from graft.recipes.single.table import summarize, tabulate_run
-from graft.report.plots.layer_map import plot_layer_map
-from graft.report.plots.reliability import plot_reliability, pool_bins
 from graft.results.fields import to_json
 from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
 from graft.results.seeds import SingleSeed
+from graft.specs.single import SingleSpec
 from graft.tasks.head import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -85,38 +82,25 @@ class SingleExperiment(Experiment):
         """Return the budget of all patches."""
         yield "localize", self.recipe.localize, self.task.spec.train
 
-    def at(self, place: SeedPlace) -> SingleRun:
+    def at(self, context: SeedContext) -> SingleRun:
         """Return one seed at work."""
-        return SingleRun(self.recipe, self.task.with_seed(place.seed), place=place)
+        return SingleRun(self.recipe, self.task.with_seed(context.seed), context=context)
 
-    def run_seed(self, place: SeedPlace) -> SingleSeed:
+    def run_seed(self, context: SeedContext) -> SingleSeed:
         """Run one seed."""
-        return run_seed(self.at(place))
+        return run_seed(self.at(context))
 
     def summarize(self, seeds: Sequence[SingleSeed], out: Path) -> Summary:
-        """Return every model's figures, and the main graft minus each."""
-        del out
+        """Return every model's metrics, and the main graft minus each."""
         summary, pooled = summarize(seeds), pool_seeds([to_json(seed) for seed in seeds])
         main = graft_name(self.recipe.localize.method)
         sets = [name for name in self.task.spec.ood if f"{name}.accuracy" in summary["base"]]
         models = {name: model for name, model in name_models(self.recipe.methods).items() if name in seeds[0].models}
         return Summary(
-            figures=summary,
+            metrics=summary,
             tables=tabulate_run(main, sets, summary, models, seeds, pooled),
             expected={**summary, "graft": summary[main]},
             models=models,
             more={"pooled": pooled},
+            files=[patch_path(out, self.recipe.localize.method, self.recipe.seeds[0])],
         )
-
-    def plot(self, seeds: Sequence[SingleSeed], summary: Summary, out: Path) -> list[Path]:
-        """Draw the reliability of base, tuned and main graft, and where the first seed's patch lies."""
-        del summary
-        recipe, method = self.recipe, self.recipe.localize.method
-        names = ("base", "tuned", graft_name(method))
-        bins = {name: pool_bins([seed.bins[name] for seed in seeds]) for name in names}
-        over = f"{len(seeds)} seeds pooled" if len(seeds) > 1 else "1 seed"
-        files = plot_reliability(bins, out / "reliability", title=f"{recipe.name}: reliability on test, {over}")
-        file = patch_path(out, method, recipe.seeds[0])
-        patch = load_patch(file)
-        title = f"{recipe.name}: where the {len(patch):,} entries lie ({method}, seed {recipe.seeds[0]})"
-        return [*files, *plot_layer_map(patch.mask, out / "layers", title=title), file]

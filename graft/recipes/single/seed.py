@@ -1,4 +1,4 @@
-"""One seed of a recipe of one task: fine-tune, localize, graft, measure."""
+"""Run one seed of a recipe of one task: fine-tune, localize, graft, measure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Models = dict[str, Predictions]
 
 
 def run_seed(run: SingleRun) -> SingleSeed:
-    """Run one seed: leave one patch per method, and the tuned checkpoint in the seed's state; return its figures.
+    """Run one seed: leave one patch per method, and the tuned checkpoint in the seed's state; return its results.
 
     A checkpoint that an earlier try left is taken up where it was made with the same settings.
     """
@@ -52,7 +52,7 @@ def run_seed(run: SingleRun) -> SingleSeed:
     timer.mark("curve")
     reports = _report(models, without)
     for method, patch in patches.items():
-        _save(patch, reports[graft_name(method)], run.place.patch_file(method))
+        _save(patch, reports[graft_name(method)], run.context.patch_file(method))
     analysis, everything = run.recipe.analysis, models | without
     others = {name: item for name, item in everything.items() if name != run.main}
     return SingleSeed(
@@ -86,22 +86,22 @@ def _measure_grafts(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
 
 
 def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predictions]) -> dict[str, MeasuredControl]:
-    """The controls that the recipe asks for, in the order of `CONTROL_NAMES`."""
-    asked, found = run.recipe.analysis.controls, {}
+    """Measure the controls that the recipe asks for, in the order of `CONTROL_NAMES`."""
+    asked, controls = run.recipe.analysis.controls, {}
     if "temperature" in asked and models["tuned"].test.logits.shape[1]:  # a language model has no label's logits
-        found[CONTROL_NAMES["temperature"]] = scale_tuned(run, run.open(run.tuned), models["tuned"])
+        controls[CONTROL_NAMES["temperature"]] = scale_tuned(run, run.open(run.tuned), models["tuned"])
     if set(asked) - {"temperature"}:
         head = run.open(run.recipe.base)
         with apply_patch(head.model, patch):
             target = run.validate(head)
-        found |= measure_blends(run, head, target)
+        controls |= measure_blends(run, head, target)
         if "early_stopping" in asked:
-            found[CONTROL_NAMES["early_stopping"]] = match_early_stopping(run, target)
-    return {name: found[name] for name in CONTROL_NAMES.values() if name in found}
+            controls[CONTROL_NAMES["early_stopping"]] = match_early_stopping(run, target)
+    return {name: controls[name] for name in CONTROL_NAMES.values() if name in controls}
 
 
 def _measure_without(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
-    """The tuned model with the main patch's region put back to the base, and with a random one of the same size."""
+    """Measure the tuned model with the main patch's region, and a random one of its size, put back to the base."""
     head, models = run.open(run.tuned), {}
     wanted = {run.recipe.localize.method, "random"}
     for method in (method for method in patches if method in wanted):
@@ -118,15 +118,15 @@ def _report(models: Mapping[str, Predictions], without: Mapping[str, Predictions
 
 
 def _detect(models: Mapping[str, Predictions]) -> dict[str, dict[str, Detection]]:
-    """Set -> model -> detection figures, for the sets with rows of novel classes."""
-    found = {name: detect_ood(item) for name, item in models.items()}
-    sets = next(iter(found.values()))
-    return {of: {name: Detection(found[name][of]) for name in found} for of in sets}
+    """Return set -> model -> detection, for the sets with rows of novel classes."""
+    detected = {name: detect_ood(item) for name, item in models.items()}
+    sets = next(iter(detected.values()))
+    return {of: {name: Detection(detected[name][of]) for name in detected} for of in sets}
 
 
 def _diagnose(run: SingleRun) -> Diagnosis:
-    found = diagnose_movement(run.recipe.base, run.tuned, scope=run.recipe.localize.scope)
-    return Diagnosis(tuple(found.sentences), found.to_json())
+    diagnosis = diagnose_movement(run.recipe.base, run.tuned, scope=run.recipe.localize.scope)
+    return Diagnosis(tuple(diagnosis.sentences), diagnosis.to_json())
 
 
 def _save(patch: Patch, report: Report, path: Path) -> None:

@@ -15,8 +15,8 @@ from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.patch.skill_patch import Patch
 from graft.recipes.seed_run import SeedRun
-from graft.recipes.single.spec import SingleSpec
 from graft.results.models import graft_name
+from graft.specs.single import SingleSpec
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
@@ -25,7 +25,7 @@ from graft.tensors.scope import Scope
 
 @dataclass(frozen=True)
 class SingleRun(SeedRun):
-    """One seed at work.
+    """Seed at work.
 
     Attributes:
         recipe: the whole recipe.

@@ -1,17 +1,19 @@
-"""Figures of several seeds as means with intervals, and as tables that a person reads."""
+"""Metrics of several seeds as means with intervals, and as tables that a person reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graft.evaluate.registry import metrics_shown
 from graft.evaluate.t_interval import mean_interval
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.models import Model
 from graft.results.seeds import SingleSeed
 from graft.results.tables import Block, TextTable
 
-Figures = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+Metrics = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+FIRST = ("accuracy", "ece")  # metrics that lead; the others follow in the registry's order
 Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graft.evaluate.pooling.pool_seeds`
 
 
@@ -27,7 +29,7 @@ def summarize(seeds: Sequence[SingleSeed]) -> dict[str, dict[str, dict[str, Any]
 def tabulate_run(
     main: str,
     sets: Sequence[str],
-    summary: Mapping[str, Figures],
+    summary: Mapping[str, Metrics],
     models: Mapping[str, Model],
     seeds: Sequence[SingleSeed],
     pooled: Pooled,
@@ -39,7 +41,7 @@ def tabulate_run(
         sets: the out-of-distribution sets that have accuracy.
         summary: of `summarize`.
         models: what each model is.
-        seeds: what each seed found.
+        seeds: results of each seed.
         pooled: paired differences.
     """
     blocks: list[Block] = [tabulate_models(pick_main(summary, models), sets)]
@@ -50,41 +52,47 @@ def tabulate_run(
     return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
 
 
-def pick_main(summary: Mapping[str, Figures], models: Mapping[str, Model]) -> dict[str, Figures]:
-    """Return the figures of base, tuned and grafts, which stand in the main table."""
+def pick_main(summary: Mapping[str, Metrics], models: Mapping[str, Model]) -> dict[str, Metrics]:
+    """Return the metrics of base, tuned and grafts, which stand in the main table."""
     return {name: row for name, row in summary.items() if models[name].role in ("base", "tuned", "graft")}
 
 
-def tabulate_models(summary: Mapping[str, Figures], sets: Sequence[str]) -> TextTable:
-    """Return a row per model: accuracy, gain, ECE, NLL and Brier, then each set's accuracy and ECE."""
-    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+def tabulate_models(summary: Mapping[str, Metrics], sets: Sequence[str]) -> TextTable:
+    """Return a row per model: accuracy, gain and the other metrics, then each set's accuracy and ECE."""
+    columns = list_columns({"recovered_gain": "gain"})
     for name in sets:
         columns |= {f"{name}.accuracy": name, f"{name}.ece": f"{name} ECE"}
-    rows = [[model, *(mean_cell(figures.get(key)) for key in columns)] for model, figures in summary.items()]
+    rows = [[model, *(mean_cell(metrics.get(key)) for key in columns)] for model, metrics in summary.items()]
     return TextTable(["model", *columns.values()], rows)
 
 
+def list_columns(gains: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return key -> heading of the metrics by which models are compared, with gains after the accuracy."""
+    metrics = metrics_shown("comparison")
+    headings = {name: metrics[name].label for name in (*FIRST, *metrics)}
+    return {"accuracy": headings.pop("accuracy"), **(gains or {}), **headings}
+
+
 def tabulate_controls(
-    summary: Mapping[str, Figures], models: Mapping[str, Model], seeds: Sequence[SingleSeed]
+    summary: Mapping[str, Metrics], models: Mapping[str, Model], seeds: Sequence[SingleSeed]
 ) -> TextTable | None:
     """Return a row per model that is neither base, tuned nor graft; None without any.
 
-    Before the figures of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
+    Before the metrics of test: the setting of a control and its accuracy on validation; the lost gain of a tuned
     model without a region.
     """
-    columns = {"accuracy": "accuracy", "recovered_gain": "gain", "lost_gain": "lost gain"}
-    columns |= {"ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    columns = list_columns({"recovered_gain": "gain", "lost_gain": "lost gain"})
     rows = []
-    for model, figures in summary.items():
+    for model, metrics in summary.items():
         if models[model].role in ("control", "without"):
-            cells = [mean_cell(figures.get(key)) for key in columns]
+            cells = [mean_cell(metrics.get(key)) for key in columns]
             rows.append([model, *_setting(model, seeds), *cells])
     return TextTable(["model", "setting", "validation", *columns.values()], rows) if rows else None
 
 
 def tabulate_differences(pooled: Pooled) -> TextTable:
     """Return the pooled paired differences on test: a row per model, a column per metric, [low, high]."""
-    metrics = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+    metrics = list_columns()
     rows = [[model, *(_difference_cell(sets["test"].get(key)) for key in metrics)] for model, sets in pooled.items()]
     return TextTable(["minus", *metrics.values()], rows)
 

@@ -37,14 +37,14 @@ READING = (
     "Differences are paired: both models answer the same examples. Ahead or behind: the interval excludes 0. "
     "Otherwise it is a tie: the data do not tell the two apart, which is not to say that they are equal. "
     "No correction is made for the number of comparisons.",
-    "Test figures are from the held-out test split and its out-of-distribution partners; whatever was chosen, was "
+    "Test metrics are from the held-out test split and its out-of-distribution partners; whatever was chosen, was "
     "chosen on train and validation.",
 )
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was written.
+    """Files that were written.
 
     Attributes:
         page: the HTML file.
@@ -73,14 +73,14 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
         OutputError: page or plots exist and `force` is off, the plots' folder is not one that a report made, or they
             cannot be written.
     """
-    inputs = [place for folder in folders for place in (folder / RESULTS, folder / TABLES, folder / PATCHES)]
+    inputs = [file for folder in folders for file in (folder / RESULTS, folder / TABLES, folder / PATCHES)]
     page_claim = claim_output(out, is_folder=False, force=force, inputs=inputs)
     plots = out.with_name(f"{out.stem}_plots")
     plots_claim = claim_output(plots, is_folder=True, force=force, inputs=inputs)
     _refuse_foreign(plots)
-    found = _named_apart([_read(folder) for folder in folders])
-    tables = [run for run in found if isinstance(run, TableRun)]
-    runs = [run for run in found if isinstance(run, RunFolder)]
+    named = _tell_apart([_read(folder) for folder in folders])
+    tables = [run for run in named if isinstance(run, TableRun)]
+    runs = [run for run in named if isinstance(run, RunFolder)]
     patches = [run.patch() for run in runs]
     with new_folder(plots_claim) as folder, new_file(page_claim) as page:
         writer = PlotWriter(folder)
@@ -101,8 +101,8 @@ def _read(folder: Path) -> RunFolder | TableRun:
     return read_table_run(folder, results) or read_run(folder, results)
 
 
-def _named_apart(runs: Sequence[RunFolder | TableRun]) -> list[RunFolder | TableRun]:
-    """Runs of one recipe also wear the name of their folder, and a number where that is the same too."""
+def _tell_apart(runs: Sequence[RunFolder | TableRun]) -> list[RunFolder | TableRun]:
+    """Name runs of one recipe by their folder too, and by a number where that is the same as well."""
     names = Counter(run.name for run in runs)
     longer = [f"{run.name} ({run.path.resolve().name})" if names[run.name] > 1 else run.name for run in runs]
     return [

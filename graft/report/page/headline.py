@@ -42,7 +42,7 @@ def _calibration(run: RunFolder) -> str:
     return f"ECE {graft} (tuned {tuned}){words.get(difference.verdict, '') if difference else ''}"
 
 
-def _set_in_words(run: RunFolder, name: str) -> str | None:
+def _describe_set(run: RunFolder, name: str) -> str | None:
     """Say how the graft does on an out-of-distribution set beside the tuned model."""
     graft, tuned = estimate_of(run, run.main, "accuracy", name), estimate_of(run, "tuned", "accuracy", name)
     if graft is None or tuned is None:
@@ -52,9 +52,9 @@ def _set_in_words(run: RunFolder, name: str) -> str | None:
 
 def state_out_of_distribution(run: RunFolder) -> str | None:
     """Say in one sentence how accurate the graft is on all out-of-distribution sets."""
-    parts = [_set_in_words(run, name) for name in sets_of(run) if name != TEST]
-    found = [part for part in parts if part]
-    return f"Out of distribution, accuracy: {', '.join(found)}." if found else None
+    parts = [_describe_set(run, name) for name in sets_of(run) if name != TEST]
+    known = [part for part in parts if part]
+    return f"Out of distribution, accuracy: {', '.join(known)}." if known else None
 
 
 def interval_words(run: RunFolder) -> str:

@@ -36,7 +36,7 @@ class Table:
     words: bool = False
 
     def render(self, label: str) -> Html:
-        """The table in a box of its own that scrolls where the screen is narrow; `label` tells what it shows."""
+        """Return the table in a box of its own that scrolls where the screen is narrow; `label` tells what it shows."""
         head = element("tr", *(element("th", cell, scope="col") for cell in self.head))
         body = [
             element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:]), klass=klass)
@@ -47,26 +47,26 @@ class Table:
 
 
 def element(tag: str, *children: Piece, **attributes: str | None) -> Html:
-    """An element; `klass` is its class, and underscores in names of attributes are hyphens."""
+    """Return an element; `klass` is its class, and underscores in names of attributes are hyphens."""
     names = {"klass": "class"}
-    written = "".join(
+    attributes_text = "".join(
         f' {names.get(key, key.replace("_", "-"))}="{html.escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{tag}{written}>" if tag in _VOID else f"<{tag}{written}>{join(children)}</{tag}>")
+    return Html(f"<{tag}{attributes_text}>" if tag in _VOID else f"<{tag}{attributes_text}>{join(children)}</{tag}>")
 
 
 def join(pieces: Iterable[Piece]) -> Html:
-    """Pieces one after another, texts escaped."""
+    """Join pieces one after another, texts escaped."""
     return Html("".join(piece.text if isinstance(piece, Html) else html.escape(piece or "") for piece in pieces))
 
 
 def bullets(sentences: Iterable[Piece]) -> Html:
-    """An unordered list."""
+    """Return an unordered list."""
     return element("ul", *(element("li", sentence) for sentence in sentences))
 
 
 def folded(title: str, *children: Piece) -> Html:
-    """What opens at a touch, without a script."""
+    """Return a part that is folded up and opens at a touch, without a script."""
     return element("details", element("summary", title), *children)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from graft.evaluate.registry import label_of
 from graft.report.estimates import (
@@ -21,6 +22,7 @@ from graft.report.page.document import note, section
 from graft.report.page.markup import Html, Piece, Table, element, folded
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.plots.forest import READING, plot_forest
+from graft.report.plots.plot import Plot
 from graft.report.run_folder import RunFolder
 from graft.results.models import CONTROL_NAMES, graft_name
 
@@ -114,9 +116,11 @@ def _forest_part(
     panels: Mapping[str, Mapping[str, Paired]] = {f"graft minus {short[other]}": rows for other, rows in pairs.items()}
     figure = plots.add(
         f"overview-{metric}",
-        lambda path: plot_forest(panels, path, title=f"{title} ({label_of(metric)} on test)", rows=tasks),
-        alt=f"Forest plot of paired differences in {metric} by task; the numbers are in the table below.",
-        caption=f"{READING}. Diamond: the mean over tasks, with its interval over tasks.",
+        Plot(
+            partial(plot_forest, panels, title=f"{title} ({label_of(metric)} on test)", rows=tasks),
+            alt=f"Forest plot of paired differences in {metric} by task; the numbers are in the table below.",
+            caption=f"{READING}. Diamond: the mean over tasks, with its interval over tasks.",
+        ),
     )
     rows: list[list[Piece]] = [[task, *(paired_cell(pairs[other].get(task)) for other in pairs)] for task in tasks]
     strong = frozenset({len(rows) - 1} if rows[-1][0] == MEAN else ())
@@ -127,8 +131,8 @@ def _forest_part(
 def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pairs:
     table: Pairs = {}
     for other in others:
-        found = {run.name: difference_of(run, other, metric) for run in runs if other != run.main}
-        rows = {name: paired for name, paired in found.items() if paired}
+        differences = {run.name: difference_of(run, other, metric) for run in runs if other != run.main}
+        rows = {name: paired for name, paired in differences.items() if paired}
         if len(rows) > 1:
             rows[MEAN] = over_tasks(list(rows.values()))
         if rows:
@@ -137,7 +141,7 @@ def _pairs(runs: Sequence[RunFolder], metric: str, others: Sequence[str]) -> Pai
 
 
 def _count_verdicts(pairs: Pairs, short: Mapping[str, str]) -> str:
-    """Such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
+    """Return a line such as "Against magnitude: ahead on 3, tied on 2, behind on 1 of 6 tasks, mean +.012."."""
     parts = []
     for other, rows in pairs.items():
         verdicts = Counter(paired.verdict for task, paired in rows.items() if task != MEAN)

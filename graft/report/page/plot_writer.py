@@ -1,18 +1,17 @@
-"""The plots of a page: drawn once as files, and set into the page."""
+"""The plots of a page, each drawn once as a file and set into the page."""
 
 from __future__ import annotations
 
 import base64
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import DataError
 from graft.report.page.markup import Html, element
+from graft.report.plots.plot import Plot
 
-Draw = Callable[[Path], list[Path]]  # path without suffix -> the files written, a PNG first
 _PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 _PIXELS = 1.5  # of a plot for each CSS pixel, for fine screens: 144 and 96 an inch
 
@@ -27,25 +26,18 @@ class Picture:
 
 
 class PlotWriter:
-    """Draws into a folder; names come from runs and are made safe and unique."""
+    """The plots of one page, in a folder; names come from runs and are made safe and unique."""
 
     def __init__(self, folder: Path) -> None:
         self.files: list[str] = []
         self._folder = folder
         self._taken: set[str] = set()
 
-    def add(self, name: str, draw: Draw, *, alt: str, caption: str) -> Html:
-        """Draw a plot and set it into the page.
-
-        Args:
-            name: of the file.
-            draw: draws the plot.
-            alt: what a person who cannot see the plot should know.
-            caption: what is drawn, on what, and how to read it.
-        """
-        written = draw(self._folder / self._unique(name))
+    def add(self, name: str, plot: Plot) -> Html:
+        """Draw a plot into a file of that name, and return it as it stands in the page."""
+        written = plot.draw(self._folder / self._unique(name))
         self.files += [file.name for file in written]
-        return place_picture(embed_png(written[0]), name, alt, caption)
+        return place_picture(embed_png(written[0]), name, plot.alt, plot.caption)
 
     def _unique(self, name: str) -> str:
         safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "plot"

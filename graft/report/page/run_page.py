@@ -1,4 +1,4 @@
-"""What the sections of a run are built from."""
+"""RunPage: a run of one task, as the sections of the page take it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from graft.patch.skill_patch import Patch
 from graft.report.page.headline import Share
+from graft.report.page.markup import Html
 from graft.report.page.plot_writer import PlotWriter
+from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """One run on the page.
+    """Run of one task on the page.
 
     Attributes:
         run: what was measured.
@@ -23,6 +25,12 @@ class RunPage:
     run: RunFolder
     patch: Patch | None
     plots: PlotWriter
+
+    def draw_plots(self, section: str) -> list[Html]:
+        """Draw the plots that the registry gives to a section; return those that the run has data for."""
+        entries = [entry for entry in PLOTS.values() if entry.section == section and entry.applies_to("single")]
+        plots = {entry.name: entry.load()(self.run) for entry in entries}
+        return [self.plots.add(f"{self.run.name}-{name}", plot) for name, plot in plots.items() if plot is not None]
 
     @property
     def share(self) -> Share:

@@ -10,6 +10,7 @@ from graft.errors import DataError
 from graft.report.page.document import section
 from graft.report.page.markup import Html, Table, element
 from graft.report.page.plot_writer import embed_png, place_picture
+from graft.report.plots.registry import PLOTS
 from graft.results.layout import TABLES
 from graft.results.run import Results, load_results
 from graft.results.tables import Block, TextTable
@@ -33,7 +34,7 @@ class TableRun:
 
     @property
     def headline(self) -> str:
-        """How much there is."""
+        """Number of tables and plots, in words."""
         n = sum(isinstance(block, TextTable) for block in self.blocks)
         return f"methods compared: {n} tables, {len(self.pictures)} plots"
 
@@ -57,7 +58,7 @@ def read_table_run(path: Path, results: Results | None = None) -> TableRun | Non
 
 def table_section(run: TableRun, anchor: str) -> Html:
     """Return the run's part of the page."""
-    return section(anchor, run.name, *map(_render, run.blocks), *map(_picture, run.pictures), level=2)
+    return section(anchor, run.name, *map(_render, run.blocks), *map(_place_plot, run.pictures), level=2)
 
 
 def _render(block: Block) -> Html:
@@ -74,5 +75,6 @@ def _read_text(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error})") from error
 
 
-def _picture(path: Path) -> Html:
-    return place_picture(embed_png(path), path.stem, f"Plot: {path.stem}", path.stem.replace("_", " "))
+def _place_plot(path: Path) -> Html:
+    caption = PLOTS[path.stem].help if path.stem in PLOTS else path.stem.replace("_", " ")
+    return place_picture(embed_png(path), path.stem, f"Plot: {path.stem}", caption)

@@ -70,7 +70,7 @@ def _draw_row(axes: Any, y: int, paired: Paired) -> None:
 
 
 def _name_sides(axes: Any, metric: str) -> None:
-    """Which side of 0 is good."""
+    """Label the axis with which side of 0 is better."""
     axes.margins(x=0.08)
     left, right = ("worse", "better") if is_higher_better(metric) else ("better", "worse")
     axes.set_xlabel(f"← {left}    {label_of(metric)}    {right} →", fontsize=9)

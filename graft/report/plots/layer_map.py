@@ -1,7 +1,8 @@
-"""Where a mask lies: entries per layer and module, as a heat map."""
+"""Map of a mask: entries per layer and module, as a heat map."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,27 @@ import numpy as np
 
 from graft.patch.mask import Mask
 from graft.patch.summary import entries_by_layer
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import in_style, new_figure, save_figure
+from graft.report.run_folder import RunFolder
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw where the main patch of the first seed lies; None where the folder does not hold it."""
+    patch = run.patch()
+    if patch is None:
+        return None
+    seed, mask = run.seeds[0].seed, patch.mask
+    of = f", the first of {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+    layers, modules, counts = count_entries(mask)
+    i, j = divmod(int(counts.argmax()), counts.shape[1])
+    title = f"{run.name}: where the {len(mask):,} entries lie ({run.method}, seed {seed})"
+    return Plot(
+        partial(plot_layer_map, mask, title=title),
+        alt=f"Map of layers by modules. The most entries, {counts[i, j]:,}, lie in {layers[i]}, {modules[j]}.",
+        caption=f"Entries of the patch in each layer and module (weight and bias together), seed {seed}{of}; "
+        "darker is more, on a logarithmic scale.",
+    )
 
 
 def plot_layer_map(mask: Mask, path: Path, *, title: str) -> list[Path]:
@@ -37,7 +58,7 @@ def plot_layer_map(mask: Mask, path: Path, *, title: str) -> list[Path]:
 
 
 def count_entries(mask: Mask) -> tuple[list[str], list[str], np.ndarray]:
-    """Row names, column names and the (n_layers, n_modules) counts; weight and bias of a module are one."""
+    """Return row names, column names and the (n_layers, n_modules) counts; weight and bias of a module are one."""
     by_layer = entries_by_layer(mask)
     modules = sorted({_module(name) for row in by_layer.values() for name in row})
     counts = np.zeros((len(by_layer), len(modules)), int)

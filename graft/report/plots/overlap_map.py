@@ -1,4 +1,4 @@
-"""How regions overlap: a heat map against chance, and the tree of single linkage."""
+"""Overlap of regions: a heat map against chance, and the tree of single linkage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOST_WRITTEN = 16  # regions up to which each cell carries its numbers
 
 
 def write_overlap(overlap: Overlap, folder: Output, *, force: bool = False) -> None:
-    """A folder with overlap.json, and overlap_map.png and dendrogram.png.
+    """Write a folder with overlap.json, overlap_map.png and dendrogram.png.
 
     Raises:
         OutputError: it exists and `force` is off, or cannot be written.
     """
-    with _folder_of(overlap, folder, force) as place:
-        plot_overlap_map(overlap, place / "overlap_map")
-        plot_dendrogram(overlap, place / "dendrogram")
+    with _make_folder(overlap, folder, force) as directory:
+        plot_overlap_map(overlap, directory / "overlap_map")
+        plot_dendrogram(overlap, directory / "dendrogram")
 
 
 def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
@@ -63,13 +63,13 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
 
 
 def write_families(overlap: TaskOverlap, folder: Output, *, force: bool = False) -> None:
-    """A folder with overlap.json, and overlap_map.png, of tasks over several seeds.
+    """Write a folder with overlap.json and overlap_map.png, of tasks over several seeds.
 
     Raises:
         OutputError: it exists and `force` is off, or cannot be written.
     """
-    with _folder_of(overlap, folder, force) as place:
-        plot_families(overlap, place / "overlap_map")
+    with _make_folder(overlap, folder, force) as directory:
+        plot_families(overlap, directory / "overlap_map")
 
 
 def plot_families(overlap: TaskOverlap, path: Path) -> list[Path]:
@@ -119,16 +119,16 @@ def plot_dendrogram(overlap: Overlap, path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _folder_of(overlap: Overlap | TaskOverlap, folder: Output, force: bool) -> Iterator[Path]:
-    """A new folder with overlap.json, to be filled with plots."""
-    with new_folder(folder, force=force) as place:
+def _make_folder(overlap: Overlap | TaskOverlap, folder: Output, force: bool) -> Iterator[Path]:
+    """Make a new folder with overlap.json, to be filled with plots."""
+    with new_folder(folder, force=force) as directory:
         text = json.dumps(overlap.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (place / "overlap.json").write_text(text + "\n", encoding="utf-8")
-        yield place
+        (directory / "overlap.json").write_text(text + "\n", encoding="utf-8")
+        yield directory
 
 
 def _plot_names(overlap: Overlap, order: Sequence[int]) -> list[str]:
-    """Labels without folders and suffixes, where they still tell the regions apart."""
+    """Return labels without folders and suffixes, where they still tell the regions apart."""
     bare = [name.rpartition("/")[2].removesuffix(".safetensors") for name in overlap.names]
     names = bare if len(set(bare)) == len(bare) else overlap.names
     return [short_label(names[i]) for i in order]

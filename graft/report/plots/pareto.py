@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import COLORS, INK, PAPER, SOFT, in_style, new_figure, save_figure, short_label
+from graft.report.run_folder import FinishedRun
+from graft.results.layout import RESULTS
+from graft.specs.forgetting import MEAN, ForgettingSpec
+from graft.specs.reader import read_config
 
 # Okabe and Ito's, without yellow, which is too pale for lines
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#A6761D", "#1b2430")
@@ -44,6 +50,39 @@ class ParetoPlot:
     gain_unit: str
     general_unit: str
     curves: Mapping[str, Sequence[ParetoPoint]]
+
+
+def build_plot(run: FinishedRun) -> Plot:
+    """Draw every method of a run about forgetting: the mean over domains first, then each domain."""
+    panels = list_panels(run)
+    return Plot(
+        partial(plot_pareto, panels, title=run.name),
+        alt=f"Gain on a new domain against the change on general tasks, by {', '.join(panels[0].curves)}.",
+        caption="Right: gained on the domain; up: kept of the general tasks. Means over seeds, on test; hollow: "
+        "another setting is better on validation.",
+    )
+
+
+def list_panels(run: FinishedRun) -> list[ParetoPlot]:
+    """Return the panels that are drawn: the mean over domains where there is one, then each domain."""
+    results = run.results
+    recipe = read_config(ForgettingSpec, dict(results.recipe), str(run.path / RESULTS))
+    units: Mapping[str, str] = results.more["units"]["domains"]
+    first = next(iter(units.values()))  # the mean is over the domains that are measured in the first one's unit
+    titles = {MEAN: f"mean over {list(units.values()).count(first)} domains", **{name: name for name in units}}
+    panels = []
+    for domain in (name for name in titles if name in results.summary):
+        rows = results.summary[domain]
+        curves: dict[str, list[ParetoPoint]] = {}
+        for point in recipe.points():
+            curves.setdefault(point.method, []).append(_read_point(rows[point.name]))
+        panels.append(ParetoPlot(titles[domain], units.get(domain, first), results.more["units"]["general"], curves))
+    return panels
+
+
+def _read_point(row: Mapping[str, Any]) -> ParetoPoint:
+    gain, general = row["figures"]["gain"], row["figures"]["general"]
+    return ParetoPoint(gain["mean"], general["mean"], row["beaten_by"] is not None)
 
 
 def plot_pareto(panels: Sequence[ParetoPlot], path: Path, *, title: str) -> list[Path]:

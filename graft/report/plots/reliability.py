@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graft.evaluate.calibration import ReliabilityBins
+from graft.report.estimates import controls_of, decimal, estimate_of
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import INK, in_style, model_color, new_figure, save_figure, short_label
+from graft.report.run_folder import RunFolder
 
 PER_ROW = 4
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw base, tuned, the main graft and the controls; None where no model has bins."""
+    wanted = ("base", "tuned", run.main, *controls_of(run))
+    names = [name for name in wanted if _has_same_edges(run, name)]
+    if not names:
+        return None
+    pooled = {name: pool_bins([seed.bins[name] for seed in run.seeds]) for name in names}
+    over = f"{len(run.seeds)} seeds pooled" if len(run.seeds) > 1 else "1 seed"
+    errors = {name: error.mean for name in names if (error := estimate_of(run, name, "ece"))}
+    return Plot(
+        partial(plot_reliability, pooled, title=f"{run.name}: reliability on test, {over}", errors=errors),
+        alt="Reliability diagrams on test. " + "; ".join(f"{name}: ECE {decimal(x)}" for name, x in errors.items()),
+        caption="How often a model is right (bars) against how sure it is; the dashed diagonal is perfect calibration, "
+        f"below it a model is too sure. Test split, {over}; the ECE is the mean over seeds, as in the table.",
+    )
+
+
+def _has_same_edges(run: RunFolder, name: str) -> bool:
+    """Return whether all seeds have bins of a model that can be pooled."""
+    edges = [seed.bins[name].edges for seed in run.seeds if name in seed.bins]
+    return len(edges) == len(run.seeds) and all(np.array_equal(edges[0], other) for other in edges)
 
 
 def plot_reliability(
@@ -34,22 +61,22 @@ def plot_reliability(
         figure.suptitle(f"{title}\nhatched: gap between confidence and accuracy", fontsize=10)
         grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[4, 1] * rows)
         left = min(_left_edge(bins) for bins in models.values())
-        for place, (name, bins) in enumerate(models.items()):
-            row, column = divmod(place, PER_ROW)
+        for position, (name, bins) in enumerate(models.items()):
+            row, column = divmod(position, PER_ROW)
             _draw_accuracy(grid[2 * row][column], name, bins, left)
             _name_panel(grid[2 * row][column], name, (errors or {}).get(name, float(bins.share @ bins.gap)))
             _draw_counts(grid[2 * row + 1][column], name, bins, left)
         for row in range(rows):
             grid[2 * row][0].set_ylabel("accuracy in bin")
             grid[2 * row + 1][0].set_ylabel("share")
-        for place in range(len(models), rows * columns):
-            for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+        for position in range(len(models), rows * columns):
+            for axes in grid[2 * (position // columns) : 2 * (position // columns) + 2, position % columns]:
                 axes.set_axis_off()
         return save_figure(figure, path)
 
 
 def pool_bins(parts: list[ReliabilityBins]) -> ReliabilityBins:
-    """Bins of several runs on the same equal-width edges as one, weighted by their counts."""
+    """Return bins of several runs on the same equal-width edges as one, weighted by their counts."""
     count = np.sum([part.count for part in parts], axis=0)
     with np.errstate(invalid="ignore"):
         means = [
@@ -96,7 +123,7 @@ def _draw_counts(axes: Any, name: str, bins: ReliabilityBins, left: float) -> No
 
 
 def _left_edge(bins: ReliabilityBins) -> float:
-    """With two labels no confidence lies under a half: leave that part out when it is empty."""
+    """Return the left end of the axis: with two labels no confidence lies under a half, and that part is left out."""
     return 0.45 if bins.count[bins.edges[1:] <= 0.45].sum() == 0 else 0.0
 
 

@@ -68,8 +68,8 @@ def in_style() -> Any:
 
 def model_color(name: str) -> str:
     """Return the color that a model has in every plot; all grafts are blue."""
-    found = CONTROLS.get(name) or next((color for key, color in COLORS.items() if name.startswith(key)), None)
-    return found or OTHER
+    color = CONTROLS.get(name) or next((value for key, value in COLORS.items() if name.startswith(key)), None)
+    return color or OTHER
 
 
 def colors_of(methods: Sequence[str]) -> dict[str, str]:

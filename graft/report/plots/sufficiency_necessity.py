@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graft.report.estimates import Estimate
+from graft.report.estimates import Estimate, average, decimal, gain_of, methods_of
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import INK, SOFT, colors_of, in_style, new_figure, save_figure, short_label
+from graft.report.run_folder import RunFolder
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw sufficiency and necessity of each method's region; None where neither was measured."""
+    regions = list_regions(run)
+    if not regions:
+        return None
+    return Plot(
+        partial(plot_sufficiency_necessity, regions, title=f"{run.name}: is the region enough, and is it needed?"),
+        alt="; ".join(
+            f"{method}: sufficiency {decimal(a.mean)}, necessity {decimal(b.mean)}"
+            for method, (a, b) in regions.items()
+        ),
+        caption="Filled: the share of the gain that the region alone brings to the base. Hollow: the share that the "
+        "tuned model loses when the region is put back to the base's values. 1 is all of it, 0 nothing.",
+    )
+
+
+def list_regions(run: RunFolder) -> dict[str, tuple[Estimate, Estimate]]:
+    """Return method -> sufficiency and necessity of its region, of those that have both.
+
+    Sufficiency is the recovered gain; necessity (tuned - without) / (tuned - base), one less the gain without it.
+    """
+    regions = {}
+    for method in methods_of(run):
+        gain = gain_of(run, run.find_model("graft", method))
+        gain_without = gain_of(run, run.find_model("without", method))
+        if gain and gain_without:
+            regions[method] = gain, average([1 - value for value in gain_without.values])
+    return regions
 
 
 def plot_sufficiency_necessity(

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graft.report.estimates import Estimate
+from graft.report.estimates import Estimate, controls_of, estimate_of
+from graft.report.plots.plot import Plot
 from graft.report.plots.style import SOFT, in_style, model_color, new_figure, save_figure, short_label
+from graft.report.run_folder import RunFolder
 
 _MARKERS = {"tuned, temperature-scaled": "s", "interpolation": "D", "early-stopped": "^", "random, larger": "v"}
+
+
+def build_plot(run: RunFolder) -> Plot | None:
+    """Draw base, tuned, the main graft and the controls; None without controls."""
+    names = controls_of(run)
+    if not names:
+        return None
+    points = {name: pair for name in ("base", "tuned", run.main, *names) if (pair := _point_of(run, name))}
+    floor = estimate_of(run, run.main, "ece_floor")
+    title = f"{run.name}: did it merely move less?"
+    return Plot(
+        partial(plot_trade_off, points, title=title, floor=floor.mean if floor else None),
+        alt="; ".join(f"{name}: accuracy {a.mean:.3f}, ECE {b.mean:.3f}" for name, (a, b) in points.items()),
+        caption="Each control reaches its accuracy in a simpler way than the graft does. A control down and to the "
+        "right of the graft would explain the graft away.",
+    )
+
+
+def _point_of(run: RunFolder, name: str) -> tuple[Estimate, Estimate] | None:
+    accuracy, ece = estimate_of(run, name, "accuracy"), estimate_of(run, name, "ece")
+    return (accuracy, ece) if accuracy and ece else None
 
 
 def plot_trade_off(
@@ -46,8 +70,8 @@ def _draw_model(axes: Any, name: str, accuracy: Estimate, ece: Estimate) -> None
     axes.errorbar(
         accuracy.mean,
         ece.mean,
-        xerr=_reach(accuracy),
-        yerr=_reach(ece),
+        xerr=_error_bars(accuracy),
+        yerr=_error_bars(ece),
         color=color,
         marker=marker,
         markersize=9 if name.startswith("graft") else 6.5,
@@ -58,8 +82,8 @@ def _draw_model(axes: Any, name: str, accuracy: Estimate, ece: Estimate) -> None
     )
 
 
-def _reach(estimate: Estimate) -> list[list[float]] | None:
-    """How far the interval goes down and up from the mean, never less than 0: a basic interval may miss the mean."""
+def _error_bars(estimate: Estimate) -> list[list[float]] | None:
+    """Return how far the interval reaches below and above the mean, at least 0: a basic interval may miss the mean."""
     if estimate.low is None or estimate.high is None:
         return None
     return [[max(0.0, estimate.mean - estimate.low)], [max(0.0, estimate.high - estimate.mean)]]

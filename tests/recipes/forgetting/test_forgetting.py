@@ -15,9 +15,9 @@ from graft.files.location import locate
 from graft.recipes import run as running
 from graft.recipes.forgetting.experiment import ForgettingExperiment
 from graft.recipes.forgetting.seed_run import ForgettingRun
-from graft.recipes.forgetting.spec import MethodSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
+from graft.specs.forgetting import MethodSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import changed_entries, count
 from tests.models import write_yaml
@@ -73,7 +73,7 @@ def finished(recipe: Path) -> Iterator[RunResult]:
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> ForgettingRun:
     experiment = load_experiment(recipe, assignments)
     assert isinstance(experiment, ForgettingExperiment)
-    return experiment.at(SeedPlace(0, folder, folder / "patches"))
+    return experiment.at(SeedContext(0, folder, folder / "patches"))
 
 
 def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: RunResult) -> None:

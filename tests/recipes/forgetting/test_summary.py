@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.recipes.forgetting.seed_run import MeasuredTask, score_of
-from graft.recipes.forgetting.summary import MEAN, Units, find_dominated, summarize
+from graft.recipes.forgetting.summary import Units, find_dominated, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.results.tables import to_markdown
+from graft.specs.forgetting import MEAN
 from graft.specs.head import HeadSpec
 from graft.tasks.task import Task
 from tests.models import toy_spec
@@ -88,7 +89,7 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[ForgettingSeed]) -
 
 
 def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
-    from graft.recipes.forgetting.spec import ForgettingSpec, MethodSpec
+    from graft.specs.forgetting import ForgettingSpec, MethodSpec
 
     units = Units.of([setting("old"), setting("older")], [setting("new")])
     methods = {"high": MethodSpec(), "low": MethodSpec()}

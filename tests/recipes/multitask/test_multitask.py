@@ -22,10 +22,10 @@ from graft.recipes.multitask.fusions import fuse_tuned, train_mix
 from graft.recipes.multitask.grafts import cut_grafts
 from graft.recipes.multitask.seed_run import MultitaskRun
 from graft.recipes.multitask.sequences import run_sequence
-from graft.recipes.multitask.spec import BlendSpec, MixSpec, SequenceSpec
 from graft.recipes.run import RunResult, load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace, with_shots
+from graft.recipes.seed_run import SeedContext, with_shots
 from graft.specs.localize import LocalizeSpec
+from graft.specs.multitask import BlendSpec, MixSpec, SequenceSpec
 from graft.specs.reader import read_config, to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
@@ -88,7 +88,7 @@ def finished(recipe: Path) -> Iterator[RunResult]:
 
 
 def bench_of(recipe: Path, folder: Path, *assignments: str) -> MultitaskRun:
-    return experiment_of(recipe, *assignments).at(SeedPlace(0, folder, folder / "patches"))
+    return experiment_of(recipe, *assignments).at(SeedContext(0, folder, folder / "patches"))
 
 
 def experiment_of(recipe: Path, *assignments: str) -> MultitaskExperiment:
@@ -243,8 +243,8 @@ def test_the_best_scale_on_validation_is_kept(recipe: Path, tmp_path: Path) -> N
     bench = bench_of(recipe, tmp_path)
     blend = read_config(BlendSpec, {"fuse": {"method": "task-arithmetic"}, "scales": [-1.0, 0.5]}, "blend")
     fused = fuse_tuned(bench, "arithmetic", blend)
-    assert fused.found["scale"] == 0.5
-    assert bench.validate(bench.open(fused.path)) == fused.found["validation_accuracy"]
+    assert fused.facts["scale"] == 0.5
+    assert bench.validate(bench.open(fused.path)) == fused.facts["validation_accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import controls
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
 from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
-from graft.recipes.single.spec import SingleSpec
 from graft.results.fields import to_json
 from graft.specs.reader import read_config
+from graft.specs.single import SingleSpec
 from graft.tasks.task import Task
 
 FULL: dict[str, Any] = {
@@ -43,7 +43,8 @@ def bench(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> SingleRun:
     folder = tmp_path_factory.mktemp("seed")
     shutil.copytree(shelf / "tuned", folder / "tuned")
     task = Task.load(shelf / "toy" / "task.yaml")
-    return SingleRun(recipe_of(shelf / "base", FULL), task.with_seed(0), place=SeedPlace(0, folder, folder / "patches"))
+    context = SeedContext(0, folder, folder / "patches")
+    return SingleRun(recipe_of(shelf / "base", FULL), task.with_seed(0), context=context)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_novel_rows_are_told_apart_and_the_checkpoint_is_diagnosed(seed: dict[st
 
 def test_what_is_not_asked_for_is_not_done(bench: SingleRun, seed: dict[str, Any]) -> None:
     little = recipe_of(Path(bench.recipe.base), {"controls": [], "detection": False})
-    found = to_json(run_seed(SingleRun(little, bench.task, place=bench.place)))
+    found = to_json(run_seed(SingleRun(little, bench.task, context=bench.context)))
     assert list(found["models"]) == MODELS[:4]
     assert (found["controls"], found["curve"]) == ({}, [])
     assert {"detection", "diagnosis"}.isdisjoint(found)
@@ -135,7 +136,7 @@ def test_settings_are_chosen_on_validation_and_never_on_test(bench: SingleRun, m
         "steps": match_early_stopping(bench, target),
     }
     other = Task.load(bench.task.folder / "task.yaml", ("data.test=meals.jsonl",)).with_seed(0)
-    swapped = SingleRun(bench.recipe, other, place=bench.place)
+    swapped = SingleRun(bench.recipe, other, context=bench.context)
     again = {
         "alpha": match_interpolation(swapped, head, target),
         "density": match_larger_random(swapped, head, target),
@@ -171,5 +172,5 @@ def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
 
 
 def test_a_recipe_without_a_curve_has_no_points(bench: SingleRun) -> None:
-    plain = SingleRun(recipe_of(Path(bench.recipe.base), {}), bench.task, place=bench.place)
+    plain = SingleRun(recipe_of(Path(bench.recipe.base), {}), bench.task, context=bench.context)
     assert trace_curve(plain, 0.5, 0.9) == []

@@ -10,7 +10,7 @@ import pytest
 from graft.errors import ConfigError, DataError, GraftError, OutputError
 from graft.patch.format.reading import load_patch
 from graft.recipes.run import RunResult, load_experiment, run_recipe
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import experiment as running
 from graft.recipes.single import seed as seeding
 from graft.recipes.single.experiment import SingleExperiment
@@ -138,7 +138,7 @@ def test_a_run_that_was_broken_off_goes_on_with_the_next_seed(
         return run_seed(run)
 
     monkeypatch.setattr(running, "run_seed", interrupted)
-    monkeypatch.setattr(SingleExperiment, "plot", lambda *_: [])  # slow, and drawn in the run it is compared with
+    monkeypatch.setattr("graft.recipes.run.draw_plots", lambda _: [])  # slow, and drawn in the run it is compared with
     with pytest.raises(KeyboardInterrupt):
         run_recipe(recipe, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_an_earlier_try_is_taken_up_only_where_it_is_the_same(
     monkeypatch.setattr(seeding, "train_task", count)
 
     def seed_of(*assignments: str) -> dict[str, Any]:
-        run = experiment_of(path, *assignments).at(SeedPlace(0, tmp_path / "seed-0", tmp_path / "patches"))
+        run = experiment_of(path, *assignments).at(SeedContext(0, tmp_path / "seed-0", tmp_path / "patches"))
         return {**to_json(run_seed(run)), "seconds": None}
 
     first = seed_of()

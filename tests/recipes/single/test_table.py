@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from graft.evaluate.registry import METRICS, MetricEntry
 from graft.recipes.single.table import (
     summarize,
     tabulate_controls,
@@ -98,3 +99,28 @@ def test_all_tables_together() -> None:
     assert parts[4].splitlines() == lines_of(tabulate_differences(pooled))
     few = tabulate_run("base", [], {"base": {}}, MODELS, [], pooled)
     assert len(few) == 3
+
+
+def test_a_new_metric_has_its_column() -> None:
+    toy = MetricEntry(name="doubt", help="nothing", target="a:b", label="doubt", higher_is_better=False)
+    base = seed_of({"models": {"base": {"accuracy": 0.5, "doubt": 0.25}}})
+    with METRICS.extended(toy):
+        lines = lines_of(tabulate_models(summarize([base]), []))
+    assert lines[0].split() == [
+        "|",
+        "model",
+        "|",
+        "accuracy",
+        "|",
+        "gain",
+        "|",
+        "ECE",
+        "|",
+        "NLL",
+        "|",
+        "Brier",
+        "|",
+        "doubt",
+        "|",
+    ]
+    assert lines[2].endswith("| .250  |")

@@ -23,7 +23,7 @@ SECTIONS = {
     "curve": "How much is enough?",
     "layers": "Where does it live?",
     "detection": "Out-of-distribution detection",
-    "diagnosis": "Does this checkpoint localise?",
+    "diagnosis": "Does this checkpoint localize?",
 }
 EVIL = "<script>alert('x')</script>&\"$x_{$\x00\n"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from graft.report.estimates import Estimate, average, controls_of, difference_of, estimate_of
+from graft.report.estimates import average, controls_of, difference_of, estimate_of
 from graft.report.page.cells import cell, paired_cell
 from graft.report.page.document import note, section
 from graft.report.page.headline import interval_words
 from graft.report.page.markup import Html, Table
 from graft.report.page.run_page import RunPage
-from graft.report.plots.trade_off import plot_trade_off
 from graft.report.run_folder import RunFolder
 from graft.results.cells import MISSING
 
@@ -21,17 +20,6 @@ def build_section(page: RunPage) -> Html | None:
     names = controls_of(run)
     if not names:
         return None
-    points = {name: pair for name in ("base", "tuned", run.main, *names) if (pair := _point(run, name))}
-    floor = estimate_of(run, run.main, "ece_floor")
-    figure = page.plots.add(
-        f"{run.name}-controls",
-        lambda path: plot_trade_off(
-            points, path, title=f"{run.name}: did it merely move less?", floor=floor.mean if floor else None
-        ),
-        alt="; ".join(f"{name}: accuracy {a.mean:.3f}, ECE {b.mean:.3f}" for name, (a, b) in points.items()),
-        caption="Each control reaches its accuracy in a simpler way than the graft does. A control down and to the "
-        "right of the graft would explain the graft away.",
-    )
     head = [
         "model",
         "set to (on validation)",
@@ -47,12 +35,7 @@ def build_section(page: RunPage) -> Html | None:
         "Controls are set on validation to the graft's accuracy; temperature scaling keeps the tuned model's. "
         f"Test figures: {interval_words(run)}."
     )
-    return section(None, "Did it merely move less?", figure, table, text)
-
-
-def _point(run: RunFolder, name: str) -> tuple[Estimate, Estimate] | None:
-    accuracy, ece = estimate_of(run, name, "accuracy"), estimate_of(run, name, "ece")
-    return (accuracy, ece) if accuracy and ece else None
+    return section(None, "Did it merely move less?", *page.draw_plots("controls"), table, text)
 
 
 def _control_row(run: RunFolder, name: str) -> list[Html | str | None]:

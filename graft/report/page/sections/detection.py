@@ -1,4 +1,4 @@
-"""How well a model tells other data from the task's own."""
+"""Detection of data that are not the task's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was to be expected of the checkpoint before any data were touched."""
+"""Diagnosis of the checkpoint, made before any data were touched."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def build_section(page: RunPage) -> Html | None:
     if rows:
         head = ["number", *(f"seed {seed.seed}" for seed in run.seeds)]
         parts.append(folded("The numbers behind it", Table(head, rows).render(f"{run.name}: numbers of the diagnosis")))
-    return section(None, "Does this checkpoint localise?", *parts)
+    return section(None, "Does this checkpoint localize?", *parts)

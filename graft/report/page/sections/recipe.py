@@ -1,4 +1,4 @@
-"""How the run was made, and which expectations it missed."""
+"""Recipe of the run, and the expectations that it missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe of kind single as typed blocks."""
+"""The blocks of a recipe of kind single."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
+from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 
 ControlName = Literal["temperature", "interpolation", "early_stopping", "larger_random"]
 
 
 @dataclass(frozen=True)
-class CurveSpec:
-    """Which grafts are measured over which densities, on the test split alone.
+class CurveSpec(Block):
+    """Grafts over a range of densities, measured on the test split alone.
 
     Attributes:
         densities: shares of all parameters.
@@ -25,13 +26,15 @@ class CurveSpec:
     methods: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        """Refuse densities that are no shares."""
+        super().__post_init__()
         if not self.densities or not all(0 < density <= 1 for density in self.densities):
             raise ValueError("densities must be one or more numbers above 0 and at most 1")
 
 
 @dataclass(frozen=True)
-class AnalysisSpec:
-    """What else is measured of each seed. Only what costs next to nothing is on by default.
+class AnalysisSpec(Block):
+    """Further measurements of each seed; only what costs next to nothing is on by default.
 
     Attributes:
         controls: for "it merely moved less", each chosen on validation to match the main graft's accuracy
@@ -51,7 +54,7 @@ class AnalysisSpec:
 
 
 @dataclass(frozen=True)
-class SingleSpec:
+class SingleSpec(Block):
     """A whole experiment: for each seed fine-tune, localize, graft, and measure base, tuned and grafts.
 
     Attributes:
@@ -84,11 +87,13 @@ class SingleSpec:
     kind: Literal["single"] = "single"
 
     def __post_init__(self) -> None:
+        """Refuse seeds that a recipe cannot have."""
+        super().__post_init__()
         check_seeds(self.seeds)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All methods that are grafted, the main one first."""
+        """Methods that are grafted, the main one first."""
         return (self.localize.method, *(method for method in self.controls if method != self.localize.method))
 
     @property

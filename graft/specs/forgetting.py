@@ -1,4 +1,4 @@
-"""A recipe of kind forgetting as typed blocks."""
+"""The blocks of a recipe of kind forgetting."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
 from graft.specs.adapter import AdapterSpec
+from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
+from graft.specs.ranges import AtLeast
 from graft.specs.reader import override, read_config, to_plain
+from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 from graft.specs.regularize import UNIFORM, RegularizeSpec
+
+MEAN = "mean"  # in place of a domain's name: over all domains
 
 
 @dataclass(frozen=True)
-class TaskUse:
+class TaskUse(Block):
     """A TASK file, and how much of it is used; what is absent is the recipe's.
 
     Attributes:
@@ -34,7 +38,7 @@ class TaskUse:
 
 
 @dataclass(frozen=True)
-class ProtectSpec:
+class ProtectSpec(Block):
     """A core region that stays bitwise as it is while a domain is learned.
 
     Attributes:
@@ -51,6 +55,8 @@ class ProtectSpec:
     micro_batch: int = 1
 
     def __post_init__(self) -> None:
+        """Refuse a share that is missing, superfluous or out of its range."""
+        super().__post_init__()
         if self.by in ("saliency", "fisher") and self.share is None:
             raise ValueError(f"protection by {self.by} needs a share")
         if self.by == "patch" and self.share is not None:
@@ -60,7 +66,7 @@ class ProtectSpec:
 
 
 @dataclass(frozen=True)
-class MethodSpec:
+class MethodSpec(Block):
     """A way to learn a domain; plain fine-tuning where nothing is said.
 
     Attributes:
@@ -78,18 +84,18 @@ class MethodSpec:
     train: Mapping[str, Any] = field(default_factory=dict)
     protect: ProtectSpec | None = None
     regularize: RegularizeSpec | None = None
-    replay: int = 0
+    replay: Annotated[int, AtLeast(0)] = 0
     peft: AdapterSpec | None = None
     graft: LocalizeSpec | None = None
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Refuse keys that do not go together."""
+        super().__post_init__()
         if self.regularize and self.regularize.importance not in (UNIFORM, "fisher", "saliency"):
             raise ValueError("regularize.importance must be fisher, saliency or uniform")
         if self.peft and (self.protect or self.regularize):
             raise ValueError("peft goes with neither protect nor regularize")
-        if self.replay < 0:
-            raise ValueError("replay must be 0 or more")
         if len(self.grid) > 1 or not all(self.grid.values()):
             raise ValueError("grid must hold one key and one or more values")
 
@@ -110,7 +116,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class StartSpec:
+class StartSpec(Block):
     """A skill that the model is given before it learns any domain: trained on the base, localized, grafted.
 
     Attributes:
@@ -123,8 +129,8 @@ class StartSpec:
 
 
 @dataclass(frozen=True)
-class ForgettingSpec:
-    """What of a model's general ability is lost while it learns a domain, by which method, for how much gain.
+class ForgettingSpec(Block):
+    """An experiment on forgetting: the gain on new domains, and the loss of general ability, by method.
 
     Attributes:
         name: of the experiment.
@@ -137,7 +143,7 @@ class ForgettingSpec:
         train: overrides of all train blocks.
         evaluate: batch size, and how many rows of each test split.
         seeds: of few-shot draws, training order and dropout.
-        expect: "DOMAIN.POINT.FIGURE", or "mean.POINT.FIGURE" -> value and tolerance.
+        expect: "DOMAIN.POINT.METRIC", or "mean.POINT.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
         kind: of the recipe.
     """
@@ -159,6 +165,12 @@ class ForgettingSpec:
     kind: Literal["forgetting"] = "forgetting"
 
     def __post_init__(self) -> None:
+        """Refuse blocks that do not go together.
+
+        Raises:
+            ValueError: naming the key and why.
+        """
+        super().__post_init__()
         if not (self.general and self.domains and self.methods):
             raise ValueError("general, domains and methods must each hold one or more")
         check_seeds(self.seeds)

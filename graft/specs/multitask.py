@@ -1,21 +1,23 @@
-"""A recipe of kind multitask as typed blocks."""
+"""The blocks of a recipe of kind multitask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from graft.patch.overlap_rules import OverlapRule
-from graft.recipes.spec import EvaluateSpec, Expectation, check_seeds
+from graft.patch.registry import OVERLAP_RULES
+from graft.specs.block import Block
 from graft.specs.fusion import FusionSpec
 from graft.specs.localize import LocalizeSpec
+from graft.specs.ranges import AtLeast, Count, OneOf
+from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 
 BASE = "base"
 
 
 @dataclass(frozen=True)
-class SequenceSpec:
+class SequenceSpec(Block):
     """Learning the tasks one after another, in their order.
 
     Attributes:
@@ -27,19 +29,19 @@ class SequenceSpec:
     """
 
     train: Mapping[str, Any] = field(default_factory=dict)
-    replay: int = 0
+    replay: Annotated[int, AtLeast(0)] = 0
     graft: bool = False
     density: float | None = None
 
     def __post_init__(self) -> None:
-        if self.replay < 0:
-            raise ValueError("replay must be 0 or more")
+        """Refuse a density without grafts."""
+        super().__post_init__()
         if self.density is not None and not self.graft:
             raise ValueError("density is that of grafts: it needs graft")
 
 
 @dataclass(frozen=True)
-class BlendSpec:
+class BlendSpec(Block):
     """A fusion of the models that were tuned on one task each.
 
     Attributes:
@@ -52,7 +54,7 @@ class BlendSpec:
 
 
 @dataclass(frozen=True)
-class UnionSpec:
+class UnionSpec(Block):
     """The grafts of all tasks at once on the base.
 
     Attributes:
@@ -63,12 +65,12 @@ class UnionSpec:
     """
 
     density: float = 1e-4
-    on_overlap: OverlapRule = "mean"
+    on_overlap: Annotated[str, OneOf(OVERLAP_RULES)] = "mean"
     shared: bool = False
 
 
 @dataclass(frozen=True)
-class MixSpec:
+class MixSpec(Block):
     """Training on all tasks at once.
 
     Attributes:
@@ -80,20 +82,20 @@ class MixSpec:
     """
 
     start: str = BASE
-    shots: int | None = None
+    shots: Count | None = None
     staged: bool = False
     freeze: bool = False
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Refuse frozen cores without stages."""
+        super().__post_init__()
         if self.freeze and not self.staged:
             raise ValueError("freeze needs staged")
-        if self.shots is not None and self.shots < 1:
-            raise ValueError("shots must be 1 or more")
 
 
 @dataclass(frozen=True)
-class MultitaskSpec:
+class MultitaskSpec(Block):
     """An experiment over several tasks that share one base and one kind of head.
 
     Every task is tuned by itself first. The other blocks map the name of a method to how it is done.
@@ -111,7 +113,7 @@ class MultitaskSpec:
         sequences, fusions, unions, mixes: name -> method.
         evaluate: batch size, and how many rows of each test split.
         seeds: of few-shot draws, training order and dropout.
-        expect: "METHOD.FIGURE" -> value and tolerance.
+        expect: "METHOD.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
         kind: of the recipe.
     """
@@ -137,6 +139,12 @@ class MultitaskSpec:
     kind: Literal["multitask"] = "multitask"
 
     def __post_init__(self) -> None:
+        """Refuse blocks that do not go together.
+
+        Raises:
+            ValueError: naming the key and why.
+        """
+        super().__post_init__()
         if len(self.tasks) < 2 or len({*self.tasks, *self.beside}) != len(self.tasks) + len(self.beside):
             raise ValueError("tasks must be two or more different files, and beside others than these")
         check_seeds(self.seeds)
@@ -150,7 +158,7 @@ class MultitaskSpec:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All names of the table, in its order."""
+        """Names of the table's rows, in its order."""
         return (BASE, "tuned", "graft", *self.mixes, *self.sequences, *self.fusions, *self.unions)
 
     def _check_names(self) -> None:
