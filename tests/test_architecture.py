@@ -254,3 +254,75 @@ def test_the_version_has_its_entry_in_the_changelog() -> None:
         pytest.skip("there is no CHANGELOG.md")
     versions = re.findall(r"^## (\d+\.\d+\.\d+)", changelog.read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[0] == graft.__version__
+
+
+# words of our own that the field's have replaced (docs/glossary.md has these, docs/renames.md both)
+RETIRED = frozenset(
+    [
+        "afar",
+        "beaten",
+        "bench",
+        "centred",
+        "companion",
+        "companions",
+        "consolidation",
+        "course",
+        "dealt",
+        "deal",
+        "drain",
+        "families",
+        "fitted",
+        "foresee",
+        "glimpse",
+        "holding",
+        "kinship",
+        "lap",
+        "lesson",
+        "lessons",
+        "lineup",
+        "meeting",
+        "meetings",
+        "movements",
+        "numbering",
+        "peek",
+        "piece",
+        "pieces",
+        "pour",
+        "pouring",
+        "prints",
+        "published",
+        "retention",
+        "spot",
+        "spots",
+        "standing",
+        "stretch",
+        "stretches",
+        "suite",
+        "watched",
+        "wording",
+    ]
+)
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a name in snake or camel case, in lower case."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def named_in(path: Path) -> Iterator[str]:
+    """The module's name, and those of its classes, functions, arguments and options."""
+    yield path.stem
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, Function | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"--\w", node.value):
+            yield node.value
+
+
+def test_no_name_holds_a_retired_word() -> None:
+    assert words_of("RetentionBench") | words_of("line_up_pieces") == {"retention", "bench", "line", "up", "pieces"}
+    names = {(str(path.relative_to(ROOT)), name) for path in FILES for name in named_in(path)}
+    assert ("graft/patch/mask.py", "Mask") in names  # these are seen
+    assert not sorted((path, name) for path, name in names if words_of(name) & RETIRED)

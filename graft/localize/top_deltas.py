@@ -72,7 +72,7 @@ class Bracket:
     shift: int
 
     @classmethod
-    def holding(cls, low: int, last: int, n: float) -> Bracket:
+    def around(cls, low: int, last: int, n: float) -> Bracket:
         """Return the bracket, with bins as wide as about n entries in it call for."""
         low = max(low, 1)
         return cls(low, last, max(0, (last - low).bit_length() - BIN_BITS) if n > EXACT else 0)
@@ -143,7 +143,7 @@ class TopDeltas:
         within = int(total.counts.sum())
         cached, self._cached = self._cached, None  # it is of use for this bracket alone
         if total.above >= self._k:  # the sample was wrong: the k-th largest lies above
-            self._bracket = Bracket.holding(bracket.last + 1, LAST, total.above)
+            self._bracket = Bracket.around(bracket.last + 1, LAST, total.above)
         elif total.above + within >= self._k:
             # number at a bin or above it, from the highest bin down; the first bin that reaches k holds the k-th
             from_top = total.above + total.counts[::-1].cumsum()
@@ -151,7 +151,7 @@ class TopDeltas:
             boundary, n = int(total.bins[position]), int(total.counts[position])
             start = bracket.low + (boundary << bracket.shift)
             if bracket.shift:  # bins of several patterns: the next pass looks into this one
-                self._bracket = Bracket.holding(start, min(start + (1 << bracket.shift) - 1, bracket.last), n)
+                self._bracket = Bracket.around(start, min(start + (1 << bracket.shift) - 1, bracket.last), n)
             else:
                 self._threshold, self._cached = start, cached
                 # of the bin's n ties, those are selected that k has room for beyond what lies above it
@@ -159,7 +159,7 @@ class TopDeltas:
         elif bracket.low == 1:  # nothing is left below
             self._threshold = 0  # all that moved
         else:  # the sample was wrong the other way
-            self._bracket = Bracket.holding(1, bracket.low - 1, self._total - total.above - within)
+            self._bracket = Bracket.around(1, bracket.low - 1, self._total - total.above - within)
 
     def select(self, name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return a function that selects the entries of a tensor, chunk by chunk.
@@ -278,7 +278,7 @@ def _bracket_of(sample: npt.NDArray[np.int32], share: float, total: int) -> Brac
     margin = SIGMAS * error + 1 / n
     low = threshold(share + margin) if share + margin < 1 else 1
     last = threshold(share - margin) if share > margin else LAST
-    return Bracket.holding(low, last, 2 * margin * total)
+    return Bracket.around(low, last, 2 * margin * total)
 
 
 def _join(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:

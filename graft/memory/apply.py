@@ -15,7 +15,7 @@ from graft.patch.compatibility import check_specs
 from graft.patch.format.declaration import read_declaration, read_patch_header
 from graft.patch.format.tensor_table import TensorRow
 from graft.patch.merge import StoredTarget
-from graft.patch.model_folder import find_companions
+from graft.patch.model_folder import find_side_files
 from graft.tensors.checkpoint import Checkpoint
 
 PER_ENTRY = 16  # bytes per entry beside its values and code: the index in the mask, and where it is written
@@ -43,7 +43,7 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
         rows += own_rows
         dense_bytes += own_dense_bytes
     shards = sum(file.stat().st_size for file in set(checkpoint.files.values()))
-    companions = sum(file.stat().st_size for file in find_companions(checkpoint).copied)
+    side_files = sum(file.stat().st_size for file in find_side_files(checkpoint).copied)
     patch_bytes = sum(file.stat().st_size for file in files)
     parts = [
         Allocation("patches", patch_bytes),
@@ -51,9 +51,9 @@ def plan_merge(checkpoint: Checkpoint, patches: Sequence[Path], out: Path) -> Me
         Allocation("the largest row while it is read", PER_DECODED * max(row.k for row in rows)),
         Allocation("whole tensors", 2 * dense_bytes),
         Allocation("weights", shards + dense_bytes, "disk"),
-        Allocation("tokenizer, configs", companions, "disk"),
+        Allocation("tokenizer, configs", side_files, "disk"),
     ]
-    return MemoryPlan.of(torch.device("cpu"), parts, reads=shards + companions + patch_bytes, out=out)
+    return MemoryPlan.of(torch.device("cpu"), parts, reads=shards + side_files + patch_bytes, out=out)
 
 
 def _read_rows(file: Path, header: Header, checkpoint: Checkpoint) -> tuple[tuple[TensorRow, ...], int]:

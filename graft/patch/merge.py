@@ -20,7 +20,7 @@ from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.files.weight_index import INDEX, SINGLE
 from graft.patch.compatibility import Compatibility, check_compatible
 from graft.patch.head_config import head_of_patches, read_head, write_head
-from graft.patch.model_folder import copy_companions, find_companions
+from graft.patch.model_folder import copy_side_files, find_side_files
 from graft.patch.resizing import copy_shard, declare_sizes, resized_tensors
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches
@@ -98,8 +98,8 @@ def merge_patches(
     assignment = place_in_files(checkpoint, stack_patches(patches, outcomes, on_overlap, target.gather))
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
-        companions = find_companions(checkpoint)
-        copy_companions(companions, checkpoint.path, folder)
+        side_files = find_side_files(checkpoint)
+        copy_side_files(side_files, checkpoint.path, folder)
         for file in sorted(set(checkpoint.files.values())):
             copy_shard(
                 file, folder / file.name, {name: resized[name] for name in resized if checkpoint.files[name] == file}
@@ -111,7 +111,7 @@ def merge_patches(
             declare_sizes(checkpoint, assignment, copy)
         _assign_dense(checkpoint, assignment, copy)
         dropped = _name_head(checkpoint, patches[::-1] if on_overlap == "last" else patches, folder)
-    for name in (*companions.left_out, *dropped):
+    for name in (*side_files.left_out, *dropped):
         say(f"left out: {name}")
     return len(assignment)
 

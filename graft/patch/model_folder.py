@@ -1,4 +1,4 @@
-"""Companion files beside a model's weights, and the choice of those that a changed copy of the model takes along.
+"""Side files: those beside a model's weights, and the choice of those that a changed copy of the model takes along.
 
 Weights of other formats and stale shards at the root hold the base's values, and would contradict the merged ones; so
 do exports of the whole model and a trainer's snapshots in folders of their own. Other folders hold parts that the model
@@ -22,7 +22,7 @@ _WHOLE_MODELS = re.compile(r"onnx|openvino|original|coreml|tflite|gguf|checkpoin
 
 
 @dataclass(frozen=True)
-class Companions:
+class SideFiles:
     """The files beside the weights.
 
     Attributes:
@@ -34,11 +34,11 @@ class Companions:
     left_out: tuple[str, ...] = ()
 
 
-def find_companions(checkpoint: Checkpoint) -> Companions:
+def find_side_files(checkpoint: Checkpoint) -> SideFiles:
     """Find tokenizer, configs, and parts of the model in folders of their own; a single file has none."""
     folder = checkpoint.path
     if folder.is_file():
-        return Companions()
+        return SideFiles()
     weights, parts = (
         {INDEX, *(file.name for file in checkpoint.files.values())},
         frozenset(part.partition("/")[0] for part in modules_in(folder)),
@@ -51,12 +51,12 @@ def find_companions(checkpoint: Checkpoint) -> Companions:
             left_out.append(f"{name} ({reason})")
         elif name not in weights or name == INDEX:
             copied.append(folder / name)
-    return Companions(tuple(copied), tuple(left_out))
+    return SideFiles(tuple(copied), tuple(left_out))
 
 
-def copy_companions(companions: Companions, source: Path, folder: Path) -> None:
+def copy_side_files(side_files: SideFiles, source: Path, folder: Path) -> None:
     """Copy companion files from a model folder into another folder."""
-    for file in companions.copied:
+    for file in side_files.copied:
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

@@ -17,7 +17,7 @@ from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.recipes.run import load_experiment
-from graft.recipes.seed_run import SeedPlace
+from graft.recipes.seed_run import SeedContext
 from graft.recipes.single.experiment import SingleExperiment
 from graft.recipes.single.seed_run import SingleRun
 from graft.scores.table import CandidateScores
@@ -36,7 +36,7 @@ def measure() -> list[dict[str, object]]:
         assert isinstance(experiment, SingleExperiment)
         for seed in experiment.recipe.seeds:
             with tempfile.TemporaryDirectory() as name:
-                bench = experiment.at(SeedPlace(seed, Path(name), Path(name)))
+                bench = experiment.at(SeedContext(seed, Path(name), Path(name)))
                 train_task(experiment.recipe.base, bench.task, bench.tuned)
                 rows += [{"tuned by": tuning, "seed": seed, **row} for row in _compare(bench)]
     return rows

@@ -80,7 +80,7 @@ def test_a_bracket_that_is_wrong_costs_passes_and_nothing_else(tmp_path: Path, l
     tuned = {name: w + 0.1 * torch.randn(500, generator=generator).bfloat16() for name, w in base.items()}
     pair = pair_of(base, tuned, tmp_path)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(top_deltas, "_bracket_of", lambda *_: Bracket.holding(low, last, 0))
+        patched.setattr(top_deltas, "_bracket_of", lambda *_: Bracket.around(low, last, 0))
         assert search(pair, 300) == sort_all(pair, 300)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from graft.compose.fusion.fuser import fuse_models
 from graft.patch.merge import merge_patches
-from graft.patch.model_folder import find_companions
+from graft.patch.model_folder import find_side_files
 from graft.specs.fusion import FusionSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import files_below, make_patch, sample_tensors, write_sharded, write_single
@@ -89,9 +89,9 @@ def test_the_roots_stale_weights_and_exports_of_the_whole_model_are_left_out_by_
 def test_a_stale_single_file_beside_an_index(tmp_path: Path) -> None:
     base = write_sharded(tmp_path / "base", sample_tensors(), n_shards=2)
     put(base / "model.safetensors")
-    companions = find_companions(Checkpoint.open(base))
-    assert [file.name for file in companions.copied] == ["model.safetensors.index.json"]
-    assert companions.left_out == ("model.safetensors (stale weights)",)
+    side_files = find_side_files(Checkpoint.open(base))
+    assert [file.name for file in side_files.copied] == ["model.safetensors.index.json"]
+    assert side_files.left_out == ("model.safetensors (stale weights)",)
 
 
 @BOTH

@@ -77,9 +77,9 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool) -> No
         raise click.UsageError("--by-folder: two folders have one name")
     result = measure_task_overlap({folder.name: files for folder, files in folders.items()})
     if claim is not None:
-        from graft.report.plots.overlap_map import write_families
+        from graft.report.plots.overlap_map import write_task_overlap
 
-        write_families(result, claim)
+        write_task_overlap(result, claim)
     wrote = [] if claim is None else [f"wrote {claim}"]
     options.show(result.to_json(), as_json, [*result.lines(), *wrote])
 

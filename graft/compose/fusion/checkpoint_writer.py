@@ -12,7 +12,7 @@ import torch
 
 from graft.files.header import read_header
 from graft.files.tensor_spec import ITEM_SIZES
-from graft.patch.model_folder import Companions, copy_companions
+from graft.patch.model_folder import SideFiles, copy_side_files
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import byte_view
 
@@ -20,7 +20,7 @@ _BLOCK = 1 << 24  # bytes
 
 
 class CheckpointWriter:
-    """The files of a new checkpoint, with the base's shards, index, headers and companions.
+    """The files of a new checkpoint, with the base's shards, index, headers and side_files.
 
     Args:
         base: the checkpoint whose layout is taken.
@@ -38,9 +38,9 @@ class CheckpointWriter:
         for handle in self._handles.values():
             os.close(handle)
 
-    def start(self, fused: Collection[str], companions: Companions) -> None:
-        """Write headers and companions, and every tensor of the base that is not going to be `put`."""
-        copy_companions(companions, self._base.path, self._folder)
+    def start(self, fused: Collection[str], side_files: SideFiles) -> None:
+        """Write headers and side_files, and every tensor of the base that is not going to be `put`."""
+        copy_side_files(side_files, self._base.path, self._folder)
         later = {listed for name in fused for listed in self._base.tied.listed(name, self._base.files)}
         for file in sorted(set(self._base.files.values())):
             header = read_header(file)

@@ -23,7 +23,7 @@ from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
 from graft.localize.top_deltas import TopDeltas, find_top_deltas
 from graft.patch.head_config import read_head, renames_labels
-from graft.patch.model_folder import find_companions
+from graft.patch.model_folder import find_side_files
 from graft.specs.fusion import FusionSpec
 from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ class Fusion:
 def fuse_models(
     base: str | Path, tuned: Sequence[str | Path], out: Output, spec: FusionSpec | None = None, *, force: bool = False
 ) -> Fusion:
-    """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and companions.
+    """Fuse models that were tuned from one base into a folder with the base's shards, index, dtypes and side_files.
 
     The models are read once; once more for angles between whole models, and once more to select entries. The base is
     read with them where its values count (not for mean and slerp). The folder comes whole or not at all, with a record
@@ -148,7 +148,7 @@ class _Fuser:
         _refuse_other_labels(self.pairs)
         self.spec, self.shared_countshod = spec, FUSION_METHODS[spec.method]
         self.fuse: Callable[[Chunk], torch.Tensor] = self.shared_countshod.load()
-        self.companions = find_companions(self.base)
+        self.side_files = find_side_files(self.base)
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
         m = len(self.pairs)
@@ -169,7 +169,7 @@ class _Fuser:
     def write(self, folder: Path) -> Fusion:
         """Make the pass that fuses and writes."""
         with CheckpointWriter(self.base, folder) as files:
-            files.start(set(self.names), self.companions)
+            files.start(set(self.names), self.side_files)
             for dots, counts in stream_tensors(lambda name: self._fuse(name, files), self.names, self._reads, "fused"):
                 self.dots += dots
                 self.shared_counts += counts.numpy()
@@ -238,7 +238,7 @@ class _Fuser:
             n_fused=sum(self.base.spec(name).numel for name in self.names),
             kept=tuple(name for name in self.base.names if name not in listed),
             left_out=tuple(sorted({name for pair in self.pairs for name in pair.extra})),
-            files_left_out=self.companions.left_out,
+            files_left_out=self.side_files.left_out,
             angles=tuple(map(tuple, angles_of(self.dots).tolist())) if self.spec.arcs else (),
             selected=tuple(selected.tolist()) if self.top_deltas else (),
             jaccard=tuple(map(tuple, jaccard.tolist())) if self.top_deltas else (),

@@ -15,7 +15,7 @@ from graft.patch.skill_patch import Patch
 from graft.report.estimates import estimate_of, gain_of
 from graft.report.page.document import note, render_page, section
 from graft.report.page.headline import Share, interval_words, state_out_of_distribution, state_result
-from graft.report.page.markup import Html, Piece, bullets, element, folded
+from graft.report.page.markup import Html, Part, bullets, element, folded
 from graft.report.page.overview import overview_section
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.page.run_page import RunPage, share_of
@@ -160,7 +160,7 @@ def _tiles(page: RunPage) -> Html:
     return element("div", element("div", *tiles, klass="tiles"), note(f"Test split; {interval_words(run)}."))
 
 
-def _tile(title: str, value: str, *below: Piece) -> Html:
+def _tile(title: str, value: str, *below: Part) -> Html:
     return element(
         "div",
         element("span", title),

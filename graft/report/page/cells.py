@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graft.report.estimates import Estimate, Paired, decimal
-from graft.report.page.markup import Html, Piece, element, join
+from graft.report.page.markup import Html, Part, element, join
 from graft.report.run_folder import RunFolder
 from graft.results.cells import MISSING
 
@@ -15,14 +15,14 @@ def signed(difference: float) -> str:
     return f"{'+' if difference >= 0.0005 else ''}{decimal(difference)}"
 
 
-def cell(estimate: Estimate | None) -> Piece:
+def cell(estimate: Estimate | None) -> Part:
     """Write an estimate with its interval."""
     if estimate is None:
         return MISSING
     return join([decimal(estimate.mean), *_interval(estimate)])
 
 
-def paired_cell(paired: Paired | None) -> Piece:
+def paired_cell(paired: Paired | None) -> Part:
     """Write a paired difference with its interval and its verdict."""
     if paired is None:
         return MISSING
@@ -32,7 +32,7 @@ def paired_cell(paired: Paired | None) -> Piece:
     return join([signed(paired.estimate.mean), *_interval(paired.estimate), word])
 
 
-def apart_cell(paired: Paired | None) -> Piece:
+def apart_cell(paired: Paired | None) -> Part:
     """Say in how many seeds the interval over examples excludes 0."""
     return f"{paired.apart} of {len(paired.parts)}" if paired and paired.parts else MISSING
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 
-from graft.report.page.markup import Html, Piece, element, join
+from graft.report.page.markup import Html, Part, element, join
 
 # nothing is fetched, nothing runs; pictures are data inside the page
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def render_page(title: str, *children: Piece) -> str:
+def render_page(title: str, *children: Part) -> str:
     """Return a whole document, ready to be written."""
     head = element(
         "head",
@@ -30,11 +30,11 @@ def read_style() -> str:
     return importlib.resources.files("graft.report.page").joinpath("style.css").read_text(encoding="utf-8")
 
 
-def section(anchor: str | None, title: str, *children: Piece, level: int = 3) -> Html:
+def section(anchor: str | None, title: str, *children: Part, level: int = 3) -> Html:
     """Return a titled part of the page."""
     return element("section", element(f"h{level}", title, id=anchor), *children)
 
 
-def note(*children: Piece) -> Html:
+def note(*children: Part) -> Html:
     """Return a small remark: units, what was measured on what."""
     return element("p", *children, klass="note")

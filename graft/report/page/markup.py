@@ -1,6 +1,6 @@
 """HTML that cannot be forgotten to escape: a plain text is escaped wherever it enters, only `Html` is not.
 
-Plain functions and not a template language: the page is made of typed pieces that mypy sees, absent sections
+Plain functions and not a template language: the page is made of typed parts that mypy sees, absent sections
 are absent values, and there is no second language, dependency or file to ship.
 """
 
@@ -23,15 +23,15 @@ class Html:
         return self.text
 
 
-Piece = Html | str | None  # None is nothing at all
+Part = Html | str | None  # None is nothing at all
 
 
 @dataclass(frozen=True)
 class Table:
     """A table: names of columns, rows whose first cell names them, which rows stand out, and whether it holds words."""
 
-    head: Sequence[Piece]
-    rows: Sequence[Sequence[Piece]]
+    head: Sequence[Part]
+    rows: Sequence[Sequence[Part]]
     strong: frozenset[int] = frozenset()
     words: bool = False
 
@@ -46,7 +46,7 @@ class Table:
         return element("div", table, klass="scroll", role="region", aria_label=label, tabindex="0")
 
 
-def element(tag: str, *children: Piece, **attributes: str | None) -> Html:
+def element(tag: str, *children: Part, **attributes: str | None) -> Html:
     """Return an element; `klass` is its class, and underscores in names of attributes are hyphens."""
     names = {"klass": "class"}
     attributes_text = "".join(
@@ -57,16 +57,16 @@ def element(tag: str, *children: Piece, **attributes: str | None) -> Html:
     return Html(f"<{tag}{attributes_text}>" if tag in _VOID else f"<{tag}{attributes_text}>{join(children)}</{tag}>")
 
 
-def join(pieces: Iterable[Piece]) -> Html:
-    """Join pieces one after another, texts escaped."""
-    return Html("".join(piece.text if isinstance(piece, Html) else html.escape(piece or "") for piece in pieces))
+def join(parts: Iterable[Part]) -> Html:
+    """Join parts one after another, texts escaped."""
+    return Html("".join(piece.text if isinstance(piece, Html) else html.escape(piece or "") for piece in parts))
 
 
-def bullets(sentences: Iterable[Piece]) -> Html:
+def bullets(sentences: Iterable[Part]) -> Html:
     """Return an unordered list."""
     return element("ul", *(element("li", sentence) for sentence in sentences))
 
 
-def folded(title: str, *children: Piece) -> Html:
+def folded(title: str, *children: Part) -> Html:
     """Return a part that is folded up and opens at a touch, without a script."""
     return element("details", element("summary", title), *children)

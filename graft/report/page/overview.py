@@ -19,7 +19,7 @@ from graft.report.estimates import (
 )
 from graft.report.page.cells import cell, paired_cell, signed
 from graft.report.page.document import note, section
-from graft.report.page.markup import Html, Piece, Table, element, folded
+from graft.report.page.markup import Html, Part, Table, element, folded
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.plots.forest import READING, plot_forest
 from graft.report.plots.plot import Plot
@@ -89,7 +89,7 @@ def _mains(runs: Sequence[RunFolder]) -> str:
 def _metric_table(runs: Sequence[RunFolder], metric: str, label: str) -> Html:
     methods = _all_methods(runs)
     names = ["base", "tuned", *map(graft_name, methods)]
-    rows: list[list[Piece]] = [[run.name, *(cell(estimate_of(run, name, metric)) for name in names)] for run in runs]
+    rows: list[list[Part]] = [[run.name, *(cell(estimate_of(run, name, metric)) for name in names)] for run in runs]
     return Table(["task", *names], rows).render(label)
 
 
@@ -122,7 +122,7 @@ def _forest_part(
             caption=f"{READING}. Diamond: the mean over tasks, with its interval over tasks.",
         ),
     )
-    rows: list[list[Piece]] = [[task, *(paired_cell(pairs[other].get(task)) for other in pairs)] for task in tasks]
+    rows: list[list[Part]] = [[task, *(paired_cell(pairs[other].get(task)) for other in pairs)] for task in tasks]
     strong = frozenset({len(rows) - 1} if rows[-1][0] == MEAN else ())
     table = Table(["task", *panels], rows, strong).render(f"{title} Paired differences in {metric}")
     return section(None, title, figure, table, element("p", _count_verdicts(pairs, short), klass="note"))

@@ -62,17 +62,17 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
         return save_figure(figure, path)
 
 
-def write_families(overlap: TaskOverlap, folder: Output, *, force: bool = False) -> None:
+def write_task_overlap(overlap: TaskOverlap, folder: Output, *, force: bool = False) -> None:
     """Write a folder with overlap.json and overlap_map.png, of tasks over several seeds.
 
     Raises:
         OutputError: it exists and `force` is off, or cannot be written.
     """
     with _make_folder(overlap, folder, force) as directory:
-        plot_families(overlap, directory / "overlap_map")
+        plot_task_overlap(overlap, directory / "overlap_map")
 
 
-def plot_families(overlap: TaskOverlap, path: Path) -> list[Path]:
+def plot_task_overlap(overlap: TaskOverlap, path: Path) -> list[Path]:
     """Draw the mean Jaccard similarity of each two tasks, and under it its ratio to chance.
 
     Returns:

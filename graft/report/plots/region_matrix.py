@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from graft.compose.task_overlap import KEYS, TaskOverlap
-from graft.report.plots.overlap_map import plot_families
+from graft.report.plots.overlap_map import plot_task_overlap
 from graft.report.plots.plot import Plot
 from graft.report.run_folder import FinishedRun
 
@@ -19,7 +19,7 @@ def build_plot(run: FinishedRun) -> Plot | None:
         return None
     overlap = TaskOverlap(tuple(content["names"]), {key: np.array(content[key], dtype=float) for key in KEYS})
     return Plot(
-        partial(plot_families, overlap),
+        partial(plot_task_overlap, overlap),
         alt=f"Matrix of the overlap of regions: {', '.join(overlap.names)}.",
         caption="Jaccard similarity of the regions of each two tasks, mean over pairs of seeds; below it, how many "
         "times more entries they share than by chance.",

@@ -6,7 +6,7 @@ from graft.report.estimates import average
 from graft.report.page.cells import cell, main_row
 from graft.report.page.document import note, section
 from graft.report.page.headline import interval_words
-from graft.report.page.markup import Html, Piece, Table
+from graft.report.page.markup import Html, Part, Table
 from graft.report.page.run_page import RunPage
 from graft.report.run_folder import RunFolder
 
@@ -16,7 +16,7 @@ SCORES = {"msp": "maximum probability", "energy": "energy"}
 def build_section(page: RunPage) -> Html | None:
     """Tabulate AUROC and FPR@95 of telling other data from the task's own."""
     run = page.run
-    parts: list[Piece] = []
+    parts: list[Part] = []
     for name in run.seeds[0].detection:
         parts += _detection_table(run, name)
     if not parts:

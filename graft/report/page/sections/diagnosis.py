@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graft.report.page.document import section
-from graft.report.page.markup import Html, Piece, Table, bullets, element, folded
+from graft.report.page.markup import Html, Part, Table, bullets, element, folded
 from graft.report.page.run_page import RunPage
 
 
@@ -16,7 +16,7 @@ def build_section(page: RunPage) -> Html | None:
             said.setdefault(seed.diagnosis.text, []).append(seed.seed)
     if not said:
         return None
-    parts: list[Piece] = []
+    parts: list[Part] = []
     for sentences, seeds in said.items():
         if len(said) > 1:
             parts.append(element("p", element("b", f"Seed {', '.join(map(str, seeds))}")))

@@ -7,7 +7,7 @@ from graft.report.estimates import decimal, estimate_of, gain_of, models_of
 from graft.report.page.cells import cell, main_row
 from graft.report.page.document import note, section
 from graft.report.page.headline import interval_words
-from graft.report.page.markup import Html, Piece, Table
+from graft.report.page.markup import Html, Part, Table
 from graft.report.page.run_page import RunPage
 from graft.report.run_folder import RunFolder
 
@@ -26,7 +26,7 @@ def build_section(page: RunPage) -> Html:
     return section(None, "Base, tuned, grafts", table.render(f"{run.name}: all models on test"), note(_main_note(run)))
 
 
-def _main_cell(run: RunFolder, model: str, metric: str) -> Piece:
+def _main_cell(run: RunFolder, model: str, metric: str) -> Part:
     if metric == "recovered_gain":
         return {"base": "0", "tuned": "1"}.get(model) or cell(gain_of(run, model))
     return cell(estimate_of(run, model, metric))

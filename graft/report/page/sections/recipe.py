@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from graft.report.page.markup import Html, Piece, Table, bullets, element, folded
+from graft.report.page.markup import Html, Part, Table, bullets, element, folded
 from graft.report.page.run_page import RunPage
 
 
 def build_section(page: RunPage) -> Html:
     """Tell how the run was made, and what it missed."""
     run = page.run
-    rows: list[list[Piece]] = [[key, value] for key, value in run.settings.items()]
+    rows: list[list[Part]] = [[key, value] for key, value in run.settings.items()]
     seconds = [sum(seed.seconds.values()) for seed in run.seeds if seed.seconds]
     if seconds:
         rows.append(["minutes a seed, measured", f"{sum(seconds) / len(seconds) / 60:.1f}"])
