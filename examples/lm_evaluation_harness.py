@@ -17,7 +17,7 @@ import graft
 
 
 def compare_results(base: str, patch: str, tasks: list[Any], device: str = "cpu", **how: Any) -> list[dict[str, Any]]:
-    """The harness's results for the base and for the graft; `how` goes to `simple_evaluate`."""
+    """Return the harness's results for the base and for the graft; `how` goes to `simple_evaluate`."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").to(device)
     wrapped = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(base), device=device)
     before = lm_eval.simple_evaluate(model=wrapped, tasks=tasks, **how)

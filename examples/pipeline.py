@@ -14,7 +14,7 @@ import graft
 
 
 def compare_outputs(kind: str, base: str, patch: str, texts: list[str]) -> tuple[Any, Any, Any]:
-    """What a pipeline says before the graft, with it, and after it was taken off."""
+    """Return what a pipeline says before the graft, with it, and after it was taken off."""
     pipe = pipeline(kind, model=base)  # type: ignore[call-overload]
     before = pipe(texts)
     with graft.apply_patch(pipe.model, graft.load_patch(patch)):  # the one more line

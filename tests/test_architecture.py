@@ -262,7 +262,7 @@ RETIRED = frozenset(
         "afar",
         "beaten",
         "bench",
-        "centred",
+        "centered",
         "companion",
         "companions",
         "consolidation",

@@ -102,14 +102,14 @@ def _shapes() -> Mapping[str, TensorSpec]:
 
 
 def _draw_patch(specs: Mapping[str, TensorSpec], seed: int) -> Patch:
-    """Half of the entries from places that all patches favour, so that they meet; base values of 0, stored."""
+    """Half of the entries from places that all patches favor, so that they meet; base values of 0, stored."""
     common, own = np.random.default_rng(0), np.random.default_rng(seed + 1)
     total = sum(spec.numel for spec in specs.values())
     indices = {}
     for name, spec in specs.items():
         k = round(ENTRIES * spec.numel / total)
-        favoured = common.integers(0, spec.numel, 4 * k)
-        indices[name] = np.concatenate([own.choice(favoured, k // 2), own.integers(0, spec.numel, k - k // 2)])
+        favored = common.integers(0, spec.numel, 4 * k)
+        indices[name] = np.concatenate([own.choice(favored, k // 2), own.integers(0, spec.numel, k - k // 2)])
     mask = Mask.of(specs, indices)
     generator = torch.Generator().manual_seed(seed)
     values = {name: torch.randn(len(mask[name]), generator=generator).bfloat16() for name in mask}

@@ -1,4 +1,4 @@
-"""Memory and time of localising against a plain forward and backward, over four sizes of a random-weight Llama.
+"""Memory and time of localizing against a plain forward and backward, over four sizes of a random-weight Llama.
 
 Each figure comes from a process of its own. Memory is the peak of anonymous memory above the imported interpreter, or
 of the CUDA allocator; weights are copied out of their mapped files first, since what is mapped would not count as long
@@ -43,7 +43,7 @@ from graft.tensors.pair import CheckpointPair
 from tests.benchmarks.compose import Peak
 from tests.models import VERBALIZER, WORDS, word_tokenizer, write_task
 
-TITLE = "Localising a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)"
+TITLE = "Localizing a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)"
 SIZES = {  # hidden, intermediate, layers, heads, heads of keys and values, vocabulary
     "0.06B": (512, 1536, 14, 8, 4, 32_000),
     "0.13B": (768, 2048, 16, 12, 6, 32_000),

@@ -41,7 +41,7 @@ def measure() -> list[Row]:
 
 
 def work(folder: Path, engine: str) -> None:
-    """Localise at each density and save what the first process found."""
+    """Localize at each density and save what the first process found."""
     for density in DENSITIES:
         config = LocalizeSpec(density=density, points=POINTS)
         parallel = "ddp" if engine == "one" else engine

@@ -40,7 +40,7 @@ class Section:
 
 SIZE = "Bound: log2 C(N, k) bits and 16 bits a value. Random masks over the layers of real geometries; entries "
 CLOCK = "on the CPU of one thread's own time"
-EVEN, UNEVEN = "spread uniformly", "that favour some tensors"
+EVEN, UNEVEN = "spread uniformly", "that favor some tensors"
 SECTIONS = (
     Section("size", f"Size of a patch file at density 1e-4 in bf16, entries {EVEN}", f"{SIZE}{EVEN}.", "size"),
     Section("size-uneven", f"Size of a patch file at density 1e-4 in bf16, entries {UNEVEN}",
@@ -53,7 +53,7 @@ SECTIONS = (
     Section("huge", "A tensor of more than 2^31 elements through whole commands",
             "Sparse checkpoints in bf16 of 4 GiB each; five weights moved, on both sides of element 2^31. The merged "
             "file is then compared with the tuned one, bit for bit. Memory as above.", "huge"),
-    Section("localize", "Localising a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)",
+    Section("localize", "Localizing a skill in a random-weight Llama (fp32 on the CPU, bf16 on a GPU)",
             "Against a forward and backward of the same micro-batch whose gradients are freed as they come, and beside "
             "a straightforward version with three models, dense logits and dense gradients. Peak anonymous memory "
             "above the imported interpreter; weights are copied out of their mapped files in every way.",

@@ -59,7 +59,7 @@ def measure(concentration: float = 0.0) -> list[dict[str, object]]:
 
     Args:
         concentration: 0 spreads the entries uniformly over the layers; s > 0 weights each tensor by a lognormal
-            factor of that sigma, as learned and attributed masks favour some tensors.
+            factor of that sigma, as learned and attributed masks favor some tensors.
     """
     return [_measure(name, model, concentration) for name, model in geometries().items()]
 

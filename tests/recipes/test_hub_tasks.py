@@ -14,7 +14,7 @@ TASKS = sorted((Path(__file__).parents[2] / "recipes" / "tasks").glob("*.yaml"))
 Rows = list[dict[str, Any]]
 
 
-def labelled(n: int, text: str = "text", label: str = "label", **more: Any) -> Rows:
+def labeled(n: int, text: str = "text", label: str = "label", **more: Any) -> Rows:
     """Rows of a dataset whose labels are positions."""
     return [{text: f"text {position}", label: position, **more} for position in range(n)]
 
@@ -30,30 +30,30 @@ ARC = [
 TREC = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]
 PUBMED: dict[str, Any] = {"question": "why?", "context": {"contexts": ["one", "two"], "labels": ["A", "B"]}}
 ON_THE_HUB: dict[str, Rows] = {
-    "fancyzhx/ag_news": labelled(4),
+    "fancyzhx/ag_news": labeled(4),
     "allenai/ai2_arc": ARC,
-    "SetFit/CR": labelled(2, label_text="positive"),
+    "SetFit/CR": labeled(2, label_text="positive"),
     "qiaojin/PubMedQA": [PUBMED | {"final_decision": answer} for answer in ("yes", "no", "maybe")],
     "Salesforce/wikitext": [{"text": ""}, {"text": " = A heading = \n"}, {"text": " A paragraph . \n"}],
     "openlifescienceai/medmcqa": [
         {"question": f"text {i}", "opa": "w", "opb": "x", "opc": "y", "opd": "z", "cop": i} for i in range(4)
     ],
-    "jxm/mpqa": labelled(2, text="sentence"),
+    "jxm/mpqa": labeled(2, text="sentence"),
     "nyu-mll/glue": pairs(2, "sentence1", "sentence2"),
-    "allenai/scicite": labelled(3, text="string"),
-    "ucirvine/sms_spam": labelled(2, text="sms"),
+    "allenai/scicite": labeled(3, text="string"),
+    "ucirvine/sms_spam": labeled(2, text="sms"),
     "stanfordnlp/snli": [*pairs(3, "premise", "hypothesis"), {"premise": "a", "hypothesis": "b", "label": -1}],
     "nyu-mll/multi_nli": pairs(3, "premise", "hypothesis"),
     "pietrolesci/breaking_nli": pairs(3, "sentence1", "sentence2"),
-    "SetFit/sst2": labelled(2, label_text="positive"),
-    "fancyzhx/yelp_polarity": labelled(2),
-    "pig4431/AmazonPolarity_train25k_test5k_valid5k": labelled(2),
-    "SetFit/subj": labelled(2),
+    "SetFit/sst2": labeled(2, label_text="positive"),
+    "fancyzhx/yelp_polarity": labeled(2),
+    "pig4431/AmazonPolarity_train25k_test5k_valid5k": labeled(2),
+    "SetFit/subj": labeled(2),
     "SetFit/TREC-QC": [
         {"text": f"text {i}", "label": 7, "label_coarse": 0, "label_coarse_original": name}
         for i, name in enumerate(TREC)
     ],
-    "clinc/clinc_oos": labelled(151, label="intent"),
+    "clinc/clinc_oos": labeled(151, label="intent"),
 }
 OUT_OF_SCOPE = 42  # of CLINC's 151 labels
 MOVED = {"scicite": [1, 0, 2], "subj": [1, 0]}  # where a dataset has its labels in another order than the task

@@ -1,4 +1,4 @@
-"""The language modelling head: the next token of the text itself, by a causal language model, without any label.
+"""The language modeling head: the next token of the text itself, by a causal language model, without any label.
 
 A text longer than max_length is read in chunks, each of which begins with the last token of the one before it, so
 that every token but the text's first is predicted exactly once. A token without context is not predicted.

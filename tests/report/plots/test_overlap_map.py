@@ -17,7 +17,7 @@ FILES = ["dendrogram.png", "overlap.json", "overlap_map.png"]
 
 
 def overlap(m: int) -> Overlap:
-    """Two families of which neighbours share, and none of one family with the other."""
+    """Two families of which neighbors share, and none of one family with the other."""
     spec = {"layers.0.w": TensorSpec("F32", (1000,))}
     regions = [
         Mask.of(spec, {"layers.0.w": range(10 * i + 500 * (i % 2), 10 * i + 500 * (i % 2) + 25)}) for i in range(m)
