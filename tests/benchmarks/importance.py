@@ -51,14 +51,15 @@ def _time_both(
 ) -> dict[str, float]:
     """Median CPU seconds per batch of 8."""
     times: dict[str, list[float]] = {"step and record": [], "record": [], "single": [], "batch": []}
+    parameters = {name: weight.owner for name, weight in recorder.weights.items()}
     for planned in stepper.plan.batches(0):
         step, batch = planned.step, [examples[i] for i in planned.positions]
         times["step and record"].append(_seconds(lambda batch=batch, step=step: stepper.take(head, batch, step)))  # type: ignore[misc]
         for weight in recorder.weights.values():
-            weight.grad = torch.ones_like(weight)
+            weight.owner.grad = torch.ones_like(weight.owner)
         times["record"].append(_seconds(lambda: recorder.record(0, 1.0)))  # nothing moved: omega stays
         for kind, size in (("single", 1), ("batch", len(batch))):
-            mean = GradientMean(head, recorder.weights, batch, size)
+            mean = GradientMean(head, parameters, batch, size)
             times[kind].append(_seconds(lambda mean=mean: mean.of(torch.square)))  # type: ignore[misc]
         head.model.train()
     return {kind: statistics.median(values) for kind, values in times.items()}
