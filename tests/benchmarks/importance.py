@@ -41,7 +41,7 @@ def measure() -> list[dict[str, object]]:
     config = dataclasses.replace(task.spec.train, l1=0.0, record=RecordSpec())
     head, path = open_head(locate(BASE).path, task.spec), locate(BASE).path
     examples = task.train_examples()
-    stepper = Stepper.start(head, TrainingSchedule(len(examples), config, 0), path)
+    stepper = Stepper.start(head, TrainingSchedule((len(examples),), config, 0), path)
     assert stepper.recorder is not None
     times = _time_both(stepper, stepper.recorder, head, examples)
     return [*_compare_times(times, len(examples)), *_compare_bytes(stepper, stepper.recorder)]
@@ -52,14 +52,15 @@ def _time_both(
 ) -> dict[str, float]:
     """Median CPU seconds per batch of 8."""
     times: dict[str, list[float]] = {"step and record": [], "record": [], "single": [], "batch": []}
-    for step, positions in stepper.schedule.batches(0):
-        batch = [examples[i] for i in positions]
-        times["step and record"].append(_seconds(lambda batch=batch, step=step: stepper.take(batch, step)))  # type: ignore[misc]
+    parameters = {name: weight.owner for name, weight in recorder.weights.items()}
+    for planned in stepper.schedule.batches(0):
+        step, batch = planned.step, [examples[i] for i in planned.positions]
+        times["step and record"].append(_seconds(lambda batch=batch, step=step: stepper.take(head, batch, step)))  # type: ignore[misc]
         for weight in recorder.weights.values():
-            weight.grad = torch.ones_like(weight)
+            weight.owner.grad = torch.ones_like(weight.owner)
         times["record"].append(_seconds(lambda: recorder.record(0, 1.0)))  # nothing moved: omega stays
         for kind, size in (("single", 1), ("batch", len(batch))):
-            mean = GradientMean(head, recorder.weights, batch, size)
+            mean = GradientMean(head, parameters, batch, size)
             times[kind].append(_seconds(lambda mean=mean: mean.of(torch.square)))  # type: ignore[misc]
         head.model.train()
     return {kind: statistics.median(values) for kind, values in times.items()}
