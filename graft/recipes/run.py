@@ -138,7 +138,7 @@ def find_missed(expect: Mapping[str, Expectation], metrics: Metrics) -> tuple[st
     """Return the expectations that were not met, each as a sentence.
 
     Args:
-        expect: "MODEL.FIGURE" -> value and tolerance.
+        expect: "MODEL.METRIC" -> value and tolerance.
         metrics: model -> metric -> its mean and more.
     """
     missed = []

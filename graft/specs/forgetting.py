@@ -45,7 +45,7 @@ class ProtectSpec(Block):
         by: which weights: the best-scored by "saliency" (|g * theta|) or "fisher", as the mean over the general tasks'
             training examples at the start; "random" ones; or those of the start's own "patch".
         share: how many, of all weights in scope; of "random" as many as the start's patch has where absent.
-        scope: where they may lie.
+        scope: where these weights may lie: layers, embeddings, heads, a sum of these, all, or a regular expression.
         micro_batch: examples whose gradients are averaged before they are scored; 1 is exact.
     """
 
@@ -121,7 +121,7 @@ class StartSpec(Block):
 
     Attributes:
         task: TASK file, or a block.
-        localize: what is kept of it.
+        localize: which entries of the skill are grafted onto the base.
     """
 
     task: str | TaskUse
@@ -133,19 +133,19 @@ class ForgettingSpec(Block):
     """An experiment on forgetting: the gain on new domains, and the loss of general ability, by method.
 
     Attributes:
-        name: of the experiment.
-        base: MODEL; a local folder may be named relative to the recipe.
+        name: name of the experiment, as tables and plots show it.
+        base: the base: a Hub id, the embedded encoder, or a local folder, which may be named relative to the recipe.
         general: TASK files, or blocks: what the model can do without training, measured before and after.
         domains: likewise; each is learned by itself from the start. Not in `general`.
-        methods: name -> how.
+        methods: name -> a way to learn a domain.
         start: a skill grafted onto the base first; the base as it is where absent.
         shots, max_length: caps of all tasks that have none of their own here.
         train: overrides of all train blocks.
         evaluate: batch size, and how many rows of each test split.
-        seeds: of few-shot draws, training order and dropout.
+        seeds: seeds of few-shot draws, training order and dropout.
         expect: "DOMAIN.POINT.METRIC", or "mean.POINT.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
-        kind: of the recipe.
+        kind: which kind of recipe the file is.
     """
 
     name: str

@@ -32,7 +32,7 @@ class FusionSpec(Block):
     """The fusion of several models into one.
 
     Attributes:
-        method: a name of `graft.compose.registry.FUSION_METHODS`; see the top of this module.
+        method: how the models are fused.
         scale: task-arithmetic, ties: factor of the summed differences; the paper's own where absent (0.4 and 1).
         density: ties: share of all weights that is kept of each model's differences.
         core: cpi: share of all weights in each core.

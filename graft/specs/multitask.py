@@ -45,7 +45,7 @@ class BlendSpec(Block):
     """A fusion of the models that were tuned on one task each.
 
     Attributes:
-        fuse: how.
+        fuse: the method of fusion and its options, as of `graft fuse`.
         scales: factors to choose from, by mean accuracy on validation; the method's own where there is none.
     """
 
@@ -59,7 +59,7 @@ class UnionSpec(Block):
 
     Attributes:
         density: of each graft, as a share of all parameters.
-        on_overlap: what shared coordinates get.
+        on_overlap: which value an entry gets that several grafts hold.
         shared: the grafts that `shared` finds within the first mix, which agree where they meet, instead of those from
             the models tuned on one task each.
     """
@@ -74,7 +74,7 @@ class MixSpec(Block):
     """Training on all tasks at once.
 
     Attributes:
-        start: "base", or the name of a fusion.
+        start: where training starts: "base", or the name of a fusion.
         shots: training examples per class and task, at most; the recipe's where absent.
         staged: one training for each cluster of the fusion's cores, one after another, as in CPI-FT (arXiv 2508.21741).
         freeze: in each stage the cores of the clusters before it stay as they are.
@@ -101,8 +101,8 @@ class MultitaskSpec(Block):
     Every task is tuned by itself first. The other blocks map the name of a method to how it is done.
 
     Attributes:
-        name: of the experiment.
-        base: MODEL.
+        name: name of the experiment, as tables and plots show it.
+        base: the base: a local folder, a Hub id or the embedded encoder.
         tasks: TASK files, relative to the recipe, in the order in which sequences learn them.
         beside: TASK files that are tuned and localized for the overlap alone.
         shots: examples per class, at most; the tasks' own where they are fewer.
@@ -110,12 +110,15 @@ class MultitaskSpec(Block):
         train: overrides of each task's train block.
         localize: how to choose the entries of each task's graft.
         shared: masks of each task within the first mix, localized so; not done where absent.
-        sequences, fusions, unions, mixes: name -> method.
+        sequences: name -> a way to learn the tasks one after another.
+        fusions: name -> a fusion of the models that were tuned on one task each.
+        unions: name -> a union of the tasks' grafts on the base.
+        mixes: name -> a training on all tasks at once.
         evaluate: batch size, and how many rows of each test split.
-        seeds: of few-shot draws, training order and dropout.
+        seeds: seeds of few-shot draws, training order and dropout.
         expect: "METHOD.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
-        kind: of the recipe.
+        kind: which kind of recipe the file is.
     """
 
     name: str

@@ -33,7 +33,7 @@ class Expectation(Block):
     """The value that a metric should come to, as the mean over seeds.
 
     Attributes:
-        value: what it should be.
+        value: what the number should come to, as the mean over seeds.
         tolerance: how far from it the mean may be.
     """
 

@@ -18,8 +18,8 @@ class CurveSpec(Block):
     """Grafts over a range of densities, measured on the test split alone.
 
     Attributes:
-        densities: shares of all parameters.
-        methods: as in `localize.method`; its own and the recipe's `controls` where absent.
+        densities: the densities to measure, as shares of all parameters.
+        methods: names as in `localize.method`; that method and the recipe's `controls` where absent.
     """
 
     densities: tuple[float, ...]
@@ -40,10 +40,11 @@ class AnalysisSpec(Block):
         controls: for "it merely moved less", each chosen on validation to match the main graft's accuracy
             (`graft.recipes.single.controls`): "interpolation" from base to tuned, "early_stopping" of the same
             training, "larger_random" masks; and "temperature" scaling of the tuned model.
-        necessity: the tuned model without the main method's region, and without that of "random" where it is a control.
-        detection: AUROC and FPR@95 wherever a set has rows of novel classes.
-        curve: grafts over density.
-        diagnosis: whether the tuned checkpoint looks as if its skill can be localized, from its weights alone.
+        necessity: also measure the tuned model without the main method's region, and without that of "random" where it
+            is a control.
+        detection: also measure AUROC and FPR@95 wherever a set has rows of novel classes.
+        curve: measure grafts at several densities; not done where absent.
+        diagnosis: also say whether the tuned checkpoint looks as if its skill can be localized, from its weights alone.
     """
 
     controls: tuple[ControlName, ...] = ("temperature",)
@@ -58,18 +59,18 @@ class SingleSpec(Block):
     """A whole experiment: for each seed fine-tune, localize, graft, and measure base, tuned and grafts.
 
     Attributes:
-        name: of the experiment.
-        base: MODEL; a local folder may be named relative to the recipe.
+        name: name of the experiment, as tables and plots show it.
+        base: the base: a Hub id, the embedded encoder, or a local folder, which may be named relative to the recipe.
         task: the TASK file, relative to the recipe.
         train: overrides of the task's train block.
         localize: how to choose the entries of the patch.
         controls: other methods at the same budget and scope, grafted for comparison.
-        evaluate: batch size and limit.
+        evaluate: how models are measured: batch size, and how many rows of each set.
         analysis: what else is measured.
-        seeds: of few-shot draws, training order, dropout and random masks.
+        seeds: seeds of few-shot draws, training order, dropout and random masks.
         expect: "MODEL.METRIC" or "MODEL.SET.METRIC" -> value and tolerance.
         hardware, minutes: what the expectation was measured on, and how long it took.
-        kind: of the recipe.
+        kind: which kind of recipe the file is.
     """
 
     name: str

@@ -29,8 +29,8 @@ class TaskSpec(Block):
         max_length: longest input in tokens; longer texts are cut, those of the lm head into several inputs.
         shots: examples per class drawn from train and, at the same count, from validation; all where absent. Where a
             task has no classes to balance (choices, lm), examples in all.
-        seed: seed of that drawing.
-        train: how to fine-tune.
+        seed: seed by which the shots are drawn.
+        train: how a base is fine-tuned on this task.
     """
 
     name: str
