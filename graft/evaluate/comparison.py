@@ -41,7 +41,7 @@ def evaluate_against(
         runtime: device and precision.
 
     Raises:
-        PatchMismatchError, CheckpointError, DataError, ConfigError.
+        PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
     grafted = predict(base, task, patches)

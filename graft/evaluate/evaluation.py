@@ -101,7 +101,7 @@ def evaluate_task(
         device, dtype: device and precision.
 
     Raises:
-        PatchMismatchError, CheckpointError, DataError, ConfigError.
+        PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     runtime = Runtime(device, dtype)
     return predict_model(model, task, patches, limit=limit, batch_size=batch_size, runtime=runtime).report()

@@ -155,7 +155,7 @@ def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "laye
         scope: which tensors to look at, as in `graft.tensors.scope`.
 
     Raises:
-        MismatchError, CheckpointError, ConfigError.
+        MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
     names = pair.names_in(Scope(scope))

@@ -37,7 +37,7 @@ def diff_checkpoints(
 
     Raises:
         BudgetError: the checkpoints are equal, or the budget is 0 or more than there is.
-        MismatchError, CheckpointError, ConfigError.
+        MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
     if density is not None or budget is not None:
         config = LocalizeSpec("magnitude", density=density or 0.0, budget=budget, scope=scope)
@@ -54,7 +54,7 @@ def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = 
 
     Raises:
         BudgetError: nothing moved, or the share is less than one weight.
-        MismatchError, CheckpointError, ConfigError.
+        MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
     pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
     names = pair.names_in(Scope(scope))

@@ -66,7 +66,7 @@ def localize_skill(
 
     Raises:
         BudgetError: k is 0, or more than there is to choose from, or the checkpoints are equal.
-        MismatchError, CheckpointError, DataError, ConfigError.
+        MismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     config = config or LocalizeSpec()
     located = locate(base)

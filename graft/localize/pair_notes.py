@@ -56,7 +56,7 @@ def describe_differences(base: str | Path, tuned: str | Path, scope: str, *, who
         whole: the patch keeps every changed entry; else a budget selects among them.
 
     Raises:
-        MismatchError, CheckpointError, ConfigError.
+        MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
     pair, tensors = CheckpointPair.open(locate(base).path, locate(tuned).path), Scope(scope)
     rounding = [name for name in pair.names_in(tensors) if pair.rounds(name)]

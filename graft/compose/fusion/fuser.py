@@ -90,7 +90,7 @@ def fuse_models(
     Raises:
         MismatchError: a model is of another architecture or vocabulary than the base; the tensor is named.
         CheckpointError: one cannot be read, or holds NaN or infinite values.
-        ConfigError, OutputError.
+        ConfigError, OutputError: an input is refused; the line says which and why.
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=local_paths(base, *tuned))
     if len(tuned) < 2:

@@ -50,7 +50,7 @@ def draw_region(model: str | Path, size: int | float, scope: str, seed: int) -> 
 
     Raises:
         BudgetError: the size keeps no weight, or more than there are.
-        ConfigError, CheckpointError.
+        ConfigError, CheckpointError: an input is refused; the line says which and why.
     """
     checkpoint = Checkpoint.open(locate(model).path)
     weights = {name: checkpoint.read(name) for name in Scope(scope).names(checkpoint)}

@@ -95,7 +95,7 @@ def measure_importance(
 
     Raises:
         ConfigError: the method needs data or a base that was not given, or the scope holds no tensor.
-        CheckpointError, DataError, MismatchError.
+        CheckpointError, DataError, MismatchError: an input is refused; the line says which and why.
     """
     config = config or ImportanceSpec()
     needs = IMPORTANCE_SCORES[config.method].needs
