@@ -120,7 +120,7 @@ def measure_curve(
 
     Raises:
         BudgetError: the checkpoints are equal in scope, or no density can be had.
-        MismatchError, PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says why.
+        MismatchError, PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; it says why.
     """
     config = config or LocalizeSpec()
     budgets = _budgets(base, tuned, config.scope, densities)
