@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -54,3 +55,9 @@ def task_file(shelf: Path) -> Path:
 @pytest.fixture
 def task(task_file: Path) -> Task:
     return Task.load(task_file)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of garbage collection what is there to stay: thousands of tests, and the modules that they import."""
+    gc.collect()
+    gc.freeze()

@@ -63,7 +63,7 @@ def finished(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_the_folder_holds_everything(finished: tuple[Path, RunResult]) -> None:
     recipe, result = finished
     out = recipe.parent / "out"
-    assert {path.name for path in out.iterdir() if path.suffix != ".svg"} == {
+    assert {path.name for path in out.iterdir()} == {
         *("patches", "results.json", "table.md", "reliability.png", "layers.png"),
     }
     names = {f"{method}-seed-{seed}.safetensors" for method in PATCHES for seed in (0, 1)}
