@@ -146,8 +146,8 @@ class _Fuser:
             _refuse_other_sizes(pair)
         self.models = tuple(item.name for item in located)
         _refuse_other_labels(self.pairs)
-        self.spec, self.shared_countshod = spec, FUSION_METHODS[spec.method]
-        self.fuse: Callable[[Chunk], torch.Tensor] = self.shared_countshod.load()
+        self.spec, self.method = spec, FUSION_METHODS[spec.method]
+        self.fuse: Callable[[Chunk], torch.Tensor] = self.method.load()
         self.side_files = find_side_files(self.base)
         shared = set(self.base.parameters).intersection(*(pair.names for pair in self.pairs))
         self.names = [name for name in self.base.parameters if name in shared]
@@ -223,7 +223,7 @@ class _Fuser:
 
     def _reads(self, name: str) -> list[tuple[Checkpoint, str]]:
         """List the tensors that fusing one reads."""
-        needed = self.shared_countshod.needs_base or any(deltas.needs_base for deltas in self.top_deltas)
+        needed = self.method.needs_base or any(deltas.needs_base for deltas in self.top_deltas)
         return [*([(self.base, name)] if needed else []), *self._tuned(name)]
 
     def _result(self) -> Fusion:

@@ -15,7 +15,7 @@ _SOFTWARE = "skillgraft"  # stands in the header of each PNG, by which a plot of
 INK, SOFT, PAPER = "#1b2430", "#5a6675", "#fdfefe"
 # Okabe and Ito's palette: told apart by color-blind readers too
 COLORS = {"base": "#999999", "tuned": "#D55E00", "graft": "#0072B2"}
-METHODS = {"attribution": "#009E73", "magnitude": "#E69F00", "random": "#CC79A7", "learned": "#56B4E9"}
+METHOD_COLORS = {"attribution": "#009E73", "magnitude": "#E69F00", "random": "#CC79A7", "learned": "#56B4E9"}
 CONTROLS = {"interpolation": "#009E73", "early-stopped": "#E69F00", "random, larger": "#CC79A7"}
 OTHER = "#A6761D"
 # of the points of a line; others get a diamond
@@ -74,4 +74,4 @@ def model_color(name: str) -> str:
 
 def colors_of(methods: Sequence[str]) -> dict[str, str]:
     """Return each method's color; the first is the run's own and has the graft's blue."""
-    return {method: METHODS.get(method, OTHER) if i else COLORS["graft"] for i, method in enumerate(methods)}
+    return {method: METHOD_COLORS.get(method, OTHER) if i else COLORS["graft"] for i, method in enumerate(methods)}
