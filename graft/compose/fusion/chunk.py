@@ -5,6 +5,7 @@ A selection is (c,) int64 ascending indices into the chunk.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +33,11 @@ class Chunk:
     selections: Tensors
     coefficients: Sequence[float]
     scale: float
+
+    @functools.cached_property
+    def shared(self) -> Shared:
+        """The entries that two or more selections have; found once, for the method and for the overlap of cores."""
+        return Shared.of(self.selections)
 
     def combine(self, coefficients: Sequence[float]) -> torch.Tensor:
         """Return sum_i c_i theta_i, (n,) fp32."""

@@ -22,20 +22,20 @@ from graft.tensors.dtypes import assign, take
 def fuse_chunk(chunk: Chunk) -> torch.Tensor:
     """Interpolate the models and transplant their cores, (n,) in the base's dtype."""
     rest = chunk.combine(chunk.coefficients).to(chunk.base.dtype)
-    return transplant(rest, chunk.tuned, chunk.selections)
+    return transplant(rest, chunk.tuned, chunk.selections, chunk.shared)
 
 
-def transplant(rest: torch.Tensor, tuned: Tensors, cores: Tensors) -> torch.Tensor:
+def transplant(rest: torch.Tensor, tuned: Tensors, cores: Tensors, shared: Shared) -> torch.Tensor:
     """Write core entries over the rest: bit for bit the value of the model whose core it is, or the mean of several.
 
     Args:
         rest: (n,) in the models' dtype; written into.
         tuned: (n,) the values of each model.
         cores: the selection of each model.
+        shared: the entries that several of them have.
     """
     for values, core in zip(tuned, cores, strict=True):
         assign(rest, core, take(values, core))  # not through a sum, which would lose -0.0
-    shared = Shared.of(cores)
     if len(shared.indices):
         values = torch.stack([take(values, shared.indices).float() for values in tuned])
         mean = torch.where(shared.members, values, 0).sum(dim=0) / shared.members.sum(dim=0)

@@ -15,7 +15,7 @@ import torch
 from graft.compose.clusters import clusters_at, single_linkage
 from graft.compose.fusion.angles import angles_of, arc_coefficients, dots_of, gram_of
 from graft.compose.fusion.checkpoint_writer import CheckpointWriter
-from graft.compose.fusion.chunk import Chunk, Shared, select_within
+from graft.compose.fusion.chunk import Chunk, select_within
 from graft.compose.registry import FUSION_METHODS
 from graft.errors import CheckpointError, ConfigError, MismatchError
 from graft.files.claims import Output, claim_output
@@ -193,8 +193,8 @@ class _Fuser:
                 selections = select_within(selected, offset, n)
                 chunk = Chunk(of_base, of_tuned, selections, coefficients, self.spec.factor)
                 fused[offset : offset + n] = self.fuse(chunk)
-            if selected:
-                counts += Shared.of(selected).pair_counts
+                if selected:
+                    counts += chunk.shared.pair_counts
             if not is_safe and not all(is_finite(part) for _, (part,) in chunks_of([fused], fused.dtype)):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinite values, or its fusion overflows")
             files.put(name, start, fused)
