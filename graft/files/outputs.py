@@ -87,7 +87,7 @@ def _make_holder(path: Path) -> tuple[Path, int, int]:
         with contextlib.suppress(FileNotFoundError):  # taken for a dead process's before it was locked: make another
             handle = os.open(holder, os.O_RDONLY)
             try:
-                if _lock(handle) or not _is_locked(handle):  # before the mark, by which others take it for a temporary
+                if _lock(handle) is not False:  # before the mark, by which others take it for a temporary
                     return holder, handle, put_mark(holder, path)
             except BaseException:
                 os.close(handle)
@@ -133,28 +133,27 @@ def _finish_file(file: Path, rights: int) -> None:
         file.chmod(rights & 0o666)
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open folder until it is closed; return whether nobody else holds it."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # a system or a disk without such locks: nothing counts as stale there
-        return False
-    return True
-
-
-def _is_locked(handle: int) -> bool:
-    """Return whether somebody else holds an open folder; False too where there are no such locks."""
+def _lock(handle: int) -> bool | None:
+    """Lock an open folder until it is closed; return False where somebody else holds it, None where nothing can."""
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    except (ImportError, OSError):
         return False
-    return False
+    except (ImportError, OSError):  # a system or a disk without such locks: nothing counts as stale there
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def _locked(leftover: Path) -> Iterator[bool]:
+    """Open a folder, not a link to one, for the length of a block; yield whether no process had it locked."""
+    handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield bool(_lock(handle))
+    finally:
+        os.close(handle)
 
 
 def _remove_stale(path: Path) -> None:
@@ -167,27 +166,19 @@ def _remove_stale(path: Path) -> None:
             continue
         if os.path.lexists(leftover / "old") and not os.path.lexists(path):
             continue
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            handle = os.open(leftover, os.O_RDONLY)
-            try:
-                if _lock(handle):
-                    shutil.rmtree(leftover)
-            finally:
-                os.close(handle)
+        with contextlib.suppress(FileNotFoundError), _locked(leftover) as is_free:  # another process may be quicker
+            if is_free:
+                shutil.rmtree(leftover)
 
 
 def _remove_unmarked(leftover: Path) -> None:
     """Remove the empty folder of a process that was killed while it marked it; one with anything else in it stays."""
-    with contextlib.suppress(OSError):  # not a folder, not empty, or gone
-        handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if _lock(handle):
-                mark = leftover / MARK
-                if os.path.lexists(mark) and mark.lstat().st_size == 0 and len(list(leftover.iterdir())) == 1:
-                    mark.unlink()
-                leftover.rmdir()
-        finally:
-            os.close(handle)
+    with contextlib.suppress(OSError), _locked(leftover) as is_free:  # not a folder, not empty, or gone
+        if is_free:
+            mark = leftover / MARK
+            if os.path.lexists(mark) and mark.lstat().st_size == 0 and len(list(leftover.iterdir())) == 1:
+                mark.unlink()
+            leftover.rmdir()
 
 
 @contextlib.contextmanager
