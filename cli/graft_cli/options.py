@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 import click
 
 from graft.patch.registry import OVERLAP_RULES
+from graft.specs.data import MIRROR
 from graft.specs.runtime import Engine, Runtime
 from graft_cli import streams
 
@@ -64,14 +65,14 @@ _dtype = _option(
 @contextlib.contextmanager
 def _mirror_at(folder: Path) -> Iterator[None]:
     """Name the local mirror in the environment, where every TASK finds it."""
-    before = os.environ.get("GRAFT_DATA")
-    os.environ["GRAFT_DATA"] = str(folder)
+    before = os.environ.get(MIRROR)
+    os.environ[MIRROR] = str(folder)
     try:
         yield
     finally:
-        del os.environ["GRAFT_DATA"]
+        del os.environ[MIRROR]
         if before is not None:
-            os.environ["GRAFT_DATA"] = before
+            os.environ[MIRROR] = before
 
 
 def _set_data_root(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
@@ -85,7 +86,7 @@ data_root = _option(
     expose_value=False,
     callback=_set_data_root,
     help="Folder with a local mirror of datasets: files that a TASK names as `local` are read from it, not from the "
-    "Hub. [default: $GRAFT_DATA]",
+    f"Hub. [default: ${MIRROR}]",
 )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from graft.specs.block import Block
 
+MIRROR = "GRAFT_DATA"  # the environment's variable for the folder of a local mirror
+
 
 @dataclass(frozen=True)
 class SplitSpec(Block):

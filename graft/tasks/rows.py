@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from graft.errors import DataError
 from graft.files.inputs import open_input
-from graft.specs.data import SplitSpec
+from graft.specs.data import MIRROR, SplitSpec
 
 Row = dict[str, Any]
 _LONGEST_FIELD = 2**31 - 1  # characters of a csv cell; the library's own limit is 131,072
@@ -54,7 +54,7 @@ def find_mirrored(spec: SplitSpec, mirror: Path | None) -> SplitSpec:
     if not (mirror / spec.local).exists():
         raise DataError(
             f"{mirror}: the local mirror has no {spec.local}, which stands in for {spec.path}; without --data-root and "
-            "GRAFT_DATA it is read from the Hub"
+            f"{MIRROR} it is read from the Hub"
         )
     return SplitSpec(str(mirror / spec.local))
 

@@ -10,13 +10,11 @@ from typing import Any
 
 from graft.arguments import checked
 from graft.errors import DataError
-from graft.specs.data import SplitSpec
+from graft.specs.data import MIRROR, SplitSpec
 from graft.specs.reader import load_yaml, override, read_config, to_plain
 from graft.specs.task import TaskSpec
 from graft.tasks.examples import NONE_OF_THESE, Example, draw_shots, make_examples
 from graft.tasks.rows import find_mirrored, read_dataset
-
-MIRROR = "GRAFT_DATA"  # the environment's variable for the folder of a local mirror
 
 
 @dataclass(frozen=True)
