@@ -98,3 +98,27 @@ class Registry(Mapping[str, E], Generic[E]):
             yield
         finally:
             del self._entries[entry.name]
+
+
+class LayeredRegistry(Registry[E], Generic[E]):
+    """A registry of its own rows and, looked up at each use, those of another; its own take precedence."""
+
+    def __init__(self, noun: str, entries: Sequence[E], below: Registry[E]) -> None:
+        """Make a registry over another one.
+
+        Args:
+            noun, entries: as in `Registry`.
+            below: the other, whose rows are shown after those that it lacks.
+        """
+        super().__init__(noun, entries)
+        self.below = below
+
+    def __getitem__(self, name: str) -> E:
+        return self._entries[name] if name in self._entries else self.below[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name in self._entries if name not in self.below)
+        yield from self.below
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

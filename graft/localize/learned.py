@@ -115,7 +115,7 @@ class MaskLearner:
             sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.shard(batches)]
             return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
 
-    def _step(self, batch: list[int], sink: CandidateSum) -> float:
+    def _step(self, batch: list[int], sink: CandidateSum[Candidates]) -> float:
         """Gather the gradient of a batch's mean loss, its micro-batches dealt out to processes; return that loss."""
         ranks, offsets, losses = self.head.ranks, self._offsets, []
         # without micro-batches each process gets an equal part of the batch, so that none is idle

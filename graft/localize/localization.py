@@ -23,7 +23,7 @@ from graft.scores.gradient_path import GradientPath
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
-from graft.tasks.head import spread_head
+from graft.tasks.head import Head, spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.loading import tokenizer_digest
 from graft.tasks.task import Task
@@ -78,7 +78,7 @@ def localize_skill(
     )
     if LOCALIZATION_METHODS[config.method].needs_data:
         context.groups  # noqa: B018 - refuses before the costly part
-        context = _with_data(context, located, task, Runtime(device, dtype, gradient_checkpointing, parallel))
+        context = _with_data(context, task, Runtime(device, dtype, gradient_checkpointing, parallel))
     mask = _choose_entries(context)
     del context  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
@@ -135,7 +135,7 @@ def _choose_entries(context: LocalizationContext) -> Mask:
     return mask
 
 
-def _with_data(context: LocalizationContext, base: Located, task: Task | None, runtime: Runtime) -> LocalizationContext:
+def _with_data(context: LocalizationContext, task: Task | None, runtime: Runtime) -> LocalizationContext:
     """Return the context with a model at hand and the task's examples."""
     config, method = context.config, LOCALIZATION_METHODS[context.config.method]
     if task is None:
@@ -143,8 +143,7 @@ def _with_data(context: LocalizationContext, base: Located, task: Task | None, r
     needs_validation = isinstance(method, LocalizationMethod) and method.needs_validation
     validation = task.validation_examples() if needs_validation else []
     _refuse_dense(config)
-    head = spread_head(base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(context.pair, task))
-    _copy_head(head.model, context.pair)
+    head = open_base_head(context.pair, task, runtime)
     path = GradientPath(
         head,
         context.pair,
@@ -155,6 +154,17 @@ def _with_data(context: LocalizationContext, base: Located, task: Task | None, r
         class_debias=config.class_debias,
     )
     return dataclasses.replace(context, path=path, validation=validation)
+
+
+def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:
+    """Open the base with the task's head; what of it only the tuned checkpoint has holds the tuned values.
+
+    Raises:
+        CheckpointError, ConfigError: as `spread_head`.
+    """
+    head = spread_head(pair.base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
+    _copy_head(head.model, pair)
+    return head
 
 
 def _copy_head(model: torch.nn.Module, pair: CheckpointPair) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graft.registry import Registry
+from graft.registry import LayeredRegistry
 from graft.scores.registry import SCORES, ScoreEntry
 
 
@@ -22,25 +21,9 @@ class LocalizationMethod(ScoreEntry):
     needs_validation: bool = False
 
 
-class MethodRegistry(Registry[ScoreEntry]):
-    """A registry of its own rows and, looked up at each use, those of `SCORES`.
-
-    A row that is no `LocalizationMethod` is a score, of which the top k are kept. A score with a quicker way to its top
-    k has a row of the same name here, which takes precedence.
-    """
-
-    def __getitem__(self, name: str) -> ScoreEntry:
-        return self._entries[name] if name in self._entries else SCORES[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (name for name in self._entries if name not in SCORES)
-        yield from SCORES
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-LOCALIZATION_METHODS = MethodRegistry(
+# Every score is a method, of which the top k are kept. A score with a quicker way to its top k has a row of the same
+# name here, which takes precedence.
+LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
     "method",
     [
         LocalizationMethod(
@@ -71,4 +54,5 @@ LOCALIZATION_METHODS = MethodRegistry(
             over_processes=True,
         ),
     ],
+    below=SCORES,
 )

@@ -16,6 +16,7 @@ from graft.tensors.scope import Scope
 from graft.version import __version__
 
 TOOL = f"skillgraft {__version__}"
+CUT = "tuned"  # values that were copied from the tuned checkpoint
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Provenance:
         tool: name and version of what wrote the patch.
         grown: name -> the rows that the tuned vocabulary added to a tensor, whose values are whole tensors.
         buffers: names of the tensors with entries that are no parameters: these count in no density.
+        values: "tuned", cut out of the tuned checkpoint, or "refit", fitted to its outputs.
+        refit: of refit values the tuned checkpoint's digest (`teacher`), the texts, and what was measured on the way.
     """
 
     base: BaseIdentity = field(default_factory=BaseIdentity)
@@ -67,12 +70,15 @@ class Provenance:
     tool: str | None = None
     grown: Mapping[str, Growth] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    values: str = CUT
+    refit: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
-        rare = {"grown": rows, "buffers": list(self.buffers)}
+        rare: dict[str, Any] = {"grown": rows, "buffers": list(self.buffers), "refit": dict(self.refit)}
+        rare["values"] = self.values if self.values != CUT else None
         return {key: value for key, value in plain.items() if key not in rare} | {k: v for k, v in rare.items() if v}
 
     @classmethod
@@ -95,6 +101,8 @@ class Provenance:
             method=value.get("method") or {},
             grown=_grown(value.get("grown") or {}),
             buffers=tuple(map(str, value.get("buffers") or ())),
+            values=value.get("values") or CUT,
+            refit=value.get("refit") or {},
             **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool")},
         )
 
@@ -133,7 +141,7 @@ def trace_provenance(
 
 
 _KINDS = {"tied": list, "grown": dict, "buffers": list, "scope": str, "method": dict, "task": dict, "metrics": dict}
-_KINDS |= {"tokenizer": str, "licence": str, "tool": str}
+_KINDS |= {"tokenizer": str, "licence": str, "tool": str, "values": str, "refit": dict}
 
 
 def _identity(value: Mapping[str, Any]) -> BaseIdentity:

@@ -90,7 +90,7 @@ class DenseAttribution(DenseSum):
         return DenseScores(self.inputs.pair, self.scores()).select(self.inputs.groups)
 
 
-class CandidateAttribution(CandidateSum):
+class CandidateAttribution(CandidateSum[Candidates]):
     """Attributions of candidates, from the points so far."""
 
     def __init__(self, inputs: ScoreInput, mask: Mask) -> None:

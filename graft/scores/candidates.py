@@ -1,12 +1,13 @@
-"""Candidates: the coordinates among which a mask is chosen, as live weights and as one flat vector.
+"""Coordinates of a live model as one flat vector: the candidates among which a mask is chosen, the entries of a refit.
 
-Learning a mask and attributing to one both need one model, one tensor's gradient at a time, and a few numbers per
-candidate.
+Learning a mask, attributing to one and refitting its values all need one model, one tensor's gradient at a time, and a
+few numbers per coordinate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import torch
 
@@ -19,12 +20,41 @@ from graft.tensors.pair import CheckpointPair
 from graft.tensors.shards import is_distributed, local_of, shard_of
 
 
-class Candidates(Coordinates):
+class LiveCoordinates(Coordinates):
+    """Coordinates of a live model's tensors.
+
+    Attributes:
+        weights: base name -> live tensor, for the tensors with coordinates.
+
+    Args:
+        weights: base name -> live tensor.
+        mask: the coordinates.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], mask: Mask) -> None:
+        super().__init__(mask)
+        self.weights = {name: weights[name] for name in mask}
+        self._indices_on_device = {name: indices.to(weights[name].device) for name, indices in self.indices.items()}
+
+    def gather(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+        """Return (k_i,) fp32 on the CPU: a gradient's entries at a tensor's coordinates; 0 in the shards of others."""
+        indices = self._indices_on_device[name]
+        if not is_distributed(gradient):  # else this process holds a shard of the tensor, and some of its coordinates
+            return take(gradient, indices).float().cpu()
+        positions, local = shard_of(gradient).locate(indices)
+        values = take(local_of(gradient), local).float().cpu()
+        return torch.zeros(len(indices)).index_copy_(0, positions.cpu(), values)
+
+    def assign(self, name: str, values: torch.Tensor) -> None:
+        """Write (k_i,) values of the live tensor's dtype at a tensor's coordinates."""
+        assign(self.weights[name], self._indices_on_device[name], values)
+
+
+class Candidates(LiveCoordinates):
     """Coordinates of a live model, each of which is set to the base's value or the tuned one.
 
     Attributes:
         deltas: (n,) fp32, tuned - base.
-        weights: base name -> live tensor, for the tensors with candidates.
         groups: how the budget is shared out.
 
     Args:
@@ -35,12 +65,10 @@ class Candidates(Coordinates):
     """
 
     def __init__(self, pair: CheckpointPair, weights: Mapping[str, torch.Tensor], mask: Mask, groups: Groups) -> None:
-        super().__init__(mask)
+        super().__init__(weights, mask)
         self.groups = groups
-        self.weights = {name: weights[name] for name in mask}
         self.deltas = deltas_at(pair, self)
         self._values = {name: self._read_endpoints(pair, name) for name in mask}
-        self._indices_on_device = {name: indices.to(weights[name].device) for name, indices in self.indices.items()}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose exactly the budget, the highest scores of each group: (n,) bool."""
@@ -49,22 +77,11 @@ class Candidates(Coordinates):
     def write(self, chosen: torch.Tensor) -> None:
         """Set the live coordinates: the tuned value where `chosen` (n,) bool says so, the base's elsewhere."""
         for name, (base, tuned) in self._values.items():
-            assign(
-                self.weights[name], self._indices_on_device[name], torch.where(chosen[self.slices[name]], tuned, base)
-            )
+            self.assign(name, torch.where(chosen[self.slices[name]], tuned, base))
 
     def return_to_base(self) -> None:
         """Set them all to the base's bits."""
         self.write(torch.zeros(len(self), dtype=torch.bool))
-
-    def gather(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
-        """Return (k_i,) fp32 on the CPU: a gradient's entries at a tensor's coordinates; 0 in the shards of others."""
-        indices = self._indices_on_device[name]
-        if not is_distributed(gradient):  # else this process holds a shard of the tensor, and some of its candidates
-            return take(gradient, indices).float().cpu()
-        positions, local = shard_of(gradient).locate(indices)
-        values = take(local_of(gradient), local).float().cpu()
-        return torch.zeros(len(indices)).index_copy_(0, positions.cpu(), values)
 
     def _read_endpoints(self, pair: CheckpointPair, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = self.weights[name].dtype
@@ -72,8 +89,11 @@ class Candidates(Coordinates):
         return base, tuned
 
 
-class CandidateSum(GradientSink):
-    """The sum of the gradients of candidates.
+C = TypeVar("C", bound="LiveCoordinates")
+
+
+class CandidateSum(GradientSink, Generic[C]):
+    """The sum of the gradients of candidates, or of other coordinates of a live model.
 
     Each of several processes gets the gathered vectors of all (4 bytes travel per candidate, process and micro-batch)
     and adds them in the order in which the micro-batches were dealt out, which gives the bits of one process's sum.
@@ -83,7 +103,7 @@ class CandidateSum(GradientSink):
         gathered: (n,) fp32, of the present micro-batch; final when it ends.
     """
 
-    def __init__(self, candidates: Candidates, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
+    def __init__(self, candidates: C, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - immutable
         self.candidates = candidates
         self.ranks = ranks
         self.total = torch.zeros(len(candidates))

@@ -122,6 +122,7 @@ def stream_gradients(
     batches: Sequence[MicroBatch],
     *,
     offsets: torch.Tensor | None = None,
+    loss_of: Callable[[Sequence[Example]], torch.Tensor] | None = None,
     label: str = "gradients",
     context: str = "",
 ) -> None:
@@ -133,6 +134,7 @@ def stream_gradients(
         sink: receives them, micro-batch by micro-batch, tensor by tensor.
         batches: gradients are those of their mean losses times their factors.
         offsets: (n_labels,) added to the logits, on the head's device.
+        loss_of: another mean loss of a micro-batch than the head's; it knows no offsets.
         label: of the progress bar.
         context: the rest of the sentence "the loss is nan…", such as the point at which the weights are.
 
@@ -142,7 +144,8 @@ def stream_gradients(
     head.model.eval()
     with capture_gradients(head.model, weights, sink):
         for batch, counts in tqdm(head.ranks.shard(batches), desc=label, disable=None, leave=False):
-            loss = head.loss(batch.examples, offsets) * batch.factor
+            mean = head.loss(batch.examples, offsets) if loss_of is None else loss_of(batch.examples)
+            loss = mean * batch.factor
             if not torch.isfinite(loss):
                 raise CheckpointError(f"the loss is {loss.item()}{context}")
             sink.start_batch(len(batch.examples))

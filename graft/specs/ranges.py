@@ -87,6 +87,22 @@ class Between(Range):
 
 
 @dataclass(frozen=True)
+class Within(Range):
+    """Numbers from `low` to `high`, both among them; NaN is none of them."""
+
+    low: float
+    high: float
+
+    def holds(self, value: Any) -> bool:
+        """Return whether low <= value <= high."""
+        return bool(self.low <= value <= self.high)
+
+    def __str__(self) -> str:
+        """Return "from LOW to HIGH"."""
+        return f"from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
 class OneOf(Range):
     """The names of a registry, those that it has when it is asked."""
 

@@ -13,7 +13,7 @@ from graft.errors import DataError
 from graft.specs.data import SplitSpec
 from graft.specs.task import TaskSpec
 from graft.tasks.labels import NONE_OF_THESE as NONE_OF_THESE
-from graft.tasks.labels import cell_of, label_reader, refuse_row
+from graft.tasks.labels import LabelReader, cell_of, label_reader, refuse_row
 from graft.tasks.rows import Row
 
 
@@ -37,8 +37,10 @@ class Example:
         return sum(map(len, self.texts)) + max(map(len, self.choices), default=0)
 
 
-def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> list[Example]:
+def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec, *, labeled: bool = True) -> list[Example]:
     """Turn rows into examples by the task's columns and labels, or the split's own where it overrides them.
+
+    Without `labeled` no label is read, and every example's is `NONE_OF_THESE`.
 
     Raises:
         DataError: a column is missing, a text is not text, choices are not two or more texts, or a label is outside
@@ -46,7 +48,7 @@ def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> list[
     """
     columns = spec.text or task.text
     columns = (columns,) if isinstance(columns, str) else columns
-    read_label = label_reader(rows, spec, task)
+    read_label: LabelReader = label_reader(rows, spec, task) if labeled else (lambda *_: NONE_OF_THESE)
     examples = []
     for number, row in enumerate(rows, start=1):
         if spec.skip_blank and not any(str(cell_of(row, column, spec, number)).strip() for column in columns):

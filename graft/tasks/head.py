@@ -7,6 +7,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,23 @@ DTYPES: dict[str, torch.dtype | str] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The distributions that a head predicts for some examples, with their shares in the mean loss.
+
+    The loss of `Head.loss` is the sum over rows of share x cross-entropy.
+
+    Attributes:
+        logits: (m, width) fp32; one row per example, or per predicted token; gradients flow.
+        shares: (m,) fp32, sum 1.
+        n_examples: how many examples have a row.
+    """
+
+    logits: torch.Tensor
+    shares: torch.Tensor
+    n_examples: int
+
+
 class Head(ABC):
     """A loaded model with its tokenizer and a way to compute a task's logits from it.
 
@@ -44,6 +62,7 @@ class Head(ABC):
     """
 
     ranks = Ranks()
+    predicts_tokens = False  # where it does, outputs are as wide as the vocabulary, and too many to keep
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
         self.model = model
@@ -95,6 +114,11 @@ class Head(ABC):
     @abstractmethod
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
+
+    def outputs(self, examples: Sequence[Example]) -> Outputs:
+        """Return the predicted distributions of examples, each with the same share."""
+        logits = self.logits(examples)
+        return Outputs(logits, logits.new_full((len(examples),), 1 / len(examples)), len(examples))
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""

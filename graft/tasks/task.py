@@ -72,6 +72,23 @@ class Task:
         """
         return self._known_split(self.spec.data.train, draw=True, strict=True)
 
+    def training_texts(self) -> list[Example]:
+        """Return all rows of the training split without their labels, which are not read; `shots` means nothing here.
+
+        Raises:
+            DataError: missing or malformed data.
+        """
+        return self.read_texts(self.spec.data.train)
+
+    def read_texts(self, split: str | SplitSpec) -> list[Example]:
+        """Return the rows of a file or dataset as examples of this task, in its columns, without labels.
+
+        Raises:
+            DataError: missing or malformed data.
+        """
+        spec = find_mirrored(_spec_of(split), self.mirror)
+        return make_examples(read_dataset(spec, self.folder), spec, self.spec, labeled=False)
+
     def validation_examples(self) -> list[Example]:
         """Return the examples that selection uses: at most `shots` per class, in all where the task has no classes."""
         return self._known_split(self.spec.data.validation, draw=True, strict=False)

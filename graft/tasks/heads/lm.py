@@ -19,7 +19,7 @@ from graft.errors import ConfigError, DataError
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
-from graft.tasks.head import Head
+from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_at, token_nll
 
@@ -37,8 +37,24 @@ class TokenColumns:
     n_classes: int  # the vocabulary
 
 
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The predictions of a batch of chunks: (chunks, tokens, vocabulary) fp32 logits and (chunks, tokens) the rest."""
+
+    logits: torch.Tensor
+    targets: torch.Tensor  # int64, the true tokens
+    counted: torch.Tensor  # int64, 0 for padding
+    text: torch.Tensor  # (chunks,) int64, position of each chunk's text
+
+    def counts(self, n: int) -> torch.Tensor:
+        """Return (n,) int64: the predicted tokens of each text."""
+        return self.counted.new_zeros(n).index_add(0, self.text, self.counted.sum(1))
+
+
 class LanguageModelHead(Head):
     """Next-token prediction and its cross-entropy."""
+
+    predicts_tokens = True
 
     @classmethod
     def load(
@@ -61,17 +77,29 @@ class LanguageModelHead(Head):
 
         Every text has the same weight, so that the mean over batches of equal size is that over all texts.
         """
+        tokens = self._predict(examples)
+        nll = token_nll(tokens.logits, tokens.targets)
+        sums = nll.new_zeros(len(examples)).index_add(0, tokens.text, (nll * tokens.counted).sum(1))
+        counts = tokens.counts(len(examples)).to(sums.dtype)
+        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
+
+    def outputs(self, examples: Sequence[Example]) -> Outputs:
+        """Return the predicted distribution of every token that counts, of all texts one after another."""
+        tokens = self._predict(examples)
+        counts = tokens.counts(len(examples))
+        shares = 1 / (counts[tokens.text].float() * (counts > 0).sum())  # (chunks,), alike for all tokens of a text
+        counted = tokens.counted.bool()
+        shares = shares.unsqueeze(1).expand_as(counted)[counted]
+        return Outputs(tokens.logits[counted], shares, int((counts > 0).sum()))
+
+    def _predict(self, examples: Sequence[Example]) -> _Tokens:
         chunks = self._chunks(examples)
         batch = self.pad([ids for _, ids in chunks])
         targets = batch["input_ids"][:, 1:]
         positions = torch.arange(targets.shape[1], device=self.device)
-        logits = logits_at(self.model, batch, positions).float()  # (chunks, tokens, vocabulary)
-        nll = token_nll(logits, targets)
-        counted = batch["attention_mask"][:, 1:]
-        of_text = torch.tensor([text for text, _ in chunks], device=self.device)
-        sums = nll.new_zeros(len(examples)).index_add(0, of_text, (nll * counted).sum(1))
-        counts = sums.new_zeros(len(examples)).index_add(0, of_text, counted.sum(1).to(sums.dtype))
-        return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
+        logits = logits_at(self.model, batch, positions).float()
+        text = torch.tensor([text for text, _ in chunks], device=self.device)
+        return _Tokens(logits, targets, batch["attention_mask"][:, 1:], text)
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""

@@ -1,0 +1,1 @@
+"""Refit: values of a chosen support, fitted to the tuned model's outputs."""

@@ -1,0 +1,44 @@
+"""The entries of a refit: k weights of a live model as one vector that trains, whatever the model's dtype.
+
+The vector is kept in fp32 and rounded to the weights' dtype as it is written, so that updates below half a step of
+bf16 are not lost. No other weight is ever written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from graft.patch.mask import Mask
+from graft.scores.candidates import LiveCoordinates
+from graft.tensors.dtypes import TORCH_DTYPES, take
+
+
+class Entries(LiveCoordinates):
+    """The weights at a mask.
+
+    Attributes:
+        values: (k,) fp32 parameter on the CPU.
+        base: (k,) fp32, the values at the start.
+
+    Args:
+        weights: base name -> live tensor.
+        mask: the coordinates.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], mask: Mask) -> None:
+        super().__init__(weights, mask)
+        parts = [take(self.weights[name], indices).float().cpu() for name, indices in self.indices.items()]
+        self.base = torch.cat([torch.empty(0), *parts])
+        self.values = torch.nn.Parameter(self.base.clone())
+
+    def write(self, values: torch.Tensor) -> None:
+        """Write (k,) fp32 values into the model, each rounded to nearest-even in its tensor's dtype."""
+        for name, part in self.slices.items():
+            self.assign(name, values[part].to(self.weights[name].dtype))
+
+    def rounded(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return (k,) fp32 values by tensor, rounded to the checkpoint's dtype: base name -> (k_i,)."""
+        specs = self.mask.specs
+        return {name: values[part].to(TORCH_DTYPES[specs[name].dtype]) for name, part in self.slices.items()}

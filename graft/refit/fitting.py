@@ -1,0 +1,165 @@
+"""Fitting of k values by Adam on these values alone, the best of its epochs on validation kept.
+
+A pass over the texts is an epoch. After each, two candidates are measured on validation: the values as they are, and
+in the second half the mean of the values over all steps of it (Polyak averaging; of nets arXiv 1803.05407), which is
+steadier. The candidate with the lowest measure is kept. The base itself is one, so that a refit that fits nothing is
+told apart.
+
+Adam (arXiv 1412.6980) with warm-up and linear decay to 0; at step i of n, from 0, with t = (i + 1/2) / n,
+
+    lr * min(t / warmup, (1 - t) / (1 - warmup))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from graft.errors import TrainingError
+from graft.refit.data import RefitData
+from graft.refit.entries import Entries
+from graft.refit.measured import Measured, measure
+from graft.refit.objective import Objective
+from graft.scores.candidates import CandidateSum
+from graft.scores.gradients import backpropagate, capture_gradients
+from graft.specs.refit import RefitSpec
+from graft.tasks.examples import Example
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Values that a fitting may keep, measured on validation.
+
+    Attributes:
+        epoch: passes over the texts before it, 0 for the base.
+        kind: the "base", the "last" values of the epoch, or their "mean" over the second half.
+        loss: mean over the epoch's steps, nats; None for the base.
+        measured: on validation.
+    """
+
+    epoch: int
+    kind: Literal["base", "last", "mean"]
+    loss: float | None
+    measured: Measured
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A finished fitting.
+
+    Attributes:
+        values: (k,) fp32, those that were kept.
+        kept: which they are.
+        candidates: all that were measured, in order.
+    """
+
+    values: torch.Tensor
+    kept: Candidate
+    candidates: tuple[Candidate, ...]
+
+
+def fit_values(objective: Objective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
+    """Fit the values of entries to an objective; the live model holds the kept ones afterwards, rounded to its dtype.
+
+    Args:
+        objective: over the live model, which holds the base's values.
+        entries: of that model.
+        data: texts to fit to, and examples to choose by.
+        config: the refit block.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    fitting = Fitting(objective, entries, data.train, config)
+    kept = Candidate(0, "base", None, measure(objective, data.validation))
+    candidates, values = [kept], entries.base
+    bar = tqdm(range(1, config.epochs + 1), desc="refit", unit="epoch", disable=None)
+    for epoch in bar:
+        loss = fitting.run_epoch()
+        for kind, present in fitting.candidates().items():
+            entries.write(present)
+            candidate = Candidate(epoch, kind, loss, measure(objective, data.validation))
+            candidates.append(candidate)
+            if candidate.measured.by(config.select) < kept.measured.by(config.select) or kept.kind == "base":
+                kept, values = candidate, present.clone()
+        entries.write(fitting.values)
+        bar.set_postfix(loss=f"{loss:.4f}", kept=f"{kept.measured.by(config.select):.4f}")
+    entries.write(values)
+    return Fit(values, kept, tuple(candidates))
+
+
+class Fitting:
+    """A fitting at work, which runs one epoch after another.
+
+    Args:
+        objective: what to lower.
+        entries: whose values.
+        examples: to fit to.
+        config: the refit block.
+    """
+
+    def __init__(self, objective: Objective, entries: Entries, examples: Sequence[Example], config: RefitSpec) -> None:
+        self.objective, self.entries, self.examples, self.config = objective, entries, examples, config
+        self.n_steps = config.epochs * -(-len(examples) // config.batch_size)
+        self.n_taken = 0
+        self._optimizer = torch.optim.Adam([entries.values], lr=config.lr)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._mean, self._n_averaged = torch.zeros_like(entries.base), 0
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The present values: (k,) fp32."""
+        return self.entries.values.detach()
+
+    def candidates(self) -> dict[Literal["last", "mean"], torch.Tensor]:
+        """Return the values as they are and, in the second half, their mean over it."""
+        return {"last": self.values, "mean": self._mean} if self._n_averaged else {"last": self.values}
+
+    def run_epoch(self) -> float:
+        """Run a pass over the examples in random order; return the mean loss in nats.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        head, size = self.objective.head, self.config.batch_size
+        head.model.eval()  # without dropout: the teacher's outputs are its own without it
+        order = torch.randperm(len(self.examples), generator=self._generator).tolist()
+        sink, total = CandidateSum(self.entries, head.ranks), 0.0
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        with capture_gradients(head.model, self.entries.weights, sink):
+            for positions in tqdm(batches, desc="epoch", unit="step", disable=None, leave=False):
+                total += self._step([self.examples[i] for i in positions], sink) * len(positions)
+        return total / len(order)
+
+    def _step(self, batch: Sequence[Example], sink: CandidateSum[Entries]) -> float:
+        """Take one step on a batch, an equal part of which is every process's; return its mean loss."""
+        ranks, losses = self.objective.head.ranks, []
+        size = -(-len(batch) // ranks.world)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        for part, counts in ranks.shard(parts):
+            loss = self.objective(part) * (len(part) / len(batch))
+            losses.append(loss.item())
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {losses[-1]}: lower refit.lr")
+            backpropagate(self.objective.head, loss, counts)
+            sink.end_batch(counts=counts)
+        self._update(sink.pop())
+        return sum(ranks.collect(losses, len(parts)))
+
+    def _update(self, gradient: torch.Tensor) -> None:
+        self.entries.values.grad = gradient
+        torch.nn.utils.clip_grad_norm_([self.entries.values], self.config.clip)
+        t, warmup = (self.n_taken + 0.5) / self.n_steps, self.config.warmup
+        rise = t / warmup if warmup else 1.0
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.lr * min(rise, (1 - t) / (1 - warmup))
+        self._optimizer.step()
+        self.entries.write(self.values)
+        self.n_taken += 1
+        if self.n_taken > self.n_steps / 2:
+            self._n_averaged += 1
+            self._mean += (self.values - self._mean) / self._n_averaged

@@ -1,0 +1,63 @@
+"""The measures on validation by which a refit chooses its epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from graft.refit.objective import Objective, divergences
+from graft.specs.refit import Criterion
+from graft.tasks.examples import NONE_OF_THESE, Example
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A student on validation.
+
+    Attributes:
+        kl: mean KL(teacher || student), nats.
+        nll: mean loss of the labels, nats; None where the examples have none.
+        accuracy: 0 to 1; None without labels, and of predicted tokens.
+    """
+
+    kl: float
+    nll: float | None = None
+    accuracy: float | None = None
+
+    def by(self, criterion: Criterion) -> float:
+        """Return the measure of a name; the KL stands in for a loss that is not known. NaN counts as infinite."""
+        value = self.nll if criterion == "nll" and self.nll is not None else self.kl
+        return math.inf if math.isnan(value) else value
+
+
+def measure(objective: Objective, examples: Sequence[Example]) -> Measured:
+    """Measure a student, in evaluation mode and without gradients; every example has the same weight."""
+    if objective.head.predicts_tokens:
+        return _measure_tokens(objective, examples)
+    logits = objective.head.predict(examples, batch_size=BATCH_SIZE, label="validation")
+    kl = float(divergences(objective.teacher.logits(examples), logits).double().mean())
+    labels = torch.tensor([example.label for example in examples])
+    known = labels != NONE_OF_THESE
+    if not known.any():
+        return Measured(kl)
+    logits, labels = logits[known].double(), labels[known]
+    nll = float(torch.nn.functional.cross_entropy(logits, labels))
+    return Measured(kl, nll, float((logits.argmax(-1) == labels).double().mean()))
+
+
+def _measure_tokens(objective: Objective, examples: Sequence[Example]) -> Measured:
+    """Measure next tokens, a batch of texts at a time; of several processes each takes some of the batches."""
+    head, ordered = objective.head, sorted(examples, key=lambda example: example.n_characters)
+    batches = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
+    rows = []
+    with head.evaluating():
+        for batch, _ in head.ranks.shard(batches):
+            n = head.outputs(batch).n_examples
+            rows.append((n * float(objective.divergence(batch)), n * float(head.loss(batch)), float(n)))
+    kl, nll, n_all = (sum(head.ranks.collect(column, len(batches))) for column in zip(*rows, strict=True))
+    return Measured(kl / n_all, nll / n_all)

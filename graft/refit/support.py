@@ -1,0 +1,95 @@
+"""Supports of a refit: the k weights whose values are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from graft.errors import PatchMismatchError
+from graft.patch.live import LiveTarget
+from graft.patch.mask import Mask
+from graft.refit.objective import Objective
+from graft.refit.registry import SUPPORTS, Support
+from graft.scores.gradients import DenseSum, Gradients, MicroBatch, split_examples, stream_gradients
+from graft.scores.selection import select_top
+from graft.specs.localize import LocalizeSpec
+from graft.specs.refit import RefitSpec
+from graft.tasks.examples import Example
+from graft.tensors.checkpoint import Checkpoint
+
+BATCH_SIZE = 32  # of the backward passes, whose mean does not depend on it beyond rounding
+
+
+@dataclass(frozen=True, eq=False)
+class SupportContext:
+    """Everything from which a support is chosen by the refit's own loss.
+
+    Attributes:
+        objective: the loss, over the live base.
+        base: the base checkpoint.
+        weights: base name -> live tensor, for those in scope.
+        examples: to fit to.
+        k: how many entries.
+    """
+
+    objective: Objective
+    base: Checkpoint
+    weights: Mapping[str, torch.Tensor]
+    examples: Sequence[Example]
+    k: int
+
+    def gradients(self) -> Gradients:
+        """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32."""
+        sink = DenseSum(self.weights)
+        ordered = sorted(self.examples, key=lambda example: example.n_characters)  # saves padding
+        batches = [MicroBatch(part, len(part) / len(ordered)) for part in split_examples(ordered, BATCH_SIZE)]
+        stream_gradients(self.objective.head, self.weights, sink, batches, loss_of=self.objective, label="support")
+        return sink.sums
+
+
+def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
+    """Choose the entries to fit by the refit's own loss.
+
+    Raises:
+        BudgetError: there are fewer than k in scope.
+        CheckpointError: the loss is not finite.
+    """
+    mask: Mask = SUPPORTS.find(config.support).load()(context)
+    return mask
+
+
+def is_chosen_by_loss(config: RefitSpec) -> bool:
+    """Return whether the support is chosen by the refit's own loss, and not by a method of localization."""
+    return isinstance(SUPPORTS.find(config.support), Support)
+
+
+def localization_of(config: RefitSpec, k: int) -> LocalizeSpec:
+    """Return the localize block that chooses the support, where a method of localization does."""
+    return LocalizeSpec(method=config.support, budget=k, scope=config.scope, seed=config.seed)
+
+
+def match_weights(model: torch.nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the live tensors of base names.
+
+    Raises:
+        PatchMismatchError: the model lacks one, or it is a buffer, which takes no gradient.
+    """
+    target = LiveTarget(model)
+    match = target.match(names)
+    if match.missing:
+        raise PatchMismatchError(f"tensor {match.missing[0]!r} is to be fitted, but the task's model does not have it")
+    buffers = dict(model.named_buffers())
+    buffer = next((name for name in names if match.found[name] in buffers), None)
+    if buffer is not None:
+        raise PatchMismatchError(f"tensor {buffer!r} is a buffer, which takes no gradient: it cannot be fitted")
+    return {name: target.tensors[match.found[name]] for name in names}
+
+
+def largest_gradients(context: SupportContext) -> Mask:
+    """Choose the k entries with the largest |gradient| of the mean loss at the base."""
+    scores = {name: partial(torch.abs, gradient) for name, gradient in context.gradients().items()}
+    indices = select_top(scores, list(scores), context.k)
+    return Mask.of({name: context.base.spec(name) for name in indices}, indices)

@@ -1,0 +1,51 @@
+"""The block `refit` of a recipe: values of a chosen support, fitted to the tuned model's outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from graft.refit.registry import SUPPORTS
+from graft.specs.block import Block
+from graft.specs.ranges import Above, Count, OneOf, Within
+
+Criterion = Literal["nll", "kl"]
+
+
+@dataclass(frozen=True)
+class RefitSpec(Block):
+    """The fitting of few values to the tuned model's outputs (`graft.refit.fitting`).
+
+    Attributes:
+        support: how the entries are chosen whose values are fitted.
+        density: entries to fit, as a share of all parameters.
+        budget: number of entries to fit, in place of `density`.
+        scope: which tensors the entries may lie in, as in `localize.scope`.
+        labels: weight of the labels' cross-entropy in the loss; the rest is the divergence from the tuned model's
+            outputs, which needs texts alone.
+        texts: most texts to fit to, drawn by the seed where there are more.
+        lr: learning rate of Adam at its highest.
+        warmup: share of the steps over which the learning rate rises to it; it falls to 0 over the others.
+        epochs: passes over the texts.
+        batch_size: texts per step.
+        clip: largest norm of the gradient of the k values.
+        select: the measure on validation by which the epoch is chosen that is kept: "nll" of the labels, or "kl" from
+            the tuned model, which needs no label.
+        regrow: support "regrow": share of the entries that is dropped and chosen anew each time.
+        seed: of the order of texts, and of a random support.
+    """
+
+    support: Annotated[str, OneOf(SUPPORTS)] = "gradient"
+    density: float = 1e-4
+    budget: int | None = None
+    scope: str = "layers"
+    labels: Annotated[float, Within(0, 1)] = 0.0
+    texts: Count = 2000
+    lr: Annotated[float, Above(0)] = 3e-3
+    warmup: Annotated[float, Within(0, 0.9)] = 0.1
+    epochs: Count = 3
+    batch_size: Count = 16
+    clip: Annotated[float, Above(0)] = 1.0
+    select: Criterion = "nll"
+    regrow: Annotated[float, Within(0, 1)] = 0.3
+    seed: int = 0
