@@ -53,6 +53,7 @@ class Provenance:
         tool: name and version of what wrote the patch.
         grown: name -> the rows that the tuned vocabulary added to a tensor, whose values are whole tensors.
         buffers: names of the tensors with entries that are no parameters: these count in no density.
+        result: SHA-256 over all tensors that the base and this patch alone give, where it was computed.
     """
 
     base: BaseIdentity = field(default_factory=BaseIdentity)
@@ -67,12 +68,13 @@ class Provenance:
     tool: str | None = None
     grown: Mapping[str, Growth] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    result: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
-        rare = {"grown": rows, "buffers": list(self.buffers)}
+        rare = {"grown": rows, "buffers": list(self.buffers), "result": self.result}
         return {key: value for key, value in plain.items() if key not in rare} | {k: v for k, v in rare.items() if v}
 
     @classmethod
@@ -95,7 +97,7 @@ class Provenance:
             method=value.get("method") or {},
             grown=_grown(value.get("grown") or {}),
             buffers=tuple(map(str, value.get("buffers") or ())),
-            **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool")},
+            **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool", "result")},
         )
 
 
@@ -133,7 +135,7 @@ def trace_provenance(
 
 
 _KINDS = {"tied": list, "grown": dict, "buffers": list, "scope": str, "method": dict, "task": dict, "metrics": dict}
-_KINDS |= {"tokenizer": str, "licence": str, "tool": str}
+_KINDS |= {"tokenizer": str, "licence": str, "tool": str, "result": str}
 
 
 def _identity(value: Mapping[str, Any]) -> BaseIdentity:
