@@ -145,7 +145,7 @@ def find_differences(result: Checkpoint, other: Checkpoint) -> dict[str, str]:
         return {"": str(error)}
     facts = dict.fromkeys(pair.absent, "the checkpoint lacks it")
     facts |= dict.fromkeys(pair.extra, "the result lacks it")
-    facts |= dict.fromkeys(pair.unlike, "another shape, or another kind of number")
+    facts |= {name: f"{result.spec(name)} in the result, of another shape or kind there" for name in pair.unlike}
 
     def compare(name: str) -> str | None:
         return _compare_tensors(result, name, other, pair.names[name])
