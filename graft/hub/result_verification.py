@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import PatchMismatchError
@@ -11,7 +11,8 @@ from graft.files.location import is_on_hub, locate, locate_patch
 from graft.hub.verification import compare_headers
 from graft.patch.compatibility import compare_digest
 from graft.patch.format.declaration import FILE_NAME
-from graft.patch.format.reading import load_patch
+from graft.patch.format.integrity import UNSEALED
+from graft.patch.format.reading import describe_integrity, load_patch
 from graft.patch.overlap_rules import OverlapRule
 from graft.patch.result import ResultCheckpoint, digests_of, find_differences
 from graft.patch.skill_patch import Patch
@@ -28,12 +29,14 @@ class ResultVerdict:
         published: the digest that the patch's file states; None where it states none, or for several patches.
         differences: tensors of the checkpoint that was compared that are not the result's -> what differs;
             None where none was compared.
+        unsealed: the patches whose files hold no hashes of their content.
     """
 
     reasons: tuple[str, ...]
     digest: str | None = None
     published: str | None = None
-    differences: Mapping[str, str] | None = field(default=None)
+    differences: Mapping[str, str] | None = None
+    unsealed: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -62,7 +65,8 @@ def verify_result(
         verdict = compare_headers(patch, base) if is_on_hub(patch) or is_on_hub(base) else None
         if verdict is not None and verdict.reasons:
             return ResultVerdict(verdict.reasons)
-    loaded = [load_patch(locate_patch(patch, FILE_NAME).path) for patch in patches]
+    paths = [locate_patch(patch, FILE_NAME).path for patch in patches]
+    loaded = [load_patch(path) for path in paths]
     checkpoint = Checkpoint.open(locate(base).path)
     other = Checkpoint.open(locate(against).path) if against is not None else None
     result = ResultCheckpoint(checkpoint, loaded, on_overlap)
@@ -72,7 +76,8 @@ def verify_result(
     if not reasons and published not in (None, digest):
         reasons.append(_stale(published, digest))
     differences = None if other is None else find_differences(result, other)
-    return ResultVerdict(tuple(reasons), digest, published, differences)
+    unsealed = (patch for patch, path in zip(patches, paths, strict=True) if describe_integrity(path) == UNSEALED)
+    return ResultVerdict(tuple(reasons), digest, published, differences, tuple(unsealed))
 
 
 def digest_result(patch: Patch, base: str | Path) -> str:

@@ -140,8 +140,9 @@ def test_what_is_no_chain_is_refused(tmp_path: Path) -> None:
         chain_patches(stated, second, labels=["a", "b"])
     with pytest.raises(ConfigError, match="a chain needs two patches or more"):
         chain_patches(first)
+    save_patch(second.mask, tmp_path / "mask.safetensors")
     with pytest.raises(PatchFormatError, match="a mask holds no values"):
-        chain_patches(first, save_patch(second.mask, tmp_path / "mask.safetensors"))
+        chain_patches(first, tmp_path / "mask.safetensors")
 
 
 def replace_digest(patch: Patch, digits: str) -> Patch:

@@ -99,7 +99,7 @@ def _result_to_json(verdict: ResultVerdict) -> dict[str, object]:
         "reasons": list(verdict.reasons),
         "result": verdict.digest,
         "published": verdict.published,
-    }
+    } | ({"unsealed": list(verdict.unsealed)} if verdict.unsealed else {})
     if verdict.differences is None:
         return content
     return content | {"is_result": verdict.holds, "differing": dict(verdict.differences)}
@@ -110,6 +110,7 @@ def _result_lines(verdict: ResultVerdict, against: str | None) -> list[str]:
     if verdict.digest is not None:
         stated = " (as published)" if verdict.published == verdict.digest else ""
         lines.append(f"result sha256 {verdict.digest}{stated}")
+    lines += [f"(the content of {patch} was not checked: the file holds no hashes)" for patch in verdict.unsealed]
     if verdict.differences is None:
         return lines
     if not verdict.differences:
