@@ -78,8 +78,7 @@ def push_patch(
         patch: a patch in memory, or a local file or folder.
         repository: Hub id, NAME or ORG/NAME.
         base_model: Hub id of the base, if the patch does not name it.
-        base: the base model on this machine, with which the digest of the result is computed and published. The
-            embedded encoder is found by its name.
+        base: the base model, to publish the digest of the result; the embedded encoder is found by its name.
         licence: of the patch; by default the one it states, else the base's.
         datasets: Hub ids of the training data.
         recipe: the YAML file that made it, published beside it.
@@ -92,8 +91,7 @@ def push_patch(
     Raises:
         PatchFormatError: the file is not a patch.
         PatchError: it names a place on this machine.
-        PatchMismatchError: by its headers, the base on the Hub cannot be the patch's; or the one at hand is not, or
-            does not give the result that the patch states.
+        PatchMismatchError: the base cannot be the patch's, or does not give the result that the patch states.
         ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
     """

@@ -26,7 +26,7 @@ class ResultVerdict:
     Attributes:
         reasons: why the patches do not belong to the base, or a published digest is wrong; empty where all agrees.
         digest: of all tensors that base and patches give; None where headers alone tell that they do not fit.
-        published: the digest that the patch's file states; None where it states none, or for several patches.
+        stated: the digest that the patch's file states; None where it states none, or for several patches.
         differences: tensors of the checkpoint that was compared that are not the result's -> what differs;
             None where none was compared.
         unsealed: the patches whose files hold no hashes of their content.
@@ -34,7 +34,7 @@ class ResultVerdict:
 
     reasons: tuple[str, ...]
     digest: str | None = None
-    published: str | None = None
+    stated: str | None = None
     differences: Mapping[str, str] | None = None
     unsealed: tuple[str, ...] = ()
 
@@ -72,12 +72,12 @@ def verify_result(
     result = ResultCheckpoint(checkpoint, loaded, on_overlap)
     before, digest = digests_of(result)
     reasons = [reason for patch in loaded if (reason := compare_digest(patch, before))]
-    published = loaded[0].provenance.result if len(loaded) == 1 else None
-    if not reasons and published not in (None, digest):
-        reasons.append(_stale(published, digest))
+    stated = loaded[0].provenance.result if len(loaded) == 1 else None
+    if not reasons and stated not in (None, digest):
+        reasons.append(_stale(stated, digest))
     differences = None if other is None else find_differences(result, other)
     unsealed = (patch for patch, path in zip(patches, paths, strict=True) if describe_integrity(path) == UNSEALED)
-    return ResultVerdict(tuple(reasons), digest, published, differences, tuple(unsealed))
+    return ResultVerdict(tuple(reasons), digest, stated, differences, tuple(unsealed))
 
 
 def digest_result(patch: Patch, base: str | Path) -> str:
@@ -90,13 +90,13 @@ def digest_result(patch: Patch, base: str | Path) -> str:
     checkpoint = Checkpoint.open(locate(base).path)
     before, digest = digests_of(ResultCheckpoint(checkpoint, [patch]))
     reason = compare_digest(patch, before)
-    published = patch.provenance.result
-    if reason is None and published not in (None, digest):
-        reason = _stale(published, digest)
+    stated = patch.provenance.result
+    if reason is None and stated not in (None, digest):
+        reason = _stale(stated, digest)
     if reason is not None:
         raise PatchMismatchError(f"{base}: {reason}")
     return digest
 
 
-def _stale(published: str | None, digest: str) -> str:
-    return f"the patch states the result {str(published)[:16]}…, base and patch give {digest[:16]}…"
+def _stale(stated: str | None, digest: str) -> str:
+    return f"the patch states the result {str(stated)[:16]}…, base and patch give {digest[:16]}…"

@@ -56,7 +56,7 @@ def test_the_digest_and_the_checkpoint_that_has_it(skill: Path, shelf: Path, mer
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines() == ["fits", f"result sha256 {digest}", f"{merged} is that model, bit for bit"]
     again = cli("verify", skill, "--base", shelf / "base", "--result", "--json")
-    assert json.loads(again.out) == {"fits": True, "reasons": [], "result": digest, "published": None}
+    assert json.loads(again.out) == {"fits": True, "reasons": [], "result": digest, "stated": None}
 
 
 def test_a_checkpoint_that_is_another_model(skill: Path, shelf: Path, merged: Path, tmp_path: Path, cli: Cli) -> None:
@@ -137,7 +137,7 @@ def test_from_the_hub_a_misfit_is_told_by_headers_and_a_fit_by_digest(
 ) -> None:
     alice("push", skill, "proved", "--base-model", "bob/base", "--base", shelf / "base", "--json").json()
     said = carol("verify", "alice/proved", "--base", "bob/base", "--result", "--json").json()
-    assert said["result"] == said["published"] == digest_of(Checkpoint.open(merged))
+    assert said["result"] == said["stated"] == digest_of(Checkpoint.open(merged))
     hub.add("bob/other", {"model.safetensors": skill.read_bytes()})
     wrong = carol("verify", "alice/proved", "--base", "bob/other", "--result", "--json")
     found = json.loads(wrong.out)

@@ -98,7 +98,7 @@ def _result_to_json(verdict: ResultVerdict) -> dict[str, object]:
         "fits": not verdict.reasons,
         "reasons": list(verdict.reasons),
         "result": verdict.digest,
-        "published": verdict.published,
+        "stated": verdict.stated,
     } | ({"unsealed": list(verdict.unsealed)} if verdict.unsealed else {})
     if verdict.differences is None:
         return content
@@ -108,8 +108,8 @@ def _result_to_json(verdict: ResultVerdict) -> dict[str, object]:
 def _result_lines(verdict: ResultVerdict, against: str | None) -> list[str]:
     lines = list(_fit_lines(verdict.reasons))
     if verdict.digest is not None:
-        stated = " (as published)" if verdict.published == verdict.digest else ""
-        lines.append(f"result sha256 {verdict.digest}{stated}")
+        note = " (as published)" if verdict.stated == verdict.digest else ""
+        lines.append(f"result sha256 {verdict.digest}{note}")
     lines += [f"(the content of {patch} was not checked: the file holds no hashes)" for patch in verdict.unsealed]
     if verdict.differences is None:
         return lines
