@@ -16,7 +16,7 @@ import torch
 
 from graft.arguments import checked
 from graft.compose.base_values import BaseValues
-from graft.compose.chain_links import rebase_sources, refuse_other_base
+from graft.compose.chain_links import rebase_sources, refuse_other_base, refuse_wrong_order
 from graft.compose.compose_provenance import describe_chain
 from graft.compose.sources import Region, Source, open_sources
 from graft.errors import BudgetError, ConfigError, PatchError, PatchMismatchError
@@ -60,6 +60,8 @@ def chain_patches(
     regions: Sequence[Region] = patches
     sources = open_sources(regions, labels, values=True)
     refuse_other_base(sources)
+    if base is not None:
+        refuse_wrong_order(sources, base)
     chain = _Chain(sources, BaseValues(rebase_sources(sources), base), with_base_values)
     for number, source in enumerate(sources):
         for name in sorted(source.specs):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from graft.compose.sources import Source
 from graft.errors import PatchMismatchError
+from graft.files.location import locate
 from graft.files.tensor_spec import TensorSpec
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.hashing import digest_of
 
 
 def refuse_other_base(sources: Sequence[Source]) -> None:
@@ -29,6 +33,24 @@ def refuse_other_base(sources: Sequence[Source]) -> None:
             raise PatchMismatchError(
                 f"{source.label} does not chain on {before.label}: both are of one base: compose them without --chain"
             )
+
+
+def refuse_wrong_order(sources: Sequence[Source], base: str | Path) -> None:
+    """Refuse a chain in which a later patch, and not the first, was cut from the base itself.
+
+    Patches that share no weight land in either order, so that values alone do not tell.
+
+    Raises:
+        PatchMismatchError: naming the patch that comes first.
+        CheckpointError: the base cannot be found or read.
+    """
+    digest = digest_of(Checkpoint.open(locate(base).path))
+    own = [source.label for source in sources if source.provenance.base.digest == digest]
+    if own and sources[0].provenance.base.digest not in (None, digest):
+        raise PatchMismatchError(
+            f"{sources[0].label} does not fit {base}: it was cut from another model, and {own[0]} from this one: "
+            f"{own[0]} comes first in the chain"
+        )
 
 
 def result_of(sources: Sequence[Source]) -> str | None:
