@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graft.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from graft.compose.chain import chain_patches as chain_patches
     from graft.compose.composition import compose_patches as compose_patches
     from graft.compose.exclusion import exclude_patches as exclude_patches
     from graft.compose.region_overlap import measure_overlap as measure_overlap
@@ -44,6 +45,7 @@ _HOMES = {
     "Report": "graft.evaluate.report",
     "Task": "graft.tasks.task",
     "apply_patch": "graft.patch.live",
+    "chain_patches": "graft.compose.chain",
     "compose_patches": "graft.compose.composition",
     "diff_checkpoints": "graft.localize.diff",
     "exclude_patches": "graft.compose.exclusion",

@@ -192,6 +192,12 @@ on_overlap = choose(
 )
 
 
+def is_given(name: str) -> bool:
+    """Return whether the user gave an option of the running command, by its argument's name."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
 def runs_model(function: F) -> F:
     """Declare --device and --dtype, and pass them to the command as its argument `runtime`."""
     return _device(_dtype(_collect_runtime(function)))

@@ -79,7 +79,7 @@ def describe_lines(content: dict[str, object]) -> list[str]:
         rows.append(("whole tensors", ", ".join(content["dense"]) + f" ({content['dense_bytes']:,} bytes)"))  # type: ignore[arg-type]
     rows += [
         (key, text)
-        for key in ("method", "task", "metrics", "licence", "tool")
+        for key in ("method", "task", "metrics", "result", "licence", "tool")
         if content.get(key) and (text := _flatten(content[key]))
     ]
     rows.append(("layers", ", ".join(f"{layer} {k:,}" for layer, k in content["layers"].items())))  # type: ignore[attr-defined]

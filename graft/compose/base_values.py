@@ -110,7 +110,7 @@ class BaseValues:
         self._sources = sources
         identity = require_one_base(sources)
         self.name = str(base or identity.id or identity.name or "")
-        reference = base if base is not None else _find_embedded(identity)
+        reference = base if base is not None else find_embedded(identity)
         self._target: Target | None = None
         self._names: Mapping[str, str] = {}
         if reference is not None:
@@ -227,7 +227,7 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
     return _SameNames(checkpoint) if set(names) <= set(checkpoint.names) else StoredTarget(checkpoint)
 
 
-def _find_embedded(identity: BaseIdentity) -> str | None:
+def find_embedded(identity: BaseIdentity) -> str | None:
     """Find the embedded encoder, where the patches name it and it is installed."""
     from importlib.util import find_spec
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.compose.chain_links import result_of
 from graft.compose.sources import Source
 from graft.patch.index_join import IndexJoin, count_overlaps
 from graft.patch.overlap_rules import OverlapRule
@@ -66,6 +67,27 @@ def describe_composition(
     return _merge_provenance(sources, base, method, _task_of(sources, rule))
 
 
+def describe_chain(sources: Sequence[Source], restored: int) -> Provenance:
+    """Describe a chain as a patch from the first one's base.
+
+    Args:
+        sources: the patches in order; the task is that of the last one that has a head, or else any.
+        restored: entries that a later patch set back to the base's bits, and that are none.
+    """
+    method = {
+        "method": "chain",
+        "of": [_describe_part(source) for source in sources],
+        "restored": restored,
+        "earlier": [item for source in sources for item in _earlier(source)],
+    }
+    tasks = [source.provenance.task for source in sources if source.dense] or [
+        source.provenance.task for source in sources if source.provenance.task
+    ]
+    task = tasks[-1] if tasks else None
+    provenance = _merge_provenance(sources, sources[0].provenance.base, method, task)
+    return dataclasses.replace(provenance, result=result_of(sources))
+
+
 def describe_exclusion(
     source: Source,
     without: Sequence[Source],
@@ -94,7 +116,8 @@ def describe_exclusion(
     untouched = not removed[""] and not removed_whole
     metrics = origin.metrics if untouched else None
     grown = {name: growth for name, growth in origin.grown.items() if name not in removed_whole}
-    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown)
+    result = origin.result if untouched else None
+    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown, result=result)
 
 
 def _describe_part(source: Source) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any],
     return (
         f"A **skill patch**: {weights}, with the values that they have after\nfine-tuning on the task "
         f"*{prose(task.get('name') or 'unnamed')}*. Put on the base it gives the skill; taken off, the base is bitwise "
-        f"what it was.{_explain_growth(outline)}"
+        f"what it was.{_explain_growth(outline)}{_state_result(outline)}"
     )
 
 
@@ -145,6 +145,12 @@ def _explain_growth(outline: Outline) -> str:
         f"\n\nIt adds rows to the vocabulary{f' ({known})' if known else ''}: call "
         f"`model.resize_token_embeddings({rows})` first, or merge it on disk with `graft apply`."
     )
+
+
+def _state_result(outline: Outline) -> str:
+    """State the digest of the model that base and patch give, where the patch does."""
+    digest = outline.provenance.result
+    return f"\n\nResult: sha256 {prose(digest)}, check with `graft verify --result`." if digest else ""
 
 
 def _results_table(metrics: Mapping[str, SetFigures]) -> str:

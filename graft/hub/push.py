@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
+from graft.compose.base_values import find_embedded
 from graft.errors import CheckpointError, ConfigError, HubError
+from graft.files.location import locate
 from graft.hub.base_model import BaseModel, check_id, choose_license, is_out_of_reach, look_up_base
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.commit import send_commit, sign_in
 from graft.hub.privacy import refuse_private
 from graft.hub.remote_headers import check_headers, read_remote_base
 from graft.hub.repo_files import PLOT, RECIPE, RepoFiles, draw_mask, find_run_files, read_recipe
+from graft.hub.result_verification import digest_result
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_region
 from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
-from graft.patch.provenance import Provenance
+from graft.patch.provenance import BaseIdentity, Provenance
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import Outline, outline_of
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.hashing import digest_of
 
 CARD = "README.md"
 
@@ -57,6 +62,7 @@ def push_patch(
     repository: str,
     *,
     base_model: str | None = None,
+    base: str | Path | None = None,
     licence: str | None = None,
     datasets: Sequence[str] = (),
     recipe: Path | None = None,
@@ -72,6 +78,7 @@ def push_patch(
         patch: a patch in memory, or a local file or folder.
         repository: Hub id, NAME or ORG/NAME.
         base_model: Hub id of the base, if the patch does not name it.
+        base: the base model, to publish the digest of the result; the embedded encoder is found by its name.
         licence: of the patch; by default the one it states, else the base's.
         datasets: Hub ids of the training data.
         recipe: the YAML file that made it, published beside it.
@@ -84,7 +91,7 @@ def push_patch(
     Raises:
         PatchFormatError: the file is not a patch.
         PatchError: it names a place on this machine.
-        PatchMismatchError: by its headers, the base cannot be the patch's.
+        PatchMismatchError: the base cannot be the patch's, or does not give the result that the patch states.
         ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
     """
@@ -96,11 +103,12 @@ def push_patch(
     run_files = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
     more = {RECIPE: read_recipe(recipe)} if recipe else {}
     full_name = sign_in(repository, offline_too=dry_run)
-    base, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
-    chosen = choose_license(licence or provenance.licence, base)
+    on_hub, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
+    region, provenance = _state_result(region, provenance, base)
+    chosen = choose_license(licence or provenance.licence, on_hub)
     if chosen is None:
         notes.append("no license is stated, neither by you (--license) nor by the base")
-    facts = CardFacts(full_name, base, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
+    facts = CardFacts(full_name, on_hub, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
     files = _compose(region, provenance, run_files.files | more, facts)
     pushed = Pushed(full_name, files, (*notes, *run_files.notes))
     if dry_run:
@@ -108,6 +116,33 @@ def push_patch(
     target: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
     sent = send_commit(full_name, files, message or f"Skill patch of {len(region):,} weights", **target)
     return dataclasses.replace(pushed, commit=sent.oid, pull_request=sent.pr_url)
+
+
+def _state_result(
+    region: Patch | Mask, provenance: Provenance, base: str | Path | None
+) -> tuple[Patch | Mask, Provenance]:
+    """State in a patch the digest of what it gives, where its base is at hand.
+
+    Raises:
+        ConfigError: a base for a mask, which gives nothing.
+        PatchMismatchError: the base is another, or the patch states another digest.
+    """
+    if not isinstance(region, Patch):
+        if base is not None:
+            raise ConfigError("--base: a mask holds no values, so that it has no result")
+        return region, provenance
+    at_hand = base if base is not None else _embedded_base(provenance.base)
+    if at_hand is None:
+        return region, provenance
+    provenance = dataclasses.replace(provenance, result=digest_result(region, at_hand))
+    return dataclasses.replace(region, provenance=provenance), provenance
+
+
+def _embedded_base(identity: BaseIdentity) -> str | None:
+    """Find the embedded encoder where it is the base itself, and not another model of its name."""
+    embedded = find_embedded(identity)
+    is_base = embedded is not None and digest_of(Checkpoint.open(locate(embedded).path)) == identity.digest
+    return embedded if is_base else None
 
 
 def _compose(

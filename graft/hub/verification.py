@@ -53,7 +53,7 @@ def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     """
     remote = is_on_hub(patch), is_on_hub(base)
     if any(remote):
-        verdict = _compare_headers(patch, base, *remote)
+        verdict = compare_headers(patch, base)
         if verdict is not None and (verdict.reasons or (all(remote) and not full)):
             return verdict
     path = locate_patch(patch, FILE_NAME).path
@@ -65,11 +65,11 @@ def verify_patch(patch: str, base: str, *, full: bool = False) -> Verdict:
     return Verdict(tuple(reasons), "values", describe_integrity(path))
 
 
-def _compare_headers(patch: str, base: str, is_patch_remote: bool, is_base_remote: bool) -> Verdict | None:
+def compare_headers(patch: str, base: str) -> Verdict | None:
     """Return the verdict by headers; None where the Hub is out of reach, so that only the cache is left."""
     try:
-        outline, integrity = _read_outline(patch, is_patch_remote)
-        listing = read_remote_base(base) if is_base_remote else StoredTarget(Checkpoint.open(locate(base).path))
+        outline, integrity = _read_outline(patch, is_on_hub(patch))
+        listing = read_remote_base(base) if is_on_hub(base) else StoredTarget(Checkpoint.open(locate(base).path))
     except HubError as error:
         if is_out_of_reach(error):
             return None

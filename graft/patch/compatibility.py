@@ -157,11 +157,17 @@ def check_specs(
 
 def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
     """Compare all base tensors, also those that the mask does not touch; return a reason, or None where equal."""
-    recorded = patch.provenance.base.digest
-    if recorded is None:
+    if patch.provenance.base.digest is None:
         return "the patch records no digest of its base"
-    actual = digest_of(checkpoint)
-    return None if actual == recorded else f"the base's digest is {recorded[:16]}…, this checkpoint's {actual[:16]}…"
+    return compare_digest(patch, digest_of(checkpoint))
+
+
+def compare_digest(patch: Patch, actual: str) -> str | None:
+    """Compare a checkpoint's digest with that of a patch's base; return a reason, or None where equal or unknown."""
+    recorded = patch.provenance.base.digest
+    if recorded in (None, actual):
+        return None
+    return f"the base's digest is {recorded[:16]}…, this checkpoint's {actual[:16]}…"
 
 
 def _match(tied: TiedNames, wanted: tuple[str, ...], listing: Listing) -> dict[str, str]:

@@ -90,12 +90,7 @@ def merge_patches(
         PatchMismatchError, OverlapError, OutputError: nothing was written.
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
-    target = StoredTarget(checkpoint)
-    outcomes: list[Compatibility] = [
-        check_compatible(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name)
-        for patch in patches
-    ]
-    assignment = place_in_files(checkpoint, stack_patches(patches, outcomes, on_overlap, target.gather))
+    assignment = assign_in_files(checkpoint, patches, on_overlap, allow_mismatch=allow_mismatch)
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
         side_files = find_side_files(checkpoint)
@@ -110,10 +105,28 @@ def merge_patches(
         if resized:
             declare_sizes(checkpoint, assignment, copy)
         _assign_dense(checkpoint, assignment, copy)
-        dropped = _name_head(checkpoint, patches[::-1] if on_overlap == "last" else patches, folder)
+        unused = name_head(checkpoint.names, patches, on_overlap, folder)
+        drop_tensors(folder, unused)
+        dropped = [f"{name} (a {read_head(folder)['architecture']} has no such weight)" for name in unused]
     for name in (*side_files.left_out, *dropped):
         say(f"left out: {name}")
     return len(assignment)
+
+
+def assign_in_files(
+    checkpoint: Checkpoint, patches: Sequence[Patch], on_overlap: OverlapRule, *, allow_mismatch: bool = False
+) -> Assignment:
+    """Check patches against a checkpoint and join them into one assignment to the tensors that its files list.
+
+    Raises:
+        PatchMismatchError, OverlapError: one does not fit, or two disagree.
+    """
+    target = StoredTarget(checkpoint)
+    outcomes: list[Compatibility] = [
+        check_compatible(patch, target, check_base=not allow_mismatch).require(checkpoint.path.name)
+        for patch in patches
+    ]
+    return place_in_files(checkpoint, stack_patches(patches, outcomes, on_overlap, target.gather))
 
 
 def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment:
@@ -150,15 +163,22 @@ def _open_copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return Checkpoint(folder, {name: folder / file.name for name, file in checkpoint.files.items()}, stored)
 
 
-def _name_head(checkpoint: Checkpoint, patches: Sequence[Patch], folder: Path) -> tuple[str, ...]:
-    """Write a head that a patch brings into config.json, so that the Auto classes load it; drop the one it replaces."""
+def name_head(names: Sequence[str], patches: Sequence[Patch], on_overlap: OverlapRule, folder: Path) -> tuple[str, ...]:
+    """Write a head that a patch brings into a folder's config.json, so that the Auto classes load it.
+
+    Args:
+        names: the base's tensors.
+        patches, on_overlap: as in `merge_patches`.
+        folder: holds a copy of the base's config.json, or none.
+
+    Returns:
+        the names of the head's weights that the new one replaces, and no model of the new config has.
+    """
     before = read_head(folder).get("architecture")
-    task = head_of_patches(patches, before)
+    task = head_of_patches(patches[::-1] if on_overlap == "last" else patches, before)
     if task is None or not write_head(task, folder) or task["head"]["architecture"] == before:
         return ()
-    unused = find_unused(folder, checkpoint.names)
-    drop_tensors(folder, unused)
-    return tuple(f"{name} (a {task['head']['architecture']} has no such weight)" for name in unused)
+    return find_unused(folder, names)
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:

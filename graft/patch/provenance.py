@@ -56,6 +56,7 @@ class Provenance:
         buffers: names of the tensors with entries that are no parameters: these count in no density.
         values: "tuned", cut out of the tuned checkpoint, or "refit", fitted to its outputs.
         refit: of refit values the tuned checkpoint's digest (`teacher`), the texts, and what was measured on the way.
+        result: SHA-256 over all tensors that the base and this patch alone give, where it was computed.
     """
 
     base: BaseIdentity = field(default_factory=BaseIdentity)
@@ -72,13 +73,14 @@ class Provenance:
     buffers: tuple[str, ...] = ()
     values: str = CUT
     refit: Mapping[str, Any] = field(default_factory=dict)
+    result: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
         plain = {**to_plain(self), "base": dict(vars(self.base))}
         rows = {name: {"from": item.start, "tokens": list(item.tokens)} for name, item in self.grown.items()}
         rare: dict[str, Any] = {"grown": rows, "buffers": list(self.buffers), "refit": dict(self.refit)}
-        rare["values"] = self.values if self.values != CUT else None
+        rare |= {"values": self.values if self.values != CUT else None, "result": self.result}
         return {key: value for key, value in plain.items() if key not in rare} | {k: v for k, v in rare.items() if v}
 
     @classmethod
@@ -103,7 +105,7 @@ class Provenance:
             buffers=tuple(map(str, value.get("buffers") or ())),
             values=value.get("values") or CUT,
             refit=value.get("refit") or {},
-            **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool")},
+            **{key: value.get(key) for key in ("scope", "task", "metrics", "tokenizer", "licence", "tool", "result")},
         )
 
 
@@ -141,7 +143,7 @@ def trace_provenance(
 
 
 _KINDS = {"tied": list, "grown": dict, "buffers": list, "scope": str, "method": dict, "task": dict, "metrics": dict}
-_KINDS |= {"tokenizer": str, "licence": str, "tool": str, "values": str, "refit": dict}
+_KINDS |= {"tokenizer": str, "licence": str, "tool": str, "result": str, "values": str, "refit": dict}
 
 
 def _identity(value: Mapping[str, Any]) -> BaseIdentity:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
+from graft.files.tensor_spec import TensorSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import byte_view, to_bytes
 from graft.tensors.streaming import stream_tensors
@@ -23,10 +25,24 @@ def digest_of(checkpoint: Checkpoint) -> str:
     """
 
     def hash_tensor(name: str) -> bytes:
-        inner = hashlib.sha256(byte_view(checkpoint.read(name)).data).hexdigest()
-        return f"{name}\0{checkpoint.spec(name)}\0{inner}\n".encode()
+        return digest_line(name, checkpoint.spec(name), digest_of_values(checkpoint.read(name)))
 
+    return digest_of_lines(stream_tensors(hash_tensor, checkpoint.names, lambda name: [(checkpoint, name)], "digest"))
+
+
+def digest_of_values(values: torch.Tensor) -> str:
+    """Return all 64 hex digits of SHA-256 of a tensor's little-endian bytes."""
+    return hashlib.sha256(byte_view(values).data).hexdigest()
+
+
+def digest_line(name: str, spec: TensorSpec, digest: str) -> bytes:
+    """Return what a checkpoint's digest takes in of one tensor: name, dtype, shape, digest of the values."""
+    return f"{name}\0{spec}\0{digest}\n".encode()
+
+
+def digest_of_lines(lines: Iterable[bytes]) -> str:
+    """Return the digest of a checkpoint, from its tensors' lines in ascending order of name."""
     digest = hashlib.sha256()
-    for line in stream_tensors(hash_tensor, checkpoint.names, lambda name: [(checkpoint, name)], "digest"):
+    for line in lines:
         digest.update(line)
     return digest.hexdigest()

@@ -202,3 +202,20 @@ def test_apply_takes_every_rule(rule: str, skills: Path, base: Path, tmp_path: P
     assert (tmp_path / "all" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
     ).read_bytes()
+
+
+def test_compose_a_chain(skills: Path, base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
+    first, second, whole = skills / "top.safetensors", tmp_path / "second.safetensors", tmp_path / "whole.safetensors"
+    assert cli("apply", base, first, "-o", tmp_path / "middle").code == 0
+    assert cli("diff", tmp_path / "middle", tuned, "-o", second).code == 0
+    made = cli("compose", first, second, "--chain", "--base", base, "-o", whole, "--json")
+    assert (made.code, made.err) == (0, "")
+    assert json.loads(made.out)["restored"] == 0
+    assert cli("verify", whole, "--base", base, "--result", "--against", tuned).code == 0
+    wrong = cli("compose", second, first, "--chain", "--base", base, "-o", tmp_path / "wrong")
+    assert (wrong.code, wrong.err.count("\n")) == (1, 1)
+    assert "second does not fit" in wrong.err
+    assert "top comes first in the chain" in wrong.err
+    refused = cli("compose", first, second, "--chain", "--on-overlap", "last", "-o", tmp_path / "wrong")
+    assert refused.code == 2
+    assert "--on-overlap does not go with --chain" in refused.err

@@ -178,3 +178,13 @@ def test_what_lies_beside_is_shown() -> None:
     assert "The whole recipe is in [recipe.json](recipe.json)." in text
     bare = card_of(outline(), files=frozenset())
     assert not re.search(r"\.png|recipe", bare)
+
+
+def test_a_stated_result_is_words_whatever_it_holds() -> None:
+    facts = CardFacts("alice/moods", BASE, None, ())
+    assert "Result: sha256" not in compose_card(outline(), facts)
+    assert f"Result: sha256 {'ab' * 32}, check with" in compose_card(outline(result="ab" * 32), facts)
+    evil = compose_card(outline(result=EVIL), facts)
+    line = next(line for line in evil.splitlines() if line.startswith("Result: sha256"))
+    assert "<script>" not in line
+    assert '`"' not in line

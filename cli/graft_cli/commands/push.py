@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 @click.argument("patch")
 @click.argument("repository", metavar="REPO_ID")
 @click.option("--base-model", metavar="HUB_ID", help="Hub id of the base, if the patch was cut from a local copy.")
+@click.option(
+    "--base", metavar="MODEL", help="The base on this machine: publishes the digest of the result, for graft verify."
+)
 @click.option("--license", "licence", help="License of the patch, such as mit. [default: the patch's, else the base's]")
 @click.option(
     "--dataset", "datasets", multiple=True, metavar="HUB_ID", help="Dataset it was trained on; may be repeated."
@@ -33,6 +36,7 @@ def command(
     patch: str,
     repository: str,
     base_model: str | None,
+    base: str | None,
     licence: str | None,
     datasets: tuple[str, ...],
     recipe: Path | None,
@@ -49,6 +53,10 @@ def command(
     HF_HUB_OFFLINE mean what they mean to huggingface_hub. A patch whose metadata names a path of this machine is
     refused.
 
+    With --base, and for patches of the embedded encoder always, the SHA-256 digest of the model that base and patch
+    give is published in the patch and on the card: `graft verify --result` proves with it that a checkpoint is that
+    model. A patch that states another digest is refused.
+
     \b
     Example:
       graft push skill.safetensors me/topics --base-model sentence-transformers/all-MiniLM-L6-v2 --dry-run
@@ -61,6 +69,7 @@ def command(
         locate_patch(patch, FILE_NAME).path,
         repository,
         base_model=base_model,
+        base=base,
         licence=licence,
         datasets=datasets,
         recipe=recipe,
