@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graft.patch.live import prepare_patch as prepare_patch
     from graft.patch.mask import Mask as Mask
     from graft.patch.skill_patch import Patch as Patch
+    from graft.refit.refit import refit_skill as refit_skill
     from graft.tasks.task import Task as Task
     from graft.train.fine_tuning import train_task as train_task
     from graft.train.importance.measuring import measure_importance as measure_importance
@@ -59,6 +60,7 @@ _HOMES = {
     "protect": "graft.train.protection.guard",
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
+    "refit_skill": "graft.refit.refit",
     "save_patch": "graft.patch.format.writing",
     "train_task": "graft.train.fine_tuning",
 }

@@ -97,6 +97,9 @@ def _with_mirror(option: Callable[[F], F]) -> Callable[[F], F]:
 task = _with_mirror(
     _option("--task", "task_file", required=True, type=click.Path(path_type=Path), help="The TASK file (YAML).")
 )
+task_or_none = _with_mirror(
+    _option("--task", "task_file", type=click.Path(path_type=Path), help="The TASK file (YAML).")
+)
 seed = _option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

@@ -27,6 +27,13 @@ def load_regions(references: Sequence[str]) -> list[Any]:
     return [load_region(path)[0] for path in locate_regions(references)[0]]
 
 
+def load_with_provenance(reference: str) -> tuple[Any, Any]:
+    """Load one patch or mask, local or on the Hub, with its provenance."""
+    from graft.patch.format.reading import load_region
+
+    return load_region(locate_regions([reference])[0][0])
+
+
 def _label(path: Path) -> str:
     """Name a region by its file, or by its folder where the file has the default name of a patch."""
     return path.parent.name if path.name == "patch.safetensors" else path.name.removesuffix(".safetensors")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
+from graft.specs.reader import read_config
 from graft.specs.refit import RefitSpec
+from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
 from graft.tasks.task import Task
 
@@ -61,4 +64,28 @@ def collect_data(task: Task, texts: Sequence[Example] | None, config: RefitSpec)
     if not train:
         raise DataError("there is no text to fit to")
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.texts]
-    return RefitData([train[i] for i in sorted(drawn)], task.validation_examples(), source)
+    train = [train[i] for i in drawn]
+    n_held_out = round(config.hold_out * len(train))
+    if not n_held_out:
+        return RefitData(train, task.validation_examples(), source)
+    return RefitData(train[n_held_out:], train[:n_held_out], source)
+
+
+def task_of(description: Mapping[str, Any], texts: Path) -> Task:
+    """Return the task that a patch describes, over a file of texts.
+
+    Args:
+        description: a patch's `provenance.task`.
+        texts: a file that every split is read from.
+
+    Raises:
+        ConfigError: the patch does not say its head and labels.
+    """
+    path = str(texts.absolute())
+    head = {key: value for key, value in dict(description.get("head") or {}).items() if value is not None}
+    known = {key: description[key] for key in ("name", "labels", "choices") if description.get(key)}
+    splits = {"train": path, "validation": path, "test": path}
+    if not head or "name" not in known:
+        raise ConfigError("the patch names no task with its head: give --task")
+    spec = read_config(TaskSpec, {**known, "head": head, "data": splits}, "the patch's task")
+    return Task(spec, texts.parent)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from graft.errors import TrainingError
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
-from graft.refit.measured import Measured, measure
+from graft.refit.measured import Measured, measure, measure_teacher
 from graft.refit.objective import Objective
 from graft.scores.candidates import CandidateSum
 from graft.scores.gradients import backpropagate, capture_gradients
@@ -55,11 +55,13 @@ class Fit:
         values: (k,) fp32, those that were kept.
         kept: which they are.
         candidates: all that were measured, in order.
+        tuned: the tuned model; None where it predicts tokens.
     """
 
     values: torch.Tensor
     kept: Candidate
     candidates: tuple[Candidate, ...]
+    tuned: Measured | None
 
 
 def fit_values(objective: Objective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
@@ -89,7 +91,7 @@ def fit_values(objective: Objective, entries: Entries, data: RefitData, config: 
         entries.write(fitting.values)
         bar.set_postfix(loss=f"{loss:.4f}", kept=f"{kept.measured.by(config.select):.4f}")
     entries.write(values)
-    return Fit(values, kept, tuple(candidates))
+    return Fit(values, kept, tuple(candidates), measure_teacher(objective.teacher, data.validation))
 
 
 class Fitting:

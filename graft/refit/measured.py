@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from graft.refit.objective import Objective, divergences
+from graft.refit.teacher import RecordedTeacher, Teacher
 from graft.specs.refit import Criterion
 from graft.tasks.examples import NONE_OF_THESE, Example
 
@@ -41,6 +42,16 @@ def measure(objective: Objective, examples: Sequence[Example]) -> Measured:
         return _measure_tokens(objective, examples)
     logits = objective.head.predict(examples, batch_size=BATCH_SIZE, label="validation")
     kl = float(divergences(objective.teacher.logits(examples), logits).double().mean())
+    return measure_logits(logits, kl, examples)
+
+
+def measure_teacher(teacher: Teacher, examples: Sequence[Example]) -> Measured | None:
+    """Measure a teacher whose outputs were recorded; None for one that predicts tokens."""
+    return measure_logits(teacher.logits(examples), 0.0, examples) if isinstance(teacher, RecordedTeacher) else None
+
+
+def measure_logits(logits: torch.Tensor, kl: float, examples: Sequence[Example]) -> Measured:
+    """Measure (n, n_labels) logits on the CPU by the labels of those examples that have one."""
     labels = torch.tensor([example.label for example in examples])
     known = labels != NONE_OF_THESE
     if not known.any():

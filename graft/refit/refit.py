@@ -115,6 +115,7 @@ def _describe(
         "teacher": digest_of(pair.tuned),
         "texts": data.describe(),
         "kept": to_plain(fit.kept),
-        "epochs": [to_plain(candidate) for candidate in fit.candidates],
+        "candidates": [to_plain(candidate) for candidate in fit.candidates],
+        "tuned": None if fit.tuned is None else to_plain(fit.tuned),
     }
     return {"method": method, "refit": record}

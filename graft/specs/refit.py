@@ -31,7 +31,7 @@ class RefitSpec(Block):
         clip: largest norm of the gradient of the k values.
         select: the measure on validation by which the epoch is chosen that is kept: "nll" of the labels, or "kl" from
             the tuned model, which needs no label.
-        regrow: support "regrow": share of the entries that is dropped and chosen anew each time.
+        hold_out: share of the texts that is held out to choose by, in place of the task's validation split.
         seed: of the order of texts, and of a random support.
     """
 
@@ -41,11 +41,11 @@ class RefitSpec(Block):
     scope: str = "layers"
     labels: Annotated[float, Within(0, 1)] = 0.0
     texts: Count = 2000
-    lr: Annotated[float, Above(0)] = 3e-3
+    lr: Annotated[float, Above(0)] = 1e-2
     warmup: Annotated[float, Within(0, 0.9)] = 0.1
     epochs: Count = 3
     batch_size: Count = 16
     clip: Annotated[float, Above(0)] = 1.0
     select: Criterion = "nll"
-    regrow: Annotated[float, Within(0, 1)] = 0.3
+    hold_out: Annotated[float, Within(0, 0.5)] = 0.0
     seed: int = 0

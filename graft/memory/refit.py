@@ -1,0 +1,61 @@
+"""Plan the memory that `graft refit` will take, from headers and config alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graft.files.location import locate
+from graft.localize.budget import resolve_budget
+from graft.memory.activations import estimate_activations
+from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.plan import Allocation, MemoryPlan
+from graft.refit.support import BATCH_SIZE
+from graft.specs.refit import RefitSpec
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.placement import find_device
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+
+ENTRY = 64  # bytes: index three times, base, value, mean, gradient and its sum, two moments
+
+
+def plan_refit(
+    base: str | Path,
+    tuned: str | Path,
+    task: Task,
+    config: RefitSpec,
+    *,
+    k: int | None = None,
+    runtime: Runtime = DEFAULT,
+) -> MemoryPlan:
+    """Plan what `refit_skill` with the same arguments will take; no weight is read.
+
+    Args:
+        base, tuned, task, config, runtime: as in `refit_skill`.
+        k: entries of a support that is given.
+
+    Raises:
+        CheckpointError, ConfigError, BudgetError: the refit would be refused.
+    """
+    path = locate(base).path
+    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
+    kind = live_dtype(checkpoint, runtime.dtype)
+    batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
+    saved = estimate_activations(path, task.spec, batch, kind, scope.holds)
+    resident = not task.spec.head.entry.has_labels  # of a head that predicts tokens the teacher stays
+    teacher = Checkpoint.open(locate(tuned).path)
+    parts = [
+        allocate_weights(checkpoint, kind),
+        Allocation("the tuned model's weights", teacher.n_parameters * kind.itemsize if resident else 0),
+        Allocation("largest gradient", max(sizes) * kind.itemsize),
+        allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
+        Allocation("a gradient per weight in scope", 0 if k is not None else 4 * sum(sizes), "host"),
+        Allocation(
+            "entries and their optimizer",
+            ENTRY * (k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)),
+            "host",
+        ),
+    ]
+    return MemoryPlan.of(find_device(runtime.device), parts)
