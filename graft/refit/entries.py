@@ -12,6 +12,7 @@ import torch
 
 from graft.patch.mask import Mask
 from graft.scores.candidates import LiveCoordinates
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, take
 
 
@@ -20,18 +21,20 @@ class Entries(LiveCoordinates):
 
     Attributes:
         values: (k,) fp32 parameter on the CPU.
-        base: (k,) fp32, the values at the start.
+        base: (k,) fp32, the base's values.
 
     Args:
         weights: base name -> live tensor.
         mask: the coordinates.
+        base: the checkpoint whose values the live tensors hold, entries of a support before this one aside.
     """
 
-    def __init__(self, weights: Mapping[str, torch.Tensor], mask: Mask) -> None:
+    def __init__(self, weights: Mapping[str, torch.Tensor], mask: Mask, base: Checkpoint) -> None:
         super().__init__(weights, mask)
-        parts = [take(self.weights[name], indices).float().cpu() for name, indices in self.indices.items()]
-        self.base = torch.cat([torch.empty(0), *parts])
-        self.values = torch.nn.Parameter(self.base.clone())
+        live = [take(self.weights[name], indices).float().cpu() for name, indices in self.indices.items()]
+        stored = [take(base.read(name), indices).float() for name, indices in self.indices.items()]
+        self.base = torch.cat([torch.empty(0), *stored])
+        self.values = torch.nn.Parameter(torch.cat([torch.empty(0), *live]))
 
     def write(self, values: torch.Tensor) -> None:
         """Write (k,) fp32 values into the model, each rounded to nearest-even in its tensor's dtype."""

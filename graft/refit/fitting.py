@@ -2,8 +2,8 @@
 
 A pass over the texts is an epoch. After each, two candidates are measured on validation: the values as they are, and
 in the second half the mean of the values over all steps of it (Polyak averaging; of nets arXiv 1803.05407), which is
-steadier. The candidate with the lowest measure is kept. The base itself is one, so that a refit that fits nothing is
-told apart.
+steadier. The candidate with the lowest measure is kept; the start is measured too, so that a refit that gains nothing
+shows.
 
 Adam (arXiv 1412.6980) with warm-up and linear decay to 0; at step i of n, from 0, with t = (i + 1/2) / n,
 
@@ -12,6 +12,7 @@ Adam (arXiv 1412.6980) with warm-up and linear decay to 0; at step i of n, from 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -35,16 +36,20 @@ class Candidate:
     """Values that a fitting may keep, measured on validation.
 
     Attributes:
-        epoch: passes over the texts before it, 0 for the base.
-        kind: the "base", the "last" values of the epoch, or their "mean" over the second half.
-        loss: mean over the epoch's steps, nats; None for the base.
+        epoch: passes over the texts before it.
+        kind: the "start", the "last" values of the epoch, or their "mean" over the second half.
+        loss: mean over the epoch's steps, nats; None at the start.
         measured: on validation.
     """
 
     epoch: int
-    kind: Literal["base", "last", "mean"]
+    kind: Literal["start", "last", "mean"]
     loss: float | None
     measured: Measured
+
+    def later(self, epochs: int) -> Candidate:
+        """Return the same as met so many epochs later, in another round."""
+        return dataclasses.replace(self, epoch=self.epoch + epochs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +82,8 @@ def fit_values(objective: Objective, entries: Entries, data: RefitData, config: 
         TrainingError: the loss is not finite.
     """
     fitting = Fitting(objective, entries, data.train, config)
-    kept = Candidate(0, "base", None, measure(objective, data.validation))
-    candidates, values = [kept], entries.base
+    kept = Candidate(0, "start", None, measure(objective, data.validation))
+    candidates, values = [kept], fitting.values.clone()
     bar = tqdm(range(1, config.epochs + 1), desc="refit", unit="epoch", disable=None)
     for epoch in bar:
         loss = fitting.run_epoch()
@@ -86,7 +91,7 @@ def fit_values(objective: Objective, entries: Entries, data: RefitData, config: 
             entries.write(present)
             candidate = Candidate(epoch, kind, loss, measure(objective, data.validation))
             candidates.append(candidate)
-            if candidate.measured.by(config.select) < kept.measured.by(config.select) or kept.kind == "base":
+            if candidate.measured.by(config.select) < kept.measured.by(config.select) or kept.kind == "start":
                 kept, values = candidate, present.clone()
         entries.write(fitting.values)
         bar.set_postfix(loss=f"{loss:.4f}", kept=f"{kept.measured.by(config.select):.4f}")

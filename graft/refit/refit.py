@@ -24,8 +24,9 @@ from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
-from graft.refit.fitting import Fit, fit_values
+from graft.refit.fitting import Fit
 from graft.refit.objective import Objective
+from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
 from graft.refit.teacher import Teacher, make_teacher
 from graft.specs.reader import to_plain
@@ -85,16 +86,16 @@ def refit_skill(
         mask = localize_skill(base, tuned, task, localization_of(config, k), **runtime.options).mask
     teacher = _open_teacher(pair, task, data, runtime)
     objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
-    if mask is None:
-        weights = match_weights(objective.head.model, pair.names_in(Scope(config.scope)))
-        mask = choose_by_loss(SupportContext(objective, pair.base, weights, data.train, k), config)
-    entries = Entries(match_weights(objective.head.model, tuple(mask)), mask)
-    fit = fit_values(objective, entries, data, config)
-    del teacher, objective  # and the models with them
+    names = pair.names_in(Scope(config.scope)) if mask is None else tuple(mask)
+    context = SupportContext(objective, pair.base, match_weights(objective.head.model, names), data.train, k)
+    mask = mask or choose_by_loss(context, config)
+    entries = Entries(context.weights, mask, pair.base)
+    entries, fit = fit_in_rounds(context, entries, data, config)
+    del teacher, objective, context  # and the models with them
     described = _describe(pair, data, fit, config, support)
     provenance = describe_origin(located, pair, Scope(config.scope), described["method"], task)
     provenance = dataclasses.replace(provenance, values="refit", refit=described["refit"])
-    patch = cut_patch(pair, mask, provenance, with_base_values=with_base_values)
+    patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
     return dataclasses.replace(patch, values=entries.rounded(fit.values))
 
 

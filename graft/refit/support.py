@@ -90,6 +90,15 @@ def match_weights(model: torch.nn.Module, names: Sequence[str]) -> dict[str, tor
 
 def largest_gradients(context: SupportContext) -> Mask:
     """Choose the k entries with the largest |gradient| of the mean loss at the base."""
-    scores = {name: partial(torch.abs, gradient) for name, gradient in context.gradients().items()}
-    indices = select_top(scores, list(scores), context.k)
-    return Mask.of({name: context.base.spec(name) for name in indices}, indices)
+    return select_largest(context.gradients(), context.base, context.k)
+
+
+def select_largest(gradients: Gradients, base: Checkpoint, k: int) -> Mask:
+    """Select the k largest |gradient|; NaN marks what may not be taken, ties go by tensor name, then index."""
+    scores = {name: partial(_sizes, gradient) for name, gradient in gradients.items()}
+    indices = select_top(scores, list(scores), k)
+    return Mask.of({name: base.spec(name) for name in indices}, indices)
+
+
+def _sizes(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.abs().nan_to_num(nan=-torch.inf)

@@ -32,6 +32,8 @@ class RefitSpec(Block):
         select: the measure on validation by which the epoch is chosen that is kept: "nll" of the labels, or "kl" from
             the tuned model, which needs no label.
         hold_out: share of the texts that is held out to choose by, in place of the task's validation split.
+        rounds: times that values are fitted; between them entries are dropped and others grown (`graft.refit.regrow`).
+        drop: share of the entries that is dropped each time.
         seed: of the order of texts, and of a random support.
     """
 
@@ -48,4 +50,6 @@ class RefitSpec(Block):
     clip: Annotated[float, Above(0)] = 1.0
     select: Criterion = "nll"
     hold_out: Annotated[float, Within(0, 0.5)] = 0.0
+    rounds: Count = 1
+    drop: Annotated[float, Within(0, 1)] = 0.3
     seed: int = 0
