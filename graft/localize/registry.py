@@ -17,9 +17,11 @@ class LocalizationMethod(ScoreEntry):
 
     Attributes:
         needs_validation: it uses the task's validation examples too.
+        limits_rank: it can keep to a largest rank of each matrix.
     """
 
     needs_validation: bool = False
+    limits_rank: bool = True
 
 
 class MethodRegistry(Registry[ScoreEntry]):
@@ -62,6 +64,7 @@ LOCALIZATION_METHODS = MethodRegistry(
             needs_data=True,
             needs_validation=True,
             bytes_per_weight=8,
+            limits_rank=False,
         ),
         LocalizationMethod(
             name="magnitude",

@@ -90,7 +90,7 @@ def test_what_a_row_cannot_hold_or_lacks_is_refused_in_its_name(
 
 def test_an_unknown_format_is_refused_with_all_that_there_are(tmp_path: Path) -> None:
     base, tuned = llama_pair(tmp_path, torch.float32, where=is_linear)
-    with pytest.raises(ConfigError, match="'toy' is not a format to export to; choose from lora, shira, vllm, task-vector"):
+    with pytest.raises(ConfigError, match="'toy' is not a format to export to; choose from lora, shira, vllm"):
         export_patch(stored_patch(base, tuned), "toy", tmp_path / "out")
     with pytest.raises(ConfigError, match="'toy' is not a format to import from; choose from shira, composable-sft"):
         import_patch(tmp_path / "file", "toy", str(base))
