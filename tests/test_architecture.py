@@ -40,8 +40,8 @@ LAYERS = (
     {"evaluate"},
     {"results"},
     {"report"},
-    {"hub"},
     {"interop"},
+    {"hub"},
     {"recipes"},
     {"graft_cli"},
 )

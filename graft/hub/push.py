@@ -10,6 +10,7 @@ from typing import Any
 
 from graft.arguments import checked
 from graft.errors import CheckpointError, ConfigError, HubError
+from graft.hub.adapter_files import make_adapter_files
 from graft.hub.base_model import BaseModel, check_id, choose_license, is_out_of_reach, look_up_base
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.commit import send_commit, sign_in
@@ -60,6 +61,8 @@ def push_patch(
     licence: str | None = None,
     datasets: Sequence[str] = (),
     recipe: Path | None = None,
+    with_adapter: bool = False,
+    base: str | None = None,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
@@ -75,6 +78,8 @@ def push_patch(
         licence: of the patch; by default the one it states, else the base's.
         datasets: Hub ids of the training data.
         recipe: the YAML file that made it, published beside it.
+        with_adapter: publish an exact LoRA adapter beside it, which transformers loads with PEFT alone.
+        base: the model that the adapter is made against; by default the base's Hub id.
         private: make a new repository private.
         revision: branch to commit to, made where it is missing.
         create_pr: open a pull request instead.
@@ -83,7 +88,7 @@ def push_patch(
 
     Raises:
         PatchFormatError: the file is not a patch.
-        PatchError: it names a place on this machine.
+        PatchError: it names a place on this machine, or no adapter holds it exactly.
         PatchMismatchError: by its headers, the base cannot be the patch's.
         ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
@@ -96,11 +101,13 @@ def push_patch(
     run_files = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
     more = {RECIPE: read_recipe(recipe)} if recipe else {}
     full_name = sign_in(repository, offline_too=dry_run)
-    base, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
-    chosen = choose_license(licence or provenance.licence, base)
+    base_on_hub, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
+    chosen = choose_license(licence or provenance.licence, base_on_hub)
     if chosen is None:
         notes.append("no license is stated, neither by you (--license) nor by the base")
-    facts = CardFacts(full_name, base, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
+    if with_adapter:
+        more |= make_adapter_files(region, base, base_on_hub.id if base_on_hub else None)
+    facts = CardFacts(full_name, base_on_hub, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
     files = _compose(region, provenance, run_files.files | more, facts)
     pushed = Pushed(full_name, files, (*notes, *run_files.notes))
     if dry_run:

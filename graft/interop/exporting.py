@@ -79,7 +79,7 @@ def export_patch(
     _refuse_without_base(export_format, source)
     skipped = export_format.find_unsupported(source)
     if skipped and not skip_unsupported:
-        raise PatchError(_explain_unsupported(to, skipped))
+        raise PatchError(_explain_unsupported(to, skipped, can_skip=not strict))
     source = source.without(skipped) if skipped else source
     missed, largest = _count_missed(source, export_format) if export_format.is_additive else ({}, 0.0)
     lost_signs = export_format.count_lost_signs(source)
@@ -105,10 +105,11 @@ def _write(export_format: ExportFormat, source: ExportSource, claim: Claim) -> N
         export_format.write(source, temporary)
 
 
-def _explain_unsupported(to: str, skipped: Mapping[str, str]) -> str:
+def _explain_unsupported(to: str, skipped: Mapping[str, str], *, can_skip: bool) -> str:
     name, reason = next(iter(skipped.items()))
     more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-    return f"{to} cannot hold tensor {name!r}: {reason}{more}; --skip-unsupported leaves such tensors out"
+    advice = "; --skip-unsupported leaves such tensors out" if can_skip else ""
+    return f"{to} cannot hold tensor {name!r}: {reason}{more}{advice}"
 
 
 def _formats_of_rank() -> str:

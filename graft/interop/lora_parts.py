@@ -69,6 +69,7 @@ class LoraParts:
         biases: of linear layers.
         tokens: embeddings, of which rows are kept whole.
         norms: tensors of modules that are kept whole.
+        idle: a linear layer with factors of zeros, where the patch changes none, since PEFT wants one.
         transposed: modules that store their weight as (in, out).
         unsupported: what none of these holds, each with the reason.
         names: the patch's tensors -> the live model's parameters.
@@ -82,6 +83,7 @@ class LoraParts:
     biases: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
     transposed: set[str] = field(default_factory=set)
     unsupported: dict[str, str] = field(default_factory=dict)
 
@@ -93,9 +95,9 @@ class LoraParts:
 
     @property
     def targets(self) -> dict[str, int]:
-        """Module -> rank of its factors, at least 1, which a bias alone also needs."""
+        """Module -> rank of its factors, 1 of those that are zero."""
         ranks = {module: self.covers[name].rank for name, module in self.weights.items()}
-        return dict(sorted((dict.fromkeys(self.biases.values(), 1) | ranks).items()))
+        return dict(sorted((dict.fromkeys([*self.biases.values(), *self.idle], 1) | ranks).items()))
 
     @property
     def saved(self) -> dict[str, str | None]:
@@ -166,15 +168,20 @@ def _is_norm(module: torch.nn.Module) -> bool:
 
 
 def _refuse_lone_biases(parts: LoraParts, modules: Mapping[str, torch.nn.Module]) -> None:
-    """Refuse biases beside targets without one, since PEFT gives one to all or none; and a patch without targets."""
+    """Refuse biases beside targets without one, since PEFT gives one to all or none; and find an idle target."""
     targets = {*parts.weights.values(), *parts.biases.values()}
     bare = sorted(path for path in targets if modules[path].bias is None)
     if parts.biases and bare:
         reason = f"a bias, which PEFT's lora_bias keeps only if each adapted layer has one; {bare[0]!r} has none"
         parts.unsupported.update(dict.fromkeys(parts.biases, reason))
         parts.biases.clear()
-    if not (parts.weights or parts.biases):
-        reason = "the patch changes no linear layer, and a LoRA without one does not load"
+    if (parts.tokens or parts.norms) and not (parts.weights or parts.biases):
+        linear = (path for path, module in modules.items() if _is_linear(module))
+        parts.idle.extend(path for path in linear if len(parts.live.group_of(f"{path}.weight")) == 1)
+        del parts.idle[1:]
+        parts.transposed.update(path for path in parts.idle if type(modules[path]) is not torch.nn.Linear)
+    if not parts.targets:
+        reason = "beside no linear layer, and a LoRA without one does not load"
         parts.unsupported.update(dict.fromkeys([*parts.tokens, *parts.norms], reason))
         parts.tokens.clear()
         parts.norms.clear()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from graft.errors import BudgetError, ConfigError, PatchError
+from graft.errors import ConfigError, PatchError
 from graft.interop.exporting import Exported, export_patch
 from graft.interop.importing import import_patch
 from graft.interop.lora_export import make_factors
@@ -157,11 +157,16 @@ def test_what_an_adapter_cannot_hold_is_named_or_skipped(tmp_path: Path) -> None
     assert set(done.skipped) == {"classifier.weight", "classifier.bias"}
     merged = PeftModel.from_pretrained(AutoModel.from_pretrained(base), tmp_path / "adapter").merge_and_unload()
     assert bits_of(merged) != bits_of(AutoModel.from_pretrained(base))
-    norms = llama_pair(tmp_path / "norms", torch.bfloat16, where=lambda name: "norm" in name, share=0.9)
-    with pytest.raises(PatchError, match="changes no linear layer"):
-        exported(tmp_path / "norms", *norms)
-    with pytest.raises(BudgetError):
-        exported(tmp_path / "norms", *norms, skip_unsupported=True)
+
+
+def test_norms_and_embeddings_alone_lean_on_an_idle_layer(tmp_path: Path) -> None:
+    for where in ("norm", "embed"):
+        folder = tmp_path / where
+        base, tuned = llama_pair(folder, torch.bfloat16, where=lambda name, where=where: where in name, share=0.9)
+        assert exported(folder, base, tuned).n_missed == 0
+        check_merged(base, folder / "adapter", tuned, torch.bfloat16, AutoModelForCausalLM, 0)
+        patch = stored_patch(base, tuned)
+        assert import_patch(folder / "adapter", "lora", str(base)).mask == patch.mask
 
 
 @settings(deadline=None, max_examples=60)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     "--dataset", "datasets", multiple=True, metavar="HUB_ID", help="Dataset it was trained on; may be repeated."
 )
 @click.option("--recipe", type=click.Path(path_type=Path), help="YAML recipe that made it, published beside it.")
+@click.option(
+    "--with-adapter",
+    is_flag=True,
+    help="Publish an exact LoRA adapter beside it, which transformers loads with PEFT alone.",
+)
+@click.option("--base", metavar="MODEL", help="Base to make the adapter against. [default: the base on the Hub]")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--revision", metavar="BRANCH", help="Branch to commit to; created if it is missing.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
@@ -36,6 +42,8 @@ def command(
     licence: str | None,
     datasets: tuple[str, ...],
     recipe: Path | None,
+    with_adapter: bool,
+    base: str | None,
     private: bool,
     revision: str | None,
     create_pr: bool,
@@ -54,6 +62,9 @@ def command(
       graft push skill.safetensors me/topics --base-model sentence-transformers/all-MiniLM-L6-v2 --dry-run
     """
     from graft.files.location import locate_patch
+
+    if base is not None and not with_adapter:
+        raise click.UsageError("--base is for --with-adapter; --base-model names the base in the card")
     from graft.hub.push import push_patch
     from graft.patch.format.declaration import FILE_NAME
 
@@ -64,6 +75,8 @@ def command(
         licence=licence,
         datasets=datasets,
         recipe=recipe,
+        with_adapter=with_adapter,
+        base=base,
         private=private,
         revision=revision,
         create_pr=create_pr,
