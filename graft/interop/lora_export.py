@@ -60,9 +60,10 @@ def count_lost_signs(source: ExportSource) -> int:
     for module in parts.targets:
         name = names.get(module)
         base = parts.read_base(f"{module}.weight") if name is None else source.base_tensor(name)
-        is_lost = (as_bits(base) == as_bits(torch.tensor(-0.0, dtype=base.dtype))).flatten()
-        n_patched = 0 if name is None else int(is_lost[torch.tensor(source.patch.mask[name])].sum())
-        count += int(is_lost.sum()) - n_patched
+        zero, n_patched = as_bits(torch.tensor(-0.0, dtype=base.dtype)), 0
+        if name is not None:
+            n_patched = int((as_bits(source.base_values(name)) == zero).sum())
+        count += int(torch.count_nonzero(as_bits(base) == zero)) - n_patched
     return count
 
 
