@@ -93,9 +93,7 @@ def push_patch(
         ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
     """
-    check_id(repository, "REPO_ID")
-    if create_pr and revision not in (None, "main"):
-        raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
+    _check_target(repository, revision, create_pr)
     region, provenance = (patch, patch.provenance) if isinstance(patch, Patch) else load_region(patch)
     refuse_private(provenance.to_json(), "the patch's metadata")
     run_files = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
@@ -115,6 +113,12 @@ def push_patch(
     target: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
     sent = send_commit(full_name, files, message or f"Skill patch of {len(region):,} weights", **target)
     return dataclasses.replace(pushed, commit=sent.oid, pull_request=sent.pr_url)
+
+
+def _check_target(repository: str, revision: str | None, create_pr: bool) -> None:
+    check_id(repository, "REPO_ID")
+    if create_pr and revision not in (None, "main"):
+        raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
 
 
 def _compose(
