@@ -41,8 +41,8 @@ LAYERS = (
     {"evaluate"},
     {"results"},
     {"report"},
-    {"hub"},
     {"interop"},
+    {"hub"},
     {"recipes"},
     {"graft_cli"},
 )
@@ -57,7 +57,7 @@ PACKAGES = {
     "files": {"huggingface_hub"},
     "tensors": {"numpy", "safetensors", "torch", "tqdm", "transformers"},
     "parallel": {"torch"},
-    "patch": {"numpy", "safetensors", "torch"},
+    "patch": {"numpy", "safetensors", "scipy", "torch"},
     "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "scores": {"numpy", "torch", "tqdm"},
     "localize": {"numpy", "torch", "tqdm"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,11 @@ from graft_cli import options, processes
 if TYPE_CHECKING:
     from graft.files.claims import Claim
     from graft.localize.pair_notes import Differences
+    from graft.patch.mask import Mask
+    from graft.patch.provenance import Provenance
     from graft.patch.skill_patch import Patch
+
+MOST_RANKED = 2_000_000  # entries, whose rank takes a second or two
 
 
 def save_and_show(
@@ -34,17 +39,27 @@ def save_and_show(
         lines: added to the lines for a person.
         differences: of the checkpoints that the patch was cut from; added to the JSON, and to stderr as notes.
     """
-    from graft.patch.format.reading import describe_integrity
     from graft.patch.format.writing import save_patch
-    from graft.patch.summary import describe_patch
 
     if not processes.is_first():
         return
     save_patch(patch, output)
     extra = dict(more or {}) | (show_notes(differences) if differences else {})
-    content = describe_patch(patch, output.path.stat().st_size, patch.provenance)
-    content["integrity"] = describe_integrity(output.path)
+    content = describe_file(output.path, patch, patch.provenance)
     options.show(content | extra, as_json, [*describe_lines(content), *lines, f"wrote {output}"])
+
+
+def describe_file(file: Path, region: Patch | Mask, provenance: Provenance) -> dict[str, object]:
+    """Return the content of `graft inspect --json` for a local file; the rank only where it takes little time."""
+    from graft.patch.format.reading import describe_integrity
+    from graft.patch.mask import Mask
+    from graft.patch.summary import describe_patch
+    from graft.patch.vertex_cover import largest_rank
+
+    content = describe_patch(region, file.stat().st_size, provenance)
+    mask = region if isinstance(region, Mask) else region.mask
+    rank = largest_rank(mask) if content["k"] <= MOST_RANKED else None
+    return {**content, "lora_rank": rank, "integrity": describe_integrity(file)}
 
 
 def show_notes(differences: Differences) -> dict[str, object]:
@@ -72,6 +87,8 @@ def describe_lines(content: dict[str, object]) -> list[str]:
         rows.append(
             ("coding", f"{content['bytes_per_entry']:.2f} bytes an entry, {content['bound_ratio']:.3f} x bound")
         )
+    if content.get("lora_rank"):
+        rows.append(("rank", f"its matrices fit a LoRA of rank {content['lora_rank']}"))
     if isinstance(buffers := content.get("buffers"), dict):
         rows.append(("buffers", ", ".join(f"{name} {k:,}" for name, k in buffers.items()) + ", counted apart"))
     rows += _vocabulary_rows(content)

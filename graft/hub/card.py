@@ -12,6 +12,7 @@ from graft.hub.base_model import BaseModel, License
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
 from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
+from graft.interop.peft_adapter import WEIGHTS
 from graft.patch.summary import Outline, describe_outline
 from graft.results.cells import cell, fixed
 from graft.results.figures import TEST, SetFigures, read_figures
@@ -45,6 +46,20 @@ model = {auto}.from_pretrained("{base}", dtype="auto")
 with graft.apply_patch(model, patch):  # every check comes before the first write
     ...  # here the model has the skill
 # and here it is bitwise the base again"""
+
+_ADAPTER = """\
+
+
+The repository also holds the patch as a LoRA adapter, so that PEFT alone is enough:
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("{repository}")  # the base, with the skill on its side
+```
+
+On the side its outputs agree with the patch's within rounding; merged into the weights by PEFT it gives the patch's
+very bits."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ def _values(
         "about": _describe_patch(outline, facts, task, base),
         "usage": (_USAGE if is_patch else _USAGE_OF_MASK).format(**names),
         "commands": (_COMMANDS if is_patch else _COMMANDS_OF_MASK).format(**names),
+        "adapter": _ADAPTER.format(**names) if WEIGHTS in facts.files else "",
         "limits": _LIMITS.format(quality=_describe_quality(metrics))
         if is_patch
         else "It holds coordinates and no values.",

@@ -12,6 +12,7 @@ from graft.arguments import checked
 from graft.compose.base_values import find_embedded
 from graft.errors import CheckpointError, ConfigError, HubError
 from graft.files.location import locate
+from graft.hub.adapter_files import make_adapter_files
 from graft.hub.base_model import BaseModel, check_id, choose_license, is_out_of_reach, look_up_base
 from graft.hub.card import CardFacts, compose_card
 from graft.hub.commit import send_commit, sign_in
@@ -66,6 +67,7 @@ def push_patch(
     licence: str | None = None,
     datasets: Sequence[str] = (),
     recipe: Path | None = None,
+    with_adapter: bool = False,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
@@ -78,10 +80,12 @@ def push_patch(
         patch: a patch in memory, or a local file or folder.
         repository: Hub id, NAME or ORG/NAME.
         base_model: Hub id of the base, if the patch does not name it.
-        base: the base model, to publish the digest of the result; the embedded encoder is found by its name.
+        base: the base model, to publish the digest of the result, and for the adapter, which is made by default against
+            the base's Hub id; the embedded encoder is found by its name.
         licence: of the patch; by default the one it states, else the base's.
         datasets: Hub ids of the training data.
         recipe: the YAML file that made it, published beside it.
+        with_adapter: publish an exact LoRA adapter beside it, which transformers loads with PEFT alone.
         private: make a new repository private.
         revision: branch to commit to, made where it is missing.
         create_pr: open a pull request instead.
@@ -90,14 +94,12 @@ def push_patch(
 
     Raises:
         PatchFormatError: the file is not a patch.
-        PatchError: it names a place on this machine.
+        PatchError: it names a place on this machine, or no adapter holds it exactly.
         PatchMismatchError: the base cannot be the patch's, or does not give the result that the patch states.
         ConfigError: an id, license or recipe that cannot be published.
         HubError: the Hub refused, or could not be reached; nothing was published.
     """
-    check_id(repository, "REPO_ID")
-    if create_pr and revision not in (None, "main"):
-        raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
+    _check_target(repository, revision, create_pr)
     region, provenance = (patch, patch.provenance) if isinstance(patch, Patch) else load_region(patch)
     refuse_private(provenance.to_json(), "the patch's metadata")
     run_files = RepoFiles() if isinstance(patch, Patch) else find_run_files(Path(patch))
@@ -108,6 +110,8 @@ def push_patch(
     chosen = choose_license(licence or provenance.licence, on_hub)
     if chosen is None:
         notes.append("no license is stated, neither by you (--license) nor by the base")
+    if with_adapter:
+        more |= make_adapter_files(region, base, on_hub.id if on_hub else None)
     facts = CardFacts(full_name, on_hub, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
     files = _compose(region, provenance, run_files.files | more, facts)
     pushed = Pushed(full_name, files, (*notes, *run_files.notes))
@@ -143,6 +147,12 @@ def _embedded_base(identity: BaseIdentity) -> str | None:
     embedded = find_embedded(identity)
     is_base = embedded is not None and digest_of(Checkpoint.open(locate(embedded).path)) == identity.digest
     return embedded if is_base else None
+
+
+def _check_target(repository: str, revision: str | None, create_pr: bool) -> None:
+    check_id(repository, "REPO_ID")
+    if create_pr and revision not in (None, "main"):
+        raise ConfigError("--create-pr and --revision exclude each other: the Hub opens pull requests on main")
 
 
 def _compose(

@@ -18,6 +18,8 @@ from graft.patch.skill_patch import Patch
 from graft.tensors.architecture import build_on_meta
 from graft.tensors.checkpoint import Checkpoint
 
+MAX_RANK = 64
+
 
 @dataclass(frozen=True, eq=False)
 class ExportSource:
@@ -27,11 +29,13 @@ class ExportSource:
         patch: the patch.
         target: its base on disk, with the values under the mask checked; None without one.
         base_names: the patch's tensor names, of whole tensors too -> the base's; empty without a base.
+        max_rank: largest rank that a layer's factors may have, where the format has factors.
     """
 
     patch: Patch
     target: StoredTarget | None = None
     base_names: dict[str, str] = dataclasses.field(default_factory=dict)
+    max_rank: int = MAX_RANK
 
     @classmethod
     def of(cls, patch: Patch, base: str | None) -> ExportSource:

@@ -3,8 +3,9 @@
     W + scale * B A,   A (r, in), B (out, r), scale = alpha / r, or alpha / sqrt(r) with rank-stabilized scaling
 
 (arXiv 2312.03732). The product is taken in float32 (float64 for a float64 weight), the sum rounded to the weight's
-dtype: the result of `merge_and_unload` for an adapter loaded with PEFT's defaults. Every entry of a targeted matrix
-changes, so that a budget chooses what the patch keeps.
+dtype: the result of `merge_and_unload` for an adapter loaded with PEFT's defaults. The second factor's bias, where it
+has one, is scaled and added to the layer's; rows of an embedding that were trained as tokens replace the base's. Every
+entry of a targeted matrix changes, so that a budget chooses what the patch keeps.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from graft.errors import CheckpointError
 from graft.interop.additive import add_difference, difference_dtype
 from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
 from graft.interop.linear_layers import find_transposed
+from graft.interop.lora_beside import BIAS, TOKENS, read_biases, read_tokens
 from graft.interop.peft_adapter import Adapter, open_adapter, read_others
 from graft.tensors.checkpoint import Checkpoint
 
 # settings that change the arithmetic, or the base itself; each is off where it is absent, null or empty
 _UNSUPPORTED = (
-    *("use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "use_qalora", "use_bdlora"),
+    *("use_dora", "target_parameters", "use_qalora", "use_bdlora"),
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "layer_replication"),
     *("megatron_config", "velora_config"),
 )
@@ -52,6 +54,7 @@ def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
     _refuse_variants(adapter)
     pairs = adapter.groups(_LINEAR) | adapter.groups(_EMBEDDING)
     used = {key for pair in pairs.values() for key in pair.values()}
+    used |= {key for ending in (BIAS, TOKENS) for found in adapter.groups((ending,)).values() for key in found.values()}
     others = {name: key for name, key in adapter.keys.items() if key not in used}
     _refuse_others(adapter, others)
     more = read_others(adapter, others)
@@ -60,6 +63,8 @@ def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
         name, edit = f"{module}.weight", _make_edit(adapter, module, pair, transposed.get(f"{module}.weight"))
         below = edits.get(name)  # of an embedding that PEFT stores beside its factors
         edits[name] = edit if below is None else _chain(below, edit)
+    for name, edit in (read_biases(adapter, partial(_scale_of, adapter)) | read_tokens(adapter)).items():
+        edits[name] = edit if name not in edits else _chain(edits[name], edit)
     config = {key: adapter.config.get(key) for key in ("r", "lora_alpha", "use_rslora")}
     return ImportedWeights(edits, more.whole, config, frozenset(more.whole))
 
@@ -72,8 +77,7 @@ class _Layer:
     read_a: Callable[[], torch.Tensor]
     read_b: Callable[[], torch.Tensor]
     rank: int
-    alpha: float
-    is_rank_stabilized: bool  # alpha / sqrt(r)
+    scale: float
     is_transposed: bool  # the weight is stored as (in, out)
     is_embedding: bool
 
@@ -89,7 +93,7 @@ class _Layer:
         shape = (b.shape[0], a.shape[1])
         check_shape(self.name, shape[::-1] if self.is_transposed else shape, tuple(base.shape))
         product = (b @ a).T if self.is_transposed else b @ a
-        difference = product * (self.alpha / (len(a) ** 0.5 if self.is_rank_stabilized else len(a)))
+        difference = product * self.scale
         # of embeddings PEFT rounds the difference before it adds it
         return add_difference(base, difference.to(base.dtype) if self.is_embedding else difference)
 
@@ -109,16 +113,25 @@ def _make_edit(adapter: Adapter, module: str, pair: Mapping[str, str], is_transp
         f"{module}.weight",
         read_a,
         read_b,
-        rank=int(
-            _check_number(adapter, "r", _match_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8)))
-        ),
-        alpha=_check_number(
-            adapter, "lora_alpha", _match_pattern(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
-        ),
-        is_rank_stabilized=bool(adapter.config.get("use_rslora")),
+        rank=_rank_of(adapter, module),
+        scale=_scale_of(adapter, module),
         is_transposed=_EMBEDDING[0] in pair or is_transposed,
         is_embedding=_EMBEDDING[0] in pair,
     ).merge
+
+
+def _rank_of(adapter: Adapter, module: str) -> int:
+    rank = int(_check_number(adapter, "r", _match_pattern(adapter, "rank_pattern", module, adapter.config.get("r", 8))))
+    if rank < 1:
+        raise CheckpointError(f"{adapter.where}: r is {rank}, and a LoRA's rank is at least 1")
+    return rank
+
+
+def _scale_of(adapter: Adapter, module: str) -> float:
+    """Return alpha / r, or alpha / sqrt(r) with rank-stabilized scaling."""
+    default, rank = adapter.config.get("lora_alpha", 8), _rank_of(adapter, module)
+    alpha = _check_number(adapter, "lora_alpha", _match_pattern(adapter, "alpha_pattern", module, default))
+    return alpha / (rank**0.5 if adapter.config.get("use_rslora") else rank)
 
 
 def _chain(first: Edit, second: Edit) -> Edit:

@@ -30,9 +30,17 @@ class ExportFormat(Entry):
         is_additive: whether it holds differences. It then needs the base's values under the mask, from the base or from
             the patch, and a few values may be out of reach of any difference.
         needs_base: whether whole tensors of the base are needed.
+        assigned: "package.module:name" of a function of the source, which returns the tensors that an additive format
+            holds as values all the same; None where there are none.
+        lost_signs: "package.module:name" of a function of the source, which counts the base's values of -0.0 beside the
+            patch's entries that the format's addition turns into +0.0; None where it adds nothing there.
+        has_rank: whether it holds factors, whose rank can be limited.
     """
 
     unsupported: str | None = None
+    assigned: str | None = None
+    lost_signs: str | None = None
+    has_rank: bool = False
     is_folder: bool = False
     is_additive: bool = False
     needs_base: bool = False
@@ -52,6 +60,14 @@ class ExportFormat(Entry):
         """Return the tensors that the format cannot hold, in ascending order, each with the reason."""
         reasons: Mapping[str, str] = load_target(self.unsupported)(source) if self.unsupported else {}
         return dict(sorted(reasons.items()))
+
+    def find_assigned(self, source: ExportSource) -> frozenset[str]:
+        """Return the tensors that an additive format holds as values."""
+        return frozenset(load_target(self.assigned)(source) if self.assigned else ())
+
+    def count_lost_signs(self, source: ExportSource) -> int:
+        """Count the base's values of -0.0 beside the patch's entries that become +0.0."""
+        return int(load_target(self.lost_signs)(source)) if self.lost_signs else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +91,19 @@ class ImportFormat(Entry):
 EXPORT_FORMATS = Registry(
     "format to export to",
     (
+        ExportFormat(
+            name="lora",
+            help="a folder with a PEFT adapter whose factors multiply to the patch's differences exactly",
+            target="graft.interop.lora_export:write_lora",
+            unsupported="graft.interop.lora_export:find_unsupported",
+            assigned="graft.interop.lora_export:find_assigned",
+            lost_signs="graft.interop.lora_export:count_lost_signs",
+            source="https://arxiv.org/abs/2106.09685",
+            is_folder=True,
+            is_additive=True,
+            needs_base=True,
+            has_rank=True,
+        ),
         ExportFormat(
             name="shira",
             help="a folder with a PEFT adapter of sparse differences, for linear layers",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from graft.localize.budget import allocate
 from graft.localize.changes import Changes
+from graft.localize.rank_limit import find_within_rank, select_within_rank
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
 from graft.scores.gradient_path import GradientPath
@@ -79,8 +80,22 @@ class LocalizationContext:
         return self.score_cache[key]
 
     def select_by_score(self, name: str) -> Mask:
-        """Return the entries with the best scores of a name, in each group as many as its share."""
-        return self.score(name).select(self.groups)
+        """Return the entries with the best scores of a name, in each group as many as its share.
+
+        Raises:
+            BudgetError: fewer than k entries may be chosen.
+        """
+        scores, max_rank = self.score(name), self.config.max_rank
+        if max_rank is None:
+            return scores.select(self.groups)
+        return select_within_rank(scores, self.groups, max_rank, self.changes.counts)
+
+    def select_candidates(self, scores: Scores, multiple: int) -> Mask:
+        """Return the `multiple` x k best-scored entries, fewer where there are not so many; the rank limit holds."""
+        counts, max_rank = self.changes.counts, self.config.max_rank
+        if max_rank is not None:
+            return find_within_rank(scores, self.groups, max_rank, counts, multiple)
+        return scores.select([(names, min(multiple * k, sum(counts[n] for n in names))) for names, k in self.groups])
 
     def _score_input(self) -> ScoreInput:
         config = self.config

@@ -190,8 +190,8 @@ def choose_learned(context: LocalizationContext) -> Mask:
     """Learn the mask among the best-scored `learn.multiple` x k entries."""
     path, config, learn = context.model, context.config, context.config.learn
     start = _start_scores(context)
-    wider = [(names, min(learn.multiple * k, _count_changed(context, names))) for names, k in context.groups]
-    candidates = Candidates(context.pair, path.weights, start.select(wider), context.groups)
+    chosen = context.select_candidates(start, learn.multiple)
+    candidates = Candidates(context.pair, path.weights, chosen, context.groups)
     scores = start.at(candidates.mask)
     train, validation = path.examples, context.validation
     if learn.data == "train+validation":
@@ -215,7 +215,3 @@ def _start_scores(context: LocalizationContext) -> Scores:
     medians = [scores.at(scores.select(groups)).median() for scores in (attributions, magnitudes)]
     weight = learn.prior * float(medians[0].clamp_min(0) / medians[1])
     return attributions.plus(magnitudes, weight, points)
-
-
-def _count_changed(context: LocalizationContext, names: tuple[str, ...]) -> int:
-    return sum(context.changes.counts[name] for name in names)

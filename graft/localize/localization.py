@@ -71,7 +71,7 @@ def localize_skill(
     config = config or LocalizeSpec()
     located = locate(base)
     pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
-    names = pair.names_in(Scope(config.scope))
+    names = _names_to_choose_from(pair, config)
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
     context = LocalizationContext(
         Changes(pair, names), k, config, score_cache={} if score_cache is None else score_cache
@@ -83,6 +83,23 @@ def localize_skill(
     del context  # and the model with it
     provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
+
+
+def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[str, ...]:
+    """Return the tensors in scope; with a largest rank the matrices among them.
+
+    Raises:
+        ConfigError: the method cannot keep to a rank, or there is no matrix.
+    """
+    names, method = pair.names_in(Scope(config.scope)), LOCALIZATION_METHODS.find(config.method)
+    if config.max_rank is None:
+        return names
+    if isinstance(method, LocalizationMethod) and not method.limits_rank:
+        raise ConfigError(f"method {method.name!r} cannot keep to a rank: choose another, or leave out max_rank")
+    matrices = tuple(name for name in names if len(pair.base.spec(name).shape) == 2)
+    if not matrices:
+        raise ConfigError(f"scope {config.scope!r:.80} holds no matrix, whose rank max_rank could limit")
+    return matrices
 
 
 def describe_origin(

@@ -16,9 +16,11 @@ class LocalizationMethod(ScoreEntry):
 
     Attributes:
         needs_validation: it uses the task's validation examples too.
+        limits_rank: it can keep to a largest rank of each matrix.
     """
 
     needs_validation: bool = False
+    limits_rank: bool = True
 
 
 # Every score is a method, of which the top k are kept. A score with a quicker way to its top k has a row of the same
@@ -45,6 +47,7 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
             needs_data=True,
             needs_validation=True,
             bytes_per_weight=8,
+            limits_rank=False,
         ),
         LocalizationMethod(
             name="magnitude",

@@ -237,9 +237,10 @@ def find_top_delta_mask(pair: CheckpointPair, names: Sequence[str], k: int) -> M
 def choose_top_deltas(context: LocalizationContext) -> Mask:
     """Choose the top k |delta|, without a list of all where one budget holds for all tensors.
 
-    A budget that is shared out, or too few moved weights (which it refuses), goes the way of any other score.
+    A budget that is shared out, a limited rank, or too few moved weights (which it refuses), goes the way of any other
+    score.
     """
-    if context.config.allocation == "global":
+    if context.config.allocation == "global" and context.config.max_rank is None:
         mask = find_top_delta_mask(context.pair, context.names, context.k)
         if len(mask) == context.k:
             return mask

@@ -83,6 +83,8 @@ class LocalizeSpec(Block):
         scope: which tensors the entries may lie in: layers, embeddings, heads, a sum such as layers+embeddings, all, or
             a regular expression.
         allocation: one budget over all tensors ("global"), or shared out by size "per-tensor" or "per-layer".
+        max_rank: largest exact rank of each matrix's part of the mask, so that the patch fits a LoRA of that rank
+            (`graft.localize.rank_limit`); entries then lie in matrices alone. Where absent, there is no limit.
         path: attribution: along the "graft" as it grows, or "straight" from base to tuned.
         points: attribution: points of that path.
         class_debias: set class offsets aside at every point of the path and step of the learner
@@ -103,6 +105,7 @@ class LocalizeSpec(Block):
     budget: int | None = None
     scope: str = "layers"
     allocation: Allocation = "global"
+    max_rank: Count | None = None
     path: PathKind = "graft"
     points: Count = 8
     class_debias: bool = True

@@ -85,5 +85,9 @@ SECTIONS = (
             "process of its own, by turns, medians of three; synced to the disk; files in the page cache, and for the "
             "last seconds on the disk alone. The machine is shared: the processor's own seconds stand beside those of "
             "the clock. Anonymous memory is the whole process's, torch included.", "fuse"),
+    Section("adapters", "A patch of a 1.1B model in bf16 as an exact LoRA adapter",
+            "800,000 entries in few rows and columns of each matrix, as learned masks lie, and the same number at "
+            f"random in a few matrices; all of `graft export --to lora`, imports apart, {CLOCK}.",
+            "adapters"),
     Section("guards", "What nobody should have to wait for", f"Medians of three, {CLOCK}.", "guards"),
 )  # fmt: skip

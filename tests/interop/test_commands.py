@@ -31,7 +31,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     code, out, err = run(capsys, *export, "--json")
     told = json.loads(out)
     assert (code, err) == (0, "")
-    assert told.keys() == {"output", "to", "k", "dense", "skipped", "missed", "largest_miss"}
+    assert told.keys() == {"output", "to", "k", "dense", "skipped", "missed", "largest_miss", "lost_signs"}
     assert told["k"] == len(patch)
     code, out, err = run(capsys, *export, "--force")
     assert code == 0

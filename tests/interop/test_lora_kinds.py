@@ -48,6 +48,9 @@ EQUAL: dict[str, dict[str, Any]] = {
     "the head": {"target_modules": ["lm_head"]},
     "all biases": {**Q, "bias": "all"},
     "its layers' biases": {**Q, "bias": "lora_only"},
+    "a bias of the factors": {**Q, "lora_bias": True, "lora_alpha": 3},
+    "tokens": {**Q, "trainable_token_indices": [1, 3]},
+    "tokens of a named embedding": {**Q, "trainable_token_indices": {"embed_tokens": [5, 0, 9]}},
     "a norm saved": {**Q, "modules_to_save": ["norm"]},
     "a block saved": {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["layers.1.mlp"]},
     "tied modules saved together": {**Q, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
@@ -75,8 +78,6 @@ UNTIED: dict[str, dict[str, Any]] = {  # tied they are one tensor that PEFT make
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA": ({**Q, "use_dora": True}, "use_dora"),
-    "a bias of the factors": ({**Q, "lora_bias": True}, "lora_bias"),
-    "tokens": ({**Q, "trainable_token_indices": [1, 3]}, "trainable_token_indices"),
     "parameters": ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters"),
     "PiSSA": ({**Q, "init_lora_weights": "pissa"}, "'pissa', which rewrites the base"),
     "PiSSA by iterations": ({**Q, "init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which rewrites"),

@@ -51,7 +51,7 @@ def test_a_row_is_a_choice_with_its_help_and_writes_its_file(
     export = ("export", tmp_path / "skill", "--to", "toy", "-o", tmp_path / "toy.json")
     code, _, err = run(capsys, *export)
     assert code == 2
-    assert "'toy' is not one of 'shira', 'vllm', 'task-vector', 'state-dict'" in err
+    assert "'toy' is not one of 'lora', 'shira', 'vllm', 'task-vector', 'state-dict'" in err
     with EXPORT_FORMATS.extended(EXPORT), IMPORT_FORMATS.extended(IMPORT):
         for command, line in (("export", EXPORT.help), ("import", IMPORT.help)):
             _, out, _ = run(capsys, command, "--help")
@@ -90,7 +90,7 @@ def test_what_a_row_cannot_hold_or_lacks_is_refused_in_its_name(
 
 def test_an_unknown_format_is_refused_with_all_that_there_are(tmp_path: Path) -> None:
     base, tuned = llama_pair(tmp_path, torch.float32, where=is_linear)
-    with pytest.raises(ConfigError, match="'toy' is not a format to export to; choose from shira, vllm, task-vector"):
+    with pytest.raises(ConfigError, match="'toy' is not a format to export to; choose from lora, shira, vllm"):
         export_patch(stored_patch(base, tuned), "toy", tmp_path / "out")
     with pytest.raises(ConfigError, match="'toy' is not a format to import from; choose from shira, composable-sft"):
         import_patch(tmp_path / "file", "toy", str(base))

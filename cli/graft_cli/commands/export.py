@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,11 @@ from graft_cli import options
 @click.option(
     "--skip-unsupported", is_flag=True, help="Leave out tensors that the format cannot hold, instead of refusing."
 )
+@click.option(
+    "--max-rank",
+    type=click.IntRange(1),
+    help="lora: the largest rank of a layer's factors; a layer that needs more is refused by name.  [default: 64]",
+)
 @options.output("File to write, or folder for a format that is one.")
 @options.force
 @options.as_json
@@ -32,6 +38,7 @@ def command(
     base: str | None,
     strict: bool,
     skip_unsupported: bool,
+    max_rank: int | None,
     output: Path,
     force: bool,
     as_json: bool,
@@ -40,7 +47,7 @@ def command(
 
     \b
     Example:
-      graft export skill.safetensors --to shira --base embedded:all-MiniLM-L6-v2 -o runs/adapter
+      graft export skill.safetensors --to lora --base embedded:all-MiniLM-L6-v2 -o runs/adapter
     """
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
@@ -48,12 +55,15 @@ def command(
     from graft.interop.exporting import export_patch
 
     claim = claim_output(output, is_folder=EXPORT_FORMATS[to].is_folder, force=force, inputs=local_paths(patch, base))
-    exported = export_patch(pull_patch(patch), to, claim, base=base, strict=strict, skip_unsupported=skip_unsupported)
+    how: dict[str, Any] = {"strict": strict, "skip_unsupported": skip_unsupported, "max_rank": max_rank}
+    exported = export_patch(pull_patch(patch), to, claim, base=base, **how)
     lines = [f"skipped {name}: {reason}" for name, reason in exported.skipped.items()]
     if exported.n_missed:
         lines.append(
             f"{exported.n_missed:,} of {exported.k:,} values are out of reach, by at most {exported.largest_miss:.1e}"
         )
+    if exported.lost_signs:
+        lines.append(f"{exported.lost_signs:,} values of the base turn from -0.0 into +0.0 when it is merged")
     and_whole = f" and {exported.dense} whole tensors" if exported.dense else ""
     result = {
         "output": str(output),
@@ -63,4 +73,5 @@ def command(
         "skipped": dict(exported.skipped),
     }
     result |= {"missed": exported.n_missed, "largest_miss": exported.largest_miss}
+    result["lost_signs"] = exported.lost_signs
     options.show(result, as_json, [*lines, f"wrote {output} with {exported.k:,} entries{and_whole}"])

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     help="One budget over all tensors, or one for each tensor or layer in proportion to its size.",
 )
 @click.option(
+    "--max-rank",
+    type=click.IntRange(1),
+    help="Choose entries, of matrices alone, that fit a LoRA of this rank exactly.  [default: no limit]",
+)
+@click.option(
     "--path",
     type=click.Choice(get_args(PathKind)),
     default="graft",
