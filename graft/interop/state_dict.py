@@ -14,7 +14,7 @@ import torch
 
 from graft.files.tensor_spec import TensorSpec
 from graft.interop.export_source import ExportSource
-from graft.interop.imported_weights import ImportedWeights
+from graft.sources.adapters.imported_weights import ImportedWeights
 from graft.patch.growth import continue_shape
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import assign, spec_of
