@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from graft.evaluate.bootstrap import Difference, paired_differences
 from graft.evaluate.correctness import accuracy
@@ -16,16 +15,18 @@ from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
+from graft.sources.opening import Model, open_model, open_with_base
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 
 
 def evaluate_against(
-    base: str | Path,
-    tuned: str | Path | None,
+    base: Model,
+    tuned: Model | None,
     task: Task,
     *,
     patches: tuple[Patch, ...] = (),
+    adapter_base: Model | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
@@ -37,6 +38,8 @@ def evaluate_against(
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
+        adapter_base: the base of those of the two that are adapters; where absent, the one that an adapter's config
+            names, and of a tuned adapter the model itself.
         limit, batch_size: as for `evaluate_task`.
         runtime: device and precision.
 
@@ -44,8 +47,13 @@ def evaluate_against(
         PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
-    grafted = predict(base, task, patches)
-    report = grafted.report() if tuned is None else compare(grafted, predict(base, task), predict(tuned, task))
+    opened = open_with_base(base, adapter_base)
+    grafted = predict(opened, task, patches)
+    if tuned is None:
+        report = grafted.report()
+    else:
+        of_tuned = adapter_base if adapter_base is not None else opened if opened.base is None else None
+        report = compare(grafted, predict(opened, task), predict(open_model(tuned, base=of_tuned), task))
     return dataclasses.replace(report, detection=detect_ood(grafted))
 
 

@@ -11,15 +11,15 @@ import torch
 
 from graft.errors import BudgetError
 from graft.files.location import locate
-from graft.sources.adapters.imported_weights import Edit
 from graft.interop.registry import IMPORT_FORMATS
-from graft.sources.adapters.matching import apply_edits, match_edits
-from graft.sources.adapters.sizes import cut_rows, new_rows
 from graft.localize.budget import resolve_budget
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
 from graft.scores.selection import select_top
+from graft.sources.adapters.imported_weights import Edit
+from graft.sources.adapters.matching import apply_edits, match_edits
+from graft.sources.adapters.sizes import cut_rows, new_rows
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import as_bits, take
 from graft.tensors.hashing import hash_values

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from graft.files.tensor_spec import TensorSpec
-from graft.sources.adapters.additive import difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
 from graft.interop.linear_layers import match_linear_layers
+from graft.sources.adapters.additive import difference_dtype, find_difference
 from graft.sources.adapters.peft_adapter import CONFIG, PREFIX, WEIGHTS
 from graft.sources.adapters.shira import INDICES, VALUES
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES

@@ -70,7 +70,8 @@ def merge_adapter(adapter: Adapter, base: Checkpoint, folder: Path | None = None
     merged.refuse_incomplete()
     useless = sorted(merged.left_out & {*edits, *whole})
     if useless:
-        raise CheckpointError(f"{adapter.where}: brings {quote(useless[0])}, which the model of its config does not have")
+        fact = f"brings {quote(useless[0])}, which the model of its config does not have"
+        raise CheckpointError(f"{adapter.where}: {fact}")
     return merged
 
 

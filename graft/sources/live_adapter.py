@@ -64,5 +64,6 @@ def _state_of_base(inner: Any) -> Mapping[str, torch.Tensor]:
             state[own] = tensor
     lacking = sorted(plain.keys() - state.keys())
     if lacking:
-        raise CheckpointError(f"the live model's base lacks the tensor {lacking[0]!r}: save the adapter, and name its folder")
+        fact = f"the live model's base lacks the tensor {lacking[0]!r}"
+        raise CheckpointError(f"{fact}: save the adapter, and name its folder")
     return state

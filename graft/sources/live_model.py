@@ -63,8 +63,8 @@ def _list_tensors(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch
             f"{_name_of(model)}: adapters were added by transformers; make a PeftModel of it, or save the adapter"
         )
     if not _is_of_transformers(model):
-        seen: dict[Any, str] = {}
-        return {name: t for name, t in state.items() if seen.setdefault((t.data_ptr(), t.shape, t.stride()), name) == name}
+        first = {(tensor.data_ptr(), tensor.shape, tensor.stride()): name for name, tensor in reversed(state.items())}
+        return {name: state[name] for name in first.values()}
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     for name in model._keys_to_ignore_on_save or ():

@@ -29,10 +29,12 @@ class OpenModel:
     Attributes:
         located: its name, its Hub id, and the folder with its config and tokenizer.
         checkpoint: its tensors.
+        base: of an adapter; None for every other model.
     """
 
     located: Located
     checkpoint: Checkpoint
+    base: OpenModel | None = None
 
 
 def open_model(model: Model | OpenModel, *, base: Model | OpenModel | None = None, tokenizer: Any = None) -> OpenModel:
@@ -57,8 +59,20 @@ def open_model(model: Model | OpenModel, *, base: Model | OpenModel | None = Non
     located = locate(model)
     if not is_adapter(located.path):
         return OpenModel(located, Checkpoint.open(located.path))
-    merged = _open_adapter(located.path, base)
-    return OpenModel(Located(merged.path, located.name, located.id, located.revision), merged)
+    merged, opened = _open_adapter(located.path, base)
+    return OpenModel(Located(merged.path, located.name, located.id, located.revision), merged, opened)
+
+
+def open_with_base(model: Model, base: Model | None, *, tokenizer: Any = None) -> OpenModel:
+    """Open a model as `open_model` does, and refuse a base of a model that is no adapter.
+
+    Raises:
+        ConfigError: there is such a base.
+    """
+    opened = open_model(model, base=base, tokenizer=tokenizer)
+    if base is not None and opened.base is None:
+        raise ConfigError(f"{opened.located.name}: no adapter, and so has no base of its own (--base)")
+    return opened
 
 
 def open_pair(base: Model | OpenModel, tuned: Model, *, tokenizer: Any = None) -> CheckpointPair:
@@ -77,7 +91,7 @@ def open_folder(path: Path) -> Path | Checkpoint:
     Raises:
         CheckpointError: as `open_model`.
     """
-    return _open_adapter(path, None) if is_adapter(path) else path
+    return _open_adapter(path, None)[0] if is_adapter(path) else path
 
 
 def refuse_idle_tokenizer(tokenizer: Any, *models: object) -> None:
@@ -90,10 +104,10 @@ def refuse_idle_tokenizer(tokenizer: Any, *models: object) -> None:
         raise ConfigError("tokenizer goes with a live model: a folder brings its own")
 
 
-def _open_adapter(path: Path, base: Model | OpenModel | None) -> MadeCheckpoint:
+def _open_adapter(path: Path, base: Model | OpenModel | None) -> tuple[MadeCheckpoint, OpenModel]:
     adapter = open_adapter(path)
     opened = open_model(str(find_base(adapter).path) if base is None else base)
     note = check_base(adapter, opened.located, opened.checkpoint) if base is not None else None
     merged = merge_adapter(adapter, opened.checkpoint, path)
     merged.notes = (note,) if note else ()
-    return merged
+    return merged, opened

@@ -12,11 +12,11 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.header import parse_json
-from graft.files.weight_index import ADAPTER as CONFIG
-from graft.files.weight_index import INDEX, SINGLE
+from graft.files.weight_index import ADAPTER, INDEX, SINGLE
 from graft.sources.adapters.imported_weights import Edit, replace_whole
 from graft.tensors.checkpoint import Checkpoint
 
+CONFIG = ADAPTER
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # that PEFT puts before the live model's names
 MAX_CONFIG = 10_000_000  # bytes
