@@ -15,7 +15,7 @@ from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
-from graft.sources.opening import Model, open_model, open_with_base
+from graft.sources.opening import Model, open_model, refuse_idle_base
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 
@@ -38,8 +38,8 @@ def evaluate_against(
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
-        adapter_base: the base of those of the two that are adapters; where absent, the one that an adapter's config
-            names, and of a tuned adapter the model itself.
+        adapter_base: the base of those of the two that are adapters; the one that an adapter's config names where
+            absent.
         limit, batch_size: as for `evaluate_task`.
         runtime: device and precision.
 
@@ -47,13 +47,13 @@ def evaluate_against(
         PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
-    opened = open_with_base(base, adapter_base)
-    grafted = predict(opened, task, patches)
+    opened = [open_model(model, base=adapter_base) for model in (base, tuned) if model is not None]
+    refuse_idle_base(adapter_base, *opened)
+    grafted = predict(opened[0], task, patches)
     if tuned is None:
         report = grafted.report()
     else:
-        of_tuned = adapter_base if adapter_base is not None else opened if opened.base is None else None
-        report = compare(grafted, predict(opened, task), predict(open_model(tuned, base=of_tuned), task))
+        report = compare(grafted, *(predict(model, task) for model in opened))
     return dataclasses.replace(report, detection=detect_ood(grafted))
 
 

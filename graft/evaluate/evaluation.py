@@ -16,7 +16,7 @@ from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report, measure
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
-from graft.sources.opening import Model, OpenModel, open_model, open_with_base, refuse_idle_tokenizer
+from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base, refuse_idle_tokenizer
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
@@ -109,7 +109,8 @@ def evaluate_task(
         PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     refuse_idle_tokenizer(tokenizer, model)
-    opened = open_with_base(model, adapter_base, tokenizer=tokenizer)
+    opened = open_model(model, base=adapter_base, tokenizer=tokenizer)
+    refuse_idle_base(adapter_base, opened)
     runtime = Runtime(device, dtype)
     return predict_model(opened, task, patches, limit=limit, batch_size=batch_size, runtime=runtime).report()
 

@@ -50,8 +50,9 @@ def open_live(model: Any, tokenizer: Any = None, state: Mapping[str, torch.Tenso
 
 def unwrap_parallel(model: Any) -> Any:
     """Return the model within data-parallel and compiled wrappers."""
-    inner = getattr(model, "module", getattr(model, "_orig_mod", None))
-    is_wrapper = isinstance(inner, torch.nn.Module) and not hasattr(model, "base_model_prefix")
+    children = dict(model.named_children())
+    inner = children.get("_orig_mod", children.get("module"))  # a compiled model has all attributes of the one in it
+    is_wrapper = inner is not None and (len(children) == 1 or "_orig_mod" in children)
     return unwrap_parallel(inner) if is_wrapper else model
 
 

@@ -63,16 +63,14 @@ def open_model(model: Model | OpenModel, *, base: Model | OpenModel | None = Non
     return OpenModel(Located(merged.path, located.name, located.id, located.revision), merged, opened)
 
 
-def open_with_base(model: Model, base: Model | None, *, tokenizer: Any = None) -> OpenModel:
-    """Open a model as `open_model` does, and refuse a base of a model that is no adapter.
+def refuse_idle_base(base: Model | None, *models: OpenModel) -> None:
+    """Refuse a base where no model is an adapter.
 
     Raises:
-        ConfigError: there is such a base.
+        ConfigError: saying so.
     """
-    opened = open_model(model, base=base, tokenizer=tokenizer)
-    if base is not None and opened.base is None:
-        raise ConfigError(f"{opened.located.name}: no adapter, and so has no base of its own (--base)")
-    return opened
+    if base is not None and all(model.base is None for model in models):
+        raise ConfigError(f"{models[0].located.name}: no adapter, and so has no base of its own (--base)")
 
 
 def open_pair(base: Model | OpenModel, tuned: Model, *, tokenizer: Any = None) -> CheckpointPair:

@@ -98,10 +98,12 @@ def _load_made(kind: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str,
     from transformers import AutoConfig
 
     config = load_pretrained(AutoConfig, checkpoint.path, **options)
+    with torch.device("meta"):  # an Auto class itself loads from paths alone
+        model_class = type(_call_quietly(checkpoint.path, kind.from_config, config))
     state = {name: checkpoint.read(name).clone() for name in checkpoint.names}
     return _call_quietly(
         checkpoint.path,
-        kind.from_pretrained,
+        model_class.from_pretrained,
         None,
         config=config,
         state_dict=state,
