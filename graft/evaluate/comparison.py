@@ -50,10 +50,7 @@ def evaluate_against(
     opened = [open_model(model, base=adapter_base) for model in (base, tuned) if model is not None]
     refuse_idle_base(adapter_base, *opened)
     grafted = predict(opened[0], task, patches)
-    if tuned is None:
-        report = grafted.report()
-    else:
-        report = compare(grafted, *(predict(model, task) for model in opened))
+    report = grafted.report() if tuned is None else compare(grafted, *(predict(model, task) for model in opened))
     return dataclasses.replace(report, detection=detect_ood(grafted))
 
 

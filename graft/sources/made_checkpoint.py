@@ -55,6 +55,11 @@ class MadeCheckpoint(Checkpoint):
         weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
 
 
+def folder_of(model: Path | Checkpoint) -> Path:
+    """Return the folder with a model's config and tokenizer."""
+    return model.path if isinstance(model, Checkpoint) else model
+
+
 def make_folder(name: str, config: Mapping[str, Any]) -> Path:
     """Make a temporary folder of that name with a config.json, unless the config is empty."""
     folder = Path(tempfile.mkdtemp(prefix="graft-")) / name

@@ -17,6 +17,7 @@ from graft.errors import CheckpointError, ConfigError
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import is_sharded, shard_weights
+from graft.sources.made_checkpoint import MadeCheckpoint, folder_of
 from graft.sources.opening import open_folder
 from graft.specs.runtime import DEFAULT, Engine, Runtime
 from graft.specs.task import TaskSpec
@@ -231,7 +232,7 @@ def open_head(
     """
     kind: type[Head] = task.head.entry.load()
     torch.manual_seed(seed)
-    source = model if isinstance(model, Checkpoint) else open_folder(model)
+    source = model if isinstance(model, MadeCheckpoint) else open_folder(folder_of(model))
     head = kind.load(source, task, find_dtype(runtime.dtype), rows=rows, renew=renew)
     if runtime.gradient_checkpointing:
         checkpoint_layers(head.model)

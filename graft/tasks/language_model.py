@@ -10,8 +10,9 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
+from graft.sources.made_checkpoint import folder_of
 from graft.tasks.batches import run_model
-from graft.tasks.loading import folder_of, load_model, load_pretrained, load_tokenizer
+from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
 from graft.tensors.checkpoint import Checkpoint
 
 Family = Literal["masked", "causal"]

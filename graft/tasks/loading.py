@@ -16,7 +16,7 @@ from tqdm import tqdm
 from graft.errors import CheckpointError
 from graft.files.model_config import refuse_oversized, refuse_pipes
 from graft.parallel.launch import find_ranks
-from graft.sources.made_checkpoint import MadeCheckpoint
+from graft.sources.made_checkpoint import MadeCheckpoint, folder_of
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.vocabulary import open_tokenizer
@@ -67,11 +67,6 @@ def load_model(
         if may_lack is None or not may_lack(loaded.base_model_prefix, name):
             raise CheckpointError(f"{path}: lacks the tensor {name!r}, which {type(loaded).__name__} reads here")
     return loaded, lacking
-
-
-def folder_of(model: Path | Checkpoint) -> Path:
-    """Return the folder with a model's config and tokenizer."""
-    return model.path if isinstance(model, Checkpoint) else model
 
 
 def load_tokenizer(model: Path | Checkpoint) -> Any:

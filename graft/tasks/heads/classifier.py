@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError, DataError
+from graft.sources.made_checkpoint import folder_of
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import position_tables, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
-from graft.tasks.loading import folder_of, load_model, load_tokenizer, tell
+from graft.tasks.loading import load_model, load_tokenizer, tell
 from graft.tensors.checkpoint import Checkpoint
 
 

@@ -18,13 +18,14 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
+from graft.sources.made_checkpoint import folder_of
 from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
-from graft.tasks.loading import folder_of, load_model, load_pretrained, load_tokenizer
+from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
 from graft.tensors.checkpoint import Checkpoint
 
 SCALE = 20.0
