@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from graft.evaluate.bootstrap import Difference, paired_differences
 from graft.evaluate.correctness import accuracy
@@ -16,16 +15,18 @@ from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.report import Report
 from graft.patch.skill_patch import Patch
+from graft.sources.opening import Model, open_model, refuse_idle_base
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 
 
 def evaluate_against(
-    base: str | Path,
-    tuned: str | Path | None,
+    base: Model,
+    tuned: Model | None,
     task: Task,
     *,
     patches: tuple[Patch, ...] = (),
+    adapter_base: Model | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     runtime: Runtime = DEFAULT,
@@ -37,6 +38,8 @@ def evaluate_against(
         tuned: the tuned model, for agreement with it and recovered gain; None for neither.
         task: the task.
         patches: applied to the base.
+        adapter_base: the base of those of the two that are adapters; the one that an adapter's config names where
+            absent.
         limit, batch_size: as for `evaluate_task`.
         runtime: device and precision.
 
@@ -44,8 +47,10 @@ def evaluate_against(
         PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     predict = partial(predict_model, limit=limit, batch_size=batch_size, runtime=runtime)
-    grafted = predict(base, task, patches)
-    report = grafted.report() if tuned is None else compare(grafted, predict(base, task), predict(tuned, task))
+    opened = [open_model(model, base=adapter_base) for model in (base, tuned) if model is not None]
+    refuse_idle_base(adapter_base, *opened)
+    grafted = predict(opened[0], task, patches)
+    report = grafted.report() if tuned is None else compare(grafted, *(predict(model, task) for model in opened))
     return dataclasses.replace(report, detection=detect_ood(grafted))
 
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graft.errors import BudgetError, CheckpointError
 from graft.evaluate.comparison import recovered_gain
-from graft.files.location import locate
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.patch.live import apply_patch
+from graft.sources.opening import Model, open_pair
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
@@ -29,7 +28,6 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
-from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
 DENSITIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -100,8 +98,8 @@ class GainCurve:
 
 
 def measure_curve(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     task: Task,
     config: LocalizeSpec | None = None,
     *,
@@ -111,8 +109,7 @@ def measure_curve(
     """Localize at each density and measure the grafts on the validation split.
 
     Args:
-        base: the pretrained model; a local folder, the embedded encoder or a Hub id.
-        tuned: the fine-tuned model.
+        base, tuned: the models, as for `localize_skill`.
         task: training examples for the localization, validation examples for the measurement.
         config: how to choose; its density and budget are replaced.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
@@ -126,10 +123,10 @@ def measure_curve(
     budgets = _budgets(base, tuned, config.scope, densities)
     examples = task.validation_examples()
     forward = dataclasses.replace(runtime, gradient_checkpointing=False)
-    tuned_accuracy = _accuracy(open_head(locate(tuned).path, task.spec, forward), examples, config.batch_size)
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    pair = open_pair(base, tuned)
+    tuned_accuracy = _accuracy(open_head(pair.tuned, task.spec, forward), examples, config.batch_size)
     rows = tuned_rows(pair, task)
-    head = open_head(pair.base.path, task.spec, forward, seed=task.spec.seed, rows=rows)
+    head = open_head(pair.base, task.spec, forward, seed=task.spec.seed, rows=rows)
     base_accuracy = _accuracy(head, examples, config.batch_size)
     points = []
     for density, k in budgets.items():
@@ -144,8 +141,8 @@ def measure_curve(
     return GainCurve(config.method, len(examples), base_accuracy, tuned_accuracy, tuple(points))
 
 
-def _budgets(base: str | Path, tuned: str | Path, scope: str, densities: Sequence[float]) -> dict[float, int]:
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+def _budgets(base: Model, tuned: Model, scope: str, densities: Sequence[float]) -> dict[float, int]:
+    pair = open_pair(base, tuned).without_rounding()
     names = pair.names_in(Scope(scope))
     changed = sum(Changes(pair, names).counts.values())
     budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from graft.arguments import checked
 from graft.errors import CheckpointError, DataError
 from graft.evaluate.outcomes import Outcomes
 from graft.evaluate.report import Report, measure
-from graft.files.location import locate
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
+from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base, refuse_idle_tokenizer
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
@@ -81,10 +81,12 @@ class Predictions:
 
 @checked
 def evaluate_task(
-    model: str | Path,
+    model: Model,
     task: Task,
     *,
     patches: tuple[Patch, ...] = (),
+    adapter_base: Model | None = None,
+    tokenizer: Any = None,
     limit: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -93,9 +95,12 @@ def evaluate_task(
     """Evaluate a model, with patches grafted on, on a task's test split and out-of-distribution sets.
 
     Args:
-        model: a local folder, the embedded encoder or a Hub id.
+        model: a local folder, the embedded encoder, a Hub id, an adapter's folder or Hub id, or a live model, which is
+            read and left as it is (a copy of it runs).
         task: the task.
         patches: applied to the loaded model; all are checked first.
+        adapter_base: the base of an adapter; the one that its config names where absent.
+        tokenizer: of a live model; where absent, that of the folder which it was loaded from.
         limit: evaluate only the first few examples of each set.
         batch_size: examples per forward.
         device, dtype: device and precision.
@@ -103,12 +108,15 @@ def evaluate_task(
     Raises:
         PatchMismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
+    refuse_idle_tokenizer(tokenizer, model)
+    opened = open_model(model, base=adapter_base, tokenizer=tokenizer)
+    refuse_idle_base(adapter_base, opened)
     runtime = Runtime(device, dtype)
-    return predict_model(model, task, patches, limit=limit, batch_size=batch_size, runtime=runtime).report()
+    return predict_model(opened, task, patches, limit=limit, batch_size=batch_size, runtime=runtime).report()
 
 
 def predict_model(
-    model: str | Path,
+    model: Model | OpenModel,
     task: Task,
     patches: tuple[Patch, ...] = (),
     *,
@@ -118,7 +126,7 @@ def predict_model(
 ) -> Predictions:
     """Load a model, graft patches onto it, and predict as `predict_task` does; raise as `evaluate_task`."""
     rows = rows_in(patches, task.spec)
-    head = open_head(locate(model).path, task.spec, runtime, seed=task.spec.seed, rows=rows)
+    head = open_head(open_model(model).checkpoint, task.spec, runtime, seed=task.spec.seed, rows=rows)
     make_room(head, patches)
     with apply_patch(head.model, *patches):
         return predict_task(head, task, limit=limit, batch_size=batch_size)

@@ -7,23 +7,20 @@ patch, which is why this module, like `curve`, builds on patches and localizatio
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from graft.errors import MismatchError
-from graft.files.location import locate
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.provenance import Provenance
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch
+from graft.sources.opening import Model, open_pair
 from graft.tensors.dtypes import take
 from graft.tensors.hashing import hash_values
-from graft.tensors.pair import CheckpointPair
 
 
-def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> Patch:
+def cut_removal(base: Model, tuned: Model, *regions: Patch | Mask) -> Patch:
     """Cut the patch that, applied to the tuned model, puts the base's values back in regions.
 
     It holds no whole tensors: a classifier head that only the tuned model has stays on it. It belongs to the tuned
@@ -39,7 +36,7 @@ def cut_removal(base: str | Path, tuned: str | Path, *regions: Patch | Mask) -> 
         PatchMismatchError: a patch was cut from another base, or a region does not fit it by names and shapes.
         MismatchError, CheckpointError: the checkpoints do not fit together or cannot be read.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    pair = open_pair(base, tuned)
     target, name_of_base = StoredTarget(pair.base), pair.base.path.name
     mask = Mask.of({}, {})
     for region in regions:

@@ -54,10 +54,16 @@ def fetch_model(repository: str, revision: str | None) -> Path:
         root = _snapshot(repository, revision, ROOT, [BELOW])
         return _snapshot(repository, root.name, sorted(_needed_patterns(root)), None)
     except LocalEntryNotFoundError:
-        cached = _cached(repository, revision)
-        if cached is None or not _is_complete(cached):
+        cached = find_cached(repository, revision)
+        if cached is None:
             raise
         return cached
+
+
+def find_cached(repository: str, revision: str | None) -> Path | None:
+    """Return the folder of a model that the cache holds whole; the Hub is not asked."""
+    cached = _cached(repository, revision)
+    return cached if cached is not None and _is_complete(cached) else None
 
 
 def _snapshot(repository: str, revision: str | None, allowed: list[str], ignored: list[str] | None) -> Path:

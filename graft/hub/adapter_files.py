@@ -8,9 +8,9 @@ from pathlib import Path
 
 from graft.errors import ConfigError, PatchError
 from graft.interop.exporting import export_patch
-from graft.interop.peft_adapter import CONFIG, WEIGHTS
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
+from graft.sources.adapters.peft_adapter import CONFIG, WEIGHTS
 
 
 def make_adapter_files(region: Patch | Mask, base: str | Path | None, base_id: str | None) -> dict[str, bytes]:

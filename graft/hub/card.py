@@ -12,10 +12,10 @@ from graft.hub.base_model import BaseModel, License
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
 from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
-from graft.interop.peft_adapter import WEIGHTS
 from graft.patch.summary import Outline, describe_outline
 from graft.results.cells import cell, fixed
 from graft.results.figures import TEST, SetFigures, read_figures
+from graft.sources.adapters.peft_adapter import WEIGHTS
 from graft.tasks.registry import HEADS
 
 TEMPLATE = Path(__file__).with_name("card_template.md")

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from graft.errors import CheckpointError
-from graft.interop.additive import add_difference
-from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
+from graft.sources.adapters.additive import add_difference
+from graft.sources.adapters.imported_weights import Edit, ImportedWeights, check_shape
 from graft.tensors.dtypes import assign, take
 
 FILE_NAME = "pytorch_diff.bin"

@@ -9,10 +9,10 @@ from graft.errors import ConfigError, PatchError
 from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import local_paths
 from graft.files.outputs import new_file, new_folder
-from graft.interop.additive import add_difference, find_difference
 from graft.interop.export_source import MAX_RANK, ExportSource
 from graft.interop.registry import EXPORT_FORMATS, ExportFormat
 from graft.patch.skill_patch import Patch
+from graft.sources.adapters.additive import add_difference, find_difference
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import torch
 
-from graft.errors import BudgetError, MismatchError
+from graft.errors import BudgetError
 from graft.files.location import locate
-from graft.interop.imported_weights import Edit, ImportedWeights, replace_whole
 from graft.interop.registry import IMPORT_FORMATS
-from graft.interop.sizes import cut_rows, new_rows, resized_heads
 from graft.localize.budget import resolve_budget
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
 from graft.scores.selection import select_top
-from graft.tensors.architecture import name_map_of
+from graft.sources.adapters.imported_weights import Edit
+from graft.sources.adapters.matching import apply_edits, match_edits
+from graft.sources.adapters.sizes import cut_rows, new_rows
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits, same_bits, take
+from graft.tensors.dtypes import as_bits, take
 from graft.tensors.hashing import hash_values
 from graft.tensors.pair import refuse_not_finite
 from graft.tensors.scope import Scope
@@ -54,7 +54,7 @@ def import_patch(
     import_format, located = IMPORT_FORMATS.find(source), locate(base)
     checkpoint = Checkpoint.open(located.path)
     weights = import_format.read(file, checkpoint)
-    edits, dense = _match(weights, checkpoint)
+    edits, dense = match_edits(weights, checkpoint)
     edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
     mask = _choose_entries(checkpoint, edited, density, budget)
     rows, grown = new_rows(checkpoint, edits, file)
@@ -69,53 +69,6 @@ def import_patch(
     return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
 
 
-def _match(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, list[Edit]], dict[str, torch.Tensor]]:
-    """Return the base's tensors -> their edits, several where the file lists tied names; and tensors the base lacks."""
-    file_names = [*weights.edits, *weights.whole]
-    base_names = _match_listed(file_names, base)
-    dense = {name: read() for name, read in weights.whole.items() if name not in base_names}
-    heads = resized_heads(weights, base_names, base)
-    base_names = {name: target for name, target in base_names.items() if target not in heads}
-    dense |= heads
-    lacking = sorted(set(weights.edits) - base_names.keys())
-    if lacking or not (base_names or heads):
-        what = f"tensor {lacking[0]!r}" if lacking else "any of the tensors"
-        raise MismatchError(f"{base.path.name} lacks {what} that the imported file changes: is it another base's?")
-    _refuse_untied(weights, base, file_names)
-    edits: dict[str, list[Edit]] = {}
-    for name, target in base_names.items():
-        whole = weights.whole.get(name)
-        edits.setdefault(target, []).append(weights.edits[name] if whole is None else replace_whole(name, whole))
-    return edits, {name: tensor.clone() for name, tensor in dense.items()}
-
-
-def _match_listed(file_names: list[str], base: Checkpoint) -> dict[str, str]:
-    """Map the file's names to the base's listed names; tied names to a single one."""
-    return {name: base.tied.owner(target, base.files) for name, target in _match_each(file_names, base).items()}
-
-
-def _match_each(file_names: list[str], base: Checkpoint) -> dict[str, str]:
-    """Map the file's names to the base's, each tied name to its own."""
-    return name_map_of(base.architecture).match(file_names, {*base.names, *set().union(*base.tied)}).found
-
-
-def _refuse_untied(weights: ImportedWeights, base: Checkpoint, file_names: list[str]) -> None:
-    """Refuse a separate copy of one of several tied tensors: the tool's model unties them, which no patch can.
-
-    Raises:
-        MismatchError: there is one; both names are given.
-    """
-    base_names = _match_each(file_names, base)
-    changed = set(base_names.values())
-    for name in weights.untied & base_names.keys():
-        group = base.tied.group_of(base_names[name])
-        if group - changed:
-            raise MismatchError(
-                f"the imported file holds {name!r} as a copy of its own, but the base ties it with "
-                f"{min(group - changed)!r}, which would stay as it is: a patch cannot untie them"
-            )
-
-
 def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return one tensor of the base and its tuned values, without new rows of a vocabulary.
 
@@ -124,14 +77,7 @@ def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[t
         CheckpointError: a value is NaN or infinite.
     """
     before = base.read(name)
-    tuned = edits[0](before)
-    without_new_rows = cut_rows(base, name, tuned)
-    for other in edits[1:]:
-        if not same_bits(tuned, other(before)):
-            raise MismatchError(
-                f"the base ties {name!r} with another tensor, but the imported file unties them: "
-                "it changes both, each in its own way"
-            )
+    without_new_rows = cut_rows(base, name, apply_edits(before, name, edits))
     refuse_not_finite(without_new_rows, name, file)
     return before, without_new_rows
 

@@ -1,14 +1,11 @@
-"""Linear layers: find the tensors of a patch that are weights of one, and those that a base stores transposed."""
+"""Linear layers: find the tensors of a patch that are weights of one."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 
 from graft.interop.export_source import ExportSource
-from graft.tensors.architecture import architecture_of, build_on_meta
-from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.architecture import architecture_of
 from graft.tensors.scope import kind_of
 
 
@@ -30,22 +27,3 @@ def match_linear_layers(source: ExportSource) -> dict[str, str]:
         own = [name for name in weights if name not in tied]
         layers = architecture.name_map.match(matrices, own).found
     return {name: weight.removesuffix(".weight") for name, weight in layers.items()}
-
-
-def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
-    """Tell for each weight whether it is stored as (in, out), as in the Conv1D layers of transformers' GPT-2.
-
-    Args:
-        base: the base.
-        weights: a live model's names of them.
-
-    Returns:
-        Weight -> whether it is; empty where no config.json describes the base's modules.
-    """
-    model = build_on_meta(base.path) if base.path.is_dir() else None
-    if model is None:
-        return {}
-    is_conv1d = {f"{name}.weight": type(module).__name__ == "Conv1D" for name, module in model.named_modules()}
-    architecture = architecture_of(model)
-    stored = architecture.name_map.match(weights, is_conv1d).found
-    return {weight: is_conv1d[name] for weight, name in stored.items()}

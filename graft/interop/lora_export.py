@@ -4,8 +4,8 @@ Per weight, a minimal cover of the patch's entries by rows and columns (`graft.p
 factor holds a one where the line lies and the other the line's differences, so that each entry of the product has one
 nonzero term: no sum rounds. The scale alpha / r is 1. PEFT keeps the factors in float32 (float64 in a float64
 layer), and `merge_and_unload` adds the product in float32 and rounds to the weight's dtype: the graft's bits wherever a
-difference reaches them (`graft.interop.additive`). Where a row and a column of the cover cross, the row has the
-entry.
+difference reaches them (`graft.sources.adapters.additive`). Where a row and a column of the cover cross, the row has
+the entry.
 
 A 3 x 3 difference with row 0 = (a, b, c) and b' = (1, 1), b'' = (2, 1) below: row 0 and column 1, rank 2,
 
@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from graft.files.tensor_spec import TensorSpec
-from graft.interop.additive import difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
 from graft.interop.lora_parts import LoraParts, sort_tensors
-from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS
 from graft.patch.vertex_cover import Cover
+from graft.sources.adapters.additive import difference_dtype, find_difference
+from graft.sources.adapters.peft_adapter import CONFIG, PREFIX, WEIGHTS
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, as_bits, assign, spec_of
 from graft.tensors.tensor_stream import Planned, write_tensors
 

@@ -14,7 +14,7 @@ from graft.registry import Entry, Registry, load_target
 
 if TYPE_CHECKING:
     from graft.interop.export_source import ExportSource
-    from graft.interop.imported_weights import ImportedWeights
+    from graft.sources.adapters.imported_weights import ImportedWeights
     from graft.tensors.checkpoint import Checkpoint
 
 
@@ -142,8 +142,9 @@ IMPORT_FORMATS = Registry(
         ImportFormat(
             name="shira",
             help="an adapter folder of PEFT",
-            target="graft.interop.shira:read_shira",
+            target="graft.interop.adapters:import_shira",
             source="https://arxiv.org/abs/2406.13175",
+            reads_base=True,
         ),
         ImportFormat(
             name="composable-sft",
@@ -154,7 +155,7 @@ IMPORT_FORMATS = Registry(
         ImportFormat(
             name="lora",
             help="an adapter folder of PEFT, merged into its base",
-            target="graft.interop.lora:read_lora",
+            target="graft.interop.adapters:import_lora",
             source="https://arxiv.org/abs/2106.09685",
             reads_base=True,
         ),

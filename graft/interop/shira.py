@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,18 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graft.errors import CheckpointError
 from graft.files.tensor_spec import TensorSpec
-from graft.interop.additive import add_difference, difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
-from graft.interop.imported_weights import ImportedWeights
 from graft.interop.linear_layers import match_linear_layers
-from graft.interop.peft_adapter import CONFIG, PREFIX, WEIGHTS, open_adapter, read_others
-from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, assign, take
+from graft.sources.adapters.additive import difference_dtype, find_difference
+from graft.sources.adapters.peft_adapter import CONFIG, PREFIX, WEIGHTS
+from graft.sources.adapters.shira import INDICES, VALUES
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, write_tensors
 
-VALUES, INDICES = "shira_weight", "shira_indices"
-Reader = Callable[[], torch.Tensor]
 _ADDABLE = ("F32", "BF16", "F16", "F64")
 
 
@@ -80,26 +77,6 @@ def write_shira(source: ExportSource, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_shira(path: Path) -> ImportedWeights:
-    """Read an adapter that PEFT saved, or `write_shira`.
-
-    Raises:
-        CheckpointError: not a SHiRA adapter, or one that contradicts itself.
-    """
-    adapter = open_adapter(path, "SHIRA")
-    layers = adapter.groups((VALUES, INDICES))
-    used = {key for layer in layers.values() for key in layer.values()}
-    others = {name: key for name, key in adapter.keys.items() if key not in used}
-    edits = {}
-    for module, keys in layers.items():
-        if len(keys) != 2:
-            raise CheckpointError(f"{adapter.where}: {module!r} has values or indices, not both")
-        read = {ending: partial(adapter.stored.read, key) for ending, key in keys.items()}
-        edits[f"{module}.weight"] = partial(_add_sparse, f"{module}.weight", read)
-    more = read_others(adapter, others)
-    return ImportedWeights({**more.edits, **edits}, more.whole, {"r": adapter.config.get("r")}, frozenset(more.whole))
-
-
 def _bounds(k: int, spec: TensorSpec) -> _Bounds:
     rows, columns = spec.shape
     return _Bounds(-(-k // (rows + columns)), rows * columns // (rows + columns))
@@ -145,26 +122,3 @@ def _config(r: int, modules: list[str], base_id: str | None) -> Mapping[str, obj
         "target_modules": f"({targets})",
         "task_type": None,
     }
-
-
-def _add_sparse(name: str, read: Mapping[str, Reader], base: torch.Tensor) -> torch.Tensor:
-    values, coordinates = read[VALUES](), read[INDICES]()
-    flat = _flat_indices(name, values, coordinates, tuple(base.shape))
-    tuned = base.clone(memory_format=torch.contiguous_format)
-    assign(tuned, flat, add_difference(take(base, flat), values))
-    return tuned
-
-
-def _flat_indices(name: str, values: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Turn (2, k) rows and columns into (k,) flat indices; PEFT stores them as floats on Windows."""
-    if len(shape) != 2 or values.ndim != 1 or not values.is_floating_point() or coordinates.shape != (2, len(values)):
-        raise CheckpointError(
-            f"tensor {name!r} of shape {list(shape)}: SHiRA values {list(values.shape)} at places "
-            f"{list(coordinates.shape)}"
-        )
-    rows, columns = coordinates.long()
-    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
-    flat: torch.Tensor = rows * shape[1] + columns
-    if not bool(inside.all()) or len(np.unique(flat.numpy())) != len(flat):
-        raise CheckpointError(f"tensor {name!r}: a SHiRA place lies outside its shape {list(shape)} or occurs twice")
-    return flat

@@ -14,8 +14,8 @@ import torch
 
 from graft.files.tensor_spec import TensorSpec
 from graft.interop.export_source import ExportSource
-from graft.interop.imported_weights import ImportedWeights
 from graft.patch.growth import continue_shape
+from graft.sources.adapters.imported_weights import ImportedWeights
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import assign, spec_of
 from graft.tensors.tensor_stream import Planned, plan_tensor, write_tensors

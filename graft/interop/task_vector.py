@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from graft.files.tensor_spec import TensorSpec
-from graft.interop.additive import difference_dtype, find_difference
 from graft.interop.export_source import ExportSource
+from graft.sources.adapters.additive import difference_dtype, find_difference
 from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES
 from graft.tensors.tensor_stream import Planned, write_tensors
 

@@ -26,13 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from graft.files.location import locate
+from graft.sources.opening import Model, open_pair
 from graft.specs.reader import to_plain
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
@@ -144,20 +143,20 @@ class Diagnosis:
 _FORECAST: dict[str, str] = {"local": "more than half", "between": "a part", "spread": "little"}
 
 
-def diagnose_movement(base: str | Path, tuned: str | Path, *, scope: str = "layers") -> Diagnosis:
+def diagnose_movement(base: Model, tuned: Model, *, scope: str = "layers") -> Diagnosis:
     """Diagnose a tuned checkpoint, reading both tensor by tensor.
 
     All weights in scope are looked at, or of a large model an evenly spaced sample, so that neither time nor memory
     grows with it. Values that are not looked at are not checked to be finite.
 
     Args:
-        base, tuned: local folders, the embedded encoder or Hub ids.
+        base, tuned: as for `localize_skill`.
         scope: which tensors to look at, as in `graft.tensors.scope`.
 
     Raises:
         MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+    pair = open_pair(base, tuned).without_rounding()
     names = pair.names_in(Scope(scope))
     n = sum(pair.base.spec(name).numel for name in names)
     step = -(-n // SAMPLE) | 1  # odd: rows have even lengths, and so every column is sampled

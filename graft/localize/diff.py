@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from graft.arguments import checked
 from graft.errors import BudgetError
-from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.localization import describe_origin, localize_skill
 from graft.localize.top_deltas import find_top_delta_mask
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch, cut_patch
+from graft.sources.opening import Model, open_model, open_pair
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.tensors.pair import CheckpointPair
@@ -21,8 +19,8 @@ from graft.tensors.streaming import stream_tensors
 
 @checked
 def diff_checkpoints(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     *,
     density: float | None = None,
     budget: int | None = None,
@@ -34,6 +32,7 @@ def diff_checkpoints(
     Without density and budget every changed entry is kept, buffers included, so that applying the patch gives
     the tuned checkpoint bit for bit (as far as the base's dtype can hold it). With one of them, the k largest
     |delta| of the parameters in scope are; entries that differ only by rounding to another dtype do not count.
+    Both may be live models, and the tuned one an adapter of the base, as for `localize_skill`.
 
     Raises:
         BudgetError: the checkpoints are equal, or the budget is 0 or more than there is.
@@ -42,21 +41,21 @@ def diff_checkpoints(
     if density is not None or budget is not None:
         config = LocalizeSpec("magnitude", density=density or 0.0, budget=budget, scope=scope)
         return localize_skill(base, tuned, None, config, with_base_values=with_base_values)
-    located = locate(base)
-    pair = CheckpointPair.open(located.path, locate(tuned).path)
+    opened = open_model(base)
+    pair = open_pair(opened, tuned)
     mask = _find_changed(pair, Scope(scope))
-    provenance = describe_origin(located, pair, Scope(scope), to_plain({"method": "diff"}), None)
+    provenance = describe_origin(opened.located, pair, Scope(scope), to_plain({"method": "diff"}), None)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
 
-def find_core(base: str | Path, tuned: str | Path, density: float, scope: str = "all") -> Mask:
+def find_core(base: Model, tuned: Model, density: float, scope: str = "all") -> Mask:
     """Find the weights that moved furthest: a share of all parameters, or all that moved where fewer did.
 
     Raises:
         BudgetError: nothing moved, or the share is less than one weight.
         MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path).without_rounding()
+    pair = open_pair(base, tuned).without_rounding()
     names = pair.names_in(Scope(scope))
     k = resolve_budget(pair.base.n_parameters, density, None)
     core = find_top_delta_mask(pair, names, k)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from graft.arguments import checked
 from graft.errors import BudgetError, CheckpointError, ConfigError
-from graft.files.location import Located, locate
+from graft.files.location import Located
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.context import LocalizationContext, ScoreCache
@@ -20,6 +20,7 @@ from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.scores.gradient_path import GradientPath
+from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
@@ -35,11 +36,12 @@ from graft.tensors.shards import local_of, shard_of
 
 @checked
 def localize_skill(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     task: Task | None,
     config: LocalizeSpec | None = None,
     *,
+    tokenizer: Any = None,
     device: str = "auto",
     dtype: str = "auto",
     gradient_checkpointing: bool = False,
@@ -52,10 +54,13 @@ def localize_skill(
     A budget counts changed entries only: exactly k, ties broken by tensor name, then index.
 
     Args:
-        base: the pretrained model; a local folder, the embedded encoder or a Hub id.
-        tuned: the fine-tuned model.
+        base: the pretrained model: a local folder, the embedded encoder, a Hub id, or a live model, which is read and
+            left as it is (a copy of it runs).
+        tuned: the fine-tuned model, held in any of these ways; or an adapter of the base, its folder, its Hub id, or a
+            live PeftModel, whose merged values count.
         task: whose training examples attributions are computed on; None for scores without data.
         config: the localize block.
+        tokenizer: of a live base; where absent, that of the folder which the base was loaded from.
         device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
         parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
             one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
@@ -69,8 +74,9 @@ def localize_skill(
         MismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     config = config or LocalizeSpec()
-    located = locate(base)
-    pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
+    refuse_idle_tokenizer(tokenizer, base, tuned)
+    opened = open_model(base, tokenizer=tokenizer)
+    pair = open_pair(opened, tuned).without_rounding()
     names = _names_to_choose_from(pair, config)
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
     context = LocalizationContext(
@@ -81,7 +87,7 @@ def localize_skill(
         context = _with_data(context, task, Runtime(device, dtype, gradient_checkpointing, parallel))
     mask = _choose_entries(context)
     del context  # and the model with it
-    provenance = describe_origin(located, pair, Scope(config.scope), to_plain(config), task)
+    provenance = describe_origin(opened.located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
 
@@ -179,7 +185,7 @@ def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:
     Raises:
         CheckpointError, ConfigError: as `spread_head`.
     """
-    head = spread_head(pair.base.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
+    head = spread_head(pair.base, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
     _copy_head(head.model, pair)
     return head
 

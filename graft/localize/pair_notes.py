@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from graft.files.location import locate
 from graft.files.tensor_spec import TensorSpec
+from graft.sources.made_checkpoint import MadeCheckpoint
+from graft.sources.opening import Model, open_pair
 from graft.tensors.dtypes import DTYPE_NAMES
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
@@ -47,18 +47,18 @@ class Differences:
         return plain if self.rounded is None else plain | {"rounded": self.rounded}
 
 
-def describe_differences(base: str | Path, tuned: str | Path, scope: str, *, whole: bool) -> Differences:
+def describe_differences(base: Model, tuned: Model, scope: str, *, whole: bool) -> Differences:
     """Describe what a person should know of two checkpoints before a patch is cut from them.
 
     Args:
-        base, tuned: local folders, the embedded encoder or Hub ids.
+        base, tuned: as for `localize_skill`.
         scope: the tensors that the patch is made of.
         whole: the patch keeps every changed entry; else a budget selects among them.
 
     Raises:
         MismatchError, CheckpointError, ConfigError: an input is refused; the line says which and why.
     """
-    pair, tensors = CheckpointPair.open(locate(base).path, locate(tuned).path), Scope(scope)
+    pair, tensors = open_pair(base, tuned), Scope(scope)
     rounding = [name for name in pair.names_in(tensors) if pair.rounds(name)]
     stored_whole = set(pair.whole_in(tensors))
     left_out = sorted({*pair.unlike, *(pair.grown - stored_whole)})
@@ -70,6 +70,7 @@ def describe_differences(base: str | Path, tuned: str | Path, scope: str, *, who
     }
     changed = {name: k for name, k in buffers.items() if k}
     notes = (
+        *(pair.tuned.notes if isinstance(pair.tuned, MadeCheckpoint) else ()),
         _note_left_out(pair, left_out, scope),
         f"{_quote(replaced)}: a head of another size, replaced whole and counted apart" if replaced else None,
         _note_grown(pair, grown),

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError
-from graft.files.location import locate
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.localize import top_deltas
 from graft.localize.budget import resolve_budget
 from graft.localize.diagnosis import SAMPLE
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.format.coding import CONTINUE
-from graft.tensors.pair import CHUNK, CheckpointPair
+from graft.sources.opening import Model, open_pair
+from graft.tensors.pair import CHUNK
 from graft.tensors.scope import Scope
 
 # bytes, measured
@@ -28,8 +28,8 @@ METADATA = 1 << 14  # bytes of a patch's metadata
 
 
 def plan_diff(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     out: Path | None = None,
     *,
     density: float | None = None,
@@ -49,7 +49,7 @@ def plan_diff(
     Raises:
         BudgetError, CheckpointError, MismatchError, ConfigError: the diff would be refused.
     """
-    pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+    pair = open_pair(base, tuned)
     specs = {name: pair.base.spec(name) for name in pair.names_in(Scope(scope))}
     n = sum(spec.numel for spec in specs.values())
     threads = torch.get_num_threads()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.memory.activations import estimate_activations
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
+from graft.sources.opening import Model, open_model
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
-from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 
 CANDIDATE = 64  # bytes: index three times, delta, both values, gradient, sum, scores, and their order
@@ -23,7 +20,7 @@ SCORED = 16  # bytes per weight of the tensor whose scores are compared
 
 
 def plan_localization(
-    base: str | Path,
+    base: Model,
     task: Task,
     config: LocalizeSpec,
     runtime: Runtime = DEFAULT,
@@ -33,14 +30,13 @@ def plan_localization(
     Raises:
         CheckpointError, ConfigError, BudgetError: the localization would be refused.
     """
-    path = locate(base).path
-    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    checkpoint, scope = open_model(base).checkpoint, Scope(config.scope)
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     parts = []
     if LOCALIZATION_METHODS[config.method].needs_data:  # those that run the model
         kind = live_dtype(checkpoint, runtime.dtype)
-        saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
+        saved = estimate_activations(checkpoint.path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
             allocate_weights(checkpoint, kind),
             Allocation("largest gradient", max(sizes) * kind.itemsize),

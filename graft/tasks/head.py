@@ -18,12 +18,15 @@ from graft.errors import CheckpointError, ConfigError
 from graft.parallel.launch import find_ranks
 from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import is_sharded, shard_weights
+from graft.sources.made_checkpoint import MadeCheckpoint, folder_of
+from graft.sources.opening import open_folder
 from graft.specs.runtime import DEFAULT, Engine, Runtime
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts, embedded_tokens, encode_texts, longest_input, pad_right
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
+from graft.tensors.checkpoint import Checkpoint
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 DTYPES: dict[str, torch.dtype | str] = {
@@ -78,11 +81,13 @@ class Head(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False) -> Head:
-        """Load a model folder for this kind of head.
+    def load(
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> Head:
+        """Load a model for this kind of head.
 
         Args:
-            path: a local model folder.
+            model: a local model folder; or a checkpoint, beside whose path config and tokenizer lie.
             task: the task.
             dtype: a torch dtype or "auto".
             rows, renew: of a layer of the head's own, as in `open_head`; a head without one ignores them.
@@ -197,7 +202,7 @@ class Head(ABC):
 
 
 def spread_head(
-    path: Path,
+    model: Path | Checkpoint,
     task: TaskSpec,
     runtime: Runtime = DEFAULT,
     *,
@@ -219,7 +224,7 @@ def spread_head(
         raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
     sharded = runtime.parallel == "fsdp" and not ranks.is_single
     opening = dataclasses.replace(runtime, device="cpu") if sharded else runtime
-    head = open_head(path, task, opening, seed=seed, rows=rows, renew=renew)
+    head = open_head(model, task, opening, seed=seed, rows=rows, renew=renew)
     head.ranks = ranks
     if sharded:
         shard_weights(head.model, find_device(runtime.device))
@@ -227,7 +232,7 @@ def spread_head(
 
 
 def open_head(
-    path: Path,
+    model: Path | Checkpoint,
     task: TaskSpec,
     runtime: Runtime = DEFAULT,
     *,
@@ -235,10 +240,10 @@ def open_head(
     rows: RowNames | None = None,
     renew: bool = False,
 ) -> Head:
-    """Load a model folder with the head that the task names.
+    """Load a model with the head that the task names.
 
     Args:
-        path: a local model folder.
+        model: a local model folder, an adapter's on the base that its config names, or an open checkpoint.
         task: the task.
         runtime: device, dtype and checkpointing; `parallel` matters to `spread_head` alone.
         seed: of a layer of the head's own that the checkpoint lacks.
@@ -251,7 +256,8 @@ def open_head(
     """
     kind: type[Head] = task.head.entry.load()
     torch.manual_seed(seed)
-    head = kind.load(path, task, find_dtype(runtime.dtype), rows=rows, renew=renew)
+    source = model if isinstance(model, MadeCheckpoint) else open_folder(folder_of(model))
+    head = kind.load(source, task, find_dtype(runtime.dtype), rows=rows, renew=renew)
     if runtime.gradient_checkpointing:
         checkpoint_layers(head.model)
     place_model(head.model, runtime.device)

@@ -10,8 +10,10 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
+from graft.sources.made_checkpoint import folder_of
 from graft.tasks.batches import run_model
-from graft.tasks.loading import load_model, load_pretrained
+from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
+from graft.tensors.checkpoint import Checkpoint
 
 Family = Literal["masked", "causal"]
 
@@ -32,11 +34,11 @@ def family_of(path: Path) -> Family | None:
     return "causal" if named in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None
 
 
-def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -> tuple[Any, Any, Family]:
+def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | None = None) -> tuple[Any, Any, Family]:
     """Load model, tokenizer and family.
 
     Args:
-        path: a local model folder.
+        model: a local model folder, or a checkpoint.
         dtype: a torch dtype or "auto".
         only: the family that the head needs; either where absent.
 
@@ -44,14 +46,15 @@ def load_language_model(path: Path, dtype: Any, *, only: Family | None = None) -
         CheckpointError: the folder cannot be loaded, or its model is not of that family, and its output layer would be
             drawn at random.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+    path = folder_of(model)
     family = family_of(path)
     if family is None or only not in (None, family):
         wanted = f"{only or 'masked or causal'} language model"
         raise CheckpointError(f"{path}: this head needs a {wanted}, and the config's architecture is none")
     kind = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
-    return load_model(kind, path, dtype)[0], load_pretrained(AutoTokenizer, path), family
+    return load_model(kind, model, dtype)[0], load_tokenizer(model), family
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

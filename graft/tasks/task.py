@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
 from graft.errors import DataError
 from graft.specs.data import MIRROR, SplitSpec
+from graft.specs.head import HeadSpec
 from graft.specs.reader import load_yaml, override, read_config, to_plain
 from graft.specs.task import TaskSpec
 from graft.tasks.examples import NONE_OF_THESE, Example, draw_shots, make_examples
-from graft.tasks.rows import find_mirrored, read_dataset
+from graft.tasks.held_rows import class_names, take_rows
+from graft.tasks.rows import Row, find_mirrored, read_dataset
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Task:
         spec: the checked content of the TASK file.
         folder: the file's paths are relative to it.
         mirror: a folder of local files that stand in for datasets of the Hub; None to ask the Hub.
+        rows: a split's path -> its rows, where the program holds them (`Task.of`); None where files do.
     """
 
     spec: TaskSpec
     folder: Path
     mirror: Path | None = None
+    rows: Mapping[str, Sequence[Row]] | None = field(default=None, repr=False)
 
     @classmethod
     @checked
@@ -49,9 +54,63 @@ class Task:
             Path(mirror).expanduser().absolute() if mirror else None,
         )
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        train: Any = None,
+        validation: Any = None,
+        test: Any = None,
+        ood: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | Mapping[str, Any] | HeadSpec = "similarity",
+        name: str = "task",
+        training: Mapping[str, Any] | None = None,
+        **keys: Any,
+    ) -> Task:
+        """Make a task of rows that the program holds, without a TASK file.
+
+        Args:
+            train, validation, test: lists of dicts, or `datasets.Dataset`; a split that nothing reads may be absent.
+            ood: name -> rows of an out-of-distribution set.
+            labels: the label names; those of a dataset's class labels where absent.
+            head: a kind of head, or the TASK file's block.
+            name: of the task, as reports and patches show it.
+            training: the TASK file's block `train`.
+            keys: any other key of a TASK file, such as text, label, choices, max_length, shots, seed.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, or keys that do not go together.
+            DataError: rows of another kind, or a split without any.
+        """
+        held = {"train": train, "validation": validation, "test": test}
+        held |= {f"ood.{key}": rows for key, rows in (ood or {}).items()}
+        column = str(keys.get("label", "label"))
+        if labels is None:
+            labels = next((names for rows in held.values() if (names := class_names(rows, column))), None)
+        block = {
+            "name": name,
+            "data": {split: _path_of(split) for split in ("train", "validation", "test")},
+            "ood": {key: _path_of(f"ood.{key}") for key in ood or {}},
+            "head": to_plain(head) if isinstance(head, HeadSpec) else {"kind": head} if isinstance(head, str) else head,
+            **({} if labels is None else {"labels": list(labels)}),
+            **({} if training is None else {"train": training}),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()},
+        }
+        spec = read_config(TaskSpec, block, "Task.of")
+        columns = _columns_of(spec)
+        rows = {
+            _path_of(split): take_rows(source, _path_of(split), columns, column)
+            for split, source in held.items()
+            if source is not None
+        }
+        return cls(spec, Path(), None, rows)
+
     @property
     def files(self) -> list[Path]:
         """Local files that the task reads and that exist."""
+        if self.rows is not None:
+            return []
         sources = (self.spec.data.train, self.spec.data.validation, self.spec.data.test, *self.spec.ood.values())
         splits = [_spec_of(source) for source in sources]
         paths = [self.folder / Path(split.path).expanduser() for split in splits]
@@ -117,9 +176,25 @@ class Task:
         return examples
 
     def _split(self, split: str | SplitSpec) -> list[Example]:
+        if self.rows is not None:
+            own = _spec_of(split)
+            if own.path not in self.rows:
+                raise DataError(f"task {self.spec.name!r} has no {own.path}: give them to Task.of")
+            return make_examples(self.rows[own.path], own, self.spec)
         spec = find_mirrored(_spec_of(split), self.mirror)
         return make_examples(read_dataset(spec, self.folder), spec, self.spec)
 
 
 def _spec_of(split: str | SplitSpec) -> SplitSpec:
     return SplitSpec(split) if isinstance(split, str) else split
+
+
+def _path_of(split: str) -> str:
+    """Return what stands for a path where rows are held, as errors call them."""
+    return f"{split} rows"
+
+
+def _columns_of(spec: TaskSpec) -> list[str]:
+    texts = [spec.text] if isinstance(spec.text, str) else list(spec.text)
+    labels = [spec.label] if spec.head.entry.has_labels else []
+    return [*texts, *labels, *([] if spec.choices is None else [spec.choices])]

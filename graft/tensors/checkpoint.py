@@ -66,7 +66,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: quantized ({method}); use the unquantized checkpoint it was made from")
         weights = find_weights(path)
         checkpoint = cls._of_index(path) if weights.name == INDEX else cls._of_file(path, weights)
-        checkpoint._refuse_incomplete()
+        checkpoint.refuse_incomplete()
         return checkpoint
 
     @classmethod
@@ -92,8 +92,12 @@ class Checkpoint:
                     raise CheckpointError(f"{folder / shard}: holds {quote(name)}, which the index has {location}")
         return cls(folder, {name: folder / shard for name, shard in shard_of.items()}, stored)
 
-    def _refuse_incomplete(self) -> None:
-        """Refuse weights that transformers would fill at random, or drop, without a word."""
+    def refuse_incomplete(self) -> None:
+        """Refuse weights that transformers would fill at random, or drop, without a word.
+
+        Raises:
+            CheckpointError: a tensor is missing, is no such model's, or has another size; the first is named.
+        """
         if self.inventory is None:
             return
         for names, fact in (

@@ -119,6 +119,18 @@ def follow_packing(model: Any, state: Mapping[str, torch.Tensor]) -> Packing:
     return Packing({name: tuple(tensor.shape) for name, tensor in saved.items()}, parts, frozenset(rebuilt), packed)
 
 
+def list_as_saved(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a model's state as transformers would write it into files: by their names, packed tensors part by part.
+
+    Parts are views of the state's tensors wherever they lie in one.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    with _ViewsOnly():
+        saved: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(state))
+    return saved
+
+
 class _ViewsOnly(TorchFunctionMode):
     """A mode in which `contiguous` returns views as they are, without a copy."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from graft.interop.additive import add_difference, find_difference
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
+from graft.sources.adapters.additive import add_difference, find_difference
 from tests.hub.client import Client
 from tests.hub.local_hub import LocalHub
 

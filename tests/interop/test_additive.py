@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.interop.additive import add_difference, difference_dtype, find_difference
+from graft.sources.adapters.additive import add_difference, difference_dtype, find_difference
 from graft.tensors.dtypes import as_bits
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from graft.interop.export_source import ExportSource
-from graft.interop.imported_weights import ImportedWeights
+from graft.sources.adapters.imported_weights import ImportedWeights
 from graft.tensors.dtypes import assign
 
 

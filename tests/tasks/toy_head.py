@@ -12,8 +12,9 @@ from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
-from graft.tasks.loading import load_model, load_pretrained
+from graft.tasks.loading import load_model, load_tokenizer
 from graft.tasks.registry import HeadEntry
+from graft.tensors.checkpoint import Checkpoint
 
 ROW = HeadEntry(
     name="length",
@@ -28,13 +29,13 @@ class LengthHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> LengthHead:
         """Load the bare model, which is not looked at."""
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
-        model, _ = load_model(AutoModel, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
-        return cls(model, load_pretrained(AutoTokenizer, path), task)
+        loaded, _ = load_model(AutoModel, model, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
+        return cls(loaded, load_tokenizer(model), task)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """(n, n_labels) fp32."""

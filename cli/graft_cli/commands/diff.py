@@ -43,6 +43,8 @@ def command(
     one of them, those that changed most. Without -o nothing is written, and a diagnosis is shown: how concentrated the
     change is, and what that means for a patch of 0.01 % of the weights.
 
+    TUNED may also be a PEFT adapter of BASE, a folder or Hub id: its merged values are read, tensor by tensor.
+
     \b
     Example:
       graft diff embedded:all-MiniLM-L6-v2 runs/tuned

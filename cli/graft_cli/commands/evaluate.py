@@ -19,6 +19,12 @@ from graft_cli import options
     "--patch", "patches", multiple=True, metavar="PATCH", help="Graft this patch onto MODEL first; may be repeated."
 )
 @click.option("--tuned", metavar="MODEL", help="The fine-tuned model: adds agreement with it and the recovered gain.")
+@click.option(
+    "--base",
+    "adapter_base",
+    metavar="MODEL",
+    help="The base of an adapter, where it is not to be found under the name that the adapter's config gives it.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Only this many examples of each set, the first ones.")
 @options.seed
 @options.batch_size(64)
@@ -30,6 +36,7 @@ def command(
     task_file: Path,
     patches: tuple[str, ...],
     tuned: str | None,
+    adapter_base: str | None,
     limit: int | None,
     seed: int | None,
     batch_size: int,
@@ -37,6 +44,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure MODEL on a task's test split and out-of-distribution sets: accuracy, calibration, intervals.
+
+    MODEL, and --tuned, may also be a PEFT adapter, a folder or Hub id: it is measured merged into its base.
 
     \b
     Example:
@@ -47,7 +56,16 @@ def command(
 
     task = options.load_task(task_file, seed)
     loaded = tuple(pull_patch(patch) for patch in patches)
-    report = evaluate_against(model, tuned, task, patches=loaded, limit=limit, batch_size=batch_size, runtime=runtime)
+    report = evaluate_against(
+        model,
+        tuned,
+        task,
+        patches=loaded,
+        adapter_base=adapter_base,
+        limit=limit,
+        batch_size=batch_size,
+        runtime=runtime,
+    )
     result = report.to_json()
     options.show(result, as_json, _lines(result))
 

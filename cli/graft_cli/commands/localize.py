@@ -105,6 +105,7 @@ def command(
 
     Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
     layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
+    TUNED may also be a PEFT adapter of BASE, a folder or Hub id: its merged values are read, tensor by tensor.
 
     \b
     Example:

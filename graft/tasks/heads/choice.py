@@ -22,6 +22,7 @@ from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_at, token_nll
 from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tensors.checkpoint import Checkpoint
 
 
 class ChoiceHead(Head):
@@ -33,11 +34,11 @@ class ChoiceHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> ChoiceHead:
         """Load the causal language model of a folder."""
-        model, tokenizer, _ = load_language_model(path, dtype, only="causal")
-        return cls(model, tokenizer, task)
+        loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
+        return cls(loaded, tokenizer, task)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, most choices) fp32 logits; -inf where a row has fewer choices."""

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from graft.errors import CheckpointError, DataError
+from graft.sources.made_checkpoint import folder_of
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import position_tables, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
-from graft.tasks.loading import load_model, load_pretrained, tell
+from graft.tasks.loading import load_model, load_tokenizer, tell
+from graft.tensors.checkpoint import Checkpoint
 
 
 class ClassifierHead(Head):
@@ -37,12 +39,12 @@ class ClassifierHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> ClassifierHead:
         """Load a folder; a head that it lacks is initialized at random, under the seed that is set.
 
         Args:
-            path: a local model folder.
+            model: a local model folder, or a checkpoint.
             task: the task.
             dtype: a torch dtype or "auto".
             rows: the labels of the head's rows as something other than the folder gives them.
@@ -51,23 +53,24 @@ class ClassifierHead(Head):
         Raises:
             CheckpointError: the folder cannot be loaded, or its head is for other labels.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
+        path = folder_of(model)
         own, refusal = _own_rows(path, task, rows, renew)
         head_rows = own or _rows_of_new_head(task, rows)
         labels: dict[str, Any] = {"id2label": dict(enumerate(head_rows.names))}
         labels["label2id"] = {name: row for row, name in enumerate(head_rows.names)}
         if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
-            model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head)
-            _make_room(model, len(head_rows.names))
-            vars(model.config).update(labels)
+            loaded, _ = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head)
+            _make_room(loaded, len(head_rows.names))
+            vars(loaded.config).update(labels)
         else:
             labels["num_labels"] = len(head_rows.names)
-            model, _ = load_model(AutoModelForSequenceClassification, path, dtype, may_lack=_is_head, **labels)
+            loaded, _ = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head, **labels)
         if refusal is not None:
-            _renew_head(model)
+            _renew_head(loaded)
             tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
-        head = cls(model, load_pretrained(AutoTokenizer, path), task, head_rows.order)
+        head = cls(loaded, load_tokenizer(model), task, head_rows.order)
         if head._reorders:
             listed = f"{', '.join(head_rows.names)} in {head_rows.where}, {', '.join(task.labels)} in the task"
             tell(f"note: labels are matched by name, since their orders differ: {listed}")

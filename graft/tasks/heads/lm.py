@@ -22,6 +22,7 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_at, token_nll
+from graft.tensors.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +59,11 @@ class LanguageModelHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> LanguageModelHead:
         """Load the causal language model of a folder."""
-        model, tokenizer, _ = load_language_model(path, dtype, only="causal")
-        return cls(model, tokenizer, task)
+        loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
+        return cls(loaded, tokenizer, task)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Refuse, always.

@@ -18,13 +18,15 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
+from graft.sources.made_checkpoint import folder_of
 from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
-from graft.tasks.loading import load_model, load_pretrained
+from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
+from graft.tensors.checkpoint import Checkpoint
 
 SCALE = 20.0
 
@@ -36,19 +38,20 @@ class SimilarityHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> SimilarityHead:
         """Load the bare model of a folder: with its decoder, unless the folder holds an encoder alone."""
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
         from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as ENCODERS
 
+        path = folder_of(model)
         load_pretrained(AutoConfig, path)  # refuses a folder without a config that it knows
         named = architecture_in(path)
         kind = AutoModelForTextEncoding if named in ENCODERS.values() else AutoModel
-        model, lacking = load_model(kind, path, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
+        loaded, lacking = load_model(kind, model, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
         if lacking:
-            model.pooler = None  # sentences are pooled here; a random pooler would only be saved with the weights
-        return cls(model, load_pretrained(AutoTokenizer, path), task)
+            loaded.pooler = None  # sentences are pooled here; a random pooler would only be saved with the weights
+        return cls(loaded, load_tokenizer(model), task)
 
     @property
     def label_texts(self) -> list[tuple[str, ...]]:

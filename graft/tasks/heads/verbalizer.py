@@ -21,6 +21,7 @@ from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import Family, load_language_model, logits_at
 from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tensors.checkpoint import Checkpoint
 
 
 class VerbalizerHead(Head):
@@ -41,11 +42,11 @@ class VerbalizerHead(Head):
 
     @classmethod
     def load(
-        cls, path: Path, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
     ) -> VerbalizerHead:
         """Load the language model of a folder."""
-        model, tokenizer, family = load_language_model(path, dtype)
-        return cls(model, tokenizer, task, family)
+        loaded, tokenizer, family = load_language_model(model, dtype)
+        return cls(loaded, tokenizer, task, family)
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""

@@ -14,17 +14,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from graft.errors import CheckpointError
-from graft.interop.additive import add_difference, difference_dtype
-from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
-from graft.interop.linear_layers import find_transposed
-from graft.interop.lora_beside import BIAS, TOKENS, read_biases, read_tokens
-from graft.interop.peft_adapter import Adapter, open_adapter, read_others
+from graft.sources.adapters.additive import add_difference, difference_dtype
+from graft.sources.adapters.imported_weights import Edit, ImportedWeights, check_shape
+from graft.sources.adapters.lora_beside import BIAS, TOKENS, read_biases, read_tokens
+from graft.sources.adapters.peft_adapter import Adapter, read_others
+from graft.sources.adapters.transposed_layers import find_transposed
 from graft.tensors.checkpoint import Checkpoint
 
 # settings that change the arithmetic, or the base itself; each is off where it is absent, null or empty
@@ -40,17 +39,16 @@ _NESTED = re.compile(r"\)[*+{]")  # a repeated group may take exponential time
 _LONGEST = 500  # characters of a pattern
 
 
-def read_lora(path: Path, base: Checkpoint) -> ImportedWeights:
+def read_lora(adapter: Adapter, base: Checkpoint) -> ImportedWeights:
     """Read a LoRA adapter of linear layers and embeddings, with the tensors that were trained whole.
 
     Args:
-        path: the adapter's folder.
+        adapter: the adapter.
         base: the model that it belongs to, whose config tells the layers that store their weights transposed.
 
     Raises:
-        CheckpointError: not such an adapter, or a variant with other arithmetic.
+        CheckpointError: a variant with other arithmetic.
     """
-    adapter = open_adapter(path, "LORA")
     _refuse_variants(adapter)
     pairs = adapter.groups(_LINEAR) | adapter.groups(_EMBEDDING)
     used = {key for pair in pairs.values() for key in pair.values()}

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 
 from graft.errors import CheckpointError
-from graft.interop.additive import add_difference, difference_dtype
-from graft.interop.imported_weights import Edit, check_shape
-from graft.interop.peft_adapter import Adapter, Reader
+from graft.sources.adapters.additive import add_difference, difference_dtype
+from graft.sources.adapters.imported_weights import Edit, check_shape
+from graft.sources.adapters.peft_adapter import Adapter, Reader
 
 BIAS, TOKENS = "lora_B.bias", "token_adapter.trainable_tokens_delta"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.files.header import parse_json
-from graft.interop.imported_weights import Edit, replace_whole
+from graft.files.weight_index import ADAPTER, INDEX, SINGLE
+from graft.sources.adapters.imported_weights import Edit, replace_whole
 from graft.tensors.checkpoint import Checkpoint
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # that PEFT puts before the live model's names
 MAX_CONFIG = 10_000_000  # bytes
@@ -28,16 +29,24 @@ class Adapter:
     """Opened adapter, whose tensors are read one at a time.
 
     Attributes:
-        where: its folder, for errors.
+        where: its folder, or what it is, for errors.
         config: adapter_config.json.
-        stored: adapter_model.safetensors, headers checked.
-        keys: the key without PEFT's prefix (module and ending) -> the key in the file.
+        stored: the tensors of adapter_model.safetensors, headers checked.
     """
 
     where: str
     config: Mapping[str, Any]
     stored: Checkpoint
-    keys: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """PEFT's name of its type, such as "LORA"."""
+        return str(self.config.get("peft_type"))
+
+    @cached_property
+    def keys(self) -> Mapping[str, str]:
+        """Keys without PEFT's prefix (module and ending) -> the keys in the file."""
+        return {key.removeprefix(PREFIX): key for key in self.stored.names}
 
     def groups(self, endings: tuple[str, ...]) -> dict[str, dict[str, str]]:
         """Map each module to {ending: key} for the keys with one of the endings."""
@@ -95,20 +104,23 @@ def _modules_above(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def open_adapter(folder: Path, kind: str) -> Adapter:
-    """Open an adapter of a PEFT type ("LORA", "SHIRA").
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no weights of a model."""
+    return (folder / CONFIG).is_file() and not any((folder / name).is_file() for name in (INDEX, SINGLE))
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Open an adapter of any PEFT type: its folder, or one of the two files in it.
 
     Raises:
-        CheckpointError: not such an adapter, or saved as a pickle only.
+        CheckpointError: not an adapter, or saved as a pickle only.
     """
-    folder = folder if folder.is_dir() else folder.parent
+    folder = path if path.is_dir() else path.parent
     config = _read_config(folder / CONFIG)
-    if config.get("peft_type") != kind:
-        raise CheckpointError(f"{folder}: a PEFT adapter of type {config.get('peft_type')!r}, not {kind}")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: holds no {WEIGHTS}; pickles are not read, save it anew with a present PEFT")
     stored = Checkpoint.open(folder / WEIGHTS)
-    return Adapter(str(folder), config, stored, {key.removeprefix(PREFIX): key for key in stored.names})
+    return Adapter(str(folder), config, stored)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

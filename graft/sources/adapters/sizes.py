@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import MismatchError
-from graft.interop.imported_weights import Edit, ImportedWeights, check_shape
+from graft.sources.adapters.imported_weights import Edit, ImportedWeights, check_shape
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.growth import Growth, heads_among, vocabulary_rows

@@ -1,0 +1,1 @@
+"""Adapters of PEFT, read as edits of a base."""
