@@ -48,7 +48,7 @@ class ExtractionMethod(Entry):
 
 
 EXTRACTION_METHODS = Registry(
-    "extraction method",
+    "method of extraction",
     [
         ExtractionMethod(
             name="cut",

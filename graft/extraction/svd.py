@@ -33,7 +33,8 @@ def factorize(delta: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tenso
     """Return the fp16 factors A (r, in) and B (out, r) whose product B A is nearest to an (out, in) difference."""
     u, s, v = torch.linalg.svd(delta, full_matrices=False)
     root = s[:rank].sqrt()
-    return (root[:, None] * v[:rank]).half(), (u[:, :rank] * root).half()
+    a, b = root[:, None] * v[:rank], u[:, :rank] * root
+    return a.half().contiguous(), b.half().contiguous()
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
