@@ -15,6 +15,7 @@ from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill
 from graft.scores.table import DenseScores
 from graft.specs.extraction import ExtractSpec
+from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
@@ -63,11 +64,16 @@ class ExtractionInput:
             if (len(shape) == 2) == matrices:
                 yield name, self.pair.read_delta(name)[0].view(shape)
 
+    def attribution_at(self, density: float | None = None) -> LocalizeSpec:
+        """Return how attribution is taken: exactly, and along the straight path, in which no budget has a part."""
+        how = dataclasses.replace(self.config.localize.at(density), method="attribution", seed=self.seed)
+        return dataclasses.replace(how, path="straight", exact_scores=True)
+
     @cached_property
     def attribution(self) -> DenseScores:
-        """Attribution of every weight in scope along the straight path, which no budget has a part in."""
+        """Attribution of every weight in scope."""
         cache: ScoreCache = {}
-        how = dataclasses.replace(self.config.localize, method="attribution", path="straight", exact_scores=True)
+        how = self.attribution_at()
         localize_skill(self.base, self.tuned, self.task, how, score_cache=cache, **self.runtime.options)
         (scores,) = cache.values()
         assert isinstance(scores, DenseScores)

@@ -71,7 +71,7 @@ EXTRACTION_METHODS = Registry(
         ExtractionMethod(
             name="columns",
             help="a patch of the whole columns of matrices with the largest summed attribution",
-            target=f"{_FOLDER}columns:extract_columns",
+            target=f"{_FOLDER}whole_columns:extract_columns",
             source="https://arxiv.org/abs/2310.17715",
             needs="labels",
             unit="columns",
@@ -93,7 +93,7 @@ EXTRACTION_METHODS = Registry(
             source="https://arxiv.org/abs/2106.09685",
             needs="labels",
             unit="rank",
-            sizes=(1, 4, 16),
+            sizes=(1, 8),
         ),
         ExtractionMethod(
             name="lora_qv",
@@ -102,7 +102,7 @@ EXTRACTION_METHODS = Registry(
             source="https://arxiv.org/abs/2106.09685",
             needs="labels",
             unit="rank",
-            sizes=(1, 4, 16),
+            sizes=(1, 8),
         ),
         ExtractionMethod(
             name="bitdelta",

@@ -34,7 +34,8 @@ class ExtractSpec(Block):
     """Settings of extraction methods, the same at every size.
 
     Attributes:
-        localize: cut, magnitude, columns: how entries are scored, and the scope in which they lie.
+        localize: cut, magnitude, columns: how entries are scored, and the scope in which they lie; attribution is exact
+            and along the straight path, whatever it says of these.
         lora_rates: lora, lora_qv: learning rates, of which the one that validates best is kept.
         distill: bitdelta_distilled: how the scales are fitted.
     """

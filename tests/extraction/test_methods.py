@@ -94,7 +94,7 @@ def test_larger_sizes_take_more_bytes_and_give_more_back(inputs: ExtractionInput
 
 
 def test_a_cut_is_the_patch_that_localize_gives(inputs: ExtractionInput) -> None:
-    config = dataclasses.replace(CONFIG.localize, density=0.02)
+    config = dataclasses.replace(CONFIG.localize, density=0.02, path="straight", exact_scores=True)
     patch = localize_skill(inputs.base, inputs.tuned, inputs.task, config)
     cut = extract(inputs, "cut", 0.02)
     assert cut.patch is not None

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from graft.errors import BudgetError, ConfigError, OutputError
+from graft.recipes.extraction import experiment as extraction
 from graft.recipes.forgetting import experiment as forgetting
 from graft.recipes.multitask import experiment as multitask
 from graft.recipes.run import run_recipe
@@ -25,7 +26,7 @@ from tests.models import write_yaml
 from tests.recipes.forgetting.test_forgetting import bench_of
 from tests.recipes.toy_tasks import write_toy_tasks
 
-SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting}
+SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting, "extraction": extraction}
 RECIPES: dict[str, dict[str, Any]] = {
     "single": {"task": "films/task.yaml", "localize": {"density": 0.05}},
     "multitask": {"tasks": ["films/task.yaml", "long/task.yaml"], "beside": ["meals/task.yaml"]},
@@ -35,8 +36,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "methods": {"full": {}},
         "start": {"task": "long/task.yaml"},
     },
+    "extraction": {"task": "films/task.yaml", "methods": {"magnitude": [0.05]}},
 }
-ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains"}
+ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains", "extraction": "task"}
 
 
 class Begun(Exception):
