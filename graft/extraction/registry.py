@@ -129,7 +129,7 @@ EXTRACTION_METHODS = Registry(
             source="https://arxiv.org/abs/2505.13563",
             needs="nothing",
             unit="sparsity",
-            sizes=(0.9, 0.97, 0.99, 0.995),
+            sizes=(0.9, 0.97, 0.99, 0.997, 0.999, 0.9997),
         ),
         ExtractionMethod(
             name="dense",
