@@ -17,6 +17,7 @@ from graft.results.seeds import ExtractedPoint, ExtractionSeed
 Line = Mapping[float, Sequence[ExtractedPoint]]  # size -> the point of every seed
 PANELS = {"recovered_gain": "recovered gain", "kl": "KL to the tuned model, nats"}
 LOWEST_GAIN, HIGHEST_GAIN = -0.25, 1.25
+LOWEST_KL = 1e-4  # nats; what is below, down to the rounding of a dense difference, is drawn here
 # Okabe and Ito's palette; kin share a color, of which the second is dashed
 STYLES = {
     "refit": ("#0072B2", "o", "-"),
@@ -44,7 +45,7 @@ def build_plot(run: FinishedRun) -> Plot | None:
         alt="Recovered gain and KL to the tuned model against bytes; the numbers are in the table.",
         caption="Lines: mean over seeds; small dots: seeds. Dotted: the tuned model's gain, and its own bytes. In "
         "brackets: what a method needs beside the two checkpoints. Better is left and up above, left and down below; "
-        f"gains are drawn from {LOWEST_GAIN:g} to {HIGHEST_GAIN:g}. Test split.",
+        f"gains are drawn from {LOWEST_GAIN:g} to {HIGHEST_GAIN:g}, a KL below {LOWEST_KL:g} as that. Test split.",
     )
 
 
@@ -87,6 +88,8 @@ def plot_extraction(lines: Mapping[str, Line], path: Path, *, whole: float, titl
         panels[0].axhline(1, color=COLORS["tuned"], linewidth=0.8, linestyle=":", zorder=0)
         panels[0].set_ylim(LOWEST_GAIN, HIGHEST_GAIN)
         panels[1].set_yscale("log")
+        panels[1].yaxis.set_major_formatter(lambda nats, _: f"{nats:g}")
+        panels[1].yaxis.set_minor_formatter(lambda *_: "")
         panels[1].xaxis.set_major_formatter(lambda n_bytes, _: file_size(n_bytes))
         panels[1].set_xlabel("bytes as stored, without the base")
         handles, names = panels[-1].get_legend_handles_labels()
@@ -98,16 +101,20 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     color, marker, dashes = STYLES.get(method, OTHER_STYLE)
     drawn = [points for points in line.values() if all(metric in point.numbers for point in points)]
     means = [
-        (_mean([point.n_bytes for point in points]), _mean([point.numbers[metric] for point in points]))
+        (_mean([point.n_bytes for point in points]), _mean([_height(point, metric) for point in points]))
         for points in drawn
     ]
     if not means:
         return
     x, y = zip(*means, strict=True)
     axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=_name_line(method))
-    dots = [(point.n_bytes, point.numbers[metric]) for points in drawn if len(points) > 1 for point in points]
+    dots = [(point.n_bytes, _height(point, metric)) for points in drawn if len(points) > 1 for point in points]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
+
+
+def _height(point: ExtractedPoint, metric: str) -> float:
+    return max(point.numbers[metric], LOWEST_KL) if metric == "kl" else point.numbers[metric]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -36,7 +36,7 @@ def test_lines_are_named_with_what_they_need(tmp_path: Path, drawn: Drawn) -> No
 
 
 def test_without_a_gain_the_divergence_is_drawn(tmp_path: Path, drawn: Drawn) -> None:
-    plot = build_plot(finished(tmp_path, (point("svd", 1, 90_000, kl=0.4),)))
+    plot = build_plot(finished(tmp_path, (point("svd", 1, 90_000, kl=0.0),)))
     assert plot is not None
     assert plot.draw(tmp_path / "bytes")
     assert "svd (nothing)" in drawn.words()
