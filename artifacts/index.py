@@ -83,9 +83,22 @@ def answer_forgetting(summary: Mapping[str, Any], units: Mapping[str, str]) -> s
     return f"gain / general change, in {units.get('general', 'points')}: {', '.join(said)} (best on validation)"
 
 
+def answer_extraction(summary: Mapping[str, Any]) -> str:
+    """Say what each method keeps in at most 1 MB, at the largest size of it that takes no more."""
+    kept = {
+        name.partition(",")[0]: mean_of(row, "recovered_gain")
+        for name, row in summary.items()
+        if name not in REFERENCES and (mean_of(row, "n_bytes") or 0) <= 1e6
+    }
+    gains = ", ".join(f"{method} {show(gain)}" for method, gain in kept.items())
+    return f"accuracy: {list_rows(summary, REFERENCES, 'accuracy')}; gain kept in at most 1 MB: {gains}"
+
+
 def answer(results: Mapping[str, Any]) -> str:
     """Say in one line what a run found, whatever its kind."""
     summary = results["summary"]
+    if results.get("kind") == "extraction":
+        return answer_extraction(summary)
     if any(name.startswith("graft (") for name in summary):
         return answer_single(summary)
     return answer_multitask(summary) if "tuned" in summary else answer_forgetting(summary, results.get("units", {}))

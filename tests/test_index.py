@@ -37,6 +37,13 @@ def test_a_run_s_answer_is_read_whatever_its_kind() -> None:
     several = single | {"joint": {"accuracy": {"mean": 0.7}, "validation_accuracy": {"mean": 0.75}}}
     del several["graft (learned)"]
     assert index.answer({"summary": several}).endswith("joint .700 (best of 1 on validation)")
+    sizes = {"svd, rank 1": (9e4, 0.2), "svd, rank 8": (7e5, 0.6), "svd, rank 64": (5e6, 1.0)}
+    references = {name: single[name] for name in ("base", "tuned")}
+    extracted = {
+        name: {"n_bytes": {"mean": n_bytes}, "recovered_gain": {"mean": gain}}
+        for name, (n_bytes, gain) in sizes.items()
+    }
+    assert index.answer({"kind": "extraction", "summary": references | extracted}).endswith("at most 1 MB: svd .600")
     points = {
         "full": {"gain": {"mean": 3.0}, "general": {"mean": -2.0}},
         "core": {"gain": {"mean": 2.0}, "general": {"mean": 0.0}, "validation_gain": {"mean": 1.0}},

@@ -51,6 +51,12 @@ KINDS = Registry(
             target="graft.recipes.forgetting.experiment:ForgettingExperiment",
             spec="graft.specs.forgetting:ForgettingSpec",
         ),
+        RecipeKind(
+            name="extraction",
+            help="ways to make one tuned checkpoint small: what each keeps of it against its bytes",
+            target="graft.recipes.extraction.experiment:ExtractionExperiment",
+            spec="graft.specs.extraction:ExtractionSpec",
+        ),
     ],
 )
 

@@ -43,6 +43,14 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def file_size(n_bytes: float) -> str:
+    """Return a number of bytes as a person says it: 940 B, 83.5 kB, 1.39 MB, in powers of 1,000."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
 def plus_minus(half: float | None, show: Format = decimal) -> str:
     """Return a half-width: "± .012", "" where there is none."""
     return "" if half is None else f"± {show(half)}"

@@ -12,12 +12,17 @@ from graft.results.fields import from_node, to_json
 from graft.results.json_node import Node
 from graft.results.layout import RESULTS
 from graft.results.models import Model, guess_model
-from graft.results.seeds import ForgettingSeed, MultitaskSeed, SingleSeed
+from graft.results.seeds import ExtractionSeed, ForgettingSeed, MultitaskSeed, SingleSeed
 from graft.results.tables import Block, read_block
 
 SCHEMA = 1
 # kind of recipe -> results of one of its seeds; seeds of any other kind are taken as they stand
-SEEDS: dict[str, type] = {"single": SingleSeed, "multitask": MultitaskSeed, "forgetting": ForgettingSeed}
+SEEDS: dict[str, type] = {
+    "single": SingleSeed,
+    "multitask": MultitaskSeed,
+    "forgetting": ForgettingSeed,
+    "extraction": ExtractionSeed,
+}
 
 
 @dataclass(frozen=True)

@@ -243,3 +243,43 @@ class ForgettingSeed:
     domains: Mapping[str, Mapping[str, MeasuredPoint]]
     start: Mapping[str, Mapping[str, Numbers]] | None = None
     k: int | None = None
+
+
+@dataclass(frozen=True)
+class ExtractedPoint:
+    """A tuned checkpoint extracted by a method at one size, and measured on test.
+
+    Attributes:
+        method: name in `graft.extraction.registry`.
+        size: in the method's unit.
+        n_bytes: of the file that it is stored in, without the base.
+        numbers: n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl: the mean KL divergence of
+            its predictions from the tuned model's, in nats.
+        found: settings that were chosen on validation.
+        seconds: of extracting.
+    """
+
+    method: str
+    size: float
+    n_bytes: int
+    numbers: Numbers
+    found: Numbers
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExtractionSeed:
+    """Results of one seed of a recipe about extraction.
+
+    Attributes:
+        seed: its number.
+        n_bytes: of the tuned checkpoint's weights, whole.
+        base, tuned: n, accuracy, ece, nll and kl on test.
+        points: the methods at their sizes, in the recipe's order.
+    """
+
+    seed: int
+    n_bytes: int
+    base: Numbers
+    tuned: Numbers
+    points: tuple[ExtractedPoint, ...]

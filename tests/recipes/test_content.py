@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from graft.errors import BudgetError, ConfigError, OutputError
+from graft.recipes.extraction import experiment as extraction
 from graft.recipes.forgetting import experiment as forgetting
 from graft.recipes.multitask import experiment as multitask
 from graft.recipes.run import run_recipe
@@ -25,7 +26,7 @@ from tests.models import write_yaml
 from tests.recipes.forgetting.test_forgetting import bench_of
 from tests.recipes.toy_tasks import write_toy_tasks
 
-SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting}
+SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting, "extraction": extraction}
 RECIPES: dict[str, dict[str, Any]] = {
     "single": {"task": "films/task.yaml", "localize": {"density": 0.05}},
     "multitask": {"tasks": ["films/task.yaml", "long/task.yaml"], "beside": ["meals/task.yaml"]},
@@ -35,8 +36,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "methods": {"full": {}},
         "start": {"task": "long/task.yaml"},
     },
+    "extraction": {"task": "films/task.yaml", "methods": {"magnitude": [0.05]}},
 }
-ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains"}
+ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains", "extraction": "task"}
 
 
 class Begun(Exception):
@@ -219,6 +221,7 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
 
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "extraction": {"methods.magnitude": {"methods": {"magnitude": [1e-9]}}},
     "single": {"localize": {"localize": {"density": 0.9, "scope": "embeddings"}}},
     "multitask": {
         "localize": {"localize": {"density": 1e-9}},
@@ -241,6 +244,7 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_first_training(kind: 
         assert not (recipe.parent / "fresh").exists()
     write_yaml(recipe, whole | {"train": {"localizable": {"density": 1e-3}}, "localize": {"density": 1e-2}})
     with pytest.raises(
-        BudgetError if kind != "forgetting" else ConfigError, match=r"at most|unknown key|belongs to a recipe of kind"
+        BudgetError if kind in ("single", "multitask") else ConfigError,
+        match=r"at most|unknown key|belongs to a recipe of kind",
     ):
         run_recipe(recipe, recipe.parent / "fresh")

@@ -113,5 +113,12 @@ PLOTS = Registry(
             target=f"{_PLOTS}pareto:build_plot",
             kinds=("forgetting",),
         ),
+        PlotEntry(
+            name="bytes",
+            help="what every method keeps of the tuned model against the bytes that it takes: recovered gain, and KL "
+            "to the tuned model's predictions; in brackets what a method needs beside the two checkpoints",
+            target=f"{_PLOTS}extraction_curves:build_plot",
+            kinds=("extraction",),
+        ),
     ],
 )

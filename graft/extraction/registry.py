@@ -1,0 +1,143 @@
+"""Ways to extract what a fine-tune changed, each with what it needs beside the two checkpoints.
+
+A method is a file with a function from `graft.extraction.inputs.ExtractionInput` and a size to a
+`graft.extraction.extracted.Extracted`, and a row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from graft.errors import ConfigError
+from graft.registry import Entry, Registry
+
+_FOLDER = "graft.extraction."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionMethod(Entry):
+    """Way to extract a fine-tune.
+
+    Attributes:
+        needs: what it is given beside base and tuned checkpoint: "nothing", unlabeled "texts", or "labels" too.
+        unit: what its size is a number of, as plots and tables call it, such as "rank".
+        sizes: those that are tried where a recipe names none.
+    """
+
+    needs: Literal["nothing", "texts", "labels"]
+    unit: str
+    sizes: tuple[float, ...]
+
+    def name_at(self, size: float) -> str:
+        """Return the name of the method at a size, such as "svd, rank 4"."""
+        return f"{self.name}, {self.unit} {size:g}"
+
+    def check(self, size: float) -> None:
+        """Refuse a size that the method cannot have.
+
+        Raises:
+            ConfigError: naming the method and what it may be.
+        """
+        if self.unit in ("density", "sparsity"):
+            holds, range_of_unit = 0 < size < 1, "a number above 0 and below 1"
+        else:
+            holds, range_of_unit = size >= 1 and size == int(size), "a whole number from 1 on"
+        if not holds:
+            raise ConfigError(f"{self.name}: {self.unit} must be {range_of_unit}, not {size:g}")
+
+
+EXTRACTION_METHODS = Registry(
+    "method of extraction",
+    [
+        ExtractionMethod(
+            name="cut",
+            help="a patch of the entries with the largest attribution",
+            target=f"{_FOLDER}cut:extract_by_attribution",
+            source="https://arxiv.org/abs/1703.01365",
+            needs="labels",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        ),
+        ExtractionMethod(
+            name="magnitude",
+            help="a patch of the entries that moved most",
+            target=f"{_FOLDER}cut:extract_by_magnitude",
+            source="https://arxiv.org/abs/2302.06600",
+            needs="nothing",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        ),
+        ExtractionMethod(
+            name="columns",
+            help="a patch of the whole columns of matrices with the largest summed attribution",
+            target=f"{_FOLDER}whole_columns:extract_columns",
+            source="https://arxiv.org/abs/2310.17715",
+            needs="labels",
+            unit="columns",
+            sizes=(4, 32, 256, 2048),
+        ),
+        ExtractionMethod(
+            name="svd",
+            help="truncated SVD of every changed matrix, factors in fp16, as mergekit extracts a LoRA",
+            target=f"{_FOLDER}svd:extract_svd",
+            source="https://arxiv.org/abs/2403.13257",
+            needs="nothing",
+            unit="rank",
+            sizes=(1, 2, 4, 8, 16, 32, 64),
+        ),
+        ExtractionMethod(
+            name="lora",
+            help="a LoRA adapter of every linear layer, trained on the labels, factors in fp16",
+            target=f"{_FOLDER}lora:extract_lora",
+            source="https://arxiv.org/abs/2106.09685",
+            needs="labels",
+            unit="rank",
+            sizes=(1, 8),
+        ),
+        ExtractionMethod(
+            name="lora_qv",
+            help="a LoRA adapter of the query and value projections alone, as first published, trained on the labels",
+            target=f"{_FOLDER}lora:extract_lora_of_attention",
+            source="https://arxiv.org/abs/2106.09685",
+            needs="labels",
+            unit="rank",
+            sizes=(1, 8),
+        ),
+        ExtractionMethod(
+            name="bitdelta",
+            help="the signs of every changed matrix in a bit each, with their mean size as its scale",
+            target=f"{_FOLDER}bitdelta:extract_signs",
+            source="https://arxiv.org/abs/2402.10193",
+            needs="nothing",
+            unit="bits",
+            sizes=(1, 2),
+        ),
+        ExtractionMethod(
+            name="bitdelta_distilled",
+            help="the same, with the scales fitted to the tuned model's predictions",
+            target=f"{_FOLDER}distilled_scales:extract_distilled_signs",
+            source="https://arxiv.org/abs/2402.10193",
+            needs="texts",
+            unit="bits",
+            sizes=(1,),
+        ),
+        ExtractionMethod(
+            name="ultradelta",
+            help="matrices quantized to 4 bits, pruned by value and deflated, in the style of UltraDelta",
+            target=f"{_FOLDER}ultradelta:extract_pruned",
+            source="https://arxiv.org/abs/2505.13563",
+            needs="nothing",
+            unit="sparsity",
+            sizes=(0.9, 0.97, 0.99, 0.997, 0.999, 0.9997),
+        ),
+        ExtractionMethod(
+            name="dense",
+            help="every difference, deflated",
+            target=f"{_FOLDER}dense:extract_dense",
+            needs="nothing",
+            unit="bits",
+            sizes=(16, 32),
+        ),
+    ],
+)

@@ -1,0 +1,78 @@
+"""ExtractionExperiment: a recipe about extraction, and its metrics over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.errors import ConfigError
+from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
+from graft.recipes.experiment import Experiment, Summary
+from graft.recipes.extraction.seed import ExtractionRun, run_seed
+from graft.recipes.extraction.summary import summarize, tabulate_methods, tabulate_run
+from graft.recipes.seed_run import SeedContext
+from graft.results.seeds import ExtractionSeed
+from graft.results.tables import Block
+from graft.specs.extraction import ExtractionSpec
+from graft.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class ExtractionExperiment(Experiment):
+    """A recipe with its task."""
+
+    recipe: ExtractionSpec
+    task: Task
+
+    @classmethod
+    def load(cls, path: Path, recipe: ExtractionSpec) -> ExtractionExperiment:
+        """Read the task, whose train block the recipe's overrides key by key.
+
+        Raises:
+            ConfigError: naming file and key; or a head that has no labels, or a layer of its own.
+        """
+        changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
+        task = Task.load(path.parent / recipe.task, changes)
+        head = task.spec.head
+        if head.kind == "lm" or head.entry.own_layer is not None:
+            raise ConfigError(
+                f"{path}: extraction compares predictions over labels by the base's own weights, and head kind "
+                f"{head.kind} has {'no labels' if head.kind == 'lm' else 'a layer of its own'}"
+            )
+        return cls(recipe, task)
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """The one task."""
+        return {"task": [(self.task, self.recipe.evaluate.limit)]}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Its file."""
+        return [self.recipe.task]
+
+    def list_budgets(self) -> list[Asked]:
+        """Return the budget of every patch whose size is a density."""
+        localize, train = self.recipe.extract.localize, self.task.spec.train
+        points = [(name, size) for name, size in self.recipe.points() if name in ("cut", "magnitude")]
+        return [(f"methods.{name}", localize.at(size), train) for name, size in points]
+
+    def run_seed(self, context: SeedContext) -> ExtractionSeed:
+        """Run one seed."""
+        return run_seed(ExtractionRun(self.recipe, self.task.with_seed(context.seed), context=context))
+
+    def summarize(self, seeds: Sequence[ExtractionSeed], out: Path) -> Summary:
+        """Return what every method keeps at every size."""
+        del out
+        metrics = summarize(seeds)
+        tables: list[Block] = [
+            f"What each method keeps of the tuned model, {self.task.spec.name}, test split, mean ± 95 % over seeds; "
+            "KL is that of its predictions to the tuned model's, in nats; times smaller: than the tuned weights.",
+            tabulate_run(metrics),
+            "What each method is, and what it needs beside the two checkpoints:",
+            tabulate_methods(dict.fromkeys(name for name, _ in self.recipe.points())),
+        ]
+        return Summary(metrics, tables, expected=metrics)

@@ -1,0 +1,106 @@
+"""Run one seed of a recipe about extraction: tune, then extract by every method at every size, and measure."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
+from graft.evaluate.comparison import recovered_gain
+from graft.evaluate.correctness import accuracy
+from graft.evaluate.evaluation import Prediction, predict_examples
+from graft.extraction.divergence import mean_divergence
+from graft.extraction.extracted import Extracted
+from graft.extraction.inputs import ExtractionInput
+from graft.extraction.registry import EXTRACTION_METHODS
+from graft.patch.live import apply_patch
+from graft.recipes.seed_run import SeedRun
+from graft.recipes.state import find_or_read
+from graft.results.seeds import ExtractedPoint, ExtractionSeed
+from graft.specs.extraction import ExtractionSpec
+from graft.tasks.head import Head
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ExtractionRun(SeedRun):
+    """Seed at work.
+
+    Attributes:
+        recipe: the whole recipe.
+        task: the task under this seed.
+    """
+
+    recipe: ExtractionSpec
+    task: Task
+
+    def open(self, tuned: Path) -> ExtractionInput:
+        """Return what methods are given."""
+        recipe, folder = self.recipe, self.folder / "work"
+        return ExtractionInput(recipe.base, tuned, self.task, recipe.extract, folder, self.runtime, self.seed)
+
+    def predict(self, head: Head, name: str) -> Prediction:
+        """Predict the test split."""
+        evaluate = self.recipe.evaluate
+        return predict_examples(head, self.task.test_examples(evaluate.limit), evaluate.batch_size, name)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What extracted models are held against: the predictions of base and tuned model on test."""
+
+    base: Prediction
+    tuned: Prediction
+
+    def measure(self, prediction: Prediction) -> dict[str, float]:
+        """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl in nats."""
+        outcomes = prediction.outcomes()
+        base, tuned = (accuracy(item.outcomes()) for item in (self.base, self.tuned))
+        gain = recovered_gain(accuracy(outcomes), base, tuned)
+        return {
+            "n": len(outcomes),
+            "accuracy": float(accuracy(outcomes)),
+            **({} if gain is None else {"recovered_gain": float(gain)}),
+            "ece": float(expected_calibration_error(outcomes)),
+            "nll": float(negative_log_likelihood(outcomes)),
+            "kl": mean_divergence(self.tuned.logits, prediction.logits),
+        }
+
+
+def run_seed(run: ExtractionRun) -> ExtractionSeed:
+    """Run one seed: its state has a file per method and size, so that a broken run loses one at most."""
+    tuned = run.train(run.recipe.base, [run.task])
+    inputs = run.open(tuned)
+    head = inputs.open(run.recipe.base)
+    yardstick = Yardstick(run.predict(head, "base"), run.predict(inputs.open(tuned), "tuned"))
+    points = []
+    bar = tqdm(run.recipe.points(), desc=f"seed {run.seed}", unit="point", disable=None, leave=False)
+    for method, size in bar:
+        bar.set_postfix_str(f"{method} {size:g}")
+        file = run.folder / "points" / f"{method}-{size:g}.json"
+        find = partial(_run_point, run, inputs, head, yardstick, method, size)
+        points.append(find_or_read(file, ExtractedPoint, find))
+    whole = Checkpoint.open(tuned)
+    n_bytes = sum(whole.spec(name).n_bytes for name in whole.parameters)
+    base, of_tuned = (yardstick.measure(item) for item in (yardstick.base, yardstick.tuned))
+    shutil.rmtree(run.models)
+    return ExtractionSeed(run.seed, n_bytes, base, of_tuned, tuple(points))
+
+
+def _run_point(
+    run: ExtractionRun, inputs: ExtractionInput, head: Head, yardstick: Yardstick, method: str, size: float
+) -> ExtractedPoint:
+    begun = time.perf_counter()
+    extracted: Extracted = EXTRACTION_METHODS[method].load()(inputs, size)
+    seconds = round(time.perf_counter() - begun, 1)
+    on = contextlib.nullcontext() if extracted.patch is None else apply_patch(head.model, extracted.patch)
+    with on:
+        numbers = yardstick.measure(run.predict(head, method))
+    return ExtractedPoint(method, size, extracted.n_bytes, numbers, dict(extracted.found), seconds)
