@@ -51,6 +51,14 @@ EXTRACTION_METHODS = Registry(
     "method of extraction",
     [
         ExtractionMethod(
+            name="refit",
+            help="a patch of few entries whose values are fitted to the tuned model's predictions",
+            target=f"{_FOLDER}refitted:extract_refit",
+            needs="texts",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3, 1e-2),
+        ),
+        ExtractionMethod(
             name="cut",
             help="a patch of the entries with the largest attribution",
             target=f"{_FOLDER}cut:extract_by_attribution",

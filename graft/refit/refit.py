@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
-from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.localization import describe_origin, localize_skill, open_base_head, tuned_rows
 from graft.patch.mask import Mask
@@ -29,6 +27,7 @@ from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
 from graft.refit.teacher import Teacher, make_teacher
+from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
 from graft.specs.reader import to_plain
 from graft.specs.refit import RefitSpec
 from graft.specs.runtime import Runtime
@@ -42,13 +41,14 @@ from graft.tensors.scope import Scope
 
 @checked
 def refit_skill(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     task: Task,
     config: RefitSpec | None = None,
     *,
     support: Patch | Mask | None = None,
     texts: Sequence[Example] | None = None,
+    tokenizer: Any = None,
     device: str = "auto",
     dtype: str = "auto",
     gradient_checkpointing: bool = False,
@@ -60,13 +60,14 @@ def refit_skill(
     No other weight moves. The optimizer's state is that of k values, and one tensor's gradient is held at a time.
 
     Args:
-        base: the pretrained model; a local folder, the embedded encoder or a Hub id.
-        tuned: the fine-tuned model.
+        base: the pretrained model; a local folder, the embedded encoder, a Hub id or a live model.
+        tuned: the fine-tuned model, which may be an adapter of the base too.
         task: whose head gives the outputs; its training examples are fitted to, its validation examples choose the
             epoch that is kept.
         config: the refit block.
         support: the entries, those of a patch or mask; chosen by `config.support` where absent.
         texts: other examples to fit to, which need no labels.
+        tokenizer: of live models; where absent, that of the folder which they were loaded from.
         device, dtype, gradient_checkpointing, parallel: as in `graft.localize.localization.localize_skill`.
         with_base_values: also store the base's values.
 
@@ -78,12 +79,15 @@ def refit_skill(
     """
     config = config or RefitSpec()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    located, data = locate(base), collect_data(task, texts, config)
-    pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
+    data = collect_data(task, texts, config)
+    refuse_idle_tokenizer(tokenizer, base, tuned)
+    opened = open_model(base, tokenizer=tokenizer)
+    pair = open_pair(opened, tuned).without_rounding()
     k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    mask = None if support is None else place_region(support, StoredTarget(pair.base), located.name)
+    mask = None if support is None else place_region(support, StoredTarget(pair.base), opened.located.name)
     if mask is None and not is_chosen_by_loss(config):
-        mask = localize_skill(base, tuned, task, localization_of(config, k), **runtime.options).mask
+        spec = localization_of(config, k)
+        mask = localize_skill(base, tuned, task, spec, tokenizer=tokenizer, **runtime.options).mask
     teacher = _open_teacher(pair, task, data, runtime)
     objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
     names = pair.names_in(Scope(config.scope)) if mask is None else tuple(mask)
@@ -93,7 +97,7 @@ def refit_skill(
     entries, fit = fit_in_rounds(context, entries, data, config)
     del teacher, objective, context  # and the models with them
     described = _describe(pair, data, fit, config, support)
-    provenance = describe_origin(located, pair, Scope(config.scope), described["method"], task)
+    provenance = describe_origin(opened.located, pair, Scope(config.scope), described["method"], task)
     provenance = dataclasses.replace(provenance, values="refit", refit=described["refit"])
     patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
     return dataclasses.replace(patch, values=entries.rounded(fit.values))
@@ -101,7 +105,7 @@ def refit_skill(
 
 def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Runtime) -> Teacher:
     """Open the tuned model and record its outputs; the model is dropped where they are few."""
-    head = spread_head(pair.tuned.path, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
+    head = spread_head(pair.tuned, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
     return make_teacher(head, [*data.train, *data.validation])
 
 

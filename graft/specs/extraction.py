@@ -12,6 +12,7 @@ from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
 from graft.specs.ranges import Above, Count
 from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
+from graft.specs.refit import RefitSpec
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class ExtractSpec(Block):
         localize: cut, magnitude, columns: how entries are scored, and the scope in which they lie; attribution is exact
             and along the straight path, whatever it says of these.
         lora_rates: lora, lora_qv: learning rates, of which the one that validates best is kept.
+        refit: how values are fitted; the epoch is chosen by the divergence, so that no label is read.
         distill: bitdelta_distilled: how the scales are fitted.
     """
 
     localize: LocalizeSpec = field(default_factory=LocalizeSpec)
     lora_rates: tuple[Annotated[float, Above(0)], ...] = (5e-4, 2e-3)
+    refit: RefitSpec = field(default_factory=RefitSpec)
     distill: DistillSpec = field(default_factory=DistillSpec)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from graft.specs.reader import load_yaml
 from tests.models import VERBALIZER, toy_content, write_yaml
 
 METHODS: dict[str, Any] = {
+    "refit": [0.01],
     "cut": [0.01, 0.3],
     "magnitude": [0.01],
     "columns": [2],
@@ -121,7 +122,7 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        ({"zip": [1]}, "'zip' is not a method of extraction; choose from cut, magnitude"),
+        ({"zip": [1]}, "'zip' is not a method of extraction; choose from refit, cut"),
         ({"svd": [1.5]}, "svd: rank must be a whole number from 1 on, not 1.5"),
         ({"cut": [1]}, "cut: density must be a number above 0 and below 1, not 1"),
         ({"ultradelta": [0.9, 0]}, "ultradelta: sparsity must be a number above 0 and below 1, not 0"),
