@@ -21,6 +21,7 @@ COMMANDS = {
     "importance": "Find the weights that matter most to what a model knows.",
     "diff": "Make a patch from two checkpoints, without data.",
     "localize": "Find the weights that hold a skill, with data.",
+    "rollback": "Put the fewest weights back to the base so that a lost ability returns.",
     "evaluate": "Measure accuracy, calibration and out-of-distribution behavior.",
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",
