@@ -157,13 +157,15 @@ class _Trial:
             AccuracyAbility(keep, "accuracy", by_outputs=by_outputs),
             *(kind(task, config.restore_metric, by_outputs=by_outputs) for task in restore),
         ]
-        readings = []
-        for path in (base, rollback.pair.base.path):
-            head = open_head(path, keep.spec, runtime)
-            readings.append([ability.read(head, config.batch_size) for ability in abilities])
-        for ability, before, after in list(zip(abilities, *readings, strict=True))[1:]:
+
+        def read(head: Head) -> list[Reading]:
+            return [ability.read(head, config.batch_size) for ability in abilities]
+
+        of_base = read(open_head(base, keep.spec, runtime))  # and that model is gone
+        of_tuned = read(head := open_head(rollback.pair.base.path, keep.spec, runtime))
+        for ability, before, after in list(zip(abilities, of_base, of_tuned, strict=True))[1:]:
             _refuse_not_lost(ability, before, after)
-        return cls(rollback, head, abilities[0], abilities[1:], (readings[0], readings[1]), config)
+        return cls(rollback, head, abilities[0], abilities[1:], (of_base, of_tuned), config)
 
     def search(self, *, whole: bool) -> RollbackCurve:
         """Measure budgets in ascending order, and between the last that fails and the first that does not."""
@@ -202,7 +204,7 @@ class _Trial:
             self.keep.task.spec.name, len(self.keep.measured), of_base[0], of_tuned[0],
             dict(zip(names, of_base[1:], strict=True)), dict(zip(names, of_tuned[1:], strict=True)),
             {name: len(item.measured) for name, item in zip(names, self.restore, strict=True)},
-            tuple(self.points[k] for k in sorted(self.points)), fixed=len(self.budgets) == 1,
+            tuple(self.points[k] for k in sorted(self.points)), self.config.is_fixed,
         )  # fmt: skip
 
     @property
@@ -216,7 +218,7 @@ class _Trial:
         terms = []
         for ability, (reference, other), weight in zip(self._abilities, ends, weights, strict=True):
             gap = ability.gap(reference, other)
-            if gap <= 0 and ability is not self.keep:
+            if gap <= 0 and ability is not self.keep and self.config.takes_gradients:
                 raise DataError(
                     f"task {ability.task.spec.name!r}: its loss did not rise in tuning ({-gap:.3f} nats lower), "
                     "so that no entry can be scored by it"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.files.location import Located
-from graft.localize.budget import resolve_budget
+from graft.localize.budget import allocate, resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.context import LocalizationContext
 from graft.localize.localization import choose_entries, describe_checkpoint
@@ -74,12 +74,13 @@ class Rollback:
         Raises:
             BudgetError: none of them can be had.
         """
-        n, changed = self.pair.base.n_parameters, sum(self._changes.counts.values())
-        if self._config.budget is not None:
-            return [self._config.budget]
-        budgets = sorted({int(density * n + 0.5) for density in self._config.densities})
-        possible = [k for k in budgets if 1 <= k <= changed]
-        return possible or [resolve_budget(n, max(self._config.densities, default=0.0), None)]
+        n, counts = self.pair.base.n_parameters, self._changes.counts
+        fixed, densities = self._config.budget, self._config.densities
+        asked = [fixed] if fixed is not None else sorted({int(density * n + 0.5) for density in densities})
+        if possible := [k for k in asked if 1 <= k <= sum(counts.values())]:
+            return possible
+        k = resolve_budget(n, max(densities, default=0.0), fixed)
+        return [sum(share for _, share in allocate(k, counts, "global"))]  # refuses more than there is
 
     def choose(self, k: int, path: WeightedPath | None) -> Mask:
         """Choose k entries; the path's model is the tuned one before and after.

@@ -39,7 +39,7 @@ def plan_rollback(
     k = resolve_budget(checkpoint.n_parameters, max(config.densities, default=0.0), config.budget)
     kind = live_dtype(checkpoint, runtime.dtype)
     parts = [allocate_weights(checkpoint, kind)]
-    if config.method in ("attribution", "taylor"):
+    if config.takes_gradients:
         of_tasks = [estimate_activations(path, task.spec, config.batch_size, kind, scope.holds) for task in tasks]
         activations = [
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing) for saved in of_tasks

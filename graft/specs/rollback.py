@@ -60,6 +60,16 @@ class RollbackSpec(Block):
     exact_scores: bool = False
     seed: int = 0
 
+    @property
+    def is_fixed(self) -> bool:
+        """Return whether a single number of entries is asked for."""
+        return self.budget is not None or len(self.densities) == 1
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Return whether the method scores by a loss."""
+        return self.method in ("attribution", "taylor")
+
     def at(self, k: int) -> LocalizeSpec:
         """Return the localization that a rollback of k entries is."""
         return LocalizeSpec(
