@@ -36,5 +36,5 @@ def aim_at(head: Head, examples: Sequence[Example], targets: torch.Tensor) -> He
         # -inf marks choices that a row lacks: 0 * -inf would be NaN
         return -(wanted * logits.log_softmax(-1)).masked_fill(wanted == 0, 0.0).sum(-1).mean()
 
-    aimed.loss = loss  # type: ignore[method-assign]
+    aimed.loss = loss  # type: ignore[method-assign, assignment]
     return aimed
