@@ -24,7 +24,7 @@ from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.scores.weighted_path import LossTerm, WeightedPath
 from graft.specs.rollback import RollbackSpec
-from graft.specs.runtime import Runtime
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 
@@ -45,9 +45,7 @@ def roll_back(
     restore: Sequence[Task],
     config: RollbackSpec | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
     with_base_values: bool = False,
     whole_curve: bool = False,
 ) -> RolledBack:
@@ -63,7 +61,7 @@ def roll_back(
         keep: the task whose accuracy is to stay.
         restore: the tasks of which something was lost, at least one; all share the keep task's kind of head.
         config: what is to come back, at which price, and how entries are chosen.
-        device, dtype, gradient_checkpointing: of the model that is measured, as in `open_head`.
+        runtime: device and precision of the model that is measured; `parallel` is of no use here.
         with_base_values: also store the tuned model's values, for exact undo of a merged checkpoint.
         whole_curve: measure all densities, also above the one that is taken.
 
@@ -73,7 +71,7 @@ def roll_back(
         MismatchError, PatchMismatchError, CheckpointError, ConfigError: an input is refused; it says why.
     """
     config, located = config or RollbackSpec(), locate(base)
-    trial = _start_trial(base, tuned, keep, restore, config, Runtime(device, dtype, gradient_checkpointing))
+    trial = _start_trial(base, tuned, keep, restore, config, runtime)
     curve = trial.search(whole=whole_curve)
     chosen = curve.require()
     names = [task.spec.name for task in restore]
@@ -92,12 +90,9 @@ def trace_rollback(
     restore: Sequence[Task],
     config: RollbackSpec | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
+    runtime: Runtime = DEFAULT,
 ) -> RollbackCurve:
     """Measure the whole curve of a rollback without making a patch; arguments and errors are those of `roll_back`."""
-    runtime = Runtime(device, dtype, gradient_checkpointing)
     return _start_trial(base, tuned, keep, restore, config or RollbackSpec(), runtime).search(whole=True)
 
 

@@ -13,14 +13,14 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from graft.train.fine_tuning import train_task
 from tests.cli.conftest import Cli
-from tests.models import write_task
+from tests.models import TEXTS, write_task
 
 
 @pytest.fixture(scope="module")
 def lost(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder: other/task.yaml, and further/, tuned on it after the toy task, whose accuracy it costs."""
     folder = tmp_path_factory.mktemp("lost")
-    other = write_task(folder / "other", name="swapped", labels=["glad", "sad"])  # the toy task, labels swapped
+    other = write_task(folder / "other", name="swapped", head={"kind": "similarity", "texts": list(reversed(TEXTS))})
     train_task(shelf / "tuned", Task.load(other), folder / "further")
     return folder
 

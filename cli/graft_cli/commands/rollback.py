@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -121,18 +120,12 @@ def command(
         planned = plan_rollback(tuned, [keep, *restore], config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    run = partial(
-        roll_back if claim else trace_rollback,
-        *(base, tuned, keep, restore, config),
-        device=runtime.device,
-        dtype=runtime.dtype,
-        gradient_checkpointing=runtime.gradient_checkpointing,
-    )
     if claim is None:
-        traced = run()
+        traced = trace_rollback(base, tuned, keep, restore, config, runtime=runtime)
         options.show(traced.to_json(), as_json, _curve_lines(traced))
         return
-    found = run(with_base_values=with_base_values, whole_curve=curve)
+    more = {"with_base_values": with_base_values, "whole_curve": curve}
+    found = roll_back(base, tuned, keep, restore, config, runtime=runtime, **more)
     lines = ["", *_curve_lines(found.curve), ""]
     save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
 
