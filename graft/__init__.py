@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graft.compose.region_overlap import measure_overlap as measure_overlap
     from graft.evaluate.evaluation import evaluate_task as evaluate_task
     from graft.evaluate.report import Report as Report
+    from graft.evaluate.rollback import roll_back as roll_back
     from graft.hub.pull import pull_patch as pull_patch
     from graft.hub.push import push_patch as push_patch
     from graft.localize.diff import diff_checkpoints as diff_checkpoints
@@ -61,6 +62,7 @@ _HOMES = {
     "pull_patch": "graft.hub.pull",
     "push_patch": "graft.hub.push",
     "refit_skill": "graft.refit.refit",
+    "roll_back": "graft.evaluate.rollback",
     "save_patch": "graft.patch.format.writing",
     "train_task": "graft.train.fine_tuning",
 }

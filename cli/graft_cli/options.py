@@ -206,6 +206,11 @@ def runs_model(function: F) -> F:
     return _device(_dtype(_collect_runtime(function)))
 
 
+def runs_model_backwards(function: F) -> F:
+    """Declare what `runs_model` does and --gradient-checkpointing, for work in one process."""
+    return _device(_dtype(_gradient_checkpointing(_collect_runtime(function))))
+
+
 def takes_gradients(function: F) -> F:
     """Declare what `runs_model` does and, for work with a backward pass, --gradient-checkpointing and --parallel."""
     return _device(_dtype(_gradient_checkpointing(_parallel(_collect_runtime(function)))))

@@ -80,6 +80,11 @@ def measure_detection(inside: npt.ArrayLike, outside: npt.ArrayLike, *, draws: i
     return Detection(*estimates, {name: basic_interval(values, at, limits=(0.0, 1.0)) for name, values, at in triples})
 
 
+def measure_auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
+    """Return the AUROC alone, as `measure_detection` gives it."""
+    return measure_detection(inside, outside, draws=1).auroc
+
+
 def detect_ood(
     predictions: Predictions, *, shifted: bool = False, draws: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:

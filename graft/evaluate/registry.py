@@ -121,6 +121,50 @@ METRICS = Registry(
     ],
 )
 
+ABILITIES = "graft.evaluate.abilities:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorableEntry(Entry):
+    """Row of what a rollback can bring back; its target is a subclass of `graft.evaluate.abilities.Ability`.
+
+    Attributes:
+        higher_is_better: whether larger values are better.
+    """
+
+    higher_is_better: bool = True
+
+
+RESTORABLE = Registry(
+    "restore metric",
+    [
+        RestorableEntry(
+            name="accuracy",
+            help="what the restore tasks' labels say, scored on their training texts",
+            target=f"{ABILITIES}AccuracyAbility",
+        ),
+        RestorableEntry(
+            name="nll",
+            help="likelihood of the labels, scored on one half of validation and measured on the other",
+            target=f"{ABILITIES}CalibrationAbility",
+            higher_is_better=False,
+        ),
+        RestorableEntry(
+            name="ece",
+            help="calibration, by the same halves and loss as nll",
+            target=f"{ABILITIES}CalibrationAbility",
+            source="https://arxiv.org/abs/1706.04599",
+            higher_is_better=False,
+        ),
+        RestorableEntry(
+            name="auroc",
+            help="telling rows outside all labels (label -1, of validation and the ood sets) by low confidence",
+            target=f"{ABILITIES}RefusalAbility",
+            source="https://arxiv.org/abs/1812.04606",
+        ),
+    ],
+)
+
 
 def metrics_shown(place: Place) -> dict[str, MetricEntry]:
     """Return the metrics that one output shows, by name, in the registry's order."""

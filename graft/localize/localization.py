@@ -85,7 +85,7 @@ def localize_skill(
     if LOCALIZATION_METHODS[config.method].needs_data:
         context.groups  # noqa: B018 - refuses before the costly part
         context = _with_data(context, task, Runtime(device, dtype, gradient_checkpointing, parallel))
-    mask = _choose_entries(context)
+    mask = choose_entries(context)
     del context  # and the model with it
     provenance = describe_origin(opened.located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
@@ -150,7 +150,8 @@ def describe_checkpoint(
     return trace_provenance(base, checkpoint, scope, method, task=task, tokenizer=tokenizer)
 
 
-def _choose_entries(context: LocalizationContext) -> Mask:
+def choose_entries(context: LocalizationContext) -> Mask:
+    """Choose the k entries of a context by its method."""
     method = LOCALIZATION_METHODS.find(context.config.method)
     if not isinstance(method, LocalizationMethod):
         return context.select_by_score(method.name)

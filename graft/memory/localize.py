@@ -42,10 +42,11 @@ def plan_localization(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    return MemoryPlan.of(find_device(runtime.device), [*parts, *_scores_parts(config, k, sizes)])
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *plan_scores(config, k, sizes)])
 
 
-def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+def plan_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+    """Plan what choosing k entries among tensors of these sizes holds beside the model."""
     method = LOCALIZATION_METHODS[config.method]
     if method.of_candidates and not config.exact_scores:
         per_batch = min(config.candidates.multiple * k, sum(sizes))

@@ -79,7 +79,12 @@ class GradientPath:
         self._location = _describe_point(0.0)
 
     def stream_gradients(
-        self, sink: GradientSink, weights: Mapping[str, torch.Tensor] | None = None, *, micro_batches: int | None = None
+        self,
+        sink: GradientSink,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        *,
+        micro_batches: int | None = None,
+        factor: float = 1.0,
     ) -> None:
         """Stream to a sink the gradients of the mean loss where the weights are now, one micro-batch after another.
 
@@ -87,6 +92,7 @@ class GradientPath:
             sink: what takes them; they add up to the gradient of the mean over all examples.
             weights: base name -> live tensor, whose gradients are wanted; all in scope where absent.
             micro_batches: only so many, evenly spread over the examples.
+            factor: of the loss, where it is a part of a sum.
 
         Raises:
             CheckpointError: the loss is not finite.
@@ -95,7 +101,7 @@ class GradientPath:
         parts = split_examples(self.examples, self.batch_size)
         if micro_batches is not None and micro_batches < len(parts):
             parts = [parts[i * len(parts) // micro_batches] for i in range(micro_batches)]
-        batches = [MicroBatch(part, len(part) / len(self.examples)) for part in parts]
+        batches = [MicroBatch(part, factor * len(part) / len(self.examples)) for part in parts]
         self._stream(sink, self.weights if weights is None else weights, batches, offsets)
 
     def gradients_at(self, alpha: float) -> Gradients:

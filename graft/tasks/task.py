@@ -160,6 +160,11 @@ class Task:
         """Return the examples of an out-of-distribution set; those of a class that the task lacks have label -1."""
         return self._split(self.spec.ood[name])[:limit]
 
+    def outside_examples(self) -> list[Example]:
+        """Return the examples with label -1, of no class of the task, in validation and the `ood` sets."""
+        splits = (self.spec.data.validation, *self.spec.ood.values())
+        return [example for split in splits for example in self._split(split) if example.label == NONE_OF_THESE]
+
     def describe(self) -> dict[str, Any]:
         """Return name, head with its template, labels and the column of choices, for a patch's provenance."""
         head = to_plain(self.spec.head) | ({"template": self.spec.head.pattern} if self.spec.head.pattern else {})

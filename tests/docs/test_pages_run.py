@@ -32,6 +32,7 @@ ONLY_PARSED = {  # page and words of a block -> why it does not run here
     ("README.md", "pip install"): "installs packages",
     ("docs/index.md", "make demo"): "installs packages and trains a real encoder for minutes",
     ("docs/tutorial.md", "pip install"): "installs packages",
+    ("docs/guides/localize.md", "graft rollback"): "needs a model that lost something in tuning",
     ("docs/guides/protect.md", "Trainer(model"): "shows a call within a program of the reader's",
     ("docs/guides/interop.md", "import lora"): "needs a LoRA of the reader's",
     ("docs/guides/clusters.md", "torchrun"): "needs several GPUs, or a cluster",

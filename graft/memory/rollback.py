@@ -1,0 +1,56 @@
+"""Plan the memory that `graft rollback` will take, from headers and config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from graft.files.location import locate
+from graft.localize.budget import resolve_budget
+from graft.memory.activations import estimate_activations
+from graft.memory.localize import plan_scores
+from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.plan import Allocation, MemoryPlan
+from graft.specs.rollback import RollbackSpec
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.placement import find_device
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import Scope
+
+
+def plan_rollback(
+    tuned: str | Path, tasks: Sequence[Task], config: RollbackSpec, runtime: Runtime = DEFAULT
+) -> MemoryPlan:
+    """Plan what `roll_back` will take at the largest density that it may try; no weight is read.
+
+    Args:
+        tuned: the tuned model; the base is of the same size, and gone before the tuned one is loaded.
+        tasks: the keep task and the restore tasks.
+        config, runtime: as for `roll_back`.
+
+    Raises:
+        CheckpointError, ConfigError, BudgetError: the rollback would be refused.
+    """
+    path = locate(tuned).path
+    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
+    k = resolve_budget(checkpoint.n_parameters, max(config.densities, default=0.0), config.budget)
+    kind = live_dtype(checkpoint, runtime.dtype)
+    parts = [allocate_weights(checkpoint, kind)]
+    if config.takes_gradients:
+        of_tasks = [estimate_activations(path, task.spec, config.batch_size, kind, scope.holds) for task in tasks]
+        activations = [
+            allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing) for saved in of_tasks
+        ]
+        unknown = next((item for item in activations if item.bytes is None), None)
+        parts += [
+            Allocation("largest gradient", max(sizes) * kind.itemsize),
+            unknown or max(activations, key=lambda item: item.bytes or 0),
+        ]
+    localize = config.at(k)
+    searched = replace(config.candidates, micro_batches=config.candidates.micro_batches * len(tasks))
+    return MemoryPlan.of(
+        find_device(runtime.device), [*parts, *plan_scores(replace(localize, candidates=searched), k, sizes)]
+    )
