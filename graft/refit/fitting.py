@@ -111,9 +111,10 @@ class Fitting:
 
     def __init__(self, objective: Objective, entries: Entries, examples: Sequence[Example], config: RefitSpec) -> None:
         self.objective, self.entries, self.examples, self.config = objective, entries, examples, config
+        self._rate = config.rate_of(len(entries))
         self.n_steps = config.epochs * -(-len(examples) // config.batch_size)
         self.n_taken = 0
-        self._optimizer = torch.optim.Adam([entries.values], lr=config.lr)
+        self._optimizer = torch.optim.Adam([entries.values], lr=self._rate)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._mean, self._n_averaged = torch.zeros_like(entries.base), 0
 
@@ -163,7 +164,7 @@ class Fitting:
         t, warmup = (self.n_taken + 0.5) / self.n_steps, self.config.warmup
         rise = t / warmup if warmup else 1.0
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.lr * min(rise, (1 - t) / (1 - warmup))
+            group["lr"] = self._rate * min(rise, (1 - t) / (1 - warmup))
         self._optimizer.step()
         self.entries.write(self.values)
         self.n_taken += 1

@@ -102,6 +102,6 @@ class ExtractionSpec(Block):
         Raises:
             ConfigError: an unknown method.
         """
-        methods = self.methods or dict.fromkeys(EXTRACTION_METHODS, ())
+        methods = self.methods or {name: () for name, row in EXTRACTION_METHODS.items() if not row.is_control}
         rows = {name: EXTRACTION_METHODS.find(name) for name in methods}
         return [(name, size) for name, sizes in methods.items() for size in sizes or rows[name].sizes]

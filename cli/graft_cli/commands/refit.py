@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Weight of the labels' loss; the rest is the divergence from TUNED's outputs. [default: 0]",
 )
-@click.option("--lr", type=float, help="Learning rate of Adam at its highest. [default: 0.01]")
+@click.option("--lr", type=float, help="Learning rate of Adam at its highest. [default: 1 / (2 sqrt(weights))]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the texts. [default: 3]")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per step. [default: 16]")
 @click.option(
