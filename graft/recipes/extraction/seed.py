@@ -103,4 +103,4 @@ def _run_point(
     on = contextlib.nullcontext() if extracted.patch is None else apply_patch(head.model, extracted.patch)
     with on:
         numbers = yardstick.measure(run.predict(head, method))
-    return ExtractedPoint(method, size, extracted.n_bytes, numbers, dict(extracted.found), seconds)
+    return ExtractedPoint(method, size, extracted.n_bytes, numbers, dict(extracted.found), seconds, extracted.k)

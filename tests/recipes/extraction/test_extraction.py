@@ -123,7 +123,7 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        ({"zip": [1]}, "'zip' is not a method of extraction; choose from refit, cut"),
+        ({"zip": [1]}, "'zip' is not a method of extraction; choose from refit, refit_attribution"),
         ({"svd": [1.5]}, "svd: rank must be a whole number from 1 on, not 1.5"),
         ({"cut": [1]}, "cut: density must be a number above 0 and below 1, not 1"),
         ({"ultradelta": [0.9, 0]}, "ultradelta: sparsity must be a number above 0 and below 1, not 0"),
