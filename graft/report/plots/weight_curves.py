@@ -95,7 +95,7 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     drawn = [points for points in line.values() if all(metric in point.numbers for point in points)]
     if not drawn:
         return
-    x = [points[0].k for points in drawn]
+    x = [float(points[0].k or 0) for points in drawn]
     y = [_mean([point.numbers[metric] for point in points]) for points in drawn]
     axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=_name_line(method))
     dots = [(point.k, point.numbers[metric]) for points in drawn if len(points) > 1 for point in points]
