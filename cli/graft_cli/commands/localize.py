@@ -73,6 +73,12 @@ if TYPE_CHECKING:
     help="attribution, taylor, learned: score every weight in scope (4 bytes each in host memory) instead of "
     "candidates picked by the first gradients.",
 )
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Say what the patch keeps of the gain on validation, which runs base, tuned and graft over that split.",
+)
 @options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
@@ -87,6 +93,7 @@ def command(
     task_file: Path,
     seed: int | None,
     curve: bool,
+    measure: bool,
     assignments: tuple[str, ...],
     with_base_values: bool,
     output: Path | None,
@@ -101,12 +108,15 @@ def command(
     Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
     layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
 
+    A line says what the patch keeps of the gain on that split, and what would keep more where it is little.
+
     \b
     Example:
       graft localize embedded:all-MiniLM-L6-v2 runs/tuned --task recipes/starter/reviews/task.yaml -o skill.safetensors
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
     from graft.evaluate.curve import measure_curve
+    from graft.evaluate.kept_gain import measure_kept
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
@@ -125,7 +135,7 @@ def command(
     block = override({**options_set, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
     if plan:
-        planned = plan_localization(base, task, config, runtime)
+        planned = plan_localization(base, task, config, runtime, measured=measure)
         options.show(planned.to_json(), as_json, planned.lines())
         return
     gains = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
@@ -136,6 +146,9 @@ def command(
     patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
     more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    if measure and processes.is_first():
+        kept = measure_kept(base, tuned, task, patch, config, runtime=runtime)
+        more, lines = more | {"validation": kept.to_json()}, [*lines, kept.sentence]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
 

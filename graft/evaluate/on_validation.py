@@ -1,0 +1,72 @@
+"""What grafts are worth on the validation split, the one that selection may use: its one owner.
+
+Methods that themselves choose by validation ("learned", "paper") look better here than they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.evaluate.correctness import accuracy
+from graft.evaluate.evaluation import predict_examples
+from graft.files.location import locate
+from graft.localize.localization import tuned_rows
+from graft.patch.live import apply_patch
+from graft.patch.skill_patch import Patch
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.examples import Example
+from graft.tasks.head import Head, open_head
+from graft.tasks.task import Task
+from graft.tasks.vocabulary import make_room
+from graft.tensors.pair import CheckpointPair
+
+
+@dataclass(frozen=True)
+class OnValidation:
+    """The base with the task's head, and the accuracies between which its grafts lie.
+
+    Attributes:
+        head: over the base.
+        examples: of the validation split.
+        batch_size: examples per forward.
+        base, tuned: accuracy of both models, 0 to 1; per token from the lm head.
+    """
+
+    head: Head
+    examples: list[Example]
+    batch_size: int
+    base: float
+    tuned: float
+
+    @classmethod
+    def open(
+        cls, base: str | Path, tuned: str | Path, task: Task, batch_size: int, runtime: Runtime = DEFAULT
+    ) -> OnValidation:
+        """Measure both models, one after the other, and keep the base at hand.
+
+        Raises:
+            MismatchError, CheckpointError, DataError, ConfigError: an input is refused; it says why.
+        """
+        examples = task.validation_examples()
+        forward = dataclasses.replace(runtime, gradient_checkpointing=False)
+        after = _accuracy(open_head(locate(tuned).path, task.spec, forward), examples, batch_size)
+        pair = CheckpointPair.open(locate(base).path, locate(tuned).path)
+        rows = tuned_rows(pair, task)
+        head = open_head(pair.base.path, task.spec, forward, seed=task.spec.seed, rows=rows)
+        return cls(head, examples, batch_size, _accuracy(head, examples, batch_size), after)
+
+    def measure(self, patch: Patch) -> float:
+        """Return the accuracy of the base with the patch on it, which is taken off again.
+
+        Raises:
+            PatchMismatchError, CheckpointError: the patch does not fit, or the graft's outputs are not finite.
+        """
+        make_room(self.head, [patch])
+        with apply_patch(self.head.model, patch):
+            return _accuracy(self.head, self.examples, self.batch_size)
+
+
+def _accuracy(head: Head, examples: list[Example], batch_size: int) -> float:
+    return float(accuracy(predict_examples(head, examples, batch_size, "validation").outcomes()))
