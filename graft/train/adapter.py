@@ -27,7 +27,8 @@ from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train.content import Content, content_of_training, hash_content
 from graft.train.distribution import SharedLoss
-from graft.train.fine_tuning import Epoch, TrainResult, resolve_settings, save_model, train_epoch
+from graft.train.epochs import Epoch, train_epoch
+from graft.train.fine_tuning import TrainResult, resolve_settings, save_model
 from graft.train.manifest import write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.schedule import TrainingSchedule

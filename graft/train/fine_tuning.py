@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from graft.arguments import checked
-from graft.errors import ConfigError, OutputError, TrainingError
+from graft.errors import BudgetError, ConfigError, OutputError
 from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
 from graft.files.workplaces import drop_workplace, open_workplace, refuse_unmarked, workplace_of
+from graft.localize.budget import resolve_budget
 from graft.localize.diff import diff_checkpoints, find_core
 from graft.parallel.launch import find_ranks
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.specs.runtime import Runtime
+from graft.specs.search import SearchSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import Head
 from graft.tasks.loading import quiet_transformers
@@ -32,6 +33,7 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.train.content import content_of_training, describe_settings, hash_content
+from graft.train.epochs import Epoch, run_epochs
 from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.localizable import check_density, configure_proximal, configure_restart
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, read_manifest, write_manifest
@@ -41,19 +43,6 @@ from graft.train.schedule import TrainingSchedule
 from graft.train.search import Search, configure_few, configure_pulled, configure_rest, search_rate
 from graft.train.stepper import Stepper
 from graft.train.training_state import TrainingState
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A pass over the training examples, or the part of it until training stopped.
-
-    Attributes:
-        loss: mean over its steps, nats.
-        validation_accuracy: at its end.
-    """
-
-    loss: float
-    validation_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -226,7 +215,7 @@ def _train(inner: _Inner, config: TrainSpec, seed: int, claim: Claim, pulled: Pa
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
     state = TrainingState(inner.out, staged, head.ranks)
     stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
-    epochs, steps = _run(stepper, data, state if inner.resume else state.cleared())
+    epochs, steps = run_epochs(stepper, data, state if inner.resume else state.cleared())
     manifest = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     manifest |= {"epochs": list(map(dataclasses.asdict, epochs))}
     _save(stepper, manifest, claim, hash_content(content))
@@ -253,7 +242,7 @@ def _search(inner: _Inner, config: TrainSpec, seed: int, claim: Claim) -> TrainR
     spec, located, ranks = config.search, locate(inner.base), find_ranks()
     check_density(Checkpoint.open(located.path), configure_few(config, spec, spec.rates[0]), inner.core)
     base = MultiTaskData.open(located.path, inner.tasks, inner.runtime, seed).validate()
-    pulled = inner.train("pulled", configure_pulled(config, spec))
+    spec, pulled = _find_few(inner, config, spec)
     made: dict[float, TrainResult] = {}
 
     def train_few(rate: float) -> float:
@@ -273,6 +262,20 @@ def _search(inner: _Inner, config: TrainSpec, seed: int, claim: Claim) -> TrainR
         drop_workplace(claim.path)
     ranks.wait()
     return dataclasses.replace(rest, path=claim.path, search=search)
+
+
+def _find_few(inner: _Inner, config: TrainSpec, spec: SearchSpec) -> tuple[SearchSpec, TrainResult]:
+    """Train with the L1 proximal step; where it lets fewer move than shall train, without it, and try one rate less."""
+    stage = configure_pulled(config, spec)
+    pulled, k = inner.train("pulled", stage), resolve_budget(_size(inner.base), spec.density, None)
+    with contextlib.suppress(BudgetError):  # none moved
+        if len(find_core(inner.base, pulled.path, spec.density, config.scope)) == k:
+            return spec, pulled
+    return dataclasses.replace(spec, rates=spec.rates[:1]), inner.train("moved", dataclasses.replace(stage, l1=0.0))
+
+
+def _size(base: str | Path) -> int:
+    return Checkpoint.open(locate(base).path).n_parameters
 
 
 def _save(stepper: Stepper, manifest: dict[str, Any], claim: Claim, content_hash: str) -> None:
@@ -310,47 +313,3 @@ def save_model(head: Head, folder: Path, out: Path, weights: dict[str, torch.Ten
             head.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own kind, where Python would raise OSError
         raise OutputError(f"{out}: cannot be written ({error})") from error
-
-
-def _run(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> tuple[list[Epoch], int]:
-    """Run all epochs, or as many as it takes to reach `stop_at`; return them and the number of steps taken."""
-    head, schedule = stepper.head, stepper.schedule
-    torch.manual_seed(schedule.seed + head.ranks.rank)  # of dropout
-    epochs = [Epoch(*metrics) for metrics in state.load(head.model, stepper.optimizer, stepper.recorder)]
-    done, steps = len(epochs), 0
-    with tqdm(initial=done, total=schedule.epochs, desc="train", unit="epoch", disable=None) as bar:
-        for number in range(done, schedule.epochs):
-            epoch, steps = train_epoch(stepper, data, number)
-            epochs.append(epoch)
-            if stepper.protection is not None:
-                stepper.protection.check()
-            bar.set_postfix(loss=f"{epoch.loss:.3f}", validation=f"{epoch.validation_accuracy:.3f}")
-            bar.update()
-            if schedule.reaches(epoch.validation_accuracy):
-                break
-            if number + 1 < schedule.epochs:
-                metrics = [dataclasses.astuple(epoch) for epoch in epochs]
-                state.save(head.model, stepper.optimizer, metrics, stepper.recorder)
-    return epochs, steps
-
-
-def train_epoch(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epoch, int]:
-    """Run one epoch, or less where a check reaches `stop_at`; return it and the number of steps since the start."""
-    stepper.head.model.train()
-    schedule, losses, steps = stepper.schedule, [], 0
-    for batch in tqdm(schedule.batches(number), desc="epoch", unit="step", disable=None, leave=False):
-        examples = [data.train[batch.task][i] for i in batch.positions]
-        losses.append(stepper.take(data.heads[batch.task], examples, batch.step))
-        steps = batch.step + 1
-        if schedule.checks_after(steps) and schedule.reaches(accuracy := _accuracy(data)):
-            return Epoch(sum(losses) / len(losses), accuracy), steps
-    return Epoch(sum(losses) / len(losses), _accuracy(data)), steps
-
-
-def _accuracy(data: MultiTaskData) -> float:
-    accuracy = data.validate()
-    if math.isnan(accuracy):  # the last step may have diverged without a loss that shows it
-        raise TrainingError(
-            "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"
-        )
-    return accuracy
