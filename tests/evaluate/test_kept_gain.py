@@ -48,8 +48,8 @@ def test_a_patch_that_keeps_little_is_told_of_a_density_above_its_own(base: Path
         ),
         (
             KeptGain(1000, 0.5, 0.9, 0.86, 0.9, chosen_by="learned"),
-            "keeps 0.90 of the gain on validation (base 0.500, tuned 0.900, graft 0.860; n=1,000; learned chose by these "
-            "examples: an upper bound)",
+            "keeps 0.90 of the gain on validation (base 0.500, tuned 0.900, graft 0.860; n=1,000; learned chose by "
+            "these examples: an upper bound)",
         ),
         (
             KeptGain(100, 0.7, 0.6, 0.65, 0.5),

@@ -119,9 +119,11 @@ def command(
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
         planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
-        n = config.search.trainings if config.search else 1
-        more = [f"a search on validation: up to {n} trainings, one after another"] if config.search else []
-        options.show(planned.to_json() | {"trainings": n}, as_json, [*planned.lines(), *more])
+        plain, lines = planned.to_json(), planned.lines()
+        if config.search is not None:
+            n = config.search.trainings
+            plain, lines = plain | {"trainings": n}, [*lines, f"a search on validation: up to {n} trainings in turn"]
+        options.show(plain, as_json, lines)
         return
     train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
     result = train(**runtime.options, resume=resume)
