@@ -93,4 +93,4 @@ def test_localize_says_what_its_patch_keeps(base: Path, tuned: Path, task_file: 
     assert "validation" not in json.loads(shown.out)
     parts = [part["what"] for part in json.loads(cli(*asked, "--plan", "--json").out)["parts"]]
     silent = [part["what"] for part in json.loads(cli(*asked, "--plan", "--no-measure", "--json").out)["parts"]]
-    assert [what for what in parts if what not in silent] == ["model"]
+    assert [what for what in parts if what not in silent] == ["weights"]

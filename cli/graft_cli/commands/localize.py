@@ -146,7 +146,7 @@ def command(
     patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
     more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
-    if measure and processes.is_first():
+    if measure and processes.is_first() and not processes.share_weights(runtime):  # which no process could hold whole
         kept = measure_kept(base, tuned, task, patch, config, runtime=runtime)
         more, lines = more | {"validation": kept.to_json()}, [*lines, kept.sentence]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
