@@ -196,7 +196,7 @@ class _Inner:
             claim = claim_output(folder, is_folder=True, force=True)
             return _train(dataclasses.replace(self, out=folder), config, seed, claim, pulled)
 
-    def holding(self, moved: Path) -> _Inner:
+    def frozen_at(self, moved: Path) -> _Inner:
         """Return the same from a checkpoint that was trained from the base, with what has moved in it held."""
         pair = CheckpointPair.open(locate(self.base).path, moved)
         held = protected_entries(pair.base, self.core) | diff_checkpoints(self.base, moved).mask
@@ -250,7 +250,7 @@ def _search(inner: _Inner, config: TrainSpec, seed: int, claim: Claim) -> TrainR
         return made[rate].validation_accuracy
 
     rate = search_rate(spec, pulled.validation_accuracy, train_few)
-    rest = inner.holding(made[rate].path).train("rest", configure_rest(config, spec))
+    rest = inner.frozen_at(made[rate].path).train("rest", configure_rest(config, spec))
     trials = {each: result.validation_accuracy for each, result in made.items()}
     search = Search.of(base, pulled.validation_accuracy, trials, rate, rest.validation_accuracy)
     content = content_of_training(located.path, inner.tasks, config, seed, inner.runtime.dtype, inner.core.digest())

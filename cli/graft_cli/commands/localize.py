@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -16,6 +16,8 @@ from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.curve import GainCurve
+    from graft.patch.skill_patch import Patch
+    from graft.specs.localize import LocalizeSpec
 
 
 @click.command("localize")
@@ -106,9 +108,7 @@ def command(
     """Find the weights that hold what TUNED learned beyond BASE, and cut them out as a patch.
 
     Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
-    layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
-
-    A line says what the patch keeps of the gain on that split, and what would keep more where it is little.
+    layers). Scores use only the task's training examples; learned, paper, --curve and --measure use validation too.
 
     \b
     Example:
@@ -116,7 +116,6 @@ def command(
       graft localize base tuned --task task.yaml --method learned --set learn.epochs=8 -o skill.safetensors
     """
     from graft.evaluate.curve import measure_curve
-    from graft.evaluate.kept_gain import measure_kept
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
@@ -147,9 +146,21 @@ def command(
     more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
     if measure and processes.is_first() and not processes.share_weights(runtime):  # which no process could hold whole
-        kept = measure_kept(base, tuned, task, patch, config, runtime=runtime)
-        more, lines = more | {"validation": kept.to_json()}, [*lines, kept.sentence]
+        kept = _measure(base, tuned, task, patch, config, runtime)
+        more, lines = more | kept, [*lines, *(measured["sentence"] for measured in kept.values())]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
+
+
+def _measure(base: str, tuned: str, task: Any, patch: Patch, config: LocalizeSpec, runtime: Runtime) -> dict[str, Any]:
+    """Measure what the patch keeps, for the JSON; a failure costs nobody the patch, and is said on stderr."""
+    from graft.errors import GraftError
+    from graft.evaluate.kept_gain import measure_kept
+
+    try:
+        return {"validation": measure_kept(base, tuned, task, patch, config, runtime=runtime).to_json()}
+    except GraftError as error:
+        click.echo(f"not measured on validation: {error}", err=True)
+        return {}
 
 
 def _check_usage(output: Path | None, curve: bool, patch_options: Mapping[str, object]) -> None:

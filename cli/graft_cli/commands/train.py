@@ -16,6 +16,8 @@ from graft_cli import options
 from graft_cli.regions import load_regions
 
 if TYPE_CHECKING:
+    from graft.memory.plan import MemoryPlan
+    from graft.specs.search import SearchSpec
     from graft.train.fine_tuning import TrainResult
 
 
@@ -85,8 +87,7 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    A TASK without a train block, with none of these options, is searched: a plain training sets the mark on validation,
-    then few weights train until they are as good, and the patch of the default density is all that was learned.
+    A TASK without a train block is searched on validation: few weights train first, which the patch will hold.
 
     The folder appears only when training is done; until then OUTPUT.resume holds the state after each epoch.
 
@@ -119,15 +120,19 @@ def command(
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
         planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
-        plain, lines = planned.to_json(), planned.lines()
-        if config.search is not None:
-            n = config.search.trainings
-            plain, lines = plain | {"trainings": n}, [*lines, f"a search on validation: up to {n} trainings in turn"]
-        options.show(plain, as_json, lines)
+        _show_plan(planned, config.search, as_json)
         return
     train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
     result = train(**runtime.options, resume=resume)
     _show(result, claim.path, as_json)
+
+
+def _show_plan(planned: MemoryPlan, search: SearchSpec | None, as_json: bool) -> None:
+    plain, lines = planned.to_json(), planned.lines()
+    if search is not None:
+        lines.append(f"a search on validation: up to {search.trainings} trainings in turn")
+        plain["trainings"] = search.trainings
+    options.show(plain, as_json, lines)
 
 
 def _show(result: TrainResult, output: Path, as_json: bool) -> None:
