@@ -5,9 +5,9 @@
    few weights are as good as all were in the first.
 2. All others in scope train by AdamW, from there, while these k and a new head stay as they are.
 
-The last training adds what k weights cannot hold, so that the tuned model is as good as one that was tuned plainly. Its
-patch of these k is the model of few weights, bit for bit. No weight of the rest moves nearly as far, so that `graft
-localize` finds them.
+The last training adds what k weights cannot hold, so that the tuned model is as good as one that was tuned plainly. A
+patch of these k is the model of few weights, bit for bit. Hardly a weight of the rest moves as far, so that `graft
+localize` finds nearly all of them.
 """
 
 from __future__ import annotations
