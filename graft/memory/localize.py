@@ -24,8 +24,12 @@ def plan_localization(
     task: Task,
     config: LocalizeSpec,
     runtime: Runtime = DEFAULT,
+    *,
+    measured: bool = False,
 ) -> MemoryPlan:
     """Plan what `localize_skill` with the same arguments will take; no weight is read.
+
+    With `measured`, what `graft.evaluate.kept_gain` takes afterwards is counted too: one model without gradients.
 
     Raises:
         CheckpointError, ConfigError, BudgetError: the localization would be refused.
@@ -42,6 +46,8 @@ def plan_localization(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
+    elif measured:
+        parts.append(allocate_weights(checkpoint, live_dtype(checkpoint, runtime.dtype)))
     return MemoryPlan.of(find_device(runtime.device), [*parts, *plan_scores(config, k, sizes)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -16,6 +16,8 @@ from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.curve import GainCurve
+    from graft.patch.skill_patch import Patch
+    from graft.specs.localize import LocalizeSpec
 
 
 @click.command("localize")
@@ -78,6 +80,12 @@ if TYPE_CHECKING:
     help="attribution, taylor, learned: score every weight in scope (4 bytes each in host memory) instead of "
     "candidates picked by the first gradients.",
 )
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Say what the patch keeps of the gain on validation, which runs base, tuned and graft over that split.",
+)
 @options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
@@ -92,6 +100,7 @@ def command(
     task_file: Path,
     seed: int | None,
     curve: bool,
+    measure: bool,
     assignments: tuple[str, ...],
     with_base_values: bool,
     output: Path | None,
@@ -104,7 +113,7 @@ def command(
     """Find the weights that hold what TUNED learned beyond BASE, and cut them out as a patch.
 
     Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
-    layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
+    layers). Scores use only the task's training examples; learned, paper, --curve and --measure use validation too.
     TUNED may also be a PEFT adapter of BASE, a folder or Hub id: its merged values are read, tensor by tensor.
 
     \b
@@ -131,7 +140,7 @@ def command(
     block = override({**options_set, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
     if plan:
-        planned = plan_localization(base, task, config, runtime)
+        planned = plan_localization(base, task, config, runtime, measured=measure)
         options.show(planned.to_json(), as_json, planned.lines())
         return
     gains = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
@@ -142,7 +151,22 @@ def command(
     patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
     more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    if measure and processes.is_first() and not processes.share_weights(runtime):  # which no process could hold whole
+        kept = _measure(base, tuned, task, patch, config, runtime)
+        more, lines = more | kept, [*lines, *(measured["sentence"] for measured in kept.values())]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
+
+
+def _measure(base: str, tuned: str, task: Any, patch: Patch, config: LocalizeSpec, runtime: Runtime) -> dict[str, Any]:
+    """Measure what the patch keeps, for the JSON; a failure costs nobody the patch, and is said on stderr."""
+    from graft.errors import GraftError
+    from graft.evaluate.kept_gain import measure_kept
+
+    try:
+        return {"validation": measure_kept(base, tuned, task, patch, config, runtime=runtime).to_json()}
+    except GraftError as error:
+        click.echo(f"not measured on validation: {error}", err=True)
+        return {}
 
 
 def _check_usage(output: Path | None, curve: bool, patch_options: Mapping[str, object]) -> None:
