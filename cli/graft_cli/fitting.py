@@ -1,14 +1,43 @@
-"""What a refit measured on validation, for a person: the user chooses between accuracy and calibration."""
+"""A refit from the command line: the fit, and what it measured on validation, for a person."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graft_cli import options, processes
+from graft_cli.saving import save_and_show
+
 if TYPE_CHECKING:
+    from graft.files.claims import Claim
     from graft.patch.skill_patch import Patch
+    from graft.specs.refit import RefitSpec
+    from graft.specs.runtime import Runtime
+    from graft.tasks.task import Task
 
 _HEADER = f"{'epoch':>5}  {'values':<6}  {'loss':>7}  {'KL':>7}  {'NLL':>7}  {'accuracy':>8}"
+
+
+def plan_and_show(
+    base: str, tuned: str, task: Task, config: RefitSpec, runtime: Runtime, *, k: int | None, as_json: bool
+) -> None:
+    """Print the memory that a refit will take; `k` is the size of a support that is given."""
+    from graft.memory.refit import plan_refit
+
+    planned = plan_refit(base, tuned, task, config, k=k, runtime=runtime)
+    options.show(planned.to_json(), as_json, planned.lines())
+
+
+def refit_and_show(
+    base: str, tuned: str, task: Task, config: RefitSpec, runtime: Runtime, claim: Claim, *, as_json: bool, **more: Any
+) -> None:
+    """Fit a patch, save it, and print what is in it; `more` are further arguments of `refit_skill`."""
+    from graft.localize.pair_notes import describe_differences
+    from graft.refit.refit import refit_skill
+
+    patch = refit_skill(base, tuned, task, config, **runtime.options, **more)
+    differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    save_and_show(patch, claim, as_json=as_json, lines=["", *describe_fit(patch), ""], differences=differences)
 
 
 def describe_fit(patch: Patch) -> list[str]:
