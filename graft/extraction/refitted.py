@@ -16,6 +16,7 @@ from graft.extraction.inputs import ExtractionInput
 
 DENSITY = 1e-4  # of the methods whose size is another
 MOST_EPOCHS = 24
+OF_SHOTS: dict[str, Any] = {"epochs": 8, "select": "nll"}  # of labels there are some hundreds, of texts thousands
 
 
 def extract_refit(inputs: ExtractionInput, density: float, **changes: Any) -> Extracted:
@@ -28,9 +29,10 @@ def extract_refit(inputs: ExtractionInput, density: float, **changes: Any) -> Ex
 extract_by_random = partial(extract_refit, support="random")
 extract_by_magnitude = partial(extract_refit, support="magnitude")
 extract_by_attribution = partial(extract_refit, support="attribution")
-extract_with_labels = partial(extract_refit, labels=0.5, select="nll")
+extract_with_labels = partial(extract_refit, labels=0.5, **OF_SHOTS)
+extract_sparse_sft = partial(extract_refit, labels=1.0, **OF_SHOTS)
 # LT-SFT (Ansell et al. 2022, arXiv 2110.07560): the largest movements, their values trained anew on the labels
-extract_lt_sft = partial(extract_refit, support="magnitude", labels=1.0, select="nll")
+extract_lt_sft = partial(extract_refit, support="magnitude", labels=1.0, **OF_SHOTS)
 
 
 def extract_from_texts(inputs: ExtractionInput, n: float) -> Extracted:

@@ -87,6 +87,16 @@ EXTRACTION_METHODS = Registry(
             is_control=True,
         ),
         ExtractionMethod(
+            name="sparse_sft",
+            help="the entries with the largest gradients, their values trained on the labels alone, without the tuned "
+            "model",
+            target=f"{_FOLDER}refitted:extract_sparse_sft",
+            needs="labels",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3),
+            is_control=True,
+        ),
+        ExtractionMethod(
             name="lt_sft",
             help="the entries that moved most, their values trained anew on the labels alone, as in LT-SFT",
             target=f"{_FOLDER}refitted:extract_lt_sft",

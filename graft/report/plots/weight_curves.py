@@ -23,6 +23,7 @@ STYLES = {
     "refit_magnitude": ("#009E73", "^", "-"),
     "refit_random": ("#5a6675", "x", "-"),
     "refit_labels": ("#0072B2", "P", ":"),
+    "sparse_sft": ("#A6761D", "*", ":"),
     "lt_sft": ("#CC79A7", "D", ":"),
     "cut": ("#D55E00", "v", "--"),
     "magnitude": ("#E69F00", "h", "--"),
