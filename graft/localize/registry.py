@@ -16,9 +16,11 @@ class LocalizationMethod(ScoreEntry):
 
     Attributes:
         needs_validation: it uses the task's validation examples too.
+        sizes_itself: how many entries it chooses follows from the data; the budget is where it starts.
     """
 
     needs_validation: bool = False
+    sizes_itself: bool = False
 
 
 # Every score is a method, of which the top k are kept. A score with a quicker way to its top k has a row of the same
@@ -44,6 +46,7 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
             source="https://arxiv.org/abs/2302.06600",
             needs_data=True,
             needs_validation=True,
+            sizes_itself=True,
             bytes_per_weight=8,
         ),
         LocalizationMethod(

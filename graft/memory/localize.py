@@ -46,10 +46,11 @@ def plan_localization(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    return MemoryPlan.of(find_device(runtime.device), [*parts, *_scores_parts(config, k, sizes)])
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_scores(config, k, sizes)])
 
 
-def _scores_parts(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+def allocate_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+    """Return what the scores of a method take, of k entries from tensors of these sizes."""
     method = LOCALIZATION_METHODS[config.method]
     if method.of_candidates and not config.exact_scores:
         per_batch = min(config.candidates.multiple * k, sum(sizes))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
+from graft.errors import BudgetError
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.localization import describe_origin, localize_skill, open_base_head, tuned_rows
@@ -25,6 +26,7 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit
+from graft.refit.measured import measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
@@ -71,7 +73,7 @@ def refit_skill(
         with_base_values: also store the base's values.
 
     Raises:
-        BudgetError: k is 0, or more than there is to choose from.
+        BudgetError: k is 0, or more than there is to choose from, or the outputs of both models are equal.
         TrainingError: the loss is not finite.
         PatchMismatchError: the support does not fit the base.
         MismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
@@ -80,23 +82,45 @@ def refit_skill(
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     located, data = locate(base), collect_data(task, texts, config)
     pair = CheckpointPair.open(located.path, locate(tuned).path).without_rounding()
-    k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
     mask = None if support is None else place_region(support, StoredTarget(pair.base), located.name)
+    k = resolve_budget(pair.base.n_parameters, config.density, config.budget) if mask is None else len(mask)
     if mask is None and not is_chosen_by_loss(config):
         mask = localize_skill(base, tuned, task, localization_of(config, k), **runtime.options).mask
     teacher = _open_teacher(pair, task, data, runtime)
     objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
-    names = pair.names_in(Scope(config.scope)) if mask is None else tuple(mask)
-    context = SupportContext(objective, pair.base, match_weights(objective.head.model, names), data.train, k)
+    data = data.of(objective.head)
+    _refuse_equal(objective, data)
+    scope = _scope_of(config, mask)
+    names = {*(mask or ()), *(pair.names_in(scope) if mask is None or config.rounds > 1 else ())}
+    weights = match_weights(objective.head.model, sorted(names))
+    context = SupportContext(objective, pair.base, weights, data.train, k)
     mask = mask or choose_by_loss(context, config)
     entries = Entries(context.weights, mask, pair.base)
     entries, fit = fit_in_rounds(context, entries, data, config)
     del teacher, objective, context  # and the models with them
     described = _describe(pair, data, fit, config, support)
-    provenance = describe_origin(located, pair, Scope(config.scope), described["method"], task)
+    provenance = describe_origin(located, pair, scope, described["method"], task)
     provenance = dataclasses.replace(provenance, values="refit", refit=described["refit"])
     patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
     return dataclasses.replace(patch, values=entries.rounded(fit.values))
+
+
+def _scope_of(config: RefitSpec, mask: Mask | None) -> Scope:
+    """Return the scope of the settings, or all tensors where a support that was given lies outside it."""
+    scope = Scope(config.scope)
+    return scope if mask is None or all(map(scope.holds, mask)) else Scope("all")
+
+
+def _refuse_equal(objective: Objective, data: RefitData) -> None:
+    """Refuse a tuned model that answers as the base does.
+
+    Raises:
+        BudgetError: all of its outputs on validation are the base's, to the last bit.
+    """
+    if objective.labels == 0 and measure(objective, data.validation).kl == 0:
+        raise BudgetError(
+            "the tuned model's outputs are the base's on every text of validation: there is no skill to fit"
+        )
 
 
 def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Runtime) -> Teacher:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from graft.refit.registry import SUPPORTS
 from graft.specs.block import Block
-from graft.specs.ranges import Above, Count, OneOf, Within
+from graft.specs.ranges import Above, Count, OneOf, Seed, Within
 
 Criterion = Literal["nll", "kl"]
 
@@ -52,4 +52,4 @@ class RefitSpec(Block):
     hold_out: Annotated[float, Within(0, 0.5)] = 0.0
     rounds: Count = 1
     drop: Annotated[float, Within(0, 1)] = 0.3
-    seed: int = 0
+    seed: Seed = 0
