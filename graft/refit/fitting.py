@@ -70,7 +70,7 @@ class Fit:
 
 
 def fit_values(objective: Objective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
-    """Fit the values of entries to an objective; the entries, and the model in its dtype, hold the kept ones afterwards.
+    """Fit the values of entries to an objective; the entries and, in its dtype, the model hold the kept ones then.
 
     Args:
         objective: over the live model, which holds the base's values but for the entries.

@@ -21,6 +21,7 @@ from graft.localize.budget import resolve_budget
 from graft.localize.localization import describe_origin, localize_skill, open_base_head, tuned_rows
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
+from graft.patch.refit_record import REFIT
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
@@ -100,7 +101,7 @@ def refit_skill(
     del teacher, objective, context  # and the models with them
     described = _describe(pair, data, fit, config, support)
     provenance = describe_origin(located, pair, scope, described["method"], task)
-    provenance = dataclasses.replace(provenance, values="refit", refit=described["refit"])
+    provenance = dataclasses.replace(provenance, values=REFIT, refit=described["refit"])
     patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
     return dataclasses.replace(patch, values=entries.rounded(fit.values))
 
