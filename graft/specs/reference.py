@@ -20,6 +20,7 @@ from graft.specs.ranges import OneOf, Range
 ROOTS = {  # title -> the outermost block of a TASK file, or the options of a command
     "TASK": "graft.specs.task:TaskSpec",
     "localize": "graft.specs.localize:LocalizeSpec",
+    "refit": "graft.specs.refit:RefitSpec",
     "importance": "graft.specs.importance:ImportanceSpec",
     "fuse": "graft.specs.fusion:FusionSpec",
 }
