@@ -51,12 +51,12 @@ def describe_fit(patch: Patch) -> list[str]:
 
 
 def _row(candidate: Mapping[str, Any], is_kept: bool) -> str:
-    line = _format(candidate["epoch"], candidate["kind"], candidate["loss"], candidate["measured"])
+    line = _format(candidate["epoch"], candidate["kind"], candidate.get("loss"), candidate["measured"])
     return f"{line}  <- kept" if is_kept else line
 
 
 def _format(epoch: object, kind: str, loss: float | None, measured: Mapping[str, Any]) -> str:
-    numbers = [loss, measured["kl"], measured["nll"]]
+    numbers = [loss, measured["kl"], measured.get("nll")]  # what is not known has no key
     cells = "  ".join(f"{'' if number is None else format(number, '.4f'):>7}" for number in numbers)
-    accuracy = "" if measured["accuracy"] is None else f"{measured['accuracy']:.3f}"
+    accuracy = f"{measured['accuracy']:.3f}" if "accuracy" in measured else ""
     return f"{epoch:>5}  {kind:<6}  {cells}  {accuracy:>8}".rstrip()

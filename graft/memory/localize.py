@@ -48,11 +48,11 @@ def plan_localization(
         ]
     elif measured:
         parts.append(allocate_weights(checkpoint, live_dtype(checkpoint, runtime.dtype)))
-    return MemoryPlan.of(find_device(runtime.device), [*parts, *plan_scores(config, k, sizes)])
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_scores(config, k, sizes)])
 
 
-def plan_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
-    """Plan what choosing k entries among tensors of these sizes holds beside the model."""
+def allocate_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+    """Return what the scores of a method take, of k entries from tensors of these sizes."""
     method = LOCALIZATION_METHODS[config.method]
     if method.of_candidates and not config.exact_scores:
         per_batch = min(config.candidates.multiple * k, sum(sizes))

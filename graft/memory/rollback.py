@@ -9,7 +9,7 @@ from pathlib import Path
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
-from graft.memory.localize import plan_scores
+from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.specs.rollback import RollbackSpec
@@ -52,5 +52,5 @@ def plan_rollback(
     localize = config.at(k)
     searched = replace(config.candidates, micro_batches=config.candidates.micro_batches * len(tasks))
     return MemoryPlan.of(
-        find_device(runtime.device), [*parts, *plan_scores(replace(localize, candidates=searched), k, sizes)]
+        find_device(runtime.device), [*parts, *allocate_scores(replace(localize, candidates=searched), k, sizes)]
     )

@@ -70,11 +70,11 @@ class Fit:
 
 
 def fit_values(objective: Objective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
-    """Fit the values of entries to an objective; the live model holds the kept ones afterwards, rounded to its dtype.
+    """Fit the values of entries to an objective; the entries and, in its dtype, the model hold the kept ones then.
 
     Args:
-        objective: over the live model, which holds the base's values.
-        entries: of that model.
+        objective: over the live model, which holds the base's values but for the entries.
+        entries: of that model, with the values to start from.
         data: texts to fit to, and examples to choose by.
         config: the refit block.
 
@@ -82,6 +82,7 @@ def fit_values(objective: Objective, entries: Entries, data: RefitData, config: 
         TrainingError: the loss is not finite.
     """
     fitting = Fitting(objective, entries, data.train, config)
+    entries.write(fitting.values)
     kept = Candidate(0, "start", None, measure(objective, data.validation))
     candidates, values = [kept], fitting.values.clone()
     bar = tqdm(range(1, config.epochs + 1), desc="refit", unit="epoch", disable=None)
@@ -95,6 +96,7 @@ def fit_values(objective: Objective, entries: Entries, data: RefitData, config: 
                 kept, values = candidate, present.clone()
         entries.write(fitting.values)
         bar.set_postfix(loss=f"{loss:.4f}", kept=f"{kept.measured.by(config.select):.4f}")
+    entries.values.data.copy_(values)
     entries.write(values)
     return Fit(values, kept, tuple(candidates), measure_teacher(objective.teacher, data.validation))
 

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.arguments import checked
+from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
 from graft.localize.localization import describe_origin, find_entries, open_base_head, tuned_rows
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
+from graft.patch.refit_record import REFIT
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit
+from graft.refit.measured import measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
@@ -73,13 +76,14 @@ def refit_skill(
         with_base_values: also store the base's values.
 
     Raises:
-        BudgetError: k is 0, or more than there is to choose from.
+        BudgetError: k is 0, or more than there is to choose from, or the outputs of both models are equal.
         TrainingError: the loss is not finite.
         PatchMismatchError: the support does not fit the base.
         MismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     config = config or RefitSpec()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
+    _refuse_early(base, config, support)
     refitter = Refitter.open(base, tuned, task, config, texts=texts, tokenizer=tokenizer, runtime=runtime)
     return refitter.refit(config, support, with_base_values=with_base_values)
 
@@ -121,43 +125,71 @@ class Refitter:
         refuse_idle_tokenizer(tokenizer, base, tuned)
         opened = open_model(base, tokenizer=tokenizer)
         pair = open_pair(opened, tuned).without_rounding()
-        resolve_budget(pair.base.n_parameters, config.density, config.budget)  # refuses before the costly part
         teacher = _open_teacher(pair, task, data, runtime)
         objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
+        data = data.of(objective.head)
+        _refuse_equal(objective, data)
         return cls(opened, pair, task, data, objective, runtime)
 
     def refit(self, config: RefitSpec, support: Patch | Mask | None = None, *, with_base_values: bool = False) -> Patch:
-        """Fit a patch; the live model is the base again afterwards.
+        """Fit a patch; the live model is the base again afterwards, unless it failed.
 
         `config` may differ from the one that this was opened with in all but what its data and loss depend on: labels,
         texts and hold_out.
         """
-        mask = self._choose(config, support)
-        context = self._context(tuple(mask))
-        entries = Entries(context.weights, mask, self.pair.base)
-        try:
-            entries, fit = fit_in_rounds(context, entries, self.data, config)
-        finally:
-            entries.write(entries.base)
-        method, record = _describe(self.pair, self.data, fit, config, support, len(mask))
-        provenance = describe_origin(self.opened.located, self.pair, Scope(config.scope), method, self.task)
-        provenance = dataclasses.replace(provenance, values="refit", refit=record)
-        patch = cut_patch(self.pair, entries.mask, provenance, with_base_values=with_base_values)
+        pair, given = self.pair, None
+        if support is not None:
+            given = place_region(support, StoredTarget(pair.base), self.opened.located.name)
+        scope = _scope_of(config, given)
+        mask = self._choose(config, scope) if given is None else given
+        # between rounds entries may grow anywhere in scope
+        names = {*mask, *(pair.names_in(scope) if config.rounds > 1 else ())}
+        context = self._context(sorted(names), len(mask))
+        entries = Entries(context.weights, mask, pair.base)
+        entries, fit = fit_in_rounds(context, entries, self.data, config)
+        entries.return_to_base()
+        method, record = _describe(pair, self.data, fit, config, support, len(mask))
+        provenance = describe_origin(self.opened.located, pair, scope, method, self.task)
+        provenance = dataclasses.replace(provenance, values=REFIT, refit=record)
+        patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
         return dataclasses.replace(patch, values=entries.rounded(fit.values))
 
-    def _choose(self, config: RefitSpec, support: Patch | Mask | None) -> Mask:
-        """Return the entries to fit: those given, or chosen by the refit's own loss or a method of localization."""
-        pair = self.pair
-        if support is not None:
-            return place_region(support, StoredTarget(pair.base), self.opened.located.name)
-        k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
+    def _choose(self, config: RefitSpec, scope: Scope) -> Mask:
+        """Return the entries to fit, by the refit's own loss or a method of localization."""
+        k = resolve_budget(self.pair.base.n_parameters, config.density, config.budget)
         if is_chosen_by_loss(config):
-            return choose_by_loss(self._context(pair.names_in(Scope(config.scope)), k), config)
-        return find_entries(pair, self.task, localization_of(config, k), self.runtime, {})
+            return choose_by_loss(self._context(self.pair.names_in(scope), k), config)
+        return find_entries(self.pair, self.task, localization_of(config, k), self.runtime, {})
 
-    def _context(self, names: Sequence[str], k: int = 0) -> SupportContext:
+    def _context(self, names: Sequence[str], k: int) -> SupportContext:
         weights = match_weights(self.objective.head.model, names)
         return SupportContext(self.objective, self.pair.base, weights, self.data.train, k)
+
+
+def _refuse_early(base: Model, config: RefitSpec, support: Patch | Mask | None) -> None:
+    """Refuse a budget, or a support that has none, before the costly part."""
+    if support is None:
+        k = resolve_budget(open_model(base).checkpoint.n_parameters, config.density, config.budget)
+        if not is_chosen_by_loss(config):
+            localization_of(config, k)
+
+
+def _scope_of(config: RefitSpec, mask: Mask | None) -> Scope:
+    """Return the scope of the settings, or all tensors where a support that was given lies outside it."""
+    scope = Scope(config.scope)
+    return scope if mask is None or all(map(scope.holds, mask)) else Scope("all")
+
+
+def _refuse_equal(objective: Objective, data: RefitData) -> None:
+    """Refuse a tuned model that answers as the base does.
+
+    Raises:
+        BudgetError: all of its outputs on validation are the base's, to the last bit.
+    """
+    if objective.labels == 0 and measure(objective, data.validation).kl == 0:
+        raise BudgetError(
+            "the tuned model's outputs are the base's on every text of validation: there is no skill to fit"
+        )
 
 
 def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Runtime) -> Teacher:

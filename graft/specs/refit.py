@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from graft.refit.registry import SUPPORTS
 from graft.specs.block import Block
-from graft.specs.ranges import Above, Count, OneOf, Within
+from graft.specs.ranges import Above, Count, OneOf, Seed, Within
 
 Criterion = Literal["nll", "kl"]
 
@@ -54,7 +54,7 @@ class RefitSpec(Block):
     hold_out: Annotated[float, Within(0, 0.5)] = 0.0
     rounds: Count = 1
     drop: Annotated[float, Within(0, 1)] = 0.3
-    seed: int = 0
+    seed: Seed = 0
 
     def rate_of(self, k: int) -> float:
         """Return the learning rate of k entries."""
