@@ -22,7 +22,7 @@ COMMANDS = {
     "diff": "Make a patch from two checkpoints, without data.",
     "localize": "Find the weights that hold a skill, with data.",
     "refit": "Fit few weights to a tuned model's outputs.",
-    "rollback": "Put the fewest weights back to the base so that a lost ability returns.",
+    "rollback": "Put the fewest weights back, so that a lost ability returns.",
     "evaluate": "Measure accuracy, calibration and out-of-distribution behavior.",
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",

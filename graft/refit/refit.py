@@ -83,8 +83,10 @@ def refit_skill(
     """
     config = config or RefitSpec()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    _refuse_early(base, config, support)
-    refitter = Refitter.open(base, tuned, task, config, texts=texts, tokenizer=tokenizer, runtime=runtime)
+    refuse_idle_tokenizer(tokenizer, base, tuned)
+    opened = open_model(base, tokenizer=tokenizer)
+    _refuse_early(opened, config, support)
+    refitter = Refitter.open(opened, tuned, task, config, texts=texts, runtime=runtime)
     return refitter.refit(config, support, with_base_values=with_base_values)
 
 
@@ -117,13 +119,10 @@ class Refitter:
         config: RefitSpec,
         *,
         texts: Sequence[Example] | None = None,
-        tokenizer: Any = None,
         runtime: Runtime = DEFAULT,
     ) -> Refitter:
         """Record the tuned model's outputs, then load the base; arguments and errors are those of `refit_skill`."""
-        data = collect_data(task, texts, config)
-        refuse_idle_tokenizer(tokenizer, base, tuned)
-        opened = open_model(base, tokenizer=tokenizer)
+        data, opened = collect_data(task, texts, config), open_model(base)
         pair = open_pair(opened, tuned).without_rounding()
         teacher = _open_teacher(pair, task, data, runtime)
         objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
@@ -166,12 +165,14 @@ class Refitter:
         return SupportContext(self.objective, self.pair.base, weights, self.data.train, k)
 
 
-def _refuse_early(base: Model, config: RefitSpec, support: Patch | Mask | None) -> None:
-    """Refuse a budget, or a support that has none, before the costly part."""
-    if support is None:
-        k = resolve_budget(open_model(base).checkpoint.n_parameters, config.density, config.budget)
-        if not is_chosen_by_loss(config):
-            localization_of(config, k)
+def _refuse_early(base: OpenModel, config: RefitSpec, support: Patch | Mask | None) -> None:
+    """Refuse a budget, or a support that has none or does not fit, before the costly part."""
+    if support is not None:
+        place_region(support, StoredTarget(base.checkpoint), base.located.name)
+        return
+    k = resolve_budget(base.checkpoint.n_parameters, config.density, config.budget)
+    if not is_chosen_by_loss(config):
+        localization_of(config, k)
 
 
 def _scope_of(config: RefitSpec, mask: Mask | None) -> Scope:

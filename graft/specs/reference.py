@@ -99,7 +99,15 @@ def _ranges_within(hint: Any) -> list[Range]:
 
 
 def _read_meanings(kind: type) -> dict[str, str]:
-    """Return key -> meaning, from the section "Attributes" of a docstring; a line may tell of several keys."""
+    """Return key -> meaning, from the section "Attributes" of a block's docstring, then of the block that it extends.
+
+    A line may tell of several keys.
+    """
+    extended = [_read_meanings(parent) for parent in kind.__bases__ if dataclasses.is_dataclass(parent)]
+    return {key: text for meanings in extended for key, text in meanings.items()} | _read_own_meanings(kind)
+
+
+def _read_own_meanings(kind: type) -> dict[str, str]:
     _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     lines = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", section.split("\n\n")[0], flags=re.MULTILINE)
     return {key: " ".join(text.split()) for keys, text in lines for key in keys.split(", ")}

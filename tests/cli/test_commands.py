@@ -158,6 +158,7 @@ def test_a_curve_goes_with_a_patch_or_alone(
     assert [point["k"] for point in alone["points"]] == [1, 2, 6, 21, 62, 206]  # the base has 20,576 weights
     both = parsed(cli(*asked, "--curve", "--budget", 9, "-o", tmp_path / "p", "--json"))
     assert both.pop("curve") == alone
+    assert both.pop("validation")["n"] == alone["n"]
     assert both == parsed(cli("inspect", tmp_path / "p", "--json"))
     assert both["k"] == 9
     curve = GainCurve(

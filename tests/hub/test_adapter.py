@@ -63,5 +63,4 @@ def test_what_is_not_exact_is_not_pushed(hub: LocalHub, alice: Client, patches: 
     assert re.search(r"--with-adapter: lora: no difference reaches 1 of 300 values", refused.line)
     local = alice("push", patches[1], "never", "--with-adapter", "--base", shelf / "base")
     assert (local.code, "pass --base-model HUB_ID" in local.line) == (1, True)
-    assert alice("push", patches[1], "never", "--base", shelf / "base").code == 2
     assert "alice/never" not in hub.repositories

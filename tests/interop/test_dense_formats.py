@@ -134,7 +134,7 @@ def test_a_base_is_asked_for_and_checked(tmp_path: Path) -> None:
     other = write_single(tmp_path / "other", {**sample_tensors(3), "steps": torch.tensor([1, 2])})
     with pytest.raises(PatchMismatchError, match="values at its 1 entries are not the base's"):
         export_patch(patch, "state-dict", tmp_path / "out", base=str(other))
-    with pytest.raises(ConfigError, match="'zebra' is not a format to export to; choose from shira"):
+    with pytest.raises(ConfigError, match="'zebra' is not a format to export to; choose from lora"):
         export_patch(patch, "zebra", tmp_path / "out")
     with pytest.raises(ConfigError, match="'zebra' is not a format to import from; choose from shira"):
         import_patch(tmp_path, "zebra", str(base))

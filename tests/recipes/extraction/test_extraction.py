@@ -85,7 +85,7 @@ def test_every_method_is_measured_at_every_size(finished: tuple[Path, RunResult]
 
 def test_tables_say_bytes_and_needs_and_the_plot_is_drawn(finished: tuple[Path, RunResult], tmp_path: Path) -> None:
     out, result = finished
-    assert {path.name for path in out.iterdir()} == {"results.json", "table.md", "bytes.png"}
+    assert {path.name for path in out.iterdir()} == {"results.json", "table.md", "bytes.png", "weights.png"}
     whole = load_results(out).seeds[0].n_bytes
     assert f"{whole / 1e3:.3g} kB" in result.table
     for name in METHODS:

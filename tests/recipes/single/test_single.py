@@ -92,7 +92,7 @@ def test_the_results_say_what_happened(finished: tuple[Path, RunResult]) -> None
     )
     assert set(first["differences"]) == {"base", "tuned", "graft (magnitude)", scaled}
     assert sum(first["bins"]["tuned"]["count"]) == first["models"]["tuned"]["n"] == 80
-    stages = {"train", "localize", "evaluate", "controls", "necessity", "curve"}
+    stages = {"train", "localize", "evaluate", "refit", "controls", "necessity", "curve"}
     assert set(first["seconds"]) == stages
     assert set(first["detection"]) == {"meals", "novel"}
     assert first["curve"] == []
