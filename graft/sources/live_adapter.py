@@ -18,7 +18,11 @@ from graft.sources.made_checkpoint import MadeCheckpoint
 from graft.tensors.dtypes import spec_of
 from graft.tensors.tensor_stream import plan_tensor
 
-_WRAPPED = ("base_layer", "original_module", "token_adapter")  # what PEFT calls the base's own layer within its wrappers
+_WRAPPED = (
+    "base_layer",
+    "original_module",
+    "token_adapter",
+)  # what PEFT calls the base's own layer within its wrappers
 
 
 def is_peft_model(model: Any) -> bool:

@@ -1,0 +1,43 @@
+"""The plot of how many weights a skill takes: patches alone, and the number that first keeps enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graft.report.plots.weight_curves import build_plot, find_enough
+from graft.report.run_folder import FinishedRun
+from graft.results.run import Results
+from graft.results.seeds import ExtractedPoint, ExtractionSeed
+from tests.report.conftest import Drawn
+
+
+def point(method: str, size: float, k: int | None, gain: float) -> ExtractedPoint:
+    return ExtractedPoint(method, size, 5_000, {"recovered_gain": gain, "ece": 0.05}, {}, 0.0, k)
+
+
+def finished(path: Path, *seeds: tuple[ExtractedPoint, ...]) -> FinishedRun:
+    typed = tuple(ExtractionSeed(i, 90_000_000, {}, {"ece": 0.1}, points) for i, points in enumerate(seeds))
+    return FinishedRun("tiny", path, Results("extraction", {"name": "tiny"}, {}, typed))
+
+
+def test_the_fewest_weights_whose_mean_gain_is_enough() -> None:
+    line = {1e-5: [point("refit", 1e-5, 227, 0.95), point("refit", 1e-5, 227, 0.83)],
+            1e-4: [point("refit", 1e-4, 2271, 0.97), point("refit", 1e-4, 2271, 0.91)]}  # fmt: skip
+    assert find_enough(line) == 2271  # .89 on average at 227
+    assert find_enough({1e-5: line[1e-5]}) is None
+
+
+def test_patches_are_drawn_by_their_weights_and_nothing_else(tmp_path: Path, drawn: Drawn) -> None:
+    seed = (point("refit", 1e-5, 227, 0.8), point("refit", 1e-4, 2271, 0.97), point("svd", 1, None, 0.6))
+    plot = build_plot(finished(tmp_path, (*seed, point("svd", 4, None, 0.9)), (*seed, point("svd", 4, None, 0.9))))
+    assert plot is not None
+    files = plot.draw(tmp_path / "weights")
+    assert [file.name for file in files] == ["weights.png"]
+    words = drawn.words()
+    for word in ("refit (texts)", "2,271", "weights of the patch", "recovered gain", "ECE"):
+        assert word in words
+    assert "svd" not in words
+
+
+def test_a_single_size_is_no_curve(tmp_path: Path) -> None:
+    assert build_plot(finished(tmp_path, (point("refit", 1e-4, 2271, 0.97),))) is None
