@@ -83,7 +83,8 @@ class SingleSpec(Block):
         train: overrides of the task's train block.
         localize: how to choose the entries of the patch.
         controls: other methods at the same budget and scope, grafted for comparison.
-        refit: also fit few weights to a tuned model's outputs, and graft them for comparison; not done where absent.
+        refit: also fit few weights to a tuned model's outputs; their graft is then the main one, beside which those of
+            the methods stand. Not done where absent.
         evaluate: how models are measured: batch size, and how many rows of each set.
         analysis: what else is measured.
         seeds: seeds of few-shot draws, training order, dropout and random masks.
@@ -111,6 +112,11 @@ class SingleSpec(Block):
         """Refuse seeds that a recipe cannot have."""
         super().__post_init__()
         check_seeds(self.seeds)
+
+    @property
+    def main(self) -> str:
+        """The graft that the recipe is about: the refit where there is one, else that of the main method."""
+        return self.localize.method if self.refit is None else "refit"
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ class SingleExperiment(Experiment):
     def summarize(self, seeds: Sequence[SingleSeed], out: Path) -> Summary:
         """Return every model's metrics, and the main graft minus each."""
         summary, pooled = summarize(seeds), pool_seeds([to_json(seed) for seed in seeds])
-        main = graft_name(self.recipe.localize.method)
+        main = graft_name(self.recipe.main)
         sets = [name for name in self.task.spec.ood if f"{name}.accuracy" in summary["base"]]
         models = {name: model for name, model in name_models(self.recipe.methods).items() if name in seeds[0].models}
         return Summary(
@@ -105,5 +105,5 @@ class SingleExperiment(Experiment):
             expected={**summary, "graft": summary[main]},
             models=models,
             more={"pooled": pooled},
-            files=[patch_path(out, self.recipe.localize.method, self.recipe.seeds[0])],
+            files=[patch_path(out, self.recipe.main, self.recipe.seeds[0])],
         )

@@ -42,9 +42,9 @@ def run_seed(run: SingleRun) -> SingleSeed:
     timer.mark("localize")
     models = _measure_grafts(run, patches)
     timer.mark("evaluate")
-    refit = _refit(run, models)
+    patches |= _refit(run, models)
     timer.mark("refit")
-    main = patches[run.recipe.localize.method]
+    main = patches[run.recipe.main]
     controls = _measure_controls(run, main, models)
     models |= {name: control.predictions for name, control in controls.items()}
     timer.mark("controls")
@@ -54,7 +54,7 @@ def run_seed(run: SingleRun) -> SingleSeed:
     curve = trace_curve(run, *ends)
     timer.mark("curve")
     reports = _report(models, without)
-    for method, patch in (patches | refit).items():
+    for method, patch in patches.items():
         _save(patch, reports[graft_name(method)], run.context.patch_file(method))
     analysis, everything = run.recipe.analysis, models | without
     others = {name: item for name, item in everything.items() if name != run.main}
@@ -121,7 +121,7 @@ def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predict
 def _measure_without(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
     """Measure the tuned model with the main patch's region, and a random one of its size, put back to the base."""
     head, models = run.open(run.tuned), {}
-    wanted = {run.recipe.localize.method, "random"}
+    wanted = {run.recipe.main, "random"}
     for method in (method for method in patches if method in wanted):
         with apply_patch(head.model, cut_removal(run.recipe.base, run.tuned, patches[method].mask)):
             models[without_name(method)] = run.predict(head)

@@ -46,7 +46,7 @@ class SingleRun(SeedRun):
     @property
     def main(self) -> str:
         """The name of the main graft among the models."""
-        return graft_name(self.recipe.localize.method)
+        return graft_name(self.recipe.main)
 
     @cached_property
     def pair(self) -> CheckpointPair:
