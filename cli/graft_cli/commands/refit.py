@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the texts. [default: 3]")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per step. [default: 16]")
 @click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help="Times that values are fitted; in between, the weights that moved least are dropped and others grown where "
+    "the gradient is largest. [default: 1]",
+)
+@click.option(
     "--select",
     type=click.Choice(get_args(Criterion)),
     help="What validation chooses the epoch by: the labels' NLL, or the KL from TUNED. [default: nll]",
