@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from graft.files.location import locate
@@ -51,11 +52,16 @@ def plan_refit(
         Allocation("the tuned model's weights", teacher.n_parameters * kind.itemsize if resident else 0),
         Allocation("largest gradient", max(sizes) * kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
-        Allocation("a gradient per weight in scope", 0 if k is not None else 4 * sum(sizes), "host"),
-        Allocation(
-            "entries and their optimizer",
-            ENTRY * (k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)),
-            "host",
+        *allocate_fitting(
+            k or resolve_budget(checkpoint.n_parameters, config.density, config.budget), sizes if k is None else []
         ),
     ]
     return MemoryPlan.of(find_device(runtime.device), parts)
+
+
+def allocate_fitting(k: int, sizes: Sequence[int]) -> list[Allocation]:
+    """Return what k entries take that are fitted, chosen by the gradients of tensors of these sizes, if of any."""
+    return [
+        Allocation("a gradient per weight in scope", 4 * sum(sizes), "host"),
+        Allocation("entries and their optimizer", ENTRY * k, "host"),
+    ]

@@ -12,6 +12,7 @@ from graft.memory.activations import estimate_activations
 from graft.memory.localize import plan_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
+from graft.memory.refit import allocate_fitting
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
@@ -49,6 +50,8 @@ def plan_rollback(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             unknown or max(activations, key=lambda item: item.bytes or 0),
         ]
+    if config.is_refit:
+        return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_fitting(k, sizes)])
     localize = config.at(k)
     searched = replace(config.candidates, micro_batches=config.candidates.micro_batches * len(tasks))
     return MemoryPlan.of(

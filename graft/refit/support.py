@@ -11,6 +11,7 @@ import torch
 from graft.errors import PatchMismatchError
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
+from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.refit.registry import SUPPORTS, Support
 from graft.scores.gradients import DenseSum, Gradients, MicroBatch, split_examples, stream_gradients
@@ -35,7 +36,7 @@ class SupportContext:
         k: how many entries.
     """
 
-    objective: Objective
+    objective: Objective | MixedObjective
     base: Checkpoint
     weights: Mapping[str, torch.Tensor]
     examples: Sequence[Example]

@@ -51,9 +51,13 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     type=click.Choice(get_args(RollbackMethod)),
-    default="attribution",
-    show_default=True,
-    help="How to choose the weights: by gain for what was lost less harm to what was learned, or without data.",
+    help="How to choose the weights: by gain for what was lost less harm to what was learned, or without data. "
+    "[default: attribution]",
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Fit the values of the weights to both models' outputs, in place of the base's; no labels are needed.",
 )
 @click.option(
     "--curve",
@@ -77,6 +81,7 @@ def command(
     keep_file: Path,
     restore_files: tuple[Path, ...],
     density: float | None,
+    refit: bool,
     curve: bool,
     seed: int | None,
     assignments: tuple[str, ...],
@@ -107,6 +112,8 @@ def command(
 
     if output is None and not plan:
         _check_usage(curve, {**settings, "density": density, "with_base_values": with_base_values, "force": force})
+    if refit and settings["method"]:
+        raise click.UsageError("--refit takes the largest gradients of its loss: leave out --method")
     keep = options.load_task(keep_file, seed)
     restore = [options.load_task(path, seed) for path in restore_files]
     claim = None
@@ -115,6 +122,7 @@ def command(
         claim = claim_output(output, is_folder=False, force=force, inputs=(*local_paths(base, tuned), *files))
     block = {key: value for key, value in settings.items() if value is not None}
     block |= {} if density is None else {"densities": [density]}
+    block |= {"values": "refit"} if refit else {}
     config = read_config(RollbackSpec, override({**block, "seed": keep.spec.seed}, assignments), "command line")
     if plan:
         planned = plan_rollback(tuned, [keep, *restore], config, runtime)
