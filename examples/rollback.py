@@ -41,7 +41,7 @@ SETTINGS = {  # name -> densities, settings
     "magnitude": (DENSITIES[2:], {"method": "magnitude"}),
     "random": (DENSITIES[2:], {"method": "random"}),
 }
-LINE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of the way back to the base
+LINE = (0.1, 0.2, 0.3, 0.4)  # of the way back to the base
 TOLERANCE = 0.01
 FIRST = TrainSpec(optimizer="sgd", lr=2e-1, epochs=4, batch_size=8, scope="layers", l1=1.5e-4)
 SECOND = TrainSpec(optimizer="adamw", lr=3e-4, epochs=3, batch_size=16, scope="all", l1=0.0)
@@ -187,9 +187,8 @@ def main(tasks: Path, folder: Path, numbers: list[int]) -> None:
         seed.measure_line()
     results = [seed.results for seed in seeds]
     given = " ".join(map(str, numbers))
-    write_table(
-        results, folder / "table.md", f"`python examples/rollback.py recipes/tasks FOLDER {given}`, one CPU core."
-    )
+    command = f"`python examples/rollback.py recipes/tasks FOLDER {given}`, one CPU core."
+    write_table(results, folder / "table.md", command)
     draw_curves(results, folder / "rollback.png")
 
 
