@@ -1,14 +1,43 @@
-"""What a refit measured on validation, for a person: the user chooses between accuracy and calibration."""
+"""A refit from the command line: the fit, and what it measured on validation, for a person."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graft_cli import options, processes
+from graft_cli.saving import save_and_show
+
 if TYPE_CHECKING:
+    from graft.files.claims import Claim
     from graft.patch.skill_patch import Patch
+    from graft.specs.refit import RefitSpec
+    from graft.specs.runtime import Runtime
+    from graft.tasks.task import Task
 
 _HEADER = f"{'epoch':>5}  {'values':<6}  {'loss':>7}  {'KL':>7}  {'NLL':>7}  {'accuracy':>8}"
+
+
+def plan_and_show(
+    base: str, tuned: str, task: Task, config: RefitSpec, runtime: Runtime, *, k: int | None, as_json: bool
+) -> None:
+    """Print the memory that a refit will take; `k` is the size of a support that is given."""
+    from graft.memory.refit import plan_refit
+
+    planned = plan_refit(base, tuned, task, config, k=k, runtime=runtime)
+    options.show(planned.to_json(), as_json, planned.lines())
+
+
+def refit_and_show(
+    base: str, tuned: str, task: Task, config: RefitSpec, runtime: Runtime, claim: Claim, *, as_json: bool, **more: Any
+) -> None:
+    """Fit a patch, save it, and print what is in it; `more` are further arguments of `refit_skill`."""
+    from graft.localize.pair_notes import describe_differences
+    from graft.refit.refit import refit_skill
+
+    patch = refit_skill(base, tuned, task, config, **runtime.options, **more)
+    differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    save_and_show(patch, claim, as_json=as_json, lines=["", *describe_fit(patch), ""], differences=differences)
 
 
 def describe_fit(patch: Patch) -> list[str]:
@@ -22,12 +51,12 @@ def describe_fit(patch: Patch) -> list[str]:
 
 
 def _row(candidate: Mapping[str, Any], is_kept: bool) -> str:
-    line = _format(candidate["epoch"], candidate["kind"], candidate["loss"], candidate["measured"])
+    line = _format(candidate["epoch"], candidate["kind"], candidate.get("loss"), candidate["measured"])
     return f"{line}  <- kept" if is_kept else line
 
 
 def _format(epoch: object, kind: str, loss: float | None, measured: Mapping[str, Any]) -> str:
-    numbers = [loss, measured["kl"], measured["nll"]]
+    numbers = [loss, measured["kl"], measured.get("nll")]  # what is not known has no key
     cells = "  ".join(f"{'' if number is None else format(number, '.4f'):>7}" for number in numbers)
-    accuracy = "" if measured["accuracy"] is None else f"{measured['accuracy']:.3f}"
+    accuracy = f"{measured['accuracy']:.3f}" if "accuracy" in measured else ""
     return f"{epoch:>5}  {kind:<6}  {cells}  {accuracy:>8}".rstrip()

@@ -6,6 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graft.specs.runtime import Runtime
 
 SHARED = ("train", "localize")  # commands whose work several processes can share
 
@@ -34,6 +38,11 @@ def is_first() -> bool:
     from graft.parallel.launch import find_ranks
 
     return find_ranks().is_first
+
+
+def share_weights(runtime: Runtime) -> bool:
+    """Return whether each of several processes holds a part of the weights only."""
+    return _is_launched() and runtime.parallel == "fsdp"
 
 
 def may_speak_of_failure() -> bool:

@@ -80,6 +80,8 @@ def describe_lines(content: dict[str, object]) -> list[str]:
             ("density", f"{_share(content['density'])} of all, {_share(content['density_maskable'])} of the scope")
         )
     rows.append(("scope", content.get("scope") or "unknown"))
+    if "values" in content:
+        rows.append(("values", _describe_values(content)))
     rows.append(("file", f"{content['bytes']:,} bytes"))
     if "integrity" in content:
         rows.append(("integrity", content["integrity"]))
@@ -115,6 +117,16 @@ def _vocabulary_rows(content: dict[str, object]) -> list[tuple[str, object]]:
         named = f": {known}{', …' if len(tokens) > 8 else ''}" if known else ", tokens unknown"
         rows.append(("vocabulary", f"{start:,} to {start + n:,} rows{named}"))
     return rows
+
+
+def _describe_values(content: dict[str, object]) -> str:
+    """Say where a patch's values come from, and of a refit what it was fitted to."""
+    from graft.patch.provenance import Provenance
+    from graft.patch.refit_record import read_record
+
+    record = content.get("refit") or {}
+    facts = read_record(Provenance(refit=record)).facts() if isinstance(record, dict) else []
+    return f"{content['values']!s:.40}" + (f": {', '.join(facts)}" if facts else "")
 
 
 def _share(value: object) -> str:

@@ -12,7 +12,8 @@ from graft.compose.chain_links import result_of
 from graft.compose.sources import Source
 from graft.patch.index_join import IndexJoin, count_overlaps
 from graft.patch.overlap_rules import OverlapRule
-from graft.patch.provenance import TOOL, BaseIdentity, Provenance
+from graft.patch.provenance import CUT, TOOL, BaseIdentity, Provenance
+from graft.patch.refit_record import MIXED, read_record
 
 
 class OverlapTally:
@@ -116,8 +117,10 @@ def describe_exclusion(
     untouched = not removed[""] and not removed_whole
     metrics = origin.metrics if untouched else None
     grown = {name: growth for name, growth in origin.grown.items() if name not in removed_whole}
-    result = origin.result if untouched else None
-    return dataclasses.replace(origin, base=base, method=method, metrics=metrics, tool=TOOL, grown=grown, result=result)
+    changed: dict[str, Any] = {"metrics": metrics, "grown": grown, "result": origin.result if untouched else None}
+    if not untouched:  # what was measured was measured with all entries; teacher and texts are theirs still
+        changed["refit"] = {key: origin.refit[key] for key in ("teacher", "texts") if key in origin.refit}
+    return dataclasses.replace(origin, base=base, method=method, tool=TOOL, **changed)
 
 
 def _describe_part(source: Source) -> dict[str, Any]:
@@ -127,6 +130,8 @@ def _describe_part(source: Source) -> dict[str, Any]:
     part: dict[str, Any] = {"name": source.label, "k": source.k, "method": plain}
     task = (origin.task or {}).get("name")
     more = {"task": task if isinstance(task, str) else None, "scope": origin.scope, "licence": origin.licence}
+    if origin.values != CUT:
+        more |= {"values": origin.values, "teacher": read_record(origin).teacher}
     return part | {key: value for key, value in more.items() if value is not None}
 
 
@@ -157,6 +162,7 @@ def _merge_provenance(
         tokenizer=_agreed([origin.tokenizer for origin in origins]),
         licence=_agreed([origin.licence for origin in origins]),
         buffers=tuple(sorted({name for origin in origins for name in origin.buffers})),
+        values=_agreed([origin.values for origin in origins]) or MIXED,
         tool=TOOL,
     )
 

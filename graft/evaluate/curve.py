@@ -1,9 +1,8 @@
 """Curve of the recovered gain against density, on validation: it shows whether a skill localizes at all.
 
-The validation split is the one that selection may use, so that a density can be chosen by the curve and the chosen
-patch still be reported on test. Methods that themselves choose by validation ("learned", "paper") look
-better here than they are. Each density is a localization of its own: a method that looks at its own graft
-(attribution along the graft's path) chooses otherwise for another budget.
+The validation split is the one that selection may use (`graft.evaluate.on_validation`), so that a density can be chosen
+by the curve and the chosen patch still be reported on test. Each density is a localization of its own: a method that
+looks at its own graft (attribution along the graft's path) chooses otherwise for another budget.
 """
 
 from __future__ import annotations
@@ -13,21 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from graft.errors import BudgetError, CheckpointError
+from graft.errors import BudgetError
 from graft.evaluate.comparison import recovered_gain
+from graft.evaluate.on_validation import OnValidation
 from graft.localize.changes import Changes
-from graft.localize.localization import localize_skill, tuned_rows
-from graft.patch.live import apply_patch
+from graft.localize.localization import localize_skill
 from graft.sources.opening import Model, open_pair
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
-from graft.tasks.examples import Example
-from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
-from graft.tasks.vocabulary import make_room
 from graft.tensors.scope import Scope
 
 DENSITIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -121,24 +115,15 @@ def measure_curve(
     """
     config = config or LocalizeSpec()
     budgets = _budgets(base, tuned, config.scope, densities)
-    examples = task.validation_examples()
-    forward = dataclasses.replace(runtime, gradient_checkpointing=False)
-    pair = open_pair(base, tuned)
-    tuned_accuracy = _accuracy(open_head(pair.tuned, task.spec, forward), examples, config.batch_size)
-    rows = tuned_rows(pair, task)
-    head = open_head(pair.base, task.spec, forward, seed=task.spec.seed, rows=rows)
-    base_accuracy = _accuracy(head, examples, config.batch_size)
+    validation = OnValidation.open(base, tuned, task, config.batch_size, runtime)
     points = []
     for density, k in budgets.items():
         at_density = dataclasses.replace(config, density=density, budget=k)
         patch = localize_skill(base, tuned, task, at_density, **runtime.options)
-        make_room(head, [patch])
-        with apply_patch(head.model, patch):
-            accuracy = _accuracy(head, examples, config.batch_size)
-        points.append(
-            CurvePoint(density, len(patch), accuracy, recovered_gain(accuracy, base_accuracy, tuned_accuracy))
-        )
-    return GainCurve(config.method, len(examples), base_accuracy, tuned_accuracy, tuple(points))
+        accuracy = validation.measure(patch)
+        gain = recovered_gain(accuracy, validation.base, validation.tuned)
+        points.append(CurvePoint(density, len(patch), accuracy, gain))
+    return GainCurve(config.method, len(validation.examples), validation.base, validation.tuned, tuple(points))
 
 
 def _budgets(base: Model, tuned: Model, scope: str, densities: Sequence[float]) -> dict[float, int]:
@@ -150,10 +135,3 @@ def _budgets(base: Model, tuned: Model, scope: str, densities: Sequence[float]) 
     if not possible:
         raise BudgetError(f"none of the densities keeps at least 1 and at most the {changed:,} entries that changed")
     return possible
-
-
-def _accuracy(head: Head, examples: Sequence[Example], batch_size: int) -> float:
-    logits = head.predict(examples, batch_size=batch_size, label="validation").numpy()
-    if np.isnan(logits).any():
-        raise CheckpointError("validation: the model's outputs are not finite; its weights overflow in its dtype")
-    return float((logits.argmax(axis=1) == np.array([example.label for example in examples])).mean())

@@ -27,16 +27,18 @@ class Extracted:
         n_bytes: of the file that it is stored in, without the base.
         patch: what it changes in the base, entry by entry; None where that is nothing.
         found: settings that were chosen on validation, by name.
+        k: entries of the patch, where it is the patch that is stored.
     """
 
     n_bytes: int
     patch: Patch | None
     found: Mapping[str, float] = field(default_factory=dict)
+    k: int | None = None
 
 
 def extract_patch(patch: Patch) -> Extracted:
     """Return a patch as it stands, with the size of its file."""
-    return Extracted(len(patch_bytes(patch)), patch)
+    return Extracted(len(patch_bytes(patch)), patch, k=patch.k)
 
 
 def extract_deltas(pair: CheckpointPair, n_bytes: int, deltas: Mapping[str, Decode]) -> Extracted:

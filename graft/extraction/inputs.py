@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import torch
 from graft.files.location import locate
 from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill
+from graft.refit.refit import Refitter
 from graft.scores.table import DenseScores
 from graft.specs.extraction import ExtractSpec
 from graft.specs.localize import LocalizeSpec
+from graft.specs.refit import RefitSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
@@ -45,6 +47,7 @@ class ExtractionInput:
     folder: Path
     runtime: Runtime = DEFAULT
     seed: int = 0
+    _refitters: dict[tuple[float, ...], Refitter] = field(default_factory=dict)
 
     @cached_property
     def pair(self) -> CheckpointPair:
@@ -78,6 +81,15 @@ class ExtractionInput:
         (scores,) = cache.values()
         assert isinstance(scores, DenseScores)
         return scores
+
+    def refitter(self, config: RefitSpec) -> Refitter:
+        """Return base and recorded outputs for refits, opened once for all that fit to the same texts."""
+        key = (config.labels, config.texts, config.hold_out, config.seed)
+        if key not in self._refitters:
+            self._refitters.clear()  # each holds a model
+            opened = Refitter.open(self.base, self.tuned, self.task, config, runtime=self.runtime)
+            self._refitters[key] = opened
+        return self._refitters[key]
 
     def open(self, model: str | Path) -> Head:
         """Open a model with the task's head."""

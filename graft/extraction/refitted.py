@@ -1,15 +1,48 @@
-"""Refit: a patch of few entries whose values are fitted to the tuned model's predictions on texts (`graft.refit`)."""
+"""Refit: patches of few entries whose values are fitted to the tuned model's predictions on texts (`graft.refit`).
+
+Beside the method itself stand its controls: other supports of the same size, labels in place of the tuned model's
+predictions or beside them, fewer texts, and the same again with other draws. By the divergence on validation texts it
+is chosen which epoch is kept, so that no label is read but where labels are fitted to.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 from graft.extraction.extracted import Extracted, extract_patch
 from graft.extraction.inputs import ExtractionInput
-from graft.refit.refit import refit_skill
+
+DENSITY = 1e-4  # of the methods whose size is another
+MOST_EPOCHS = 24
+OF_SHOTS: dict[str, Any] = {"epochs": 8, "select": "nll"}  # of labels there are some hundreds, of texts thousands
 
 
-def extract_refit(inputs: ExtractionInput, density: float) -> Extracted:
-    """Fit the values of a support at a density; the divergence on validation texts says which epoch is kept."""
-    config = dataclasses.replace(inputs.config.refit, density=density, budget=None, select="kl", seed=inputs.seed)
-    return extract_patch(refit_skill(inputs.base, inputs.tuned, inputs.task, config, **inputs.runtime.options))
+def extract_refit(inputs: ExtractionInput, density: float, **changes: Any) -> Extracted:
+    """Fit the values of a support at a density; `changes` replace keys of the refit block."""
+    settings: dict[str, Any] = {"density": density, "budget": None, "select": "kl", "seed": inputs.seed, **changes}
+    config = dataclasses.replace(inputs.config.refit, **settings)
+    return extract_patch(inputs.refitter(config).refit(config))
+
+
+extract_by_random = partial(extract_refit, support="random")
+extract_by_magnitude = partial(extract_refit, support="magnitude")
+extract_by_attribution = partial(extract_refit, support="attribution")
+extract_with_labels = partial(extract_refit, labels=0.5, **OF_SHOTS)
+extract_sparse_sft = partial(extract_refit, labels=1.0, **OF_SHOTS)
+# LT-SFT (Ansell et al. 2022, arXiv 2110.07560): the largest movements, their values trained anew on the labels
+extract_lt_sft = partial(extract_refit, support="magnitude", labels=1.0, **OF_SHOTS)
+
+
+def extract_from_texts(inputs: ExtractionInput, n: float) -> Extracted:
+    """Fit to so many texts, with as many steps as the settings' own number of texts would take."""
+    own = inputs.config.refit
+    n_drawn = min(int(n), len(inputs.task.training_texts()))
+    epochs = max(own.epochs, round(own.epochs * own.texts / n_drawn))
+    return extract_refit(inputs, DENSITY, texts=n_drawn, epochs=min(epochs, MOST_EPOCHS))
+
+
+def extract_again(inputs: ExtractionInput, number: float) -> Extracted:
+    """Fit with other draws: of the texts where there are more, and of their order."""
+    return extract_refit(inputs, DENSITY, seed=inputs.seed + 1000 * int(number))

@@ -12,6 +12,7 @@ from typing import Literal
 from graft.errors import ConfigError
 from graft.registry import Entry, Registry
 
+Needs = Literal["nothing", "texts", "labels"]
 _FOLDER = "graft.extraction."
 
 
@@ -23,11 +24,13 @@ class ExtractionMethod(Entry):
         needs: what it is given beside base and tuned checkpoint: "nothing", unlabeled "texts", or "labels" too.
         unit: what its size is a number of, as plots and tables call it, such as "rank".
         sizes: those that are tried where a recipe names none.
+        is_control: for comparison with another method; left out where a recipe names no methods.
     """
 
-    needs: Literal["nothing", "texts", "labels"]
+    needs: Needs
     unit: str
     sizes: tuple[float, ...]
+    is_control: bool = False
 
     def name_at(self, size: float) -> str:
         """Return the name of the method at a size, such as "svd, rank 4"."""
@@ -47,6 +50,19 @@ class ExtractionMethod(Entry):
             raise ConfigError(f"{self.name}: {self.unit} must be {range_of_unit}, not {size:g}")
 
 
+def _control(name: str, help: str, support: str, needs: Needs = "texts") -> ExtractionMethod:
+    """Return the row of a refit on another support."""
+    return ExtractionMethod(
+        name=name,
+        help=help,
+        target=f"{_FOLDER}refitted:extract_by_{support}",
+        needs=needs,
+        unit="density",
+        sizes=(1e-5, 1e-4, 1e-3),
+        is_control=True,
+    )
+
+
 EXTRACTION_METHODS = Registry(
     "method of extraction",
     [
@@ -57,6 +73,56 @@ EXTRACTION_METHODS = Registry(
             needs="texts",
             unit="density",
             sizes=(1e-5, 1e-4, 1e-3, 1e-2),
+        ),
+        _control("refit_attribution", "the same on the entries with the largest attribution", "attribution", "labels"),
+        _control("refit_magnitude", "the same on the entries that moved most", "magnitude"),
+        _control("refit_random", "the same on random entries", "random"),
+        ExtractionMethod(
+            name="refit_labels",
+            help="refit to the tuned model's predictions and the labels, half each",
+            target=f"{_FOLDER}refitted:extract_with_labels",
+            needs="labels",
+            unit="density",
+            sizes=(1e-4,),
+            is_control=True,
+        ),
+        ExtractionMethod(
+            name="sparse_sft",
+            help="the entries with the largest gradients, their values trained on the labels alone, without the tuned "
+            "model",
+            target=f"{_FOLDER}refitted:extract_sparse_sft",
+            needs="labels",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3),
+            is_control=True,
+        ),
+        ExtractionMethod(
+            name="lt_sft",
+            help="the entries that moved most, their values trained anew on the labels alone, as in LT-SFT",
+            target=f"{_FOLDER}refitted:extract_lt_sft",
+            source="https://arxiv.org/abs/2110.07560",
+            needs="labels",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3),
+            is_control=True,
+        ),
+        ExtractionMethod(
+            name="refit_texts",
+            help="refit at a density of 1e-4 to fewer or more texts",
+            target=f"{_FOLDER}refitted:extract_from_texts",
+            needs="texts",
+            unit="texts",
+            sizes=(64, 256, 1000, 4000),
+            is_control=True,
+        ),
+        ExtractionMethod(
+            name="refit_again",
+            help="refit at a density of 1e-4 with other draws of the texts and their order",
+            target=f"{_FOLDER}refitted:extract_again",
+            needs="texts",
+            unit="draw",
+            sizes=(1, 2, 3),
+            is_control=True,
         ),
         ExtractionMethod(
             name="cut",

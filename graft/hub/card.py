@@ -12,6 +12,8 @@ from graft.hub.base_model import BaseModel, License
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
 from graft.hub.repo_files import PLOT, RECIPE, RELIABILITY, RUN
+from graft.patch.provenance import CUT
+from graft.patch.refit_record import MIXED, REFIT, read_record
 from graft.patch.summary import Outline, describe_outline
 from graft.results.cells import cell, fixed
 from graft.results.figures import TEST, SetFigures, read_figures
@@ -143,9 +145,29 @@ def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any],
     if outline.kind == "mask":
         return f"A **core region**: {weights}, which later training may be told to leave as they are."
     return (
-        f"A **skill patch**: {weights}, with the values that they have after\nfine-tuning on the task "
-        f"*{prose(task.get('name') or 'unnamed')}*. Put on the base it gives the skill; taken off, the base is bitwise "
+        f"A **skill patch**: {weights}, {_describe_values(outline, prose(task.get('name') or 'unnamed'))} "
+        "Put on the base it gives the skill; taken off, the base is bitwise "
         f"what it was.{_explain_growth(outline)}{_state_result(outline)}"
+    )
+
+
+def _describe_values(outline: Outline, task: str) -> str:
+    """Describe where the values come from: copied from the fine-tuned model, or fitted to its outputs."""
+    values, record = outline.provenance.values, read_record(outline.provenance)
+    if values == CUT:
+        return f"with the values that they have after\nfine-tuning on the task *{task}*."
+    if values == MIXED:
+        return (
+            "some with the values that they have after\nfine-tuning, some fitted to a fine-tuned model's outputs, "
+            f"for the task *{task}*."
+        )
+    if values != REFIT:
+        return f"with values of a kind that this card does not know, for the task *{task}*."
+    texts = "texts" if record.n_texts is None else f"{record.n_texts:,} texts"
+    teacher = "" if record.teacher is None else f" (sha256 of its tensors: {record.teacher})"
+    return (
+        f"whose values are not those of the\nfine-tuned model but were fitted to its outputs on {texts}, for the task "
+        f"*{task}*{teacher}: a *refit*, which localizes no skill."
     )
 
 

@@ -108,10 +108,8 @@ def push_patch(
     on_hub, notes = _find_base(outline_of(region, provenance), base_model, full_name, dry_run)
     region, provenance = _state_result(region, provenance, base)
     chosen = choose_license(licence or provenance.licence, on_hub)
-    if chosen is None:
-        notes.append("no license is stated, neither by you (--license) nor by the base")
-    if with_adapter:
-        more |= make_adapter_files(region, base, on_hub.id if on_hub else None)
+    notes += [] if chosen else ["no license is stated, neither by you (--license) nor by the base"]
+    more |= make_adapter_files(region, base, on_hub.id if on_hub else None) if with_adapter else {}
     facts = CardFacts(full_name, on_hub, chosen, tuple(check_id(dataset, "--dataset") for dataset in datasets))
     files = _compose(region, provenance, run_files.files | more, facts)
     pushed = Pushed(full_name, files, (*notes, *run_files.notes))

@@ -77,18 +77,23 @@ def localize_skill(
     refuse_idle_tokenizer(tokenizer, base, tuned)
     opened = open_model(base, tokenizer=tokenizer)
     pair = open_pair(opened, tuned).without_rounding()
-    names = _names_to_choose_from(pair, config)
-    k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    context = LocalizationContext(
-        Changes(pair, names), k, config, score_cache={} if score_cache is None else score_cache
-    )
-    if LOCALIZATION_METHODS[config.method].needs_data:
-        context.groups  # noqa: B018 - refuses before the costly part
-        context = _with_data(context, task, Runtime(device, dtype, gradient_checkpointing, parallel))
-    mask = choose_entries(context)
-    del context  # and the model with it
+    runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
+    mask = find_entries(pair, task, config, runtime, {} if score_cache is None else score_cache)
     provenance = describe_origin(opened.located, pair, Scope(config.scope), to_plain(config), task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
+
+
+def find_entries(
+    pair: CheckpointPair, task: Task | None, config: LocalizeSpec, runtime: Runtime, score_cache: ScoreCache
+) -> Mask:
+    """Find the entries that hold a skill, without cutting them out; arguments and errors are `localize_skill`'s."""
+    names = _names_to_choose_from(pair, config)
+    k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
+    context = LocalizationContext(Changes(pair, names), k, config, score_cache=score_cache)
+    if LOCALIZATION_METHODS[config.method].needs_data:
+        context.groups  # noqa: B018 - refuses before the costly part
+        context = _with_data(context, task, runtime)
+    return choose_entries(context)
 
 
 def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[str, ...]:

@@ -17,10 +17,12 @@ class LocalizationMethod(ScoreEntry):
     Attributes:
         needs_validation: it uses the task's validation examples too.
         limits_rank: it can keep to a largest rank of each matrix.
+        sizes_itself: how many entries it chooses follows from the data; the budget is where it starts.
     """
 
     needs_validation: bool = False
     limits_rank: bool = True
+    sizes_itself: bool = False
 
 
 # Every score is a method, of which the top k are kept. A score with a quicker way to its top k has a row of the same
@@ -46,6 +48,7 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
             source="https://arxiv.org/abs/2302.06600",
             needs_data=True,
             needs_validation=True,
+            sizes_itself=True,
             bytes_per_weight=8,
             limits_rank=False,
         ),

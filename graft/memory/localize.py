@@ -24,8 +24,12 @@ def plan_localization(
     task: Task,
     config: LocalizeSpec,
     runtime: Runtime = DEFAULT,
+    *,
+    measured: bool = False,
 ) -> MemoryPlan:
     """Plan what `localize_skill` with the same arguments will take; no weight is read.
+
+    With `measured`, what `graft.evaluate.kept_gain` takes afterwards is counted too: one model without gradients.
 
     Raises:
         CheckpointError, ConfigError, BudgetError: the localization would be refused.
@@ -42,11 +46,13 @@ def plan_localization(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    return MemoryPlan.of(find_device(runtime.device), [*parts, *plan_scores(config, k, sizes)])
+    elif measured:
+        parts.append(allocate_weights(checkpoint, live_dtype(checkpoint, runtime.dtype)))
+    return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_scores(config, k, sizes)])
 
 
-def plan_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
-    """Plan what choosing k entries among tensors of these sizes holds beside the model."""
+def allocate_scores(config: LocalizeSpec, k: int, sizes: list[int]) -> list[Allocation]:
+    """Return what the scores of a method take, of k entries from tensors of these sizes."""
     method = LOCALIZATION_METHODS[config.method]
     if method.of_candidates and not config.exact_scores:
         per_batch = min(config.candidates.multiple * k, sum(sizes))

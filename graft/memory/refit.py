@@ -8,9 +8,10 @@ from pathlib import Path
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
+from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
-from graft.refit.support import BATCH_SIZE
+from graft.refit.support import BATCH_SIZE, is_chosen_by_loss, localization_of
 from graft.specs.refit import RefitSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
@@ -43,6 +44,7 @@ def plan_refit(
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     kind = live_dtype(checkpoint, runtime.dtype)
+    n_entries = k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
     saved = estimate_activations(path, task.spec, batch, kind, scope.holds)
     resident = not task.spec.head.entry.has_labels  # of a head that predicts tokens the teacher stays
@@ -52,16 +54,15 @@ def plan_refit(
         Allocation("the tuned model's weights", teacher.n_parameters * kind.itemsize if resident else 0),
         Allocation("largest gradient", max(sizes) * kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
-        *allocate_fitting(
-            k or resolve_budget(checkpoint.n_parameters, config.density, config.budget), sizes if k is None else []
-        ),
+        *_allocate_support(config, k, n_entries, sizes),
+        Allocation("entries and their optimizer", ENTRY * n_entries, "host"),
     ]
     return MemoryPlan.of(find_device(runtime.device), parts)
 
 
-def allocate_fitting(k: int, sizes: Sequence[int]) -> list[Allocation]:
-    """Return what k entries take that are fitted, chosen by the gradients of tensors of these sizes, if of any."""
-    return [
-        Allocation("a gradient per weight in scope", 4 * sum(sizes), "host"),
-        Allocation("entries and their optimizer", ENTRY * k, "host"),
-    ]
+def _allocate_support(config: RefitSpec, k: int | None, n_entries: int, sizes: list[int]) -> list[Allocation]:
+    """Return what the choice of entries takes: nothing where they are given, unless others are grown later on."""
+    if k is None and not is_chosen_by_loss(config):
+        return allocate_scores(localization_of(config, n_entries), n_entries, sizes)
+    is_dense = k is None or config.rounds > 1
+    return [Allocation("a gradient per weight in scope", 4 * sum(sizes) if is_dense else 0, "host")]

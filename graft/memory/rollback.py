@@ -9,10 +9,10 @@ from pathlib import Path
 from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
-from graft.memory.localize import plan_scores
+from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
-from graft.memory.refit import allocate_fitting
+from graft.memory.refit import ENTRY
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
@@ -51,9 +51,13 @@ def plan_rollback(
             unknown or max(activations, key=lambda item: item.bytes or 0),
         ]
     if config.is_refit:
-        return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_fitting(k, sizes)])
+        parts += [
+            Allocation("a gradient per weight in scope", 4 * sum(sizes), "host"),
+            Allocation("entries and their optimizer", ENTRY * k, "host"),
+        ]
+        return MemoryPlan.of(find_device(runtime.device), parts)
     localize = config.at(k)
     searched = replace(config.candidates, micro_batches=config.candidates.micro_batches * len(tasks))
     return MemoryPlan.of(
-        find_device(runtime.device), [*parts, *plan_scores(replace(localize, candidates=searched), k, sizes)]
+        find_device(runtime.device), [*parts, *allocate_scores(replace(localize, candidates=searched), k, sizes)]
     )

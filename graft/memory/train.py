@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from graft.files.location import locate
@@ -22,6 +23,7 @@ from graft.train.localizable import check_density
 from graft.train.manifest import read_importance
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
+from graft.train.search import list_stages
 
 INDEX = 8  # bytes
 UPDATE_COPIES = 4  # copies of one tensor during its update
@@ -38,10 +40,15 @@ def plan_training(
 ) -> MemoryPlan:
     """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance weights is.
 
+    A search takes what the largest of its trainings does.
+
     Raises:
         CheckpointError, ConfigError, BudgetError: the training would be refused.
     """
     config = config or task.spec.train
+    if config.search is not None:  # one training after another
+        plan = partial(plan_training, base, task, protect=protect, unprotect=unprotect, runtime=runtime)
+        return max((plan(stage) for stage in list_stages(config)), key=lambda planned: planned.total_of_all)
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
     names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)

@@ -54,7 +54,8 @@ class Provenance:
         tool: name and version of what wrote the patch.
         grown: name -> the rows that the tuned vocabulary added to a tensor, whose values are whole tensors.
         buffers: names of the tensors with entries that are no parameters: these count in no density.
-        values: "tuned", cut out of the tuned checkpoint, or "refit", fitted to its outputs.
+        values: "tuned", cut out of the tuned checkpoint; "refit", fitted to its outputs; or "mixed", both, in a
+            composition.
         refit: of refit values the tuned checkpoint's digest (`teacher`), the texts, and what was measured on the way.
         result: SHA-256 over all tensors that the base and this patch alone give, where it was computed.
     """

@@ -123,7 +123,7 @@ def describe_outline(outline: Outline, n_bytes: int) -> dict[str, Any]:
         "layers": {layer: sum(modules.values()) for layer, modules in by_layer.items()},
     }
     if outline.kind == "patch":
-        result |= _sizes_of(outline, n_bytes)
+        result |= _sizes_of(outline, n_bytes) | {"values": provenance.values}
     return result | _without_counts(provenance.to_json())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from graft.errors import ConfigError, DataError
+from graft.specs.head import HeadSpec
 from graft.specs.reader import read_config
 from graft.specs.refit import RefitSpec
 from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
+from graft.tasks.head import Head
 from graft.tasks.task import Task
 
 
@@ -42,6 +45,14 @@ class RefitData:
                 digest.update(len(data).to_bytes(8, "little") + data)
         return {"source": self.source, "n": len(self.train), "sha256": digest.hexdigest()}
 
+    def of(self, head: Head) -> RefitData:
+        """Return the examples for which a head predicts something.
+
+        Raises:
+            DataError: there is none to fit to, or none to choose by.
+        """
+        return RefitData(head.with_outputs(self.train), head.with_outputs(self.validation), self.source)
+
 
 def collect_data(task: Task, texts: Sequence[Example] | None, config: RefitSpec) -> RefitData:
     """Collect the examples, those to fit to drawn by the seed where there are more than the settings ask for.
@@ -53,21 +64,24 @@ def collect_data(task: Task, texts: Sequence[Example] | None, config: RefitSpec)
         config: the refit block.
 
     Raises:
-        DataError: malformed data, no text, or labels asked for of texts that have none.
+        DataError: malformed data, no text, too few to hold any out, or labels asked for of texts that have none.
     """
-    if config.labels and texts is not None:
+    labeled = config.labels > 0 and task.spec.head.entry.has_labels  # next tokens are their own labels
+    if labeled and texts is not None:
         raise DataError(f"refit.labels is {config.labels:g}, and the texts have no labels: leave them out")
     if texts is not None:
         source, train = "texts", list(texts)
     else:
-        source, train = ("shots", task.train_examples()) if config.labels else ("train", task.training_texts())
+        source, train = ("shots", task.train_examples()) if labeled else ("train", task.training_texts())
     if not train:
         raise DataError("there is no text to fit to")
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.texts]
     train = [train[i] for i in drawn]
+    if not config.hold_out:
+        return RefitData(train, task.validation_examples(), source)
     n_held_out = round(config.hold_out * len(train))
     if not n_held_out:
-        return RefitData(train, task.validation_examples(), source)
+        raise DataError(f"{len(train)} texts are too few to hold out a share of {config.hold_out:g} to choose by")
     return RefitData(train[n_held_out:], train[:n_held_out], source)
 
 
@@ -82,10 +96,12 @@ def task_of(description: Mapping[str, Any], texts: Path) -> Task:
         ConfigError: the patch does not say its head and labels.
     """
     path = str(texts.absolute())
-    head = {key: value for key, value in dict(description.get("head") or {}).items() if value is not None}
+    described, keys = description.get("head"), [field.name for field in dataclasses.fields(HeadSpec)]
     known = {key: description[key] for key in ("name", "labels", "choices") if description.get(key)}
-    splits = {"train": path, "validation": path, "test": path}
-    if not head or "name" not in known:
+    if not isinstance(described, Mapping) or "kind" not in described or "name" not in known:
         raise ConfigError("the patch names no task with its head: give --task")
+    # a classifier's row also tells of its layer, and a template that is the kind's own is written out
+    head = {key: described[key] for key in keys if described.get(key) is not None}
+    splits = {"train": path, "validation": path, "test": path}
     spec = read_config(TaskSpec, {**known, "head": head, "data": splits}, "the patch's task")
     return Task(spec, texts.parent)

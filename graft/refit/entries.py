@@ -20,26 +20,36 @@ class Entries(LiveCoordinates):
     """The weights at a mask.
 
     Attributes:
-        values: (k,) fp32 parameter on the CPU.
+        values: (k,) fp32 parameter on the CPU; the base's values at first.
         base: (k,) fp32, the base's values.
 
     Args:
         weights: base name -> live tensor.
         mask: the coordinates.
-        base: the checkpoint whose values the live tensors hold, entries of a support before this one aside.
+        base: the checkpoint whose values the live tensors hold.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], mask: Mask, base: Checkpoint) -> None:
         super().__init__(weights, mask)
-        live = [take(self.weights[name], indices).float().cpu() for name, indices in self.indices.items()]
-        stored = [take(base.read(name), indices).float() for name, indices in self.indices.items()]
-        self.base = torch.cat([torch.empty(0), *stored])
-        self.values = torch.nn.Parameter(torch.cat([torch.empty(0), *live]))
+        self._stored = {name: take(base.read(name), indices) for name, indices in self.indices.items()}
+        self.base = torch.cat([torch.empty(0), *(values.float() for values in self._stored.values())])
+        self.values = torch.nn.Parameter(self.base.clone())
 
     def write(self, values: torch.Tensor) -> None:
         """Write (k,) fp32 values into the model, each rounded to nearest-even in its tensor's dtype."""
         for name, part in self.slices.items():
             self.assign(name, values[part].to(self.weights[name].dtype))
+
+    def return_to_base(self) -> None:
+        """Set the live weights to what a model of the base holds, bit for bit."""
+        for name, values in self._stored.items():
+            self.assign(name, values.to(self.weights[name].dtype))
+
+    def adopt(self, others: Entries) -> Entries:
+        """Take over the values of others where both have an entry, unrounded and into no model; return self."""
+        shared = self.mask & others.mask
+        self.values.data[self.positions_of(shared)] = others.values.data[others.positions_of(shared)]
+        return self
 
     def rounded(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return (k,) fp32 values by tensor, rounded to the checkpoint's dtype: base name -> (k_i,)."""

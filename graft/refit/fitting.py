@@ -71,11 +71,11 @@ class Fit:
 
 
 def fit_values(objective: Objective | MixedObjective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
-    """Fit the values of entries to an objective; the live model holds the kept ones afterwards, rounded to its dtype.
+    """Fit the values of entries to an objective; the entries and, in its dtype, the model hold the kept ones then.
 
     Args:
-        objective: over the live model, which holds the base's values.
-        entries: of that model.
+        objective: over the live model, which holds the base's values but for the entries.
+        entries: of that model, with the values to start from.
         data: texts to fit to, and examples to choose by.
         config: the refit block.
 
@@ -83,6 +83,7 @@ def fit_values(objective: Objective | MixedObjective, entries: Entries, data: Re
         TrainingError: the loss is not finite.
     """
     fitting = Fitting(objective, entries, data.train, config)
+    entries.write(fitting.values)
     kept = Candidate(0, "start", None, measure(objective, data.validation))
     candidates, values = [kept], fitting.values.clone()
     bar = tqdm(range(1, config.epochs + 1), desc="refit", unit="epoch", disable=None)
@@ -96,6 +97,7 @@ def fit_values(objective: Objective | MixedObjective, entries: Entries, data: Re
                 kept, values = candidate, present.clone()
         entries.write(fitting.values)
         bar.set_postfix(loss=f"{loss:.4f}", kept=f"{kept.measured.by(config.select):.4f}")
+    entries.values.data.copy_(values)
     entries.write(values)
     return Fit(values, kept, tuple(candidates), measure_teacher(objective.teacher, data.validation))
 
@@ -118,9 +120,10 @@ class Fitting:
         config: RefitSpec,
     ) -> None:
         self.objective, self.entries, self.examples, self.config = objective, entries, examples, config
+        self._rate = config.rate_of(len(entries))
         self.n_steps = config.epochs * -(-len(examples) // config.batch_size)
         self.n_taken = 0
-        self._optimizer = torch.optim.Adam([entries.values], lr=config.lr)
+        self._optimizer = torch.optim.Adam([entries.values], lr=self._rate)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._mean, self._n_averaged = torch.zeros_like(entries.base), 0
 
@@ -170,7 +173,7 @@ class Fitting:
         t, warmup = (self.n_taken + 0.5) / self.n_steps, self.config.warmup
         rise = t / warmup if warmup else 1.0
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.lr * min(rise, (1 - t) / (1 - warmup))
+            group["lr"] = self._rate * min(rise, (1 - t) / (1 - warmup))
         self._optimizer.step()
         self.entries.write(self.values)
         self.n_taken += 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graft.errors import CheckpointError
 from graft.refit.teacher import Teacher
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -42,9 +43,18 @@ class Objective:
         return kl if self.labels == 0 else (1 - self.labels) * kl + self.labels * self.head.loss(examples)
 
     def divergence(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Return the mean of KL(teacher || student) in nats, a scalar; gradients flow."""
+        """Return the mean of KL(teacher || student) in nats, a scalar; gradients flow.
+
+        Raises:
+            CheckpointError: the tuned model predicts other tokens than the student, or as many from another vocabulary.
+        """
         outputs = self.head.outputs(examples)
         teacher = self.teacher.logits(examples).to(outputs.logits.device)
+        if teacher.shape != outputs.logits.shape:
+            raise CheckpointError(
+                f"the tuned model's outputs are {tuple(teacher.shape)} for texts of which the base's are "
+                f"{tuple(outputs.logits.shape)}: its tokenizer or vocabulary is another, and no output can be compared"
+            )
         return (divergences(teacher, outputs.logits) * outputs.shares).sum()
 
 

@@ -11,26 +11,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graft.arguments import checked
+from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
-from graft.localize.localization import describe_origin, localize_skill, open_base_head, tuned_rows
+from graft.localize.localization import describe_origin, find_entries, open_base_head, tuned_rows
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
+from graft.patch.refit_record import REFIT
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit
+from graft.refit.measured import measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
 from graft.refit.teacher import Teacher, make_teacher
-from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
+from graft.sources.opening import Model, OpenModel, open_model, open_pair, refuse_idle_tokenizer
 from graft.specs.reader import to_plain
 from graft.specs.refit import RefitSpec
-from graft.specs.runtime import Runtime
+from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import spread_head
 from graft.tasks.task import Task
@@ -72,35 +76,120 @@ def refit_skill(
         with_base_values: also store the base's values.
 
     Raises:
-        BudgetError: k is 0, or more than there is to choose from.
+        BudgetError: k is 0, or more than there is to choose from, or the outputs of both models are equal.
         TrainingError: the loss is not finite.
         PatchMismatchError: the support does not fit the base.
         MismatchError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
     """
     config = config or RefitSpec()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    data = collect_data(task, texts, config)
-    refuse_idle_tokenizer(tokenizer, base, tuned)
-    opened = open_model(base, tokenizer=tokenizer)
-    pair = open_pair(opened, tuned).without_rounding()
-    k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    mask = None if support is None else place_region(support, StoredTarget(pair.base), opened.located.name)
-    if mask is None and not is_chosen_by_loss(config):
-        spec = localization_of(config, k)
-        mask = localize_skill(base, tuned, task, spec, tokenizer=tokenizer, **runtime.options).mask
-    teacher = _open_teacher(pair, task, data, runtime)
-    objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
-    names = pair.names_in(Scope(config.scope)) if mask is None else tuple(mask)
-    context = SupportContext(objective, pair.base, match_weights(objective.head.model, names), data.train, k)
-    mask = mask or choose_by_loss(context, config)
-    entries = Entries(context.weights, mask, pair.base)
-    entries, fit = fit_in_rounds(context, entries, data, config)
-    del teacher, objective, context  # and the models with them
-    described = _describe(pair, data, fit, config, support)
-    provenance = describe_origin(opened.located, pair, Scope(config.scope), described["method"], task)
-    provenance = dataclasses.replace(provenance, values="refit", refit=described["refit"])
-    patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
-    return dataclasses.replace(patch, values=entries.rounded(fit.values))
+    _refuse_early(base, config, support)
+    refitter = Refitter.open(base, tuned, task, config, texts=texts, tokenizer=tokenizer, runtime=runtime)
+    return refitter.refit(config, support, with_base_values=with_base_values)
+
+
+@dataclass(frozen=True, eq=False)
+class Refitter:
+    """A base and a tuned model's outputs at hand, from which one patch after another can be fitted.
+
+    Attributes:
+        opened: the base.
+        pair: base and tuned checkpoints.
+        task: whose head gives the outputs.
+        data: to fit to and to choose by.
+        objective: over the live base, with the recorded outputs.
+        runtime: where and how the model runs.
+    """
+
+    opened: OpenModel
+    pair: CheckpointPair
+    task: Task
+    data: RefitData
+    objective: Objective
+    runtime: Runtime
+
+    @classmethod
+    def open(
+        cls,
+        base: Model | OpenModel,
+        tuned: Model,
+        task: Task,
+        config: RefitSpec,
+        *,
+        texts: Sequence[Example] | None = None,
+        tokenizer: Any = None,
+        runtime: Runtime = DEFAULT,
+    ) -> Refitter:
+        """Record the tuned model's outputs, then load the base; arguments and errors are those of `refit_skill`."""
+        data = collect_data(task, texts, config)
+        refuse_idle_tokenizer(tokenizer, base, tuned)
+        opened = open_model(base, tokenizer=tokenizer)
+        pair = open_pair(opened, tuned).without_rounding()
+        teacher = _open_teacher(pair, task, data, runtime)
+        objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
+        data = data.of(objective.head)
+        _refuse_equal(objective, data)
+        return cls(opened, pair, task, data, objective, runtime)
+
+    def refit(self, config: RefitSpec, support: Patch | Mask | None = None, *, with_base_values: bool = False) -> Patch:
+        """Fit a patch; the live model is the base again afterwards, unless it failed.
+
+        `config` may differ from the one that this was opened with in all but what its data and loss depend on: labels,
+        texts and hold_out.
+        """
+        pair, given = self.pair, None
+        if support is not None:
+            given = place_region(support, StoredTarget(pair.base), self.opened.located.name)
+        scope = _scope_of(config, given)
+        mask = self._choose(config, scope) if given is None else given
+        # between rounds entries may grow anywhere in scope
+        names = {*mask, *(pair.names_in(scope) if config.rounds > 1 else ())}
+        context = self._context(sorted(names), len(mask))
+        entries = Entries(context.weights, mask, pair.base)
+        entries, fit = fit_in_rounds(context, entries, self.data, config)
+        entries.return_to_base()
+        method, record = _describe(pair, self.data, fit, config, support, len(mask))
+        provenance = describe_origin(self.opened.located, pair, scope, method, self.task)
+        provenance = dataclasses.replace(provenance, values=REFIT, refit=record)
+        patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
+        return dataclasses.replace(patch, values=entries.rounded(fit.values))
+
+    def _choose(self, config: RefitSpec, scope: Scope) -> Mask:
+        """Return the entries to fit, by the refit's own loss or a method of localization."""
+        k = resolve_budget(self.pair.base.n_parameters, config.density, config.budget)
+        if is_chosen_by_loss(config):
+            return choose_by_loss(self._context(self.pair.names_in(scope), k), config)
+        return find_entries(self.pair, self.task, localization_of(config, k), self.runtime, {})
+
+    def _context(self, names: Sequence[str], k: int) -> SupportContext:
+        weights = match_weights(self.objective.head.model, names)
+        return SupportContext(self.objective, self.pair.base, weights, self.data.train, k)
+
+
+def _refuse_early(base: Model, config: RefitSpec, support: Patch | Mask | None) -> None:
+    """Refuse a budget, or a support that has none, before the costly part."""
+    if support is None:
+        k = resolve_budget(open_model(base).checkpoint.n_parameters, config.density, config.budget)
+        if not is_chosen_by_loss(config):
+            localization_of(config, k)
+
+
+def _scope_of(config: RefitSpec, mask: Mask | None) -> Scope:
+    """Return the scope of the settings, or all tensors where a support that was given lies outside it."""
+    scope = Scope(config.scope)
+    return scope if mask is None or all(map(scope.holds, mask)) else Scope("all")
+
+
+def _refuse_equal(objective: Objective, data: RefitData) -> None:
+    """Refuse a tuned model that answers as the base does.
+
+    Raises:
+        BudgetError: all of its outputs on validation are the base's, to the last bit.
+    """
+    if objective.labels == 0 and measure(objective, data.validation).kl == 0:
+        raise BudgetError(
+            "the tuned model's outputs are the base's on every text of validation: there is no skill to fit"
+        )
 
 
 def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Runtime) -> Teacher:
@@ -110,12 +199,12 @@ def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Ru
 
 
 def _describe(
-    pair: CheckpointPair, data: RefitData, fit: Fit, config: RefitSpec, support: Patch | Mask | None
-) -> dict[str, dict[str, Any]]:
+    pair: CheckpointPair, data: RefitData, fit: Fit, config: RefitSpec, support: Patch | Mask | None, k: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the method and the refit's own record for the provenance."""
-    method = {"method": "refit", **to_plain(config)}
+    method = {"method": "refit", **to_plain(config), "lr": config.rate_of(k)}
     if support is not None:
-        method |= {"support": "given", "density": None, "budget": len(support)}
+        method |= {"support": "given", "density": None, "budget": k}
     record = {
         "teacher": digest_of(pair.tuned),
         "texts": data.describe(),
@@ -123,4 +212,4 @@ def _describe(
         "candidates": [to_plain(candidate) for candidate in fit.candidates],
         "tuned": None if fit.tuned is None else to_plain(fit.tuned),
     }
-    return {"method": method, "refit": record}
+    return method, record

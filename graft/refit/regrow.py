@@ -15,7 +15,6 @@ import dataclasses
 
 import torch
 
-from graft.patch.mask import Mask
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit, fit_values
@@ -33,34 +32,43 @@ def fit_in_rounds(context: SupportContext, entries: Entries, data: RefitData, co
         config: the refit block.
 
     Returns:
-        The last support and its fit, whose candidates are those of all rounds.
+        The support and the fit whose kept values have the lowest measure of all rounds; the candidates are those of
+        all rounds, and the live model holds the kept ones.
 
     Raises:
         TrainingError, CheckpointError: the loss is not finite.
     """
-    fit = fit_values(context.objective, entries, data, config)
+    best, fit = entries, fit_values(context.objective, entries, data, config)
+    candidates = fit.candidates
     for number in range(1, config.rounds):
-        entries = _change_support(context, entries, fit.values, round(config.drop * len(entries)))
-        again = fit_values(context.objective, entries, data, dataclasses.replace(config, seed=config.seed + number))
-        shifted = [item.later(number * config.epochs) for item in again.candidates]
-        kept = again.kept.later(number * config.epochs)
-        fit = Fit(again.values, kept, (*fit.candidates, *shifted), again.tuned)
-    return entries, fit
+        entries = change_support(context, entries, round(config.drop * len(entries)))
+        reseeded = dataclasses.replace(config, seed=(config.seed + number) % 2**32)
+        again = fit_values(context.objective, entries, data, reseeded)
+        shift = number * config.epochs
+        kept = again.kept.later(shift)
+        candidates += tuple(candidate.later(shift) for candidate in again.candidates)
+        if kept.measured.by(config.select) < fit.kept.measured.by(config.select):
+            best, fit = entries, dataclasses.replace(again, kept=kept)
+    entries.return_to_base()
+    best.write(fit.values)
+    return best, dataclasses.replace(fit, candidates=candidates)
 
 
-def _change_support(context: SupportContext, entries: Entries, values: torch.Tensor, n_dropped: int) -> Entries:
+def change_support(context: SupportContext, entries: Entries, n_dropped: int) -> Entries:
     """Drop the entries that moved least, and grow as many where the gradient is largest; the others keep their values.
 
-    Ties go by tensor name, then index.
+    Ties go by tensor name, then index. The live model holds the base's bits at the dropped ones.
     """
-    moved = (values - entries.base).abs()
+    moved = (entries.values.detach() - entries.base).abs()
     stays = torch.zeros(len(entries), dtype=torch.bool)
     stays[moved.argsort(descending=True, stable=True)[: len(entries) - n_dropped]] = True
-    entries.write(torch.where(stays, values, entries.base))
-    remaining = entries.mask_of(stays)
+    entries.return_to_base()
+    remaining = Entries(context.weights, entries.mask_of(stays), context.base).adopt(entries)
+    remaining.write(remaining.values.detach())
+    if not n_dropped:
+        return remaining
     gradients = context.gradients()
-    for name in remaining:
-        gradients[name][torch.tensor(remaining[name])] = torch.nan  # which are in already
-    grown = select_largest(gradients, context.base, n_dropped) if n_dropped else Mask.of({}, {})
-    mask = remaining | grown
-    return Entries({name: context.weights[name] for name in mask}, mask, context.base)
+    for name in remaining.mask:
+        gradients[name][remaining.indices[name]] = torch.nan  # which are in already
+    mask = remaining.mask | select_largest(gradients, context.base, n_dropped)
+    return Entries(context.weights, mask, context.base).adopt(remaining)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 
-from graft.errors import PatchMismatchError
+from graft.errors import BudgetError, ConfigError, PatchMismatchError
+from graft.localize.registry import LocalizationMethod
+from graft.parallel.sharded import is_sharded
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.refit.mixture import MixedObjective
@@ -43,12 +45,25 @@ class SupportContext:
     k: int
 
     def gradients(self) -> Gradients:
-        """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32."""
+        """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32.
+
+        Each of several processes has the same bits, the sums of all added in the order of ranks: a collective call.
+
+        Raises:
+            CheckpointError: the loss is not finite.
+            ConfigError: the weights are sharded.
+        """
+        if is_sharded(self.objective.head.model):
+            raise ConfigError(
+                "the gradient of every weight is not held in shards: give a patch or mask as the support, or use "
+                "--parallel ddp"
+            )
         sink = DenseSum(self.weights)
         ordered = sorted(self.examples, key=lambda example: example.n_characters)  # saves padding
         batches = [MicroBatch(part, len(part) / len(ordered)) for part in split_examples(ordered, BATCH_SIZE)]
         stream_gradients(self.objective.head, self.weights, sink, batches, loss_of=self.objective, label="support")
-        return sink.sums
+        ranks = self.objective.head.ranks
+        return {name: sum_parts(ranks.gather(mine)) for name, mine in sink.sums.items()}
 
 
 def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
@@ -57,7 +72,11 @@ def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
     Raises:
         BudgetError: there are fewer than k in scope.
         CheckpointError: the loss is not finite.
+        ConfigError: the weights are sharded.
     """
+    n = sum(weight.numel() for weight in context.weights.values())
+    if context.k > n:
+        raise BudgetError(f"a budget of {context.k:,} entries, but only {n:,} in scope: lower it or widen the scope")
     mask: Mask = SUPPORTS.find(config.support).load()(context)
     return mask
 
@@ -68,7 +87,17 @@ def is_chosen_by_loss(config: RefitSpec) -> bool:
 
 
 def localization_of(config: RefitSpec, k: int) -> LocalizeSpec:
-    """Return the localize block that chooses the support, where a method of localization does."""
+    """Return the localize block that chooses the support, where a method of localization does.
+
+    Raises:
+        ConfigError: the method does not keep to a budget.
+    """
+    row = SUPPORTS.find(config.support)
+    if isinstance(row, LocalizationMethod) and row.sizes_itself:
+        raise ConfigError(
+            f"support {row.name!r} chooses its own number of entries, and a refit has exactly as many as asked for: "
+            "localize by it first, and give its patch"
+        )
     return LocalizeSpec(method=config.support, budget=k, scope=config.scope, seed=config.seed)
 
 
@@ -99,6 +128,11 @@ def select_largest(gradients: Gradients, base: Checkpoint, k: int) -> Mask:
     scores = {name: partial(_sizes, gradient) for name, gradient in gradients.items()}
     indices = select_top(scores, list(scores), k)
     return Mask.of({name: base.spec(name) for name in indices}, indices)
+
+
+def sum_parts(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of tensors of one shape, added in their order."""
+    return reduce(torch.add, parts)
 
 
 def _sizes(gradient: torch.Tensor) -> torch.Tensor:

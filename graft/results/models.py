@@ -15,6 +15,9 @@ CONTROL_NAMES = {
     "larger_random": "random, larger",
 }
 
+TEACHER = "teacher"  # the tuned model that a refit is fitted to, where it is another than "tuned"
+REFIT = "refit"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -45,6 +48,8 @@ def name_models(methods: Iterable[str]) -> dict[str, Model]:
     methods = list(methods)
     return {
         **{role: Model(role) for role in ("base", "tuned")},
+        TEACHER: Model("tuned"),
+        graft_name(REFIT): Model("graft", REFIT),
         **{graft_name(method): Model("graft", method) for method in methods},
         **{name: Model("control", key) for key, name in CONTROL_NAMES.items()},
         **{without_name(method): Model("without", method) for method in methods},

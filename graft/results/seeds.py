@@ -257,6 +257,7 @@ class ExtractedPoint:
             its predictions from the tuned model's, in nats.
         found: settings that were chosen on validation.
         seconds: of extracting.
+        k: entries, of a method that stores a patch; None of others.
     """
 
     method: str
@@ -265,6 +266,7 @@ class ExtractedPoint:
     numbers: Numbers
     found: Numbers
     seconds: float
+    k: int | None = None
 
 
 @dataclass(frozen=True)

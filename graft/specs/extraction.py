@@ -66,6 +66,7 @@ class ExtractionSpec(Block):
         methods: method -> its sizes; an empty list stands for those of `graft.extraction.registry`, and so do all
             methods where the key is absent.
         extract: settings of the methods.
+        ood: methods that are measured on the task's out-of-distribution sets too, beside base and tuned model.
         evaluate: how models are measured: batch size, and how many rows of the test split.
         seeds: seeds of few-shot draws, training order, dropout and what methods draw.
         expect: "MODEL.METRIC" -> value and tolerance, where MODEL is base, tuned, or such as "svd, rank 4".
@@ -79,6 +80,7 @@ class ExtractionSpec(Block):
     train: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     extract: ExtractSpec = field(default_factory=ExtractSpec)
+    ood: tuple[str, ...] = ()
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     seeds: tuple[int, ...] = (0, 1, 2)
     expect: Mapping[str, Expectation] = field(default_factory=dict)
@@ -93,6 +95,8 @@ class ExtractionSpec(Block):
         try:
             for method, size in self.points():
                 EXTRACTION_METHODS[method].check(size)
+            for method in self.ood:
+                EXTRACTION_METHODS.find(method)
         except ConfigError as error:
             raise ValueError(f"methods: {error}") from error
 
@@ -102,6 +106,6 @@ class ExtractionSpec(Block):
         Raises:
             ConfigError: an unknown method.
         """
-        methods = self.methods or dict.fromkeys(EXTRACTION_METHODS, ())
+        methods = self.methods or {name: () for name, row in EXTRACTION_METHODS.items() if not row.is_control}
         rows = {name: EXTRACTION_METHODS.find(name) for name in methods}
         return [(name, size) for name, sizes in methods.items() for size in sizes or rows[name].sizes]

@@ -21,6 +21,7 @@ ROOTS = {  # title -> the outermost block of a TASK file, or the options of a co
     "TASK": "graft.specs.task:TaskSpec",
     "localize": "graft.specs.localize:LocalizeSpec",
     "rollback": "graft.specs.rollback:RollbackSpec",
+    "refit": "graft.specs.refit:RefitSpec",
     "importance": "graft.specs.importance:ImportanceSpec",
     "fuse": "graft.specs.fusion:FusionSpec",
 }

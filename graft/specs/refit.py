@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from graft.refit.registry import SUPPORTS
 from graft.specs.block import Block
-from graft.specs.ranges import Above, Count, OneOf, Within
+from graft.specs.ranges import Above, Count, OneOf, Seed, Within
 
 Criterion = Literal["nll", "kl"]
 
@@ -24,7 +25,8 @@ class RefitSpec(Block):
         labels: weight of the labels' cross-entropy in the loss; the rest is the divergence from the tuned model's
             outputs, which needs texts alone.
         texts: most texts to fit to, drawn by the seed where there are more.
-        lr: learning rate of Adam at its highest.
+        lr: learning rate of Adam at its highest; 1 / (2 sqrt(k)) where absent, so that a step of all k values together
+            is as long for every k.
         warmup: share of the steps over which the learning rate rises to it; it falls to 0 over the others.
         epochs: passes over the texts.
         batch_size: texts per step.
@@ -43,7 +45,7 @@ class RefitSpec(Block):
     scope: str = "layers"
     labels: Annotated[float, Within(0, 1)] = 0.0
     texts: Count = 2000
-    lr: Annotated[float, Above(0)] = 1e-2
+    lr: Annotated[float, Above(0)] | None = None
     warmup: Annotated[float, Within(0, 0.9)] = 0.1
     epochs: Count = 3
     batch_size: Count = 16
@@ -52,4 +54,8 @@ class RefitSpec(Block):
     hold_out: Annotated[float, Within(0, 0.5)] = 0.0
     rounds: Count = 1
     drop: Annotated[float, Within(0, 1)] = 0.3
-    seed: int = 0
+    seed: Seed = 0
+
+    def rate_of(self, k: int) -> float:
+        """Return the learning rate of k entries."""
+        return 0.5 / math.sqrt(k) if self.lr is None else self.lr

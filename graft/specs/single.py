@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
 from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
+from graft.specs.refit import RefitSpec
 
 ControlName = Literal["temperature", "interpolation", "early_stopping", "larger_random"]
 
@@ -55,6 +56,23 @@ class AnalysisSpec(Block):
 
 
 @dataclass(frozen=True)
+class RefitStage(RefitSpec):
+    """A refit beside the grafts: any fine-tune as a patch, whatever optimizer made it.
+
+    Attributes:
+        train: overrides of the recipe's train block for a checkpoint of its own to fit to, the "teacher"; fitted to the
+            recipe's tuned model where absent.
+    """
+
+    train: Mapping[str, Any] | None = None
+
+    @property
+    def settings(self) -> RefitSpec:
+        """The refit block alone."""
+        return RefitSpec(**{field.name: getattr(self, field.name) for field in fields(RefitSpec)})
+
+
+@dataclass(frozen=True)
 class SingleSpec(Block):
     """A whole experiment: for each seed fine-tune, localize, graft, and measure base, tuned and grafts.
 
@@ -65,6 +83,7 @@ class SingleSpec(Block):
         train: overrides of the task's train block.
         localize: how to choose the entries of the patch.
         controls: other methods at the same budget and scope, grafted for comparison.
+        refit: also fit few weights to a tuned model's outputs, and graft them for comparison; not done where absent.
         evaluate: how models are measured: batch size, and how many rows of each set.
         analysis: what else is measured.
         seeds: seeds of few-shot draws, training order, dropout and random masks.
@@ -79,6 +98,7 @@ class SingleSpec(Block):
     train: Mapping[str, Any] = field(default_factory=dict)
     localize: LocalizeSpec = field(default_factory=LocalizeSpec)
     controls: tuple[str, ...] = ("magnitude", "random")
+    refit: RefitStage | None = None
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     analysis: AnalysisSpec = field(default_factory=AnalysisSpec)
     seeds: tuple[int, ...] = (0, 1, 2)

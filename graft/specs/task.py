@@ -9,7 +9,7 @@ from graft.specs.block import Block
 from graft.specs.data import DataSpec, SplitSpec
 from graft.specs.head import HeadSpec
 from graft.specs.ranges import Count, Seed
-from graft.specs.train import TrainSpec
+from graft.specs.train import TrainSpec, train_unless_told
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TaskSpec(Block):
         shots: examples per class drawn from train and, at the same count, from validation; all where absent. Where a
             task has no classes to balance (choices, lm), examples in all.
         seed: seed by which the shots are drawn.
-        train: how a base is fine-tuned on this task.
+        train: how a base is fine-tuned on this task; by a short search on validation where absent.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TaskSpec(Block):
     max_length: Count = 128
     shots: Count | None = None
     seed: Seed = 0
-    train: TrainSpec = field(default_factory=TrainSpec)
+    train: TrainSpec = field(default_factory=train_unless_told)
 
     def __post_init__(self) -> None:
         """Refuse ranges, and keys that do not go together.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,13 +12,16 @@ from graft.specs.localizable import LocalizableSpec
 from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Share
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
+from graft.specs.search import SearchSpec
 
 Optimizer = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True)
 class TrainSpec(Block):
-    """Fine-tuning; by default in the spirit of the published procedure: plain SGD, so that the skill is localizable.
+    """Fine-tuning. A TASK without this block trains by `search`; one with it as the keys say.
+
+    By default they are in the spirit of the published procedure: plain SGD, so that the skill is localizable.
 
     Attributes:
         optimizer: "sgd" without momentum, or "adamw".
@@ -38,6 +42,8 @@ class TrainSpec(Block):
         stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
         check_every: steps between checks of `stop_at`; only the end of each epoch where absent.
         localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
+        search: choose how few weights train by a short search on validation, in place of optimizer, lr, epochs and l1
+            above.
         record: record while training which weights matter, and leave the record beside the tuned weights.
         regularize: make moving a weight cost in proportion to how much it matters.
     """
@@ -56,6 +62,7 @@ class TrainSpec(Block):
     stop_at: Share | None = None
     check_every: Count | None = None
     localizable: LocalizableSpec | None = None
+    search: SearchSpec | None = None
     record: RecordSpec | None = None
     regularize: RegularizeSpec | None = None
 
@@ -70,7 +77,24 @@ class TrainSpec(Block):
             raise ValueError("check_every needs stop_at")
         if self.localizable is not None and (self.record is not None or self.regularize is not None):
             raise ValueError("localizable trains in two stages: it goes with neither record nor regularize")
+        if self.search is not None:
+            self._check_search()
         try:
             re.compile(self.scope)
         except re.error as error:
             raise ValueError(f"scope {self.scope!r} is not a regular expression ({error})") from error
+
+    def _check_search(self) -> None:
+        others = ("localizable", "record", "regularize", "steps", "stop_at")
+        if beside := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(f"search trains several times: it does not go with {' and '.join(beside)}")
+
+
+def train_unless_told() -> TrainSpec:
+    """Return how a TASK without a `train` block trains: by a search, in the layers, where `graft localize` looks."""
+    return TrainSpec(scope="layers", search=SearchSpec())
+
+
+def without_search(config: TrainSpec) -> TrainSpec:
+    """Return a train block without its search; the defaults where the search is all there is."""
+    return TrainSpec() if config == train_unless_told() else dataclasses.replace(config, search=None)

@@ -46,12 +46,10 @@ class Outputs:
     Attributes:
         logits: (m, width) fp32; one row per example, or per predicted token; gradients flow.
         shares: (m,) fp32, sum 1.
-        n_examples: how many examples have a row.
     """
 
     logits: torch.Tensor
     shares: torch.Tensor
-    n_examples: int
 
 
 class Head(ABC):
@@ -123,7 +121,11 @@ class Head(ABC):
     def outputs(self, examples: Sequence[Example]) -> Outputs:
         """Return the predicted distributions of examples, each with the same share."""
         logits = self.logits(examples)
-        return Outputs(logits, logits.new_full((len(examples),), 1 / len(examples)), len(examples))
+        return Outputs(logits, logits.new_full((len(examples),), 1 / len(examples)))
+
+    def with_outputs(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the examples of which `outputs` has a row: all, unless tokens are predicted and there is none."""
+        return list(examples)
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""

@@ -27,7 +27,8 @@ from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train.content import Content, content_of_training, hash_content
 from graft.train.distribution import SharedLoss
-from graft.train.fine_tuning import Epoch, TrainResult, resolve_settings, save_model, train_epoch
+from graft.train.epochs import Epoch, train_epoch
+from graft.train.fine_tuning import TrainResult, resolve_settings, save_model
 from graft.train.manifest import write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.schedule import TrainingSchedule
@@ -59,8 +60,8 @@ def train_adapter(
     """
     out, tasks, located = Path(out), list_tasks(task), locate(base)
     config, seed = resolve_settings(tasks, config)
-    if config.l1 or config.localizable or config.record or config.regularize or config.stop_at:
-        raise ConfigError("an adapter trains plainly: without l1, localizable, record, regularize and stop_at")
+    if config.l1 or config.localizable or config.search or config.record or config.regularize or config.stop_at:
+        raise ConfigError("an adapter trains plainly: without l1, localizable, search, record, regularize and stop_at")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
     head, schedule = data.heads[0], TrainingSchedule(data.sizes, config, seed)

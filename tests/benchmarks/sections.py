@@ -75,6 +75,9 @@ SECTIONS = (
             "Forward, backward, clipping and fused AdamW of a Llama, a random share of each tensor protected. CPU: 31M "
             "weights in fp32, 512 tokens a step, processor time. GPU: 1.0B in bf16, 2,048 tokens. Median of the ratios "
             "in 30 rounds of turns, with its 95 % bootstrap interval.", "protection", on_gpu=True),
+    Section("refit", "Refit on the embedded encoder, beside the training that made its teacher",
+            "The starter film reviews, each run in a process of its own, one thread, processor time; the texts are the "
+            "256 of the training split, repeated. Peak anonymous memory above the imported interpreter.", "refit"),
     Section("importance", "Importance against EWC's, on the embedded encoder",
             "CPU seconds of one thread; 10.6M weights, 200 examples, batches of 8.", "importance"),
     Section("compose", "Ten patches of an 8B model in bf16",

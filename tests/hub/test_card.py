@@ -188,3 +188,30 @@ def test_a_stated_result_is_words_whatever_it_holds() -> None:
     line = next(line for line in evil.splitlines() if line.startswith("Result: sha256"))
     assert "<script>" not in line
     assert '`"' not in line
+
+
+def test_a_refit_says_that_its_values_were_fitted() -> None:
+    record = {"teacher": "ab" * 32, "texts": {"n": 2000, "sha256": "cd" * 32}, "kept": {"epoch": 2, "kind": "mean"}}
+    text = " ".join(card_of(outline(values="refit", refit=record)).split())
+    assert "whose values are not those of the fine-tuned model but were fitted to its outputs on 2,000 texts" in text
+    assert f"(sha256 of its tensors: {'ab' * 32})" in text
+    assert "with the values that they have after" not in text
+    assert "some fitted to a fine-tuned model's outputs" in " ".join(card_of(outline(values="mixed")).split())
+    assert "with the values that they have after" in card_of(outline())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"teacher": EVIL, "texts": {"n": EVIL, "sha256": EVIL}, "kept": {"epoch": EVIL, "kind": EVIL}},
+        {"teacher": ["a"], "texts": [1], "kept": 7},
+        {"teacher": "ab", "texts": {"n": -1}, "kept": {"epoch": True, "kind": None}},
+        {"texts": {"n": 10**400}, "kept": {"epoch": 1.5}},
+    ],
+)
+def test_a_strangers_refit_is_left_out_where_it_is_none(record: dict[str, Any]) -> None:
+    text = card_of(outline(values="refit", refit=record))
+    assert card_errors(text) == []
+    assert "fitted to its outputs on texts, for the task *moods*: a *refit*" in text
+    assert "evil" not in text
+    assert "evil" not in card_of(outline(values=EVIL, refit=record))

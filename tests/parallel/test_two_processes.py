@@ -61,6 +61,19 @@ def test_sharded_weights_give_nearly_the_same_mask(folder: Path, out: Path) -> N
     assert len(one & sharded) >= 0.9 * len(one)
 
 
+@pytest.mark.parametrize("name", worker.REFITS)
+def test_two_processes_fit_as_one_does(name: str, folder: Path, out: Path) -> None:
+    one = worker.refit(folder, name)
+    for parallel in worker.REFITS[name]["engines"]:
+        two = load_patch(out / f"refit-{name}-{parallel}.safetensors")
+        assert len(two) == len(one) == 60
+        shared = one.mask & two.mask
+        assert len(shared) >= 57  # the last places of a gradient's top k are close
+        measured = [patch.provenance.refit["kept"]["measured"] for patch in (one, two)]
+        assert measured[0]["kl"] < 0.9 * one.provenance.refit["candidates"][0]["measured"]["kl"]
+        assert measured[1]["kl"] == pytest.approx(measured[0]["kl"], rel=0.02)
+
+
 def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: Path) -> None:
     """Fail in the second process, which cannot write its part of the answer; the first would wait for it."""
     broken = tmp_path / "broken.py"

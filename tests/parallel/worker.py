@@ -14,10 +14,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
 from graft.parallel.launch import find_ranks, leave
 from graft.patch.format.writing import save_patch
+from graft.refit.refit import refit_skill
 from graft.specs.localize import LearnSpec, LocalizeSpec
+from graft.specs.refit import RefitSpec
 from graft.tasks.task import Task
 from graft.tensors.dtypes import assign, same_bits, take
 from graft.tensors.shards import local_of, shard_of
@@ -27,6 +30,10 @@ from tests.parallel.protected import train_all
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"l1": 1e-4, "epochs": 1},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 5, "epochs": 1},  # 128 examples: the last batch has 3
+}
+REFITS: dict[str, dict[str, Any]] = {  # how, and the engines that can
+    "gradient": {"rounds": 2, "engines": ("ddp",)},
+    "given": {"engines": ("ddp", "fsdp")},
 }
 SEARCHES = {
     "attribution": LocalizeSpec(budget=60, points=3, batch_size=12),
@@ -45,6 +52,14 @@ def train(folder: Path, name: str, out: Path, **how: Any) -> None:
 def localize(folder: Path, name: str, **how: Any) -> Any:
     task = Task.load(folder / "toy" / "task.yaml")
     return localize_skill(folder / "base", folder / "tuned", task, SEARCHES[name], **how)
+
+
+def refit(folder: Path, name: str, **how: Any) -> Any:
+    task = Task.load(folder / "toy" / "task.yaml")
+    more = {key: value for key, value in REFITS[name].items() if key != "engines"}
+    config = RefitSpec(budget=60, lr=0.02, epochs=2, batch_size=15, texts=64, **more)  # the last batch has 4
+    support = diff_checkpoints(folder / "base", folder / "tuned", budget=60) if name == "given" else None
+    return refit_skill(folder / "base", folder / "tuned", task, config, support=support, **how)
 
 
 def check_shards() -> dict[str, bool]:
@@ -103,6 +118,11 @@ def main(folder: Path, out: Path) -> None:
             patch = localize(folder, name, parallel=parallel)
             if ranks.is_first:
                 save_patch(patch, out / f"{name}-{parallel}.safetensors")
+    for name, how in REFITS.items():
+        for parallel in how["engines"]:
+            patch = refit(folder, name, parallel=parallel)
+            if ranks.is_first:
+                save_patch(patch, out / f"refit-{name}-{parallel}.safetensors")
     if ranks.is_first:
         (out / "results.json").write_text(json.dumps(results))
     leave()

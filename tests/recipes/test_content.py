@@ -20,7 +20,7 @@ from graft.recipes.single import experiment as single
 from graft.recipes.state import find_or_read
 from graft.specs.adapter import AdapterSpec
 from graft.specs.reader import load_yaml
-from graft.train import adapter, fine_tuning
+from graft.train import adapter, epochs
 from graft.train.importance import importance_file
 from tests.models import write_yaml
 from tests.recipes.forgetting.test_forgetting import bench_of
@@ -204,7 +204,7 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
     recipe = write_yaml(tmp_path / "r.yaml", common | RECIPES["forgetting"])
     bench = bench_of(recipe, tmp_path / "seed-0")
     tasks, trained = [bench.domains[0].task], []
-    for module, name in ((adapter, "train_epoch"), (fine_tuning, "train_epoch")):
+    for module, name in ((adapter, "train_epoch"), (epochs, "train_epoch")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, real=real: (trained.append(1), real(*given))[1])
     out = bench.train(shelf / "base", tasks, adapter=adapted)

@@ -15,7 +15,7 @@ from graft.specs.fusion import FusionSpec
 from graft.specs.importance import ImportanceSpec
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.localize import CandidateSpec, LearnSpec, LocalizeSpec, PaperSpec
-from graft.specs.ranges import Above, AtLeast, Between, OneOf, Range, check_seed
+from graft.specs.ranges import Above, AtLeast, Between, OneOf, Range, Within, check_seed
 from graft.specs.reader import read_config
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
@@ -39,6 +39,7 @@ class Plain(Block):
         (Above(0, most=1), (0.5, 1), (0, 1.5, math.nan)),
         (AtLeast(1), (1, 2.5), (0.99, math.nan)),
         (Between(0, 3), (0, 3), (-1, 4)),
+        (Within(0, 0.5), (0, 0.25, 0.5), (-1e-9, 0.6, math.inf, math.nan)),
         (OneOf(SHAPES), ("square",), ("circle", 3, ["square"])),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -12,10 +12,17 @@ from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.specs.localize import Allocation, PathKind
 from graft.specs.runtime import Runtime
 from graft_cli import options, processes
+from graft_cli.fitting import plan_and_show, refit_and_show
 from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.curve import GainCurve
+    from graft.files.claims import Claim
+    from graft.patch.skill_patch import Patch
+    from graft.specs.localize import LocalizeSpec
+
+
+_REFIT_TAKES = ("method", "density", "budget", "scope")
 
 
 @click.command("localize")
@@ -78,6 +85,19 @@ if TYPE_CHECKING:
     help="attribution, taylor, learned: score every weight in scope (4 bytes each in host memory) instead of "
     "candidates picked by the first gradients.",
 )
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Say what the patch keeps of the gain on validation, which runs base, tuned and graft over that split.",
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Fit the values of the weights to TUNED's outputs instead of copying them, for a checkpoint whose skill lies "
+    "in no few of its weights; the weights are those with the largest gradients, or those of --method (graft refit "
+    "has more options).",
+)
 @options.assignments
 @options.with_base_values
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
@@ -92,6 +112,8 @@ def command(
     task_file: Path,
     seed: int | None,
     curve: bool,
+    measure: bool,
+    refit: bool,
     assignments: tuple[str, ...],
     with_base_values: bool,
     output: Path | None,
@@ -104,7 +126,7 @@ def command(
     """Find the weights that hold what TUNED learned beyond BASE, and cut them out as a patch.
 
     Exactly round(density x parameters) weights are kept (default density 1e-4), within the scope (default: the numbered
-    layers). Scores use only the task's training examples; learned, paper and --curve use its validation split too.
+    layers). Scores use only the task's training examples; learned, paper, --curve and --measure use validation too.
     TUNED may also be a PEFT adapter of BASE, a folder or Hub id: its merged values are read, tensor by tensor.
 
     \b
@@ -116,22 +138,23 @@ def command(
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
-    from graft.localize.pair_notes import describe_differences
     from graft.memory.localize import plan_localization
     from graft.specs.localize import LocalizeSpec
     from graft.specs.reader import override, read_config
 
-    if not plan:
-        _check_usage(output, curve, {**settings, "with_base_values": with_base_values, "force": force})
+    _check_usage(output, curve, plan, {**settings, "with_base_values": with_base_values, "force": force})
     task, claim = options.load_task(task_file, seed), None
     if output is not None:
         inputs = (*local_paths(base, tuned), *options.files_of((task_file, task)))
         claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
+    if refit:
+        _refit(base, tuned, task, claim, runtime, settings, assignments, plan, as_json, with_base_values)
+        return
     options_set = {key: value for key, value in settings.items() if value is not None}
     block = override({**options_set, "seed": task.spec.seed}, assignments)
     config = read_config(LocalizeSpec, block, "command line")
     if plan:
-        planned = plan_localization(base, task, config, runtime)
+        planned = plan_localization(base, task, config, runtime, measured=measure)
         options.show(planned.to_json(), as_json, planned.lines())
         return
     gains = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
@@ -140,12 +163,78 @@ def command(
         options.show(gains.to_json(), as_json, _curve_lines(gains))
         return
     patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
-    more, lines = ({"curve": gains.to_json()}, ["", *_curve_lines(gains), ""]) if gains else ({}, [])
+    kept = _measure(base, tuned, task, patch, config, runtime) if measure else {}
+    _show(base, tuned, patch, claim, config, gains, kept, as_json)
+
+
+def _show(
+    base: str,
+    tuned: str,
+    patch: Patch,
+    claim: Claim,
+    config: LocalizeSpec,
+    gains: GainCurve | None,
+    kept: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Save the patch, and print it with its curve and what it keeps on validation."""
+    from graft.localize.pair_notes import describe_differences
+
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
+    more = kept | ({} if gains is None else {"curve": gains.to_json()})
+    lines = [] if gains is None else ["", *_curve_lines(gains), ""]
+    lines += [measured["sentence"] for measured in kept.values()]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
 
-def _check_usage(output: Path | None, curve: bool, patch_options: Mapping[str, object]) -> None:
+def _refit(
+    base: str,
+    tuned: str,
+    task: Any,
+    claim: Claim | None,
+    runtime: Runtime,
+    settings: Mapping[str, Any],
+    assignments: tuple[str, ...],
+    plan: bool,
+    as_json: bool,
+    with_base_values: bool,
+) -> None:
+    """Fit values instead of copying them, on the weights that the options of `graft localize` choose."""
+    from graft.specs.reader import override, read_config
+    from graft.specs.refit import RefitSpec
+
+    idle = [name for name in (*settings, "curve", "measure") if name not in _REFIT_TAKES and options.is_given(name)]
+    if idle:
+        raise click.UsageError(f"--refit does not go with --{idle[0].replace('_', '-')}")
+    block = {name: settings[name] for name in _REFIT_TAKES if name != "method" and settings[name] is not None}
+    support = {"support": settings["method"]} if options.is_given("method") else {}
+    config = read_config(RefitSpec, override({**block, **support, "seed": task.spec.seed}, assignments), "command line")
+    if claim is None or plan:
+        plan_and_show(base, tuned, task, config, runtime, k=None, as_json=as_json)
+        return
+    refit_and_show(base, tuned, task, config, runtime, claim, as_json=as_json, with_base_values=with_base_values)
+
+
+def _measure(base: str, tuned: str, task: Any, patch: Patch, config: LocalizeSpec, runtime: Runtime) -> dict[str, Any]:
+    """Measure what the patch keeps, for the JSON; a failure costs nobody the patch, and is said on stderr.
+
+    The first of several processes does, unless they share the weights, which none could hold whole.
+    """
+    if not processes.is_first() or processes.share_weights(runtime):
+        return {}
+    from graft.errors import GraftError
+    from graft.evaluate.kept_gain import measure_kept
+
+    try:
+        return {"validation": measure_kept(base, tuned, task, patch, config, runtime=runtime).to_json()}
+    except GraftError as error:
+        click.echo(f"not measured on validation: {error}", err=True)
+        return {}
+
+
+def _check_usage(output: Path | None, curve: bool, plan: bool, patch_options: Mapping[str, object]) -> None:
+    if plan:
+        return
     if output is None and not curve:
         raise click.UsageError("Missing option '-o' / '--output' (or --curve, --plan).")
     if output is None and any(patch_options.get(key) for key in ("density", "budget", "with_base_values", "force")):

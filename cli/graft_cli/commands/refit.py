@@ -10,10 +10,9 @@ import click
 from graft.refit.registry import SUPPORTS
 from graft.specs.refit import Criterion
 from graft.specs.runtime import Runtime
-from graft_cli import options, processes
-from graft_cli.fitting import describe_fit
+from graft_cli import options
+from graft_cli.fitting import plan_and_show, refit_and_show
 from graft_cli.regions import load_regions, load_with_provenance
-from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.patch.mask import Mask
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Weight of the labels' loss; the rest is the divergence from TUNED's outputs. [default: 0]",
 )
-@click.option("--lr", type=float, help="Learning rate of Adam at its highest. [default: 0.01]")
+@click.option("--lr", type=float, help="Learning rate of Adam at its highest. [default: 1 / (2 sqrt(weights))]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the texts. [default: 3]")
 @click.option("--batch-size", type=click.IntRange(1), help="Texts per step. [default: 16]")
 @click.option(
@@ -90,9 +89,6 @@ def command(
     """
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
-    from graft.localize.pair_notes import describe_differences
-    from graft.memory.refit import plan_refit
-    from graft.refit.refit import refit_skill
     from graft.specs.data import SplitSpec
     from graft.specs.reader import override, read_config
     from graft.specs.refit import RefitSpec
@@ -108,18 +104,15 @@ def command(
         RefitSpec, override({**block, "seed": task.spec.seed if seed is None else seed}, assignments), "command line"
     )
     if plan:
-        planned = plan_refit(base, tuned, task, config, k=None if region is None else len(region), runtime=runtime)
-        options.show(planned.to_json(), as_json, planned.lines())
+        k = None if region is None else len(region)
+        plan_and_show(base, tuned, task, config, runtime, k=k, as_json=as_json)
         return
     assert output is not None
     inputs = [*local_paths(base, tuned, patch), *options.files_of((task_file or texts_file, task))]
     claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     texts = None if texts_file is None else task.read_texts(SplitSpec(str(texts_file.absolute())))
-    made = refit_skill(
-        base, tuned, task, config, support=region, texts=texts, with_base_values=with_base_values, **runtime.options
-    )
-    differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
-    save_and_show(made, claim, as_json=as_json, lines=["", *describe_fit(made), ""], differences=differences)
+    more = {"support": region, "texts": texts, "with_base_values": with_base_values}
+    refit_and_show(base, tuned, task, config, runtime, claim, as_json=as_json, **more)
 
 
 def _load_inputs(

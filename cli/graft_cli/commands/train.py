@@ -16,6 +16,8 @@ from graft_cli import options
 from graft_cli.regions import load_regions
 
 if TYPE_CHECKING:
+    from graft.memory.plan import MemoryPlan
+    from graft.specs.search import SearchSpec
     from graft.train.fine_tuning import TrainResult
 
 
@@ -85,6 +87,8 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
+    A TASK without a train block is searched on validation: few weights train first, which the patch will hold.
+
     The folder appears only when training is done; until then OUTPUT.resume holds the state after each epoch.
 
     --protect takes patches and masks. Where BASE holds a patch's values, that skill is frozen; where it holds the
@@ -116,11 +120,19 @@ def command(
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
         planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
-        options.show(planned.to_json(), as_json, planned.lines())
+        _show_plan(planned, config.search, as_json)
         return
     train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
     result = train(**runtime.options, resume=resume)
     _show(result, claim.path, as_json)
+
+
+def _show_plan(planned: MemoryPlan, search: SearchSpec | None, as_json: bool) -> None:
+    plain, lines = planned.to_json(), planned.lines()
+    if search is not None:
+        lines.append(f"a search on validation: up to {search.trainings} trainings in turn")
+        plain["trainings"] = search.trainings
+    options.show(plain, as_json, lines)
 
 
 def _show(result: TrainResult, output: Path, as_json: bool) -> None:
@@ -128,19 +140,25 @@ def _show(result: TrainResult, output: Path, as_json: bool) -> None:
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
         for number, epoch in enumerate(result.epochs, start=1)
     ]
-    epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
-    options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
+    plain: dict[str, Any] = {"output": str(output), "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs]}
+    if result.search is not None:
+        plain, lines = plain | {"search": result.search.to_json()}, [*result.search.lines, *lines]
+    options.show(plain, as_json, [*lines, f"wrote {output}"])
 
 
 def _read_config(
     task: Any, settings: Mapping[str, object], more: Mapping[str, Mapping[str, object]], assignments: tuple[str, ...]
 ) -> Any:
-    """Read the task's train block, as changed by the options, the blocks that they open, and --set."""
-    from graft.specs.reader import override, read_config, to_plain
-    from graft.specs.train import TrainSpec
+    """Read the task's train block, as changed by the options, the blocks that they open, and --set.
 
-    block = to_plain(task.spec.train)
+    Any change but of the search itself ends it: who sets something has chosen.
+    """
+    from graft.specs.reader import override, read_config, to_plain
+    from graft.specs.train import TrainSpec, without_search
+
     changes = {key: value for key, value in settings.items() if value is not None}
+    searches = not (changes or more) and all(item.startswith("search") for item in assignments)
+    block = to_plain(task.spec.train if searches else without_search(task.spec.train))
     for key, fields in more.items():
         changes[key] = {**block.get(key, {}), **{name: value for name, value in fields.items() if value is not None}}
     return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")

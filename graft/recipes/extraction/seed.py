@@ -14,7 +14,7 @@ from tqdm import tqdm
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.correctness import accuracy
-from graft.evaluate.evaluation import Prediction, predict_examples
+from graft.evaluate.evaluation import Predictions, predict_examples
 from graft.extraction.divergence import mean_divergence
 from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
@@ -46,23 +46,29 @@ class ExtractionRun(SeedRun):
         recipe, folder = self.recipe, self.folder / "work"
         return ExtractionInput(recipe.base, tuned, self.task, recipe.extract, folder, self.runtime, self.seed)
 
-    def predict(self, head: Head, name: str) -> Prediction:
-        """Predict the test split."""
-        evaluate = self.recipe.evaluate
-        return predict_examples(head, self.task.test_examples(evaluate.limit), evaluate.batch_size, name)
+    def predict(self, head: Head, name: str, *, with_ood: bool) -> Predictions:
+        """Predict the test split, and the out-of-distribution sets where asked for."""
+        limit, size = self.recipe.evaluate.limit, self.recipe.evaluate.batch_size
+        test = predict_examples(head, self.task.test_examples(limit), size, name)
+        sets = self.task.spec.ood if with_ood else ()
+        ood = {of: predict_examples(head, self.task.ood_examples(of, limit), size, f"{name}, {of}") for of in sets}
+        return Predictions(test, ood)
 
 
 @dataclass(frozen=True)
 class Yardstick:
     """What extracted models are held against: the predictions of base and tuned model on test."""
 
-    base: Prediction
-    tuned: Prediction
+    base: Predictions
+    tuned: Predictions
 
-    def measure(self, prediction: Prediction) -> dict[str, float]:
-        """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl in nats."""
-        outcomes = prediction.outcomes()
-        base, tuned = (accuracy(item.outcomes()) for item in (self.base, self.tuned))
+    def measure(self, predictions: Predictions) -> dict[str, float]:
+        """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl in nats.
+
+        Of an out-of-distribution set, as SET.accuracy and so on, the accuracy and the ece.
+        """
+        outcomes = predictions.test.outcomes()
+        base, tuned = (accuracy(item.test.outcomes()) for item in (self.base, self.tuned))
         gain = recovered_gain(accuracy(outcomes), base, tuned)
         return {
             "n": len(outcomes),
@@ -70,7 +76,9 @@ class Yardstick:
             **({} if gain is None else {"recovered_gain": float(gain)}),
             "ece": float(expected_calibration_error(outcomes)),
             "nll": float(negative_log_likelihood(outcomes)),
-            "kl": mean_divergence(self.tuned.logits, prediction.logits),
+            "kl": mean_divergence(self.tuned.test.logits, predictions.test.logits),
+            **{f"{of}.accuracy": float(accuracy(item.outcomes())) for of, item in predictions.ood.items()},
+            **{f"{of}.ece": float(expected_calibration_error(item.outcomes())) for of, item in predictions.ood.items()},
         }
 
 
@@ -79,7 +87,9 @@ def run_seed(run: ExtractionRun) -> ExtractionSeed:
     tuned = run.train(run.recipe.base, [run.task])
     inputs = run.open(tuned)
     head = inputs.open(run.recipe.base)
-    yardstick = Yardstick(run.predict(head, "base"), run.predict(inputs.open(tuned), "tuned"))
+    with_ood = bool(run.recipe.ood)
+    of_tuned = run.predict(inputs.open(tuned), "tuned", with_ood=with_ood)
+    yardstick = Yardstick(run.predict(head, "base", with_ood=with_ood), of_tuned)
     points = []
     bar = tqdm(run.recipe.points(), desc=f"seed {run.seed}", unit="point", disable=None, leave=False)
     for method, size in bar:
@@ -89,9 +99,9 @@ def run_seed(run: ExtractionRun) -> ExtractionSeed:
         points.append(find_or_read(file, ExtractedPoint, find))
     whole = Checkpoint.open(tuned)
     n_bytes = sum(whole.spec(name).n_bytes for name in whole.parameters)
-    base, of_tuned = (yardstick.measure(item) for item in (yardstick.base, yardstick.tuned))
+    ends = [yardstick.measure(item) for item in (yardstick.base, yardstick.tuned)]
     shutil.rmtree(run.models)
-    return ExtractionSeed(run.seed, n_bytes, base, of_tuned, tuple(points))
+    return ExtractionSeed(run.seed, n_bytes, ends[0], ends[1], tuple(points))
 
 
 def _run_point(
@@ -102,5 +112,5 @@ def _run_point(
     seconds = round(time.perf_counter() - begun, 1)
     on = contextlib.nullcontext() if extracted.patch is None else apply_patch(head.model, extracted.patch)
     with on:
-        numbers = yardstick.measure(run.predict(head, method))
-    return ExtractedPoint(method, size, extracted.n_bytes, numbers, dict(extracted.found), seconds)
+        numbers = yardstick.measure(run.predict(head, method, with_ood=method in run.recipe.ood))
+    return ExtractedPoint(method, size, extracted.n_bytes, numbers, dict(extracted.found), seconds, extracted.k)

@@ -43,12 +43,14 @@ def summarize(seeds: Sequence[ExtractionSeed]) -> dict[str, dict[str, dict[str, 
 def tabulate_run(metrics: Metrics) -> TextTable:
     """Return a row per model: bytes, how many times smaller than the tuned weights, and the metrics."""
     whole = metrics["tuned"]["n_bytes"]["mean"]
+    sets = [key for key in metrics["tuned"] if "." in key]  # SET.accuracy and SET.ece
+    columns = {**_COLUMNS, **{key: key.replace(".accuracy", "").replace(".ece", " ECE") for key in sets}}
     rows = []
     for name, row in metrics.items():
         n_bytes = row["n_bytes"]["mean"] if "n_bytes" in row else None
         size = (MISSING, MISSING) if n_bytes is None else (file_size(n_bytes), f"{whole / n_bytes:,.0f}")
-        rows.append([name, *size, *(mean_cell(row.get(key)) for key in _COLUMNS)])
-    return TextTable(["model", "bytes", "times smaller", *_COLUMNS.values()], rows)
+        rows.append([name, *size, *(mean_cell(row.get(key)) for key in columns)])
+    return TextTable(["model", "bytes", "times smaller", *columns.values()], rows)
 
 
 def tabulate_methods(methods: Iterable[str]) -> TextTable:

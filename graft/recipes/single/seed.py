@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed_run import SingleRun
 from graft.recipes.timer import Timer
 from graft.results.figures import ModelFigures
-from graft.results.models import CONTROL_NAMES, graft_name, without_name
+from graft.results.models import CONTROL_NAMES, REFIT, TEACHER, graft_name, without_name
 from graft.results.seeds import Detection, Diagnosis, Reliability, SingleSeed
 from graft.train.fine_tuning import find_training, train_task
 
@@ -41,6 +42,8 @@ def run_seed(run: SingleRun) -> SingleSeed:
     timer.mark("localize")
     models = _measure_grafts(run, patches)
     timer.mark("evaluate")
+    refit = _refit(run, models)
+    timer.mark("refit")
     main = patches[run.recipe.localize.method]
     controls = _measure_controls(run, main, models)
     models |= {name: control.predictions for name, control in controls.items()}
@@ -51,7 +54,7 @@ def run_seed(run: SingleRun) -> SingleSeed:
     curve = trace_curve(run, *ends)
     timer.mark("curve")
     reports = _report(models, without)
-    for method, patch in patches.items():
+    for method, patch in (patches | refit).items():
         _save(patch, reports[graft_name(method)], run.context.patch_file(method))
     analysis, everything = run.recipe.analysis, models | without
     others = {name: item for name, item in everything.items() if name != run.main}
@@ -85,6 +88,21 @@ def _measure_grafts(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
     return models
 
 
+def _refit(run: SingleRun, models: Models) -> dict[str, Patch]:
+    """Fit the patch that the recipe asks for; add its graft, and a teacher of its own, to `models`."""
+    if run.recipe.refit is None:
+        return {}
+    teacher = run.train_teacher()
+    patch = run.fit_refit(teacher)
+    if teacher != run.tuned:
+        models[TEACHER] = run.predict(run.open(teacher))
+    head = run.open(run.recipe.base)
+    with apply_patch(head.model, patch):
+        models[graft_name(REFIT)] = run.predict(head)
+    shutil.rmtree(run.models, ignore_errors=True)
+    return {REFIT: patch}
+
+
 def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predictions]) -> dict[str, MeasuredControl]:
     """Measure the controls that the recipe asks for, in the order of `CONTROL_NAMES`."""
     asked, controls = run.recipe.analysis.controls, {}
@@ -112,8 +130,10 @@ def _measure_without(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
 
 def _report(models: Mapping[str, Predictions], without: Mapping[str, Predictions]) -> dict[str, Report]:
     base, tuned = models["base"], models["tuned"]
-    reports = {name: item.report() for name, item in models.items() if name in ("base", "tuned")}
-    reports |= {name: compare(item, base, tuned) for name, item in models.items() if name not in reports}
+    teachers = {graft_name(REFIT): models.get(TEACHER, tuned)}
+    reports = {name: item.report() for name, item in models.items() if name in ("base", "tuned", TEACHER)}
+    others = {name: item for name, item in models.items() if name not in reports}
+    reports |= {name: compare(item, base, teachers.get(name, tuned)) for name, item in others.items()}
     return reports | {name: compare_without(item, base, tuned) for name, item in without.items()}
 
 

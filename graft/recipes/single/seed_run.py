@@ -15,6 +15,7 @@ from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill, tuned_rows
 from graft.patch.skill_patch import Patch
 from graft.recipes.seed_run import SeedRun
+from graft.refit.refit import refit_skill
 from graft.results.models import graft_name
 from graft.specs.single import SingleSpec
 from graft.tasks.head import Head, open_head
@@ -72,6 +73,19 @@ class SingleRun(SeedRun):
         return localize_skill(
             self.recipe.base, self.tuned, self.task, config, score_cache=self.tables, **self.runtime.options
         )
+
+    def train_teacher(self) -> Path:
+        """Return the checkpoint that a refit is fitted to: the tuned one, or one that is trained for it."""
+        stage = self.recipe.refit
+        if stage is None or stage.train is None:
+            return self.tuned
+        return self.train(self.recipe.base, [self.task], stage.train)
+
+    def fit_refit(self, teacher: Path) -> Patch:
+        """Return the patch that is fitted to a teacher's outputs."""
+        assert self.recipe.refit is not None
+        config = dataclasses.replace(self.recipe.refit.settings, seed=self.seed)
+        return refit_skill(self.recipe.base, teacher, self.task, config, **self.runtime.options)
 
     def predict(self, head: Head) -> Predictions:
         """Predict the test split and all out-of-distribution sets."""

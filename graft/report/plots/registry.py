@@ -120,5 +120,12 @@ PLOTS = Registry(
             target=f"{_PLOTS}extraction_curves:build_plot",
             kinds=("extraction",),
         ),
+        PlotEntry(
+            name="weights",
+            help="recovered gain and calibration error of patches against their number of weights, and the number that "
+            "first reaches nine tenths of the gain",
+            target=f"{_PLOTS}weight_curves:build_plot",
+            kinds=("extraction",),
+        ),
     ],
 )

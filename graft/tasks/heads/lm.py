@@ -91,7 +91,15 @@ class LanguageModelHead(Head):
         shares = 1 / (counts[tokens.text].float() * (counts > 0).sum())  # (chunks,), alike for all tokens of a text
         counted = tokens.counted.bool()
         shares = shares.unsqueeze(1).expand_as(counted)[counted]
-        return Outputs(tokens.logits[counted], shares, int((counts > 0).sum()))
+        return Outputs(tokens.logits[counted], shares)
+
+    def with_outputs(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the texts of two tokens or more.
+
+        Raises:
+            DataError: there is none.
+        """
+        return [examples[text] for text in sorted({text for text, _ in self._chunks(examples)})]
 
     def _predict(self, examples: Sequence[Example]) -> _Tokens:
         chunks = self._chunks(examples)

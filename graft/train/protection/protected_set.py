@@ -83,9 +83,14 @@ class ProtectedSet:
         return digest.hexdigest()
 
 
+def protected_entries(base: Checkpoint, core: ProtectedSet) -> Mask:
+    """Return the coordinates that `include` less `exclude` protects, by the base's names."""
+    return unite(*((_rename(mask, base) for mask in masks) for masks in core.masks))
+
+
 def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
     """Count the entries of each tensor of a base that a core leaves free."""
-    protected = unite(*((_rename(mask, base) for mask in masks) for masks in core.masks))
+    protected = protected_entries(base, core)
     return {name: base.spec(name).numel - len(protected[name]) for name in trained}
 
 

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from graft.errors import BudgetError, ConfigError, PatchMismatchError
+from graft.localize.registry import LOCALIZATION_METHODS
+from graft.refit import support
+from graft.refit.registry import SUPPORTS
+from graft.refit.support import (
+    SupportContext,
+    choose_by_loss,
+    is_chosen_by_loss,
+    largest_gradients,
+    localization_of,
+    match_weights,
+    select_largest,
+)
+from graft.specs.refit import RefitSpec
+from graft.tensors.checkpoint import Checkpoint
+from tests.refit.conftest import K
+
+
+def test_the_support_holds_the_largest_gradients(context: SupportContext) -> None:
+    mask, gradients = largest_gradients(context), context.gradients()
+    assert len(mask) == K
+    inside = [gradients[name][torch.tensor(mask[name])].abs() for name in mask]
+    outside = [np.delete(gradient.abs().numpy(), mask[name]) for name, gradient in gradients.items()]
+    assert min(map(torch.min, inside)) >= max(part.max() for part in outside if part.size)
+
+
+def test_the_gradient_is_that_of_the_mean_loss_whatever_the_batches(
+    context: SupportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "encoder.layer.0.attention.self.value.weight"
+    (whole,) = torch.autograd.grad(
+        context.objective(context.examples), context.weights[name].requires_grad_(), retain_graph=False
+    )
+    scale = float(whole.abs().max())
+    for size in (7, 48):
+        monkeypatch.setattr(support, "BATCH_SIZE", size)
+        found = context.gradients()[name]
+        assert float((found - whole.flatten()).abs().max()) < 1e-4 * scale
+        assert len(largest_gradients(context)) == K
+
+
+def test_ties_go_by_name_then_index_and_nan_is_never_taken(base: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    names = ["encoder.layer.0.attention.output.dense.bias", "encoder.layer.1.attention.output.dense.bias"]
+    gradients = {name: torch.ones(32) for name in reversed(names)}
+    gradients[names[0]][:3] = torch.nan
+    gradients[names[1]][5] = -2
+    mask = select_largest(gradients, checkpoint, 4)
+    assert {name: mask[name].tolist() for name in mask} == {names[0]: [3, 4, 5], names[1]: [5]}
+
+
+def test_more_entries_than_there_are_is_refused_before_the_costly_part(
+    context: SupportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SupportContext, "gradients", lambda _: pytest.fail("the gradients were taken"))
+    n = sum(weight.numel() for weight in context.weights.values())
+    with pytest.raises(BudgetError, match=rf"a budget of {n + 1:,} entries, but only {n:,} in scope"):
+        choose_by_loss(dataclasses.replace(context, k=n + 1), RefitSpec())
+
+
+def test_every_method_of_localization_that_keeps_to_a_budget_is_a_support() -> None:
+    assert list(SUPPORTS) == ["gradient", *LOCALIZATION_METHODS]
+    for name in SUPPORTS:
+        config = RefitSpec(support=name)
+        assert is_chosen_by_loss(config) == (name == "gradient")
+        if name in LOCALIZATION_METHODS and name != "paper":
+            block = localization_of(config, 7)
+            assert (block.method, block.budget, block.scope) == (name, 7, "layers")
+    with pytest.raises(ConfigError, match="support 'paper' chooses its own number of entries"):
+        localization_of(RefitSpec(support="paper"), 7)
+
+
+def test_what_takes_no_gradient_is_refused_by_name(context: SupportContext) -> None:
+    model = context.objective.head.model
+    with pytest.raises(PatchMismatchError, match="'nowhere' is to be fitted, but the task's model does not have it"):
+        match_weights(model, ["nowhere"])
+    with pytest.raises(PatchMismatchError, match=r"'embeddings.position_ids' is a buffer"):
+        match_weights(model, ["embeddings.position_ids"])
