@@ -36,8 +36,8 @@ DENSITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 SETTINGS = {  # name -> densities, settings
     "refit": (DENSITIES[:2], {"values": "refit"}),
     "taylor": (DENSITIES, {"method": "taylor"}),
-    "attribution": (DENSITIES[2:4], {"method": "attribution"}),
-    "attribution, gain alone": (DENSITIES[2:4], {"method": "attribution", "keep_weight": 0.0}),
+    "attribution": (DENSITIES[2:3], {"method": "attribution"}),
+    "attribution, gain alone": (DENSITIES[2:3], {"method": "attribution", "keep_weight": 0.0}),
     "magnitude": (DENSITIES[2:], {"method": "magnitude"}),
     "random": (DENSITIES[2:], {"method": "random"}),
 }
@@ -118,12 +118,10 @@ class Seed:
 
 def summarize(seeds: list[Result]) -> Iterator[tuple[str, float | None, Result, Result]]:
     """Yield setting, density, share of the loss that is back, and cost in points: of each the mean and t-interval."""
-    # of the mean loss, since one seed may have lost little
-    lost = sum(seed["base"][1] - seed["tuned"][1] for seed in seeds) / len(seeds)
     names = [(f"{name} {at:g}", name, at) for name, (densities, _) in SETTINGS.items() for at in densities]
     for key, name, at in [*names, ("line", "the line to the base", None)]:
         if rows := [seed for seed in seeds if key in seed]:
-            shares = [(seed[key][1] - seed["tuned"][1]) / lost for seed in rows]
+            shares = [(seed[key][1] - seed["tuned"][1]) / (seed["base"][1] - seed["tuned"][1]) for seed in rows]
             costs = [100 * (seed["tuned"][0] - seed[key][0]) for seed in rows]
             yield name, at, mean_interval(shares), mean_interval(costs)
 
@@ -153,6 +151,8 @@ def draw_curves(seeds: list[Result], path: Path) -> None:
         rows = [row for row in summarize(seeds) if row[0] == name]
         for axis, column in zip(axes, (2, 3), strict=True):
             values: list[Any] = [row[column] for row in rows]
+            if not rows:
+                continue
             axis.errorbar(
                 [row[1] for row in rows],
                 [value["mean"] for value in values],

@@ -55,7 +55,8 @@ class RollbackSpec(Block):
         share: of what was lost, to come back: the mean over the restore tasks.
         tolerance: the most of the keep task's accuracy that it may cost.
         keep_weight: weight of the harm to the keep task beside the gain of the restore tasks, each measured by how far
-            its loss lies apart in base and tuned; 0 looks at the gain alone.
+            its loss lies apart in base and tuned; 0 looks at the gain alone. To the first order, at the tuned model
+            itself, the distance to its own outputs asks for nothing: "taylor" with the loss "outputs" does not see it.
         loss: what the entries are scored by: distance to the "outputs" of the base on the restore tasks' texts and of
             the tuned model on the keep task's, which needs no labels, or cross-entropy with the "labels".
         densities: shares of all parameters that are tried, of which the least that reaches the goal is taken; a single
@@ -87,7 +88,7 @@ class RollbackSpec(Block):
     budget: Count | None = None
     values: Literal["base", "refit"] = "base"
     refit: RollbackRefitSpec = field(default_factory=RollbackRefitSpec)
-    method: RollbackMethod = "attribution"
+    method: RollbackMethod = "taylor"
     scope: str = "layers"
     path: PathKind = "graft"
     points: Count = 4

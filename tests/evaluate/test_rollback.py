@@ -117,7 +117,7 @@ def test_the_patch_holds_the_base_and_reverts_to_the_tuned_model(
     provenance = load_patch(tmp_path / "back.safetensors").provenance
     assert provenance.base.name == "tuned"
     assert {key: provenance.method[key] for key in ("method", "score", "keep", "restore", "k")} == {
-        "method": "rollback", "score": "attribution", "keep": "moods", "restore": ["topics"], "k": len(patch),
+        "method": "rollback", "score": "taylor", "keep": "moods", "restore": ["topics"], "k": len(patch),
     }  # fmt: skip
     assert provenance.metrics is not None
     assert provenance.metrics["rollback"]["restore"]["topics"]["n"] == 48

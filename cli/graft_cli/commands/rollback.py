@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "--method",
     type=click.Choice(get_args(RollbackMethod)),
     help="How to choose the weights: by gain for what was lost less harm to what was learned, or without data. "
-    "[default: attribution]",
+    "[default: taylor]",
 )
 @click.option(
     "--refit",
