@@ -7,7 +7,8 @@ path from tuned towards base is the restore tasks', and the keep task's rises: t
 
 is an entry's gain for what was lost less its harm to what was learned. A gap is how far the loss lies apart in base and
 tuned, so that tasks of any scale add up. With one point, the tuned model, it is the first-order term ("taylor"), to
-which the distance to the tuned model's own outputs adds nothing; labels, or further points, see the harm. Every score of `graft.scores` and every budget of `graft localize` applies.
+which the distance to the tuned model's own outputs adds nothing; labels, or further points, see the harm. Every score
+of `graft.scores` and every budget of `graft localize` applies.
 """
 
 from __future__ import annotations

@@ -134,12 +134,12 @@ def test_labels_and_whole_scores_choose_too(base: Path, forgetful: Path, task: T
     assert roll_back(base, forgetful / "tuned", task, [topics], config).curve.points[0].share > 0
 
 
-def test_refit_values_bring_back_more_than_the_base_s(base: Path, forgetful: Path, task: Task, topics: Task) -> None:
+def test_refit_values_bring_back_what_was_lost(base: Path, forgetful: Path, task: Task, topics: Task) -> None:
     refit = RollbackSpec(budget=60, values="refit", refit=RollbackRefitSpec(epochs=6, lr=3e-2))
     found = roll_back(base, forgetful / "tuned", task, [topics], refit)
-    put_back = roll_back(base, forgetful / "tuned", task, [topics], RollbackSpec(budget=60, batch_size=64))
     point = found.curve.points[0]
-    assert point.share > put_back.curve.points[0].share + 0.2
+    assert found.curve.base["topics"] > found.curve.tuned["topics"] + 0.1
+    assert point.share > 0.4
     assert (found.curve.method, len(found.patch), point.k) == ("refit", 60, 60)
     provenance = found.patch.provenance
     assert (provenance.values, provenance.method["score"]) == ("refit", "refit")

@@ -112,18 +112,14 @@ def command(
 
     if output is None and not plan:
         _check_usage(curve, {**settings, "density": density, "with_base_values": with_base_values, "force": force})
-    if refit and settings["method"]:
-        raise click.UsageError("--refit takes the largest gradients of its loss: leave out --method")
     keep = options.load_task(keep_file, seed)
     restore = [options.load_task(path, seed) for path in restore_files]
     claim = None
     if output is not None:
         files = options.files_of((keep_file, keep), *zip(restore_files, restore, strict=True))
         claim = claim_output(output, is_folder=False, force=force, inputs=(*local_paths(base, tuned), *files))
-    block = {key: value for key, value in settings.items() if value is not None}
-    block |= {} if density is None else {"densities": [density]}
-    block |= {"values": "refit"} if refit else {}
-    config = read_config(RollbackSpec, override({**block, "seed": keep.spec.seed}, assignments), "command line")
+    block = {**_block(settings, density, refit), "seed": keep.spec.seed}
+    config = read_config(RollbackSpec, override(block, assignments), "command line")
     if plan:
         planned = plan_rollback(tuned, [keep, *restore], config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
@@ -136,6 +132,15 @@ def command(
     found = roll_back(base, tuned, keep, restore, config, runtime=runtime, **more)
     lines = ["", *_curve_lines(found.curve), ""]
     save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
+
+
+def _block(settings: Mapping[str, object], density: float | None, refit: bool) -> dict[str, object]:
+    """Return the settings that were given as a rollback block."""
+    if refit and settings["method"]:
+        raise click.UsageError("--refit takes the largest gradients of its loss: leave out --method")
+    block = {key: value for key, value in settings.items() if value is not None}
+    block |= {} if density is None else {"densities": [density]}
+    return block | ({"values": "refit"} if refit else {})
 
 
 def _check_usage(curve: bool, patch_options: Mapping[str, object]) -> None:
