@@ -63,6 +63,11 @@ class Ability(ABC):
     def _split(self) -> tuple[list[Example], list[Example]]:
         """Return the examples that score, and those that measure."""
 
+    @property
+    def texts(self) -> Sequence[Example] | None:
+        """The texts that values are refit on; None for the task's whole training split."""
+        return None
+
     def on(self, head: Head) -> Head:
         """Return the task's own head over a loaded model."""
         return head if head.task == self.task.spec else share_model(head, self.task.spec)
@@ -124,6 +129,11 @@ class RefusalAbility(Ability):
         if not self.task.spec.head.entry.has_labels:
             raise DataError(f"task {self.task.spec.name!r}: a language model refuses nothing; auroc needs labels")
         return _halve(self.task, self.task.outside_examples(), "rows with label -1, in validation or an ood set,")
+
+    @property
+    def texts(self) -> Sequence[Example]:
+        """The rows outside that score."""
+        return self.scored
 
     def measure(self, head: Head, batch_size: int) -> float:
         """Return the AUROC of the largest probability: validation's rows against those outside."""

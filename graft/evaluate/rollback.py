@@ -17,6 +17,7 @@ from graft.errors import ConfigError, DataError
 from graft.evaluate.abilities import Ability, AccuracyAbility, Reading
 from graft.evaluate.registry import RESTORABLE
 from graft.evaluate.rollback_curve import RollbackCurve, RollbackPoint
+from graft.evaluate.rollback_values import BothOutputs, PutBack, Refit, Values
 from graft.files.location import locate
 from graft.localize.rollback import Rollback, open_reversed
 from graft.parallel.launch import find_ranks
@@ -71,7 +72,7 @@ def roll_back(
         MismatchError, PatchMismatchError, CheckpointError, ConfigError: an input is refused; it says why.
     """
     config, located = config or RollbackSpec(), locate(base)
-    trial = _start_trial(base, tuned, keep, restore, config, runtime)
+    trial = start_trial(base, tuned, keep, restore, config, runtime)
     curve = trial.search(whole=whole_curve)
     chosen = curve.require()
     names = [task.spec.name for task in restore]
@@ -79,7 +80,7 @@ def roll_back(
     metrics = {"rollback": curve.describe(chosen)}
     mask = trial.masks[chosen.k]
     patch = trial.rollback.cut(mask, locate(tuned), method, keep.describe(), metrics, with_base_values=with_base_values)
-    return RolledBack(patch, curve)
+    return RolledBack(trial.values.finish(patch, chosen.k), curve)
 
 
 @checked
@@ -93,20 +94,26 @@ def trace_rollback(
     runtime: Runtime = DEFAULT,
 ) -> RollbackCurve:
     """Measure the whole curve of a rollback without making a patch; arguments and errors are those of `roll_back`."""
-    return _start_trial(base, tuned, keep, restore, config or RollbackSpec(), runtime).search(whole=True)
+    return start_trial(base, tuned, keep, restore, config or RollbackSpec(), runtime).search(whole=True)
 
 
-def _start_trial(
-    base: str | Path, tuned: str | Path, keep: Task, restore: Sequence[Task], config: RollbackSpec, runtime: Runtime
-) -> _Trial:
-    _refuse_unsuited(keep, restore)
+def start_trial(
+    base: str | Path,
+    tuned: str | Path,
+    keep: Task,
+    restore: Sequence[Task],
+    config: RollbackSpec,
+    runtime: Runtime = DEFAULT,
+) -> Trial:
+    """Measure base and tuned, and return the tuned model at hand; arguments and errors are those of `roll_back`."""
+    _refuse_unsuited(keep, restore, config)
     path = locate(base).path
     rollback = Rollback(open_reversed(path, locate(tuned).path), config)
     rollback.budgets()  # refuses before the costly part
-    return _Trial.start(rollback, path, keep, restore, config, runtime)
+    return Trial.start(rollback, path, keep, restore, config, runtime)
 
 
-def _refuse_unsuited(keep: Task, restore: Sequence[Task]) -> None:
+def _refuse_unsuited(keep: Task, restore: Sequence[Task], config: RollbackSpec) -> None:
     if not find_ranks().is_single:
         raise ConfigError("rollback runs in one process: start it without a launcher")
     names = [task.spec.name for task in restore]
@@ -118,10 +125,18 @@ def _refuse_unsuited(keep: Task, restore: Sequence[Task]) -> None:
                 f"task {task.spec.name!r}: a {task.spec.head.kind} head is a layer that base and tuned do not share, "
                 "so that what was lost cannot be measured: use a head without a layer of its own, such as similarity"
             )
+        if config.is_refit and not task.spec.head.entry.has_labels:
+            raise ConfigError(f"task {task.spec.name!r}: a rollback refits no language model: leave out --refit")
 
 
-class _Trial:
-    """The tuned model at hand, put back at more or fewer entries and measured."""
+class Trial:
+    """The tuned model at hand, put back at more or fewer entries and measured.
+
+    Attributes:
+        head: the keep task's, over the tuned model.
+        values: `values.written(k)` lets the model hold a rollback of k entries.
+        budgets: the numbers of entries to try, ascending.
+    """
 
     def __init__(
         self,
@@ -131,6 +146,7 @@ class _Trial:
         restore: Sequence[Ability],
         readings: tuple[Sequence[Reading], Sequence[Reading]],
         config: RollbackSpec,
+        outputs: BothOutputs | None = None,
     ) -> None:
         self.rollback, self.head, self.config = rollback, head, config
         self.keep, self.restore = keep, restore
@@ -138,13 +154,12 @@ class _Trial:
         self.budgets = rollback.budgets()
         self.masks: dict[int, Mask] = {}
         self.points: dict[int, RollbackPoint] = {}
-        terms = [LossTerm(*item) for item in self._terms()]
-        self.path = WeightedPath(terms, rollback.pair, rollback.names, batch_size=config.batch_size, seed=config.seed)
+        self.values = self._put_back() if outputs is None else self._refit(outputs)
 
     @classmethod
     def start(
         cls, rollback: Rollback, base: Path, keep: Task, restore: Sequence[Task], config: RollbackSpec, runtime: Runtime
-    ) -> _Trial:
+    ) -> Trial:
         """Measure the base, then the tuned model, one at a time in memory."""
         by_outputs = config.loss == "outputs"
         kind: Callable[..., Ability] = RESTORABLE[config.restore_metric].load()
@@ -156,11 +171,15 @@ class _Trial:
         def read(head: Head) -> list[Reading]:
             return [ability.read(head, config.batch_size) for ability in abilities]
 
-        of_base = read(open_head(base, keep.spec, runtime))  # and that model is gone
+        outputs = BothOutputs(abilities, config) if config.is_refit else None
+        of_base = read(before := open_head(base, keep.spec, runtime))
+        if outputs is not None:
+            outputs.record_base(before)
+        del before
         of_tuned = read(head := open_head(rollback.pair.base.path, keep.spec, runtime))
-        for ability, before, after in list(zip(abilities, of_base, of_tuned, strict=True))[1:]:
-            _refuse_not_lost(ability, before, after)
-        return cls(rollback, head, abilities[0], abilities[1:], (of_base, of_tuned), config)
+        for item in list(zip(abilities, of_base, of_tuned, strict=True))[1:]:
+            _refuse_not_lost(*item)
+        return cls(rollback, head, abilities[0], abilities[1:], (of_base, of_tuned), config, outputs)
 
     def search(self, *, whole: bool) -> RollbackCurve:
         """Measure budgets in ascending order, and between the last that fails and the first that does not."""
@@ -180,12 +199,9 @@ class _Trial:
     def try_budget(self, k: int) -> bool:
         """Choose k entries and measure; return whether the goal is reached."""
         if k not in self.points:
-            mask = self.masks[k] = self.rollback.choose(k, self.path)
-            self.path.move_to_graft(mask)
-            try:
+            with self.values.written(k) as mask:
                 keep, *restored = (item.measure(self.head, self.config.batch_size) for item in self._abilities)
-            finally:
-                self.path.return_to_base()
+            self.masks[k] = mask
             self.points[k] = self._point(len(mask), keep, restored)
         return self.points[k].meets(self.config.share, self.config.tolerance)
 
@@ -195,7 +211,7 @@ class _Trial:
         names = [item.task.spec.name for item in self.restore]
         of_base, of_tuned = ([reading.value for reading in readings] for readings in (self.base, self.tuned))
         return RollbackCurve(
-            self.config.method, self.config.restore_metric, self.config.share, self.config.tolerance,
+            self.config.chooser, self.config.restore_metric, self.config.share, self.config.tolerance,
             self.keep.task.spec.name, len(self.keep.measured), of_base[0], of_tuned[0],
             dict(zip(names, of_base[1:], strict=True)), dict(zip(names, of_tuned[1:], strict=True)),
             {name: len(item.measured) for name, item in zip(names, self.restore, strict=True)},
@@ -205,6 +221,16 @@ class _Trial:
     @property
     def _abilities(self) -> list[Ability]:
         return [self.keep, *self.restore]
+
+    def _put_back(self) -> Values:
+        config, rollback = self.config, self.rollback
+        terms = [LossTerm(*item) for item in self._terms()]
+        path = WeightedPath(terms, rollback.pair, rollback.names, batch_size=config.batch_size, seed=config.seed)
+        return PutBack(rollback, path)
+
+    def _refit(self, outputs: BothOutputs) -> Values:
+        fitting = self.config.refit.at(self.config.seed)
+        return Refit(self.rollback, outputs.objective(self.head), outputs.data, fitting)
 
     def _terms(self) -> list[tuple[Head, Sequence[Any], float, bool]]:
         """Return the terms of the loss: each restore task's over its gap, and the keep task's over its own."""

@@ -6,7 +6,9 @@ path from tuned towards base is the restore tasks', and the keep task's rises: t
     score_i = -delta_i * (mean gradient of  sum_r L_r / gap_r  +  keep_weight * L_keep / gap_keep)_i,
 
 is an entry's gain for what was lost less its harm to what was learned. A gap is how far the loss lies apart in base and
-tuned, so that tasks of any scale add up. Every score of `graft.scores` and every budget of `graft localize` applies.
+tuned, so that tasks of any scale add up. With one point, the tuned model, it is the first-order term ("taylor"), to
+which the distance to the tuned model's own outputs adds nothing; labels, or further points, see the harm. Every score
+of `graft.scores` and every budget of `graft localize` applies.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import Any
 from graft.files.location import Located
 from graft.localize.budget import allocate, resolve_budget
 from graft.localize.changes import Changes
-from graft.localize.context import LocalizationContext
-from graft.localize.localization import choose_entries, describe_checkpoint
+from graft.localize.context import LocalizationContext, ScoreCache
+from graft.localize.localization import describe_checkpoint
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.scores.weighted_path import WeightedPath
@@ -67,6 +69,7 @@ class Rollback:
         self.names = pair.names_in(Scope(config.scope))
         self._config = config
         self._changes = Changes(pair, self.names)
+        self._scores: ScoreCache = {}
 
     def budgets(self) -> list[int]:
         """Return the numbers of entries to try, ascending.
@@ -85,10 +88,14 @@ class Rollback:
     def choose(self, k: int, path: WeightedPath | None) -> Mask:
         """Choose k entries; the path's model is the tuned one before and after.
 
+        Scores that do not follow the graft of k entries are computed once, for the largest number that is tried.
+
         Raises:
             BudgetError: fewer than k entries differ.
         """
-        return choose_entries(LocalizationContext(self._changes, k, self._config.at(k), path))
+        scored = k if self._config.follows_graft else max(k, *self.budgets())
+        context = LocalizationContext(self._changes, scored, self._config.at(scored), path, score_cache=self._scores)
+        return context.score(self._config.method).select(allocate(k, self._changes.counts, "global"))
 
     def cut(
         self,
@@ -110,7 +117,7 @@ class Rollback:
             metrics: what was measured.
             with_base_values: store the tuned model's values too, for exact undo of a merged checkpoint.
         """
-        settings: dict[str, Any] = {**to_plain(self._config), "score": self._config.method, "method": "rollback"}
+        settings: dict[str, Any] = {**to_plain(self._config), "score": self._config.chooser, "method": "rollback"}
         provenance = describe_checkpoint(
             tuned, self.pair.base, Scope(self._config.scope), {**settings, **method, "k": len(mask)}, task
         )

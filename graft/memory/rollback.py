@@ -12,6 +12,7 @@ from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
+from graft.memory.refit import ENTRY
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
@@ -49,6 +50,12 @@ def plan_rollback(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             unknown or max(activations, key=lambda item: item.bytes or 0),
         ]
+    if config.is_refit:
+        parts += [
+            Allocation("a gradient per weight in scope", 4 * sum(sizes), "host"),
+            Allocation("entries and their optimizer", ENTRY * k, "host"),
+        ]
+        return MemoryPlan.of(find_device(runtime.device), parts)
     localize = config.at(k)
     searched = replace(config.candidates, micro_batches=config.candidates.micro_batches * len(tasks))
     return MemoryPlan.of(

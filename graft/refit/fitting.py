@@ -24,6 +24,7 @@ from graft.errors import TrainingError
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
 from graft.refit.measured import Measured, measure, measure_teacher
+from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.scores.candidates import CandidateSum
 from graft.scores.gradients import backpropagate, capture_gradients
@@ -69,7 +70,7 @@ class Fit:
     tuned: Measured | None
 
 
-def fit_values(objective: Objective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
+def fit_values(objective: Objective | MixedObjective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
     """Fit the values of entries to an objective; the entries and, in its dtype, the model hold the kept ones then.
 
     Args:
@@ -111,7 +112,13 @@ class Fitting:
         config: the refit block.
     """
 
-    def __init__(self, objective: Objective, entries: Entries, examples: Sequence[Example], config: RefitSpec) -> None:
+    def __init__(
+        self,
+        objective: Objective | MixedObjective,
+        entries: Entries,
+        examples: Sequence[Example],
+        config: RefitSpec,
+    ) -> None:
         self.objective, self.entries, self.examples, self.config = objective, entries, examples, config
         self._rate = config.rate_of(len(entries))
         self.n_steps = config.epochs * -(-len(examples) // config.batch_size)

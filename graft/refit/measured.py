@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective, divergences
 from graft.refit.teacher import RecordedTeacher, Teacher
 from graft.specs.refit import Criterion
@@ -36,8 +37,13 @@ class Measured:
         return math.inf if math.isnan(value) else value
 
 
-def measure(objective: Objective, examples: Sequence[Example]) -> Measured:
-    """Measure a student, in evaluation mode and without gradients; every example has the same weight."""
+def measure(objective: Objective | MixedObjective, examples: Sequence[Example]) -> Measured:
+    """Measure a student, in evaluation mode and without gradients; every example has the same weight.
+
+    Of a mixture the KL is the weighted sum of its parts'.
+    """
+    if isinstance(objective, MixedObjective):
+        return Measured(objective.measure(examples, BATCH_SIZE))
     if objective.head.predicts_tokens:
         return _measure_tokens(objective, examples)
     logits = objective.head.predict(examples, batch_size=BATCH_SIZE, label="validation")
@@ -45,8 +51,8 @@ def measure(objective: Objective, examples: Sequence[Example]) -> Measured:
     return measure_logits(logits, kl, examples)
 
 
-def measure_teacher(teacher: Teacher, examples: Sequence[Example]) -> Measured | None:
-    """Measure a teacher whose outputs were recorded; None for one that predicts tokens."""
+def measure_teacher(teacher: Teacher | None, examples: Sequence[Example]) -> Measured | None:
+    """Measure a teacher whose outputs were recorded; None for one that predicts tokens, or for none."""
     return measure_logits(teacher.logits(examples), 0.0, examples) if isinstance(teacher, RecordedTeacher) else None
 
 

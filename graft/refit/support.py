@@ -13,6 +13,7 @@ from graft.localize.registry import LocalizationMethod
 from graft.parallel.sharded import is_sharded
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
+from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.refit.registry import SUPPORTS, Support
 from graft.scores.gradients import DenseSum, Gradients, MicroBatch, split_examples, stream_gradients
@@ -37,7 +38,7 @@ class SupportContext:
         k: how many entries.
     """
 
-    objective: Objective
+    objective: Objective | MixedObjective
     base: Checkpoint
     weights: Mapping[str, torch.Tensor]
     examples: Sequence[Example]

@@ -41,6 +41,11 @@ def test_rollback_apply_and_undo(lost: Path, shelf: Path, tmp_path: Path, cli: C
     assert changed == 200
     assert not all(same_bits(before.read(name), after.read(name)) for name in before.names)
     assert cli(*asked, "--budget", 200, "-o", out).code == 1  # it exists
+    fitted = tmp_path / "refit.safetensors"
+    found = json.loads(cli(*asked, "--refit", "--set", "refit.epochs=1", "--budget", 50, "-o", fitted, "--json").out)
+    assert (found["k"], found["curve"]["method"]) == (50, "refit")
+    assert load_patch(fitted).provenance.values == "refit"
+    assert cli(*asked, "--refit", "--method", "taylor", "--curve").code == 2
 
 
 def test_the_curve_needs_no_output_and_wrong_usage_is_told(lost: Path, shelf: Path, cli: Cli) -> None:
@@ -65,3 +70,5 @@ def test_the_plan_reads_no_weights(lost: Path, shelf: Path, cli: Cli) -> None:
     assert parts["weights"] == 4 * Checkpoint.open(lost / "further").n_parameters
     assert {"largest gradient", "candidates"} <= parts.keys()
     assert "largest gradient" not in {part["what"] for part in drawn["parts"]}
+    fitted = json.loads(cli(*asked, "--refit").out)
+    assert {"largest gradient", "entries and their optimizer"} <= {part["what"] for part in fitted["parts"]}

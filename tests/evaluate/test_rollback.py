@@ -10,16 +10,18 @@ from graft.errors import BudgetError, ConfigError, DataError
 from graft.evaluate.abilities import RefusalAbility
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.registry import RESTORABLE, RestorableEntry
-from graft.evaluate.rollback import RolledBack, roll_back, trace_rollback
+from graft.evaluate.rollback import RolledBack, roll_back, start_trial, trace_rollback
 from graft.evaluate.rollback_curve import RollbackCurve, RollbackPoint
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
-from graft.specs.rollback import RollbackSpec
+from graft.specs.rollback import RollbackRefitSpec, RollbackSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
+from graft.tensors.hashing import digest_of
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import train_task
 from tests.models import FILMS, MEALS, toy_rows, write_rows, write_yaml
@@ -115,7 +117,7 @@ def test_the_patch_holds_the_base_and_reverts_to_the_tuned_model(
     provenance = load_patch(tmp_path / "back.safetensors").provenance
     assert provenance.base.name == "tuned"
     assert {key: provenance.method[key] for key in ("method", "score", "keep", "restore", "k")} == {
-        "method": "rollback", "score": "attribution", "keep": "moods", "restore": ["topics"], "k": len(patch),
+        "method": "rollback", "score": "taylor", "keep": "moods", "restore": ["topics"], "k": len(patch),
     }  # fmt: skip
     assert provenance.metrics is not None
     assert provenance.metrics["rollback"]["restore"]["topics"]["n"] == 48
@@ -130,6 +132,48 @@ def test_a_budget_is_exact_by_every_method(method: str, base: Path, forgetful: P
 def test_labels_and_whole_scores_choose_too(base: Path, forgetful: Path, task: Task, topics: Task) -> None:
     config = RollbackSpec(budget=300, loss="labels", class_debias=True, exact_scores=True, points=2, batch_size=64)
     assert roll_back(base, forgetful / "tuned", task, [topics], config).curve.points[0].share > 0
+
+
+def test_refit_values_bring_back_what_was_lost(base: Path, forgetful: Path, task: Task, topics: Task) -> None:
+    refit = RollbackSpec(budget=60, values="refit", refit=RollbackRefitSpec(epochs=6, lr=3e-2))
+    found = roll_back(base, forgetful / "tuned", task, [topics], refit)
+    point = found.curve.points[0]
+    assert found.curve.base["topics"] > found.curve.tuned["topics"] + 0.1
+    assert point.share > 0.4
+    assert (found.curve.method, len(found.patch), point.k) == ("refit", 60, 60)
+    provenance = found.patch.provenance
+    assert (provenance.values, provenance.method["score"]) == ("refit", "refit")
+    assert provenance.refit["teacher"] == digest_of(Checkpoint.open(base))
+    assert provenance.refit["kept"]["epoch"] > 0
+    tuned = forgetful / "tuned"
+    measured = evaluate_task(tuned, validated(topics), patches=(found.patch,))["accuracy"]
+    assert measured == pytest.approx(point.restore["topics"])
+
+
+def test_a_trial_s_model_is_the_tuned_one_between_budgets(
+    base: Path, forgetful: Path, task: Task, topics: Task
+) -> None:
+    config = RollbackSpec(values="refit", refit=RollbackRefitSpec(epochs=1), densities=(1e-3, 1e-2))
+    trial = start_trial(base, forgetful / "tuned", task, [topics], config)
+    before = {name: tensor.clone() for name, tensor in trial.head.model.state_dict().items()}
+    for k in trial.budgets:
+        with trial.values.written(k) as mask:
+            assert len(mask) == k
+        after = trial.head.model.state_dict()
+        assert all(same_bits(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("method", ["taylor", "random", "magnitude"])
+def test_scores_that_do_not_follow_the_graft_are_shared_by_all_budgets(
+    method: str, base: Path, forgetful: Path, task: Task, topics: Task
+) -> None:
+    both = RollbackSpec(densities=(1e-3, 1e-2), method=method, exact_scores=True)  # type: ignore[arg-type]
+    trial = start_trial(base, forgetful / "tuned", task, [topics], both)
+    masks = {k: trial.rollback.choose(k, trial.values.path) for k in trial.budgets}  # type: ignore[attr-defined]
+    small, large = masks.values()
+    assert len(small | large) == len(large)
+    alone = dataclasses.replace(both, densities=(1e-3,))
+    assert roll_back(base, forgetful / "tuned", task, [topics], alone).patch.mask == small
 
 
 @pytest.mark.parametrize("metric", ["nll", "ece"])
@@ -165,6 +209,9 @@ def test_what_cannot_be_rolled_back_is_refused(base: Path, tuned: Path, task: Ta
         roll_back(base, base, task, [topics], QUICK)
     with pytest.raises(BudgetError, match="only"):
         roll_back(tuned, base, topics, [task], RollbackSpec(scope="all", budget=10**9))
+    lm = Task.load(task.folder / "task.yaml", ("head={kind: lm}", "labels=[]", "ood={}"))
+    with pytest.raises(ConfigError, match="refits no language model"):
+        roll_back(base, tuned, lm, [task], RollbackSpec(values="refit"))
     classifier = Task.load(task.folder / "task.yaml", ("head={kind: classifier}",))
     with pytest.raises(ConfigError, match="a classifier head is a layer"):
         roll_back(base, tuned, classifier, [classifier], QUICK)

@@ -51,9 +51,13 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     type=click.Choice(get_args(RollbackMethod)),
-    default="attribution",
-    show_default=True,
-    help="How to choose the weights: by gain for what was lost less harm to what was learned, or without data.",
+    help="How to choose the weights: by gain for what was lost less harm to what was learned, or without data. "
+    "[default: taylor]",
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Fit the values of the weights to both models' outputs, in place of the base's; no labels are needed.",
 )
 @click.option(
     "--curve",
@@ -77,6 +81,7 @@ def command(
     keep_file: Path,
     restore_files: tuple[Path, ...],
     density: float | None,
+    refit: bool,
     curve: bool,
     seed: int | None,
     assignments: tuple[str, ...],
@@ -113,9 +118,8 @@ def command(
     if output is not None:
         files = options.files_of((keep_file, keep), *zip(restore_files, restore, strict=True))
         claim = claim_output(output, is_folder=False, force=force, inputs=(*local_paths(base, tuned), *files))
-    block = {key: value for key, value in settings.items() if value is not None}
-    block |= {} if density is None else {"densities": [density]}
-    config = read_config(RollbackSpec, override({**block, "seed": keep.spec.seed}, assignments), "command line")
+    block = {**_block(settings, density, refit), "seed": keep.spec.seed}
+    config = read_config(RollbackSpec, override(block, assignments), "command line")
     if plan:
         planned = plan_rollback(tuned, [keep, *restore], config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
@@ -128,6 +132,15 @@ def command(
     found = roll_back(base, tuned, keep, restore, config, runtime=runtime, **more)
     lines = ["", *_curve_lines(found.curve), ""]
     save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
+
+
+def _block(settings: Mapping[str, object], density: float | None, refit: bool) -> dict[str, object]:
+    """Return the settings that were given as a rollback block."""
+    if refit and settings["method"]:
+        raise click.UsageError("--refit takes the largest gradients of its loss: leave out --method")
+    block = {key: value for key, value in settings.items() if value is not None}
+    block |= {} if density is None else {"densities": [density]}
+    return block | ({"values": "refit"} if refit else {})
 
 
 def _check_usage(curve: bool, patch_options: Mapping[str, object]) -> None:
