@@ -55,6 +55,7 @@ def list_rows(summary: Mapping[str, Any], names: Iterable[str], figure: str) -> 
 def answer_single(summary: Mapping[str, Any]) -> str:
     """Compare base, tuned model and the main graft, the first one of the table, with the random one."""
     names = [name for name in summary if name.startswith("graft (")]
+    names.sort(key=lambda name: name != "graft (refit)")  # where there is a refit, it is the main graft
     accuracy = list_rows(summary, ("base", "tuned", names[0]), "accuracy")
     gain = list_rows(summary, dict.fromkeys((names[0], "graft (random)")), "recovered_gain")
     return f"accuracy: {accuracy}; gain recovered: {gain}"
