@@ -19,8 +19,8 @@ REFERENCES = ("base", "tuned", "graft")  # rows of a run of several tasks that a
 MADE_OF_OTHERS = {
     "overlap": "`graft overlap` of the patches that trec, sst2, sms_spam, subj, mpqa and topics left (three seeds "
     "each), and its map; the diagonal is one task over seeds",
-    "rollback": "`examples/rollback.py`: sentiment brought back into an encoder that lost it to another task, by refit and put-back "
-    "values",
+    "rollback": "`examples/rollback.py`: sentiment brought back into an encoder that lost it to another task, by refit "
+    "and by put-back values",
     "overview": "`graft report` of the ten runs on single tasks: accuracy and ECE of the graft against its controls",
 }
 HEAD = """\
