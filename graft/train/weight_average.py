@@ -6,6 +6,7 @@ Polyak averaging (Polyak and Juditsky 1992); of neural networks' weights arXiv 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -47,14 +48,14 @@ class WeightAverage:
             else:
                 assign(weight, free, values)
 
-    def state_dict(self, ranks: Ranks) -> dict[str, object]:
+    def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Return the state that an interrupted training needs to go on; collective."""
         return {"means": [gather_whole(mean, ranks) for mean in self._means], "n": self._n}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
-        means, self._n = state["means"], state["n"]  # type: ignore[assignment]
-        for mean, saved in zip(self._means, means, strict=True):  # type: ignore[call-overload]
+        self._n = state["n"]
+        for mean, saved in zip(self._means, state["means"], strict=True):
             mean.copy_(spread_like(saved, mean))
 
 

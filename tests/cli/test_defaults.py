@@ -118,6 +118,11 @@ def test_few_weights_may_be_set_in_part(
     assert [config.scope for config in seen] == ["layers", "all"][: len(tasks)]
 
 
+def test_a_key_of_the_first_training_asks_for_it(base: Path, task_file: Path, cli: Cli) -> None:
+    asked = ["train", base, "--task", task_file, "--localizable", "--set", "localizable.proximal_epochs=1", "--plan"]
+    assert json.loads(cli(*asked, "--json").out)["trainings"] == 2
+
+
 def test_a_block_that_chose_how_few_weights_are_found_keeps_its_way(
     base: Path, task_file: Path, tmp_path: Path, cli: Cli
 ) -> None:

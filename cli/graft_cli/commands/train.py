@@ -157,7 +157,8 @@ def _read_config(
     plainly = changes or more.keys() - {"localizable"} or not all(map(_is_localizable, assignments))
     block = to_plain(once_told(task.spec.train) if plainly else task.spec.train)
     if "localizable" in more and "localizable" not in block:
-        block["localizable"] = {"support": "gradient"}
+        pulls = any(item.startswith("localizable.proximal_") for item in assignments)
+        block["localizable"] = {} if pulls else {"support": "gradient"}
     for key, fields in more.items():
         changes[key] = {**block.get(key, {}), **{name: value for name, value in fields.items() if value is not None}}
     return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
