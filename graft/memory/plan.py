@@ -65,11 +65,6 @@ class MemoryPlan:
         return sum(part.bytes or 0 for part in self.parts if part.place == place)
 
     @property
-    def total_of_all(self) -> int:
-        """The bytes of all parts, wherever they are."""
-        return sum(self.total(place) for place in _PLACES)
-
-    @property
     def fits(self) -> bool:
         """True where every place that could be queried has enough."""
         return all(self.total(place) <= size for place, size in self.available.items())

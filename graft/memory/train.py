@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from graft.files.location import locate
@@ -23,9 +22,9 @@ from graft.train.localizable import check_density
 from graft.train.manifest import read_importance
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
-from graft.train.search import list_stages
 
 INDEX = 8  # bytes
+SUMMED = 4
 UPDATE_COPIES = 4  # copies of one tensor during its update
 
 
@@ -40,15 +39,10 @@ def plan_training(
 ) -> MemoryPlan:
     """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance weights is.
 
-    A search takes what the largest of its trainings does.
-
     Raises:
         CheckpointError, ConfigError, BudgetError: the training would be refused.
     """
     config = config or task.spec.train
-    if config.search is not None:  # one training after another
-        plan = partial(plan_training, base, task, protect=protect, unprotect=unprotect, runtime=runtime)
-        return max((plan(stage) for stage in list_stages(config)), key=lambda planned: planned.total_of_all)
     path = locate(base).path
     checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
     names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
@@ -58,15 +52,18 @@ def plan_training(
     saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     has_adam = config.optimizer == "adamw" or config.localizable is not None
     has_l1 = config.l1 > 0 or config.localizable is not None
+    by_gradient = config.localizable is not None and config.localizable.support == "gradient"
     protection = _Protection.of(checkpoint, names, core)
     parts = [
         allocate_weights(checkpoint, kind),
-        Allocation("gradients", sum(sizes) * kind.itemsize),
+        # a sum of gradients by which few weights are chosen is freed before any other is made
+        Allocation("gradients", sum(sizes) * max(kind.itemsize, SUMMED if by_gradient else 0)),
         Allocation("optimizer state", 2 * protection.optimized * kind.itemsize if has_adam else 0),
         Allocation(
             "update of the largest tensor", UPDATE_COPIES * max(sizes) * kind.itemsize if has_l1 or has_adam else 0
         ),
         *protection.allocations(kind.itemsize),
+        Allocation("mean of the weights", SUMMED * sum(sizes) if config.average and config.localizable is None else 0),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
     ]

@@ -13,7 +13,6 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import KINDS, Scope
 from graft.train.localizable import check_density
 from graft.train.protection.protected_set import ProtectedSet
-from graft.train.search import list_stages
 
 Asked = tuple[
     str, LocalizeSpec | None, TrainSpec
@@ -29,7 +28,7 @@ def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
     """
     checkpoint = Checkpoint.open(base)
     for key, how, training in asked:
-        check_density(checkpoint, list_stages(training)[0], ProtectedSet())
+        check_density(checkpoint, training, ProtectedSet())
         if how is None:
             continue
         k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)

@@ -22,7 +22,7 @@ from graft.specs.adapter import AdapterSpec
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import read_config, to_plain
 from graft.specs.runtime import Runtime
-from graft.specs.train import TrainSpec, without_search
+from graft.specs.train import TrainSpec, once_told
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.task import Task
@@ -99,7 +99,7 @@ class SeedRun:
     ) -> Path:
         """Train; return the checkpoint. One of the same content that was made before, for any method, is taken up."""
         config, seed = resolve_settings(tasks, train_config(tasks[0], changes or {}))
-        config = config if adapter is None else without_search(config)  # which trains plainly
+        config = config if adapter is None else once_told(config)  # which trains plainly
         core = [mask for mask in protect if len(mask)]
         path, dtype = locate(base).path, self.runtime.dtype
         if adapter is None:
@@ -151,14 +151,14 @@ def measure_examples(head: Head, examples: list[Example], batch_size: int, name:
 
 
 def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
-    """Return the task's train block with some keys replaced, which ends the search of a task without one.
+    """Return the task's train block with some keys replaced; that of a task without one is then plain training.
 
     Raises:
         ConfigError: an unknown key or a wrong type.
     """
     if not changes:
         return task.spec.train
-    return read_config(TrainSpec, {**to_plain(without_search(task.spec.train)), **changes}, f"{task.spec.name}: train")
+    return read_config(TrainSpec, {**to_plain(once_told(task.spec.train)), **changes}, f"{task.spec.name}: train")
 
 
 def with_shots(task: Task, shots: int | None) -> Task:

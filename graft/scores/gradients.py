@@ -29,6 +29,7 @@ from graft.parallel.sharded import is_sharded
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.live_weight import LiveWeight, find_owners, group_by_owner
+from graft.tensors.shards import local_of, shard_of
 
 Gradients = dict[str, torch.Tensor]  # name -> (n,) fp32 on the CPU
 
@@ -54,7 +55,8 @@ class DenseSum(GradientSink):
     """The sum of all gradients: 4 bytes per weight of host memory.
 
     Attributes:
-        sums: name -> (n,) fp32 on the CPU; zeros for a weight that no loss touches, such as a pooler's.
+        sums: name -> (n,) fp32 on the CPU; zeros for a weight that no loss touches, such as a pooler's, and in the
+            shards of others.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -62,7 +64,8 @@ class DenseSum(GradientSink):
 
     def receive(self, name: str, gradient: torch.Tensor) -> None:
         """Add it."""
-        self.sums[name].add_(gradient.float().flatten().cpu())
+        shard = shard_of(gradient)
+        shard.cut(self.sums[name].view(shard.shape)).add_(local_of(gradient).float().cpu())
 
 
 class DenseSquares(DenseSum):

@@ -30,7 +30,7 @@ class TaskSpec(Block):
         shots: examples per class drawn from train and, at the same count, from validation; all where absent. Where a
             task has no classes to balance (choices, lm), examples in all.
         seed: seed by which the shots are drawn.
-        train: how a base is fine-tuned on this task; by a short search on validation where absent.
+        train: how a base is fine-tuned on this task; where absent few weights of the layers train (`localizable`).
     """
 
     name: str

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from graft.specs.block import Block
 from graft.specs.localizable import LocalizableSpec
-from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Share
+from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Share, Within
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
-from graft.specs.search import SearchSpec
 
 Optimizer = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True)
 class TrainSpec(Block):
-    """Fine-tuning. A TASK without this block trains by `search`; one with it as the keys say.
+    """Fine-tuning. A TASK without this block trains few weights (`localizable`); one with it as the keys say.
 
     By default they are in the spirit of the published procedure: plain SGD, so that the skill is localizable.
 
@@ -28,6 +26,7 @@ class TrainSpec(Block):
         lr: learning rate of the first step.
         schedule: "linear" decay to 0 (a constant learning rate ends wherever the last noisy steps left the class
             balance, which misleads attribution), or "constant".
+        warmup: share of the steps over which the learning rate rises to `lr`.
         epochs: passes over the training examples.
         steps: optimizer steps, in place of `epochs`.
         batch_size: examples per step.
@@ -36,14 +35,15 @@ class TrainSpec(Block):
             gradient: weights whose gradient stays below it do not move, so that the skill gathers in few weights; 0 for
             none.
         clip: largest norm of the gradient.
+        dropout: train with the model's dropout.
+        average: end in the mean of the weights over the second half of the steps, which is steadier than the last
+            ones, unless `stop_at` ends the training before.
         scope: which tensors train: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regular
             expression.
         seed: seed of the order of examples and of dropout; the task's where absent.
         stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
         check_every: steps between checks of `stop_at`; only the end of each epoch where absent.
         localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
-        search: choose how few weights train by a short search on validation, in place of optimizer, lr, epochs and l1
-            above.
         record: record while training which weights matter, and leave the record beside the tuned weights.
         regularize: make moving a weight cost in proportion to how much it matters.
     """
@@ -51,18 +51,20 @@ class TrainSpec(Block):
     optimizer: Optimizer = "sgd"
     lr: Annotated[float, Above(0)] = 5e-2
     schedule: Literal["linear", "constant"] = "linear"
+    warmup: Annotated[float, Within(0, 0.9)] = 0.0
     epochs: Annotated[int, Above(0)] = 5
     steps: Annotated[int, Above(0)] | None = None
     batch_size: Annotated[int, Between(1, 2**31)] = 8
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     l1: Annotated[float, AtLeast(0)] = 0.0
     clip: Annotated[float, Above(0)] = 1.0
+    dropout: bool = True
+    average: bool = False
     scope: str = "all"
     seed: Seed | None = None
     stop_at: Share | None = None
     check_every: Count | None = None
     localizable: LocalizableSpec | None = None
-    search: SearchSpec | None = None
     record: RecordSpec | None = None
     regularize: RegularizeSpec | None = None
 
@@ -76,25 +78,18 @@ class TrainSpec(Block):
         if self.check_every is not None and self.stop_at is None:
             raise ValueError("check_every needs stop_at")
         if self.localizable is not None and (self.record is not None or self.regularize is not None):
-            raise ValueError("localizable trains in two stages: it goes with neither record nor regularize")
-        if self.search is not None:
-            self._check_search()
+            raise ValueError("localizable chooses what trains: it goes with neither record nor regularize")
         try:
             re.compile(self.scope)
         except re.error as error:
             raise ValueError(f"scope {self.scope!r} is not a regular expression ({error})") from error
 
-    def _check_search(self) -> None:
-        others = ("localizable", "record", "regularize", "steps", "stop_at")
-        if beside := [name for name in others if getattr(self, name) is not None]:
-            raise ValueError(f"search trains several times: it does not go with {' and '.join(beside)}")
-
 
 def train_unless_told() -> TrainSpec:
-    """Return how a TASK without a `train` block trains: by a search, in the layers, where `graft localize` looks."""
-    return TrainSpec(scope="layers", search=SearchSpec())
+    """Return how a TASK without a `train` block trains: few weights of the layers, where `graft localize` looks."""
+    return TrainSpec(batch_size=16, scope="layers", localizable=LocalizableSpec(support="gradient"))
 
 
-def without_search(config: TrainSpec) -> TrainSpec:
-    """Return a train block without its search; the defaults where the search is all there is."""
-    return TrainSpec() if config == train_unless_told() else dataclasses.replace(config, search=None)
+def once_told(config: TrainSpec) -> TrainSpec:
+    """Return the train block that changes apply to: plain training in place of that of a TASK without a block."""
+    return TrainSpec() if config == train_unless_told() else config

@@ -60,8 +60,8 @@ def train_adapter(
     """
     out, tasks, located = Path(out), list_tasks(task), locate(base)
     config, seed = resolve_settings(tasks, config)
-    if config.l1 or config.localizable or config.search or config.record or config.regularize or config.stop_at:
-        raise ConfigError("an adapter trains plainly: without l1, localizable, search, record, regularize and stop_at")
+    if config.l1 or config.average or config.localizable or config.record or config.regularize or config.stop_at:
+        raise ConfigError("an adapter trains plainly: without l1, average, localizable, record, regularize and stop_at")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
     head, schedule = data.heads[0], TrainingSchedule(data.sizes, config, seed)

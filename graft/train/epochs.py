@@ -32,7 +32,9 @@ def run_epochs(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> t
     """Run all epochs, or as many as it takes to reach `stop_at`; return them and the number of steps taken."""
     head, schedule = stepper.head, stepper.schedule
     torch.manual_seed(schedule.seed + head.ranks.rank)  # of dropout
-    epochs = [Epoch(*metrics) for metrics in state.load(head.model, stepper.optimizer, stepper.recorder)]
+    epochs = [
+        Epoch(*metrics) for metrics in state.load(head.model, stepper.optimizer, stepper.recorder, stepper.average)
+    ]
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=schedule.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, schedule.epochs):
@@ -46,20 +48,22 @@ def run_epochs(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> t
                 break
             if number + 1 < schedule.epochs:
                 metrics = [dataclasses.astuple(epoch) for epoch in epochs]
-                state.save(head.model, stepper.optimizer, metrics, stepper.recorder)
+                state.save(head.model, stepper.optimizer, metrics, stepper.recorder, stepper.average)
     return epochs, steps
 
 
 def train_epoch(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epoch, int]:
     """Run one epoch, or less where a check reaches `stop_at`; return it and the number of steps since the start."""
-    stepper.head.model.train()
     schedule, losses, steps = stepper.schedule, [], 0
+    stepper.head.model.train(schedule.config.dropout)
     for batch in tqdm(schedule.batches(number), desc="epoch", unit="step", disable=None, leave=False):
         examples = [data.train[batch.task][i] for i in batch.positions]
         losses.append(stepper.take(data.heads[batch.task], examples, batch.step))
         steps = batch.step + 1
         if schedule.checks_after(steps) and schedule.reaches(accuracy := _accuracy(data)):
             return Epoch(sum(losses) / len(losses), accuracy), steps
+    if steps == schedule.steps:
+        stepper.finish()
     return Epoch(sum(losses) / len(losses), _accuracy(data)), steps
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +11,30 @@ from typing import Any
 import torch
 
 from graft.arguments import checked
-from graft.errors import BudgetError, ConfigError, OutputError
+from graft.errors import ConfigError, OutputError
 from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
 from graft.files.workplaces import drop_workplace, open_workplace, refuse_unmarked, workplace_of
-from graft.localize.budget import resolve_budget
-from graft.localize.diff import diff_checkpoints, find_core
-from graft.parallel.launch import find_ranks
+from graft.localize.diff import find_core
 from graft.parallel.sharded import gather_state, is_sharded
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.specs.runtime import Runtime
-from graft.specs.search import SearchSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import Head
 from graft.tasks.loading import quiet_transformers
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.pair import CheckpointPair
 from graft.train.content import content_of_training, describe_settings, hash_content
 from graft.train.epochs import Epoch, run_epochs
+from graft.train.gradient_support import find_gradient_support
 from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.localizable import check_density, configure_proximal, configure_restart
-from graft.train.manifest import MANIFEST, find_manifest, read_importance, read_manifest, write_manifest
+from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
-from graft.train.protection.protected_set import ProtectedSet, protected_entries
+from graft.train.protection.protected_set import ProtectedSet
 from graft.train.schedule import TrainingSchedule
-from graft.train.search import Search, configure_few, configure_pulled, configure_rest, search_rate
 from graft.train.stepper import Stepper
 from graft.train.training_state import TrainingState
 
@@ -54,18 +48,11 @@ class TrainResult:
             where it was recorded.
         epochs: in order.
         steps: taken; fewer than planned where `stop_at` was reached.
-        search: by which it was chosen among several; None where it was the only one.
     """
 
     path: Path
     epochs: tuple[Epoch, ...]
     steps: int
-    search: Search | None = None
-
-    @property
-    def validation_accuracy(self) -> float:
-        """Accuracy on validation at the end, 0 to 1."""
-        return self.epochs[-1].validation_accuracy
 
 
 @checked
@@ -104,7 +91,7 @@ def train_task(
         force: replace an existing folder.
 
     Raises:
-        BudgetError: `localizable` or `search` asks for no weight, or for more than may move.
+        BudgetError: `localizable` asks for no weight, or for more than may move.
         TrainingError: the loss is not finite, or memory ran out; the last good state is kept for `resume`.
         PatchMismatchError: a region to protect does not fit the base.
         ProtectionError: a protected entry moved; checked after every epoch, before anything is written.
@@ -114,8 +101,8 @@ def train_task(
     config, seed = resolve_settings(tasks, config)
     claim = _claim(out, force, [located.path, *(file for item in tasks for file in item.files)], config)
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    inner = _Inner(base, tasks, claim.path, ProtectedSet(protect, unprotect), runtime, resume)
-    return _search(inner, config, seed, claim) if config.search else _train(inner, config, seed, claim)
+    around = _Surroundings(base, tasks, claim.path, ProtectedSet(protect, unprotect), runtime, resume)
+    return _train(around, config, seed, claim)
 
 
 def find_training(
@@ -145,8 +132,7 @@ def find_training(
     manifest = find_manifest(out, hash_content(content))
     if manifest is None:
         return None
-    search = Search.from_json(manifest["search"]) if "search" in manifest else None
-    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"], search)
+    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"])
 
 
 def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
@@ -175,8 +161,8 @@ def resolve_settings(tasks: Sequence[Task], config: TrainSpec | None) -> tuple[T
 
 
 @dataclass(frozen=True)
-class _Inner:
-    """A training's surroundings, and those of the trainings that it needs within it, in its output's workplace."""
+class _Surroundings:
+    """A training's surroundings, and those of one that it needs before it, in its output's workplace."""
 
     base: str | Path
     tasks: Sequence[Task]
@@ -185,97 +171,58 @@ class _Inner:
     runtime: Runtime
     resume: bool
 
-    def train(self, name: str, config: TrainSpec, pulled: Path | None = None) -> TrainResult:
-        """Train within, under a name; what an earlier try has finished of the same content is taken up."""
+    def train_before(self, name: str, config: TrainSpec) -> Path:
+        """Train under a name; what an earlier try has finished of the same content is taken up."""
         folder = workplace_of(self.out) / name
         given: dict[str, Any] = {"protect": self.core.include, "unprotect": self.core.exclude}
         if found := find_training(self.base, self.tasks, folder, config=config, **given, dtype=self.runtime.dtype):
-            return found
+            return found.path
         config, seed = resolve_settings(self.tasks, config)
         with open_workplace(self.out):
             claim = claim_output(folder, is_folder=True, force=True)
-            return _train(dataclasses.replace(self, out=folder), config, seed, claim, pulled)
-
-    def frozen_at(self, moved: Path) -> _Inner:
-        """Return the same from a checkpoint that was trained from the base, with what has moved in it held."""
-        pair = CheckpointPair.open(locate(self.base).path, moved)
-        held = protected_entries(pair.base, self.core) | diff_checkpoints(self.base, moved).mask
-        whole = {name: pair.tuned.spec(pair.replaced.get(name, name)) for name in (*pair.extra, *pair.replaced)}
-        return dataclasses.replace(self, base=moved, core=ProtectedSet([held | Mask.full(whole)]))
+            return _train(dataclasses.replace(self, out=folder), config, seed, claim).path
 
 
-def _train(inner: _Inner, config: TrainSpec, seed: int, claim: Claim, pulled: Path | None = None) -> TrainResult:
-    """Train once, and make the claimed folder; `pulled` is the first stage of `localizable`, where it is there."""
-    located, tasks, runtime, core, stage = locate(inner.base), inner.tasks, inner.runtime, inner.core, config
-    if config.localizable is not None:
-        core, stage = _confine(inner, config, pulled)
+def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) -> TrainResult:
+    located, tasks, runtime = locate(around.base), around.tasks, around.runtime
+    pulled = _pull(around, config)
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
+    core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
-    content = content_of_training(located.path, tasks, config, seed, runtime.dtype, inner.core.digest())
+    content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())
     staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
-    state = TrainingState(inner.out, staged, head.ranks)
+    state = TrainingState(around.out, staged, head.ranks)
     stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
-    epochs, steps = run_epochs(stepper, data, state if inner.resume else state.cleared())
+    epochs, steps = run_epochs(stepper, data, state if around.resume else state.cleared())
     manifest = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     manifest |= {"epochs": list(map(dataclasses.asdict, epochs))}
     _save(stepper, manifest, claim, hash_content(content))
-    return TrainResult(inner.out, tuple(epochs), steps)
+    return TrainResult(around.out, tuple(epochs), steps)
 
 
-def _confine(inner: _Inner, config: TrainSpec, pulled: Path | None) -> tuple[ProtectedSet, TrainSpec]:
-    """Find the weights that a first training with the L1 proximal step moves most; return the rest, and how to go on.
+def _pull(around: _Surroundings, config: TrainSpec) -> Mask | None:
+    """Find the weights that a first training with the L1 proximal step moves most, where they are found so.
 
     Its folder stays in the output's workplace until the output is there.
     """
-    assert config.localizable is not None
-    checkpoint = Checkpoint.open(locate(inner.base).path)
-    check_density(checkpoint, config, inner.core)
-    folder = pulled or inner.train("proximal", configure_proximal(config, config.localizable)).path
-    mask = find_core(inner.base, folder, config.localizable.density, config.scope)  # fewer, where fewer moved
-    others = ProtectedSet(train_only=mask, names=checkpoint.names)
-    return others, configure_restart(config, config.localizable)
+    if (few := config.localizable) is None:
+        return None
+    check_density(Checkpoint.open(locate(around.base).path), config, around.core)
+    if few.support != "pull":
+        return None
+    folder = around.train_before("proximal", configure_proximal(config, few))
+    return find_core(around.base, folder, few.density, config.scope)  # fewer, where fewer moved
 
 
-def _search(inner: _Inner, config: TrainSpec, seed: int, claim: Claim) -> TrainResult:
-    """Search for how to train, and make the folder of the last training."""
-    assert config.search is not None
-    spec, located, ranks = config.search, locate(inner.base), find_ranks()
-    check_density(Checkpoint.open(located.path), configure_few(config, spec, spec.rates[0]), inner.core)
-    base = MultiTaskData.open(located.path, inner.tasks, inner.runtime, seed).validate()
-    spec, pulled = _find_few(inner, config, spec)
-    made: dict[float, TrainResult] = {}
-
-    def train_few(rate: float) -> float:
-        made[rate] = inner.train(f"few-{rate:g}", configure_few(config, spec, rate), pulled.path)
-        return made[rate].validation_accuracy
-
-    rate = search_rate(spec, pulled.validation_accuracy, train_few)
-    rest = inner.frozen_at(made[rate].path).train("rest", configure_rest(config, spec))
-    trials = {each: result.validation_accuracy for each, result in made.items()}
-    search = Search.of(base, pulled.validation_accuracy, trials, rate, rest.validation_accuracy)
-    content = content_of_training(located.path, inner.tasks, config, seed, inner.runtime.dtype, inner.core.digest())
-    if ranks.is_first:
-        settings = {"base": located.name, "train": content["train"], "search": search.to_json()}
-        with new_folder(claim) as folder:
-            shutil.copytree(rest.path, folder, dirs_exist_ok=True)
-            write_manifest(folder, read_manifest(folder) | settings, hash_content(content))
-        drop_workplace(claim.path)
-    ranks.wait()
-    return dataclasses.replace(rest, path=claim.path, search=search)
-
-
-def _find_few(inner: _Inner, config: TrainSpec, spec: SearchSpec) -> tuple[SearchSpec, TrainResult]:
-    """Train with the L1 proximal step; where it lets fewer move than shall train, without it, and try one rate less."""
-    stage = configure_pulled(config, spec)
-    pulled, k = inner.train("pulled", stage), resolve_budget(_size(inner.base), spec.density, None)
-    with contextlib.suppress(BudgetError):  # none moved
-        if len(find_core(inner.base, pulled.path, spec.density, config.scope)) == k:
-            return spec, pulled
-    return dataclasses.replace(spec, rates=spec.rates[:1]), inner.train("moved", dataclasses.replace(stage, l1=0.0))
-
-
-def _size(base: str | Path) -> int:
-    return Checkpoint.open(locate(base).path).n_parameters
+def _confine(
+    around: _Surroundings, config: TrainSpec, data: MultiTaskData, pulled: Mask | None
+) -> tuple[ProtectedSet, TrainSpec]:
+    """Return what is held in a training, and how what is left trains: all as it says, unless only few weights train."""
+    if (few := config.localizable) is None:
+        return around.core, config
+    base = Checkpoint.open(locate(around.base).path)
+    mask = find_gradient_support(data, base, config, few.density, around.core) if pulled is None else pulled
+    return ProtectedSet(train_only=mask, names=base.names), configure_restart(config, few, len(mask))
 
 
 def _save(stepper: Stepper, manifest: dict[str, Any], claim: Claim, content_hash: str) -> None:

@@ -1,13 +1,17 @@
-"""Fine-tuning that puts the skill into few weights: the L1 proximal step finds them, then only they train.
+"""Fine-tuning that puts the skill into few weights: k of them are found, then only they train, from the base.
 
-1. Fine-tune by SGD with the L1 proximal step towards the base (`graft.train.l1_proximal`), which leaves few
-   weights moved.
-2. Take the k largest |tuned - base|.
-3. Start again from the base and train only these k by AdamW, at a higher learning rate, without that step.
+They are found in one of two ways:
 
-The tuned model differs from the base in at most k entries, so that its patch is the whole difference and the graft is
-the tuned model. Starting again with the mask alone is what Lottery Ticket Sparse Fine-Tuning does (Ansell et al. 2022,
-arXiv 2110.07560), which finds its mask by |tuned - base| of a plain training.
+- "pull": fine-tune by SGD with the L1 proximal step towards the base (`graft.train.l1_proximal`), which leaves few
+  weights moved, and take the k largest |tuned - base|.
+- "gradient": take the k largest |gradient| of the loss at the base (`graft.train.gradient_support`), without any
+  training. What trains then is steadied: the learning rate warms up, there is no dropout, and the result is the mean
+  over the second half of the steps (`graft.train.weight_average`).
+
+The k train by AdamW, at a higher learning rate than all weights would. The tuned model differs from the base in at most
+k entries, so that its patch is the whole difference and the graft is the tuned model. Starting again with the mask
+alone is what Lottery Ticket Sparse Fine-Tuning does (Ansell et al. 2022, arXiv 2110.07560), which finds its mask by
+|tuned - base| of a plain training.
 
 Measured on sst2, 256 per class, seed 0, k = 2,271 of 22.7M, on 1,500 training rows that no seed draws: AdamW (lr 5e-5,
 3 epochs) .818 (ECE .136), a patch of its k largest |delta| recovering .01 of the gain; this way .813 (.066) and all of
@@ -27,6 +31,8 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
+WARMUP = 0.1  # share of the steps
+
 
 def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:
     """Return the train block of the training that finds the weights."""
@@ -42,11 +48,13 @@ def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> Train
     )
 
 
-def configure_restart(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:
-    """Return the train block of the training of these weights alone."""
-    return dataclasses.replace(
-        config, optimizer="adamw", lr=localizable.lr, epochs=localizable.epochs, steps=None, l1=0.0, localizable=None
-    )
+def configure_restart(config: TrainSpec, localizable: LocalizableSpec, k: int) -> TrainSpec:
+    """Return the train block of the training of these k weights alone."""
+    rate, epochs = localizable.rate_of(k), localizable.epochs
+    few = dataclasses.replace(config, optimizer="adamw", lr=rate, epochs=epochs, steps=None, l1=0.0, localizable=None)
+    if localizable.support == "pull":
+        return few
+    return dataclasses.replace(few, warmup=config.warmup or WARMUP, dropout=False, average=True)
 
 
 def check_density(base: Checkpoint, config: TrainSpec, core: ProtectedSet) -> None:

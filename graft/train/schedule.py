@@ -72,5 +72,16 @@ class TrainingSchedule:
         return self.config.stop_at is not None and accuracy >= self.config.stop_at
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step: lr, or lr * (1 - step / steps)."""
-        return self.config.lr * (1 - step / self.steps if self.config.schedule == "linear" else 1)
+        """Return the learning rate of a step: lr, or lr * (1 - step / steps); with a warm-up as it says.
+
+        With t = (step + 1/2) / steps it rises as t / warmup, and from there on falls as (1 - t) / (1 - warmup).
+        """
+        lr, warmup, linear = self.config.lr, self.config.warmup, self.config.schedule == "linear"
+        if not warmup:
+            return lr * (1 - step / self.steps if linear else 1)
+        t = (step + 0.5) / self.steps
+        return lr * min(t / warmup, (1 - t) / (1 - warmup) if linear else 1)
+
+    def averages(self, step: int) -> bool:
+        """Return whether the weights after a step are among those whose mean is the result."""
+        return self.config.average and step + 1 > self.steps / 2

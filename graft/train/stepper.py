@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import ConfigError, TrainingError
-from graft.parallel.sharded import is_sharded
+from graft.parallel.sharded import is_sharded, reshard
 from graft.parallel.supported_wrappers import refuse_copied
 from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
@@ -29,6 +29,7 @@ from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
 from graft.train.protection.region import ProtectedRegion, freeze_protected
 from graft.train.schedule import TrainingSchedule
+from graft.train.weight_average import WeightAverage
 
 _HEAD_NAMES = ("classifier", "score")  # names that transformers gives a new classification layer
 
@@ -64,6 +65,7 @@ class Stepper:
         protection: of the core regions; None without them.
         penalty: on moving important weights; None without one.
         recorder: of importance; None unless it is recorded.
+        average: of the weights over the second half of the steps; None unless it is the result.
     """
 
     head: Head
@@ -74,6 +76,7 @@ class Stepper:
     protection: Protection | None = None
     penalty: Penalty | None = None
     recorder: SynapticIntelligence | None = None
+    average: WeightAverage | None = None
 
     @classmethod
     def start(
@@ -106,7 +109,8 @@ class Stepper:
             penalty = open_penalty(head.model, checkpoint, importance, config.regularize)
         protection = _guard(head.model, optimizer, core, regions, config) if core else None
         recorder = None if config.record is None else SynapticIntelligence(head.model, checkpoint, config.record.every)
-        return cls(head, optimizer, schedule, SharedLoss(head), proximal, protection, penalty, recorder)
+        average = WeightAverage(_weights_of(optimizer), regions) if config.average else None
+        return cls(head, optimizer, schedule, SharedLoss(head), proximal, protection, penalty, recorder, average)
 
     @_advise_on_failure()
     def take(self, head: Head, batch: Sequence[Example], step: int) -> float:
@@ -124,10 +128,9 @@ class Stepper:
         learning_rate, config = self.schedule.learning_rate(step), self.schedule.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         if self.penalty is not None:
             self.penalty.before_step()
-        norm = torch.nn.utils.clip_grad_norm_(weights, config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(_weights_of(self.optimizer), config.clip)
         self.optimizer.step()
         if self.proximal is not None:
             self.proximal.step(learning_rate * config.l1, self.optimizer)
@@ -138,7 +141,15 @@ class Stepper:
         if self.recorder is not None:
             self.recorder.record(step, min(1.0, config.clip / (float(norm) + 1e-6)))  # as clip_grad_norm_ does
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None and self.schedule.averages(step):
+            self.average.add()
         return loss
+
+    def finish(self) -> None:
+        """End a training that has taken all its steps: its weights become their mean, where that is the result."""
+        if self.average is not None:
+            self.average.write()
+            reshard(self.head.model)
 
     def _backward(self, head: Head, batch: Sequence[Example]) -> float:
         loss = self.loss.backward(head, batch)
@@ -146,6 +157,10 @@ class Stepper:
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
         return value
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _guard(

@@ -16,7 +16,12 @@ def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str,
     Raises:
         MismatchError: a name is ambiguous.
     """
+    return find_owners(model, find_trainable(model, names))
+
+
+def find_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Match them to live tensors, parameters and parts of one: checkpoint name -> tensor; errors as above."""
     target = LiveTarget(model)
     target.match(names)  # refuses an ambiguous name
     matches = target.name_map.match(target.trained, names).found
-    return find_owners(model, {matches[name]: target.tensors[name] for name in target.trained if name in matches})
+    return {matches[name]: target.tensors[name] for name in target.trained if name in matches}

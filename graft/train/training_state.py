@@ -15,6 +15,7 @@ from graft.parallel.ranks import Ranks
 from graft.parallel.sharded import gather_state, gather_whole, put_state, spread_like
 from graft.train.content import Content, describe_differences
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
+from graft.train.weight_average import WeightAverage
 
 EpochMetrics = tuple[float, ...]
 _ANEW = "delete it or leave --resume out to start anew, or choose another output"
@@ -60,6 +61,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         metrics: list[EpochMetrics],
         recorder: SynapticIntelligence | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         """Replace the state by the present one; a crash while writing keeps the one before.
 
@@ -72,6 +74,7 @@ class TrainingState:
             "optimizer": self._gather_moments(optimizer),
             "figures": metrics,
             "recorder": recorder.state_dict() if recorder else None,
+            "average": average.state_dict(self.ranks) if average else None,
             "random": self.ranks.gather_objects(_random_state()),
         }
         if self.ranks.is_first:
@@ -86,9 +89,13 @@ class TrainingState:
                 raise OutputError(f"{self.folder}: cannot be written ({str(error).partition(chr(10))[0]})") from error
 
     def load(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recorder: SynapticIntelligence | None = None
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        recorder: SynapticIntelligence | None = None,
+        average: WeightAverage | None = None,
     ) -> list[EpochMetrics]:
-        """Load the state, if there is one, into model, optimizer and recorder; return the metrics of the epochs done.
+        """Load the state, if there is one, into all that is given; return the metrics of the epochs done.
 
         Raises:
             TrainingError: the state belongs to a training of another content, which is named, or is not readable.
@@ -106,6 +113,8 @@ class TrainingState:
         _load_moments(optimizer, content["optimizer"])
         if recorder is not None:
             recorder.load_state_dict(content["recorder"])
+        if average is not None:
+            average.load_state_dict(content["average"])
         if self.ranks.rank < len(content["random"]):  # more processes than before: the new ones draw by their seed
             _set_random_state(content["random"][self.ranks.rank])
         return [tuple(metrics) for metrics in content["figures"]]

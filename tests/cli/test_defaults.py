@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from graft.localize.diff import diff_checkpoints
+from graft.patch.format.reading import load_patch
+from graft.specs.localizable import LocalizableSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from graft.train import fine_tuning
 from graft.train.manifest import read_manifest
 from tests.cli.conftest import Cli
 from tests.models import write_task, write_yaml
-
-SEARCH = "search={density: 0.05, rates: [0.03], rest_lr: 1e-4, rest_epochs: 1}"
 
 
 @pytest.fixture
@@ -28,23 +30,26 @@ def untuned(tmp_path: Path) -> Path:
     return write_yaml(file, content)
 
 
-def test_a_task_without_a_train_block_is_searched(base: Path, untuned: Path, tmp_path: Path, cli: Cli) -> None:
-    out = tmp_path / "tuned"
-    made = cli("train", base, "--task", untuned, "--set", SEARCH, "-o", out)
+def test_a_task_without_a_train_block_trains_few_weights(base: Path, untuned: Path, tmp_path: Path, cli: Cli) -> None:
+    made = cli("train", base, "--task", untuned, "-o", tmp_path / "tuned", "--json")
     assert made.code == 0
-    said = ["all weights, pulled towards the base", "few weights, lr 0.03: validation", "the others, beside the few"]
-    assert all(line in made.out for line in said)
-    assert all(line in made.err for line in said[:2])  # as it goes
-    search = read_manifest(out)["search"]
-    assert [trial["lr"] for trial in search["trials"]] == [0.03]
-    made = cli("train", base, "--task", untuned, "--set", SEARCH, "-o", tmp_path / "again", "--json")
-    assert json.loads(made.out)["search"] == search
+    assert len(json.loads(made.out)["epochs"]) == 5
+    train = read_manifest(tmp_path / "tuned")["train"]
+    assert (train["localizable"]["support"], train["scope"]) == ("gradient", "layers")
+    k = int(1e-4 * Checkpoint.open(base).n_parameters + 0.5)
+    assert len(diff_checkpoints(base, tmp_path / "tuned")) == k
+    shown = cli("localize", base, tmp_path / "tuned", "--task", untuned, "-o", tmp_path / "few.safetensors", "--json")
+    assert json.loads(shown.out)["validation"]["gain"] in (1.0, None)  # the patch is the whole training
+    few = load_patch(tmp_path / "few.safetensors")
+    assert few.mask == diff_checkpoints(base, tmp_path / "tuned").mask
 
 
-def test_the_plan_says_how_many_trainings_there_may_be(base: Path, untuned: Path, task_file: Path, cli: Cli) -> None:
-    asked = ["train", base, "--task", untuned, "--set", SEARCH, "--plan"]
-    assert cli(*asked).out.endswith("a search on validation: up to 3 trainings in turn\n")
-    assert json.loads(cli(*asked, "--json").out)["trainings"] == 3
+def test_the_plan_says_how_many_trainings_there_are(base: Path, untuned: Path, task_file: Path, cli: Cli) -> None:
+    asked = ["train", base, "--task", untuned, "--plan"]
+    assert cli(*asked).out.endswith("few weights train: one training, after a backward pass over its examples\n")
+    assert json.loads(cli(*asked, "--json").out)["trainings"] == 1
+    pulled = cli(*asked, "--set", "localizable.support=pull").out
+    assert pulled.endswith("few weights train: two trainings in turn\n")
     assert "trainings" not in json.loads(cli("train", base, "--task", task_file, "--plan", "--json").out)
 
 
@@ -74,10 +79,59 @@ def test_who_sets_something_has_chosen(
 
     monkeypatch.setattr(fine_tuning, "train_task", note)
     cli("train", base, "--task", untuned, *options, "-o", tmp_path / "out")
-    assert seen[0].search is None
+    assert seen[0].localizable is None
     plain = {name: getattr(seen[0], name) for name in ("lr", "scope", "l1")}
     assert plain == {"lr": 5e-2, "scope": "all", "l1": 0.0} | expected
-    assert Task.load(untuned).spec.train.search is not None
+    assert Task.load(untuned).spec.train.localizable is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--localizable"], {"support": "gradient"}),
+        (["--localizable", "--density", "0.01"], {"support": "gradient", "density": 0.01}),
+        (["--localizable", "--set", "localizable.support=pull"], {"support": "pull"}),
+        (["--set", "localizable.lr=0.5"], {"support": "gradient", "lr": 0.5}),
+    ],
+)
+def test_few_weights_may_be_set_in_part(
+    options: list[str],
+    expected: dict[str, Any],
+    base: Path,
+    untuned: Path,
+    task_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[TrainSpec] = []
+
+    def note(*_: object, config: TrainSpec, **__: object) -> None:
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tuning, "train_task", note)
+    tasks = [untuned, task_file] if "--localizable" in options else [untuned]  # a task with a block has its scope
+    for task in tasks:
+        cli("train", base, "--task", task, *options, "-o", tmp_path / "out")
+    assert [config.localizable for config in seen] == [LocalizableSpec(**expected)] * len(tasks)
+    assert [config.scope for config in seen] == ["layers", "all"][: len(tasks)]
+
+
+def test_a_key_of_the_first_training_asks_for_it(base: Path, task_file: Path, cli: Cli) -> None:
+    asked = ["train", base, "--task", task_file, "--localizable", "--set", "localizable.proximal_epochs=1", "--plan"]
+    assert json.loads(cli(*asked, "--json").out)["trainings"] == 2
+
+
+def test_a_block_that_chose_how_few_weights_are_found_keeps_its_way(
+    base: Path, task_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    content = yaml.safe_load(task_file.read_text())
+    content["train"] = {"localizable": {"density": 0.05}}
+    content["data"] = {split: str(task_file.parent / file) for split, file in content["data"].items()}
+    own = write_yaml(tmp_path / "own.yaml", content | {"ood": {}})
+    planned = cli("train", base, "--task", own, "--localizable", "--plan", "--json")
+    assert json.loads(planned.out)["trainings"] == 2
 
 
 def test_localize_says_what_its_patch_keeps(base: Path, tuned: Path, task_file: Path, tmp_path: Path, cli: Cli) -> None:

@@ -16,6 +16,7 @@ from graft.train.fine_tuning import train_task
 from graft.train.stepper import Stepper
 
 FEW = LocalizableSpec(density=0.05, proximal_epochs=1, proximal_l1=1e-4, lr=5e-3, epochs=2)
+BY_GRADIENT = LocalizableSpec(density=0.05, support="gradient", lr=5e-3, epochs=3)
 EPOCH = 8  # steps
 _ADAMW = {
     "optimizer": "adamw",
@@ -29,8 +30,9 @@ TRAININGS: dict[str, tuple[float, dict[str, Any], int]] = {
     "most": (0.95, {**_ADAMW, "epochs": 2}, EPOCH + 3),  # few are free: the compact way where the model is whole
     "pulled": (0.5, {"l1": 1e-4, "epochs": 1}, 0),
     "localizable": (0.3, {"localizable": FEW}, 2 * EPOCH + 1),  # in the second of its trainings
+    "by gradient": (0.3, {"localizable": BY_GRADIENT}, 2 * EPOCH - 1),  # in the half whose mean is the result
 }
-BROKEN = {"ddp": ("stopped", "most", "localizable"), "fsdp": ("most", "localizable")}
+BROKEN = {"ddp": ("stopped", "most", "localizable", "by gradient"), "fsdp": ("most", "localizable", "by gradient")}
 
 
 def core_of(base: Path, share: float) -> Mask:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from graft.specs.localizable import LocalizableSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import changed_entries, count
 from tests.parallel import protected
@@ -53,19 +54,26 @@ def test_the_core_keeps_its_bits(name: str, folder: Path, out: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("name", "few"), [("localizable", protected.FEW), ("by gradient", protected.BY_GRADIENT)])
 def test_two_processes_confine_themselves_to_few_weights(
-    engine: str, folder: Path, out: Path, alone: tuple[Path, dict[str, Any]], results: Any
+    name: str,
+    few: LocalizableSpec,
+    engine: str,
+    folder: Path,
+    out: Path,
+    alone: tuple[Path, dict[str, Any]],
+    results: Any,
 ) -> None:
     one, two = (
-        changed_entries(folder / "base", alone[0] / "localizable"),
-        changed_entries(folder / "base", out / f"localizable-{engine}"),
+        changed_entries(folder / "base", alone[0] / name),
+        changed_entries(folder / "base", out / f"{name}-{engine}"),
     )
-    most = int(protected.FEW.density * Checkpoint.open(folder / "base").n_parameters + 0.5)
+    most = int(few.density * Checkpoint.open(folder / "base").n_parameters + 0.5)
     counts = [count(which) for which in (one, two)]
-    both = sum(int((one[name] & two[name]).sum()) for name in one)
+    both = sum(int((one[tensor] & two[tensor]).sum()) for tensor in one)
     assert max(counts) <= most
-    assert both > 0.99 * max(counts)  # the pull ends in the same weights but for ties and rounding
-    assert results["trainings"][engine]["localizable"] == alone[1]["localizable"]
+    assert both > 0.99 * max(counts)  # they are the same but for ties and rounding
+    assert results["trainings"][engine][name] == alone[1][name]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from graft.errors import TrainingError
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
+from graft.train import epochs
 from graft.train.fine_tuning import TrainResult, find_training, train_task
 from graft.train.manifest import MANIFEST, read_manifest
 from graft.train.stepper import Stepper
@@ -30,7 +31,7 @@ def train(base: Path, task: Task, out: Path, *, resume: bool = False, **changes:
 def accuracies(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What validation accuracy was at every look, each a little higher than the one before: .01, .02, ..."""
     seen: list[float] = []
-    monkeypatch.setattr("graft.train.epochs._accuracy", lambda *_: seen.append((len(seen) + 1) / 100) or seen[-1])
+    monkeypatch.setattr(epochs, "_accuracy", lambda *_: seen.append((len(seen) + 1) / 100) or seen[-1])
     return seen
 
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from graft.specs.runtime import Runtime
-from graft.specs.train import Optimizer
+from graft.specs.train import Optimizer, TrainSpec
 from graft_cli import options
 from graft_cli.regions import load_regions
 
 if TYPE_CHECKING:
     from graft.memory.plan import MemoryPlan
-    from graft.specs.search import SearchSpec
     from graft.train.fine_tuning import TrainResult
 
 
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--localizable",
     is_flag=True,
-    help="Train only few weights, picked by a first training with an L1 pull towards the base: the patch then holds "
-    "all that was learned.",
+    help="Train only few weights, those with the largest gradient at the base: the patch then holds all that was "
+    "learned.",
 )
 @click.option("--density", type=float, help="Share of all parameters that --localizable trains. [default: 1e-4]")
 @click.option("--protect", multiple=True, metavar="PATCH", help="Keep this region bit for bit; may be repeated.")
@@ -87,7 +86,7 @@ def command(
 ) -> None:
     """Fine-tune BASE on a task and save the tuned checkpoint as a folder.
 
-    A TASK without a train block is searched on validation: few weights train first, which the patch will hold.
+    A TASK without a train block trains as --localizable says, within the layers: the patch will hold all of it.
 
     The folder appears only when training is done; until then OUTPUT.resume holds the state after each epoch.
 
@@ -120,18 +119,18 @@ def command(
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
         planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
-        _show_plan(planned, config.search, as_json)
+        _show_plan(planned, config, as_json)
         return
     train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
     result = train(**runtime.options, resume=resume)
     _show(result, claim.path, as_json)
 
 
-def _show_plan(planned: MemoryPlan, search: SearchSpec | None, as_json: bool) -> None:
+def _show_plan(planned: MemoryPlan, config: TrainSpec, as_json: bool) -> None:
     plain, lines = planned.to_json(), planned.lines()
-    if search is not None:
-        lines.append(f"a search on validation: up to {search.trainings} trainings in turn")
-        plain["trainings"] = search.trainings
+    if (few := config.localizable) is not None:
+        how = "two trainings in turn" if few.trainings > 1 else "one training, after a backward pass over its examples"
+        plain, lines = plain | {"trainings": few.trainings}, [*lines, f"few weights train: {how}"]
     options.show(plain, as_json, lines)
 
 
@@ -140,10 +139,8 @@ def _show(result: TrainResult, output: Path, as_json: bool) -> None:
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
         for number, epoch in enumerate(result.epochs, start=1)
     ]
-    plain: dict[str, Any] = {"output": str(output), "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs]}
-    if result.search is not None:
-        plain, lines = plain | {"search": result.search.to_json()}, [*result.search.lines, *lines]
-    options.show(plain, as_json, [*lines, f"wrote {output}"])
+    epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
+    options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
 
 
 def _read_config(
@@ -151,17 +148,24 @@ def _read_config(
 ) -> Any:
     """Read the task's train block, as changed by the options, the blocks that they open, and --set.
 
-    Any change but of the search itself ends it: who sets something has chosen.
+    A TASK without one trains few weights, unless a change says how to train: who sets something has chosen.
     """
     from graft.specs.reader import override, read_config, to_plain
-    from graft.specs.train import TrainSpec, without_search
+    from graft.specs.train import once_told
 
     changes = {key: value for key, value in settings.items() if value is not None}
-    searches = not (changes or more) and all(item.startswith("search") for item in assignments)
-    block = to_plain(task.spec.train if searches else without_search(task.spec.train))
+    plainly = changes or more.keys() - {"localizable"} or not all(map(_is_localizable, assignments))
+    block = to_plain(once_told(task.spec.train) if plainly else task.spec.train)
+    if "localizable" in more and "localizable" not in block:
+        pulls = any(item.startswith("localizable.proximal_") for item in assignments)
+        block["localizable"] = {} if pulls else {"support": "gradient"}
     for key, fields in more.items():
         changes[key] = {**block.get(key, {}), **{name: value for name, value in fields.items() if value is not None}}
     return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
+
+
+def _is_localizable(assignment: str) -> bool:
+    return assignment.partition("=")[0].partition(".")[0] == "localizable"
 
 
 def _check_usage(

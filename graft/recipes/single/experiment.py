@@ -52,8 +52,6 @@ class SingleExperiment(Experiment):
                     raise ConfigError(f"{path}: {key}: {error}") from error
         changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
         task = Task.load(path.parent / recipe.task, changes)
-        if "early_stopping" in recipe.analysis.controls and task.spec.train.search is not None:
-            raise ConfigError(f"{path}: analysis.controls: early_stopping needs one training to stop, not a search")
         return cls(recipe, task)
 
     @property
