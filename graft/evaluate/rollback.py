@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from graft.arguments import checked
@@ -18,16 +17,17 @@ from graft.evaluate.abilities import Ability, AccuracyAbility, Reading
 from graft.evaluate.registry import RESTORABLE
 from graft.evaluate.rollback_curve import RollbackCurve, RollbackPoint
 from graft.evaluate.rollback_values import BothOutputs, PutBack, Refit, Values
-from graft.files.location import locate
 from graft.localize.rollback import Rollback, open_reversed
 from graft.parallel.launch import find_ranks
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.scores.weighted_path import LossTerm, WeightedPath
+from graft.sources.opening import Model, OpenModel, open_model
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class RolledBack:
 
 @checked
 def roll_back(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     keep: Task,
     restore: Sequence[Task],
     config: RollbackSpec | None = None,
@@ -58,7 +58,7 @@ def roll_back(
 
     Args:
         base: the model whose abilities are to come back; a local folder, the embedded encoder or a Hub id.
-        tuned: the fine-tuned model, to which the patch belongs.
+        tuned: the fine-tuned model, to which the patch belongs; it may be an adapter of the base too.
         keep: the task whose accuracy is to stay.
         restore: the tasks of which something was lost, at least one; all share the keep task's kind of head.
         config: what is to come back, at which price, and how entries are chosen.
@@ -71,22 +71,25 @@ def roll_back(
         DataError: a restore task lost nothing, or its data cannot be read.
         MismatchError, PatchMismatchError, CheckpointError, ConfigError: an input is refused; it says why.
     """
-    config, located = config or RollbackSpec(), locate(base)
-    trial = start_trial(base, tuned, keep, restore, config, runtime)
+    config, opened = config or RollbackSpec(), open_model(base)
+    located, opened_tuned = opened.located, open_model(tuned, base=opened)
+    trial = start_trial(opened, opened_tuned, keep, restore, config, runtime)
     curve = trial.search(whole=whole_curve)
     chosen = curve.require()
     names = [task.spec.name for task in restore]
     method = {"keep": keep.spec.name, "restore": names, "put_back": located.id or located.name}
     metrics = {"rollback": curve.describe(chosen)}
     mask = trial.masks[chosen.k]
-    patch = trial.rollback.cut(mask, locate(tuned), method, keep.describe(), metrics, with_base_values=with_base_values)
+    patch = trial.rollback.cut(
+        mask, opened_tuned.located, method, keep.describe(), metrics, with_base_values=with_base_values
+    )
     return RolledBack(trial.values.finish(patch, chosen.k), curve)
 
 
 @checked
 def trace_rollback(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     keep: Task,
     restore: Sequence[Task],
     config: RollbackSpec | None = None,
@@ -98,8 +101,8 @@ def trace_rollback(
 
 
 def start_trial(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model | OpenModel,
+    tuned: Model | OpenModel,
     keep: Task,
     restore: Sequence[Task],
     config: RollbackSpec,
@@ -107,10 +110,10 @@ def start_trial(
 ) -> Trial:
     """Measure base and tuned, and return the tuned model at hand; arguments and errors are those of `roll_back`."""
     _refuse_unsuited(keep, restore, config)
-    path = locate(base).path
-    rollback = Rollback(open_reversed(path, locate(tuned).path), config)
+    opened = open_model(base)
+    rollback = Rollback(open_reversed(opened.checkpoint, open_model(tuned, base=opened).checkpoint), config)
     rollback.budgets()  # refuses before the costly part
-    return Trial.start(rollback, path, keep, restore, config, runtime)
+    return Trial.start(rollback, opened.checkpoint, keep, restore, config, runtime)
 
 
 def _refuse_unsuited(keep: Task, restore: Sequence[Task], config: RollbackSpec) -> None:
@@ -158,7 +161,13 @@ class Trial:
 
     @classmethod
     def start(
-        cls, rollback: Rollback, base: Path, keep: Task, restore: Sequence[Task], config: RollbackSpec, runtime: Runtime
+        cls,
+        rollback: Rollback,
+        base: Checkpoint,
+        keep: Task,
+        restore: Sequence[Task],
+        config: RollbackSpec,
+        runtime: Runtime,
     ) -> Trial:
         """Measure the base, then the tuned model, one at a time in memory."""
         by_outputs = config.loss == "outputs"
@@ -176,7 +185,7 @@ class Trial:
         if outputs is not None:
             outputs.record_base(before)
         del before
-        of_tuned = read(head := open_head(rollback.pair.base.path, keep.spec, runtime))
+        of_tuned = read(head := open_head(rollback.pair.base, keep.spec, runtime))
         for item in list(zip(abilities, of_base, of_tuned, strict=True))[1:]:
             _refuse_not_lost(*item)
         return cls(rollback, head, abilities[0], abilities[1:], (of_base, of_tuned), config, outputs)

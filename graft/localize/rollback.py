@@ -28,11 +28,12 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.scores.weighted_path import WeightedPath
 from graft.specs.reader import to_plain
 from graft.specs.rollback import RollbackSpec
+from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
 
-def open_reversed(base: Path, tuned: Path) -> CheckpointPair:
+def open_reversed(base: Path | Checkpoint, tuned: Path | Checkpoint) -> CheckpointPair:
     """Open the pair with the roles swapped: what lies in `pair.base` is the tuned model.
 
     Whole tensors are no part of it: a classifier head that the tuned model has stays on it, and one that only the base

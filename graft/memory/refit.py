@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.refit.support import BATCH_SIZE, is_chosen_by_loss, localization_of
+from graft.sources.opening import Model, open_model
 from graft.specs.refit import RefitSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
-from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 
 ENTRY = 64  # bytes: index three times, base, value, mean, gradient and its sum, two moments
 
 
 def plan_refit(
-    base: str | Path,
-    tuned: str | Path,
+    base: Model,
+    tuned: Model,
     task: Task,
     config: RefitSpec,
     *,
@@ -39,15 +36,15 @@ def plan_refit(
     Raises:
         CheckpointError, ConfigError, BudgetError: the refit would be refused.
     """
-    path = locate(base).path
-    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    opened = open_model(base)
+    checkpoint, scope, path = opened.checkpoint, Scope(config.scope), opened.checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     kind = live_dtype(checkpoint, runtime.dtype)
     n_entries = k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
     saved = estimate_activations(path, task.spec, batch, kind, scope.holds)
     resident = not task.spec.head.entry.has_labels  # of a head that predicts tokens the teacher stays
-    teacher = Checkpoint.open(locate(tuned).path)
+    teacher = open_model(tuned, base=opened).checkpoint
     parts = [
         allocate_weights(checkpoint, kind),
         Allocation("the tuned model's weights", teacher.n_parameters * kind.itemsize if resident else 0),

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights, live_dtype
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.memory.refit import ENTRY
+from graft.sources.opening import open_model
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
-from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 
 
@@ -34,8 +33,8 @@ def plan_rollback(
     Raises:
         CheckpointError, ConfigError, BudgetError: the rollback would be refused.
     """
-    path = locate(tuned).path
-    checkpoint, scope = Checkpoint.open(path), Scope(config.scope)
+    checkpoint, scope = open_model(tuned).checkpoint, Scope(config.scope)
+    path = checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, max(config.densities, default=0.0), config.budget)
     kind = live_dtype(checkpoint, runtime.dtype)
