@@ -13,7 +13,7 @@ from tokenizers import processors
 
 from graft.errors import BudgetError, DataError, PatchMismatchError
 from graft.patch.format.reading import load_patch
-from graft.patch.format.writing import save_patch
+from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
@@ -240,3 +240,14 @@ def test_texts_without_any_token_to_predict_are_refused(tmp_path: Path) -> None:
     content["data"] = dict.fromkeys(("train", "validation", "test"), str(tmp_path / "texts.jsonl"))
     with pytest.raises(DataError, match="no text has two tokens"):
         refit(base, base, Task.load(write_task(tmp_path / "toy", **content)))
+
+
+def test_a_live_teacher_gives_the_patch_of_its_folder_and_stays_as_it_is(base: Path, tuned: Path, task: Task) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    live, tokenizer = AutoModel.from_pretrained(tuned), AutoTokenizer.from_pretrained(tuned)
+    before = {name: tensor.clone() for name, tensor in live.state_dict().items()}
+    config = RefitSpec(budget=60, scope="all", epochs=1)
+    of_live = refit_skill(base, live, task, config, tokenizer=tokenizer)
+    assert patch_bytes(of_live) == patch_bytes(refit_skill(base, tuned, task, config))
+    assert all(same_bits(before[name], tensor) for name, tensor in live.state_dict().items())
