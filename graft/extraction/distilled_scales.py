@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from graft.errors import ConfigError
 from graft.extraction.bitdelta import SignedMatrix, store_signs
-from graft.extraction.divergence import divergence_of_rows
 from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
 from graft.patch.live import LiveTarget
+from graft.refit.objective import divergences
 from graft.tasks.head import Head
 
 
@@ -67,7 +67,7 @@ def _fit(
             live.data.copy_(base.float() + part.signs() * log.exp())
             live.grad = None
         logits = head.logits([texts[i] for i in batch.tolist()])
-        divergence_of_rows(wanted[batch].to(logits.device), logits).mean().backward()  # type: ignore[no-untyped-call]
+        divergences(wanted[batch].to(logits.device), logits).mean().backward()  # type: ignore[no-untyped-call]
         slopes = [(live.grad.cpu() * part.signs()).sum() for live, _, part in weights if live.grad is not None]
         logs.grad = torch.stack(slopes) * logs.exp()
         optimizer.step()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +66,10 @@ class Ranks:
         parts = [torch.empty_like(sent) for _ in range(self.world)]
         torch.distributed.all_gather(parts, sent)
         return [part.to(tensor.device) for part in parts]
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every process's tensor, added in the order of ranks: the same bits on each; collective."""
+        return reduce(torch.Tensor.add, self.gather(tensor))
 
     def gather_objects(self, item: T) -> list[T]:
         """Gather every process's object, of any size, in the order of ranks; collective."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -68,6 +68,18 @@ class LiveTarget:
         for name in self._rebuilt.intersection(matched.found.values()):
             self.spec(name)  # refuses it
         return matched
+
+    def require(self, names: Sequence[str], fact: str) -> dict[str, torch.Tensor]:
+        """Return the live tensors of a checkpoint's names; `fact` says of a lacking one what it is wanted for.
+
+        Raises:
+            PatchMismatchError: the model lacks one.
+            CheckpointError, MismatchError: as `match`.
+        """
+        match = self.match(names)
+        if match.missing:
+            raise PatchMismatchError(f"tensor {match.missing[0]!r} {fact}, but the task's model does not have it")
+        return {name: self.tensors[match.found[name]] for name in names}
 
     @property
     def trained(self) -> list[str]:

@@ -91,3 +91,23 @@ class Experiment(ABC):
     @abstractmethod
     def summarize(self, seeds: Sequence[Any], out: Path) -> Summary:
         """Return what all seeds show together; their patches lie in the run's folder `out`."""
+
+
+class OneTaskExperiment(Experiment):
+    """A recipe of one task, which its key `task` names.
+
+    Attributes:
+        task: the task.
+    """
+
+    task: Task
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """The one task."""
+        return {"task": [(self.task, self.recipe.evaluate.limit)]}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Its file."""
+        return [self.recipe.task]

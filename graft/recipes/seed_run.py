@@ -168,6 +168,11 @@ def with_shots(task: Task, shots: int | None) -> Task:
     return dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=fewer))
 
 
+def train_assignments(train: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a recipe's overrides of a task's train block as assignments, such as "train.lr=0.1"."""
+    return tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in train.items())
+
+
 def load_capped(path: Path, train: Mapping[str, Any], shots: int | None, max_length: int | None) -> Task:
     """Load a TASK file without its out-of-distribution sets, some keys of its train block replaced.
 
@@ -179,7 +184,7 @@ def load_capped(path: Path, train: Mapping[str, Any], shots: int | None, max_len
     Raises:
         ConfigError: naming file and key.
     """
-    changes = [f"train.{key}={json.dumps(value, default=str)}" for key, value in train.items()]
-    task = with_shots(Task.load(path, tuple(changes)), shots)
+    changes = train_assignments(train)
+    task = with_shots(Task.load(path, changes), shots)
     longest = min(task.spec.max_length, max_length or task.spec.max_length)
     return Task.load(path, (*changes, f"shots={json.dumps(task.spec.shots)}", f"max_length={longest}", "ood={}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 
 import torch
 
@@ -16,7 +16,7 @@ from graft.patch.mask import Mask
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.refit.registry import SUPPORTS, Support
-from graft.scores.gradients import DenseSum, Gradients, MicroBatch, split_examples, stream_gradients
+from graft.scores.gradients import DenseSum, Gradients, sum_mean_gradients
 from graft.scores.selection import select_top
 from graft.specs.localize import LocalizeSpec
 from graft.specs.refit import RefitSpec
@@ -59,11 +59,9 @@ class SupportContext:
                 "--parallel ddp"
             )
         sink = DenseSum(self.weights)
-        ordered = sorted(self.examples, key=lambda example: example.n_characters)  # saves padding
-        batches = [MicroBatch(part, len(part) / len(ordered)) for part in split_examples(ordered, BATCH_SIZE)]
-        stream_gradients(self.objective.head, self.weights, sink, batches, loss_of=self.objective, label="support")
-        ranks = self.objective.head.ranks
-        return {name: sum_parts(ranks.gather(mine)) for name, mine in sink.sums.items()}
+        head = self.objective.head
+        sum_mean_gradients(head, self.weights, sink, self.examples, BATCH_SIZE, loss_of=self.objective)
+        return {name: head.ranks.add(mine) for name, mine in sink.sums.items()}
 
 
 def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
@@ -107,15 +105,12 @@ def match_weights(model: torch.nn.Module, names: Sequence[str]) -> dict[str, tor
     Raises:
         PatchMismatchError: the model lacks one, or it is a buffer, which takes no gradient.
     """
-    target = LiveTarget(model)
-    match = target.match(names)
-    if match.missing:
-        raise PatchMismatchError(f"tensor {match.missing[0]!r} is to be fitted, but the task's model does not have it")
-    buffers = dict(model.named_buffers())
-    buffer = next((name for name in names if match.found[name] in buffers), None)
+    weights = LiveTarget(model).require(names, "is to be fitted")
+    buffers = {id(buffer) for buffer in model.buffers()}
+    buffer = next((name for name, weight in weights.items() if id(weight) in buffers), None)
     if buffer is not None:
         raise PatchMismatchError(f"tensor {buffer!r} is a buffer, which takes no gradient: it cannot be fitted")
-    return {name: target.tensors[match.found[name]] for name in names}
+    return weights
 
 
 def largest_gradients(context: SupportContext) -> Mask:
@@ -128,11 +123,6 @@ def select_largest(gradients: Gradients, base: Checkpoint, k: int) -> Mask:
     scores = {name: partial(_sizes, gradient) for name, gradient in gradients.items()}
     indices = select_top(scores, list(scores), k)
     return Mask.of({name: base.spec(name) for name in indices}, indices)
-
-
-def sum_parts(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the sum of tensors of one shape, added in their order."""
-    return reduce(torch.add, parts)
 
 
 def _sizes(gradient: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from graft.errors import PatchMismatchError
 from graft.parallel.supported_wrappers import refuse_copied
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
@@ -70,11 +69,7 @@ class GradientPath:
         self.seed = seed
         self.class_debias = class_debias
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
-        target = LiveTarget(head.model)
-        match = target.match(names)
-        if match.missing:
-            raise PatchMismatchError(f"tensor {match.missing[0]!r} is in scope, but the task's model does not have it")
-        self.weights: Mapping[str, torch.Tensor] = {name: target.tensors[match.found[name]] for name in names}
+        self.weights: Mapping[str, torch.Tensor] = LiveTarget(head.model).require(names, "is in scope")
         self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere
         self._location = _describe_point(0.0)
 

@@ -156,6 +156,32 @@ def stream_gradients(
             sink.end_batch(counts=counts or is_sharded(head.model))
 
 
+def sum_mean_gradients(
+    head: Head,
+    weights: Mapping[str, torch.Tensor],
+    sink: DenseSum,
+    examples: Sequence[Example],
+    batch_size: int,
+    *,
+    n: int | None = None,
+    loss_of: Callable[[Sequence[Example]], torch.Tensor] | None = None,
+) -> None:
+    """Add the gradient of the sum of examples' losses over n, by which a process adds its own micro-batches alone.
+
+    Args:
+        head, weights, sink, loss_of: as in `stream_gradients`.
+        examples: in any order; those of similar length share a micro-batch, which saves padding.
+        batch_size: of the micro-batches, on which the gradient does not depend beyond rounding.
+        n: number of examples of the mean; that of these where absent.
+
+    Raises:
+        CheckpointError: a loss is not finite.
+    """
+    ordered = sorted(examples, key=lambda example: example.n_characters)
+    batches = [MicroBatch(part, len(part) / (n or len(ordered))) for part in split_examples(ordered, batch_size)]
+    stream_gradients(head, weights, sink, batches, loss_of=loss_of, label="support")
+
+
 @contextlib.contextmanager
 def capture_gradients(
     model: torch.nn.Module, weights: Mapping[str, torch.Tensor], sink: GradientSink

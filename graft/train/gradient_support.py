@@ -15,7 +15,7 @@ import torch
 from graft.localize.budget import resolve_budget
 from graft.parallel.ranks import Ranks
 from graft.patch.mask import Indices, Mask
-from graft.scores.gradients import DenseSum, MicroBatch, split_examples, stream_gradients
+from graft.scores.gradients import DenseSum, sum_mean_gradients
 from graft.scores.selection import select_top
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
@@ -58,13 +58,10 @@ def _sum_gradients(
     """Return this process's part of the gradient of the mean loss over all tasks' examples: name -> (n,) fp32."""
     sink, n = DenseSum(weights), sum(data.sizes)
     for head, examples in zip(data.heads, data.train, strict=True):
-        ordered = sorted(examples, key=lambda example: example.n_characters)  # saves padding
-        batches = [MicroBatch(part, len(part) / n) for part in split_examples(ordered, batch_size)]
-        stream_gradients(head, weights, sink, batches, label="support")
+        sum_mean_gradients(head, weights, sink, examples, batch_size, n=n)
     return sink.sums
 
 
 def _score(part: torch.Tensor, held: Indices, ranks: Ranks) -> torch.Tensor:
     """Return (n,) fp32 |gradient|, added up over processes; -inf at what may not move."""
-    total = torch.stack(ranks.gather(part)).sum(0) if not ranks.is_single else part
-    return total.abs().index_fill_(0, torch.tensor(held), -torch.inf)
+    return ranks.add(part).abs().index_fill_(0, torch.tensor(held), -torch.inf)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from graft.errors import ConfigError
 from graft.extraction.bitdelta import SignedMatrix
-from graft.extraction.divergence import divergence_of_rows, mean_divergence
+from graft.extraction.divergence import mean_divergence
 from graft.extraction.extracted import Extracted, count_bytes, count_deflated
 from graft.extraction.inputs import ExtractionInput
 from graft.extraction.registry import EXTRACTION_METHODS
@@ -23,6 +23,7 @@ from graft.localize.localization import localize_skill
 from graft.patch.format.coding import decode_gaps
 from graft.patch.format.writing import patch_bytes
 from graft.patch.live import apply_patch
+from graft.refit.objective import divergences
 from graft.specs.extraction import DistillSpec, ExtractSpec
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
@@ -195,9 +196,9 @@ def test_divergence_is_kl_and_ignores_labels_that_a_row_lacks() -> None:
     expected = torch.nn.functional.kl_div(
         q[0, :2].log_softmax(0), p[0, :2].log_softmax(0), log_target=True, reduction="sum"
     )
-    assert divergence_of_rows(p, q).tolist() == pytest.approx([float(expected), 0.0])
+    assert divergences(p, q).tolist() == pytest.approx([float(expected), 0.0])
     assert mean_divergence(p.double().numpy(), p.double().numpy()) == 0
     q.requires_grad_(True)
-    divergence_of_rows(p, q).sum().backward()
+    divergences(p, q).sum().backward()
     assert q.grad is not None
     assert q.grad.isfinite().all()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import ConfigError
 from graft.recipes.budgets import Asked
-from graft.recipes.content import Used
-from graft.recipes.experiment import Experiment, Summary
+from graft.recipes.experiment import OneTaskExperiment, Summary
 from graft.recipes.extraction.seed import ExtractionRun, run_seed
 from graft.recipes.extraction.summary import summarize, tabulate_methods, tabulate_run
-from graft.recipes.seed_run import SeedContext
+from graft.recipes.seed_run import SeedContext, train_assignments
 from graft.results.seeds import ExtractionSeed
 from graft.results.tables import Block
 from graft.specs.extraction import ExtractionSpec
@@ -21,7 +19,7 @@ from graft.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class ExtractionExperiment(Experiment):
+class ExtractionExperiment(OneTaskExperiment):
     """A recipe with its task."""
 
     recipe: ExtractionSpec
@@ -34,8 +32,7 @@ class ExtractionExperiment(Experiment):
         Raises:
             ConfigError: naming file and key; or a head that has no labels, or a layer of its own.
         """
-        changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
-        task = Task.load(path.parent / recipe.task, changes)
+        task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))
         head = task.spec.head
         if head.kind == "lm" or head.entry.own_layer is not None:
             raise ConfigError(
@@ -43,16 +40,6 @@ class ExtractionExperiment(Experiment):
                 f"{head.kind} has {'no labels' if head.kind == 'lm' else 'a layer of its own'}"
             )
         return cls(recipe, task)
-
-    @property
-    def used(self) -> Mapping[str, Sequence[Used]]:
-        """The one task."""
-        return {"task": [(self.task, self.recipe.evaluate.limit)]}
-
-    @property
-    def files(self) -> Sequence[str]:
-        """Its file."""
-        return [self.recipe.task]
 
     def list_budgets(self) -> list[Asked]:
         """Return the budget of every patch whose size is a density."""

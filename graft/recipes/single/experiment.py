@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from graft.evaluate.pooling import pool_seeds
 from graft.files.location import locate
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.recipes.budgets import Asked
-from graft.recipes.content import Used
-from graft.recipes.experiment import Experiment, Summary
-from graft.recipes.seed_run import SeedContext
+from graft.recipes.experiment import OneTaskExperiment, Summary
+from graft.recipes.seed_run import SeedContext, train_assignments
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.recipes.single.table import summarize, tabulate_run
@@ -31,7 +29,7 @@ from graft.tensors.scope import Scope
 
 
 @dataclass(frozen=True)
-class SingleExperiment(Experiment):
+class SingleExperiment(OneTaskExperiment):
     """A recipe with its task."""
 
     recipe: SingleSpec
@@ -50,19 +48,8 @@ class SingleExperiment(Experiment):
                     LOCALIZATION_METHODS.find(method)
                 except ConfigError as error:
                     raise ConfigError(f"{path}: {key}: {error}") from error
-        changes = tuple(f"train.{key}={json.dumps(value, default=str)}" for key, value in recipe.train.items())
-        task = Task.load(path.parent / recipe.task, changes)
+        task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))
         return cls(recipe, task)
-
-    @property
-    def used(self) -> Mapping[str, Sequence[Used]]:
-        """The one task."""
-        return {"task": [(self.task, self.recipe.evaluate.limit)]}
-
-    @property
-    def files(self) -> Sequence[str]:
-        """Its file."""
-        return [self.recipe.task]
 
     def refuse_dtype(self, dtype: str) -> None:
         """Refuse a dtype other than the base's: a patch is cut in the base's and lands in no other.

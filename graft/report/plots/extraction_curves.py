@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from graft.extraction.registry import EXTRACTION_METHODS
@@ -101,13 +102,13 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     color, marker, dashes = STYLES.get(method, OTHER_STYLE)
     drawn = [points for points in line.values() if all(metric in point.numbers for point in points)]
     means = [
-        (_mean([point.n_bytes for point in points]), _mean([_height(point, metric) for point in points]))
+        (fmean([point.n_bytes for point in points]), fmean([_height(point, metric) for point in points]))
         for points in drawn
     ]
     if not means:
         return
     x, y = zip(*means, strict=True)
-    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=_name_line(method))
+    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=name_line(method))
     dots = [(point.n_bytes, _height(point, metric)) for points in drawn if len(points) > 1 for point in points]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
@@ -117,10 +118,7 @@ def _height(point: ExtractedPoint, metric: str) -> float:
     return max(point.numbers[metric], LOWEST_KL) if metric == "kl" else point.numbers[metric]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _name_line(method: str) -> str:
+def name_line(method: str) -> str:
+    """Return a method's name with what it needs beside the two checkpoints, for a legend."""
     needs = f" ({EXTRACTION_METHODS[method].needs})" if method in EXTRACTION_METHODS else ""
     return short_label(method) + needs

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from graft.extraction.registry import EXTRACTION_METHODS
-from graft.report.plots.extraction_curves import OTHER_STYLE, Line, list_lines
+from graft.report.plots.extraction_curves import OTHER_STYLE, Line, list_lines, name_line
 from graft.report.plots.plot import Plot
-from graft.report.plots.style import COLORS, in_style, new_figure, save_figure, short_label
+from graft.report.plots.style import COLORS, in_style, new_figure, save_figure
 from graft.report.run_folder import FinishedRun
 
 ENOUGH = 0.9  # of the gain
@@ -39,7 +40,7 @@ def build_plot(run: FinishedRun) -> Plot | None:
     }
     if not lines:
         return None
-    tuned = _mean([seed.tuned["ece"] for seed in run.results.seeds])
+    tuned = fmean([seed.tuned["ece"] for seed in run.results.seeds])
     return Plot(
         partial(plot_weights, lines, tuned_ece=tuned, title=f"{run.name}: how many weights the skill takes"),
         alt="Recovered gain and calibration error of patches against their number of weights; numbers in the table.",
@@ -86,7 +87,7 @@ def plot_weights(lines: Mapping[str, Line], path: Path, *, tuned_ece: float, tit
 
 def find_enough(line: Line) -> float | None:
     """Return the fewest weights whose mean gain is enough; None where no size has it."""
-    means = {points[0].k: _mean([point.numbers.get("recovered_gain", 0.0) for point in points])
+    means = {points[0].k: fmean([point.numbers.get("recovered_gain", 0.0) for point in points])
              for points in line.values() if points[0].k}  # fmt: skip
     return min((k for k, gain in means.items() if k is not None and gain >= ENOUGH), default=None)
 
@@ -97,8 +98,8 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     if not drawn:
         return
     x = [float(points[0].k or 0) for points in drawn]
-    y = [_mean([point.numbers[metric] for point in points]) for points in drawn]
-    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=_name_line(method))
+    y = [fmean([point.numbers[metric] for point in points]) for points in drawn]
+    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=name_line(method))
     dots = [(point.k, point.numbers[metric]) for points in drawn if len(points) > 1 for point in points]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
@@ -109,12 +110,3 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
         axes.annotate(
             f"{enough:,.0f}", (enough, height), (0, -17), textcoords="offset points", color=color, ha="center"
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _name_line(method: str) -> str:
-    needs = f" ({EXTRACTION_METHODS[method].needs})" if method in EXTRACTION_METHODS else ""
-    return short_label(method) + needs
