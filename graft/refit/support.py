@@ -50,7 +50,7 @@ class SupportContext:
         Each of several processes has the same bits, the sums of all added in the order of ranks: a collective call.
 
         Raises:
-            CheckpointError: the loss is not finite.
+            CheckpointError: the loss or a gradient is not finite.
             ConfigError: the weights are sharded.
         """
         if is_sharded(self.objective.head.model):

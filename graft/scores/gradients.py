@@ -175,11 +175,14 @@ def sum_mean_gradients(
         n: number of examples of the mean; that of these where absent.
 
     Raises:
-        CheckpointError: a loss is not finite.
+        CheckpointError: a loss or a gradient is not finite.
     """
     ordered = sorted(examples, key=lambda example: example.n_characters)
     batches = [MicroBatch(part, len(part) / (n or len(ordered))) for part in split_examples(ordered, batch_size)]
     stream_gradients(head, weights, sink, batches, loss_of=loss_of, label="support")
+    for name, total in sink.sums.items():  # the backward pass of a finite loss may overflow
+        if not torch.isfinite(total).all():
+            raise CheckpointError(f"tensor {name!r}: its gradient is not finite")
 
 
 @contextlib.contextmanager

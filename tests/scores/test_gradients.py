@@ -9,7 +9,7 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.scores.gradient_path import GradientPath
-from graft.scores.gradients import DenseSum, GradientSink
+from graft.scores.gradients import DenseSum, GradientSink, sum_mean_gradients
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
@@ -96,3 +96,14 @@ def test_a_tied_weight_is_received_once_with_the_gradient_of_all_its_uses(tmp_pa
     expected = head.model.lm_head.weight.grad.flatten()
     assert expected.norm() > 0.01
     assert torch.allclose(dense.sums[name], expected, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(path: GradientPath) -> None:
+    def loss_of(batch: object) -> torch.Tensor:
+        # (w - w) is 0, and the derivative of the square root is infinite there
+        return sum((weight - weight.detach()).abs().sum().sqrt() for weight in path.weights.values())  # type: ignore[return-value]
+
+    sink = DenseSum(path.weights)
+    sum_mean_gradients(path.head, path.weights, sink, path.examples, 32)  # the control: the head's own loss
+    with pytest.raises(CheckpointError, match="its gradient is not finite"):
+        sum_mean_gradients(path.head, path.weights, sink, path.examples, 32, loss_of=loss_of)
