@@ -58,7 +58,7 @@ PACKAGES = {
     "interrupts": set(),
     "files": {"huggingface_hub"},
     "tensors": {"numpy", "safetensors", "torch", "tqdm", "transformers"},
-    "sources": {"numpy", "peft", "torch", "transformers"},
+    "sources": {"gguf", "numpy", "peft", "torch", "transformers"},
     "parallel": {"torch"},
     "patch": {"numpy", "safetensors", "scipy", "torch"},
     "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
@@ -80,6 +80,7 @@ PACKAGES = {
 LATE = {
     "accelerate",
     "datasets",
+    "gguf",
     "huggingface_hub",
     "peft",
     "pyarrow",

@@ -15,7 +15,9 @@ import torch
 
 from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
-from graft.files.location import EMBEDDED, locate
+from graft.files.embedded import is_at_hand, name_of
+from graft.files.location import locate
+from graft.files.registry import EMBEDDED
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.compatibility import Target, check_specs
 from graft.patch.format.reading import Entries
@@ -228,8 +230,6 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
 
 
 def find_embedded(identity: BaseIdentity) -> str | None:
-    """Find the embedded encoder, where the patches name it and it is installed."""
-    from importlib.util import find_spec
-
-    names = (name for name in EMBEDDED if name.partition(":")[2] == identity.name and identity.id is None)
-    return next((name for name in names if find_spec(EMBEDDED[name][0]) is not None), None)
+    """Find the embedded model that the patches name, where it is at hand."""
+    names = (entry for entry in EMBEDDED.values() if name_of(entry) == identity.name and identity.id is None)
+    return next((entry.name for entry in names if is_at_hand(entry)), None)
