@@ -73,7 +73,7 @@ PACKAGES = {
     "report": {"matplotlib", "numpy", "scipy"},
     "memory": {"torch", "transformers"},
     "hub": {"huggingface_hub"},
-    "interop": {"numpy", "torch"},
+    "interop": {"lm_eval", "numpy", "torch"},
     "recipes": {"numpy", "tqdm"},
     "graft_cli": {"click", "tqdm"},
 }
@@ -82,6 +82,7 @@ LATE = {
     "datasets",
     "gguf",
     "huggingface_hub",
+    "lm_eval",
     "peft",
     "pyarrow",
     "safetensors",
@@ -91,6 +92,7 @@ LATE = {
     "yaml",
 }
 BASES = {
+    ROOT / "graft/interop/harness.py": "lm_eval",
     ROOT / "graft/specs/strict_yaml.py": "yaml",
     ROOT / "graft/train/protection/callback.py": "transformers",
 }  # a subclass needs its base; nothing imports them

@@ -15,9 +15,8 @@ import torch
 
 from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
-from graft.files.embedded import is_at_hand, name_of
+from graft.files.embedded import find_named, is_at_hand
 from graft.files.location import locate
-from graft.files.registry import EMBEDDED
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.compatibility import Target, check_specs
 from graft.patch.format.reading import Entries
@@ -231,5 +230,5 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
 
 def find_embedded(identity: BaseIdentity) -> str | None:
     """Find the embedded model that the patches name, where it is at hand."""
-    names = (entry for entry in EMBEDDED.values() if name_of(entry) == identity.name and identity.id is None)
-    return next((entry.name for entry in names if is_at_hand(entry)), None)
+    entry = find_named(identity.name) if identity.id is None else None
+    return entry.name if entry is not None and is_at_hand(entry) else None

@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 
 from graft.errors import CheckpointError
-from graft.files.registry import EmbeddedEntry
+from graft.files.registry import EMBEDDED, EmbeddedEntry
 
 MODEL_FILES = (
     "chat_template.jinja",
@@ -44,7 +44,7 @@ def place_of(entry: EmbeddedEntry) -> Path:
     """Return the path that the model's folder has, or will have once it is made; nothing is made.
 
     Raises:
-        CheckpointError: the package is needed and missing.
+        CheckpointError: as `find_content`, where the package's own folder serves.
     """
     if entry.folder is None:
         return find_content(entry)
@@ -63,6 +63,11 @@ def is_at_hand(entry: EmbeddedEntry) -> bool:
 def name_of(entry: EmbeddedEntry) -> str:
     """Return the name that tables and patch files show, which says where values are not the published ones."""
     return entry.folder or entry.name.partition(":")[2]
+
+
+def find_named(name: str | None) -> EmbeddedEntry | None:
+    """Return the embedded model of which `name_of` gives that name."""
+    return next((entry for entry in EMBEDDED.values() if name_of(entry) == name), None)
 
 
 def hash_folder(folder: Path) -> str | None:
