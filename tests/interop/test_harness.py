@@ -29,7 +29,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base, tuned = write_causal(folder / "base"), write_causal(folder / "tuned", seed=1, steps=20)
     save_patch(diff_checkpoints(base, tuned), folder / "skill")
     rows = [
-        {"text": f"the {film} was {word}", "choices": [f"the {film} was good", f"bad {meal}", "the"], "label": number % 3}
+        {
+            "text": f"the {film} was {word}",
+            "choices": [f"the {film} was good", f"bad {meal}", "the"],
+            "label": number % 3,
+        }
         for number, (film, meal, word) in enumerate(zip(FILMS, MEALS, ("good", "bad", "dull"), strict=False))
     ]
     write_rows(folder / "test.jsonl", rows)
