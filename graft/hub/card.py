@@ -153,7 +153,7 @@ def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any],
 
 
 def _embedded(outline: Outline, facts: CardFacts) -> EmbeddedEntry | None:
-    """Return the embedded model that is the base; one whose values are a Hub model's own goes by its Hub id if given."""
+    """Return the embedded model that is the base; one whose values are a Hub model's own goes by a Hub id if given."""
     identity = outline.provenance.base
     entry = find_named(identity.name) if identity.id is None else None
     return None if entry is None or (facts.base and entry.folder is None) else entry

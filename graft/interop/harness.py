@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.registry import register_model
@@ -43,7 +44,7 @@ class GraftedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def __init__(
         self,
         pretrained: Any,
-        patch: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        patch: str | Path | Sequence[str | Path] = (),
         revision: str | None = None,
         cast: bool = False,
         **options: Any,
@@ -56,7 +57,7 @@ class GraftedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         self.grafted = apply_patch(self.model, *map(load_patch, paths), cast=cast) if paths else None
 
 
-def split_patches(patch: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+def split_patches(patch: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """Return the patches that a text names, separated as folders are in PATH; a sequence is taken as it is."""
     if isinstance(patch, str):
         return [one for one in patch.split(os.pathsep) if one]

@@ -14,6 +14,7 @@ import yaml
 from graft.errors import PatchMismatchError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.diff import diff_checkpoints
+from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.registry import load_target
 from graft.tasks.task import Task
@@ -34,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "choices": [f"the {film} was good", f"bad {meal}", "the"],
             "label": number % 3,
         }
-        for number, (film, meal, word) in enumerate(zip(FILMS, MEALS, ("good", "bad", "dull"), strict=False))
+        for number, (film, meal, word) in enumerate(zip(FILMS, MEALS, MEALS[::-1], strict=True))
     ]
     write_rows(folder / "test.jsonl", rows)
     return folder
@@ -80,7 +81,7 @@ def test_it_agrees_with_our_own_head(models: Path) -> None:
         data = dict.fromkeys(("train", "validation", "test"), "test.jsonl")
         content = {"name": "toy", "data": data, "choices": "choices", "head": head}
         task = Task.load(write_yaml(models / f"{normalize}.yaml", content))
-        ours = evaluate_task(models / "base", task, patches=(models / "skill",))
+        ours = evaluate_task(models / "base", task, patches=[load_patch(models / "skill")])
         assert ours.test.accuracy == theirs[metric]
 
 

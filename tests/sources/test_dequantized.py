@@ -181,7 +181,7 @@ def test_it_is_made_once_and_a_damaged_one_is_made_anew(entry: EmbeddedEntry) ->
 
 def test_what_is_not_as_published_is_refused(entry: EmbeddedEntry, tmp_path: Path) -> None:
     other = dataclasses.replace(entry, made_sha256="0" * 64)
-    with pytest.raises(CheckpointError, match="other values came out of toy.gguf than elsewhere"):
+    with pytest.raises(CheckpointError, match=r"other values came out of toy.gguf than elsewhere"):
         provide_model(other)
     assert not place_of(entry).exists()
     write_gguf(tmp_path / "toy_language_model" / "toy.gguf", seed=1)
