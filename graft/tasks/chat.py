@@ -65,6 +65,19 @@ def render(tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[bool]
     return ids, said
 
 
+def render_answer(tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], int]:
+    """Return the token ids of a conversation whose last turn is the answer, and where that begins.
+
+    All that follows the prompt counts as the answer, whatever the template marks, as TRL counts a completion.
+
+    Raises:
+        ConfigError: as `render`.
+    """
+    _require_continued(_text(tokenizer, turns[:-1], opens=True), _text(tokenizer, turns))
+    ids, _ = render(tokenizer, turns)
+    return ids, common_prefix(prompt_ids(tokenizer, turns[:-1]), ids)
+
+
 def prompt_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     """Return the token ids of turns that the assistant is about to answer, its turn opened.
 

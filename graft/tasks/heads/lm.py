@@ -69,7 +69,7 @@ class LanguageModelHead(Head):
         """Refuse, always.
 
         Raises:
-            ConfigError: texts have no labels; use `loss`, `accuracy` and `predict_tokens`.
+            ConfigError: texts have no labels; use `loss`, `accuracy` and `predict_columns`.
         """
         raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
 
@@ -112,12 +112,12 @@ class LanguageModelHead(Head):
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""
-        tokens = self.predict_tokens(examples, batch_size=batch_size, label=label)
+        tokens = self.predict_columns(examples, batch_size=batch_size, label=label)
         if not np.isfinite(tokens.log_likelihood).all():
             return float("nan")
         return float((tokens.predicted == tokens.label).mean())
 
-    def predict_tokens(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
+    def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
         """Predict each token, in evaluation mode and without gradients.
 
         One chunk's probabilities over the vocabulary are held at a time.
