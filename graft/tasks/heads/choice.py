@@ -20,9 +20,12 @@ from graft.tasks.batches import Texts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_at, token_nll
+from graft.tasks.language_model import load_language_model, logits_of
+from graft.tasks.packing import Packed, can_pack, pack, pack_inputs
 from graft.tasks.prompt import PromptEncoder, common_prefix
 from graft.tensors.checkpoint import Checkpoint
+
+_Begun = tuple[list[int], int]  # token ids of prompt and choice, and the position at which the choice begins
 
 
 class ChoiceHead(Head):
@@ -42,9 +45,7 @@ class ChoiceHead(Head):
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, most choices) fp32 logits; -inf where a row has fewer choices."""
-        encoded = [pair for example in examples for pair in self._encode(example)]
-        rows, starts = zip(*encoded, strict=True)
-        scores, n_tokens = self._score(rows, starts)
+        scores, n_tokens = self._score([self._encode(example) for example in examples])
         unit = self.task.head.normalize or "tokens"
         if unit == "tokens":
             scores = scores / n_tokens
@@ -53,18 +54,36 @@ class ChoiceHead(Head):
             scores = scores / torch.tensor(n_bytes, device=self.device)
         return pad_rows(scores, [len(example.choices) for example in examples])
 
-    def _score(self, rows: Sequence[list[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score the tokens from `starts` on: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
-        batch = self.pad(rows)
-        ids = batch["input_ids"]
-        targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) positions that some row predicts
-        logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)
-        nll = token_nll(logits, ids[:, targets])
-        counted = targets >= torch.tensor(starts, device=self.device).unsqueeze(1)
-        counted = counted & batch["attention_mask"][:, targets].bool()  # (n, m)
-        return -(nll * counted).sum(1), counted.sum(1)
+    def _score(self, groups: Sequence[Sequence[_Begun]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score all choices of all rows: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
+        batch, packed, groups = self._batch(groups)
+        width, texts = batch["input_ids"].shape[1], [text for group in groups for text in group]
+        places = [
+            number * width + row.place(choice, position - 1)
+            for number, (row, group) in enumerate(zip(packed, groups, strict=True))
+            for choice, (ids, start) in enumerate(group)
+            for position in range(start, len(ids))
+        ]
+        n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
+        targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
+        owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
+        logits = logits_of(self.model, batch, torch.tensor(places)).float()  # (all tokens, vocabulary)
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
-    def _encode(self, example: Example) -> list[tuple[list[int], int]]:
+    def _batch(
+        self, groups: Sequence[Sequence[_Begun]]
+    ) -> tuple[dict[str, torch.Tensor], list[Packed], Sequence[Sequence[_Begun]]]:
+        """Return a batch, its rows, and the choices in each: those of an example together where that is less work."""
+        alone = [[text] for group in groups for text in group]
+        together = [pack([ids for ids, _ in group]) for group in groups]
+        width = max(len(row.ids) for row in together)
+        if can_pack(self.model) and len(together) * width < len(alone) * max(len(ids) for ((ids, _),) in alone):
+            batch = self.pad([row.ids for row in together])
+            return batch | {k: v.to(self.device) for k, v in pack_inputs(together, width).items()}, together, groups
+        return self.pad([ids for ((ids, _),) in alone]), [pack([ids]) for ((ids, _),) in alone], alone
+
+    def _encode(self, example: Example) -> list[_Begun]:
         """Return, for each choice, the token ids of prompt and choice, and the position at which the choice begins.
 
         The prompt is cut alike for all choices of a row, so that they follow the same text.

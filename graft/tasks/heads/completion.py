@@ -29,7 +29,7 @@ from graft.tasks.examples import Example
 from graft.tasks.generation import write_on
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_at
+from graft.tasks.language_model import load_language_model, logits_of
 from graft.tasks.loading import tell_once
 from graft.tensors.checkpoint import Checkpoint
 
@@ -203,19 +203,17 @@ class CompletionHead(Head):
 
     def _predict(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return fp32 logits (m, vocabulary) and true tokens (m,) of all that count, of all rows one after another."""
-        logits, targets, counted = self._run(rows)
-        return logits[counted].float(), targets[counted]
+        logits, targets = self._run(rows)
+        return logits.float(), targets
 
-    def _run(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return logits (n, m, vocabulary), true tokens and whether each counts (n, m), from the first that does on."""
+    def _run(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (m, vocabulary) and true tokens (m,) of all that count; a row's first token never does."""
         batch = self.pad([ids for ids, _ in rows])
-        counted = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
-        for row, (_, flags) in zip(counted, rows, strict=True):
-            row[: len(flags)] = torch.tensor(flags)
-        width = counted.shape[1]
-        first = min((list(flags).index(True) for _, flags in rows if True in flags), default=width - 1)
-        positions = torch.arange(max(1, first), width, device=self.device)
-        return logits_at(self.model, batch, positions - 1), batch["input_ids"][:, positions], counted[:, positions]
+        width = batch["input_ids"].shape[1]
+        counted = [(row, place) for row, (_, flags) in enumerate(rows) for place in _counted(flags)]
+        before = torch.tensor([row * width + place - 1 for row, place in counted], dtype=torch.int64)
+        targets = torch.tensor([rows[row][0][place] for row, place in counted], dtype=torch.int64, device=self.device)
+        return logits_of(self.model, batch, before), targets
 
     def _follow(self, rows: Sequence[_Row], batch_size: int, label: str) -> list[_Followed]:
         """Return how probable each token that counts is after those before it, row by row.
@@ -227,8 +225,10 @@ class CompletionHead(Head):
         with self.evaluating():
             for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
                 chosen = order[start : start + batch_size]
-                for i, logits, targets, counted in zip(chosen, *self._run([rows[i] for i in chosen]), strict=True):
-                    followed[i] = _columns(logits[counted].float(), targets[counted])
+                logits, targets = self._run([rows[i] for i in chosen])
+                sizes = [len(_counted(rows[i][1])) for i in chosen]
+                for i, *part in zip(chosen, logits.split(sizes), targets.split(sizes), strict=True):
+                    followed[i] = _columns(*part)
         return followed
 
 
@@ -236,8 +236,12 @@ def _rows_of(rows: Sequence[Answered]) -> list[_Row]:
     return [(row.ids, row.learned) for row in rows]
 
 
+def _counted(flags: Sequence[bool]) -> list[int]:
+    return [place for place, flag in enumerate(flags) if flag and place]
+
+
 def _columns(logits: torch.Tensor, targets: torch.Tensor) -> _Followed:
-    of_target = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    of_target = logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
     return of_target.double().cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
 
 

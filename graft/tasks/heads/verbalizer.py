@@ -15,11 +15,11 @@ import torch
 
 from graft.errors import CheckpointError, ConfigError
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Texts, run_model
+from graft.tasks.batches import Texts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import Family, load_language_model, logits_at
+from graft.tasks.language_model import Family, load_language_model, logits_of
 from graft.tasks.prompt import PromptEncoder, common_prefix
 from graft.tensors.checkpoint import Checkpoint
 
@@ -52,13 +52,9 @@ class VerbalizerHead(Head):
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
         batch = self.pad(rows)
-        positions = torch.tensor(sorted(set(read_at)), device=self.device)
-        if self._family == "causal":
-            logits = logits_at(self.model, batch, positions)
-        else:
-            logits = run_model(self.model, batch).logits[:, positions]
-        row_of = torch.searchsorted(positions, torch.tensor(read_at, device=self.device))
-        at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
+        width = batch["input_ids"].shape[1]
+        tokens = torch.tensor([row * width + position for row, position in enumerate(read_at)])
+        at_mask = logits_of(self.model, batch, tokens)  # (n, vocabulary)
         if int(self.word_ids.max()) >= at_mask.shape[1]:
             raise CheckpointError(
                 f"the tokenizer has a word of the head at {int(self.word_ids.max())}, and the model predicts "
