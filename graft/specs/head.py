@@ -30,8 +30,8 @@ class HeadSpec(Block):
         words: verbalizer: one word per label, each a single token; the label names where absent.
         normalize: choice: what the log likelihood of a choice is divided by: "none" (by nothing), its "tokens" (where
             absent) or its UTF-8 "bytes".
-        chat: put the prompt into the tokenizer's chat template as the user's turn, and what follows it as the
-            assistant's.
+        chat: put the prompt into the tokenizer's chat template as the user's turn, and what follows it (word, choice or
+            completion) at the start of the assistant's.
         system: text of the system's turn before a chat that has none.
         answer: completion: a regular expression that finds the answer in a completion, such as
             "#### (-?[0-9.,]+)"; its first group, or all of it, is compared. Where absent the whole completion is.
@@ -120,6 +120,8 @@ class HeadSpec(Block):
         if messages and (self.template is not None or self.chat is False):
             key = "chat: false" if self.template is None else "template"
             raise ValueError(f"head.{key} goes with prompts: messages are put into the tokenizer's chat template")
+        if self.chat and not self.pattern.endswith(str(self.entry.slot)):
+            raise ValueError(f"head.template must end with {self.entry.slot}: in a chat it begins the assistant's turn")
         if self.system is not None and not (self.chat or messages):
             raise ValueError("head.system is a turn of a chat: it goes with chat: true or with messages")
 

@@ -78,6 +78,15 @@ def render_answer(tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], int
     return ids, common_prefix(prompt_ids(tokenizer, turns[:-1]), ids)
 
 
+def opening_text(tokenizer: Any, turns: Sequence[Turn]) -> str:
+    """Return turns that the assistant is about to answer as the text of `prompt_ids`.
+
+    Raises:
+        ConfigError: the template refuses the turns.
+    """
+    return _text(tokenizer, turns, opens=True)
+
+
 def prompt_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     """Return the token ids of turns that the assistant is about to answer, its turn opened.
 

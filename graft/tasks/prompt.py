@@ -41,6 +41,10 @@ class PromptEncoder:
         """Return the filled template up to the slot."""
         return self._substitute(self.template.partition(f"{{{self.slot}}}")[0], texts, "")
 
+    def opening(self, texts: Texts) -> str:
+        """Return the filled template as a prompt to be continued: a space before the slot belongs to what follows."""
+        return self.before(texts).rstrip()
+
     def encode(self, text: str) -> list[int]:
         """Return token ids with the special tokens that the tokenizer adds."""
         return list(run_tokenizer(self.tokenizer, text, verbose=False)["input_ids"])

@@ -17,12 +17,13 @@ import torch
 
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts
+from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_of
 from graft.tasks.packing import Packed, can_pack, pack, pack_inputs
-from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tasks.prompt import common_prefix
 from graft.tensors.checkpoint import Checkpoint
 
 _Begun = tuple[list[int], int]  # token ids of prompt and choice, and the position at which the choice begins
@@ -33,7 +34,7 @@ class ChoiceHead(Head):
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
         super().__init__(model, tokenizer, task)
-        self._prompts = PromptEncoder(tokenizer, task.head.pattern, "choice", self.limit)
+        self._prompts = open_prompts(tokenizer, task.head, "choice", self.limit)
 
     @classmethod
     def load(
@@ -90,7 +91,7 @@ class ChoiceHead(Head):
         """
         choices = example.choices
         texts = self._prompts.shorten(example.texts, lambda cut: max(len(self._encode_choice(cut, x)) for x in choices))
-        prompt = self._prompts.encode_open(self._prompts.before(texts).rstrip())
+        prompt = self._prompts.encode_open(self._prompts.opening(texts))
         encoded = [self._encode_choice(texts, choice) for choice in choices]
         # a token without any before it has no probability
         return [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in encoded]

@@ -227,7 +227,7 @@ class CompletionHead(Head):
                 chosen = order[start : start + batch_size]
                 logits, targets = self._run([rows[i] for i in chosen])
                 sizes = [len(_counted(rows[i][1])) for i in chosen]
-                for i, *part in zip(chosen, logits.split(sizes), targets.split(sizes), strict=True):
+                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
                     followed[i] = _columns(*part)
         return followed
 

@@ -137,7 +137,7 @@ class LanguageModelHead(Head):
                 chosen = order[start : start + batch_size]
                 logits, targets = self._predict_chunks([chunks[i][1] for i in chosen])
                 n_classes, sizes = logits.shape[-1], [len(chunks[i][1]) - 1 for i in chosen]
-                for i, *part in zip(chosen, logits.split(sizes), targets.split(sizes), strict=True):
+                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
                     columns[i] = _columns(*part)
         group = np.repeat([text for text, _ in chunks], [len(ids) - 1 for _, ids in chunks])
         target, predicted, confidence, log_likelihood, squared = map(np.concatenate, zip(*columns, strict=True))

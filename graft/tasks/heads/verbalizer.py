@@ -16,11 +16,12 @@ import torch
 from graft.errors import CheckpointError, ConfigError
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts
+from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import Family, load_language_model, logits_of
-from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tasks.prompt import common_prefix
 from graft.tensors.checkpoint import Checkpoint
 
 
@@ -35,8 +36,10 @@ class VerbalizerHead(Head):
             raise ConfigError(
                 "head.template must end with {mask} under a causal language model, which reads no further"
             )
+        if family == "masked" and task.head.chat:
+            raise ConfigError("head.chat needs a causal language model, which answers after the prompt")
         self._family = family
-        self._prompts = PromptEncoder(tokenizer, task.head.pattern, "mask", self.limit)
+        self._prompts = open_prompts(tokenizer, task.head, "mask", self.limit)
         self._lead: list[int] = []  # tokens that all words begin with, after the prompt
         self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
 
@@ -74,7 +77,7 @@ class VerbalizerHead(Head):
         return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
 
     def _encode_prompt(self, texts: Texts) -> list[int]:
-        return [*self._prompts.encode_open(self._prompts.before(texts).rstrip()), *self._lead]
+        return [*self._prompts.encode_open(self._prompts.opening(texts)), *self._lead]
 
     def _find_words(self) -> torch.Tensor:
         words = self.task.head.words or self.task.labels
