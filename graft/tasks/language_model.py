@@ -59,7 +59,7 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
     return load_model(kind, model, dtype)[0], load_tokenizer(model), family
 
 
-def logits_of(model: Any, batch: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+def logits_of(model: Any, batch: dict[str, torch.Tensor], tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
     """Return a model's logits (m, vocabulary) at some tokens of a batch; gradients flow.
 
     The output layer is the widest of a small model: it is given the states of these tokens alone.
@@ -68,9 +68,12 @@ def logits_of(model: Any, batch: dict[str, torch.Tensor], tokens: torch.Tensor) 
         model: a masked or causal language model.
         batch: its inputs, (n, width) each.
         tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
+        cache: keys and values of what each row has read before.
     """
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+    if cache is not None:
+        options["past_key_values"] = cache
     with _narrowed_output(model, batch["input_ids"].shape, tokens) as is_narrowed:
         logits: torch.Tensor = run_model(model, batch, **options).logits
     return logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
