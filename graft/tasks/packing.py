@@ -66,15 +66,21 @@ def pack(texts: Sequence[Sequence[int]]) -> Packed:
     return packed
 
 
-def pack_inputs(rows: Sequence[Packed], width: int) -> dict[str, torch.Tensor]:
-    """Return a model's inputs beside the tokens, padded on the right to `width`, on the CPU.
+def pack_inputs(rows: Sequence[Packed], width: int, n_read: int = 0) -> dict[str, torch.Tensor]:
+    """Return a model's inputs beside the tokens, on the CPU.
+
+    Args:
+        rows: the texts.
+        width: of the tokens, padded on the right.
+        n_read: tokens of the beginning that all rows have in common and the model has read, which are no inputs.
 
     Returns:
-        `position_ids` (n, width) int64, and `attention_mask` (n, 1, width, width) bool: whether a token (third axis)
-        sees another (fourth). Padding is a branch of its own, which no token of a text sees.
+        `position_ids` (n, width) int64, and `attention_mask` (n, 1, width, n_read + width) bool: whether a token (third
+        axis) sees another (fourth). Padding is a branch of its own, which no token of a text sees.
     """
-    padding = [width - len(row.ids) for row in rows]
-    branches = torch.tensor([row.branches + [-1] * n for row, n in zip(rows, padding, strict=True)])
-    positions = torch.tensor([row.positions + [0] * n for row, n in zip(rows, padding, strict=True)])
+    padding = [n_read + width - len(row.ids) for row in rows]
+    branches = torch.tensor([row.branches[n_read:] + [-1] * n for row, n in zip(rows, padding, strict=True)])
+    positions = torch.tensor([row.positions[n_read:] + [0] * n for row, n in zip(rows, padding, strict=True)])
     is_seen = (branches == 0).unsqueeze(1) | (branches.unsqueeze(1) == branches.unsqueeze(2))
-    return {"position_ids": positions, "attention_mask": is_seen.tril().unsqueeze(1)}
+    mask = torch.nn.functional.pad(is_seen.tril(), (n_read, 0), value=True)
+    return {"position_ids": positions, "attention_mask": mask.unsqueeze(1)}

@@ -20,15 +20,20 @@ from graft.tasks.prompt import common_prefix
 _WORTH = 0.25  # the least share of a batch's tokens, padding counted, for which it is worth a forward pass of its own
 
 
-def shared_length(model: Any, texts: Sequence[Sequence[int]]) -> int:
+def shared_length(model: Any, texts: Sequence[Sequence[int]], most: int | None = None) -> int:
     """Return how many tokens all texts begin with, short of a whole text; 0 where reading them once saves too little.
 
     Models that can be packed keep nothing of what they have read but keys and values, each under its position. Layers
     that are recomputed take none, and sharded weights are gathered for one pass.
+
+    Args:
+        model: a causal language model.
+        texts: as token ids.
+        most: no more than so many.
     """
-    first, n = texts[0], len(texts)
-    longest, shortest = max(map(len, texts)), min(map(len, texts))
-    shared = min([shortest - 1, *(common_prefix(first, other) for other in texts[1:])])
+    n, longest, shortest = len(texts), max(map(len, texts)), min(map(len, texts))
+    limit = shortest - 1 if most is None else min(shortest - 1, most)
+    shared = min([limit, *(common_prefix(texts[0], other) for other in texts[1:])])
     if (n - 1) * shared < _WORTH * n * longest or not can_pack(model) or recomputes(model) or is_sharded(model):
         return 0
     return shared

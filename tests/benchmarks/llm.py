@@ -8,6 +8,7 @@ GRAFT_DATA names.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -147,16 +148,23 @@ def _rows(run: str, steps: dict[str, Callable[[], object]], rounds: int, device:
             "by": by,
             "ms": round(sorted(times[by])[rounds // 2]),
             "x bare": ratio_of(times[by], times["bare"]),
-            "peak MiB": _peak(step),
+            "peak MiB": _peak(step, device),
         }
         for by, step in steps.items()
     ]
 
 
-def _peak(step: Callable[[], object]) -> int:
-    idle, peak = Peak.now(), Peak()
+def _peak(step: Callable[[], object], device: str) -> int:
+    """MiB above what lies there between the steps."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        idle = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - idle) >> 20
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would hide what is needed
+    before, peak = Peak.now(), Peak(every=0.001)
     step()
-    return peak.stop() - idle // 1024
+    return peak.stop() - before // 1024
 
 
 def _texts(head: Any, examples: Sequence[Example], length: int, batch: int) -> list[Example]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from graft.tasks.batches import pad_tokens
 from graft.tasks.language_model import logits_of
 from graft.tasks.packing import PACKABLE, can_pack, pack, pack_inputs
+from graft.tasks.shared_prefix import read_prefix
 
 WORDS = 40
 TEXTS = [
@@ -19,6 +21,7 @@ TEXTS = [
     [[13, 14], [15, 16, 17]],  # nothing in common
     [[18, 19, 20, 21, 22, 23, 24]],
 ]
+PREFIX = [30, 31, 32, 33, 34]
 SIZES = {
     "vocab_size": WORDS,
     "hidden_size": 32,
@@ -44,21 +47,24 @@ def make_model(kind: str, **more: Any) -> Any:
     return model.eval()
 
 
-def one_by_one(model: Any) -> list[torch.Tensor]:
-    return [model(torch.tensor([text])).logits[0] for group in TEXTS for text in group]
+def one_by_one(model: Any, prefix: Sequence[int] = ()) -> list[torch.Tensor]:
+    n = len(prefix)
+    return [model(torch.tensor([[*prefix, *text]])).logits[0, n:] for group in TEXTS for text in group]
 
 
-def packed(model: Any, **changes: torch.Tensor) -> list[torch.Tensor]:
-    rows = [pack(group) for group in TEXTS]
-    batch = pad_tokens([row.ids for row in rows], 0)
+def packed(model: Any, prefix: Sequence[int] = (), **changes: torch.Tensor) -> list[torch.Tensor]:
+    n = len(prefix)
+    rows = [pack([[*prefix, *text] for text in group]) for group in TEXTS]
+    batch = pad_tokens([row.ids[n:] for row in rows], 0)
     width = batch["input_ids"].shape[1]
-    batch |= pack_inputs(rows, width) | changes
+    batch |= pack_inputs(rows, width, n) | changes
     places = [
-        torch.tensor([number * width + row.place(text, position) for position in range(len(ids))])
+        torch.tensor([number * width + row.place(text, n + position) - n for position in range(len(ids))])
         for number, (row, group) in enumerate(zip(rows, TEXTS, strict=True))
         for text, ids in enumerate(group)
     ]
-    return list(logits_of(model, batch, torch.cat(places)).split(list(map(len, places))))
+    cache = read_prefix(model, prefix, len(rows), torch.device("cpu")) if prefix else None
+    return list(logits_of(model, batch, torch.cat(places), cache=cache).split(list(map(len, places))))
 
 
 @torch.no_grad()
@@ -67,8 +73,10 @@ def test_packed_texts_have_the_logits_that_they_have_alone(kind: str) -> None:
     model = make_model(kind)
     assert can_pack(model)
     alone = one_by_one(model)
-    for expected, found in zip(alone, packed(model), strict=True):
+    after = one_by_one(model, PREFIX)  # of which the model keeps keys and values
+    for expected, found in zip([*alone, *after], [*packed(model), *packed(model, PREFIX)], strict=True):
         assert torch.allclose(expected, found, atol=1e-4, rtol=1e-4)
+    assert not any(torch.allclose(a, b, atol=1e-2) for a, b in zip(alone, after, strict=True))
     sees_all = torch.ones(4, 1, 9, 9, dtype=torch.bool).tril()  # without the mask, or the positions, it is another text
     for changes in ({"attention_mask": sees_all}, {"position_ids": torch.arange(9).expand(4, 9)}):
         others = packed(model, **changes)

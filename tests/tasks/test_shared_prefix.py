@@ -9,11 +9,11 @@ import torch
 from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.heads import verbalizer
+from graft.tasks.heads import choice, verbalizer
 from graft.tasks.packing import PACKABLE
 from graft.tasks.placement import checkpoint_layers, recomputes
 from graft.tasks.shared_prefix import after_prefix, read_prefix, shared_length
-from tests.models import inputs_of, toy_examples, toy_spec
+from tests.models import choice_rows, inputs_of, toy_examples, toy_spec
 from tests.tasks.test_packing import make_model
 
 SHOTS = "the film was all bad and it was bad this story is very good it was good "
@@ -70,6 +70,22 @@ def test_the_batch_makes_no_difference(causal: Path) -> None:
     assert torch.allclose(head.predict(EXAMPLES, batch_size=4), alone, atol=1e-4)
     same = [Example(("the film",), 0)] * 3  # the last token of a text is always its own
     assert torch.allclose(head.logits(same), head.logits(same[:1]).expand(3, -1), atol=1e-4)
+
+
+@torch.no_grad()
+def test_packed_choices_go_on_from_a_common_beginning_too(causal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = toy_spec(labels=(), choices="choices", head=HeadSpec("choice", template=SHOTS + "{text} it was {choice}"))
+    head = open_head(causal, task)
+    examples = [Example((row["text"],), row["label"], tuple(row["choices"])) for row in choice_rows(9, 5)]
+    alone = [head.logits([example])[0] for example in examples]  # packed, nothing shared
+    with inputs_of(head.model) as batches:
+        together = head.logits(examples)
+    assert [len(ids) for ids in batches] == [1, 9]
+    monkeypatch.setattr(choice, "can_pack", lambda _: False)
+    one_by_one = head.logits(examples)
+    assert torch.allclose(together, one_by_one, atol=1e-4)
+    assert all(torch.allclose(a, row[: len(a)], atol=1e-4) for a, row in zip(alone, together, strict=True))
+    assert together[:, :2].std() > 0.1
 
 
 def test_what_saves_little_or_could_be_wrong_is_read_row_by_row(causal: Path) -> None:

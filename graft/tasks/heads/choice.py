@@ -24,6 +24,7 @@ from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_of
 from graft.tasks.packing import Packed, can_pack, pack, pack_inputs
 from graft.tasks.prompt import common_prefix
+from graft.tasks.shared_prefix import read_prefix, shared_length
 from graft.tensors.checkpoint import Checkpoint
 
 _Begun = tuple[list[int], int]  # token ids of prompt and choice, and the position at which the choice begins
@@ -57,32 +58,40 @@ class ChoiceHead(Head):
 
     def _score(self, groups: Sequence[Sequence[_Begun]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Score all choices of all rows: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
-        batch, packed, groups = self._batch(groups)
-        width, texts = batch["input_ids"].shape[1], [text for group in groups for text in group]
+        rows, groups = self._arrange(groups)
+        texts = [text for group in groups for text in group]
+        most = min([start - 1 for _, start in texts] + [row.n_shared for row in rows])
+        n_read = shared_length(self.model, [row.ids for row in rows], most)
+        width = max(len(row.ids) for row in rows) - n_read
         places = [
-            number * width + row.place(choice, position - 1)
-            for number, (row, group) in enumerate(zip(packed, groups, strict=True))
+            number * width + row.place(choice, position - 1) - n_read
+            for number, (row, group) in enumerate(zip(rows, groups, strict=True))
             for choice, (ids, start) in enumerate(group)
             for position in range(start, len(ids))
         ]
         n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
         targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
         owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
-        logits = logits_of(self.model, batch, torch.tensor(places)).float()  # (all tokens, vocabulary)
+        logits = self._logits_at(rows, n_read, torch.tensor(places)).float()  # (all tokens, vocabulary)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
-    def _batch(
-        self, groups: Sequence[Sequence[_Begun]]
-    ) -> tuple[dict[str, torch.Tensor], list[Packed], Sequence[Sequence[_Begun]]]:
-        """Return a batch, its rows, and the choices in each: those of an example together where that is less work."""
+    def _arrange(self, groups: Sequence[Sequence[_Begun]]) -> tuple[list[Packed], Sequence[Sequence[_Begun]]]:
+        """Return a batch's rows, and the choices in each: those of an example together where that is less work."""
         alone = [[text] for group in groups for text in group]
-        together = [pack([ids for ids, _ in group]) for group in groups]
-        width = max(len(row.ids) for row in together)
-        if can_pack(self.model) and len(together) * width < len(alone) * max(len(ids) for ((ids, _),) in alone):
-            batch = self.pad([row.ids for row in together])
-            return batch | {k: v.to(self.device) for k, v in pack_inputs(together, width).items()}, together, groups
-        return self.pad([ids for ((ids, _),) in alone]), [pack([ids]) for ((ids, _),) in alone], alone
+        rows, together = ([pack([ids for ids, _ in group]) for group in parts] for parts in (alone, groups))
+        work, packed_work = (len(parts) * max(len(row.ids) for row in parts) for parts in (rows, together))
+        return (together, groups) if can_pack(self.model) and packed_work < work else (rows, alone)
+
+    def _logits_at(self, rows: Sequence[Packed], n_read: int, places: torch.Tensor) -> torch.Tensor:
+        """Return logits (m, vocabulary) at places in the rows without their first `n_read` tokens, which come first."""
+        batch, cache = self.pad([row.ids[n_read:] for row in rows]), None
+        if n_read or any(len(row.offsets) > 1 for row in rows):
+            more = pack_inputs(rows, batch["input_ids"].shape[1], n_read)
+            batch |= {name: part.to(self.device) for name, part in more.items()}
+        if n_read:
+            cache = read_prefix(self.model, rows[0].ids[:n_read], len(rows), self.device)
+        return logits_of(self.model, batch, places, cache=cache)
 
     def _encode(self, example: Example) -> list[_Begun]:
         """Return, for each choice, the token ids of prompt and choice, and the position at which the choice begins.
