@@ -16,7 +16,7 @@ from graft.specs.task import TaskSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.heads.completion import CompletionHead
-from tests.models import SIZES
+from tests.models import SIZES, toy_content, write_rows, write_yaml
 
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 CHATML = (
@@ -33,6 +33,10 @@ MARKED = (
 )
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LENGTH = 256
+TRAIN: dict[str, Any] = {
+    "shots": 96,
+    "train": {"optimizer": "adamw", "lr": 5e-3, "epochs": 5, "batch_size": 8, "scope": "layers"},
+}
 
 
 def byte_tokenizer(template: str | None = CHATML, eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:
@@ -129,6 +133,16 @@ def teach(head: Head, steps: int) -> None:
         head.loss(examples[16 * step : 16 * step + 16]).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def write_answers(folder: Path, make: Any = answer_rows, **changes: Any) -> Path:
+    """A task of requests and answers as a folder, out of distribution those of another draw."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, n) in enumerate({"train": 96, "validation": 24, "test": 32, "other": 12}.items()):
+        write_rows(folder / f"{split}.jsonl", make(n, seed))
+    content = toy_content(ood={"other": "other.jsonl"}, head={"kind": "completion"}, max_length=LENGTH)
+    del content["labels"]
+    return write_yaml(folder / "task.yaml", content | TRAIN | changes)
 
 
 def write_chat_model(folder: Path, steps: int = 60) -> Path:
