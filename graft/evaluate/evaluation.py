@@ -156,10 +156,15 @@ def predict_examples(head: Head, examples: list[Example], batch_size: int, name:
         prediction = Prediction(logits.double().numpy(), labels)
         finite = are_finite(logits, examples)
     if not finite:
-        raise CheckpointError(
-            f"{name}: the model's outputs are not finite; its weights hold NaN, or overflow in its dtype"
-        )
+        raise not_finite(name)
     return prediction
+
+
+def not_finite(name: str) -> CheckpointError:
+    """Return the error that says of a set that a model's outputs on it are not finite."""
+    return CheckpointError(
+        f"{name}: the model's outputs are not finite; its weights hold NaN, or overflow in its dtype"
+    )
 
 
 def _measure_set(prediction: Prediction) -> Report:

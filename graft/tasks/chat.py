@@ -57,8 +57,9 @@ def render(tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[bool]
     ids = list(_encode(tokenizer, turns)["input_ids"])
     said = [False] * len(ids)
     for i in (i for i, turn in enumerate(turns) if turn.role == ASSISTANT):
-        _require_continued(_text(tokenizer, turns[:i], opens=True), _text(tokenizer, turns[: i + 1]))
-        _require_continued(_text(tokenizer, turns[: i + 1]), text)
+        opened, alone = _text(tokenizer, turns[:i], opens=True), _text(tokenizer, turns[: i + 1])
+        # as far as both go: some templates close the whole conversation by one token more
+        _require_continued(opened, text[: common_prefix(alone, text)], turns[i].content)
         start = common_prefix(prompt_ids(tokenizer, turns[:i]), ids)
         end = common_prefix(_encode(tokenizer, turns[: i + 1])["input_ids"], ids)
         said[start:end] = [True] * (end - start)
@@ -109,8 +110,9 @@ def _marks_answers(tokenizer: Any) -> bool:
     return re.search(r"\{%-?\+?\s*generation\s*-?\+?%\}", str(tokenizer.chat_template)) is not None
 
 
-def _require_continued(opened: str, whole: str) -> None:
-    if not whole.startswith(opened):
+def _require_continued(opened: str, whole: str, content: str = "") -> None:
+    """Require that a text begins as the prompt did, and goes on to hold an answer."""
+    if not whole.startswith(opened) or content.strip() not in whole[len(opened) :]:
         raise ConfigError(
             "the tokenizer's chat template renders the assistant's turn otherwise than as a continuation of the prompt "
             f"({opened[-30:]!r}), so that a model would learn another prompt than it answers"
@@ -122,7 +124,8 @@ def _text(tokenizer: Any, turns: Sequence[Turn], *, opens: bool = False) -> str:
 
 
 def _encode(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> Any:
-    return _apply(tokenizer, turns, tokenize=True, return_dict=True, **options)
+    quiet = {"verbose": False}  # about texts that are longer than the model's inputs
+    return _apply(tokenizer, turns, tokenize=True, return_dict=True, tokenizer_kwargs=quiet, **options)
 
 
 def _apply(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> Any:

@@ -79,8 +79,8 @@ class PromptEncoder:
         return re.sub(r"\{(\w+)\}", lambda placeholder: values[placeholder[1]], template)
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length of the longest common prefix of two sequences of tokens."""
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """Return the length of the longest common prefix of two sequences of tokens, or of two texts."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
 
