@@ -61,7 +61,7 @@ PACKAGES = {
     "sources": {"gguf", "numpy", "peft", "torch", "transformers"},
     "parallel": {"torch"},
     "patch": {"numpy", "safetensors", "scipy", "torch"},
-    "tasks": {"accelerate", "datasets", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
+    "tasks": {"accelerate", "datasets", "jinja2", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "scores": {"numpy", "torch", "tqdm"},
     "localize": {"numpy", "torch", "tqdm"},
     "compose": {"numpy", "scipy", "torch"},

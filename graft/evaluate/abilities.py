@@ -165,7 +165,7 @@ def _halve(task: Task, examples: list[Example], what: str) -> tuple[list[Example
 def _mean_loss(head: Head, examples: Sequence[Example], batch_size: int) -> float:
     with head.evaluating():
         parts = split_examples(sorted(examples, key=lambda example: example.n_characters), batch_size)
-        return sum(head.loss(part).item() * len(part) for part in parts) / len(examples)
+        return sum(head.loss(part).item() * head.share(part, examples) for part in parts)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:

@@ -39,7 +39,12 @@ class ReliabilityBins:
 
 
 def negative_log_likelihood(outcomes: Outcomes) -> float:
-    """Return the mean of -ln p(label), nats, in 0..27.6: probabilities are at least `SMALLEST_PROBABILITY`."""
+    """Return the mean of -ln p(label), nats, in 0..27.6: probabilities are at least `SMALLEST_PROBABILITY`.
+
+    Of written answers it is the mean over all of their tokens.
+    """
+    if outcomes.n_tokens is not None:
+        return float(-outcomes.log_likelihood.sum() / max(1, outcomes.n_tokens.sum()))
     return float(-outcomes.log_likelihood.mean())
 
 

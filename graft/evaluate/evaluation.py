@@ -20,6 +20,7 @@ from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.heads.completion import UNANSWERED, AnswerColumns, CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead, TokenColumns
 from graft.tasks.label_order import rows_in
 from graft.tasks.task import Task
@@ -32,14 +33,14 @@ class Prediction:
 
     Attributes:
         logits: (n, n_labels) float64; -inf where a row has no such label, as where it has fewer choices; (n, 0)
-            for the lm head, which has no labels.
+            for heads that predict tokens, which have no labels.
         labels: (n,) int64, -1 for a class that the task lacks.
-        tokens: results of every token of the texts, from the lm head alone.
+        columns: results of every token of the texts, from the lm head, or of every answer, from the completion head.
     """
 
     logits: np.ndarray
     labels: np.ndarray
-    tokens: TokenColumns | None = None
+    columns: TokenColumns | AnswerColumns | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -53,8 +54,8 @@ class Prediction:
         Raises:
             DataError: there is none.
         """
-        if self.tokens is not None:
-            return Outcomes(**vars(self.tokens))
+        if self.columns is not None:
+            return Outcomes(**vars(self.columns))
         is_known = self.labels != NONE_OF_THESE
         if not is_known.any():
             raise DataError("no example of the set has one of the task's labels")
@@ -146,30 +147,40 @@ def predict_examples(head: Head, examples: list[Example], batch_size: int, name:
         CheckpointError: an output is not finite.
     """
     labels = np.array([example.label for example in examples])
-    if isinstance(head, LanguageModelHead):
-        tokens = head.predict_tokens(examples, batch_size=batch_size, label=name)
-        prediction = Prediction(np.empty((len(examples), 0)), labels, tokens)
-        finite = bool(np.isfinite(tokens.log_likelihood).all())
+    if isinstance(head, LanguageModelHead | CompletionHead):
+        columns = head.predict_columns(examples, batch_size=batch_size, label=name)
+        prediction = Prediction(np.empty((len(examples), 0)), labels, columns)
+        finite = bool(np.isfinite(columns.log_likelihood).all())
     else:
         logits = head.predict(examples, batch_size=batch_size, label=name)
         prediction = Prediction(logits.double().numpy(), labels)
         finite = are_finite(logits, examples)
     if not finite:
-        raise CheckpointError(
-            f"{name}: the model's outputs are not finite; its weights hold NaN, or overflow in its dtype"
-        )
+        raise not_finite(name)
     return prediction
+
+
+def not_finite(name: str) -> CheckpointError:
+    """Return the error that says of a set that a model's outputs on it are not finite."""
+    return CheckpointError(
+        f"{name}: the model's outputs are not finite; its weights hold NaN, or overflow in its dtype"
+    )
 
 
 def _measure_set(prediction: Prediction) -> Report:
     report = measure(prediction.outcomes())
-    if prediction.tokens is not None:
-        return _with_perplexity(report)
+    if prediction.columns is not None:
+        return _with_token_metrics(report, prediction.columns)
     return dataclasses.replace(report, n_none=int((prediction.labels == NONE_OF_THESE).sum()))
 
 
-def _with_perplexity(report: Report) -> Report:
-    """Add perplexity, exp of the mean NLL per token: monotone, so that its interval is that of the NLL."""
+def _with_token_metrics(report: Report, columns: TokenColumns | AnswerColumns) -> Report:
+    """Add perplexity, exp of the mean NLL per token: monotone, so that its interval is that of the NLL.
+
+    Of written answers also the share that holds no answer.
+    """
     low, high = report.ci["nll"]
     metrics = {**report.metrics, "perplexity": math.exp(report["nll"])}
+    if isinstance(columns, AnswerColumns):
+        metrics["unanswered"] = float((columns.predicted == UNANSWERED).mean())
     return dataclasses.replace(report, metrics=metrics, ci={**report.ci, "perplexity": (math.exp(low), math.exp(high))})

@@ -6,10 +6,10 @@ Methods that themselves choose by validation ("learned", "paper") look better he
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
-from graft.evaluate.correctness import accuracy
-from graft.evaluate.evaluation import predict_examples
+from graft.evaluate.evaluation import not_finite
 from graft.localize.localization import tuned_rows
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
@@ -65,4 +65,7 @@ class OnValidation:
 
 
 def _accuracy(head: Head, examples: list[Example], batch_size: int) -> float:
-    return float(accuracy(predict_examples(head, examples, batch_size, "validation").outcomes()))
+    accuracy = head.accuracy(examples, batch_size=batch_size, label="validation")  # without writing answers out
+    if math.isnan(accuracy):
+        raise not_finite("validation")
+    return accuracy

@@ -34,7 +34,8 @@ class Outcomes:
     confidence: Floats  # (n,) fp64, probability of the predicted class, in 0..1
     log_likelihood: Floats  # (n,) fp64, nats, ln of the true label's probability, in ln(1e-12)..0
     squared_error: Floats  # (n,) fp64, Σ over classes of (p - one-hot)², in 0..2
-    n_classes: int
+    n_classes: int  # 0 where answers are no classes, but texts; a label is then any number that tells them apart
+    n_tokens: Integers | None = None  # (n,) int64, the tokens that log_likelihood is the sum over; None: of one each
     group: Integers | None = None  # (n,) int64, ascending: rows of one group are drawn together; None: each by itself
 
     @classmethod
@@ -81,6 +82,7 @@ class Outcomes:
             log_likelihood=self.log_likelihood[rows],
             squared_error=self.squared_error[rows],
             n_classes=self.n_classes,
+            n_tokens=None if self.n_tokens is None else self.n_tokens[rows],
             group=None if self.group is None else self.group[rows],
         )
 

@@ -28,6 +28,7 @@ class MetricEntry(Entry):
         limits: the smallest and the largest possible value; intervals are clipped to them.
         higher_is_better: whether larger values are better.
         needs_probabilities: whether it reads stated probabilities, and not the predicted classes alone.
+        needs_classes: whether it is computed class by class, and so is left out where answers are texts.
         places: the outputs that show it: by `graft evaluate`, on the page, in paired comparisons of models.
     """
 
@@ -36,6 +37,7 @@ class MetricEntry(Entry):
     limits: tuple[float, float] = (0.0, 1.0)
     higher_is_better: bool
     needs_probabilities: bool = True
+    needs_classes: bool = False
     places: frozenset[Place] = EVERYWHERE
 
     @property
@@ -62,6 +64,7 @@ METRICS = Registry(
             label="macro F1",
             higher_is_better=True,
             needs_probabilities=False,
+            needs_classes=True,
             places=frozenset(("command", "page")),
         ),
         MetricEntry(

@@ -64,8 +64,8 @@ def measure(outcomes: Outcomes, *, draws: int = 1000, seed: int = 0) -> Report:
         draws: bootstrap resamples of examples.
         seed: of the resampling.
     """
-    metrics = {name: entry.load() for name, entry in METRICS.items()}
-    limits = {name: entry.limits for name, entry in METRICS.items()}
+    metrics = {name: entry.load() for name, entry in METRICS.items() if outcomes.n_classes or not entry.needs_classes}
+    limits = {name: METRICS[name].limits for name in metrics}
     return Report(
         n=len(outcomes),
         metrics={name: float(metric(outcomes)) for name, metric in metrics.items()},

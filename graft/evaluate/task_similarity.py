@@ -57,7 +57,7 @@ class _TouchedSum(GradientSink):
 def _mean_gradient(head: Head, rows: Sequence[Example], scope: Scope) -> torch.Tensor:
     """Return the (n_weights in scope,) fp32 gradient on the CPU, up to a factor."""
     weights = {name: weight for name, weight in head.model.named_parameters() if scope.holds(name)}
-    batches = [MicroBatch(batch, len(batch)) for batch in split_examples(rows, _BATCH)]
+    batches = [MicroBatch(batch, head.weigh(batch)) for batch in split_examples(rows, _BATCH)]
     stream_gradients(head, weights, sink := _TouchedSum(), batches)
     return torch.cat([sink.sums[name] for name in weights if name in sink.sums])
 

@@ -94,6 +94,7 @@ class MaskLearner:
             CheckpointError: a loss is not finite.
         """
         n, size, total = len(self.examples), self.config.batch_size, 0.0
+        whole = self._weigh(range(n))
         order = torch.randperm(n, generator=generator).tolist()
         sink = CandidateSum(self.candidates, self.head.ranks)
         with capture_gradients(self.head.model, self.candidates.weights, sink):
@@ -101,10 +102,11 @@ class MaskLearner:
                 batch = order[start : start + size]
                 # forward through the hard mask, backward as if a mask entry were a factor of delta: straight-through
                 self.candidates.write(self.chosen)
-                total += self._step(batch, sink) * len(batch)
-                weight = self.config.lr * len(batch) / n  # of a pass, so that lr does not depend on the batch size
-                self.scores.addcmul_(sink.pop(), self.candidates.deltas, value=-weight)
-        return total / n
+                weight = self._weigh(batch)
+                total += self._step(batch, sink) * weight
+                rate = self.config.lr * weight / whole  # of a pass, so that lr does not depend on the batch size
+                self.scores.addcmul_(sink.pop(), self.candidates.deltas, value=-rate)
+        return total / whole
 
     def measure(self, examples: Sequence[Example], chosen: torch.Tensor) -> float:
         """Return the mean NLL in nats of a mask, `chosen` (n,) bool."""
@@ -112,8 +114,11 @@ class MaskLearner:
         with torch.no_grad():
             size = self.config.batch_size
             batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-            sums = [self.head.loss(batch).item() * len(batch) for batch, _ in self.head.ranks.shard(batches)]
-            return sum(self.head.ranks.collect(sums, len(batches))) / len(examples)
+            sums = [
+                self.head.loss(batch).item() * self.head.share(batch, examples)
+                for batch, _ in self.head.ranks.shard(batches)
+            ]
+            return sum(self.head.ranks.collect(sums, len(batches)))
 
     def _step(self, batch: list[int], sink: CandidateSum[Candidates]) -> float:
         """Gather the gradient of a batch's mean loss, its micro-batches dealt out to processes; return that loss."""
@@ -124,13 +129,16 @@ class MaskLearner:
         if offsets is not None:  # on the logits before this step: a fit on this batch alone would follow its classes
             offsets.fit()
         for part, counts in ranks.shard(parts):
-            loss = self._loss(part) * (len(part) / len(batch))
+            loss = self._loss(part) * (self._weigh(part) / self._weigh(batch))
             losses.append(loss.item())
             backpropagate(self.head, loss, counts)
             sink.end_batch(counts=counts)
         if offsets is not None:  # each process has the new logits of its own parts only
             offsets.share(parts, ranks)
         return sum(ranks.collect(losses, len(parts)))
+
+    def _weigh(self, positions: Sequence[int]) -> int:
+        return max(1, self.head.weigh([self.examples[i] for i in positions]))
 
     def _loss(self, positions: list[int]) -> torch.Tensor:
         batch, offsets = [self.examples[i] for i in positions], self._offsets

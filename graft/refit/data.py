@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from graft.errors import ConfigError, DataError
+from graft.specs.data import ANSWER_COLUMNS
 from graft.specs.head import HeadSpec
 from graft.specs.reader import read_config
 from graft.specs.refit import RefitSpec
@@ -40,7 +41,7 @@ class RefitData:
         """Return source, number and hash of the texts for a patch's provenance; the texts themselves stay here."""
         digest = hashlib.sha256()
         for example in self.train:
-            for text in (*example.texts, *example.choices):
+            for text in (*example.texts, *example.choices, *example.roles):
                 data = text.encode()
                 digest.update(len(data).to_bytes(8, "little") + data)
         return {"source": self.source, "n": len(self.train), "sha256": digest.hexdigest()}
@@ -97,7 +98,7 @@ def task_of(description: Mapping[str, Any], texts: Path) -> Task:
     """
     path = str(texts.absolute())
     described, keys = description.get("head"), [field.name for field in dataclasses.fields(HeadSpec)]
-    known = {key: description[key] for key in ("name", "labels", "choices") if description.get(key)}
+    known = {key: description[key] for key in ("name", "labels", "choices", *ANSWER_COLUMNS) if description.get(key)}
     if not isinstance(described, Mapping) or "kind" not in described or "name" not in known:
         raise ConfigError("the patch names no task with its head: give --task")
     # a classifier's row also tells of its layer, and a template that is the kind's own is written out

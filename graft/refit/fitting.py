@@ -149,8 +149,9 @@ class Fitting:
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         with capture_gradients(head.model, self.entries.weights, sink):
             for positions in tqdm(batches, desc="epoch", unit="step", disable=None, leave=False):
-                total += self._step([self.examples[i] for i in positions], sink) * len(positions)
-        return total / len(order)
+                batch = [self.examples[i] for i in positions]
+                total += self._step(batch, sink) * head.share(batch, self.examples)
+        return total
 
     def _step(self, batch: Sequence[Example], sink: CandidateSum[Entries]) -> float:
         """Take one step on a batch, an equal part of which is every process's; return its mean loss."""
@@ -158,7 +159,7 @@ class Fitting:
         size = -(-len(batch) // ranks.world)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         for part, counts in ranks.shard(parts):
-            loss = self.objective(part) * (len(part) / len(batch))
+            loss = self.objective(part) * self.objective.head.share(part, batch)
             losses.append(loss.item())
             if not torch.isfinite(loss):
                 raise TrainingError(f"the loss is {losses[-1]}: lower refit.lr")

@@ -74,7 +74,7 @@ def _measure_tokens(objective: Objective, examples: Sequence[Example]) -> Measur
     rows = []
     with head.evaluating():
         for batch, _ in head.ranks.shard(batches):
-            share = len(batch) / len(ordered)
+            share = head.share(batch, ordered)
             rows.append((share * float(objective.divergence(batch)), share * float(head.loss(batch))))
     kl, nll = (sum(head.ranks.collect(column, len(batches))) for column in zip(*rows, strict=True))
     return Measured(kl, nll)

@@ -30,7 +30,7 @@ class PartExample(Example):
 
 def assign_part(examples: Sequence[Example], part: int) -> list[PartExample]:
     """Return the examples as those of a part."""
-    return [PartExample(example.texts, example.label, example.choices, part) for example in examples]
+    return [PartExample(example.texts, example.label, example.choices, example.roles, part) for example in examples]
 
 
 @dataclass(frozen=True, eq=False)

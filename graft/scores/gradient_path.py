@@ -68,6 +68,7 @@ class GradientPath:
         self.batch_size = batch_size
         self.seed = seed
         self.class_debias = class_debias
+        head.inspect(examples)
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
         self.weights: Mapping[str, torch.Tensor] = LiveTarget(head.model).require(names, "is in scope")
         self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere
@@ -96,7 +97,7 @@ class GradientPath:
         parts = split_examples(self.examples, self.batch_size)
         if micro_batches is not None and micro_batches < len(parts):
             parts = [parts[i * len(parts) // micro_batches] for i in range(micro_batches)]
-        batches = [MicroBatch(part, factor * len(part) / len(self.examples)) for part in parts]
+        batches = [MicroBatch(part, factor * self.head.share(part, self.examples)) for part in parts]
         self._stream(sink, self.weights if weights is None else weights, batches, offsets)
 
     def gradients_at(self, alpha: float) -> Gradients:
@@ -119,7 +120,7 @@ class GradientPath:
         """
         sink = DenseSum(self.weights)
         parts = split_examples(examples, self.batch_size)
-        self._stream(sink, self.weights, [MicroBatch(part, len(part) / len(examples)) for part in parts])
+        self._stream(sink, self.weights, [MicroBatch(part, self.head.share(part, examples)) for part in parts])
         return sink.sums
 
     def squared_gradients_at(self, alpha: float, *, micro_batch: int = 1, drawn: bool = False) -> Gradients:

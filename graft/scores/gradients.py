@@ -178,7 +178,8 @@ def sum_mean_gradients(
         CheckpointError: a loss or a gradient is not finite.
     """
     ordered = sorted(examples, key=lambda example: example.n_characters)
-    batches = [MicroBatch(part, len(part) / (n or len(ordered))) for part in split_examples(ordered, batch_size)]
+    share = len(ordered) / (n or len(ordered))
+    batches = [MicroBatch(part, share * head.share(part, ordered)) for part in split_examples(ordered, batch_size)]
     stream_gradients(head, weights, sink, batches, loss_of=loss_of, label="support")
     for name, total in sink.sums.items():  # the backward pass of a finite loss may overflow
         if not torch.isfinite(total).all():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from graft.specs.block import Block
 
+ANSWER_COLUMNS = ("prompt", "completion", "messages")  # keys of the completion head, for columns of the same name
 MIRROR = "GRAFT_DATA"  # the environment's variable for the folder of a local mirror
 
 
@@ -23,6 +24,7 @@ class SplitSpec(Block):
         revision: revision of a Hub dataset; its newest where absent.
         text: column of the text, or the two columns of a pair's texts; the task's where absent.
         label: column of the label; the task's where absent.
+        prompt, completion, messages: columns of the completion head; the task's where absent.
         choices: column of a row's choices, or several columns of one text each; the task's where absent.
         labels: label names of this file, in the order of its positions; the task's where absent. For a task with
             choices it may be the column in which each row names its own. A Hub dataset's nested columns have dots in
@@ -44,9 +46,18 @@ class SplitSpec(Block):
     revision: str | None = None
     skip_blank: bool = False
     local: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
 
     def check_for(
-        self, *, text: str | tuple[str, ...], choices: str | None, labels: tuple[str, ...], has_classes: bool
+        self,
+        *,
+        text: str | tuple[str, ...],
+        choices: str | None,
+        labels: tuple[str, ...],
+        has_classes: bool,
+        answers: Sequence[str] = (),
     ) -> None:
         """Refuse what would mean nothing beside the rest of the TASK file, and so be ignored.
 
@@ -55,6 +66,7 @@ class SplitSpec(Block):
             choices: the task's column of choices.
             labels: the task's label names.
             has_classes: whether a label of the task means the same in every row.
+            answers: which of prompt, completion and messages the task reads.
 
         Raises:
             ValueError: it does not go together; the message says why.
@@ -64,6 +76,11 @@ class SplitSpec(Block):
         own = self.text or text
         if (1 if isinstance(own, str) else len(own)) != (1 if isinstance(text, str) else 2):
             raise ValueError("text must be as many columns as the task's: one, or two for a pair")
+        for key in ANSWER_COLUMNS:
+            if getattr(self, key) is not None and key not in answers:
+                raise ValueError(f"{key} is no column that the task reads")
+        if answers and self.text is not None:
+            raise ValueError(f"text is no column that the task reads: {' and '.join(answers)} are")
         if self.choices is not None and choices is None:
             raise ValueError("choices is a column of tasks with choices, and the task names none")
         if isinstance(self.labels, str) and choices is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from graft.specs.block import Block
-from graft.specs.ranges import OneOf
+from graft.specs.ranges import Count, OneOf
 from graft.tasks.registry import HEADS, HeadEntry
 
 SECOND = "{text_b}"
@@ -24,10 +25,18 @@ class HeadSpec(Block):
         template: similarity: a text in whose "{}" each label text, or choice, is put; "{}" where absent. verbalizer,
             where it is required: such as "{text} It was {mask}."; under a causal model {mask} comes last. choice: such
             as "Question: {text} Answer: {choice}", {choice} last; "{text} {choice}" where absent. The texts of a pair
-            are {text_a} and {text_b}.
+            are {text_a} and {text_b}. completion: such as "{prompt}\\nAnswer: {completion}", {completion} last;
+            "{prompt}{completion}" where absent; of a chat what is before {completion} is the user's turn.
         words: verbalizer: one word per label, each a single token; the label names where absent.
         normalize: choice: what the log likelihood of a choice is divided by: "none" (by nothing), its "tokens" (where
             absent) or its UTF-8 "bytes".
+        chat: put the prompt into the tokenizer's chat template as the user's turn, and what follows it (word, choice or
+            completion) at the start of the assistant's.
+        system: text of the system's turn before a chat that has none.
+        answer: completion: a regular expression that finds the answer in a completion, such as
+            "#### (-?[0-9.,]+)"; its first group, or all of it, is compared. Where absent the whole completion is.
+        max_new_tokens: completion: most tokens that the model may write; 16 more than the longest completion of the
+            set where absent.
     """
 
     kind: Annotated[str, OneOf(HEADS)] = "similarity"
@@ -35,6 +44,10 @@ class HeadSpec(Block):
     template: str | None = None
     words: tuple[str, ...] | None = None
     normalize: Literal["none", "tokens", "bytes"] | None = None
+    chat: bool | None = None
+    system: str | None = None
+    answer: str | None = None
+    max_new_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         """Refuse keys that the kind does not read, and a template without a slot.
@@ -43,7 +56,7 @@ class HeadSpec(Block):
             ValueError: naming the key and the kinds that it goes with.
         """
         super().__post_init__()
-        for key in ("texts", "template", "words", "normalize"):
+        for key in (field.name for field in dataclasses.fields(self) if field.name != "kind"):
             if getattr(self, key) is not None and key not in self.entry.keys:
                 kinds = " and ".join(name for name, entry in HEADS.items() if key in entry.keys)
                 raise ValueError(f"{key} goes with kind {kinds}, not with {self.kind}")
@@ -51,6 +64,8 @@ class HeadSpec(Block):
             raise ValueError("template needs a {} where the label text goes")
         if self.entry.slot is not None and self.template is None and self.entry.template is None:
             raise ValueError(f'the {self.kind} needs a template, such as "{self.entry.example}"')
+        if self.answer is not None:
+            _require_pattern(self.answer)
 
     @property
     def entry(self) -> HeadEntry:
@@ -67,13 +82,14 @@ class HeadSpec(Block):
         """Return whether label texts are made of each row's second text."""
         return any(SECOND in text for text in self.texts or ())
 
-    def check_for(self, *, labels: int, pair: bool, choices: bool) -> None:
+    def check_for(self, *, labels: int, pair: bool, choices: bool, messages: bool = False) -> None:
         """Refuse what does not go with the rest of the TASK file.
 
         Args:
             labels: how many labels the task has.
             pair: whether a row has two texts.
             choices: whether a row has choices of its own.
+            messages: whether a row is the messages of a chat.
 
         Raises:
             ValueError: it does not go together; the message says why.
@@ -87,11 +103,27 @@ class HeadSpec(Block):
             values = getattr(self, key)
             if values is not None and len(values) != labels:
                 raise ValueError(f"head.{key} has {len(values)} {key} for {labels} labels")
+        self._check_chat(messages)
         slot = self.entry.slot
         if slot not in (None, "{}"):
-            _check_places(self.pattern, str(slot), pair)
+            _check_places(self.pattern, [*self._places(pair), str(slot)], str(slot))
         if self.entry.ends_with_slot and not self.pattern.endswith(str(slot)):
             raise ValueError(f"head.template must end with {slot}: its likelihood is that after all the rest")
+
+    def _places(self, pair: bool) -> list[str]:
+        """Return the places of a row's texts in a template."""
+        if self.entry.has_answers:
+            return ["{prompt}"]
+        return ["{text_a}", "{text_b}"] if pair else ["{text}"]
+
+    def _check_chat(self, messages: bool) -> None:
+        if messages and (self.template is not None or self.chat is False):
+            key = "chat: false" if self.template is None else "template"
+            raise ValueError(f"head.{key} goes with prompts: messages are put into the tokenizer's chat template")
+        if self.chat and not self.pattern.endswith(str(self.entry.slot)):
+            raise ValueError(f"head.template must end with {self.entry.slot}: in a chat it begins the assistant's turn")
+        if self.system is not None and not (self.chat or messages):
+            raise ValueError("head.system is a turn of a chat: it goes with chat: true or with messages")
 
     def _check_columns(self, labels: int, pair: bool, choices: bool) -> None:
         if choices and self.entry.choices == "refused":
@@ -100,11 +132,18 @@ class HeadSpec(Block):
         if not choices and self.entry.choices == "required":
             raise ValueError(f"head.kind {self.kind} needs choices: the column that holds each row's list of texts")
         if not self.entry.has_labels and (labels or pair):
-            raise ValueError(f"head.kind {self.kind} reads one text column{' and no labels' if labels else ''}")
+            read = "prompts and completions, or messages," if self.entry.has_answers else "one text column"
+            raise ValueError(f"head.kind {self.kind} reads {read}{' and no labels' if labels else ''}")
 
 
-def _check_places(template: str, slot: str, pair: bool) -> None:
-    allowed = ["{text_a}", "{text_b}", slot] if pair else ["{text}", slot]
+def _require_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"answer: {pattern!r} is no regular expression ({error})") from error
+
+
+def _check_places(template: str, allowed: list[str], slot: str) -> None:
     slots = re.findall(r"\{\w*\}", template)
     if set(slots) != set(allowed) or slots.count(slot) != 1:
         raise ValueError(f"head.template {template!r} must hold {', '.join(allowed)} and no other place, {slot} once")

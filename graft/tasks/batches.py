@@ -13,10 +13,11 @@ from graft.errors import CheckpointError, ConfigError, DataError
 from graft.tensors.out_of_memory import is_out_of_memory
 
 Texts = tuple[str, ...]
+Side = Literal["left", "right"]
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # keys of configs for the longest input
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Literal["left", "right"]) -> dict[str, Any]:
+def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Side) -> dict[str, Any]:
     """Encode texts, or pairs of texts, cut to `limit` tokens, as padded tensors (n, tokens) on the CPU.
 
     Raises:
@@ -50,15 +51,17 @@ def run_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
         raise CheckpointError(f"the model's tokenizer cannot read these texts ({fact})") from error
 
 
-def pad_right(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Pad token ids on the right: (n, tokens) int64 with their attention mask, on the CPU.
+def pad_tokens(rows: Sequence[Sequence[int]], pad: int, side: Side = "right") -> dict[str, torch.Tensor]:
+    """Pad token ids: (n, tokens) int64 with their attention mask, on the CPU.
 
-    On the right, whatever side the tokenizer would choose: in a causal model no real token then sees a padded one, and
-    positions count from 0 by default.
+    On the right unless `side` says so, whatever side the tokenizer would choose: in a causal model no real token then
+    sees a padded one, and positions count from 0 by default. On the left is for a model that writes on.
     """
     width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    gaps = [[pad] * (width - len(row)) for row in rows]
+    ids = torch.tensor([[*row, *gap] if side == "right" else [*gap, *row] for row, gap in zip(rows, gaps, strict=True)])
+    real = torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    mask = (torch.arange(width) < real).long() if side == "right" else (torch.arange(width) >= width - real).long()
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from graft.specs.data import SplitSpec
 from graft.specs.task import TaskSpec
 from graft.tasks.labels import NONE_OF_THESE as NONE_OF_THESE
 from graft.tasks.labels import LabelReader, cell_of, label_reader, refuse_row
+from graft.tasks.messages import is_text, read_messages, refuse_empty_answer
 from graft.tasks.rows import Row
 
 
@@ -22,14 +21,16 @@ class Example:
     """An input of a head with its label.
 
     Attributes:
-        texts: one text, or two.
-        label: the position of the label, or of the right choice (-1: none of the task's); 0 for the lm head.
+        texts: one text, or two; a prompt and its completion; or what each message of a chat says.
+        label: the position of the label, or of the right choice (-1: none of the task's); 0 for heads without labels.
         choices: the row's own choices, if the task has them.
+        roles: who says each text, of a chat's messages alone.
     """
 
     texts: tuple[str, ...]
     label: int
     choices: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
     @property
     def n_characters(self) -> int:
@@ -44,18 +45,17 @@ def make_examples(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec, *, label
 
     Raises:
         DataError: a column is missing, a text is not text, choices are not two or more texts, or a label is outside
-            the list; the row is named.
+            the list; an answer is empty, or a chat has none; the row is named.
     """
-    columns = spec.text or task.text
-    columns = (columns,) if isinstance(columns, str) else columns
+    columns = task.columns_of(spec)
     read_label: LabelReader = label_reader(rows, spec, task) if labeled else (lambda *_: NONE_OF_THESE)
     examples = []
     for number, row in enumerate(rows, start=1):
         if spec.skip_blank and not any(str(cell_of(row, column, spec, number)).strip() for column in columns):
             continue
-        texts = tuple(_read_text(row, column, spec, number) for column in columns)
+        texts, roles = _read_texts(row, columns, spec, task, number)
         choices = _read_choices(row, spec, task, number)
-        examples.append(Example(texts, read_label(row, number, len(choices)), choices))
+        examples.append(Example(texts, read_label(row, number, len(choices)), choices, roles))
     return examples
 
 
@@ -88,9 +88,20 @@ def draw_shots(
     return [drawn[i] for i in generator.permutation(len(drawn))]
 
 
+def _read_texts(
+    row: Row, columns: Sequence[str], spec: SplitSpec, task: TaskSpec, number: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return a row's texts, and the roles of those who say them where it is a chat."""
+    if task.messages is not None:
+        return read_messages(row, columns[0], spec, number)
+    if task.head.entry.has_answers:
+        refuse_empty_answer(row, columns[-1], spec, number)
+    return tuple(_read_text(row, column, spec, number) for column in columns), ()
+
+
 def _read_text(row: Row, column: str, spec: SplitSpec, number: int) -> str:
     value = cell_of(row, column, spec, number)
-    if not _is_text(value):
+    if not is_text(value):
         raise refuse_row(spec, number, f"{column!r} is not a text")
     return str(value)
 
@@ -102,11 +113,6 @@ def _read_choices(row: Row, spec: SplitSpec, task: TaskSpec, number: int) -> tup
     if not isinstance(column, str):
         return tuple(_read_text(row, one, spec, number) for one in column)
     value = cell_of(row, column, spec, number)
-    if not isinstance(value, list) or len(value) < 2 or not all(map(_is_text, value)):
+    if not isinstance(value, list) or len(value) < 2 or not all(map(is_text, value)):
         raise refuse_row(spec, number, f"{column!r} is not a list of two or more texts")
     return tuple(value)
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a text is more than white space and holds no lone surrogate, half of a character."""
-    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from graft.sources.made_checkpoint import MadeCheckpoint, folder_of
 from graft.sources.opening import open_folder
 from graft.specs.runtime import DEFAULT, Engine, Runtime
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Texts, embedded_tokens, encode_texts, longest_input, pad_right
+from graft.tasks.batches import Side, Texts, embedded_tokens, encode_texts, longest_input, pad_tokens
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
@@ -127,11 +127,22 @@ class Head(ABC):
         """Return the examples of which `outputs` has a row: all, unless tokens are predicted and there is none."""
         return list(examples)
 
+    def inspect(self, examples: Sequence[Example]) -> Any:  # noqa: B027 - most heads can use all
+        """Say on stderr what of a set of examples a head cannot use as it is, such as answers that are cut."""
+
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""
         labels = torch.tensor([example.label for example in examples], device=self.device)
         logits = self.logits(examples)
         return torch.nn.functional.cross_entropy(logits if offsets is None else logits + offsets, labels)
+
+    def weigh(self, examples: Sequence[Example]) -> int:
+        """Return the weight that the loss of these examples has in a mean over several batches: how many there are."""
+        return len(examples)
+
+    def share(self, part: Sequence[Example], whole: Sequence[Example]) -> float:
+        """Return the factor of a part's loss in the whole's: the loss of a batch is the sum of its parts' shares."""
+        return self.weigh(part) / max(1, self.weigh(whole))
 
     def predict(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> torch.Tensor:
         """Return (n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
@@ -170,7 +181,7 @@ class Head(ABC):
         finally:
             self.model.train(was_training)
 
-    def tokenize(self, texts: Sequence[Texts], side: Literal["left", "right"] = "right") -> dict[str, torch.Tensor]:
+    def tokenize(self, texts: Sequence[Texts], side: Side = "right") -> dict[str, torch.Tensor]:
         """Return texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says so.
 
         Raises:
@@ -179,13 +190,13 @@ class Head(ABC):
         """
         return self._move(encode_texts(self.tokenizer, texts, self.limit, side))
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Return token ids as a batch on the model's device, padded on the right.
+    def pad(self, rows: Sequence[Sequence[int]], side: Side = "right") -> dict[str, torch.Tensor]:
+        """Return token ids as a batch on the model's device, padded on the right unless `side` says so.
 
         Raises:
             CheckpointError: a token that the model does not embed.
         """
-        return self._move(pad_right(rows, self.tokenizer.pad_token_id))
+        return self._move(pad_tokens(rows, self.tokenizer.pad_token_id, side))
 
     def _move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         highest = int(batch["input_ids"].max())

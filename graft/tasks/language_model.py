@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,22 +59,45 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
     return load_model(kind, model, dtype)[0], load_tokenizer(model), family
 
 
-def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return -ln p of each target, (n, m), from logits (n, m, vocabulary) and targets (n, m) int64; gradients flow."""
-    # flattened to (n * m, vocabulary): with the vocabulary in another dimension it takes three times as long on the CPU
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return nll.view_as(targets)
+def logits_of(model: Any, batch: dict[str, torch.Tensor], tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
+    """Return a model's logits (m, vocabulary) at some tokens of a batch; gradients flow.
 
+    The output layer is the widest of a small model: it is given the states of these tokens alone.
 
-def logits_at(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-    """Return a causal model's logits (n, m, vocabulary) at `positions` (m,) int64; gradients flow.
-
-    The output layer is the widest of a small model: where the model accepts positions, only these are computed.
+    Args:
+        model: a masked or causal language model.
+        batch: its inputs, (n, width) each.
+        tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
+        cache: keys and values of what each row has read before.
     """
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
-    if "logits_to_keep" not in accepted:
-        logits: torch.Tensor = run_model(model, batch, **options).logits[:, positions]
-    else:
-        logits = run_model(model, batch, **options, logits_to_keep=positions).logits
-    return logits
+    if cache is not None:
+        options["past_key_values"] = cache
+    with _narrowed_output(model, batch["input_ids"].shape, tokens) as is_narrowed:
+        logits: torch.Tensor = run_model(model, batch, **options).logits
+    return logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
+
+
+@contextlib.contextmanager
+def _narrowed_output(model: Any, shape: torch.Size, tokens: torch.Tensor) -> Iterator[list[bool]]:
+    """Let the output layer see these tokens' states alone, as one row; yield a list that is empty where it cannot.
+
+    A model may reach its output weights without calling the layer, or call it on something else than all states.
+    """
+    is_narrowed: list[bool] = []
+
+    def narrow(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        states = inputs[0] if inputs else None
+        if not torch.is_tensor(states) or states.ndim != 3 or states.shape[:2] != shape:
+            return None
+        is_narrowed.append(True)
+        return (states.flatten(0, 1).index_select(0, tokens.to(states.device)).unsqueeze(0), *inputs[1:])
+
+    layer = model.get_output_embeddings()
+    hook = layer.register_forward_pre_hook(narrow) if isinstance(layer, torch.nn.Module) else None
+    try:
+        yield is_narrowed
+    finally:
+        if hook is not None:
+            hook.remove()

@@ -22,6 +22,7 @@ from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.vocabulary import open_tokenizer
 
 _noted: set[tuple[Path, str]] = set()  # one note a folder and kind
+_told: set[str] = set()
 
 
 def load_model(
@@ -157,6 +158,13 @@ def tell(line: str) -> None:
     """Print a line on stderr, once for all processes of a run."""
     if find_ranks().is_first:
         tqdm.write(line, file=sys.stderr)
+
+
+def tell_once(line: str) -> None:
+    """Print a line on stderr as `tell` does, unless it was printed before."""
+    if line not in _told:
+        _told.add(line)
+        tell(line)
 
 
 def _note_left_out(checkpoint: Checkpoint) -> None:

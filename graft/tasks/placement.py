@@ -72,6 +72,12 @@ def checkpoint_layers(model: Any) -> None:
         layer.forward = partial(_recompute, layer.forward)
 
 
+def recomputes(model: Any) -> bool:
+    """Return whether `checkpoint_layers` has been at work on a model."""
+    layers = (vars(module).get("forward") for module in model.modules())
+    return any(isinstance(forward, partial) and forward.func is _recompute for forward in layers)
+
+
 def _recompute(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     from torch.utils.checkpoint import checkpoint
 

@@ -41,6 +41,10 @@ class PromptEncoder:
         """Return the filled template up to the slot."""
         return self._substitute(self.template.partition(f"{{{self.slot}}}")[0], texts, "")
 
+    def opening(self, texts: Texts) -> str:
+        """Return the filled template as a prompt to be continued: a space before the slot belongs to what follows."""
+        return self.before(texts).rstrip()
+
     def encode(self, text: str) -> list[int]:
         """Return token ids with the special tokens that the tokenizer adds."""
         return list(run_tokenizer(self.tokenizer, text, verbose=False)["input_ids"])
@@ -75,8 +79,8 @@ class PromptEncoder:
         return re.sub(r"\{(\w+)\}", lambda placeholder: values[placeholder[1]], template)
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length of the longest common prefix of two sequences of tokens."""
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """Return the length of the longest common prefix of two sequences of tokens, or of two texts."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
 

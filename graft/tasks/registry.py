@@ -22,6 +22,7 @@ class HeadEntry(Entry):
         ends_with_slot: nothing may follow the slot.
         choices: rows with texts of their own to choose from are refused, allowed or required.
         has_labels: rows have labels; without them the head reads one text column alone.
+        has_answers: a row is a prompt with its completion, or the messages of a chat, in place of a text.
         embeds_labels: each forward pass also takes a text per label, as memory plans count it.
         own_layer: name of a layer that the head has beside the base model, which is stored dense in the patch, cannot
             be shared by two tasks, and is made for the task's labels; None without one.
@@ -37,6 +38,7 @@ class HeadEntry(Entry):
     ends_with_slot: bool = False
     choices: Literal["refused", "allowed", "required"] = "refused"
     has_labels: bool = True
+    has_answers: bool = False
     embeds_labels: bool = False
     own_layer: str | None = None
     more_metrics: tuple[str, ...] = ()
@@ -70,7 +72,7 @@ HEADS = Registry(
             help="the probability of each label's word in a template, by a masked or causal language model",
             target="graft.tasks.heads.verbalizer:VerbalizerHead",
             source="arXiv 2012.15723",
-            keys=("words", "template"),
+            keys=("words", "template", "chat", "system"),
             slot="{mask}",
             example="{text} It was {mask}.",
         ),
@@ -79,7 +81,7 @@ HEADS = Registry(
             help="the likelihood of each of a row's choices after its text, by a causal language model",
             target="graft.tasks.heads.choice:ChoiceHead",
             source="arXiv 2005.14165",
-            keys=("template", "normalize"),
+            keys=("template", "normalize", "chat", "system"),
             slot="{choice}",
             template="{text} {choice}",
             ends_with_slot=True,
@@ -92,6 +94,20 @@ HEADS = Registry(
             target="graft.tasks.heads.lm:LanguageModelHead",
             has_labels=False,
             more_metrics=("perplexity",),
+            auto_class="AutoModelForCausalLM",
+            pipeline="text-generation",
+        ),
+        HeadEntry(
+            name="completion",
+            help="the answer to a prompt or in a chat, token by token, by a causal language model that writes it",
+            target="graft.tasks.heads.completion:CompletionHead",
+            keys=("template", "chat", "system", "answer", "max_new_tokens"),
+            slot="{completion}",
+            template="{prompt}{completion}",
+            ends_with_slot=True,
+            has_labels=False,
+            has_answers=True,
+            more_metrics=("perplexity", "unanswered"),
             auto_class="AutoModelForCausalLM",
             pipeline="text-generation",
         ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from graft.arguments import checked
 from graft.errors import DataError
-from graft.specs.data import MIRROR, SplitSpec
+from graft.specs.data import ANSWER_COLUMNS, MIRROR, SplitSpec
 from graft.specs.head import HeadSpec
 from graft.specs.reader import load_yaml, override, read_config, to_plain
 from graft.specs.task import TaskSpec
@@ -166,10 +166,12 @@ class Task:
         return [example for split in splits for example in self._split(split) if example.label == NONE_OF_THESE]
 
     def describe(self) -> dict[str, Any]:
-        """Return name, head with its template, labels and the column of choices, for a patch's provenance."""
-        head = to_plain(self.spec.head) | ({"template": self.spec.head.pattern} if self.spec.head.pattern else {})
+        """Return name, head with its template, labels and columns, for a patch's provenance."""
+        template = self.spec.head.pattern if self.spec.messages is None else ""
+        head = to_plain(self.spec.head) | ({"template": template} if template else {})
         described = {"name": self.spec.name, "head": head, "labels": list(self.spec.labels)}
-        return described if self.spec.choices is None else described | {"choices": self.spec.choices}
+        columns = {key: getattr(self.spec, key) for key in ("choices", *ANSWER_COLUMNS)}
+        return described | {key: column for key, column in columns.items() if column is not None}
 
     def _known_split(self, split: str | SplitSpec, *, draw: bool, strict: bool) -> list[Example]:
         examples = [example for example in self._split(split) if example.label != NONE_OF_THESE]
@@ -200,6 +202,6 @@ def _path_of(split: str) -> str:
 
 
 def _columns_of(spec: TaskSpec) -> list[str]:
-    texts = [spec.text] if isinstance(spec.text, str) else list(spec.text)
+    texts = spec.columns_of(SplitSpec(""))
     labels = [spec.label] if spec.head.entry.has_labels else []
     return [*texts, *labels, *([] if spec.choices is None else [spec.choices])]

@@ -89,8 +89,12 @@ def content_of_task(task: Task) -> Content:
 
 
 def digest_of_examples(examples: Iterable[Example]) -> str:
-    """Return 64 hex digits over texts, labels and choices, in order."""
-    return _digest([example.texts, example.label, example.choices] for example in examples)
+    """Return 64 hex digits over texts, labels, choices and roles, in order."""
+    return _digest([example.texts, example.label, example.choices, *_roles_of(example)] for example in examples)
+
+
+def _roles_of(example: Example) -> list[tuple[str, ...]]:
+    return [example.roles] if example.roles else []
 
 
 def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:

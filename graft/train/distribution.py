@@ -2,7 +2,7 @@
 
 The gradient of a batch's mean loss is the weighted mean of its parts' gradients,
 
-    g = sum over ranks r of |B_r| / |B| * g_r = 1/R * sum over r of (R * |B_r| / |B|) * g_r,
+    g = sum over ranks r of |B_r| / |B| * g_r = 1/R * sum over r of (R * |B_r| / |B|) * g_r,    |B| the weight of B,
 
 and both engines take the mean over the R ranks; each rank therefore multiplies its own mean loss by R * |B_r| / |B|.
 The update is the single process's up to rounding, for the same examples in the same order. Where a batch has fewer
@@ -57,7 +57,7 @@ class SharedLoss:
         """Add the gradient of the whole batch's mean loss on every process; return that loss in nats. Collective."""
         ranks = self.ranks
         part = batch[ranks.rank :: ranks.world]
-        loss = self._loss(head, part or batch[:1], ranks.world * len(part) / len(batch))
+        loss = self._loss(head, part or batch[:1], ranks.world * head.share(part, batch))
         loss.backward()
         losses = torch.stack(ranks.gather(loss.detach()))
         return losses.mean()

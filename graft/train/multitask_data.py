@@ -36,6 +36,9 @@ class MultiTaskData:
         train, validation = ([read(task) for task in tasks] for read in (Task.train_examples, Task.validation_examples))
         head = spread_head(path, tasks[0].spec, runtime, seed=seed, renew=True)
         heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
+        for own, *splits in zip(heads, train, validation, strict=True):
+            for split in splits:
+                own.inspect(split)
         return cls(heads, tuple(train), tuple(validation))
 
     @property

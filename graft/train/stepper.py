@@ -102,7 +102,7 @@ class Stepper:
         set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_protected(head.model, regions)
-        optimizer = make_optimizer(head.model, config)
+        optimizer = make_optimizer(head.model, config, fused=checkpoint.dtype != "F32")
         proximal = L1Proximal(head.model, checkpoint) if config.l1 else None
         penalty = None
         if config.regularize is not None:
@@ -190,9 +190,13 @@ def set_trainable(model: torch.nn.Module, config: TrainSpec) -> None:
         raise ConfigError(f"train.scope {config.scope!r} holds no tensor of the model")
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainSpec) -> torch.optim.Optimizer:
-    """Make the optimizer of the weights that take gradients."""
+def make_optimizer(model: torch.nn.Module, config: TrainSpec, *, fused: bool = False) -> torch.optim.Optimizer:
+    """Make the optimizer of the weights that take gradients.
+
+    AdamW's fused form takes a sixth of the time on the CPU, which is a third of a language model's step, and rounds
+    otherwise: bases in fp32 keep the form that their results were measured with.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None)

@@ -21,7 +21,7 @@ import graft
 from graft.patch.mask import Mask
 from graft.tensors.dtypes import spec_of
 from graft.train.protection.guard import How, Protection
-from tests.benchmarks.timing import times_in_turn
+from tests.benchmarks.timing import ratio_of, times_in_turn
 
 ROUNDS = 30
 SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
@@ -90,15 +90,13 @@ def draw_mask(model: torch.nn.Module, density: float) -> Mask:
 def _row(runner: Runner, plain: Runner, mine: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
     protection = runner.protection
     assert protection is not None
-    ratios = mine / theirs
-    low, high = _interval(ratios)
     mib = 2**20
     return {
         "protected": runner.density,
         "how": protection.implementation,
         "step ms": round(float(np.median(mine)) * 1e3),
         "plain step ms": round(float(np.median(theirs)) * 1e3),
-        "ratio": f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}]",
+        "ratio": ratio_of(mine, theirs),
         "protection MiB": round(protection.nbytes / mib, 2),
         "values and bits MiB": round(_values_and_bits(runner) / mib, 2),
         "optimizer state MiB": round(runner.state_bytes / mib, 2),
@@ -110,13 +108,6 @@ def _values_and_bits(runner: Runner) -> float:
     weights = list(runner.model.parameters())
     entries = 0 if runner.protection is None else runner.protection.k
     return sum(weight.numel() for weight in weights) / 8 + entries * weights[0].element_size()
-
-
-def _interval(ratios: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap of the median."""
-    draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

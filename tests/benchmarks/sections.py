@@ -78,6 +78,11 @@ SECTIONS = (
     Section("refit", "Refit on the embedded encoder, beside the training that made its teacher",
             "The starter film reviews, each run in a process of its own, one thread, processor time; the texts are the "
             "256 of the training split, repeated. Peak anonymous memory above the imported interpreter.", "refit"),
+    Section("llm", "Training and evaluation of a language model, beside bare loops",
+            "SmolLM2-135M-Instruct. A bare loop has its batches as tensors at hand, the same rows in the same batches, "
+            "and computes the same products; choices one row each there. A step is forward, backward, clipping, AdamW. "
+            "transformers' Trainer and lm-evaluation-harness on the same rows. Median of the ratios in turns, with its "
+            f"95 % bootstrap interval, {CLOCK}; peak anonymous memory above the models.", "llm", on_gpu=True),
     Section("importance", "Importance against EWC's, on the embedded encoder",
             "CPU seconds of one thread; 10.6M weights, 200 examples, batches of 8.", "importance"),
     Section("compose", "Ten patches of an 8B model in bf16",

@@ -96,7 +96,7 @@ def test_a_language_model_is_measured_by_token_with_intervals_over_texts(tmp_pat
     task = texts_task(tmp_path / "texts")
     head = open_head(write_causal(tmp_path / "causal"), task.spec)
     found = predict_task(head, task)
-    tokens = found.test.tokens
+    tokens = found.test.columns
     assert tokens is not None
     assert (found.test.logits.shape, len(found.test.labels)) == ((80, 0), 80)
     report = found.report()

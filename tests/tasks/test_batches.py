@@ -122,7 +122,7 @@ def test_language_models_too(name: str, tmp_path: Path) -> None:
     alike(folder, toy_spec(head=verbalizer, max_length=1000), texts())
     if name != "bart":
         head = open_head(folder, toy_spec(labels=(), head=HeadSpec("lm"), max_length=1000))
-        losses = [head.predict_tokens(texts(), batch_size=n).log_likelihood for n in (1, 3, 64)]  # type: ignore[attr-defined]
+        losses = [head.predict_columns(texts(), batch_size=n).log_likelihood for n in (1, 3, 64)]  # type: ignore[attr-defined]
         assert all(torch.allclose(torch.tensor(losses[0]), torch.tensor(other), atol=1e-4) for other in losses)
 
 

@@ -32,9 +32,9 @@ def kinds_in_reference() -> str:
 
 def test_a_head_of_one_file_and_one_row_is_read_evaluated_refused_and_described(base: Path, tmp_path: Path) -> None:
     path = write_task(tmp_path, head={"kind": "length", "words": ["short", "long"]})
-    with pytest.raises(ConfigError, match=r"head: kind: must be one of similarity, .*, lm, not 'length'"):
+    with pytest.raises(ConfigError, match=r"head: kind: must be one of similarity, .*, lm, completion, not 'length'"):
         Task.load(path)
-    with pytest.raises(ValueError, match=r"kind must be one of similarity, .*, lm, not 'length'"):
+    with pytest.raises(ValueError, match=r"kind must be one of similarity, .*, lm, completion, not 'length'"):
         HeadSpec("length")
     assert "length" not in kinds_in_reference()
     with HEADS.extended(ROW):

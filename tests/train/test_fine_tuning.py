@@ -102,6 +102,19 @@ def test_the_optimizer_is_the_one_asked_for(optimizer: Any, base: Path, task: Ta
     assert [(group["lr"], group["weight_decay"]) for group in made.param_groups] == [(0.25, 0.5)]
 
 
+def test_bases_in_fp32_keep_the_form_of_adamw_and_others_take_the_fused_one(
+    base: Path, task: Task, tmp_path: Path
+) -> None:
+    narrow = copy_with(base, tmp_path / "narrow", lambda *_: None, torch.bfloat16)
+    config = TrainSpec(optimizer="adamw")
+    for path, fused in ((base, None), (narrow, True)):
+        stepper = Stepper.start(open_head(path, task.spec), TrainingSchedule((8,), config, 0), path)
+        assert stepper.optimizer.defaults["fused"] is fused
+        before = [weight.detach().clone() for weight in stepper.head.model.parameters()]
+        assert stepper.take(stepper.head, task.train_examples()[:8], 0) > 0
+        assert any(not torch.equal(*pair) for pair in zip(before, stepper.head.model.parameters(), strict=True))
+
+
 def test_gradients_are_clipped_to_their_norm(base: Path, task: Task, tmp_path: Path) -> None:
     before = weights_of(base)
     for clip, largest in ((1e-3, 2e-4), (1e9, 1e9)):

@@ -73,7 +73,8 @@ def command(
 def _lines(result: dict[str, Any]) -> list[str]:
     sets = {"test": result, **result.get("ood", {})}
     columns = ["n", *metrics_shown("command"), "ece_floor"]
-    columns += [key for key in ("agreement", "recovered_gain") if key in result]
+    columns += ["unanswered", "agreement", "recovered_gain"]
+    columns = [column for column in columns if any(column in metrics for metrics in sets.values())]
     rows = {name: [_cell(metrics, column) for column in columns] for name, metrics in sets.items() if metrics["n"]}
     lines = _table(columns, rows)
     detections = {name: metrics["detection"] for name, metrics in sets.items() if "detection" in metrics}

@@ -17,12 +17,17 @@ import torch
 
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts
+from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, pad_rows
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_at, token_nll
-from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tasks.language_model import load_language_model, logits_of
+from graft.tasks.packing import Packed, can_pack, pack, pack_inputs
+from graft.tasks.prompt import common_prefix
+from graft.tasks.shared_prefix import read_prefix, shared_length
 from graft.tensors.checkpoint import Checkpoint
+
+_Begun = tuple[list[int], int]  # token ids of prompt and choice, and the position at which the choice begins
 
 
 class ChoiceHead(Head):
@@ -30,7 +35,7 @@ class ChoiceHead(Head):
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
         super().__init__(model, tokenizer, task)
-        self._prompts = PromptEncoder(tokenizer, task.head.pattern, "choice", self.limit)
+        self._prompts = open_prompts(tokenizer, task.head, "choice", self.limit)
 
     @classmethod
     def load(
@@ -42,9 +47,7 @@ class ChoiceHead(Head):
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, most choices) fp32 logits; -inf where a row has fewer choices."""
-        encoded = [pair for example in examples for pair in self._encode(example)]
-        rows, starts = zip(*encoded, strict=True)
-        scores, n_tokens = self._score(rows, starts)
+        scores, n_tokens = self._score([self._encode(example) for example in examples])
         unit = self.task.head.normalize or "tokens"
         if unit == "tokens":
             scores = scores / n_tokens
@@ -53,25 +56,51 @@ class ChoiceHead(Head):
             scores = scores / torch.tensor(n_bytes, device=self.device)
         return pad_rows(scores, [len(example.choices) for example in examples])
 
-    def _score(self, rows: Sequence[list[int]], starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score the tokens from `starts` on: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
-        batch = self.pad(rows)
-        ids = batch["input_ids"]
-        targets = torch.arange(min(starts), ids.shape[1], device=self.device)  # (m,) positions that some row predicts
-        logits = logits_at(self.model, batch, targets - 1).float()  # (n, m, vocabulary)
-        nll = token_nll(logits, ids[:, targets])
-        counted = targets >= torch.tensor(starts, device=self.device).unsqueeze(1)
-        counted = counted & batch["attention_mask"][:, targets].bool()  # (n, m)
-        return -(nll * counted).sum(1), counted.sum(1)
+    def _score(self, groups: Sequence[Sequence[_Begun]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score all choices of all rows: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
+        rows, groups = self._arrange(groups)
+        texts = [text for group in groups for text in group]
+        most = min([start - 1 for _, start in texts] + [row.n_shared for row in rows])
+        n_read = shared_length(self.model, [row.ids for row in rows], most)
+        width = max(len(row.ids) for row in rows) - n_read
+        places = [
+            number * width + row.place(choice, position - 1) - n_read
+            for number, (row, group) in enumerate(zip(rows, groups, strict=True))
+            for choice, (ids, start) in enumerate(group)
+            for position in range(start, len(ids))
+        ]
+        n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
+        targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
+        owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
+        logits = self._logits_at(rows, n_read, torch.tensor(places)).float()  # (all tokens, vocabulary)
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
-    def _encode(self, example: Example) -> list[tuple[list[int], int]]:
+    def _arrange(self, groups: Sequence[Sequence[_Begun]]) -> tuple[list[Packed], Sequence[Sequence[_Begun]]]:
+        """Return a batch's rows, and the choices in each: those of an example together where that is less work."""
+        alone = [[text] for group in groups for text in group]
+        rows, together = ([pack([ids for ids, _ in group]) for group in parts] for parts in (alone, groups))
+        work, packed_work = (len(parts) * max(len(row.ids) for row in parts) for parts in (rows, together))
+        return (together, groups) if can_pack(self.model) and packed_work < work else (rows, alone)
+
+    def _logits_at(self, rows: Sequence[Packed], n_read: int, places: torch.Tensor) -> torch.Tensor:
+        """Return logits (m, vocabulary) at places in the rows without their first `n_read` tokens, which come first."""
+        batch, cache = self.pad([row.ids[n_read:] for row in rows]), None
+        if n_read or any(len(row.offsets) > 1 for row in rows):
+            more = pack_inputs(rows, batch["input_ids"].shape[1], n_read)
+            batch |= {name: part.to(self.device) for name, part in more.items()}
+        if n_read:
+            cache = read_prefix(self.model, rows[0].ids[:n_read], len(rows), self.device)
+        return logits_of(self.model, batch, places, cache=cache)
+
+    def _encode(self, example: Example) -> list[_Begun]:
         """Return, for each choice, the token ids of prompt and choice, and the position at which the choice begins.
 
         The prompt is cut alike for all choices of a row, so that they follow the same text.
         """
         choices = example.choices
         texts = self._prompts.shorten(example.texts, lambda cut: max(len(self._encode_choice(cut, x)) for x in choices))
-        prompt = self._prompts.encode_open(self._prompts.before(texts).rstrip())
+        prompt = self._prompts.encode_open(self._prompts.opening(texts))
         encoded = [self._encode_choice(texts, choice) for choice in choices]
         # a token without any before it has no probability
         return [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in encoded]

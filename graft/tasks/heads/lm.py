@@ -21,7 +21,7 @@ from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_at, token_nll
+from graft.tasks.language_model import load_language_model, logits_of
 from graft.tensors.checkpoint import Checkpoint
 
 
@@ -40,16 +40,15 @@ class TokenColumns:
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """The predictions of a batch of chunks: (chunks, tokens, vocabulary) fp32 logits and (chunks, tokens) the rest."""
+    """The predictions of some texts' tokens: (m, vocabulary) fp32 logits and (m,) int64 the rest."""
 
     logits: torch.Tensor
-    targets: torch.Tensor  # int64, the true tokens
-    counted: torch.Tensor  # int64, 0 for padding
-    text: torch.Tensor  # (chunks,) int64, position of each chunk's text
+    targets: torch.Tensor  # the true tokens
+    text: torch.Tensor  # position of each token's text
 
     def counts(self, n: int) -> torch.Tensor:
         """Return (n,) int64: the predicted tokens of each text."""
-        return self.counted.new_zeros(n).index_add(0, self.text, self.counted.sum(1))
+        return self.text.new_zeros(n).index_add(0, self.text, torch.ones_like(self.text))
 
 
 class LanguageModelHead(Head):
@@ -69,7 +68,7 @@ class LanguageModelHead(Head):
         """Refuse, always.
 
         Raises:
-            ConfigError: texts have no labels; use `loss`, `accuracy` and `predict_tokens`.
+            ConfigError: texts have no labels; use `loss`, `accuracy` and `predict_columns`.
         """
         raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
 
@@ -79,8 +78,8 @@ class LanguageModelHead(Head):
         Every text has the same weight, so that the mean over batches of equal size is that over all texts.
         """
         tokens = self._predict(examples)
-        nll = token_nll(tokens.logits, tokens.targets)
-        sums = nll.new_zeros(len(examples)).index_add(0, tokens.text, (nll * tokens.counted).sum(1))
+        nll = torch.nn.functional.cross_entropy(tokens.logits, tokens.targets, reduction="none")
+        sums = nll.new_zeros(len(examples)).index_add(0, tokens.text, nll)
         counts = tokens.counts(len(examples)).to(sums.dtype)
         return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
@@ -88,10 +87,7 @@ class LanguageModelHead(Head):
         """Return the predicted distribution of every token that counts, of all texts one after another."""
         tokens = self._predict(examples)
         counts = tokens.counts(len(examples))
-        shares = 1 / (counts[tokens.text].float() * (counts > 0).sum())  # (chunks,), alike for all tokens of a text
-        counted = tokens.counted.bool()
-        shares = shares.unsqueeze(1).expand_as(counted)[counted]
-        return Outputs(tokens.logits[counted], shares)
+        return Outputs(tokens.logits, 1 / (counts[tokens.text].float() * (counts > 0).sum()))  # alike within a text
 
     def with_outputs(self, examples: Sequence[Example]) -> list[Example]:
         """Return the texts of two tokens or more.
@@ -103,21 +99,28 @@ class LanguageModelHead(Head):
 
     def _predict(self, examples: Sequence[Example]) -> _Tokens:
         chunks = self._chunks(examples)
-        batch = self.pad([ids for _, ids in chunks])
-        targets = batch["input_ids"][:, 1:]
-        positions = torch.arange(targets.shape[1], device=self.device)
-        logits = logits_at(self.model, batch, positions).float()
-        text = torch.tensor([text for text, _ in chunks], device=self.device)
-        return _Tokens(logits, targets, batch["attention_mask"][:, 1:], text)
+        logits, targets = self._predict_chunks([ids for _, ids in chunks])
+        n_tokens = torch.tensor([len(ids) - 1 for _, ids in chunks])
+        text = torch.tensor([text for text, _ in chunks]).repeat_interleave(n_tokens)
+        return _Tokens(logits.float(), targets, text.to(self.device))
+
+    def _predict_chunks(self, chunks: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (m, vocabulary) and true tokens (m,) of all tokens but the chunks' first, chunk by chunk."""
+        batch = self.pad(chunks)
+        n, width = batch["input_ids"].shape
+        lengths = torch.tensor([len(ids) for ids in chunks]).unsqueeze(1)
+        places = torch.arange(n * width).view(n, width)[torch.arange(width) < lengths - 1]
+        targets = torch.tensor([token for ids in chunks for token in ids[1:]], device=self.device)
+        return logits_of(self.model, batch, places), targets
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""
-        tokens = self.predict_tokens(examples, batch_size=batch_size, label=label)
+        tokens = self.predict_columns(examples, batch_size=batch_size, label=label)
         if not np.isfinite(tokens.log_likelihood).all():
             return float("nan")
         return float((tokens.predicted == tokens.label).mean())
 
-    def predict_tokens(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
+    def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
         """Predict each token, in evaluation mode and without gradients.
 
         One chunk's probabilities over the vocabulary are held at a time.
@@ -132,12 +135,10 @@ class LanguageModelHead(Head):
         with self.evaluating():
             for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
                 chosen = order[start : start + batch_size]
-                batch = self.pad([chunks[i][1] for i in chosen])
-                width = batch["input_ids"].shape[1]
-                logits = logits_at(self.model, batch, torch.arange(width - 1, device=self.device))
-                n_classes = logits.shape[-1]
-                for i, row in zip(chosen, logits, strict=True):
-                    columns[i] = _columns(row, torch.tensor(chunks[i][1][1:], device=self.device))
+                logits, targets = self._predict_chunks([chunks[i][1] for i in chosen])
+                n_classes, sizes = logits.shape[-1], [len(chunks[i][1]) - 1 for i in chosen]
+                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
+                    columns[i] = _columns(*part)
         group = np.repeat([text for text, _ in chunks], [len(ids) - 1 for _, ids in chunks])
         target, predicted, confidence, log_likelihood, squared = map(np.concatenate, zip(*columns, strict=True))
         return TokenColumns(target, predicted, confidence, log_likelihood, squared, group, n_classes)
@@ -158,11 +159,13 @@ class LanguageModelHead(Head):
 
 
 def _columns(logits: torch.Tensor, target: torch.Tensor) -> list[np.ndarray]:
-    """Return `TokenColumns`' first five of one chunk: logits (tokens or more, vocabulary) and target (tokens,)."""
-    log_p = logits[: len(target)].float().log_softmax(-1)
-    of_target = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
-    p = log_p.exp()
+    """Return `TokenColumns`' first five of one chunk: logits (tokens, vocabulary) and target (tokens,)."""
+    logits = logits.float()
+    p = logits.softmax(-1)
     confidence, predicted = p.max(-1)
-    squared = (p.square().sum(-1) - 2 * of_target.exp() + 1).clamp(min=0)
-    floats = [column.double().cpu().numpy() for column in (confidence.clamp(max=1), of_target, squared)]
+    # ln p by the most probable token's, since a p may be too small for its own logarithm
+    highest, of_target = (logits.gather(1, token.unsqueeze(1)).squeeze(1) for token in (predicted, target))
+    log_p = of_target - highest + confidence.log()
+    squared = (torch.linalg.vector_norm(p, dim=-1).square() - 2 * log_p.exp() + 1).clamp(min=0)
+    floats = [column.double().cpu().numpy() for column in (confidence.clamp(max=1), log_p.clamp(max=0), squared)]
     return [target.cpu().numpy(), predicted.cpu().numpy(), *floats]

@@ -15,12 +15,14 @@ import torch
 
 from graft.errors import CheckpointError, ConfigError
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Texts, run_model
+from graft.tasks.batches import Texts
+from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import Family, load_language_model, logits_at
-from graft.tasks.prompt import PromptEncoder, common_prefix
+from graft.tasks.language_model import Family, load_language_model, logits_of
+from graft.tasks.prompt import common_prefix
+from graft.tasks.shared_prefix import after_prefix, read_prefix, shared_length
 from graft.tensors.checkpoint import Checkpoint
 
 
@@ -35,8 +37,10 @@ class VerbalizerHead(Head):
             raise ConfigError(
                 "head.template must end with {mask} under a causal language model, which reads no further"
             )
+        if family == "masked" and task.head.chat:
+            raise ConfigError("head.chat needs a causal language model, which answers after the prompt")
         self._family = family
-        self._prompts = PromptEncoder(tokenizer, task.head.pattern, "mask", self.limit)
+        self._prompts = open_prompts(tokenizer, task.head, "mask", self.limit)
         self._lead: list[int] = []  # tokens that all words begin with, after the prompt
         self.word_ids = self._find_words()  # (n_labels,) int64 on the CPU
 
@@ -51,20 +55,23 @@ class VerbalizerHead(Head):
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
-        batch = self.pad(rows)
-        positions = torch.tensor(sorted(set(read_at)), device=self.device)
-        if self._family == "causal":
-            logits = logits_at(self.model, batch, positions)
-        else:
-            logits = run_model(self.model, batch).logits[:, positions]
-        row_of = torch.searchsorted(positions, torch.tensor(read_at, device=self.device))
-        at_mask = logits[torch.arange(len(rows), device=self.device), row_of]  # (n, vocabulary)
+        at_mask = self._logits_at(rows, read_at)  # (n, vocabulary)
         if int(self.word_ids.max()) >= at_mask.shape[1]:
             raise CheckpointError(
                 f"the tokenizer has a word of the head at {int(self.word_ids.max())}, and the model predicts "
                 f"{at_mask.shape[1]} tokens: it is another model's"
             )
         return at_mask[:, self.word_ids.to(self.device)].float()
+
+    def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
+        shared = shared_length(self.model, rows) if self._family == "causal" else 0
+        batch, cache = self.pad([ids[shared:] for ids in rows]), None
+        if shared:
+            cache = read_prefix(self.model, rows[0][:shared], len(rows), self.device)
+            batch = after_prefix(batch, shared)
+        width = batch["input_ids"].shape[1]
+        tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
+        return logits_of(self.model, batch, tokens, cache=cache)
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
         """Return a prompt's token ids, and the position whose logits are read."""
@@ -78,7 +85,7 @@ class VerbalizerHead(Head):
         return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
 
     def _encode_prompt(self, texts: Texts) -> list[int]:
-        return [*self._prompts.encode_open(self._prompts.before(texts).rstrip()), *self._lead]
+        return [*self._prompts.encode_open(self._prompts.opening(texts)), *self._lead]
 
     def _find_words(self) -> torch.Tensor:
         words = self.task.head.words or self.task.labels

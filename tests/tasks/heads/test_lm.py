@@ -36,7 +36,7 @@ def log_p_of(head: LanguageModelHead, text: str) -> tuple[torch.Tensor, torch.Te
 @torch.no_grad()
 def test_every_token_but_the_first_is_predicted_from_those_before_it(causal: Path) -> None:
     head = opened(causal)
-    found = head.predict_tokens(EXAMPLES, batch_size=2)
+    found = head.predict_columns(EXAMPLES, batch_size=2)
     start = 0
     for position, example in enumerate(EXAMPLES):
         log_p, target = log_p_of(head, example.texts[0])
@@ -72,8 +72,8 @@ def test_the_loss_is_the_mean_over_texts_whatever_the_batches(causal: Path) -> N
 def test_a_long_text_is_read_in_pieces_that_predict_each_token_once(limit: int, causal: Path) -> None:
     head, whole = opened(causal, max_length=limit), opened(causal)
     with inputs_of(head.model) as batches:
-        pieces = head.predict_tokens(EXAMPLES)
-    all_at_once = whole.predict_tokens(EXAMPLES)
+        pieces = head.predict_columns(EXAMPLES)
+    all_at_once = whole.predict_columns(EXAMPLES)
     assert np.array_equal(pieces.label, all_at_once.label)
     assert np.array_equal(pieces.group, all_at_once.group)
     assert max(ids.shape[1] for ids in batches) == limit
@@ -85,7 +85,7 @@ def test_a_long_text_is_read_in_pieces_that_predict_each_token_once(limit: int, 
 def test_predicting_leaves_the_mode(causal: Path) -> None:
     head = opened(causal)
     head.model.train()
-    head.predict_tokens(EXAMPLES)
+    head.predict_columns(EXAMPLES)
     assert head.model.training
     assert all(not weight.is_inference() for weight in head.model.parameters())
 

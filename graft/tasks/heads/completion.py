@@ -1,0 +1,264 @@
+"""The completion head: the answer to a prompt, or in a chat, by a causal language model that writes it.
+
+It learns as TRL's SFTTrainer does from prompt-completion rows, or from chats by the assistant's tokens alone: the loss
+of a batch is the mean over its answers' tokens (`graft.tasks.answers` says which these are).
+
+A row is right if the model writes its answer. The greedy answer is the reference, end included, exactly if each of the
+reference's tokens is the most probable one after those before it: one forward pass over the reference tells, and only
+rows that fail are written out, for what the model says in place of it. Where a pattern finds the answer in a longer
+text, what it finds in both is compared. The confidence is the probability of the whole answer that the model writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from graft.errors import ConfigError, DataError
+from graft.specs.task import TaskSpec
+from graft.tasks.answer_pattern import AnswerPattern
+from graft.tasks.answers import Answered, AnswerEncoder
+from graft.tasks.examples import Example
+from graft.tasks.generation import write_on
+from graft.tasks.head import Head, Outputs
+from graft.tasks.label_order import RowNames
+from graft.tasks.language_model import load_language_model, logits_of
+from graft.tasks.loading import tell_once
+from graft.tensors.checkpoint import Checkpoint
+
+UNANSWERED = -1  # what was written holds no answer: no match of the pattern, or no end
+_CUT = -2  # what is written stands beside a reference that is cut
+_MARGIN = 16  # tokens that may be written beyond the longest reference
+_Row = tuple[Sequence[int], Sequence[bool]]  # token ids, and for each whether it counts
+_Followed = tuple[np.ndarray, np.ndarray]  # of each token that counts: fp64 ln p, nats; bool, is it the most probable
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerColumns:
+    """Columns of answers, in the order of the examples: (n,) each."""
+
+    label: np.ndarray  # int64, of the reference: equal answers have equal numbers
+    predicted: np.ndarray  # int64, of what is written; `UNANSWERED` where that is no answer
+    confidence: np.ndarray  # fp64, the probability of all that is written
+    log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the learned tokens
+    squared_error: np.ndarray  # fp64, 2 (confidence - correct)^2, the Brier score of being right and being wrong, 0..2
+    n_tokens: np.ndarray  # int64, the learned tokens
+    n_classes: int = 0  # answers are no classes
+
+
+class CompletionHead(Head):
+    """The cross-entropy of answers, and whether the model writes them."""
+
+    predicts_tokens = True
+
+    def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
+        super().__init__(model, tokenizer, task)
+        self._answers = AnswerEncoder(tokenizer, task, self.limit)
+        self._pattern = None if task.head.answer is None else AnswerPattern(task.head.answer)
+
+    @classmethod
+    def load(
+        cls, model: Path | Checkpoint, task: TaskSpec, dtype: Any, *, rows: RowNames | None = None, renew: bool = False
+    ) -> CompletionHead:
+        """Load the causal language model of a folder."""
+        loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
+        return cls(loaded, tokenizer, task)
+
+    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Refuse, always.
+
+        Raises:
+            ConfigError: answers have no labels; use `loss`, `accuracy` and `predict_columns`.
+        """
+        raise ConfigError("head.kind completion writes answers and has no labels: choose another kind for this")
+
+    def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean of -ln p, nats, over all learned tokens of the examples; a scalar."""
+        outputs, targets = self._predict(_rows_of(self._answers.encode(examples)))
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum") / max(1, len(targets))
+
+    def outputs(self, examples: Sequence[Example]) -> Outputs:
+        """Return the predicted distribution of every learned token, of all rows one after another, in equal shares."""
+        logits, _ = self._predict(_rows_of(self._answers.encode(examples)))
+        return Outputs(logits, logits.new_full((len(logits),), 1 / max(1, len(logits))))
+
+    def weigh(self, examples: Sequence[Example]) -> int:
+        """Return the number of learned tokens."""
+        return sum(row.n_learned for row in self._answers.encode(examples))
+
+    def with_outputs(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the rows of which a token is learned.
+
+        Raises:
+            DataError: there is none.
+        """
+        rows = self.inspect(examples)
+        return [example for example, row in zip(examples, rows, strict=True) if row.n_learned]
+
+    def inspect(self, examples: Sequence[Example]) -> list[Answered]:
+        """Return rows as tokens, and say on stderr how many answers are cut, joined with their prompt, or not found.
+
+        Raises:
+            DataError: max_length leaves no token of any answer.
+            ConfigError: the pattern finds no answer in any row.
+        """
+        rows, n = self._answers.encode(examples), len(examples)
+        if not any(row.n_learned for row in rows):
+            raise DataError(f"no answer has a token within max_length {self.limit}: the prompts alone are as long")
+        if n_cut := sum(row.is_cut for row in rows):
+            outcome = "their ends are not learned" + ("" if self._pattern else ", and they count as wrong")
+            tell_once(f"{n_cut:,} of {n:,} answers are cut by max_length {self.limit}: {outcome}")
+        if n_joined := sum(row.is_joined for row in rows):
+            tell_once(
+                f"{n_joined:,} of {n:,} answers begin within the prompt's last token: put a space or a line between "
+                "them, in the rows or by head.template"
+            )
+        if self._pattern and (n_lacking := self._pattern.find_all([row.text for row in rows]).count(None)):
+            tell_once(f"head.answer finds no answer in {n_lacking:,} of {n:,} completions: they count as wrong")
+        return rows
+
+    def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
+        """Return the share of answers that the model writes; NaN where an output is not finite.
+
+        Without a pattern nothing is written for it: one forward pass over the references tells.
+        """
+        if self._pattern is not None:
+            columns = self.predict_columns(examples, batch_size=batch_size, label=label)
+            finite = bool(np.isfinite(columns.log_likelihood).all())
+            return float((columns.predicted == columns.label).mean()) if finite else float("nan")
+        rows = self.inspect(examples)
+        followed = self._follow(_rows_of(rows), batch_size, label)
+        finite = all(np.isfinite(log_p).all() for log_p, _ in followed)
+        return float(np.mean(list(map(_is_written, rows, followed)))) if finite else float("nan")
+
+    def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> AnswerColumns:
+        """Let the model answer, in evaluation mode and without gradients.
+
+        Raises:
+            DataError, ConfigError: as `inspect`.
+        """
+        rows = self.inspect(examples)
+        followed = self._follow(_rows_of(rows), batch_size, label)
+        written, confidence = self._write(rows, followed, batch_size, label)
+        keys = [self._compare(row, text) for row, text in zip(rows, written, strict=True)]
+        target, predicted = (np.array(column, dtype=np.int64) for column in zip(*keys, strict=True))
+        return AnswerColumns(
+            label=target,
+            predicted=predicted,
+            confidence=confidence,
+            log_likelihood=np.array([log_p.sum() for log_p, _ in followed]),
+            squared_error=2 * (confidence - (target == predicted)) ** 2,
+            n_tokens=np.array([len(log_p) for log_p, _ in followed]),
+        )
+
+    def _write(
+        self, rows: Sequence[Answered], followed: Sequence[_Followed], batch_size: int, label: str
+    ) -> tuple[list[Sequence[int]], np.ndarray]:
+        """Return the tokens that the model writes for each row, and (n,) fp64 their probabilities."""
+        written: list[Sequence[int]] = [row.answer for row in rows]
+        log_p = np.array([_of_answer(row, found)[0].sum() for row, found in zip(rows, followed, strict=True)])
+        missed = [i for i, (row, found) in enumerate(zip(rows, followed, strict=True)) if not _is_written(row, found)]
+        most = self.task.head.max_new_tokens or max(len(row.answer) for row in rows) + _MARGIN
+        contexts = [rows[i].context[: self.limit] for i in missed]
+        with self.evaluating():
+            texts = self._write_within(contexts, most, batch_size, f"{label}: answers")
+        pairs = list(zip(contexts, texts, strict=True))
+        flagged = [([*context, *text], [False] * len(context) + [True] * len(text)) for context, text in pairs]
+        for i, text, (found, _) in zip(missed, texts, self._follow(flagged, batch_size, label), strict=True):
+            written[i], log_p[i] = text, found.sum() if text else -np.inf
+        return written, np.minimum(np.exp(log_p), 1.0)
+
+    def _write_within(
+        self, contexts: Sequence[Sequence[int]], most: int, batch_size: int, label: str
+    ) -> list[list[int]]:
+        """Write on, by no more tokens than the model has positions for after a context."""
+        rooms = [most if self._positions is None else min(most, self._positions - len(text)) for text in contexts]
+        written: list[list[int]] = [[] for _ in contexts]
+        for room in {room for room in rooms if room > 0}:
+            chosen = [i for i, n in enumerate(rooms) if n == room]
+            own, ends = [contexts[i] for i in chosen], self._answers.ends
+            texts = write_on(self, own, ends, room, batch_size=batch_size, label=label)
+            for i, text in zip(chosen, texts, strict=True):
+                written[i] = text
+        return written
+
+    def _compare(self, row: Answered, written: Sequence[int]) -> tuple[int, int]:
+        """Return numbers of the reference and of what is written, which are equal where the answers are."""
+        if self._pattern is not None:
+            found = self._pattern.find(self.tokenizer.decode(list(written), skip_special_tokens=True))
+            return _number(self._pattern.find(row.text)), UNANSWERED if found is None else _number(found)
+        ends = self._answers.ends
+        if row.answer[-1] in ends:
+            has_end = bool(written) and written[-1] in ends
+            said = UNANSWERED if not has_end else _CUT if row.is_cut else _number(written[:-1])
+            return _number(row.answer[:-1]), said
+        return _number(row.answer), _CUT if row.is_cut else _number(written[: len(row.answer)])
+
+    def _predict(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return fp32 logits (m, vocabulary) and true tokens (m,) of all that count, of all rows one after another."""
+        logits, targets = self._run(rows)
+        return logits.float(), targets
+
+    def _run(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (m, vocabulary) and true tokens (m,) of all that count; a row's first token never does."""
+        batch = self.pad([ids for ids, _ in rows])
+        width = batch["input_ids"].shape[1]
+        counted = [(row, place) for row, (_, flags) in enumerate(rows) for place in _counted(flags)]
+        before = torch.tensor([row * width + place - 1 for row, place in counted], dtype=torch.int64)
+        targets = torch.tensor([rows[row][0][place] for row, place in counted], dtype=torch.int64, device=self.device)
+        return logits_of(self.model, batch, before), targets
+
+    def _follow(self, rows: Sequence[_Row], batch_size: int, label: str) -> list[_Followed]:
+        """Return how probable each token that counts is after those before it, row by row.
+
+        One row's probabilities over the vocabulary are held at a time.
+        """
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+        followed: list[Any] = [None] * len(rows)
+        with self.evaluating():
+            for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
+                chosen = order[start : start + batch_size]
+                logits, targets = self._run([rows[i] for i in chosen])
+                sizes = [len(_counted(rows[i][1])) for i in chosen]
+                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
+                    followed[i] = _columns(*part)
+        return followed
+
+
+def _rows_of(rows: Sequence[Answered]) -> list[_Row]:
+    return [(row.ids, row.learned) for row in rows]
+
+
+def _counted(flags: Sequence[bool]) -> list[int]:
+    return [place for place, flag in enumerate(flags) if flag and place]
+
+
+def _columns(logits: torch.Tensor, targets: torch.Tensor) -> _Followed:
+    of_target = logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    return of_target.double().cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
+
+
+def _of_answer(row: Answered, followed: _Followed) -> _Followed:
+    """Return the part of a reference's tokens that is its answer."""
+    places = np.flatnonzero(row.learned)
+    start = len(row.context)
+    inside = (places >= start) & (places < start + len(row.answer))
+    return followed[0][inside], followed[1][inside]
+
+
+def _is_written(row: Answered, followed: _Followed) -> bool:
+    """Return whether greedy decoding writes the reference: each of its tokens is the most probable one."""
+    return not row.is_cut and bool(_of_answer(row, followed)[1].all())
+
+
+def _number(answer: object) -> int:
+    """Return a number of 63 bits that is the same for equal answers, in every process and of every model."""
+    plain = list(answer) if isinstance(answer, tuple | list) else answer
+    return int.from_bytes(hashlib.sha256(repr(plain).encode()).digest()[:8], "big") >> 1
