@@ -81,7 +81,7 @@ def test_it_agrees_with_our_own_head(models: Path) -> None:
         data = dict.fromkeys(("train", "validation", "test"), "test.jsonl")
         content = {"name": "toy", "data": data, "choices": "choices", "head": head}
         task = Task.load(write_yaml(models / f"{normalize}.yaml", content))
-        ours = evaluate_task(models / "base", task, patches=[load_patch(models / "skill")])
+        ours = evaluate_task(models / "base", task, patches=(load_patch(models / "skill"),))
         assert ours.test.accuracy == theirs[metric]
 
 
