@@ -12,8 +12,7 @@ import numpy as np
 from graft.tasks.answer_pattern import AnswerPattern
 from graft.tasks.answers import Answered
 
-UNANSWERED = -1  # what was written holds no answer: no match of the pattern, or no end
-_CUT = -2  # what is written stands beside a reference that is cut
+_CUT = -1  # no token: before what is written beside a reference that is cut, so that it is another answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +20,17 @@ class AnswerColumns:
     """Columns of answers, in the order of the examples: (n,) each."""
 
     label: np.ndarray  # int64, of the reference: equal answers have equal numbers
-    predicted: np.ndarray  # int64, of what is written; `UNANSWERED` where that is no answer
+    predicted: np.ndarray  # int64, of what is written; negative where that holds no answer: no match, or no end
     confidence: np.ndarray  # fp64, the probability of all that is written
     log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the learned tokens
     squared_error: np.ndarray  # fp64, 2 (confidence - correct)^2, the Brier score of being right and being wrong, 0..2
     n_tokens: np.ndarray  # int64, the learned tokens
     n_classes: int = 0  # answers are no classes
+
+    @property
+    def unanswered(self) -> float:
+        """The share of rows for which no answer is written."""
+        return float((self.predicted < 0).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +51,18 @@ class Comparison:
         """Return numbers of the reference and of what is written, which are equal where the answers are."""
         if self.pattern is not None:
             found = self.pattern.find(self.tokenizer.decode(list(written), skip_special_tokens=True))
-            return _number(self.pattern.find(row.text)), UNANSWERED if found is None else _number(found)
-        if row.answer[-1] not in self.ends:  # the template's turns end by plain text
-            return _number(row.answer), _CUT if row.is_cut else _number(written[: len(row.answer)])
+            said = _number_unanswered(written) if found is None else _number(found)
+            return _number(self.pattern.find(row.text)), said
+        answer, text = list(row.answer), [_CUT] * row.is_cut + list(written)
+        if answer[-1] not in self.ends:  # the template's turns end by plain text
+            return _number(answer), _number(text[: len(answer)])
         has_end = bool(written) and written[-1] in self.ends
-        said = UNANSWERED if not has_end else _CUT if row.is_cut else _number(written[:-1])
-        return _number(row.answer[:-1]), said
+        return _number(answer[:-1]), _number(text[:-1]) if has_end else _number_unanswered(written)
+
+
+def _number_unanswered(written: Sequence[int]) -> int:
+    """Return a negative number, the same for equal tokens, so that two models agree where they write the same."""
+    return -1 - _number(written)
 
 
 def _number(answer: Sequence[int] | str | None) -> int:
