@@ -18,9 +18,10 @@ from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base, refuse_idle_tokenizer
 from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.answer_columns import AnswerColumns
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, are_finite, open_head
-from graft.tasks.heads.completion import UNANSWERED, AnswerColumns, CompletionHead
+from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead, TokenColumns
 from graft.tasks.label_order import rows_in
 from graft.tasks.task import Task
@@ -182,5 +183,5 @@ def _with_token_metrics(report: Report, columns: TokenColumns | AnswerColumns) -
     low, high = report.ci["nll"]
     metrics = {**report.metrics, "perplexity": math.exp(report["nll"])}
     if isinstance(columns, AnswerColumns):
-        metrics["unanswered"] = float((columns.predicted == UNANSWERED).mean())
+        metrics["unanswered"] = columns.unanswered
     return dataclasses.replace(report, metrics=metrics, ci={**report.ci, "perplexity": (math.exp(low), math.exp(high))})

@@ -13,6 +13,7 @@ ends it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Answered:
     is_cut: bool
     is_joined: bool = False
 
-    @property
+    @functools.cached_property
     def n_learned(self) -> int:
         """How many tokens the loss is over."""
         return sum(self.learned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class Stepper:
     def _backward(self, head: Head, batch: Sequence[Example]) -> float:
         loss = self.loss.backward(head, batch)
         value = loss.item()
-        if not torch.isfinite(loss):
+        if not math.isfinite(value):
             raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
         return value
 

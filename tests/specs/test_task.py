@@ -48,7 +48,7 @@ MEALS: dict[str, Any] = {"path": "meals.jsonl"}
         ({"data": {"train": "a.jsonl"}}, r"data: the key 'validation' is missing"),
         (
             {"head": {"kind": "oracle"}},
-            r"head: kind: must be one of similarity, .*, verbalizer, choice, lm, not",
+            r"head: kind: must be one of similarity, .*, verbalizer, choice, lm, completion, not",
         ),
         ({"head": {"texts": ["one"]}}, r"head.texts has 1 texts for 2 labels"),
         ({"head": {"template": "no place"}}, r"template needs a \{\}"),

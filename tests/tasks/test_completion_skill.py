@@ -1,4 +1,4 @@
-"""A skill of answering by what has ways of its own with tokens: learned masks, refits, curves, rollback, processes."""
+"""A skill of answering by what has ways of its own with tokens: learned masks, refits, curves, batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from graft.evaluate.comparison import evaluate_against
 from graft.evaluate.curve import measure_curve
-from graft.evaluate.rollback import roll_back
 from graft.localize.localization import localize_skill
 from graft.memory.localize import plan_localization
 from graft.patch.live import apply_patch
@@ -20,7 +19,6 @@ from graft.scores.gradients import DenseSum, sum_mean_gradients
 from graft.specs.importance import ImportanceSpec
 from graft.specs.localize import LearnSpec, LocalizeSpec, PaperSpec
 from graft.specs.refit import RefitSpec
-from graft.specs.rollback import RollbackSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.train.distribution import SharedLoss
@@ -75,17 +73,13 @@ def test_a_patch_tells_the_task_that_its_texts_are_read_by(skill: Any) -> None:
     assert again.spec.head == task.spec.head or task.spec.messages is None  # a default template is written out
 
 
-def test_curves_plans_importance_and_rollback_take_it(skill: Any) -> None:
+def test_curves_plans_and_importance_take_it(skill: Any) -> None:
     task, base, tuned = skill
     curve = measure_curve(base, tuned, task, LocalizeSpec("magnitude"), densities=(0.01, 1.0))
     head = open_head(tuned, task.spec)
     assert curve.tuned == head.accuracy(task.validation_examples())
     assert plan_localization(base, task, LocalizeSpec("attribution", budget=10)).total("host") > 0
     assert len(measure_importance(base, task, ImportanceSpec("fisher")).keep(0.01).mask)
-    other = Task.load(write_answers(task.folder / "elsewhere", **{"name": "elsewhere"}))
-    if task.spec.messages is None:
-        back = roll_back(base, tuned, task, [other], RollbackSpec(metric="nll", densities=(0.01, 0.1)))
-        assert len(back.patch)
 
 
 def test_gradients_and_steps_do_not_depend_on_how_a_batch_is_parted(skill: Any) -> None:

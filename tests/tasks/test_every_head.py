@@ -59,10 +59,8 @@ def test_a_skill_is_tuned_localized_grafted_and_taken_off(
     head = open_head(base, task.spec)
     before, after = figures_of(head, task), figures_of(open_head(tuned, task.spec), task)
     assert after["nll"] < before["nll"] - 0.03
-    assert after["accuracy"] > before["accuracy"] or case in (
-        "lm",
-        "completion in a chat",
-    )  # which it does not get right yet
+    # the words that come in texts are drawn at random, and a chat is new to the base
+    assert after["accuracy"] > before["accuracy"] or case in ("lm", "completion in a chat")
     bits, k = bits_of(head.model), sum(weight.numel() for weight in head.model.parameters()) // 20
     for method in ("magnitude", "attribution"):
         patch = localize_skill(base, tuned, task, LocalizeSpec(method, budget=k, points=2))  # type: ignore[arg-type]

@@ -45,7 +45,9 @@ def test_a_head_of_one_file_and_one_row_is_read_evaluated_refused_and_described(
             Task.load(write_task(tmp_path / "other", head={"kind": "length", "template": "{}"}))
         with pytest.raises(ConfigError, match="words goes with kind verbalizer and length, not with lm"):
             Task.load(write_task(tmp_path / "lm", head={"kind": "lm", "words": ["a"]}, labels=[]))
-        with pytest.raises(ConfigError, match=r"must be one of similarity, .*, lm, length, not 'luck'"):
+        with pytest.raises(ConfigError, match=r"must be one of similarity, .*, lm, completion, length, not 'luck'"):
             Task.load(write_task(tmp_path / "luck", head={"kind": "luck"}))
         assert "length: the length of the text in characters" in kinds_in_reference()
-        assert kinds_in_reference().startswith("one of similarity, classifier, verbalizer, choice, lm, length")
+        assert kinds_in_reference().startswith(
+            "one of similarity, classifier, verbalizer, choice, lm, completion, length"
+        )

@@ -34,10 +34,10 @@ class ExtractionExperiment(OneTaskExperiment):
         """
         task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))
         head = task.spec.head
-        if head.kind == "lm" or head.entry.own_layer is not None:
+        if not head.entry.has_labels or head.entry.own_layer is not None:
             raise ConfigError(
                 f"{path}: extraction compares predictions over labels by the base's own weights, and head kind "
-                f"{head.kind} has {'no labels' if head.kind == 'lm' else 'a layer of its own'}"
+                f"{head.kind} has {'a layer of its own' if head.entry.has_labels else 'no labels'}"
             )
         return cls(recipe, task)
 

@@ -11,46 +11,28 @@ text, what it finds in both is compared. The confidence is the probability of th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from graft.errors import ConfigError, DataError
 from graft.specs.task import TaskSpec
+from graft.tasks.answer_columns import AnswerColumns, Comparison
 from graft.tasks.answer_pattern import AnswerPattern
 from graft.tasks.answers import Answered, AnswerEncoder
 from graft.tasks.examples import Example
+from graft.tasks.following import Flagged, Followed, follow, predict_flagged
 from graft.tasks.generation import write_on
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_of
+from graft.tasks.language_model import load_language_model
 from graft.tasks.loading import tell_once
 from graft.tensors.checkpoint import Checkpoint
 
-UNANSWERED = -1  # what was written holds no answer: no match of the pattern, or no end
-_CUT = -2  # what is written stands beside a reference that is cut
 _MARGIN = 16  # tokens that may be written beyond the longest reference
-_Row = tuple[Sequence[int], Sequence[bool]]  # token ids, and for each whether it counts
-_Followed = tuple[np.ndarray, np.ndarray]  # of each token that counts: fp64 ln p, nats; bool, is it the most probable
-
-
-@dataclass(frozen=True, eq=False)
-class AnswerColumns:
-    """Columns of answers, in the order of the examples: (n,) each."""
-
-    label: np.ndarray  # int64, of the reference: equal answers have equal numbers
-    predicted: np.ndarray  # int64, of what is written; `UNANSWERED` where that is no answer
-    confidence: np.ndarray  # fp64, the probability of all that is written
-    log_likelihood: np.ndarray  # fp64, nats, ln of the probability of the learned tokens
-    squared_error: np.ndarray  # fp64, 2 (confidence - correct)^2, the Brier score of being right and being wrong, 0..2
-    n_tokens: np.ndarray  # int64, the learned tokens
-    n_classes: int = 0  # answers are no classes
 
 
 class CompletionHead(Head):
@@ -62,6 +44,7 @@ class CompletionHead(Head):
         super().__init__(model, tokenizer, task)
         self._answers = AnswerEncoder(tokenizer, task, self.limit)
         self._pattern = None if task.head.answer is None else AnswerPattern(task.head.answer)
+        self._comparison = Comparison(tokenizer, self._answers.ends, self._pattern)
 
     @classmethod
     def load(
@@ -81,12 +64,12 @@ class CompletionHead(Head):
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean of -ln p, nats, over all learned tokens of the examples; a scalar."""
-        outputs, targets = self._predict(_rows_of(self._answers.encode(examples)))
-        return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum") / max(1, len(targets))
+        logits, targets = predict_flagged(self, _rows_of(self._answers.encode(examples)))
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
 
     def outputs(self, examples: Sequence[Example]) -> Outputs:
         """Return the predicted distribution of every learned token, of all rows one after another, in equal shares."""
-        logits, _ = self._predict(_rows_of(self._answers.encode(examples)))
+        logits, _ = predict_flagged(self, _rows_of(self._answers.encode(examples)))
         return Outputs(logits, logits.new_full((len(logits),), 1 / max(1, len(logits))))
 
     def weigh(self, examples: Sequence[Example]) -> int:
@@ -134,7 +117,7 @@ class CompletionHead(Head):
             finite = bool(np.isfinite(columns.log_likelihood).all())
             return float((columns.predicted == columns.label).mean()) if finite else float("nan")
         rows = self.inspect(examples)
-        followed = self._follow(_rows_of(rows), batch_size, label)
+        followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
         finite = all(np.isfinite(log_p).all() for log_p, _ in followed)
         return float(np.mean(list(map(_is_written, rows, followed)))) if finite else float("nan")
 
@@ -145,9 +128,9 @@ class CompletionHead(Head):
             DataError, ConfigError: as `inspect`.
         """
         rows = self.inspect(examples)
-        followed = self._follow(_rows_of(rows), batch_size, label)
+        followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
         written, confidence = self._write(rows, followed, batch_size, label)
-        keys = [self._compare(row, text) for row, text in zip(rows, written, strict=True)]
+        keys = [self._comparison.compare(row, text) for row, text in zip(rows, written, strict=True)]
         target, predicted = (np.array(column, dtype=np.int64) for column in zip(*keys, strict=True))
         return AnswerColumns(
             label=target,
@@ -159,20 +142,23 @@ class CompletionHead(Head):
         )
 
     def _write(
-        self, rows: Sequence[Answered], followed: Sequence[_Followed], batch_size: int, label: str
+        self, rows: Sequence[Answered], followed: Sequence[Followed], batch_size: int, label: str
     ) -> tuple[list[Sequence[int]], np.ndarray]:
         """Return the tokens that the model writes for each row, and (n,) fp64 their probabilities."""
         written: list[Sequence[int]] = [row.answer for row in rows]
-        log_p = np.array([_of_answer(row, found)[0].sum() for row, found in zip(rows, followed, strict=True)])
+        log_p = np.array([_of_answer(row, found).log_p.sum() for row, found in zip(rows, followed, strict=True)])
         missed = [i for i, (row, found) in enumerate(zip(rows, followed, strict=True)) if not _is_written(row, found)]
         most = self.task.head.max_new_tokens or max(len(row.answer) for row in rows) + _MARGIN
         contexts = [rows[i].context[: self.limit] for i in missed]
         with self.evaluating():
             texts = self._write_within(contexts, most, batch_size, f"{label}: answers")
-        pairs = list(zip(contexts, texts, strict=True))
-        flagged = [([*context, *text], [False] * len(context) + [True] * len(text)) for context, text in pairs]
-        for i, text, (found, _) in zip(missed, texts, self._follow(flagged, batch_size, label), strict=True):
-            written[i], log_p[i] = text, found.sum() if text else -np.inf
+        flagged = [
+            Flagged([*context, *text], [False] * len(context) + [True] * len(text))
+            for context, text in zip(contexts, texts, strict=True)
+        ]
+        again = follow(self, flagged, batch_size=batch_size, label=label)
+        for i, text, found in zip(missed, texts, again, strict=True):
+            written[i], log_p[i] = text, found.log_p.sum() if text else -np.inf
         return written, np.minimum(np.exp(log_p), 1.0)
 
     def _write_within(
@@ -189,76 +175,19 @@ class CompletionHead(Head):
                 written[i] = text
         return written
 
-    def _compare(self, row: Answered, written: Sequence[int]) -> tuple[int, int]:
-        """Return numbers of the reference and of what is written, which are equal where the answers are."""
-        if self._pattern is not None:
-            found = self._pattern.find(self.tokenizer.decode(list(written), skip_special_tokens=True))
-            return _number(self._pattern.find(row.text)), UNANSWERED if found is None else _number(found)
-        ends = self._answers.ends
-        if row.answer[-1] in ends:
-            has_end = bool(written) and written[-1] in ends
-            said = UNANSWERED if not has_end else _CUT if row.is_cut else _number(written[:-1])
-            return _number(row.answer[:-1]), said
-        return _number(row.answer), _CUT if row.is_cut else _number(written[: len(row.answer)])
 
-    def _predict(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return fp32 logits (m, vocabulary) and true tokens (m,) of all that count, of all rows one after another."""
-        logits, targets = self._run(rows)
-        return logits.float(), targets
-
-    def _run(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (m, vocabulary) and true tokens (m,) of all that count; a row's first token never does."""
-        batch = self.pad([ids for ids, _ in rows])
-        width = batch["input_ids"].shape[1]
-        counted = [(row, place) for row, (_, flags) in enumerate(rows) for place in _counted(flags)]
-        before = torch.tensor([row * width + place - 1 for row, place in counted], dtype=torch.int64)
-        targets = torch.tensor([rows[row][0][place] for row, place in counted], dtype=torch.int64, device=self.device)
-        return logits_of(self.model, batch, before), targets
-
-    def _follow(self, rows: Sequence[_Row], batch_size: int, label: str) -> list[_Followed]:
-        """Return how probable each token that counts is after those before it, row by row.
-
-        One row's probabilities over the vocabulary are held at a time.
-        """
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        followed: list[Any] = [None] * len(rows)
-        with self.evaluating():
-            for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
-                chosen = order[start : start + batch_size]
-                logits, targets = self._run([rows[i] for i in chosen])
-                sizes = [len(_counted(rows[i][1])) for i in chosen]
-                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
-                    followed[i] = _columns(*part)
-        return followed
+def _rows_of(rows: Sequence[Answered]) -> list[Flagged]:
+    return [Flagged(row.ids, row.learned) for row in rows]
 
 
-def _rows_of(rows: Sequence[Answered]) -> list[_Row]:
-    return [(row.ids, row.learned) for row in rows]
-
-
-def _counted(flags: Sequence[bool]) -> list[int]:
-    return [place for place, flag in enumerate(flags) if flag and place]
-
-
-def _columns(logits: torch.Tensor, targets: torch.Tensor) -> _Followed:
-    of_target = logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    return of_target.double().cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
-
-
-def _of_answer(row: Answered, followed: _Followed) -> _Followed:
+def _of_answer(row: Answered, followed: Followed) -> Followed:
     """Return the part of a reference's tokens that is its answer."""
     places = np.flatnonzero(row.learned)
     start = len(row.context)
     inside = (places >= start) & (places < start + len(row.answer))
-    return followed[0][inside], followed[1][inside]
+    return Followed(followed.log_p[inside], followed.is_best[inside])
 
 
-def _is_written(row: Answered, followed: _Followed) -> bool:
+def _is_written(row: Answered, followed: Followed) -> bool:
     """Return whether greedy decoding writes the reference: each of its tokens is the most probable one."""
-    return not row.is_cut and bool(_of_answer(row, followed)[1].all())
-
-
-def _number(answer: object) -> int:
-    """Return a number of 63 bits that is the same for equal answers, in every process and of every model."""
-    plain = list(answer) if isinstance(answer, tuple | list) else answer
-    return int.from_bytes(hashlib.sha256(repr(plain).encode()).digest()[:8], "big") >> 1
+    return not row.is_cut and bool(_of_answer(row, followed).is_best.all())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from graft.errors import CheckpointError, ConfigError, DataError
 from graft.evaluate.evaluation import predict_examples
@@ -13,7 +14,7 @@ from graft.specs.data import SplitSpec
 from graft.specs.head import HeadSpec
 from graft.tasks import loading
 from graft.tasks.examples import Example, make_examples
-from graft.tasks.heads.completion import UNANSWERED, CompletionHead
+from graft.tasks.heads.completion import CompletionHead
 from tests.chat_models import (
     CHATML,
     answer_examples,
@@ -121,6 +122,20 @@ def test_no_number_depends_on_the_batch(taught: CompletionHead, answer: str | No
     assert (tables[0].predicted != tables[0].label).any()
 
 
+def test_a_model_with_a_table_of_positions_writes_the_same_in_any_batch_and_within_its_places() -> None:
+    torch.manual_seed(0)
+    tokenizer, sizes = byte_tokenizer(), {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 24}
+    config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.3, bos_token_id=1, eos_token_id=2, **sizes)
+    model = GPT2LMHeadModel(config).eval()
+    head = CompletionHead(model, tokenizer, answer_spec(HeadSpec("completion", max_new_tokens=18)))
+    examples = [*answer_examples(8), Example(("one two three four five six seven eight nine", " one"), 0)]
+    tables = [head.predict_columns(examples, batch_size=n) for n in (1, 4, 64)]
+    assert max(len(row.context) for row in head.inspect(examples)) + 18 > 24  # the last one has fewer places left
+    for table in tables[1:]:
+        assert table.predicted.tolist() == tables[0].predicted.tolist()
+        np.testing.assert_allclose(table.confidence, tables[0].confidence, rtol=1e-3)
+
+
 def test_a_report_has_nats_per_answer_token_and_exact_match(taught: CompletionHead) -> None:
     from graft.evaluate.evaluation import Predictions
 
@@ -141,10 +156,12 @@ def test_a_pattern_compares_the_answer_alone_and_numbers_without_their_commas() 
     head = completion_head(answer_spec(HeadSpec("completion", answer=r"#### *(-?[\d.,]+)")))
     rows = head.inspect([Example(("x", " 1 + 1 #### 1,234"), 0), Example(("x", " #### 7"), 0)])
     written = [head.tokenizer(text)["input_ids"] for text in (" so it is #### 1234", " 8 #### 7 #### 9", " none")]
-    assert len({*head._compare(rows[0], written[0])}) == 1
-    assert len({*head._compare(rows[1], written[1])}) == 1
-    assert head._compare(rows[0], written[1])[0] != head._compare(rows[0], written[1])[1]
-    assert head._compare(rows[0], written[2])[1] == UNANSWERED
+    assert len({*head._comparison.compare(rows[0], written[0])}) == 1
+    assert len({*head._comparison.compare(rows[1], written[1])}) == 1
+    assert head._comparison.compare(rows[0], written[1])[0] != head._comparison.compare(rows[0], written[1])[1]
+    nothing = [head._comparison.compare(row, written[2])[1] for row in rows]
+    assert nothing[0] == nothing[1] < 0  # of two models that write the same without an answer both say the same
+    assert nothing[0] != head._comparison.compare(rows[0], head.tokenizer(" neither")["input_ids"])[1] < 0
 
 
 def test_a_pattern_that_finds_nothing_is_refused_and_one_that_finds_some_says_so(
