@@ -52,7 +52,7 @@ def name_models(methods: Iterable[str]) -> dict[str, Model]:
         graft_name(REFIT): Model("graft", REFIT),
         **{graft_name(method): Model("graft", method) for method in methods},
         **{name: Model("control", key) for key, name in CONTROL_NAMES.items()},
-        **{without_name(method): Model("without", method) for method in methods},
+        **{without_name(method): Model("without", method) for method in (REFIT, *methods)},
     }
 
 

@@ -16,10 +16,12 @@ REFIT = {"budget": 300, "scope": "all", "epochs": 3, "lr": 0.02}
 
 
 def test_a_refit_of_the_tuned_model_stands_beside_the_grafts(shelf: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(shelf, tmp_path / "tiny.yaml", refit=REFIT, seeds=[0], expect={})
+    needed = {"necessity": True}
+    recipe = write_recipe(shelf, tmp_path / "tiny.yaml", refit=REFIT, analysis=needed, seeds=[0], expect={})
     result = run_recipe(recipe, tmp_path / "out")
     models = result.results["seeds"][0]["models"]
     assert TEACHER not in models
+    assert "lost_gain" in models["tuned without (refit)"]
     patch = load_patch(tmp_path / "out" / "patches" / "refit-seed-0.safetensors")
     assert (len(patch), patch.provenance.values) == (300, "refit")
     figures = models["graft (refit)"]
