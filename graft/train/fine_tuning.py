@@ -190,7 +190,7 @@ def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) ->
     core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())
-    staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
+    staged = {**content, "train": describe_settings(stage, located.path, runtime.dtype), "protected": core.digest()}
     state = TrainingState(around.out, staged, head.ranks)
     stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
     epochs, steps = run_epochs(stepper, data, state if around.resume else state.cleared())
@@ -228,6 +228,7 @@ def _confine(
 def _save(stepper: Stepper, manifest: dict[str, Any], claim: Claim, content_hash: str) -> None:
     """Make the folder; of several processes the first does, after gathering the shards of all."""
     head = stepper.head
+    stepper.masters.round()
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
         manifest |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
