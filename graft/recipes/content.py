@@ -41,7 +41,9 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
     if "start" in blocks:
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
     order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
-    contents = {key: {task.spec.name: _content_of(task, limit, base, dtype) for task, limit in tasks[key]} for key in tasks}
+    contents = {
+        key: {task.spec.name: _content_of(task, limit, base, dtype) for task, limit in tasks[key]} for key in tasks
+    }
     content: Content = {"tool": __version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
     return content | {"base": content_of_base(base)}
 

@@ -133,6 +133,14 @@ class Head(ABC):
         logits = self.logits(examples)
         return torch.nn.functional.cross_entropy(logits if offsets is None else logits + offsets, labels)
 
+    def weigh(self, examples: Sequence[Example]) -> int:
+        """Return the weight that the loss of these examples has in a mean over several batches: how many there are."""
+        return len(examples)
+
+    def share(self, part: Sequence[Example], whole: Sequence[Example]) -> float:
+        """Return the factor of a part's loss in the whole's: the loss of a batch is the sum of its parts' shares."""
+        return self.weigh(part) / max(1, self.weigh(whole))
+
     def predict(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> torch.Tensor:
         """Return (n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
 

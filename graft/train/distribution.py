@@ -85,7 +85,7 @@ class SharedLoss:
         if size < largest:  # examples of similar length together, which saves padding
             part = sorted(part, key=lambda example: example.n_characters)
         parts = [part[start : start + size] for start in range(0, largest, size)]
-        return [(micro_batch or counted[:1], len(micro_batch) / len(counted)) for micro_batch in parts]
+        return [(one, head.share(one, counted)) if one else (counted[:1], 0.0) for one in parts]
 
     def _sync(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Enter a context in which DistributedDataParallel adds gradients up only with the last micro-batch."""

@@ -30,7 +30,7 @@ from graft.train.content import content_of_training, describe_settings, hash_con
 from graft.train.epochs import Epoch, run_epochs
 from graft.train.gradient_support import find_gradient_support
 from graft.train.importance.importance_file import FILE, save_importance
-from graft.train.localizable import check_density, configure_proximal, configure_restart
+from graft.train.localizable import Changes, check_density, configure_proximal, configure_restart, count_changes
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet
@@ -48,11 +48,13 @@ class TrainResult:
             where it was recorded.
         epochs: in order.
         steps: taken; fewer than planned where `stop_at` was reached.
+        changes: how many entries changed, where only few trained (`localizable`).
     """
 
     path: Path
     epochs: tuple[Epoch, ...]
     steps: int
+    changes: Changes | None = None
 
 
 @checked
@@ -132,7 +134,8 @@ def find_training(
     manifest = find_manifest(out, hash_content(content))
     if manifest is None:
         return None
-    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"])
+    changes = Changes(**manifest["changes"]) if "changes" in manifest else None
+    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"], changes)
 
 
 def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
@@ -196,8 +199,13 @@ def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) ->
     epochs, steps = run_epochs(stepper, data, state if around.resume else state.cleared())
     manifest = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     manifest |= {"epochs": list(map(dataclasses.asdict, epochs))}
+    stepper.masters.round()
+    changes = None
+    if core.train_only is not None:
+        changes = count_changes(head.model, Checkpoint.open(located.path), core.train_only)
+        manifest |= {"changes": dataclasses.asdict(changes)}
     _save(stepper, manifest, claim, hash_content(content))
-    return TrainResult(around.out, tuple(epochs), steps)
+    return TrainResult(around.out, tuple(epochs), steps, changes)
 
 
 def _pull(around: _Surroundings, config: TrainSpec) -> Mask | None:
@@ -228,7 +236,6 @@ def _confine(
 def _save(stepper: Stepper, manifest: dict[str, Any], claim: Claim, content_hash: str) -> None:
     """Make the folder; of several processes the first does, after gathering the shards of all."""
     head = stepper.head
-    stepper.masters.round()
     weights = gather_state(head.model, head.ranks) if is_sharded(head.model) else None
     if head.ranks.is_first:
         manifest |= {} if stepper.protection is None else {"protected": stepper.protection.describe()}
