@@ -100,7 +100,6 @@ class Stepper:
         """
         config, checkpoint = schedule.config, Checkpoint.open(base)
         refuse_copied(head.model)
-        masters = MasterWeights(head.model, config.precision)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
         if is_sharded(head.model) and any(widens(config.precision, held.dtype) for held in head.model.parameters()):
@@ -108,6 +107,7 @@ class Stepper:
                 f"train.precision {config.precision} needs whole weights: use --parallel ddp or one process, "
                 "or --precision pure"
             )
+        masters = MasterWeights(head.model, config.precision)
         set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_protected(head.model, regions)
