@@ -46,7 +46,7 @@ SEARCHES = {
 
 def train(folder: Path, name: str, out: Path, *, config: Any = None, **how: Any) -> None:
     task = Task.load(folder / "toy" / "task.yaml")
-    config = dataclasses.replace(task.spec.train, **TRAININGS[name], **(config or {}))
+    config = dataclasses.replace(task.spec.train, **{**TRAININGS[name], **(config or {})})
     train_task(folder / "base", task, out, config=config, **how)
 
 
