@@ -12,7 +12,7 @@ import torch
 
 from graft.files.location import locate
 from graft.memory.activations import estimate_activations
-from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
@@ -24,7 +24,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.localizable import check_density
 from graft.train.manifest import read_importance
-from graft.train.master_weights import widens
+from graft.train.master_weights import loaded_dtype, widens
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
@@ -53,7 +53,7 @@ def plan_training(
     names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
     check_density(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
-    narrow = live_dtype(checkpoint, runtime.dtype)
+    narrow = loaded_dtype(checkpoint, runtime.dtype)
     # autocast keeps no more than the same pass in fp32 does
     kind = torch.float32 if widens(config.precision, narrow) else narrow
     saved = estimate_activations(path, task.spec, config.examples_at_once, kind, scope.holds)
@@ -93,7 +93,7 @@ def plan_precisions(
     The arguments and errors are those of `plan_training`.
     """
     config = config or task.spec.train
-    narrow = live_dtype(Checkpoint.open(locate(base).path), runtime.dtype)
+    narrow = loaded_dtype(Checkpoint.open(locate(base).path), runtime.dtype)
     names = get_args(Precision) if widens("mixed", narrow) else (config.precision,)
     return {
         name: plan_training(

@@ -40,7 +40,7 @@ def widens(precision: Precision, dtype: torch.dtype) -> bool:
 
 
 def loaded_dtype(base: Checkpoint, dtype: str) -> torch.dtype:
-    """Return the dtype in which a base's weights are loaded, and the tuned ones saved: "auto" is the files' own.
+    """Return the dtype in which a base's weights are loaded, and the tuned ones saved: "auto" is that of most of them.
 
     Raises:
         ConfigError: no model is loaded in that dtype.
