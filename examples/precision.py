@@ -101,7 +101,7 @@ def write_table(seeds: Sequence[dict[str, Result]], path: Path, base: str, numbe
         "# Precision of a training: AdamW on trec, a language model in bfloat16",
         "",
         f"{SHOTS} questions a class, {TRAIN.epochs} epochs, rate {TRAIN.lr:g}, batches of {TRAIN.batch_size}; "
-        f"{len(seeds)} seeds. Means; ± is half the 95 % t-interval. Weights moved: their saved bits differ from the "
+        f"seeds: {len(seeds)}. Means; ± is half the 95 % t-interval. Weights moved: their saved bits differ from the "
         "base's.",
         "",
         "| precision | loss, last epoch | weights moved | test accuracy | test NLL | minutes | peak GiB |",

@@ -9,11 +9,12 @@ to .02 are 1.2e-4 away: added there the step rounds off, and the weight stays wh
     the same, as it is saved     .0200195   .0200195   .0200195   .0200195   .0201416
 
 Mixed precision training (arXiv 1710.03740) therefore holds weights and moments in fp32 and computes the products in a
-narrow dtype. Here that is bfloat16 for a base in float16 too: it has the range of fp32, so that no loss needs to be
-scaled. The products' inputs are cast by autocast; what autocast leaves in fp32, such as norms, the residual stream and
-the loss, stays so. An fp32 weight that never moved rounds back to the base's bits exactly, so that what was protected,
-or pulled back to the base, is the base's in the saved file too; a weight has changed where its rounded bits have.
-Localization, importance and evaluation know nothing of the masters: they compute in the base's dtype.
+narrow dtype: they are those of the rounded weights, as the masters gather what is too small to show yet. Here that is
+bfloat16 for a base in float16 too: it has the range of fp32, so that no loss needs to be scaled. The products' inputs
+are cast by autocast; what autocast leaves in fp32, such as norms, the residual stream and the loss, stays so. An fp32
+weight that never moved rounds back to the base's bits exactly, so that what was protected, or pulled back to the base,
+is the base's in the saved file too; a weight has changed where its rounded bits have. Localization, importance and
+evaluation know nothing of the masters: they compute in the base's dtype.
 """
 
 from __future__ import annotations
