@@ -5,7 +5,7 @@ from __future__ import annotations
 from graft.localize.budget import resolve_budget
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.memory.activations import estimate_activations
-from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.sources.opening import Model, open_model
 from graft.specs.localize import LocalizeSpec
@@ -13,6 +13,7 @@ from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.scope import Scope
+from graft.train.master_weights import loaded_dtype
 
 CANDIDATE = 64  # bytes: index three times, delta, both values, gradient, sum, scores, and their order
 PENDING = 48  # bytes per candidate of a micro-batch while the best are selected
@@ -39,7 +40,7 @@ def plan_localization(
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     parts = []
     if LOCALIZATION_METHODS[config.method].needs_data:  # those that run the model
-        kind = live_dtype(checkpoint, runtime.dtype)
+        kind = loaded_dtype(checkpoint, runtime.dtype)
         saved = estimate_activations(checkpoint.path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
             allocate_weights(checkpoint, kind),
@@ -47,7 +48,7 @@ def plan_localization(
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
     elif measured:
-        parts.append(allocate_weights(checkpoint, live_dtype(checkpoint, runtime.dtype)))
+        parts.append(allocate_weights(checkpoint, loaded_dtype(checkpoint, runtime.dtype)))
     return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_scores(config, k, sizes)])
 
 

@@ -6,9 +6,7 @@ import torch
 
 from graft.memory.activations import SavedActivations
 from graft.memory.plan import Allocation
-from graft.tasks.head import find_dtype
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES
 
 
 def allocate_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Allocation:
@@ -23,12 +21,3 @@ def allocate_activations(saved: SavedActivations | None, *, gradient_checkpointi
     if saved is None:
         return Allocation(label, None)
     return Allocation(label, saved.with_checkpointing if gradient_checkpointing else saved.total)
-
-
-def live_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
-    """Return the dtype in which a model will be loaded: the requested one, or its largest tensor's."""
-    requested = find_dtype(dtype)
-    if isinstance(requested, torch.dtype):
-        return requested
-    largest = max(checkpoint.parameters, key=lambda name: checkpoint.spec(name).numel)
-    return TORCH_DTYPES[checkpoint.spec(largest).dtype]

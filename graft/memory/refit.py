@@ -5,7 +5,7 @@ from __future__ import annotations
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
-from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.refit.support import BATCH_SIZE, is_chosen_by_loss, localization_of
 from graft.sources.opening import Model, open_model
@@ -14,6 +14,7 @@ from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.scope import Scope
+from graft.train.master_weights import loaded_dtype
 
 ENTRY = 64  # bytes: index three times, base, value, mean, gradient and its sum, two moments
 
@@ -39,7 +40,7 @@ def plan_refit(
     opened = open_model(base)
     checkpoint, scope, path = opened.checkpoint, Scope(config.scope), opened.checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
-    kind = live_dtype(checkpoint, runtime.dtype)
+    kind = loaded_dtype(checkpoint, runtime.dtype)
     n_entries = k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)
     batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
     saved = estimate_activations(path, task.spec, batch, kind, scope.holds)

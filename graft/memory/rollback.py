@@ -9,7 +9,7 @@ from pathlib import Path
 from graft.localize.budget import resolve_budget
 from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
-from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.memory.refit import ENTRY
 from graft.sources.opening import open_model
@@ -18,6 +18,7 @@ from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.scope import Scope
+from graft.train.master_weights import loaded_dtype
 
 
 def plan_rollback(
@@ -37,7 +38,7 @@ def plan_rollback(
     path = checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, max(config.densities, default=0.0), config.budget)
-    kind = live_dtype(checkpoint, runtime.dtype)
+    kind = loaded_dtype(checkpoint, runtime.dtype)
     parts = [allocate_weights(checkpoint, kind)]
     if config.takes_gradients:
         of_tasks = [estimate_activations(path, task.spec, config.batch_size, kind, scope.holds) for task in tasks]

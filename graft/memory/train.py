@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+import torch
 
 from graft.files.location import locate
 from graft.memory.activations import estimate_activations
-from graft.memory.model import allocate_activations, allocate_weights, live_dtype
+from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.specs.runtime import DEFAULT, Runtime
-from graft.specs.train import TrainSpec
+from graft.specs.train import Precision, TrainSpec
 from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
 from graft.train.localizable import check_density
 from graft.train.manifest import read_importance
+from graft.train.master_weights import loaded_dtype, widens
 from graft.train.protection.guard import FEW
 from graft.train.protection.protected_set import ProtectedSet, count_free
 
@@ -48,14 +53,18 @@ def plan_training(
     names, core = scope.names(checkpoint), ProtectedSet(protect, unprotect)
     check_density(checkpoint, config, core)
     sizes = [checkpoint.spec(name).numel for name in names]
-    kind = live_dtype(checkpoint, runtime.dtype)
-    saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
+    narrow = loaded_dtype(checkpoint, runtime.dtype)
+    # autocast keeps no more than the same pass in fp32 does
+    kind = torch.float32 if widens(config.precision, narrow) else narrow
+    saved = estimate_activations(path, task.spec, config.examples_at_once, kind, scope.holds)
     has_adam = config.optimizer == "adamw" or config.localizable is not None
     has_l1 = config.l1 > 0 or config.localizable is not None
     by_gradient = config.localizable is not None and config.localizable.support == "gradient"
     protection = _Protection.of(checkpoint, names, core)
     parts = [
         allocate_weights(checkpoint, kind),
+        # cast for a step's products, and for each validation
+        Allocation("rounded weights", allocate_weights(checkpoint, narrow).bytes if kind != narrow else 0),
         # a sum of gradients by which few weights are chosen is freed before any other is made
         Allocation("gradients", sum(sizes) * max(kind.itemsize, SUMMED if by_gradient else 0)),
         Allocation("optimizer state", 2 * protection.optimized * kind.itemsize if has_adam else 0),
@@ -68,6 +77,35 @@ def plan_training(
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
     ]
     return MemoryPlan.of(find_device(runtime.device), parts)
+
+
+def plan_precisions(
+    base: str | Path,
+    task: Task,
+    config: TrainSpec | None = None,
+    *,
+    protect: Sequence[Patch | Mask] = (),
+    unprotect: Sequence[Patch | Mask] = (),
+    runtime: Runtime = DEFAULT,
+) -> dict[Precision, MemoryPlan]:
+    """Plan a training in each precision; in its own alone where all are the same, since it loads a base in fp32.
+
+    The arguments and errors are those of `plan_training`.
+    """
+    config = config or task.spec.train
+    narrow = loaded_dtype(Checkpoint.open(locate(base).path), runtime.dtype)
+    names = get_args(Precision) if widens("mixed", narrow) else (config.precision,)
+    return {
+        name: plan_training(
+            base,
+            task,
+            dataclasses.replace(config, precision=name),
+            protect=protect,
+            unprotect=unprotect,
+            runtime=runtime,
+        )
+        for name in names
+    }
 
 
 def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Allocation]:

@@ -41,18 +41,20 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
     if "start" in blocks:
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
     order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
-    contents = {key: {task.spec.name: _content_of(task, limit, base) for task, limit in tasks[key]} for key in tasks}
+    contents = {
+        key: {task.spec.name: _content_of(task, limit, base, dtype) for task, limit in tasks[key]} for key in tasks
+    }
     content: Content = {"tool": __version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
     return content | {"base": content_of_base(base)}
 
 
-def _content_of(task: Task, limit: int | None, base: Path) -> Content:
+def _content_of(task: Task, limit: int | None, base: Path, dtype: str) -> Content:
     """Return the content of a task for every seed: training draws from whole splits."""
     unsampled = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
     reported = {"test": task.test_examples(limit), **{name: task.ood_examples(name) for name in task.spec.ood}}
     return {
         **content_of_task(unsampled),
         "shots": task.spec.shots,
-        "train": describe_settings(task.spec.train, base),
+        "train": describe_settings(task.spec.train, base, dtype),
         **{f"{name} examples": digest_of_examples(examples) for name, examples in reported.items()},
     }

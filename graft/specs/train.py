@@ -13,6 +13,7 @@ from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
 
 Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["mixed", "pure", "full"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class TrainSpec(Block):
         epochs: passes over the training examples.
         steps: optimizer steps, in place of `epochs`.
         batch_size: examples per step.
+        micro_batch_size: examples that go through the model at once, on each process: the gradients of a step's
+            micro-batches are accumulated, and give the step of the whole batch up to rounding, and other draws of
+            dropout; the whole batch where absent.
+        precision: of a base in bfloat16 or float16 (one in float32 trains the same by all three): "mixed" holds fp32
+            master weights and computes products in bfloat16, "full" computes products in fp32 too, "pure" does all in
+            the base's dtype, which loses most small updates. The tuned weights are saved in the base's dtype, rounded
+            to nearest, and validation measures them so (`graft.train.master_weights`).
         weight_decay: decoupled weight decay of AdamW, added to the gradient by SGD.
         l1: strength of the L1 proximal step towards the base (`graft.train.l1_proximal`), in units of the loss's
             gradient: weights whose gradient stays below it do not move, so that the skill gathers in few weights; 0 for
@@ -55,6 +63,8 @@ class TrainSpec(Block):
     epochs: Annotated[int, Above(0)] = 5
     steps: Annotated[int, Above(0)] | None = None
     batch_size: Annotated[int, Between(1, 2**31)] = 8
+    micro_batch_size: Annotated[int, Between(1, 2**31)] | None = None
+    precision: Precision = "mixed"
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     l1: Annotated[float, AtLeast(0)] = 0.0
     clip: Annotated[float, Above(0)] = 1.0
@@ -83,6 +93,11 @@ class TrainSpec(Block):
             re.compile(self.scope)
         except re.error as error:
             raise ValueError(f"scope {self.scope!r} is not a regular expression ({error})") from error
+
+    @property
+    def examples_at_once(self) -> int:
+        """Number of examples in a forward and backward pass, at most."""
+        return min(self.batch_size, self.micro_batch_size or self.batch_size)
 
 
 def train_unless_told() -> TrainSpec:

@@ -30,6 +30,7 @@ from graft.train.distribution import SharedLoss
 from graft.train.epochs import Epoch, train_epoch
 from graft.train.fine_tuning import TrainResult, resolve_settings, save_model
 from graft.train.manifest import write_manifest
+from graft.train.master_weights import MasterWeights
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.schedule import TrainingSchedule
 from graft.train.stepper import Stepper, make_optimizer
@@ -66,12 +67,17 @@ def train_adapter(
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
     head, schedule = data.heads[0], TrainingSchedule(data.sizes, config, seed)
     content_hash = hash_content(content_of_adapter(located.path, tasks, adapter, config, seed, runtime.dtype))
+    masters = MasterWeights(head.model, config.precision)
     peft_model = attach(head.model, adapter, seed)
-    stepper = Stepper(head, make_optimizer(head.model, config), schedule, SharedLoss(head))
+    loss = SharedLoss(head, masters, config.micro_batch_size)
+    stepper = Stepper(head, make_optimizer(head.model, config), schedule, loss, masters)
     unchecked: Any = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
     with unchecked:  # the default; torch warns where it was not set
         epochs = _run(stepper, data)
         peft_model.merge_and_unload()
+    if masters:  # only the merged weights are rounded as they are saved
+        masters.round()
+        epochs[-1] = dataclasses.replace(epochs[-1], validation_accuracy=data.validate())
     manifest = {
         "base": located.name,
         "task": [item.describe() for item in tasks],
@@ -120,7 +126,7 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
 
 
-def _run(stepper: Stepper, data: MultiTaskData) -> Sequence[Epoch]:
+def _run(stepper: Stepper, data: MultiTaskData) -> list[Epoch]:
     torch.manual_seed(stepper.schedule.seed)  # of dropout
     numbers = tqdm(range(stepper.schedule.epochs), desc="train", unit="epoch", disable=None)
     return [train_epoch(stepper, data, number)[0] for number in numbers]

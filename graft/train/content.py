@@ -22,6 +22,7 @@ from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.hashing import digest_of
 from graft.train.importance.importance_file import FILE, digest_of_file
+from graft.train.master_weights import loaded_dtype, widens
 from graft.version import __version__
 
 Content = dict[str, Any]
@@ -58,7 +59,7 @@ def content_of_training(
     """
     names = ["task"] if len(tasks) == 1 else [f"task {number}" for number in range(1, len(tasks) + 1)]
     data = {name: content_of_task(task) for name, task in zip(names, tasks, strict=True)}
-    settings = {"train": describe_settings(config, base), "seed": seed, "dtype": dtype, "protected": core}
+    settings = {"train": describe_settings(config, base, dtype), "seed": seed, "dtype": dtype, "protected": core}
     return {"tool": __version__, **data, **settings, **more, "base": content_of_base(base)}
 
 
@@ -97,9 +98,16 @@ def _roles_of(example: Example) -> list[tuple[str, ...]]:
     return [example.roles] if example.roles else []
 
 
-def describe_settings(config: TrainSpec, base: Path) -> dict[str, Any]:
-    """Return the train block as plain values, with the digest of a file of importance in place of its path."""
+def describe_settings(config: TrainSpec, base: Path, dtype: str) -> dict[str, Any]:
+    """Return the train block as plain values, with the digest of a file of importance in place of its path.
+
+    Left out are the size of micro-batches, which moves results by rounding and draws of dropout alone, as the number of
+    processes does, and a precision that changes nothing: of a base in fp32, and "pure".
+    """
     plain: dict[str, Any] = hash_named_files(to_plain(config))
+    plain.pop("micro_batch_size", None)
+    if not widens(config.precision, loaded_dtype(Checkpoint.open(base), dtype)):
+        del plain["precision"]
     if config.regularize is not None and config.regularize.importance is None and (base / FILE).is_file():
         plain["regularize"]["importance"] = digest_of_file(base / FILE)
     return plain

@@ -60,15 +60,16 @@ def train_epoch(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epo
         examples = [data.train[batch.task][i] for i in batch.positions]
         losses.append(stepper.take(data.heads[batch.task], examples, batch.step))
         steps = batch.step + 1
-        if schedule.checks_after(steps) and schedule.reaches(accuracy := _accuracy(data)):
+        if schedule.checks_after(steps) and schedule.reaches(accuracy := _accuracy(stepper, data)):
             return Epoch(sum(losses) / len(losses), accuracy), steps
     if steps == schedule.steps:
         stepper.finish()
-    return Epoch(sum(losses) / len(losses), _accuracy(data)), steps
+    return Epoch(sum(losses) / len(losses), _accuracy(stepper, data)), steps
 
 
-def _accuracy(data: MultiTaskData) -> float:
-    accuracy = data.validate()
+def _accuracy(stepper: Stepper, data: MultiTaskData) -> float:
+    with stepper.masters.rounded():
+        accuracy = data.validate()
     if math.isnan(accuracy):  # the last step may have diverged without a loss that shows it
         raise TrainingError(
             "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"

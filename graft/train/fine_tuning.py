@@ -30,7 +30,7 @@ from graft.train.content import content_of_training, describe_settings, hash_con
 from graft.train.epochs import Epoch, run_epochs
 from graft.train.gradient_support import find_gradient_support
 from graft.train.importance.importance_file import FILE, save_importance
-from graft.train.localizable import check_density, configure_proximal, configure_restart
+from graft.train.localizable import Changes, check_density, configure_proximal, configure_restart, count_changes
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet
@@ -48,11 +48,13 @@ class TrainResult:
             where it was recorded.
         epochs: in order.
         steps: taken; fewer than planned where `stop_at` was reached.
+        changes: how many entries changed, where only few trained (`localizable`).
     """
 
     path: Path
     epochs: tuple[Epoch, ...]
     steps: int
+    changes: Changes | None = None
 
 
 @checked
@@ -132,7 +134,8 @@ def find_training(
     manifest = find_manifest(out, hash_content(content))
     if manifest is None:
         return None
-    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"])
+    changes = Changes(**manifest["changes"]) if "changes" in manifest else None
+    return TrainResult(out, tuple(Epoch(**epoch) for epoch in manifest["epochs"]), manifest["steps"], changes)
 
 
 def _claim(out: Output, force: bool, inputs: list[Path], config: TrainSpec) -> Claim:
@@ -190,14 +193,19 @@ def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) ->
     core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())
-    staged = {**content, "train": describe_settings(stage, located.path), "protected": core.digest()}
+    staged = {**content, "train": describe_settings(stage, located.path, runtime.dtype), "protected": core.digest()}
     state = TrainingState(around.out, staged, head.ranks)
     stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
     epochs, steps = run_epochs(stepper, data, state if around.resume else state.cleared())
     manifest = {"base": located.name, "task": _describe(tasks), "seed": seed, "steps": steps, "train": content["train"]}
     manifest |= {"epochs": list(map(dataclasses.asdict, epochs))}
+    stepper.masters.round()
+    changes = None
+    if core.train_only is not None:
+        changes = count_changes(head.model, Checkpoint.open(located.path), core.train_only)
+        manifest |= {"changes": dataclasses.asdict(changes)}
     _save(stepper, manifest, claim, hash_content(content))
-    return TrainResult(around.out, tuple(epochs), steps)
+    return TrainResult(around.out, tuple(epochs), steps, changes)
 
 
 def _pull(around: _Surroundings, config: TrainSpec) -> Mask | None:

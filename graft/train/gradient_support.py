@@ -46,7 +46,7 @@ def find_gradient_support(
     model, held = data.heads[0].model, protected_entries(base, core)
     set_trainable(model, config)
     weights = find_trainable(model, base.names)
-    sums, ranks = _sum_gradients(data, weights, config.batch_size), data.heads[0].ranks
+    sums, ranks = _sum_gradients(data, weights, config.examples_at_once), data.heads[0].ranks
     scores = {name: partial(_score, sums[name], held[name], ranks) for name in weights}
     indices = select_top(scores, list(weights), resolve_budget(base.n_parameters, density, None))
     return Mask.of({name: base.spec(name) for name in indices}, indices)

@@ -22,16 +22,45 @@ artifacts/LOG.md.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+
+import torch
 
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
+from graft.patch.mask import Mask
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import as_bits, take
 from graft.tensors.scope import Scope
 from graft.train.protection.protected_set import ProtectedSet, count_free
+from graft.train.trainable_weights import find_trainable
 
 WARMUP = 0.1  # share of the steps
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How many of the few entries that trained differ from the base's as they are saved.
+
+    Attributes:
+        trained: entries that could move.
+        changed: those with other bits than the base's; some may round back to them.
+    """
+
+    trained: int
+    changed: int
+
+
+def count_changes(model: torch.nn.Module, base: Checkpoint, mask: Mask) -> Changes:
+    """Count the changed entries among those of a mask, in a model as it is saved; collective where it is sharded."""
+    weights, changed = find_trainable(model, base.names), 0
+    for name in mask:
+        indices = torch.tensor(mask[name])
+        present = take(weights[name], indices).cpu()
+        changed += int((as_bits(present) != as_bits(take(base.read(name), indices).to(present.dtype))).sum())
+    return Changes(len(mask), changed)
 
 
 def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:

@@ -25,6 +25,7 @@ from graft.train.distribution import SharedLoss
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.l1_proximal import L1Proximal
+from graft.train.master_weights import MasterWeights, widens
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
@@ -42,7 +43,7 @@ def _advise_on_failure() -> Iterator[None]:
         yield
     except (MemoryError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
-            advice = "lower train.batch_size or max_length, or use --dtype bfloat16"
+            advice = "lower train.micro_batch_size or max_length, or use --gradient-checkpointing"
             raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
         # torch refuses a learning rate that the weights' dtype cannot hold
         if any(words in str(error).lower() for words in ("overflow", "must be in range")):
@@ -62,6 +63,7 @@ class Stepper:
         optimizer: of its weights in scope.
         schedule: of the whole training.
         loss: of a batch, divided among the head's processes.
+        masters: the model's weights, which are saved and measured in the dtype that they were loaded in.
         proximal: the L1 proximal step towards the base; None without l1.
         protection: of the core regions; None without them.
         penalty: on moving important weights; None without one.
@@ -73,6 +75,7 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     schedule: TrainingSchedule
     loss: SharedLoss
+    masters: MasterWeights
     proximal: L1Proximal | None = None
     protection: Protection | None = None
     penalty: Penalty | None = None
@@ -100,6 +103,12 @@ class Stepper:
         refuse_copied(head.model)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
+        if is_sharded(head.model) and any(widens(config.precision, held.dtype) for held in head.model.parameters()):
+            raise ConfigError(
+                f"train.precision {config.precision} needs whole weights: use --parallel ddp or one process, "
+                "or --precision pure"
+            )
+        masters = MasterWeights(head.model, config.precision)
         set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_protected(head.model, regions)
@@ -111,7 +120,8 @@ class Stepper:
         protection = _guard(head.model, optimizer, core, regions, config) if core else None
         recorder = None if config.record is None else SynapticIntelligence(head.model, checkpoint, config.record.every)
         average = WeightAverage(_weights_of(optimizer), regions) if config.average else None
-        return cls(head, optimizer, schedule, SharedLoss(head), proximal, protection, penalty, recorder, average)
+        loss = SharedLoss(head, masters, config.micro_batch_size)
+        return cls(head, optimizer, schedule, loss, masters, proximal, protection, penalty, recorder, average)
 
     @_advise_on_failure()
     def take(self, head: Head, batch: Sequence[Example], step: int) -> float:

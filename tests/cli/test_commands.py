@@ -298,6 +298,7 @@ def test_train_localizable_leaves_a_small_difference(base: Path, task_file: Path
     assert len(made["epochs"]) == 1
     diff = parsed(cli("diff", base, out, "-o", tmp_path / "all.safetensors", "--json"))
     assert 0 < diff["k"] <= 0.01 * diff["n_parameters"] + 1
+    assert made["changes"]["changed"] == diff["k"] <= made["changes"]["trained"]
 
 
 def test_train_keeps_the_protected_regions(

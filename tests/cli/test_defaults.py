@@ -92,6 +92,8 @@ def test_who_sets_something_has_chosen(
         (["--localizable", "--density", "0.01"], {"support": "gradient", "density": 0.01}),
         (["--localizable", "--set", "localizable.support=pull"], {"support": "pull"}),
         (["--set", "localizable.lr=0.5"], {"support": "gradient", "lr": 0.5}),
+        (["--precision", "pure", "--micro-batch-size", "2"], {"support": "gradient"}),
+        (["--set", "precision=full"], {"support": "gradient"}),
     ],
 )
 def test_few_weights_may_be_set_in_part(

@@ -47,6 +47,17 @@ def test_train_says_what_it_will_take(base: Path, task_file: Path, tmp_path: Pat
     assert cli("train", base, "--task", task_file).code == 2  # without --plan it needs -o
 
 
+def test_train_says_what_each_precision_will_take(base: Path, task_file: Path, cli: Cli) -> None:
+    asked = ["train", base, "--task", task_file, "--plan", "--optimizer", "adamw"]
+    narrow = json.loads(cli(*asked, "--dtype", "bfloat16", "--precision", "full", "--json").out)
+    assert narrow["precision"] == "full"
+    assert narrow["precisions"]["full"] == narrow["total"]
+    assert narrow["precisions"]["pure"]["host"] < narrow["total"]["host"]
+    lines = cli(*asked, "--dtype", "bfloat16").out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in lines] == ["precision mixed", "precision pure", "precision full"]
+    assert "precisions" not in json.loads(cli(*asked, "--json").out)  # of a base in fp32 they are the same
+
+
 def test_diff_says_what_it_will_take_and_does_nothing(base: Path, tuned: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "skill.safetensors"
     asked = ["diff", base, tuned, "--budget", 300, "-o", out]

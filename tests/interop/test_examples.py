@@ -29,3 +29,15 @@ def test_a_pipeline_has_the_skill_within_the_graft_alone(base: Path, tuned: Path
     assert before == after
     assert grafted == pipeline("feature-extraction", model=str(tuned))(texts)
     assert grafted != before
+
+
+def test_the_table_of_precisions_has_a_row_each(tmp_path: Path) -> None:
+    functions = functions_of("precision.py")
+    cost = {"losses": [1.0, 0.5, 0.25, 0.25], "validation": [0.5, 0.75], "minutes": 2.0, "peak": 2**31}
+    seeds = [{name: cost | {"moved": 0.1, "accuracy": 0.8, "nll": 0.6} for name in functions["SETTINGS"]}] * 2
+    functions["write_table"](seeds, tmp_path / "table.md", "models/base", [0, 1])
+    rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == ["pure", "mixed", "full", "fp32, not rounded"]
+    assert rows[0].endswith(
+        "| 0.250 ± 0.000 | 0.1000 ± 0.0000 | 0.800 ± 0.000 | 0.600 ± 0.000 | 2.0 ± 0.0 | 2.00 ± 0.00 |"
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from graft.memory.train import plan_training
+from graft.memory.train import plan_precisions, plan_training
 from graft.patch.mask import Mask
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.record import RecordSpec
@@ -99,3 +99,20 @@ def test_a_record_and_a_penalty_take_what_they_hold(base: Path, task: Task, tmp_
     assert held is not None
     assert 0 < held <= 9 * n  # a byte each, and index and anchor where a tensor is not held as a whole
     assert "importance" not in sizes(base, task, plain)
+
+
+def test_each_precision_takes_what_it_holds(base: Path, task: Task) -> None:
+    config, n = TrainSpec(optimizer="adamw", lr=1e-3), Checkpoint.open(base).n_parameters
+    plans = plan_precisions(base, task, config, runtime=Runtime("cpu", "bfloat16"))
+    parts = {name: {part.what: part.bytes or 0 for part in plan.parts} for name, plan in plans.items()}
+    held = ("weights", "rounded weights", "gradients", "optimizer state")
+    assert {name: [part.get(what, 0) // n for what in held] for name, part in parts.items()} == {
+        "mixed": [4, 2, 4, 8],
+        "full": [4, 2, 4, 8],
+        "pure": [2, 0, 2, 4],
+    }
+    assert plans["pure"].total("host") < plans["mixed"].total("host")
+    assert list(plan_precisions(base, task, config, runtime=Runtime("cpu"))) == ["mixed"]  # fp32: all are the same
+    few = dataclasses.replace(config, micro_batch_size=2)
+    label = "activations, longest inputs"
+    assert (sizes(base, task, few)[label] or 0) < (sizes(base, task, config)[label] or 0)

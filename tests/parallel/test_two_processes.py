@@ -40,6 +40,13 @@ def test_two_processes_train_as_one_does(name: str, folder: Path, out: Path, tmp
     assert not list(out.glob("*.resume"))
 
 
+def test_two_processes_train_master_weights_as_one_does(folder: Path, out: Path, tmp_path: Path) -> None:
+    worker.train(folder, "micro", tmp_path / "one", dtype="bfloat16")
+    worker.train(folder, "micro", tmp_path / "narrow", dtype="bfloat16", config={"lr": 1e-9})
+    moved = distance(tmp_path / "narrow", tmp_path / "one")
+    assert distance(tmp_path / "one", out / "mixed") < 0.1 * moved
+
+
 @pytest.mark.parametrize("name", worker.SEARCHES)
 def test_the_mask_of_two_processes_is_one_processes(name: str, folder: Path, out: Path) -> None:
     one, two = worker.localize(folder, name), load_patch(out / f"{name}-ddp.safetensors")

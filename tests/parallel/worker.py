@@ -29,6 +29,7 @@ from tests.parallel.protected import train_all
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"l1": 1e-4, "epochs": 1},
+    "micro": {"micro_batch_size": 3, "steps": 8},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 5, "epochs": 1},  # 128 examples: the last batch has 3
 }
 REFITS: dict[str, dict[str, Any]] = {  # how, and the engines that can
@@ -43,9 +44,9 @@ SEARCHES = {
 }
 
 
-def train(folder: Path, name: str, out: Path, **how: Any) -> None:
+def train(folder: Path, name: str, out: Path, *, config: Any = None, **how: Any) -> None:
     task = Task.load(folder / "toy" / "task.yaml")
-    config = dataclasses.replace(task.spec.train, **TRAININGS[name])
+    config = dataclasses.replace(task.spec.train, **{**TRAININGS[name], **(config or {})})
     train_task(folder / "base", task, out, config=config, **how)
 
 
@@ -112,6 +113,7 @@ def main(folder: Path, out: Path) -> None:
     for name in TRAININGS:
         for parallel in ("ddp", "fsdp"):
             train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
+    train(folder, "micro", out / "mixed", dtype="bfloat16")
     results["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
     for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
         for name in names:

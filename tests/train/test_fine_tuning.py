@@ -171,7 +171,7 @@ def test_running_out_of_memory_is_said_in_one_line(
         raise error
 
     monkeypatch.setattr(place, full)
-    with pytest.raises(TrainingError, match=r"^out of memory: lower train.batch_size or max_length, or use --dtype"):
+    with pytest.raises(TrainingError, match=r"^out of memory: lower train.micro_batch_size or max_length, or use"):
         train(base, task, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

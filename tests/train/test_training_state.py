@@ -46,12 +46,12 @@ def train(base: Path, task: Task, out: Path, *, resume: bool = False, dtype: str
     return train_task(base, task, out, config=config, resume=resume, dtype=dtype)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("optimizer", "dtype"), [("sgd", "auto"), ("adamw", "auto"), ("adamw", "bfloat16")])
 @pytest.mark.parametrize("steps", [STEPS // 2, STEPS, 2 * STEPS + 3])
 def test_going_on_after_an_interruption_ends_in_the_same_bits(
-    optimizer: str, steps: int, base: Path, task: Task, tmp_path: Path, interrupt: Any
+    optimizer: str, dtype: str, steps: int, base: Path, task: Task, tmp_path: Path, interrupt: Any
 ) -> None:
-    changes = {"optimizer": optimizer, "lr": 1e-3 if optimizer == "adamw" else 0.1}
+    changes: dict[str, Any] = {"optimizer": optimizer, "lr": 1e-3 if optimizer == "adamw" else 0.1, "dtype": dtype}
     whole = train(base, task, tmp_path / "whole", **changes)
     interrupt(steps)
     with pytest.raises(KeyboardInterrupt):
@@ -104,7 +104,10 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]
 OTHERS: dict[str, tuple[str, Change]] = {
     "rate": (r"train.lr \(0.1 then, 0.2 now\)", lambda base, toy: {"lr": 0.2}),
     "batch size": (r"train.batch_size \(8 then, 4 now\)", lambda base, toy: {"batch_size": 4}),
-    "dtype": (r"dtype \(auto then, bfloat16 now\)", lambda base, toy: {"dtype": "bfloat16"}),
+    "dtype": (
+        r"train.precision \(absent then, mixed now\), dtype \(auto then, bfloat16 now\)",
+        lambda base, toy: {"dtype": "bfloat16"},
+    ),
     "training seed": (r"train.seed \(absent then, 3 now\), seed \(0 then, 3 now\)", lambda base, toy: {"seed": 3}),
     "length": (
         r"task.max_length \(128 then, 5 now\)",

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from graft.specs.runtime import Runtime
-from graft.specs.train import Optimizer, TrainSpec
+from graft.specs.train import Optimizer, Precision, TrainSpec
 from graft_cli import options
 from graft_cli.regions import load_regions
 
 if TYPE_CHECKING:
     from graft.memory.plan import MemoryPlan
     from graft.train.fine_tuning import TrainResult
+
+_NOT_HOW = {"localizable", "precision", "micro_batch_size"}  # keys whose change leaves a TASK without a block as it is
 
 
 @click.command("train")
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training examples. [default: the task's]")
 @click.option("--optimizer", type=click.Choice(get_args(Optimizer)), help="Optimizer. [default: the task's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples per step. [default: the task's]")
+@click.option(
+    "--micro-batch-size",
+    type=click.IntRange(1),
+    help="Examples that go through the model at once; gradients accumulate over a step. [default: the batch size]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    help="Of a base in bfloat16 or float16. mixed: fp32 master weights, products in bfloat16. pure: all in the base's "
+    "dtype. full: products in fp32 too. The result is saved in the base's dtype. [default: the task's, or mixed]",
+)
 @click.option("--scope", help="Tensors that train: all, layers, a sum, or a regex. [default: the task's]")
 @click.option(
     "--localizable",
@@ -104,7 +117,7 @@ def command(
     """
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
-    from graft.memory.train import plan_training
+    from graft.memory.train import plan_precisions
     from graft.train.fine_tuning import train_task
 
     if output is None and not plan:
@@ -118,16 +131,23 @@ def command(
     claim = None if plan or output is None else claim_output(output, is_folder=True, force=force, inputs=inputs)
     core, free = load_regions(protect), load_regions(unprotect)
     if claim is None:
-        planned = plan_training(base, task, config, protect=core, unprotect=free, runtime=runtime)
-        _show_plan(planned, config, as_json)
+        plans = plan_precisions(base, task, config, protect=core, unprotect=free, runtime=runtime)
+        _show_plan(plans, config, as_json)
         return
     train = partial(train_task, base, task, claim, config=config, protect=core, unprotect=free)
     result = train(**runtime.options, resume=resume)
     _show(result, claim.path, as_json)
 
 
-def _show_plan(planned: MemoryPlan, config: TrainSpec, as_json: bool) -> None:
+def _show_plan(plans: Mapping[Precision, MemoryPlan], config: TrainSpec, as_json: bool) -> None:
+    from graft.memory.plan import format_bytes
+
+    planned = plans[config.precision]
     plain, lines = planned.to_json(), planned.lines()
+    if len(plans) > 1:
+        totals = {name: plan.to_json()["total"] for name, plan in plans.items()}
+        plain |= {"precision": config.precision, "precisions": totals}
+        lines += [f"precision {name}: {format_bytes(sum(total.values()))} in all" for name, total in totals.items()]
     if (few := config.localizable) is not None:
         how = "two trainings in turn" if few.trainings > 1 else "one training, after a backward pass over its examples"
         plain, lines = plain | {"trainings": few.trainings}, [*lines, f"few weights train: {how}"]
@@ -139,8 +159,11 @@ def _show(result: TrainResult, output: Path, as_json: bool) -> None:
         f"epoch {number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}"
         for number, epoch in enumerate(result.epochs, start=1)
     ]
-    epochs = [dataclasses.asdict(epoch) for epoch in result.epochs]
-    options.show({"output": str(output), "epochs": epochs}, as_json, [*lines, f"wrote {output}"])
+    plain: dict[str, Any] = {"output": str(output), "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs]}
+    if result.changes is not None:
+        plain["changes"] = dataclasses.asdict(result.changes)
+        lines.append(f"changed: {result.changes.changed:,} of the {result.changes.trained:,} entries that trained")
+    options.show(plain, as_json, [*lines, f"wrote {output}"])
 
 
 def _read_config(
@@ -154,7 +177,7 @@ def _read_config(
     from graft.specs.train import once_told
 
     changes = {key: value for key, value in settings.items() if value is not None}
-    plainly = changes or more.keys() - {"localizable"} or not all(map(_is_localizable, assignments))
+    plainly = {*changes, *more, *map(_first_key, assignments)} - _NOT_HOW
     block = to_plain(once_told(task.spec.train) if plainly else task.spec.train)
     if "localizable" in more and "localizable" not in block:
         pulls = any(item.startswith("localizable.proximal_") for item in assignments)
@@ -164,8 +187,8 @@ def _read_config(
     return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
 
 
-def _is_localizable(assignment: str) -> bool:
-    return assignment.partition("=")[0].partition(".")[0] == "localizable"
+def _first_key(assignment: str) -> str:
+    return assignment.partition("=")[0].partition(".")[0]
 
 
 def _check_usage(

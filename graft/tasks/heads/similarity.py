@@ -67,7 +67,8 @@ class SimilarityHead(Head):
         if not self.has_classes:
             return self._logits_of_choices(texts, [example.choices for example in examples])
         labels = self.embed(self.label_texts) if self._label_embeddings is None else self._label_embeddings
-        return SCALE * texts @ labels.T
+        with torch.autocast(self.device.type, enabled=False):  # fp32, as where the model's products are narrower
+            return SCALE * texts @ labels.T
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors."""
