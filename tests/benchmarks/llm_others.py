@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def trainer_steps(head: Any, optimizer: torch.optim.Optimizer, bare: Any, is_mix
     from transformers import Trainer, TrainingArguments
 
     more = {"bf16": is_mixed, "use_cpu": head.device.type == "cpu", "report_to": [], "disable_tqdm": True}
-    trainer = Trainer(head.model, TrainingArguments("unused", **more), optimizers=(optimizer, None))  # type: ignore[arg-type]
+    trainer = Trainer(head.model, TrainingArguments(tempfile.gettempdir(), **more), optimizers=(optimizer, None))  # type: ignore[arg-type]
     trainer.current_gradient_accumulation_steps = 1  # which its loop would set
     labels = torch.full_like(bare.batch["input_ids"], -100).flatten()
     width = bare.batch["input_ids"].shape[1]
