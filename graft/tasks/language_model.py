@@ -59,28 +59,54 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
     return load_model(kind, model, dtype)[0], load_tokenizer(model), family
 
 
-def logits_of(model: Any, batch: dict[str, torch.Tensor], tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
-    """Return a model's logits (m, vocabulary) at some tokens of a batch; gradients flow.
+def logits_of(
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    tokens: torch.Tensor,
+    *,
+    words: torch.Tensor | None = None,
+    cache: Any = None,
+) -> torch.Tensor:
+    """Return a model's logits at some tokens of a batch, (m, vocabulary) or (m, words); gradients flow.
 
-    The output layer is the widest of a small model: it is given the states of these tokens alone.
+    The output layer is the widest of a small model: it is given the states of these tokens alone. Where products are
+    in bf16 or fp16, those of a few words are summed up in fp32: logits between 8 and 16 would be 1/16 apart, so that
+    words tie, and which of them is the most probable would be the order of the labels.
 
     Args:
         model: a masked or causal language model.
         batch: its inputs, (n, width) each.
         tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
+        words: (n_words,) int64, the tokens whose logits are wanted; the whole vocabulary where absent.
         cache: keys and values of what each row has read before.
+
+    Raises:
+        CheckpointError: the model predicts fewer tokens than a word's id.
     """
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     if cache is not None:
         options["past_key_values"] = cache
-    with _narrowed_output(model, batch["input_ids"].shape, tokens) as is_narrowed:
+    layer = model.get_output_embeddings()
+    with _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed, _widened_output(layer, words) as wide:
         logits: torch.Tensor = run_model(model, batch, **options).logits
-    return logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
+    logits = logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
+    if words is None or wide:
+        return logits
+    _require_words(words, logits.shape[1])
+    return logits[:, words.to(logits.device)]
+
+
+def _require_words(words: torch.Tensor, n_predicted: int) -> None:
+    if int(words.max()) >= n_predicted:
+        raise CheckpointError(
+            f"the tokenizer has a word of the head at {int(words.max())}, and the model predicts {n_predicted} tokens: "
+            "it is another model's"
+        )
 
 
 @contextlib.contextmanager
-def _narrowed_output(model: Any, shape: torch.Size, tokens: torch.Tensor) -> Iterator[list[bool]]:
+def _narrowed_output(layer: Any, shape: torch.Size, tokens: torch.Tensor) -> Iterator[list[bool]]:
     """Let the output layer see these tokens' states alone, as one row; yield a list that is empty where it cannot.
 
     A model may reach its output weights without calling the layer, or call it on something else than all states.
@@ -94,10 +120,41 @@ def _narrowed_output(model: Any, shape: torch.Size, tokens: torch.Tensor) -> Ite
         is_narrowed.append(True)
         return (states.flatten(0, 1).index_select(0, tokens.to(states.device)).unsqueeze(0), *inputs[1:])
 
-    layer = model.get_output_embeddings()
     hook = layer.register_forward_pre_hook(narrow) if isinstance(layer, torch.nn.Module) else None
     try:
         yield is_narrowed
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _widened_output(layer: Any, words: torch.Tensor | None) -> Iterator[list[bool]]:
+    """Let a narrow output layer give the logits of these words alone, in fp32; yield a list, empty where it does not.
+
+    The model still does with them what it does with logits, such as to scale or cap them. Under autocast the weights
+    are rounded as the layer would round them, so that what trains is what will be saved.
+    """
+    is_widened: list[bool] = []
+
+    def widen(_: Any, inputs: tuple[Any, ...], __: Any) -> torch.Tensor | None:
+        states, device = inputs[0], layer.weight.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+        if narrow not in (torch.bfloat16, torch.float16):
+            return None
+        assert words is not None
+        _require_words(words, len(layer.weight))
+        is_widened.append(True)
+        rows = words.to(layer.weight.device)
+        bias = None if layer.bias is None else layer.bias[rows].float()
+        with torch.autocast(device, enabled=False):
+            return torch.nn.functional.linear(states.float(), layer.weight[rows].to(narrow).float(), bias)
+
+    # a subclass, such as an adapter's or a quantized one, knows more than its weight; a shard does not hold all rows
+    can_widen = words is not None and type(layer) is torch.nn.Linear and type(layer.weight) is torch.nn.Parameter
+    hook = layer.register_forward_hook(widen) if can_widen else None
+    try:
+        yield is_widened
     finally:
         if hook is not None:
             hook.remove()

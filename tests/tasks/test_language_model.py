@@ -55,3 +55,39 @@ def test_the_model_is_left_as_it_was(causal: Path) -> None:
     with pytest.raises(CheckpointError):
         logits_of(model, BATCH, torch.tensor([8]))  # there are 8 tokens
     assert torch.equal(model(**BATCH).logits, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["masked", "causal"])
+def test_words_of_a_narrow_model_are_told_apart_where_its_own_logits_tie(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    words, model = torch.arange(5, 25), load(family, request).bfloat16()
+    own = model(**BATCH).logits.flatten(0, 1)[TOKENS][:, words].float()
+    found = logits_of(model, BATCH, TOKENS, words=words)
+    assert found.dtype == torch.float32
+    assert (found - own).abs().max() <= own.abs().max() / 128  # a bfloat16 has 8 bits
+    assert len(own.unique()) < len(found.unique()) == found[:3].numel()  # two tokens are the same
+
+
+@torch.no_grad()
+def test_words_of_a_wide_model_are_its_own_logits_and_under_autocast_those_of_the_rounded_weights(causal: Path) -> None:
+    words, model = torch.tensor([7, 5]), AutoModelForCausalLM.from_pretrained(causal).eval()
+    assert torch.equal(logits_of(model, BATCH, TOKENS, words=words), logits_of(model, BATCH, TOKENS)[:, words])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = logits_of(model, BATCH, TOKENS, words=words)
+    layer = model.get_output_embeddings()
+    states: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_of(model, BATCH, TOKENS)
+    hook.remove()
+    expected = states[0].flatten(0, 1)[TOKENS] @ layer.weight[words].bfloat16().float().T
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_word_that_the_model_does_not_predict_is_refused(causal: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(causal, dtype=dtype).eval()
+        with pytest.raises(CheckpointError, match="another model's"):
+            logits_of(model, BATCH, TOKENS, words=torch.tensor([10**6]))

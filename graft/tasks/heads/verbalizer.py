@@ -55,13 +55,7 @@ class VerbalizerHead(Head):
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
-        at_mask = self._logits_at(rows, read_at)  # (n, vocabulary)
-        if int(self.word_ids.max()) >= at_mask.shape[1]:
-            raise CheckpointError(
-                f"the tokenizer has a word of the head at {int(self.word_ids.max())}, and the model predicts "
-                f"{at_mask.shape[1]} tokens: it is another model's"
-            )
-        return at_mask[:, self.word_ids.to(self.device)].float()
+        return self._logits_at(rows, read_at).float()
 
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
         shared = shared_length(self.model, rows) if self._family == "causal" else 0
@@ -71,7 +65,7 @@ class VerbalizerHead(Head):
             batch = after_prefix(batch, shared)
         width = batch["input_ids"].shape[1]
         tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
-        return logits_of(self.model, batch, tokens, cache=cache)
+        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache)
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
         """Return a prompt's token ids, and the position whose logits are read."""
