@@ -82,8 +82,13 @@ class CompletionHead(Head):
         Raises:
             DataError: there is none.
         """
-        rows = self.inspect(examples)
+        rows = self._require_learned(self._answers.encode(examples))
         return [example for example, row in zip(examples, rows, strict=True) if row.n_learned]
+
+    def _require_learned(self, rows: list[Answered]) -> list[Answered]:
+        if not any(row.n_learned for row in rows):
+            raise DataError(f"no answer has a token within max_length {self.limit}: the prompts alone are as long")
+        return rows
 
     def inspect(self, examples: Sequence[Example]) -> list[Answered]:
         """Return rows as tokens, and say on stderr how many answers are cut, joined with their prompt, or not found.
@@ -92,9 +97,7 @@ class CompletionHead(Head):
             DataError: max_length leaves no token of any answer.
             ConfigError: the pattern finds no answer in any row.
         """
-        rows, n = self._answers.encode(examples), len(examples)
-        if not any(row.n_learned for row in rows):
-            raise DataError(f"no answer has a token within max_length {self.limit}: the prompts alone are as long")
+        rows, n = self._require_learned(self._answers.encode(examples)), len(examples)
         if n_cut := sum(row.is_cut for row in rows):
             outcome = "their ends are not learned" + ("" if self._pattern else ", and they count as wrong")
             tell_once(f"{n_cut:,} of {n:,} answers are cut by max_length {self.limit}: {outcome}")

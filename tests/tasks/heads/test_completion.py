@@ -218,7 +218,9 @@ def test_a_boundary_within_a_token_is_said(
     joined = Example(("add t", "wo"), 0)
     rows = taught.inspect([joined, *answer_examples(2)])
     assert [row.is_joined for row in rows] == [True, False, False]
-    assert "1 of 3 answers begin within the prompt's last token" in capsys.readouterr().err
+    assert taught.with_outputs([joined]) == [joined]  # of a batch, of which nothing is said
+    assert "1 of 3 answers begin within the prompt's last token" in (said := capsys.readouterr().err)
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("eos", ["<|im_end|>", "<|endoftext|>"])
