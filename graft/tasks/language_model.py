@@ -88,7 +88,10 @@ def logits_of(
     if cache is not None:
         options["past_key_values"] = cache
     layer = model.get_output_embeddings()
-    with _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed, _widened_output(layer, words) as wide:
+    with (
+        _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed,
+        _widened_output(layer, words) as wide,
+    ):
         logits: torch.Tensor = run_model(model, batch, **options).logits
     logits = logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
     if words is None or wide:

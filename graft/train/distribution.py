@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from graft.errors import DataError
 from graft.parallel.sharded import is_sharded
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -80,7 +81,10 @@ class SharedLoss:
         size = min(self._size or largest, largest)
         if size == len(batch):
             return [(batch, 1.0)]
-        counted = head.with_outputs(batch)
+        try:
+            counted = head.with_outputs(batch)
+        except DataError:  # nothing counts, such as where all answers of the batch are cut: the loss says so, or is 0
+            counted = list(batch)
         part = counted[ranks.rank :: ranks.world]
         if size < largest:  # examples of similar length together, which saves padding
             part = sorted(part, key=lambda example: example.n_characters)
