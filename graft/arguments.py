@@ -103,6 +103,9 @@ def _describe_type(hint: Any) -> str:
 
 
 def _quote(value: object) -> str:
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (list, tuple)):
+        kinds = sorted({type(item).__name__ for item in value})
+        return f"a {type(value).__name__} of {', '.join(kinds)}"
     if not isinstance(value, (str, int, float, Path, type(None))):
         return f"a {type(value).__name__}"
     text = ascii(str(value)) if isinstance(value, (str, Path)) else repr(value)
