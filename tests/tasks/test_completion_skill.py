@@ -24,6 +24,7 @@ from graft.tasks.task import Task
 from graft.train.distribution import SharedLoss
 from graft.train.fine_tuning import train_task
 from graft.train.importance.measuring import measure_importance
+from graft.train.master_weights import MasterWeights
 from tests.chat_models import chat_rows, write_answers
 
 LEARN = LearnSpec(epochs=1, batch_size=32, multiple=3)
@@ -95,6 +96,6 @@ def test_gradients_and_steps_do_not_depend_on_how_a_batch_is_parted(skill: Any) 
         torch.testing.assert_close(other, sums[0], rtol=1e-4, atol=1e-6)
     for parameter in head.model.parameters():
         parameter.requires_grad_(True)
-    SharedLoss(head).backward(head, examples)
+    SharedLoss(head, MasterWeights(head.model)).backward(head, examples)
     whole = torch.cat([weight.grad.flatten() for weight in weights.values()])
     torch.testing.assert_close(whole, sums[0], rtol=1e-4, atol=1e-6)

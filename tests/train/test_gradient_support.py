@@ -189,6 +189,7 @@ def test_the_plan_counts_the_sum_of_gradients(base: Path, task: Task) -> None:
             if part.what == "gradients"
         )
 
-    pulled = dataclasses.replace(CONFIG, localizable=LocalizableSpec(density=DENSITY))
-    assert gradients(CONFIG, "float32") == gradients(pulled, "float32")
-    assert gradients(CONFIG, "bfloat16") == 2 * gradients(pulled, "bfloat16")
+    pure = dataclasses.replace(CONFIG, precision="pure")
+    pulled = dataclasses.replace(pure, localizable=LocalizableSpec(density=DENSITY))
+    assert gradients(pure, "float32") == gradients(pulled, "float32")
+    assert gradients(pure, "bfloat16") == 2 * gradients(pulled, "bfloat16")
