@@ -19,73 +19,20 @@ from graft.tensors.scope import is_layer_name, kind_of
 Role = Literal["reads", "writes", "embeds", "scales", "within", "unknown"]
 Shape = tuple[int, ...]
 
+# the last part of a module's name, in lower case, as architectures call their layers
 _READERS = frozenset(
-    [
-        "query",
-        "key",
-        "value",
-        "query_key_value",
-        "qkv",
-        "wqkv",
-        "q",
-        "k",
-        "v",
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "qkv_proj",
-        "q_lin",
-        "k_lin",
-        "v_lin",
-        "wq",
-        "wk",
-        "wv",
-        "c_attn",
-        "in_proj",
-        "intermediate",
-        "gate",
-        "up",
-        "gate_proj",
-        "up_proj",
-        "gate_up_proj",
-        "c_fc",
-        "fc1",
-        "lin1",
-        "fc_in",
-        "w1",
-        "w3",
-        "wi",
-        "wi_0",
-        "wi_1",
-        "dense_h_to_4h",
-        "router",
-        "pooler",
-        "classifier",
-        "score",
-        "lm_head",
-    ]
+    {
+        *("query", "key", "value", "query_key_value", "q", "k", "v", "q_proj", "k_proj", "v_proj", "q_lin", "k_lin"),
+        *("v_lin", "wq", "wk", "wv", "qkv", "wqkv", "qkv_proj", "in_proj", "c_attn"),
+        *("intermediate", "gate", "up", "gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "lin1", "fc_in"),
+        *("w1", "w3", "wi", "wi_0", "wi_1", "dense_h_to_4h", "router", "pooler", "classifier", "score", "lm_head"),
+    }
 )
 _WRITERS = frozenset(
-    [
-        "output",
-        "o",
-        "o_proj",
-        "out_proj",
-        "out_lin",
-        "wo",
-        "attn_out",
-        "c_proj",
-        "down_proj",
-        "proj_out",
-        "fc2",
-        "lin2",
-        "fc_out",
-        "w2",
-        "dense_4h_to_h",
-        "attention",
-        "self_attention",
-        "attn",
-    ]
+    {
+        *("output", "o", "o_proj", "out_proj", "out_lin", "wo", "attn_out", "c_proj", "proj_out", "down_proj"),
+        *("fc2", "lin2", "fc_out", "w2", "dense_4h_to_h", "attention", "self_attention", "attn"),
+    }
 )
 _PLAIN = frozenset({"dense", "proj", "linear"})  # names of layers that only the name before them tells apart
 _NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm\d*|ln_?\w*)$", re.IGNORECASE)

@@ -84,13 +84,13 @@ def plot_stream(explanation: Explanation, path: Path, *, title: str) -> list[Pat
 def _mark_entries(
     axes: Any, counts: dict[str, np.ndarray], layers: list[str], largest: int, color: str, label: str
 ) -> None:
-    table = np.array(
-        [counts[layer] if layer in counts else 0 * next(iter(counts.values())) for layer in layers if counts]
-    )
-    y, x = np.nonzero(table) if table.size else (np.empty(0), np.empty(0))
-    sizes = _LARGEST * table[y, x] / largest if table.size else []
-    # the rest of a layer's dimensions have an entry or two, and are to be seen too
-    axes.scatter(x, y, s=np.maximum(sizes, 1.5), color=color, alpha=0.55, linewidths=0, label=label)
+    for layer, of_layer in counts.items():
+        x = np.flatnonzero(of_layer)
+        sizes = np.maximum(_LARGEST * of_layer[x] / largest, 1.5)  # a single entry is to be seen too
+        axes.scatter(
+            x, np.full(len(x), layers.index(layer)), s=sizes, color=color, alpha=0.55, linewidths=0, label=label
+        )
+        label = f"_{label}"  # once in the legend
 
 
 def _frame_marks(axes: Any, layers: list[str], width: int) -> None:
