@@ -28,6 +28,7 @@ class DimensionActivation:
         mean, spread: the mean over tokens and its standard deviation, each averaged over the matrices.
         rms: root mean square over tokens, averaged likewise.
         times_median: rms over that of the median dimension of the same matrix; the median over the matrices.
+        position: place among all dimensions by rms, 1 for the largest; the (lower) median over the matrices.
     """
 
     dimension: int
@@ -35,6 +36,7 @@ class DimensionActivation:
     spread: float
     rms: float
     times_median: float
+    position: int
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,16 @@ def _text_of(example: Example) -> Texts:
 
 
 def _describe(dimension: int, measured: Mapping[str, _Sums]) -> DimensionActivation:
-    means, spreads, sizes, ratios = [], [], [], []
-    for sums in measured.values():
-        mean, square = sums.total / sums.n, sums.squares / sums.n
-        rms = square.sqrt()
-        means.append(float(mean[dimension]))
-        spreads.append(float((square - mean.square()).clamp(min=0).sqrt()[dimension]))
-        sizes.append(float(rms[dimension]))
-        ratios.append(float(rms[dimension] / rms.median().clamp(min=1e-300)))
-    n = len(measured)
-    middle = float(torch.tensor(ratios, dtype=torch.float64).quantile(0.5))
-    return DimensionActivation(dimension, sum(means) / n, sum(spreads) / n, sum(sizes) / n, middle)
+    means = torch.stack([sums.total / sums.n for sums in measured.values()])  # (matrices, width), as below
+    squares = torch.stack([sums.squares / sums.n for sums in measured.values()])
+    spreads, sizes = (squares - means.square()).clamp(min=0).sqrt(), squares.sqrt()
+    own = sizes[:, dimension]
+    ratios = own / sizes.quantile(0.5, dim=1).clamp(min=1e-300)
+    return DimensionActivation(
+        dimension,
+        mean=float(means[:, dimension].mean()),
+        spread=float(spreads[:, dimension].mean()),
+        rms=float(own.mean()),
+        times_median=float(ratios.quantile(0.5)),
+        position=1 + int((sizes > own.unsqueeze(1)).sum(1).median()),
+    )

@@ -22,6 +22,7 @@ SECTIONS = {
     "two sides": "Enough, and needed?",
     "curve": "How much is enough?",
     "layers": "Where does it live?",
+    "explanation": "What is it made of?",
     "detection": "Out-of-distribution detection",
     "diagnosis": "Does this checkpoint localize?",
 }
