@@ -154,7 +154,7 @@ def find_commonest(tensors: Sequence[TensorEntries], most: int = 8) -> Commonest
     pooled = np.sum(sides, axis=0)
     k = int(pooled.sum())
     effective = k * k / float((pooled.astype(float) ** 2).sum())
-    top = Side(pooled).commonest(min(most, int(np.ceil(effective - 1e-9))))
+    top = Side(pooled).commonest(max(1, min(most, round(effective))))
     return Commonest(
         counts=dict(top),
         tensors={i: int(sum(side[i] > 0 for side in sides)) for i, _ in top},

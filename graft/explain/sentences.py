@@ -120,8 +120,8 @@ def _describe_unknown(explanation: Explanation) -> Iterator[str]:
 def _describe_activations(activations: Activations) -> Iterator[str]:
     if activations.dimensions:
         told = ", ".join(
-            f"{row.dimension} is {_number(row.rms)} (no. {row.position} by size, {_times(row.times_median)} the median; "
-            f"mean {_number(row.mean)}, spread {_number(row.spread)})"
+            f"{row.dimension} is {_number(row.rms)} (no. {row.position} by size, {_times(row.times_median)} the "
+            f"median; mean {_number(row.mean)}, spread {_number(row.spread)})"
             for row in activations.dimensions[:_FEW]
         )
         yield (
