@@ -37,6 +37,7 @@ _WRITERS = frozenset(
 _PLAIN = frozenset({"dense", "proj", "linear"})  # names of layers that only the name before them tells apart
 _NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm\d*|ln_?\w*)$", re.IGNORECASE)
 _INNER_NORM = re.compile(r"(^|[._])(q|k|query|key|kv_a|q_a)_?(layer)?norm$")  # of queries and keys, beside the stream
+_MAYBE_CONV1D = re.compile(r"(^|[._])c_\w+$")  # stored as (in, out) by GPT-2, and by others as every matrix is
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")  # keys of configs for the stream's width
 
 
@@ -110,6 +111,8 @@ def _place_vector(name: str, module: str, size: int, width: int) -> Place:
 
 def _place_matrix(name: str, module: str, shape: Shape, width: int, transposed: bool | None) -> Place:
     named, square = _role_by_name(module), shape[0] == shape[1]
+    if transposed is None and square and _MAYBE_CONV1D.search(module):
+        return Place("other", "unknown", why="square, and only the base's modules tell which axis is its input")
     if transposed is None:  # by shape, where the name says which side is the stream's
         stream_axis = 1 if named == "reads" else 0
         transposed = named is not None and not square and shape[stream_axis] != width == shape[1 - stream_axis]

@@ -59,7 +59,8 @@ def _describe_readers(explanation: Explanation) -> Iterator[str]:
     n = len(common.counts)
     yield (
         f"Of these {common.k:,} ({_percent(common.share)}) lie in {n} of {explanation.width:,} input dimensions: "
-        f"{listed}; as many random entries would have {_percent(common.by_chance)} in their {n} commonest."
+        f"{listed}; as many random entries would have {_percent(common.by_chance)} in their {n} commonest. "
+        f"They are as concentrated as an even spread over {common.effective:,.3g} dimensions."
     )
     if len(readers) > 1:
         recur = ", ".join(f"{dimension} in {n_in}" for dimension, n_in in list(common.tensors.items())[:_FEW])

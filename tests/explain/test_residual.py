@@ -94,6 +94,12 @@ def test_others(model: str, more: dict[str, Any]) -> None:
     assert not {name for name, role in found.items() if role == "unknown" and ".weight" in name and "bias" not in name}
 
 
+def test_which_side_is_the_input_is_not_guessed() -> None:
+    place = place_tensor("transformer.h.0.attn.c_proj.weight", (32, 32), 32, {})
+    assert (place.kind, place.role) == ("other", "unknown")
+    assert "only the base's modules tell" in place.why
+
+
 def test_packed_experts_have_three_axes() -> None:
     assert place_tensor("layers.0.mlp.experts.gate_up_proj", (4, 128, 32), 32, {}).role == "reads"
     assert place_tensor("layers.0.mlp.experts.down_proj", (4, 32, 64), 32, {}).role == "writes"

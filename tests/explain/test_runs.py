@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from graft.errors import ConfigError, PatchMismatchError
 from graft.explain.activations import measure_activations
 from graft.explain.changed_texts import find_changed_texts
 from graft.explain.explainer import explain_patch
+from graft.files.tensor_spec import TensorSpec
 from graft.localize.diff import diff_checkpoints
+from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.specs.head import HeadSpec
 from graft.specs.runtime import Runtime
@@ -102,11 +105,42 @@ def test_a_language_model_is_compared_token_by_token(tmp_path: Path) -> None:
     assert explained.activations.n_matrices == len(explained.readers) > 0
 
 
+def test_answers_are_compared_by_their_tokens(tmp_path: Path) -> None:
+    folder = write_causal(tmp_path / "base", steps=4)
+    model = LanguageModelHead.load(folder, toy_spec(labels=(), head=HeadSpec("lm")), torch.float32)
+    nudged(model.model).save_pretrained(tmp_path / "tuned")
+    model.tokenizer.save_pretrained(tmp_path / "tuned")
+    patch = diff_checkpoints(folder, tmp_path / "tuned", budget=400)
+    rows = [{"prompt": text.texts[0], "completion": " good film"} for text in toy_examples(5)]
+    task = Task.of(validation=rows, head="completion", prompt="prompt", completion="completion")
+    explained = explain_patch(patch, folder, task=task, device="cpu")
+    assert explained.texts is not None
+    assert explained.texts.n == 5
+    assert explained.texts.most[0].texts[1] == " good film"
+    assert explained.texts.mean_kl > 0
+    single = explain_patch(patch, folder, task=task, limit=1, device="cpu").texts
+    assert single is not None
+    assert single.most[0].kl in [pytest.approx(text.kl) for text in explained.texts.most]
+
+
 def test_a_mask_has_activations_and_no_values_to_change_texts(base: Path, patch: Patch, task: Task) -> None:
     explained = explain_patch(patch.mask, base, task=task, limit=8)
     assert explained.activations is not None
     assert explained.activations.n_texts == 8
     assert explained.texts is None
+
+
+def test_conv1d_of_a_folder_and_of_a_live_model(tmp_path: Path) -> None:
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=60, n_positions=16, **ends))
+    model.save_pretrained(tmp_path)
+    name = "transformer.h.0.attn.c_proj.weight"  # square, so that its shape does not tell
+    mask = Mask.of({name: TensorSpec("F32", (32, 32))}, {name: [96, 97, 98]})
+    for base in (tmp_path, model):
+        tensor = explain_patch(mask, base).tensors[0]
+        assert tensor.place.role == "writes"
+        assert tensor.inputs is not None
+        assert tensor.inputs.commonest() == [(3, 3)]
 
 
 def test_refusals(base: Path, patch: Patch, task: Task, tmp_path: Path) -> None:
