@@ -18,6 +18,8 @@ from graft.tasks.head import Head
 from graft.tensors.architecture import architecture_of
 from graft.tensors.scope import is_layer_name
 
+LARGEST = 8  # dimensions that are told beside those asked for
+
 
 @dataclass(frozen=True)
 class DimensionActivation:
@@ -47,6 +49,7 @@ class Activations:
         n_texts, n_tokens: how many were read.
         n_matrices: how many inputs were measured.
         dimensions: in the order asked for.
+        largest: the dimensions with the largest times_median, largest first, whether asked for or not.
         not_measured: matrices whose inputs cannot be told apart by token, such as experts'.
     """
 
@@ -54,6 +57,7 @@ class Activations:
     n_tokens: int
     n_matrices: int
     dimensions: tuple[DimensionActivation, ...]
+    largest: tuple[DimensionActivation, ...] = ()
     not_measured: tuple[str, ...] = ()
 
 
@@ -119,10 +123,12 @@ def measure_activations(
         for hook in hooks:
             hook.remove()
     measured = {name: sums for name, sums in recorder.sums.items() if sums.n}
-    rows = [_describe(dimension, measured) for dimension in dimensions] if measured else []
-    return Activations(
-        len(examples), n_tokens, len(measured), tuple(rows), tuple(name for name in readers if name not in measured)
+    asked, largest = (
+        tuple(_describe(i, measured) for i in chosen) if measured else ()
+        for chosen in (dimensions, _find_largest(measured))
     )
+    left_out = tuple(name for name in readers if name not in measured)
+    return Activations(len(examples), n_tokens, len(measured), asked, largest, left_out)
 
 
 def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int) -> int:
@@ -144,17 +150,31 @@ def _text_of(example: Example) -> Texts:
     return ("\n".join(example.texts),) if example.roles or len(example.texts) > 2 else example.texts
 
 
+def _moments(measured: Mapping[str, _Sums]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return means and mean squares, (matrices, width) fp64 each."""
+    means, squares = ([getattr(sums, key) / sums.n for sums in measured.values()] for key in ("total", "squares"))
+    return torch.stack(means), torch.stack(squares)
+
+
+def _ratios(squares: torch.Tensor) -> torch.Tensor:
+    """Return (width,) root mean squares over that of each matrix's median dimension; the median over the matrices."""
+    sizes = squares.sqrt()
+    return (sizes / sizes.quantile(0.5, dim=1, keepdim=True).clamp(min=1e-300)).quantile(0.5, dim=0)
+
+
+def _find_largest(measured: Mapping[str, _Sums]) -> list[int]:
+    return _ratios(_moments(measured)[1]).argsort(descending=True, stable=True)[:LARGEST].tolist() if measured else []
+
+
 def _describe(dimension: int, measured: Mapping[str, _Sums]) -> DimensionActivation:
-    means = torch.stack([sums.total / sums.n for sums in measured.values()])  # (matrices, width), as below
-    squares = torch.stack([sums.squares / sums.n for sums in measured.values()])
+    means, squares = _moments(measured)
     spreads, sizes = (squares - means.square()).clamp(min=0).sqrt(), squares.sqrt()
     own = sizes[:, dimension]
-    ratios = own / sizes.quantile(0.5, dim=1).clamp(min=1e-300)
     return DimensionActivation(
         dimension,
         mean=float(means[:, dimension].mean()),
         spread=float(spreads[:, dimension].mean()),
         rms=float(own.mean()),
-        times_median=float(ratios.quantile(0.5)),
+        times_median=float(_ratios(squares)[dimension]),
         position=1 + int((sizes > own.unsqueeze(1)).sum(1).median()),
     )

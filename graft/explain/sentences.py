@@ -129,6 +129,8 @@ def _describe_activations(activations: Activations) -> Iterator[str]:
             f"On {activations.n_texts:,} validation texts of {activations.n_tokens:,} tokens, the root mean square of "
             f"the inputs in dimension {told}."
         )
+        largest = ", ".join(f"{row.dimension} ({_times(row.times_median)})" for row in activations.largest)
+        yield f"The largest inputs, over the median dimension's, are those of {largest}."
     if activations.not_measured:
         yield f"Not measured: the inputs of {_list_names(activations.not_measured)}."
 

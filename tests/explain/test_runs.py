@@ -55,6 +55,7 @@ def test_activations_are_those_of_real_tokens_in_any_batch(head: Head) -> None:
         sizes = tokens.square().mean(0).sqrt()
         assert row.rms == pytest.approx(float(sizes[3]), rel=1e-5)
         assert row.times_median == pytest.approx(float(sizes[3] / sizes.quantile(0.5)), rel=1e-5)
+        assert found.largest[0].dimension == int(sizes.argmax())
         assert row.position == 1 + int((sizes > sizes[3]).sum())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.errors import ConfigError
 from graft.explain.explanation import INTO, Explanation, explain_mask
 from graft.files.claims import Output
 from graft.files.outputs import new_file
@@ -48,8 +49,11 @@ def write_stream(explanation: Explanation, file: Output, *, title: str) -> None:
     """Write the map as one PNG.
 
     Raises:
+        ConfigError: no entry meets the residual stream.
         OutputError: it exists, and the claim to it was made without force; or it cannot be written.
     """
+    if not explanation.stream:
+        raise ConfigError("no entry meets the residual stream, so that there is nothing to draw: leave --plot out")
     with new_file(file) as new:
         drawn = plot_stream(explanation, new.with_name("drawn"), title=title)
         drawn[0].replace(new)
