@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graft.evaluate.evaluation import evaluate_task as evaluate_task
     from graft.evaluate.report import Report as Report
     from graft.evaluate.rollback import roll_back as roll_back
+    from graft.explain.explainer import explain_patch as explain_patch
     from graft.hub.pull import pull_patch as pull_patch
     from graft.hub.push import push_patch as push_patch
     from graft.localize.diff import diff_checkpoints as diff_checkpoints
@@ -52,6 +53,7 @@ _HOMES = {
     "diff_checkpoints": "graft.localize.diff",
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
+    "explain_patch": "graft.explain.explainer",
     "prepare_patch": "graft.patch.live",
     "load_mask": "graft.patch.format.reading",
     "load_patch": "graft.patch.format.reading",

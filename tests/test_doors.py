@@ -15,6 +15,7 @@ from graft.compose.composition import compose_patches
 from graft.compose.exclusion import exclude_patches
 from graft.errors import GraftError
 from graft.evaluate.necessity import cut_removal
+from graft.explain.explainer import explain_patch
 from graft.hub.verification import verify_patch
 from graft.interop.exporting import export_patch
 from graft.patch.format.reading import load_patch
@@ -93,6 +94,7 @@ DOORS: dict[str, Door] = {
     "fit": lambda patch, model, out: prepare_patch(live(model), load_patch(patch)),
     "apply, on disk": lambda patch, model, out: merge_patches(Checkpoint.open(model), [load_patch(patch)], out),
     "verify": verified,
+    "explain": lambda patch, model, out: explain_patch(patch, str(model)),
     "exclude from a model": lambda patch, model, out: cut_removal(model, model, load_patch(patch)),
     "exclude": lambda patch, model, out: exclude_patches(patch, a_part_of(patch), base=model),
     "compose": lambda patch, model, out: compose_patches(patch, a_part_of(patch), base=model),

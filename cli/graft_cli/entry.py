@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy, calibration and out-of-distribution behavior.",
     "apply": "Write a merged checkpoint that any server loads.",
     "inspect": "Show what is in a patch.",
+    "explain": "Explain what a patch is made of, dimension by dimension.",
     "verify": "Check whether a patch fits a model.",
     "compose": "Join several patches of one base into one.",
     "exclude": "Remove the regions of other skills from a patch.",

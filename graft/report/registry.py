@@ -33,6 +33,7 @@ SECTIONS = Registry(
         SectionEntry(name="sufficiency_necessity", help="what each region brings to the base and takes from tuned"),
         SectionEntry(name="density_curves", help="gain and calibration against density"),
         SectionEntry(name="layers", help="entries of the patch by layer and module"),
+        SectionEntry(name="explanation", help="the dimensions that the patch's entries lie in, and their rank"),
         SectionEntry(name="detection", help="how well a model tells other data from the task's own"),
         SectionEntry(name="diagnosis", help="what was to be expected of the checkpoint before any data were touched"),
         SectionEntry(name="more_plots", help="plots that no other section shows"),

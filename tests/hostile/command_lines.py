@@ -30,6 +30,7 @@ def of_task(draw: Draw, i: Inputs, *, may_train: bool = True) -> list[str]:
     lines = [
         *[["evaluate", i.base, *asked]] * 7,
         ["evaluate", i.base, *asked, "--tuned", i.tuned],
+        ["explain", i.skill, "--base", i.base, *asked],
         *[["train", i.base, *asked, "--plan"]] * 2,
         *[["localize", i.base, i.tuned, *asked, "--budget", "20", "--plan"]] * 2,
     ]
@@ -53,6 +54,7 @@ def of_models(draw: Draw, i: Inputs) -> list[str]:
             ["apply", i.base, i.skill, "-o", OUT, "--plan"],
             ["verify", i.skill, "--base", i.base],
             ["verify", i.skill, "--base", i.base, "--full"],
+            ["explain", draw.choice((i.skill, i.mask)), "--base", i.base],
             ["fuse", i.base, i.tuned, i.other, "--method", draw.choice(("mean", "ties", "slerp", "cpi")), "-o", OUT],
             ["importance", i.tuned, "--base", i.base, "--method", "movement", "-o", OUT],
             ["exclude", i.tuned, "--without", i.skill, "--base", i.base, "-o", OUT],

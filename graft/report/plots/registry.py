@@ -52,6 +52,14 @@ PLOTS = Registry(
             section="layers",
         ),
         PlotEntry(
+            name="dimensions",
+            help="entries of the first seed's patch by layer and dimension of the residual stream",
+            target=f"{_PLOTS}stream_map:build_plot",
+            kinds=("single",),
+            section="explanation",
+            in_folder=False,
+        ),
+        PlotEntry(
             name="differences",
             help="the graft minus every other model, paired by example, as a forest",
             target=f"{_PLOTS}comparison_forest:build_plot",

@@ -22,6 +22,7 @@ SECTIONS = {
     "two sides": "Enough, and needed?",
     "curve": "How much is enough?",
     "layers": "Where does it live?",
+    "explanation": "What is it made of?",
     "detection": "Out-of-distribution detection",
     "diagnosis": "Does this checkpoint localize?",
 }
@@ -161,7 +162,7 @@ def test_what_was_not_measured_is_left_out(
     write_results(folder, results)
     written = write_report([folder], tmp_path / "r.html")
     text = written.page.read_text()
-    left = [title for name, title in SECTIONS.items() if name not in gone | {"layers"}]
+    left = [title for name, title in SECTIONS.items() if name not in gone | {"layers", "explanation"}]
     assert titles(text) == ["Base, tuned, grafts", *left]
     assert len(written.plots) == text.count("<img")
 

@@ -1,0 +1,104 @@
+"""Explain a patch: its entries on its base and, with a task, its activations and the texts that change most."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from graft.arguments import checked
+from graft.errors import ConfigError
+from graft.explain.activations import measure_activations
+from graft.explain.changed_texts import find_changed_texts
+from graft.explain.explanation import Explanation, explain_mask
+from graft.patch.format.reading import load_region
+from graft.patch.mask import Mask
+from graft.patch.merge import StoredTarget
+from graft.patch.region_placement import place_region
+from graft.patch.skill_patch import Patch
+from graft.sources.adapters.transposed_layers import find_transposed
+from graft.sources.opening import Model, OpenModel, open_model
+from graft.specs.runtime import Runtime
+from graft.tasks.head import open_head
+from graft.tasks.label_order import rows_in
+from graft.tasks.task import Task
+from graft.tensors.vocabulary import open_tokenizer
+
+TOKENS = 10  # rows of word embeddings that are shown
+
+
+@checked
+def explain_patch(
+    patch: Patch | Mask | str | Path,
+    base: Model,
+    *,
+    task: Task | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Explanation:
+    """Explain what a patch or mask is made of; without a task no model runs.
+
+    Args:
+        patch: the patch or mask, or a local file or folder of one.
+        base: the model that it was cut from: a local folder, the embedded encoder, a Hub id, or a live model.
+        task: adds the activations of its dimensions on the task's validation texts and, of a patch, the texts whose
+            predictions it changes most.
+        limit: read only so many of the validation texts, the first ones.
+        batch_size: texts at once, which no result depends on beyond rounding.
+        device, dtype: where and in which precision the model runs.
+
+    Raises:
+        PatchMismatchError: the patch was cut from another base.
+        PatchFormatError, CheckpointError, DataError, ConfigError: an input is refused; the line says which and why.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError("batch_size and limit are 1 at least")
+    region = load_region(patch)[0] if isinstance(patch, (str, Path)) else patch
+    if not len(region):
+        raise ConfigError("the mask has no entry: there is nothing to explain")
+    opened = open_model(base)
+    checkpoint = opened.checkpoint
+    mask = place_region(region, StoredTarget(checkpoint), opened.located.name)
+    weights = [name for name, spec in mask.specs.items() if len(spec.shape) == 2]
+    explanation = explain_mask(mask, folder=checkpoint.path, transposed=find_transposed(checkpoint, weights))
+    dense = {name: t.numel() for name, t in region.dense.items()} if isinstance(region, Patch) else {}
+    tokens = tuple(_name_tokens(explanation, checkpoint.path))
+    explanation = dataclasses.replace(explanation, dense=dense, tokens=tokens)
+    runtime = Runtime(device, dtype)
+    return explanation if task is None else _run(explanation, region, opened, task, limit, batch_size, runtime)
+
+
+def _name_tokens(explanation: Explanation, folder: Path) -> list[tuple[str | None, int, int]]:
+    """Return the commonest rows of the embeddings that have one for each token, with their tokens."""
+    tables = [tensor for tensor in explanation.of_role("embeds") if tensor.inputs is not None]
+    tokenizer = open_tokenizer(folder) if tables and folder.is_dir() else None
+    vocabulary = len(tokenizer) if tokenizer is not None else 0
+    sizes = [len(tensor.inputs.counts) for tensor in tables if tensor.inputs is not None]
+    words = max(range(len(tables)), key=sizes.__getitem__, default=None)
+    if tokenizer is None or words is None or sizes[words] < vocabulary or (side := tables[words].inputs) is None:
+        return []
+    rows = side.commonest(TOKENS)
+    return [(tokenizer.convert_ids_to_tokens(row) if row < vocabulary else None, row, k) for row, k in rows]
+
+
+def _run(
+    explanation: Explanation,
+    region: Patch | Mask,
+    base: OpenModel,
+    task: Task,
+    limit: int | None,
+    batch_size: int,
+    runtime: Runtime,
+) -> Explanation:
+    """Add what only a run of the model on the task's validation texts tells."""
+    examples = task.validation_examples()[:limit]
+    rows = rows_in([region] if isinstance(region, Patch) else [], task.spec)
+    head = open_head(base.checkpoint, task.spec, runtime, seed=task.spec.seed, rows=rows)
+    readers = [tensor.name for tensor in explanation.readers]
+    activations = texts = None
+    if readers:
+        activations = measure_activations(head, readers, explanation.stream, examples, batch_size=batch_size)
+    if isinstance(region, Patch):
+        texts = find_changed_texts(head, region, examples, batch_size=batch_size)
+    return dataclasses.replace(explanation, activations=activations, texts=texts)

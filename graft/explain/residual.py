@@ -1,0 +1,136 @@
+"""The place of a tensor at the residual stream: whether it reads from it, writes to it, or lies in between.
+
+Which axis of a matrix is its input is told by the base's modules (`graft.sources.adapters.transposed_layers`); one axis
+of the stream's width then tells a reader from a writer, and only where both are does the module's name decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from graft.files.model_config import read_model_config
+from graft.tensors.scope import is_layer_name, kind_of
+
+Role = Literal["reads", "writes", "embeds", "scales", "within", "unknown"]
+Shape = tuple[int, ...]
+
+# the last part of a module's name, in lower case, as architectures call their layers
+_READERS = frozenset(
+    {
+        *("query", "key", "value", "query_key_value", "q", "k", "v", "q_proj", "k_proj", "v_proj", "q_lin", "k_lin"),
+        *("v_lin", "wq", "wk", "wv", "qkv", "wqkv", "qkv_proj", "in_proj", "c_attn"),
+        *("intermediate", "gate", "up", "gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "lin1", "fc_in"),
+        *("w1", "w3", "wi", "wi_0", "wi_1", "dense_h_to_4h", "router", "pooler", "classifier", "score", "lm_head"),
+    }
+)
+_WRITERS = frozenset(
+    {
+        *("output", "o", "o_proj", "out_proj", "out_lin", "wo", "attn_out", "c_proj", "proj_out", "down_proj"),
+        *("fc2", "lin2", "fc_out", "w2", "dense_4h_to_h", "attention", "self_attention", "attn"),
+    }
+)
+_PLAIN = frozenset({"dense", "proj", "linear"})  # names of layers that only the name before them tells apart
+_NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm\d*|ln_?\w*)$", re.IGNORECASE)
+_INNER_NORM = re.compile(r"(^|[._])(q|k|query|key|kv_a|q_a)_?(layer)?norm$")  # of queries and keys, beside the stream
+_MAYBE_CONV1D = re.compile(r"(^|[._])c_\w+$")  # stored as (in, out) by GPT-2, and by others as every matrix is
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")  # keys of configs for the stream's width
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of a tensor.
+
+    Attributes:
+        kind: "matrix", "embedding", "norm", "bias" or "other".
+        role: "reads" or "writes" of a matrix at the stream, "writes" of a writer's bias, "embeds" of a table of
+            embeddings, "scales" of a norm's weight and bias, "within" of what meets the stream on no side, "unknown".
+        transposed: whether a matrix is stored as (in, out).
+        why: of "unknown", the reason.
+    """
+
+    kind: Literal["matrix", "embedding", "norm", "bias", "other"]
+    role: Role
+    transposed: bool = False
+    why: str = ""
+
+
+def find_width(folder: Path | None, shapes: Iterable[Shape]) -> int:
+    """Return the width of the residual stream: of the config, or else the size that most of these shapes have.
+
+    Of two sizes as frequent the smaller is taken: inner layers are wider than the stream.
+    """
+    config = read_model_config(folder) if folder is not None else {}
+    inner = config.get("text_config")
+    for block in (inner if isinstance(inner, dict) else {}, config):
+        for key in _WIDTHS:
+            if type(width := block.get(key)) is int and width > 0:
+                return width
+    counts = Counter(size for shape in shapes for size in set(shape))
+    return max(counts, key=lambda size: (counts[size], -size), default=0)
+
+
+def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, bool]) -> Place:
+    """Return the place of a tensor.
+
+    Args:
+        name: the base's.
+        shape: as it is stored; experts that are packed have three axes.
+        width: of the residual stream.
+        transposed: weight -> whether it is stored as (in, out), for those that the base's modules tell of.
+    """
+    module = re.sub(r"[._](weight|bias)$", "", name)
+    if len(shape) == 1:
+        return _place_vector(name, module, shape[0], width)
+    if len(shape) == 2 and kind_of(name) == "embeddings":
+        lies_on = shape[1] == width
+        why = "" if lies_on else f"an embedding {shape[1]:,} wide, and the stream has {width:,}"
+        return Place("embedding", "embeds" if lies_on else "unknown", why=why)
+    if len(shape) == 2 or (len(shape) == 3 and "expert" in name):
+        return _place_matrix(name, module, shape[-2:], width, transposed.get(name))
+    return Place("other", "unknown", why=f"{len(shape)} axes, so no matrix")
+
+
+def _place_vector(name: str, module: str, size: int, width: int) -> Place:
+    if _NORM.search(module):
+        is_inner = size != width or _INNER_NORM.search(module)
+        return Place("norm", "within" if is_inner else "scales")
+    if not re.search(r"(^|[._])bias$", name):
+        return Place("other", "unknown", why="a vector that is neither a bias nor of a norm")
+    if size != width:
+        return Place("bias", "within")
+    role = _role_by_name(module)
+    if role is None:
+        return Place("bias", "unknown", why="as wide as the stream, and its name tells no layer that is known")
+    return Place("bias", "writes" if role == "writes" else "within")
+
+
+def _place_matrix(name: str, module: str, shape: Shape, width: int, transposed: bool | None) -> Place:
+    named, square = _role_by_name(module), shape[0] == shape[1]
+    if transposed is None and square and _MAYBE_CONV1D.search(module):
+        return Place("other", "unknown", why="square, and only the base's modules tell which axis is its input")
+    if transposed is None:  # by shape, where the name says which side is the stream's
+        stream_axis = 1 if named == "reads" else 0
+        transposed = named is not None and not square and shape[stream_axis] != width == shape[1 - stream_axis]
+    n_in, n_out = shape if transposed else shape[::-1]
+    if width not in (n_in, n_out):
+        return Place("matrix", "within", transposed)
+    if n_in != n_out:
+        return Place("matrix", "reads" if n_in == width else "writes", transposed)
+    if named is None or not (is_layer_name(name) or named == "reads"):
+        return Place("matrix", "unknown", transposed, "square, and its name tells no layer that is known")
+    return Place("matrix", named, transposed)
+
+
+def _role_by_name(module: str) -> Literal["reads", "writes"] | None:
+    """Return which side of the stream a module's name tells: that of its last part, or of the one before `dense`."""
+    parts = [part.lower() for part in module.split(".") if not part.isdecimal()]
+    part = next((part for part in reversed(parts) if part not in _PLAIN), "")
+    if part in _READERS:
+        return "reads"
+    is_writer = part in _WRITERS and (part not in ("attention", "self_attention", "attn") or parts[-1] in _PLAIN)
+    return "writes" if is_writer else None

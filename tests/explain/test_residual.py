@@ -1,0 +1,121 @@
+"""Tensors of many architectures find their place at the residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from graft.explain.residual import find_width, place_tensor
+from graft.tensors.architecture import architecture_of
+
+WIDTH = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+BERT = "encoder.layer.0."
+LLAMA = "model.layers.0."
+
+
+def on_meta(model: str, **config: Any) -> torch.nn.Module:
+    kind = getattr(transformers, model)
+    with torch.device("meta"):
+        made: torch.nn.Module = kind(kind.config_class(**config))
+    return made
+
+
+def roles(model: torch.nn.Module, *, told: bool = True) -> dict[str, str]:
+    conv1d = {
+        f"{path}.weight": type(module).__name__ == "Conv1D"
+        for path, module in model.named_modules()
+        if hasattr(module, "weight")
+    }
+    parameters = dict(model.named_parameters())
+    assert architecture_of(model).state  # it is a model of transformers
+    return {
+        name: place_tensor(name, tuple(tensor.shape), 32, conv1d if told else {}).role
+        for name, tensor in parameters.items()
+    }
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_bert(told: bool) -> None:
+    found = roles(on_meta("BertModel", **WIDTH), told=told)
+    assert {found[f"{BERT}attention.self.{x}.weight"] for x in ("query", "key", "value")} == {"reads"}
+    assert found[f"{BERT}attention.output.dense.weight"] == found[f"{BERT}output.dense.weight"] == "writes"
+    assert found[f"{BERT}output.dense.bias"] == "writes"
+    assert found[f"{BERT}intermediate.dense.weight"] == "reads"
+    assert found[f"{BERT}attention.self.query.bias"] == found[f"{BERT}intermediate.dense.bias"] == "within"
+    assert found[f"{BERT}output.LayerNorm.weight"] == "scales"
+    assert found["embeddings.word_embeddings.weight"] == "embeds"
+    assert found["pooler.dense.weight"] == "reads"
+    assert "unknown" not in {role for name, role in found.items() if "pooler" not in name}
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_llama_and_its_grouped_queries(told: bool) -> None:
+    found = roles(on_meta("LlamaForCausalLM", num_key_value_heads=1, vocab_size=64, **WIDTH), told=told)
+    readers = {name for name, role in found.items() if role == "reads"}
+    own = {f"{LLAMA}self_attn.{x}_proj.weight" for x in "qkv"} | {f"{LLAMA}mlp.{x}_proj.weight" for x in ("gate", "up")}
+    assert readers == own | {"lm_head.weight"}
+    assert {name for name, role in found.items() if role == "writes"} == {
+        f"{LLAMA}self_attn.o_proj.weight",
+        f"{LLAMA}mlp.down_proj.weight",
+    }
+    assert "unknown" not in found.values()
+
+
+def test_conv1d_is_stored_the_other_way_round() -> None:
+    model = on_meta("GPT2LMHeadModel", n_embd=32, n_layer=1, n_head=2, n_inner=64)
+    found = roles(model)
+    block = "transformer.h.0."
+    assert {found[f"{block}{x}.weight"] for x in ("attn.c_attn", "mlp.c_fc")} == {"reads"}
+    assert {found[f"{block}{x}.weight"] for x in ("attn.c_proj", "mlp.c_proj")} == {"writes"}
+    assert found[f"{block}attn.c_proj.bias"] == "writes"
+    shape = tuple(model.get_parameter(f"{block}mlp.c_fc.weight").shape)
+    assert place_tensor(f"{block}mlp.c_fc.weight", shape, 32, {}).transposed  # by its shape and name
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("ModernBertModel", {}),
+        ("DistilBertModel", {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}),
+        ("GPTNeoXModel", {}),
+        ("T5EncoderModel", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}),
+        ("Qwen3Model", {"head_dim": 16, "num_key_value_heads": 1}),
+        ("MixtralModel", {"num_local_experts": 2, "num_key_value_heads": 1}),
+    ],
+)
+def test_others(model: str, more: dict[str, Any]) -> None:
+    known = WIDTH if model not in ("DistilBertModel", "T5EncoderModel") else {}
+    found = roles(on_meta(model, **known, **more))
+    assert sum(role == "reads" for role in found.values()) >= 2
+    assert sum(role == "writes" for role in found.values()) >= 2
+    assert not {name for name, role in found.items() if role == "unknown" and ".weight" in name and "bias" not in name}
+
+
+def test_which_side_is_the_input_is_not_guessed() -> None:
+    place = place_tensor("transformer.h.0.attn.c_proj.weight", (32, 32), 32, {})
+    assert (place.kind, place.role) == ("other", "unknown")
+    assert "only the base's modules tell" in place.why
+
+
+def test_packed_experts_have_three_axes() -> None:
+    assert place_tensor("layers.0.mlp.experts.gate_up_proj", (4, 128, 32), 32, {}).role == "reads"
+    assert place_tensor("layers.0.mlp.experts.down_proj", (4, 32, 64), 32, {}).role == "writes"
+    other_way = place_tensor("layers.0.mlp.experts.gate_up_proj", (4, 32, 128), 32, {})
+    assert (other_way.role, other_way.transposed) == ("reads", True)
+
+
+def test_what_cannot_be_placed_says_why() -> None:
+    assert place_tensor("patch.projection.weight", (32, 3, 4, 4), 32, {}).why == "4 axes, so no matrix"
+    square = place_tensor("layers.0.mystery.weight", (32, 32), 32, {})
+    assert (square.role, square.why) == ("unknown", "square, and its name tells no layer that is known")
+    assert place_tensor("layers.0.self_attn.q_norm.weight", (32,), 32, {}).role == "within"
+    assert place_tensor("embeddings.word_embeddings.weight", (99, 8), 32, {}).role == "unknown"
+
+
+def test_the_width_without_a_config() -> None:
+    assert find_width(None, [(64, 32), (32, 64), (32,), (32, 32)]) == 32
+    assert find_width(None, [(64, 32)]) == 32  # inner layers are wider
+    assert find_width(None, []) == 0
