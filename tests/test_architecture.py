@@ -65,7 +65,7 @@ PACKAGES = {
     "tasks": {"accelerate", "datasets", "jinja2", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "scores": {"numpy", "torch", "tqdm"},
     "localize": {"numpy", "torch", "tqdm"},
-    "compose": {"numpy", "scipy", "torch"},
+    "compose": {"numpy", "scipy", "torch", "tqdm"},
     "train": {"numpy", "peft", "safetensors", "torch", "tqdm", "transformers"},
     "refit": {"numpy", "torch", "tqdm"},
     "controls": {"numpy", "torch"},

@@ -82,6 +82,9 @@ def tabulate_overlap(overlap: TaskOverlap) -> TextTable:
                 f"{metrics['share_of_b']:.2%}",
                 f"{metrics['expected']:.2f}",
                 f"{metrics['expected_by_tensor']:.2f}",
+                f"{metrics['expected_by_column']:,.1f}",
+                f"{metrics['expected_by_degrees']:,.1f}",
             ]
         )
-    return TextTable(["regions", "Jaccard", "shared", "share", "by chance", "by chance, tensor by tensor"], rows)
+    nulls = ["by chance", "by tensor", "by column", "by row and column"]
+    return TextTable(["regions", "Jaccard", "shared", "share", *nulls], rows)

@@ -35,7 +35,7 @@ def write_overlap(overlap: Overlap, folder: Output, *, force: bool = False) -> N
 def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     """Draw the Jaccard similarity of each two regions, in the tree's order; under it, its ratio to chance.
 
-    Chance keeps each tensor's counts. The diagonal, where a region meets itself, is left out.
+    Chance keeps each column's counts, in each tensor. The diagonal, where a region meets itself, is left out.
 
     Returns:
         The files written.
@@ -48,7 +48,9 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     with in_style():
         figure = new_figure(side + 2.4 + 0.05 * max(map(len, names)), side + 1.2 + 0.03 * max(map(len, names)))
         axes = figure.subplots()
-        figure.suptitle("Jaccard similarity of regions, × what chance gives", fontsize=10, fontweight="bold")
+        figure.suptitle(
+            "Jaccard similarity of regions, × what chance gives column by column", fontsize=10, fontweight="bold"
+        )
         image = axes.imshow(np.ma.masked_invalid(similarity), cmap="Blues", vmin=0)
         axes.set_xticks(range(len(order)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(order)), names)
@@ -56,7 +58,7 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
         figure.colorbar(image, ax=axes, shrink=0.8)
         if len(order) <= MOST_WRITTEN:
             ratio = overlap.matrix("intersection")[grid] / np.maximum(
-                overlap.matrix("expected_by_tensor")[grid], 1e-300
+                overlap.matrix("expected_by_column")[grid], 1e-300
             )
             _write_cells(axes, similarity, ratio, image)
         return save_figure(figure, path)
@@ -83,8 +85,8 @@ def plot_task_overlap(overlap: TaskOverlap, path: Path) -> list[Path]:
         overlap.names,
         overlap.names,
         path,
-        title="Jaccard similarity of regions, × what chance gives tensor by tensor",
-        below=overlap.means["intersection"] / overlap.means["expected_by_tensor"],
+        title="Jaccard similarity of regions, × what chance gives column by column",
+        below=overlap.means["intersection"] / overlap.means["expected_by_column"],
         note="diagonal: one task over two seeds, the ceiling",
     )
 
