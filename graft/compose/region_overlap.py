@@ -4,8 +4,8 @@ Masks favor the same tensors, so that k1 k2 / N understates what two unrelated s
 each are kept: E = sum over tensors of k1t k2t / nt, nt the tensor's size, with the variance of that many hypergeometric
 draws. Within a tensor masks favor the same columns, the input dimensions that are large for any text: by column
 E = sum over columns of k1c k2c / rows, and what is left above it is that masks favor the same rows in them. By degrees
-the counts of every row and of every column are kept (`graft.compose.degree_null`): what is left above it are pairings of
-a row with a column. The ceiling, one task over two seeds, is a pair like any other.
+the counts of every row and of every column are kept (`graft.compose.degree_null`): what is left above it are pairings
+of a row with a column. The ceiling, one task over two seeds, is a pair like any other.
 """
 
 from __future__ import annotations
@@ -191,9 +191,8 @@ class _Counts:
 
     @classmethod
     def zeros(cls, m: int) -> _Counts:
-        return cls(
-            np.zeros((m, m), np.int64), np.zeros((m, m)), np.zeros((m, m)), np.zeros((m, m)), np.zeros(m, np.int64)
-        )
+        nothing = np.zeros((m, m))
+        return cls(np.zeros((m, m), np.int64), nothing, nothing.copy(), nothing.copy(), np.zeros(m, np.int64))
 
     def add(self, k: Ints, overlaps: Ints, n: int) -> None:
         """Add one tensor of n weights, of which the regions hold k (m,) and share overlaps (m, m)."""

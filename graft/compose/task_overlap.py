@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from graft.compose.clusters import Matrix
-from graft.compose.region_overlap import SAMPLES, PairOverlap, format_chance, measure_overlap
+from graft.compose.degree_null import SAMPLES
+from graft.compose.region_overlap import PairOverlap, format_chance, measure_overlap
 from graft.compose.sources import Region
 
 KEYS = (
@@ -28,8 +29,9 @@ class TaskOverlap:
 
     Attributes:
         names: of the tasks.
-        means: `KEYS`, as in `PairOverlap` -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds, NaN
-            for one seed. The interval by degrees is the mean of those of single pairs of seeds.
+        means: `KEYS`, as in `PairOverlap` -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds,
+            NaN for one seed; results of before have no key by column or by degrees. The interval by degrees is the
+            mean of those of single pairs of seeds.
     """
 
     names: tuple[str, ...]

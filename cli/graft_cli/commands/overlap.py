@@ -86,10 +86,12 @@ def command(
 
 def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sampling: int) -> None:
     from graft.compose.task_overlap import measure_task_overlap
+    from graft.results.layout import split_patch_path
 
     folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.resolve().parent, []).append(path)
+    for path in map(Path.resolve, paths):
+        run = split_patch_path(path)  # all runs keep their patches in folders of one name
+        folders.setdefault(path.parent if run is None else run[0], []).append(path)
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
     result = measure_task_overlap({folder.name: files for folder, files in folders.items()}, **sampling)

@@ -48,9 +48,8 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     with in_style():
         figure = new_figure(side + 2.4 + 0.05 * max(map(len, names)), side + 1.2 + 0.03 * max(map(len, names)))
         axes = figure.subplots()
-        figure.suptitle(
-            "Jaccard similarity of regions, × what chance gives column by column", fontsize=10, fontweight="bold"
-        )
+        title = "Jaccard similarity of regions, × what chance gives column by column"
+        figure.suptitle(title, fontsize=10, fontweight="bold")
         image = axes.imshow(np.ma.masked_invalid(similarity), cmap="Blues", vmin=0)
         axes.set_xticks(range(len(order)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(order)), names)
@@ -80,13 +79,14 @@ def plot_task_overlap(overlap: TaskOverlap, path: Path) -> list[Path]:
     Returns:
         The files written.
     """
+    unit = "column" if "expected_by_column" in overlap.means else "tensor"  # of results of before
     return plot_task_matrix(
         overlap.means["jaccard"],
         overlap.names,
         overlap.names,
         path,
-        title="Jaccard similarity of regions, × what chance gives column by column",
-        below=overlap.means["intersection"] / overlap.means["expected_by_column"],
+        title=f"Jaccard similarity of regions, × what chance gives {unit} by {unit}",
+        below=overlap.means["intersection"] / overlap.means[f"expected_by_{unit}"],
         note="diagonal: one task over two seeds, the ceiling",
     )
 
