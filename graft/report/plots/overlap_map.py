@@ -17,6 +17,7 @@ from graft.files.claims import Output
 from graft.files.outputs import new_folder
 from graft.report.plots.style import COLORS, INK, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.plots.task_matrix import plot_task_matrix
+from graft.results.cells import times
 
 MOST_WRITTEN = 16  # regions up to which each cell carries its numbers
 
@@ -141,5 +142,5 @@ def _write_cells(axes: Any, similarity: np.ndarray, ratio: np.ndarray, image: An
     for (i, j), value in np.ndenumerate(similarity):
         if i != j:
             color = "white" if value > middle else "black"
-            shown = f"{ratio[i, j]:,.1f}×" if ratio[i, j] < 1e6 else "no chance"
+            shown = times(float(ratio[i, j])) if ratio[i, j] < 1e6 else "no chance"
             axes.text(j, i, f"{value:.3f}\n{shown}", ha="center", va="center", fontsize=8, color=color)

@@ -23,5 +23,5 @@ def build_plot(run: FinishedRun) -> Plot | None:
         partial(plot_task_overlap, overlap),
         alt=f"Matrix of the overlap of regions: {', '.join(overlap.names)}.",
         caption="Jaccard similarity of the regions of each two tasks, mean over pairs of seeds; below it, how many "
-        "times more entries they share than by chance.",
+        "times as many entries they share as by chance.",
     )
