@@ -26,7 +26,7 @@ from graft.patch.mask import Indices
 SAMPLES = 100
 BURN_IN = 50  # trades before the first sample
 THINNING = 10  # trades from one sample to the next
-MOST_ENTRIES = 4_000_000  # of all masks together: a sample of more takes seconds
+MOST_ENTRIES = 200_000  # of all masks together that are sampled unasked: a minute or so
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,11 +43,6 @@ class DegreeNull:
     _blocks: list[_Block] = field(default_factory=list)
     _vectors: list[tuple[Ints, int]] = field(default_factory=list)
     _start: int = 0  # of the next tensor's coordinates
-
-    @property
-    def n_entries(self) -> int:
-        """Entries that are drawn anew."""
-        return sum(len(block.node) for block in self._blocks)
 
     def add(self, shape: Sequence[int], owners: Sequence[int], indices: Sequence[Indices]) -> None:
         """Add a tensor; its last dimension is that of columns. One that a single region touches is shared by none.

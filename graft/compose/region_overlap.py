@@ -142,7 +142,7 @@ def measure_overlap(
     *regions: Patch | Mask | str | Path,
     threshold: float = THRESHOLD,
     labels: Sequence[str] | None = None,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     seed: int = 0,
 ) -> Overlap:
     """Compare every pair of regions of one base; files are read row by row.
@@ -151,8 +151,9 @@ def measure_overlap(
         regions: patches or masks in memory, or paths of their files; two or more.
         threshold: Jaccard similarity, above 0 to 1, from which two regions are in one cluster.
         labels: their names; by default file or task names.
-        samples: of the null that keeps the counts of rows and columns; none where 0, for more than `MOST_BY_LAYER`
-            regions, or for more than `graft.compose.degree_null.MOST_ENTRIES` entries of all.
+        samples: of the null that keeps the counts of rows and columns, 0 for none; where absent
+            `graft.compose.degree_null.SAMPLES`, unless there are more than `MOST_BY_LAYER` regions or, in all of them,
+            more than `graft.compose.degree_null.MOST_ENTRIES` entries.
         seed: of these samples.
 
     Raises:
@@ -164,7 +165,7 @@ def measure_overlap(
         raise ConfigError("an overlap needs two patches or more")
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold {threshold:g} is not above 0 and at most 1")
-    if samples < 0 or samples == 1:
+    if samples is not None and (samples < 0 or samples == 1):
         raise ConfigError(f"{samples} samples have no spread: take 0 for none, or two or more")
     sources = open_sources(regions, labels, values=False)
     require_one_base(sources)
@@ -229,9 +230,11 @@ class _Table:
             self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
 
 
-def _count_pairs(sources: Sequence[Source], n: int | None, samples: int, seed: int) -> tuple[PairOverlap, ...]:
+def _count_pairs(sources: Sequence[Source], n: int | None, samples: int | None, seed: int) -> tuple[PairOverlap, ...]:
     table = _Table(len(sources))
-    samples = samples if len(sources) <= MOST_BY_LAYER else 0
+    if samples is None:
+        is_quick = len(sources) <= MOST_BY_LAYER and sum(source.k for source in sources) <= MOST_ENTRIES
+        samples = SAMPLES if is_quick else 0
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
         spec, indices = sources[owners[0]].specs[name], [sources[i].read(name).indices for i in owners]
@@ -246,7 +249,6 @@ def _count_pairs(sources: Sequence[Source], n: int | None, samples: int, seed: i
     labels = [source.label for source in sources]
     # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
-    samples = samples if table.null.n_entries <= MOST_ENTRIES else 0
     drawn = table.null.sample(samples, seed=seed)
     return tuple(_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from graft.compose.clusters import Matrix
-from graft.compose.degree_null import SAMPLES
 from graft.compose.region_overlap import PairOverlap, format_chance, measure_overlap
 from graft.compose.sources import Region
 
@@ -57,7 +56,7 @@ class TaskOverlap:
 
 
 def measure_task_overlap(
-    regions: Mapping[str, Sequence[Region]], *, samples: int = SAMPLES, seed: int = 0
+    regions: Mapping[str, Sequence[Region]], *, samples: int | None = None, seed: int = 0
 ) -> TaskOverlap:
     """Compare the regions of tasks, each given for one or more seeds.
 

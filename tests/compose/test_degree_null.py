@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from graft.compose.degree_null import BURN_IN, DegreeNull, Edges
 from graft.compose.region_overlap import measure_overlap
+from graft.errors import ConfigError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
 
@@ -126,3 +127,13 @@ def test_samples_follow_the_seed_and_can_be_left_out() -> None:
     without = measure_overlap(*parts, samples=0)
     assert {pair.expected_by_degrees for pair in without.pairs} == {None}
     assert without.to_json()["pairs"][0]["z_by_degrees"] is None
+
+
+def test_what_would_take_long_is_sampled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = masks([1, 2, 45], [2, 31, 77])
+    assert measure_overlap(*parts).pairs[0].expected_by_degrees is not None
+    monkeypatch.setattr("graft.compose.region_overlap.MOST_ENTRIES", 5)
+    assert measure_overlap(*parts).pairs[0].expected_by_degrees is None
+    assert measure_overlap(*parts, samples=3).pairs[0].expected_by_degrees is not None
+    with pytest.raises(ConfigError, match="1 samples have no spread"):
+        measure_overlap(*parts, samples=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--samples",
     type=click.IntRange(0),
-    default=100,
-    show_default=True,
-    help="Samples of chance by row and column; 0 leaves it out.",
+    help="Samples of chance by row and column; 0 leaves it out. [default: 100, and none for more than 64 patches or "
+    "200,000 entries in all, where they take minutes]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these samples.")
 @click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
@@ -43,7 +42,7 @@ def command(
     patches: tuple[str, ...],
     threshold: float,
     output: Path | None,
-    samples: int,
+    samples: int | None,
     seed: int,
     by_folder: bool,
     force: bool,
@@ -84,7 +83,7 @@ def command(
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
 
 
-def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sampling: int) -> None:
+def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sampling: Any) -> None:
     from graft.compose.task_overlap import measure_task_overlap
     from graft.results.layout import split_patch_path
 
