@@ -1,22 +1,28 @@
-"""Overlap of regions, beside what chance would give: over all weights alike, and tensor by tensor.
+"""Overlap of regions, beside what chance would give under four nulls, each of which keeps more than the one before.
 
-Masks favor the same tensors, so that k1 k2 / N understates what two unrelated skills share; the null that keeps each
-tensor's counts is the fairer one: E = sum over tensors of k1t k2t / nt, with the variance of that many hypergeometric
-draws, nt the tensor's size. The ceiling, one task over two seeds, is a pair like any other.
+Masks favor the same tensors, so that k1 k2 / N understates what two unrelated skills share. By tensor the counts in
+each are kept: E = sum over tensors of k1t k2t / nt, nt the tensor's size, with the variance of that many hypergeometric
+draws. Within a tensor masks favor the same columns, the input dimensions that are large for any text: by column
+E = sum over columns of k1c k2c / rows, and what is left above it is that masks favor the same rows in them. By degrees
+the counts of every row and of every column are kept (`graft.compose.degree_null`): what is left above it are pairings
+of a row with a column. The ceiling, one task over two seeds, is a pair like any other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graft.arguments import checked
 from graft.compose.base_values import require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
+from graft.compose.degree_null import MOST_ENTRIES, SAMPLES, DegreeNull
 from graft.compose.sources import Source, open_sources
 from graft.errors import ConfigError
 from graft.patch.index_join import Ints, count_overlaps, join_indices
@@ -28,6 +34,10 @@ from graft.tensors.scope import layer_of
 
 THRESHOLD = 0.1  # CPI-FT joins tasks from this Jaccard similarity on (arXiv 2508.21741)
 
+MAY_BE_UNKNOWN = (
+    *("expected", "z_by_tensor"),
+    *("expected_by_degrees", "low_by_degrees", "high_by_degrees", "z_by_degrees"),
+)
 MOST_BY_LAYER = 64  # regions at once that are also compared layer by layer: memory grows with their square
 
 
@@ -60,6 +70,11 @@ class PairOverlap:
         expected: k1 k2 / N, by chance over all N parameters of the base; None where N is unknown.
         expected_by_tensor: expected by chance, given the counts in each tensor.
         z_by_tensor: (intersection - expected_by_tensor) / its standard deviation; None where that is 0.
+        expected_by_column: expected by chance, given the counts in each column, the last dimension, of each tensor.
+        expected_by_degrees: the mean of samples that keep the counts of every row and column of each tensor; None where
+            none were taken.
+        low_by_degrees, high_by_degrees: between which 95 % of the samples lie.
+        z_by_degrees: (intersection - expected_by_degrees) / the samples' standard deviation; None where that is 0.
         layers: layer -> the same within it, for layers that both touch; empty for more than `MOST_BY_LAYER` regions.
     """
 
@@ -72,6 +87,11 @@ class PairOverlap:
     expected: float | None
     expected_by_tensor: float
     z_by_tensor: float | None
+    expected_by_column: float
+    expected_by_degrees: float | None
+    low_by_degrees: float | None
+    high_by_degrees: float | None
+    z_by_degrees: float | None
     layers: Mapping[str, LayerOverlap]
 
 
@@ -107,7 +127,7 @@ class Overlap:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what is not known is null."""
-        pairs = [to_plain(pair) | {"expected": pair.expected, "z_by_tensor": pair.z_by_tensor} for pair in self.pairs]
+        pairs = [to_plain(pair) | {key: getattr(pair, key) for key in MAY_BE_UNKNOWN} for pair in self.pairs]
         regions = [{"name": name, "k": k} for name, k in zip(self.names, self.k, strict=True)]
         plain: dict[str, Any] = {"regions": regions, "n_parameters": self.n_parameters, "pairs": pairs}
         return plain | {
@@ -119,7 +139,11 @@ class Overlap:
 
 @checked
 def measure_overlap(
-    *regions: Patch | Mask | str | Path, threshold: float = THRESHOLD, labels: Sequence[str] | None = None
+    *regions: Patch | Mask | str | Path,
+    threshold: float = THRESHOLD,
+    labels: Sequence[str] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
 ) -> Overlap:
     """Compare every pair of regions of one base; files are read row by row.
 
@@ -127,21 +151,27 @@ def measure_overlap(
         regions: patches or masks in memory, or paths of their files; two or more.
         threshold: Jaccard similarity, above 0 to 1, from which two regions are in one cluster.
         labels: their names; by default file or task names.
+        samples: of the null that keeps the counts of rows and columns, 0 for none; where absent
+            `graft.compose.degree_null.SAMPLES`, unless there are more than `MOST_BY_LAYER` regions or, in all of them,
+            more than `graft.compose.degree_null.MOST_ENTRIES` entries.
+        seed: of these samples.
 
     Raises:
         PatchMismatchError: regions of different bases.
         PatchFormatError: a file that is no patch or mask.
-        ConfigError: fewer than two regions, or a threshold out of its range.
+        ConfigError: fewer than two regions, a threshold out of its range, or one sample.
     """
     if len(regions) < 2:
         raise ConfigError("an overlap needs two patches or more")
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold {threshold:g} is not above 0 and at most 1")
+    if samples is not None and (samples < 0 or samples == 1):
+        raise ConfigError(f"{samples} samples have no spread: take 0 for none, or two or more")
     sources = open_sources(regions, labels, values=False)
     require_one_base(sources)
     n = max(source.provenance.base.n_parameters for source in sources) or None
     names = [source.label for source in sources]
-    pairs = _count_pairs(sources, n)
+    pairs = _count_pairs(sources, n, samples, seed)
     m = len(sources)
     similarity = np.zeros((m, m))
     similarity[np.triu_indices(m, 1)] = [pair.jaccard for pair in pairs]
@@ -157,11 +187,13 @@ class _Counts:
     overlaps: Ints
     expected: Matrix
     variance: Matrix
+    by_column: Matrix
     k: Ints  # (m,)
 
     @classmethod
     def zeros(cls, m: int) -> _Counts:
-        return cls(np.zeros((m, m), np.int64), np.zeros((m, m)), np.zeros((m, m)), np.zeros(m, np.int64))
+        nothing = np.zeros((m, m))
+        return cls(np.zeros((m, m), np.int64), nothing, nothing.copy(), nothing.copy(), np.zeros(m, np.int64))
 
     def add(self, k: Ints, overlaps: Ints, n: int) -> None:
         """Add one tensor of n weights, of which the regions hold k (m,) and share overlaps (m, m)."""
@@ -185,10 +217,12 @@ class _Table:
 
     m: int
     total: _Counts = field(init=False)
+    null: DegreeNull = field(init=False)
     layers: dict[str, _Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.total = _Counts.zeros(self.m)
+        self.null = DegreeNull(self.m)
 
     def add(self, name: str, k: Ints, overlaps: Ints, n: int) -> None:
         self.total.add(k, overlaps, n)
@@ -196,22 +230,43 @@ class _Table:
             self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
 
 
-def _count_pairs(sources: Sequence[Source], n: int | None) -> tuple[PairOverlap, ...]:
+def _count_pairs(sources: Sequence[Source], n: int | None, samples: int | None, seed: int) -> tuple[PairOverlap, ...]:
     table = _Table(len(sources))
+    if samples is None:
+        is_quick = len(sources) <= MOST_BY_LAYER and sum(source.k for source in sources) <= MOST_ENTRIES
+        samples = SAMPLES if is_quick else 0
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
-        join = join_indices([sources[i].read(name).indices for i in owners])
+        spec, indices = sources[owners[0]].specs[name], [sources[i].read(name).indices for i in owners]
+        join = join_indices(indices)
         # only regions that touch the tensor are joined; the others' rows and columns stay zero
         overlaps = np.zeros((len(sources), len(sources)), np.int64)
         overlaps[np.ix_(owners, owners)] = count_overlaps(join, len(owners))
-        table.add(name, np.diag(overlaps).copy(), overlaps, sources[owners[0]].specs[name].numel)
+        table.add(name, np.diag(overlaps).copy(), overlaps, spec.numel)
+        table.total.by_column[np.ix_(owners, owners)] += _expect_by_column(spec.shape, indices)
+        if samples:
+            table.null.add(spec.shape, owners, indices)
     labels = [source.label for source in sources]
     # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
-    return tuple(_describe_pair(table, labels, int(i), int(j), n) for i, j in zip(rows, columns, strict=True))
+    drawn = table.null.sample(samples, seed=seed)
+    return tuple(_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
 
 
-def _describe_pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int | None) -> PairOverlap:
+def _expect_by_column(shape: Sequence[int], indices: Sequence[Ints]) -> Matrix:
+    """Return (m, m) overlaps to expect of one tensor where each column's entries lie at random rows."""
+    n_columns, n = (shape[-1] if len(shape) > 1 else 1), math.prod(shape)
+    present, columns = np.unique(np.concatenate(indices) % n_columns, return_inverse=True)
+    counts = np.zeros((len(indices), len(present)))
+    owners = np.repeat(np.arange(len(indices)), [len(part) for part in indices])
+    np.add.at(counts, (owners, columns), 1)
+    expected: Matrix = counts @ counts.T * (n_columns / n)
+    return expected
+
+
+def _describe_pair(
+    table: _Table, labels: Sequence[str], i: int, j: int, n: int | None, drawn: npt.NDArray[np.int64]
+) -> PairOverlap:
     total = table.total
     overlaps, k_a, k_b = int(total.overlaps[i, j]), int(total.k[i]), int(total.k[j])
     expected, deviation = float(total.expected[i, j]), float(total.variance[i, j]) ** 0.5
@@ -225,12 +280,39 @@ def _describe_pair(table: _Table, labels: Sequence[str], i: int, j: int, n: int 
         expected=k_a * k_b / n if n else None,
         expected_by_tensor=expected,
         z_by_tensor=(overlaps - expected) / deviation if deviation else None,
+        expected_by_column=float(total.by_column[i, j]),
+        **_describe_samples(drawn[:, i, j], overlaps),
         layers={
             layer: _describe_layer(counts, i, j)
             for layer, counts in sorted(table.layers.items(), key=lambda item: natural_key(item[0]))
             if counts.k[i] and counts.k[j]
         },
     )
+
+
+def _describe_samples(drawn: Ints, overlaps: int) -> dict[str, Any]:
+    """Return the fields by degrees from a pair's (samples,) shared entries."""
+    if not drawn.size:
+        return dict.fromkeys(("expected_by_degrees", "low_by_degrees", "high_by_degrees", "z_by_degrees"))
+    mean, spread = float(drawn.mean()), float(drawn.std(ddof=1))
+    low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
+    z = (overlaps - mean) / spread if spread else None
+    return {"expected_by_degrees": mean, "low_by_degrees": low, "high_by_degrees": high, "z_by_degrees": z}
+
+
+def format_chance(expected: Mapping[str, float | None]) -> str:
+    """Format what chance gives under each null, from the values of a pair's keys, for a person."""
+    nulls = {"expected": "over all weights", "expected_by_tensor": "by tensor", "expected_by_column": "by column"}
+    parts = [f"{_number(expected[key])} {null}" for key, null in nulls.items()]
+    low, high = expected["low_by_degrees"], expected["high_by_degrees"]
+    if low is not None and high is not None:
+        mean = _number(expected["expected_by_degrees"])
+        parts.append(f"{mean} [{_number(low)}, {_number(high)}] by row and column")
+    return f"by chance {', '.join(parts)}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def _describe_layer(counts: _Counts, i: int, j: int) -> LayerOverlap:

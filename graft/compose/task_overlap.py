@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from graft.compose.clusters import Matrix
-from graft.compose.region_overlap import PairOverlap, measure_overlap
+from graft.compose.region_overlap import PairOverlap, format_chance, measure_overlap
 from graft.compose.sources import Region
 
-KEYS = ("jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor", "z_by_tensor")
+KEYS = (
+    *("jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor", "z_by_tensor", "expected_by_column"),
+    *("expected_by_degrees", "low_by_degrees", "high_by_degrees", "z_by_degrees"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class TaskOverlap:
 
     Attributes:
         names: of the tasks.
-        means: "jaccard", "share_of_b", "intersection", "expected", "expected_by_tensor" and "z_by_tensor" (as in
-            `PairOverlap`) -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds, NaN for one seed.
+        means: `KEYS`, as in `PairOverlap` -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds,
+            NaN for one seed; results of before have no key by column or by degrees. The interval by degrees is the
+            mean of those of single pairs of seeds.
     """
 
     names: tuple[str, ...]
@@ -42,8 +46,8 @@ class TaskOverlap:
     def _line(self, i: int, j: int) -> str:
         names = f"{self.names[i]}  {self.names[j]}" if i != j else f"{self.names[i]}, two seeds"
         mean = {key: matrix[i, j] for key, matrix in self.means.items()}
-        chance = f"by chance {mean['expected']:,.2f} over all weights, {mean['expected_by_tensor']:,.2f} by tensor"
-        return f"{names}: jaccard {mean['jaccard']:.4f}, shared {mean['intersection']:,.1f}; {chance}"
+        known = {key: None if np.isnan(value) else float(value) for key, value in mean.items()}
+        return f"{names}: jaccard {mean['jaccard']:.4f}, shared {mean['intersection']:,.1f}; {format_chance(known)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, null where there is none."""
@@ -51,8 +55,14 @@ class TaskOverlap:
         return {"names": list(self.names), **plain}
 
 
-def measure_task_overlap(regions: Mapping[str, Sequence[Region]]) -> TaskOverlap:
+def measure_task_overlap(
+    regions: Mapping[str, Sequence[Region]], *, samples: int | None = None, seed: int = 0
+) -> TaskOverlap:
     """Compare the regions of tasks, each given for one or more seeds.
+
+    Args:
+        regions: task -> its patches or masks.
+        samples, seed: as in `measure_overlap`.
 
     Raises:
         PatchMismatchError: regions of different bases.
@@ -60,7 +70,8 @@ def measure_task_overlap(regions: Mapping[str, Sequence[Region]]) -> TaskOverlap
     """
     owners = [i for i, members in enumerate(regions.values()) for _ in members]
     labels = [f"{name}/{j}" for name, members in regions.items() for j in range(len(members))]
-    overlap = measure_overlap(*(item for members in regions.values() for item in members), labels=labels)
+    members = [item for of_task in regions.values() for item in of_task]
+    overlap = measure_overlap(*members, labels=labels, samples=samples, seed=seed)
     rows, columns = np.triu_indices(len(owners), 1)
     by_tasks: dict[tuple[int, int], list[PairOverlap]] = {}
     for i, j, pair in zip(rows, columns, overlap.pairs, strict=True):

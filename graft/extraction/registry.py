@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
 from graft.registry import Entry, Registry
 
@@ -48,6 +49,21 @@ class ExtractionMethod(Entry):
             holds, range_of_unit = size >= 1 and size == int(size), "a whole number from 1 on"
         if not holds:
             raise ConfigError(f"{self.name}: {self.unit} must be {range_of_unit}, not {size:g}")
+
+
+def _of_cut(control: str, function: str) -> ExtractionMethod:
+    """Return the row of a control of the cut patch at the same density."""
+    row = CONTROLS[control]
+    return ExtractionMethod(
+        name=control,
+        help=f"a control of the cut patch: {row.help}",
+        target=f"{_FOLDER}controlled:extract_{function}",
+        source=row.source,
+        needs="labels",
+        unit="density",
+        sizes=(1e-4,),
+        is_control=True,
+    )
 
 
 def _control(name: str, help: str, support: str, needs: Needs = "texts") -> ExtractionMethod:
@@ -133,6 +149,12 @@ EXTRACTION_METHODS = Registry(
             unit="density",
             sizes=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         ),
+        _of_cut("vectors_only", "vectors"),
+        _of_cut("random_in_tensors", "random_entries"),
+        _of_cut("random_columns", "random_columns"),
+        _of_cut("random_rows", "random_rows"),
+        _of_cut("whole_columns", "whole_columns"),
+        _of_cut("sparta", "sparta"),
         ExtractionMethod(
             name="magnitude",
             help="a patch of the entries that moved most",

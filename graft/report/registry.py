@@ -31,6 +31,7 @@ SECTIONS = Registry(
         SectionEntry(name="out_of_distribution", help="accuracy and ECE of every model on every set"),
         SectionEntry(name="controls", help="simpler ways to the graft's accuracy, and their calibration"),
         SectionEntry(name="sufficiency_necessity", help="what each region brings to the base and takes from tuned"),
+        SectionEntry(name="columns_and_rows", help="what of the gain is which columns, and what which rows"),
         SectionEntry(name="density_curves", help="gain and calibration against density"),
         SectionEntry(name="layers", help="entries of the patch by layer and module"),
         SectionEntry(name="explanation", help="the dimensions that the patch's entries lie in, and their rank"),

@@ -35,6 +35,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def times(ratio: float) -> str:
+    """Return how many times as much something is: 1.23×, 346×."""
+    return f"{ratio:,.2f}×" if ratio < 10 else f"{ratio:,.0f}×"
+
+
 def count(number: float) -> str:
     """Return a large count as a person says it: 22.7M, 8.03B."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):

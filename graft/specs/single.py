@@ -82,7 +82,8 @@ class SingleSpec(Block):
         task: the TASK file, relative to the recipe.
         train: overrides of the task's train block.
         localize: how to choose the entries of the patch.
-        controls: other methods at the same budget and scope, grafted for comparison.
+        controls: other methods at the same budget and scope, grafted for comparison; and controls of the main method's
+            patch by its columns, rows and values (`graft.controls.registry`).
         refit: also fit few weights to a tuned model's outputs; their graft is then the main one, beside which those of
             the methods stand. Not done where absent.
         evaluate: how models are measured: batch size, and how many rows of each set.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,16 +27,32 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for overlap.json, a heat map and a dendrogram."
 )
+@click.option(
+    "--samples",
+    type=click.IntRange(0),
+    help="Samples of chance by row and column; 0 leaves it out. [default: 100, and none for more than 64 patches or "
+    "200,000 entries in all, where they take minutes]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these samples.")
 @click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
 @options.force
 @options.as_json
 @options.debug
 def command(
-    patches: tuple[str, ...], threshold: float, output: Path | None, by_folder: bool, force: bool, as_json: bool
+    patches: tuple[str, ...],
+    threshold: float,
+    output: Path | None,
+    samples: int | None,
+    seed: int,
+    by_folder: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Compare the regions of patches or masks: the overlap of each pair, what chance would give, and clusters.
 
-    Chance is given twice: k1 k2 / N over all weights, and tensor by tensor, since masks favor the same tensors. For a
+    Chance is given four times, since masks favor the same tensors, in them the same columns (input dimensions), and in
+    those the same rows: k1 k2 / N over all weights; by tensor; by column; and by row and column, the mean of samples
+    and between which 95 % of them lie. What exceeds one and not the next is shared in what the next one keeps. For a
     ceiling, include the same task with another seed among the PATCHes; with --by-folder, means over all pairs of seeds
     are shown. --json adds every layer, except with --by-folder.
 
@@ -56,9 +72,9 @@ def command(
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)
     if by_folder:
-        _show_by_folder(paths, claim, as_json)
+        _show_by_folder(paths, claim, as_json, samples=samples, seed=seed)
         return
-    result = measure_overlap(*paths, threshold=threshold, labels=patches)
+    result = measure_overlap(*paths, threshold=threshold, labels=patches, samples=samples, seed=seed)
     if claim is not None:
         from graft.report.plots.overlap_map import write_overlap
 
@@ -67,15 +83,17 @@ def command(
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
 
 
-def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool) -> None:
+def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sampling: Any) -> None:
     from graft.compose.task_overlap import measure_task_overlap
+    from graft.results.layout import split_patch_path
 
     folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.resolve().parent, []).append(path)
+    for path in map(Path.resolve, paths):
+        run = split_patch_path(path)  # all runs keep their patches in folders of one name
+        folders.setdefault(path.parent if run is None else run[0], []).append(path)
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
-    result = measure_task_overlap({folder.name: files for folder, files in folders.items()})
+    result = measure_task_overlap({folder.name: files for folder, files in folders.items()}, **sampling)
     if claim is not None:
         from graft.report.plots.overlap_map import write_task_overlap
 
@@ -85,14 +103,15 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool) -> No
 
 
 def _lines(result: Overlap) -> list[str]:
+    from graft.compose.region_overlap import format_chance
+
     lines = []
     for pair in result.pairs:
-        chance = "unknown" if pair.expected is None else f"{pair.expected:,.2f}"
         lines += [
             f"{pair.a}  {pair.b}",
             f"  shared {pair.intersection:,}: jaccard {pair.jaccard:.4f}, {pair.share_of_a:.2%} of the first, "
             f"{pair.share_of_b:.2%} of the second",
-            f"  by chance {chance} over all weights, {pair.expected_by_tensor:,.2f} tensor by tensor",
+            f"  {format_chance(vars(pair))}",
         ]
     clusters = [" + ".join(group) for group in result.clusters if len(group) > 1]
     return [*lines, f"clusters at {result.threshold:g}: {'; '.join(clusters) or 'none'}"]

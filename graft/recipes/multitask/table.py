@@ -10,7 +10,7 @@ import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
 from graft.recipes.multitask.summary import Seeds
-from graft.results.cells import decimal, mean_cell
+from graft.results.cells import MISSING, decimal, mean_cell
 from graft.results.tables import Block, TextTable
 from graft.specs.multitask import BASE
 
@@ -82,6 +82,15 @@ def tabulate_overlap(overlap: TaskOverlap) -> TextTable:
                 f"{metrics['share_of_b']:.2%}",
                 f"{metrics['expected']:.2f}",
                 f"{metrics['expected_by_tensor']:.2f}",
+                f"{metrics['expected_by_column']:,.1f}",
+                _sampled(metrics),
             ]
         )
-    return TextTable(["regions", "Jaccard", "shared", "share", "by chance", "by chance, tensor by tensor"], rows)
+    nulls = ["by chance", "by tensor", "by column", "by row and column"]
+    return TextTable(["regions", "Jaccard", "shared", "share", *nulls], rows)
+
+
+def _sampled(metrics: Mapping[str, float]) -> str:
+    """Format chance by row and column: its mean, and between which 95 % of the samples lie."""
+    mean, low, high = (metrics[f"{key}_by_degrees"] for key in ("expected", "low", "high"))
+    return MISSING if np.isnan(mean) else f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from graft.controls.application import put_on
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.correctness import accuracy
-from graft.patch.live import apply_patch
 from graft.recipes.single.seed_run import SingleRun
 from graft.results.seeds import CurvePoint
 from graft.tasks.head import Head
@@ -33,8 +33,8 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
 
 
 def _measure(run: SingleRun, head: Head, method: str, density: float, base: float, tuned: float) -> CurvePoint:
-    patch = run.localize(method, density=density, budget=None)
-    with apply_patch(head.model, patch):
+    graft = run.find_graft(method, density=density, budget=None)
+    with put_on(head.model, graft):
         outcomes = run.predict_test(head).outcomes()
     gain = recovered_gain(accuracy(outcomes), base, tuned)
     numbers = {
@@ -43,4 +43,4 @@ def _measure(run: SingleRun, head: Head, method: str, density: float, base: floa
         "ece": expected_calibration_error(outcomes),
         "nll": negative_log_likelihood(outcomes),
     }
-    return CurvePoint(method, density, len(patch), numbers)
+    return CurvePoint(method, density, graft.k, numbers)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
 from graft.files.location import locate
-from graft.localize.registry import LOCALIZATION_METHODS
 from graft.recipes.budgets import Asked
 from graft.recipes.experiment import OneTaskExperiment, Summary
 from graft.recipes.seed_run import SeedContext, train_assignments
@@ -45,7 +45,7 @@ class SingleExperiment(OneTaskExperiment):
         for key, methods in (("controls", recipe.controls), ("analysis.curve.methods", recipe.curve_methods)):
             for method in methods:
                 try:
-                    LOCALIZATION_METHODS.find(method)
+                    CONTROLS.find(method)
                 except ConfigError as error:
                     raise ConfigError(f"{path}: {key}: {error}") from error
         task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from graft.controls.application import Graft, put_on
 from graft.evaluate.calibration import reliability_bins
 from graft.evaluate.comparison import compare, compare_without, differences
 from graft.evaluate.correctness import accuracy
@@ -38,10 +39,11 @@ def run_seed(run: SingleRun) -> SingleSeed:
     timer = Timer()
     _train(run)
     timer.mark("train")
-    patches = {method: run.localize(method) for method in run.recipe.methods}
+    grafts = {method: run.find_graft(method) for method in run.recipe.methods}
     timer.mark("localize")
-    models = _measure_grafts(run, patches)
+    models = _measure_grafts(run, grafts)
     timer.mark("evaluate")
+    patches = {method: graft for method, graft in grafts.items() if isinstance(graft, Patch)}
     patches |= _refit(run, models)
     timer.mark("refit")
     main = patches[run.recipe.main]
@@ -79,11 +81,11 @@ def _train(run: SingleRun) -> None:
         train_task(base, task, run.tuned, **run.runtime.options, resume=True, force=True)
 
 
-def _measure_grafts(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
+def _measure_grafts(run: SingleRun, grafts: Mapping[str, Graft]) -> Models:
     head = run.open(run.recipe.base)
     models = {"base": run.predict(head), "tuned": run.predict(run.open(run.tuned))}
-    for method, patch in patches.items():
-        with apply_patch(head.model, patch):
+    for method, graft in grafts.items():
+        with put_on(head.model, graft):
             models[graft_name(method)] = run.predict(head)
     return models
 

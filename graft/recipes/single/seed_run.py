@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from graft.controls.application import Graft, make_control
+from graft.controls.inputs import ControlInput
+from graft.controls.registry import is_made_of_patch
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples, predict_task
 from graft.files.location import locate
 from graft.localize.changes import Changes
@@ -17,6 +20,7 @@ from graft.patch.skill_patch import Patch
 from graft.recipes.seed_run import SeedRun
 from graft.refit.refit import refit_skill
 from graft.results.models import graft_name
+from graft.specs.localize import LocalizeSpec
 from graft.specs.single import SingleSpec
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
@@ -32,11 +36,13 @@ class SingleRun(SeedRun):
         recipe: the whole recipe.
         task: the task under this seed.
         tables: scores that more than one method starts from.
+        located: localize block -> the main method's patch, of which several controls are made.
     """
 
     recipe: SingleSpec
     task: Task
     tables: ScoreCache = field(default_factory=dict)
+    located: dict[LocalizeSpec, Patch] = field(default_factory=dict)
 
     @property
     def tuned(self) -> Path:
@@ -67,12 +73,28 @@ class SingleRun(SeedRun):
         rows = tuned_rows(self.pair, self.task)
         return open_head(locate(model).path, self.task.spec, self.runtime, seed=self.seed, rows=rows)
 
+    def find_graft(self, method: str, **changes: Any) -> Graft:
+        """Return what a method or control puts on the base; `changes` replace fields of the `localize` block.
+
+        A control that is made of a patch is made of the main method's, at the same size.
+        """
+        if not is_made_of_patch(method):
+            return self.localize(method, **changes)
+        patch = self.localize(self.recipe.localize.method, **changes)
+        pair = self.pair.without_rounding()
+        return make_control(ControlInput(method, patch, pair, self.task, self.seed, self.runtime))
+
     def localize(self, method: str, **changes: Any) -> Patch:
         """Return the patch of a method; `changes` replace fields of the recipe's `localize` block."""
         config = dataclasses.replace(self.recipe.localize, method=method, seed=self.seed, **changes)
-        return localize_skill(
+        if config in self.located:
+            return self.located[config]
+        patch = localize_skill(
             self.recipe.base, self.tuned, self.task, config, score_cache=self.tables, **self.runtime.options
         )
+        if method == self.recipe.localize.method and any(map(is_made_of_patch, self.recipe.methods)):
+            self.located[config] = patch
+        return patch
 
     def train_teacher(self) -> Path:
         """Return the checkpoint that a refit is fitted to: the tuned one, or one that is trained for it."""

@@ -8,6 +8,7 @@ from typing import Any
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.t_interval import mean_interval
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
+from graft.results.gain_split import split_gain
 from graft.results.models import Model
 from graft.results.seeds import SingleSeed
 from graft.results.tables import Block, TextTable
@@ -34,7 +35,7 @@ def tabulate_run(
     seeds: Sequence[SingleSeed],
     pooled: Pooled,
 ) -> list[Block]:
-    """Return all tables of a run: base, tuned and grafts; controls and necessity; the main graft minus each.
+    """Return all tables of a run: models; controls and necessity; the gain split; the main graft minus each.
 
     Args:
         main: name of the main graft.
@@ -48,6 +49,9 @@ def tabulate_run(
     controls = tabulate_controls(summary, models, seeds)
     if controls is not None:
         blocks += [f"Controls, chosen on validation to match {main}; the tuned model without a region:", controls]
+    split = split_gain(seeds, models)
+    if split is not None:
+        blocks += [split.sentence, split.table()]
     over = "mean over seeds [95 % for the choice of test examples]"
     return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
 

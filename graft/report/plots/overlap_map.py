@@ -17,6 +17,7 @@ from graft.files.claims import Output
 from graft.files.outputs import new_folder
 from graft.report.plots.style import COLORS, INK, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.plots.task_matrix import plot_task_matrix
+from graft.results.cells import times
 
 MOST_WRITTEN = 16  # regions up to which each cell carries its numbers
 
@@ -35,7 +36,7 @@ def write_overlap(overlap: Overlap, folder: Output, *, force: bool = False) -> N
 def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     """Draw the Jaccard similarity of each two regions, in the tree's order; under it, its ratio to chance.
 
-    Chance keeps each tensor's counts. The diagonal, where a region meets itself, is left out.
+    Chance keeps each column's counts, in each tensor. The diagonal, where a region meets itself, is left out.
 
     Returns:
         The files written.
@@ -48,7 +49,8 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     with in_style():
         figure = new_figure(side + 2.4 + 0.05 * max(map(len, names)), side + 1.2 + 0.03 * max(map(len, names)))
         axes = figure.subplots()
-        figure.suptitle("Jaccard similarity of regions, × what chance gives", fontsize=10, fontweight="bold")
+        title = "Jaccard similarity of regions, × what chance gives column by column"
+        figure.suptitle(title, fontsize=10, fontweight="bold")
         image = axes.imshow(np.ma.masked_invalid(similarity), cmap="Blues", vmin=0)
         axes.set_xticks(range(len(order)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(order)), names)
@@ -56,7 +58,7 @@ def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
         figure.colorbar(image, ax=axes, shrink=0.8)
         if len(order) <= MOST_WRITTEN:
             ratio = overlap.matrix("intersection")[grid] / np.maximum(
-                overlap.matrix("expected_by_tensor")[grid], 1e-300
+                overlap.matrix("expected_by_column")[grid], 1e-300
             )
             _write_cells(axes, similarity, ratio, image)
         return save_figure(figure, path)
@@ -78,13 +80,14 @@ def plot_task_overlap(overlap: TaskOverlap, path: Path) -> list[Path]:
     Returns:
         The files written.
     """
+    unit = "column" if "expected_by_column" in overlap.means else "tensor"  # of results of before
     return plot_task_matrix(
         overlap.means["jaccard"],
         overlap.names,
         overlap.names,
         path,
-        title="Jaccard similarity of regions, × what chance gives tensor by tensor",
-        below=overlap.means["intersection"] / overlap.means["expected_by_tensor"],
+        title=f"Jaccard similarity of regions, × what chance gives {unit} by {unit}",
+        below=overlap.means["intersection"] / overlap.means[f"expected_by_{unit}"],
         note="diagonal: one task over two seeds, the ceiling",
     )
 
@@ -139,5 +142,5 @@ def _write_cells(axes: Any, similarity: np.ndarray, ratio: np.ndarray, image: An
     for (i, j), value in np.ndenumerate(similarity):
         if i != j:
             color = "white" if value > middle else "black"
-            shown = f"{ratio[i, j]:,.1f}×" if ratio[i, j] < 1e6 else "no chance"
+            shown = times(float(ratio[i, j])) if ratio[i, j] < 1e6 else "no chance"
             axes.text(j, i, f"{value:.3f}\n{shown}", ha="center", va="center", fontsize=8, color=color)

@@ -17,10 +17,11 @@ def build_plot(run: FinishedRun) -> Plot | None:
     content = run.results.more.get("overlap")
     if content is None:
         return None
-    overlap = TaskOverlap(tuple(content["names"]), {key: np.array(content[key], dtype=float) for key in KEYS})
+    means = {key: np.array(content[key], dtype=float) for key in KEYS if key in content}
+    overlap = TaskOverlap(tuple(content["names"]), means)
     return Plot(
         partial(plot_task_overlap, overlap),
         alt=f"Matrix of the overlap of regions: {', '.join(overlap.names)}.",
         caption="Jaccard similarity of the regions of each two tasks, mean over pairs of seeds; below it, how many "
-        "times more entries they share than by chance.",
+        "times as many entries they share as by chance.",
     )

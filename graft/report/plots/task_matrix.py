@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graft.report.plots.style import in_style, new_figure, save_figure, short_label
+from graft.results.cells import times
 
 Matrix = npt.NDArray[np.float64]
 
@@ -55,6 +56,6 @@ def plot_task_matrix(
             if not np.isnan(value):
                 shade = abs(value) / largest
                 text = f"{value:+.3f}" if signed else f"{value:.3f}"
-                text += "" if below is None or not np.isfinite(below[i, j]) else f"\n{below[i, j]:,.0f}×"
+                text += "" if below is None or not np.isfinite(below[i, j]) else f"\n{times(float(below[i, j]))}"
                 axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if shade > 0.6 else "black")
         return save_figure(figure, path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from graft.controls.registry import CONTROLS, is_made_of_patch
 from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import controls
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
@@ -14,6 +16,8 @@ from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.results.fields import to_json
+from graft.results.gain_split import split_gain
+from graft.results.models import graft_name, name_models
 from graft.specs.reader import read_config
 from graft.specs.single import SingleSpec
 from graft.tasks.task import Task
@@ -174,3 +178,21 @@ def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
 def test_a_recipe_without_a_curve_has_no_points(bench: SingleRun) -> None:
     plain = SingleRun(recipe_of(Path(bench.recipe.base), {}), bench.task, context=bench.context)
     assert trace_curve(plain, 0.5, 0.9) == []
+
+
+def test_controls_of_the_patch_are_measured_beside_it_and_along_the_curve(bench: SingleRun, tmp_path: Path) -> None:
+    shutil.copytree(bench.tuned, tmp_path / "tuned")
+    names = [name for name in CONTROLS if is_made_of_patch(name)]
+    analysis = {"controls": [], "curve": {"densities": [0.03, 0.1], "methods": ["magnitude", "random_rows"]}}
+    recipe = dataclasses.replace(recipe_of(Path(bench.recipe.base), analysis), controls=tuple(names))
+    run = dataclasses.replace(bench, recipe=recipe, context=SeedContext(0, tmp_path, tmp_path / "p"), located={})
+    found = run_seed(run)
+    assert list(found.models) == ["base", "tuned", "graft (magnitude)", *(graft_name(name) for name in names)]
+    patches = {file.name for file in (tmp_path / "p").iterdir()}
+    assert patches == {f"{name}-seed-0.safetensors" for name in ("magnitude", *names) if name != "constant_shift"}
+    sizes = {(point.method, point.density): point.k for point in found.curve}
+    assert len(sizes) == 4
+    assert all(sizes["random_rows", density] == sizes["magnitude", density] for density in (0.03, 0.1))
+    split = split_gain([found], name_models(recipe.methods))
+    assert split is not None
+    assert [item.control for item in split.shares] == names

@@ -221,7 +221,7 @@ def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypat
         ({"sead": [0]}, r"tiny.yaml: unknown key 'sead' \(did you mean 'seeds'\?\); allowed are name, base, task"),
         ({"localize": {"densety": 1}}, r"localize: unknown key 'densety' \(did you mean 'density'\?\)"),
         ({"localize": {"points": 0}}, r"localize: points must be 1 or more"),
-        ({"controls": ["luck"]}, r"controls: 'luck' is not a method; choose from learned, paper, attribution, "),
+        ({"controls": ["luck"]}, r"controls: 'luck' is not a control; choose from vectors_only, random_in_tensors, "),
         ({"train": {"rate": 1}}, r"task.yaml: train: unknown key 'rate'.*allowed are optimizer"),
         ({"train": {"lr": "2020-01-01"}}, r"task.yaml: train: lr: must be a number"),
         ({"seeds": []}, r"seeds must be one or more different"),
@@ -235,7 +235,7 @@ def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypat
         ({"analysis": {"curve": {"densities": [0]}}}, r"densities must be one or more numbers above 0 and at most 1"),
         (
             {"analysis": {"curve": {"densities": [0.1], "methods": ["luck"]}}},
-            r"analysis.curve.methods: 'luck' is not a method; choose from",
+            r"analysis.curve.methods: 'luck' is not a control; choose from",
         ),
         ({"evaluate": {"batch_size": 0}}, r"evaluate: batch_size and limit must be 1 or more"),
         ({"expect": {"graft.ece": 0.1}}, r"expect.graft.ece: must be a mapping"),

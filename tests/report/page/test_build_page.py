@@ -222,3 +222,24 @@ def test_nothing_is_overwritten_or_half_written(written: WrittenReport, place: P
         write_report([place / "run", tmp_path / "gone"], tmp_path / "r.html")
     assert list(tmp_path.iterdir()) == []
     assert written.page.read_bytes() == before
+
+
+def test_controls_of_the_patch_have_a_section_of_their_own(place: Path, unrendered: None, text: str) -> None:
+    run = write_run(place / "controlled", patch=False)
+    results = read_results(run)
+    for seed in results["seeds"]:
+        for part in (seed["models"], seed["bins"], seed["differences"]):
+            part["graft (random_rows)"] = part["graft (magnitude)"]
+    results["models"]["graft (random_rows)"] = {"role": "graft", "method": "random_rows"}
+    write_results(run, results)
+    page = write_report([run], place / "controlled.html").page.read_text(encoding="utf-8")
+    assert "Which columns, which rows?" in titles(page)
+    assert "Which columns, which rows?" not in titles(text)  # of a run that has none
+    part = page[page.index("Which columns, which rows?") :]
+    assert "by random rows of its own columns" in part
+    gains = [
+        [seed["models"][f"graft ({m})"]["recovered_gain"] for m in ("magnitude", "learned")]
+        for seed in results["seeds"]
+    ]
+    share = sum(one / other for one, other in gains) / len(gains)
+    assert f"{100 * share:.0f} ±" in part.replace("\u00a0", " ")

@@ -1,0 +1,84 @@
+"""ControlInput: a patch and what it was cut from, and where the columns of its matrices lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from graft.patch.mask import Indices, Mask
+from graft.patch.provenance import Provenance
+from graft.patch.skill_patch import Patch, cut_patch
+from graft.sources.adapters.transposed_layers import find_transposed
+from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.task import Task
+from graft.tensors.pair import CheckpointPair
+
+
+@dataclass(frozen=True)
+class ControlInput:
+    """Everything that a control is made of.
+
+    Attributes:
+        name: of the control.
+        patch: whose control it is.
+        pair: base and tuned checkpoint, from which the patch was cut.
+        task: whose texts and labels are used by controls that need them.
+        seed: of what is drawn at random.
+        runtime: where and in what precision models run.
+    """
+
+    name: str
+    patch: Patch
+    pair: CheckpointPair
+    task: Task
+    seed: int = 0
+    runtime: Runtime = DEFAULT
+
+    @cached_property
+    def matrices(self) -> tuple[str, ...]:
+        """Tensors of the patch that have rows and columns: those of two dimensions.
+
+        Biases and norms have no columns, and a convolution or packed experts more than one kind of them: every control
+        by columns or rows keeps those entries as the patch has them, and `vectors_only` says what they reach alone.
+        """
+        specs = self.patch.mask.specs
+        return tuple(name for name in specs if len(specs[name].shape) == 2)
+
+    @cached_property
+    def vectors(self) -> tuple[str, ...]:
+        """The patch's other tensors."""
+        return tuple(name for name in self.patch.mask if name not in self.matrices)
+
+    @cached_property
+    def _transposed(self) -> Mapping[str, bool]:
+        return find_transposed(self.pair.base, self.matrices)
+
+    def columns(self, name: str, indices: Indices) -> Indices:
+        """Return (k,) the column, an input dimension, of entries of a matrix, given by flat indices."""
+        return self._split(name, indices)[0]
+
+    def rows(self, name: str, indices: Indices) -> Indices:
+        """Return (k,) the row, an output dimension, of entries of a matrix, given by flat indices."""
+        return self._split(name, indices)[1]
+
+    def _split(self, name: str, indices: Indices) -> tuple[Indices, Indices]:
+        first, second = np.divmod(indices, self.patch.mask.specs[name].shape[1])
+        return (first, second) if self._transposed.get(name, False) else (second, first)
+
+    def cut(self, indices: Mapping[str, Indices]) -> Patch:
+        """Cut the tuned values at entries of the matrices, beside the patch's own entries of other tensors."""
+        mask = self.patch.mask
+        mine = {name: mask[name] for name in self.vectors}
+        return cut_patch(self.pair, Mask.of(mask.specs, {**mine, **indices}), self.describe())
+
+    def describe(self, **more: Any) -> Provenance:
+        """Return the patch's provenance, with the control as its method and the patch's own method within."""
+        of = self.patch.provenance
+        kept = sum(len(self.patch.mask[name]) for name in self.vectors)
+        method = {"method": self.name, "seed": self.seed, "kept_outside_matrices": kept, **more}
+        return dataclasses.replace(of, method={**method, "of": dict(of.method)}, metrics=None, result=None)

@@ -1,0 +1,66 @@
+"""The patch's commonest columns, whole: every changed entry of an input dimension of a layer.
+
+A gradient is error times input, so that plain SGD moves whole columns of large inputs, and a patch cut by size or
+attribution gathers there (outlier dimensions, arXiv 2310.17715).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graft.controls.inputs import ControlInput
+from graft.controls.redrawn import draw_quotas
+from graft.patch.mask import Indices
+from graft.patch.skill_patch import Patch
+from graft.scores.random import draw
+
+MOST = 0.8  # of a matrix's entries
+
+
+def take_whole_columns(inputs: ControlInput) -> Patch:
+    """Cut whole columns of all matrices, the commonest in the patch first, until there are as many entries as in it.
+
+    Columns compete across matrices; ties go by name, then column. Of the last one so many random entries are taken as
+    are left.
+    """
+    listed = [
+        (-count, name, column, size) for name in inputs.matrices for column, count, size in _count_columns(inputs, name)
+    ]
+    left, quotas = sum(len(inputs.patch.mask[name]) for name in inputs.matrices), _no_quotas(inputs)
+    for _, name, column, size in sorted(listed):
+        quotas[name][column] = min(size, left)
+        left -= min(size, left)
+    return _cut(inputs, quotas)
+
+
+def take_main_columns(inputs: ControlInput) -> Patch:
+    """Cut of each matrix the fewest columns that hold `MOST` of its entries in the patch, whole; ties by column."""
+    quotas = _no_quotas(inputs)
+    for name in inputs.matrices:
+        missing = MOST * len(inputs.patch.mask[name])
+        for column, count, size in sorted(_count_columns(inputs, name), key=lambda item: -item[1]):
+            if missing > 0:
+                quotas[name][column] = size
+                missing -= count
+    return _cut(inputs, quotas)
+
+
+def _no_quotas(inputs: ControlInput) -> dict[str, Indices]:
+    shapes = {name: inputs.patch.mask.specs[name].shape for name in inputs.matrices}
+    return {name: np.zeros(max(shape), np.int64) for name, shape in shapes.items()}
+
+
+def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int]]:
+    """Return (column, its entries in the patch, its changed entries) of the columns that the patch has."""
+    own = np.bincount(inputs.columns(name, inputs.patch.mask[name]))
+    changed = np.bincount(inputs.columns(name, inputs.pair.changed(name).numpy()))
+    return [(int(column), int(own[column]), int(changed[column])) for column in np.flatnonzero(own)]
+
+
+def _cut(inputs: ControlInput, quotas: dict[str, Indices]) -> Patch:
+    indices = {}
+    for name, quota in quotas.items():
+        changed = inputs.pair.changed(name).numpy()
+        keys = draw(f"{inputs.name}\0{name}", inputs.patch.mask.specs[name].numel, inputs.seed).numpy()[changed]
+        indices[name] = changed[draw_quotas(inputs.columns(name, changed), quota, keys)]
+    return inputs.cut(indices)
