@@ -16,6 +16,7 @@ from graft.tensors.scope import Scope
 from graft.version import __version__
 
 TOOL = f"skillgraft {__version__}"
+LINES = ("columns", "rows")  # structures of whole input and output dimensions
 CUT = "tuned"  # values that were copied from the tuned checkpoint
 
 
@@ -75,6 +76,11 @@ class Provenance:
     values: str = CUT
     refit: Mapping[str, Any] = field(default_factory=dict)
     result: str | None = None
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether whole rows or columns were chosen, which a file then names once each."""
+        return self.method.get("structure") in LINES
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""
