@@ -38,7 +38,7 @@ _REFIT_TAKES = ("method", "density", "budget", "scope")
     show_default=True,
     help="How to choose the weights.",
 )
-@options.scope
+@options.scope("layers")
 @click.option(
     "--allocation",
     type=click.Choice(get_args(Allocation)),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @options.density
 @options.budget
 @options.choose("--support", registry=SUPPORTS, help="How to choose the weights, without PATCH. [default: gradient]")
-@options.scope
+@options.scope("layers")
 @click.option(
     "--labels",
     type=click.FloatRange(0, 1),
@@ -102,7 +102,9 @@ def command(
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
     if patch is not None and any(settings[key] is not None for key in ("density", "budget", "support", "scope")):
-        raise click.UsageError("PATCH says which weights: --density, --budget, --support and --scope go without it")
+        raise click.UsageError(
+            "PATCH says which weights: it goes without --density, --budget, --support, --scope, --from-layer"
+        )
     region, task = _load_inputs(patch, task_file, texts_file, seed)
     held_out = {} if task_file else {"hold_out": 0.2, "select": "kl"}
     block = held_out | {key: value for key, value in settings.items() if value is not None}
