@@ -5,9 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+import torch
+
+from graft.files.tensor_spec import TensorSpec
 from graft.localize.budget import allocate
 from graft.localize.changes import Changes
+from graft.localize.lines import find_budget, find_codes, select_lines, total_draws, total_lines
 from graft.localize.rank_limit import find_within_rank, select_within_rank
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
@@ -85,6 +91,8 @@ class LocalizationContext:
         Raises:
             BudgetError: fewer than k entries may be chosen.
         """
+        if self.config.has_lines:
+            return self._select_lines(name)
         scores, max_rank = self.score(name), self.config.max_rank
         if max_rank is None:
             return scores.select(self.groups)
@@ -96,6 +104,16 @@ class LocalizationContext:
         if max_rank is not None:
             return find_within_rank(scores, self.groups, max_rank, counts, multiple)
         return scores.select([(names, min(multiple * k, sum(counts[n] for n in names))) for names, k in self.groups])
+
+    def _select_lines(self, name: str) -> Mask:
+        """Return the lines of the matrices in scope with the best totals of a score, as many as fit the budget."""
+        config, scores, pair = self.config, self.score(name), self.pair
+        assert isinstance(scores, DenseScores)
+        specs = {matrix: pair.base.spec(matrix) for matrix in self.changes.counts}
+        codes = find_codes(pair.base, list(specs), str(config.structure))
+        total = total_draws if name == "random" else total_lines
+        totals = {matrix: partial(_total, scores, matrix, spec, codes[matrix], total) for matrix, spec in specs.items()}
+        return select_lines(totals, specs, codes, find_budget(pair.base.n_parameters, config))
 
     def _score_input(self) -> ScoreInput:
         config = self.config
@@ -110,3 +128,9 @@ class LocalizationContext:
             candidates=None if config.exact_scores else config.candidates,
             micro_batch=config.micro_batch,
         )
+
+
+def _total(scores: DenseScores, name: str, spec: TensorSpec, code: str, total: Any) -> torch.Tensor:
+    """Return the totals of a matrix's lines over the entries that tuning changed."""
+    changed = scores.pair.read_delta(name)[1]
+    return total(scores.table[name](), changed, spec.shape, code)  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from typing import Any
 
 from graft.files.header import quote
 from graft.files.location import Located
+from graft.specs.localize import LINES
 from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.growth import Growth
@@ -16,7 +17,6 @@ from graft.tensors.scope import Scope
 from graft.version import __version__
 
 TOOL = f"skillgraft {__version__}"
-LINES = ("columns", "rows")  # structures of whole input and output dimensions
 CUT = "tuned"  # values that were copied from the tuned checkpoint
 
 

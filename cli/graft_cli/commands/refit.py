@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @options.density
 @options.budget
 @options.choose("--support", registry=SUPPORTS, help="How to choose the weights, without PATCH. [default: gradient]")
-@options.scope("layers")
+@options.takes_scope("layers")
 @click.option(
     "--labels",
     type=click.FloatRange(0, 1),

@@ -33,7 +33,7 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
 
 
 def _measure(run: SingleRun, head: Head, method: str, density: float, base: float, tuned: float) -> CurvePoint:
-    patch = run.localize(method, density=density, budget=None)
+    patch = run.localize(method, density=density, budget=None, lines=None, bytes=None)
     with apply_patch(head.model, patch):
         outcomes = run.predict_test(head).outcomes()
     gain = recovered_gain(accuracy(outcomes), base, tuned)
