@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
@@ -15,7 +15,6 @@ import click
 
 from graft.patch.registry import OVERLAP_RULES
 from graft.specs.data import MIRROR
-from graft.specs.localize import Structure
 from graft.specs.runtime import Engine, Runtime
 from graft_cli import streams
 
@@ -138,41 +137,6 @@ def takes_scope(default: str) -> Callable[[F], F]:
 
 density = _option("--density", type=float, help="Share of the model's parameters to keep, such as 1e-4.")
 budget = _option("--budget", type=int, help="Number of weights to keep, instead of --density.")
-_SIZES = ("density", "budget", "lines", "bytes")
-
-
-def structure(function: F) -> F:
-    """Declare --structure and what goes with it: --max-rank of rank, --lines and --bytes of columns and rows."""
-    for declare in (
-        _option("--bytes", type=click.IntRange(1), help="Most bytes of values and lines' names, instead of --density."),
-        _option("--lines", type=click.IntRange(1), help="Number of whole columns or rows, instead of --density."),
-        _option(
-            "--max-rank",
-            type=click.IntRange(1),
-            help="Choose entries, of matrices alone, that fit a LoRA of this rank exactly.  [default: no limit]",
-        ),
-        _option(
-            "--structure",
-            type=click.Choice(get_args(Structure)),
-            help="entries one by one; whole columns (input dimensions) or rows (output dimensions) of matrices, as "
-            "many as fit the budget; or rank: within --max-rank.  [default: entries]",
-        ),
-    ):
-        function = declare(function)
-    return function
-
-
-def check_sizes(settings: Mapping[str, object]) -> None:
-    """Refuse two sizes of one patch.
-
-    Raises:
-        click.UsageError: naming both, --density aside beside --budget, which takes precedence.
-    """
-    given = [f"--{name}" for name in _SIZES if settings.get(name) is not None]
-    if len(given) > 1 and given != ["--density", "--budget"]:
-        raise click.UsageError(f"{given[0]} does not go with {given[1]}")
-
-
 base_values_from = _option("--base", metavar="MODEL", help="The base model, read where its values are needed.")
 allow_mismatch = _option(
     "--allow-mismatch", is_flag=True, help="Do not check that MODEL holds the base's values where a patch lands."

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from graft.patch.mask import Mask
     from graft.patch.provenance import Provenance
     from graft.patch.skill_patch import Patch
-    from graft.specs.localize import LocalizeSpec
 
 MOST_RANKED = 2_000_000  # entries, whose rank takes a second or two
 
@@ -141,15 +140,3 @@ def _flatten(value: object) -> str:
         return str(value)
     plain = {key: item for key, item in value.items() if isinstance(item, (str, int, float))}
     return ", ".join(f"{key} {round(item, 4) if isinstance(item, float) else item}" for key, item in plain.items())
-
-
-def describe_lines_kept(patch: Patch, config: LocalizeSpec) -> str:
-    """Say how many whole columns or rows a patch has, and how much of its budget they take."""
-    method = patch.provenance.method
-    kept = f"{method['lines']:,} whole {config.structure}, {patch.k:,} entries"
-    if config.lines is not None or config.bytes is not None:
-        return kept
-    from graft.localize.budget import resolve_budget
-
-    k = resolve_budget(patch.provenance.base.n_parameters, config.density, config.budget)
-    return kept if k == patch.k else f"{kept} of the budget's {k:,}: as many as whole {config.structure} fit into"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,12 +28,25 @@ from graft.patch.format.lines import expand_lines, measure_lines
 from graft.patch.mask import Indices, Mask
 from graft.scores.coordinates import Groups
 from graft.sources.adapters.transposed_layers import find_input_axes
-from graft.specs.localize import Allocation, LocalizeSpec
+from graft.specs.localize import Allocation
 from graft.tensors.checkpoint import Checkpoint
 
 Unit = Literal["entries", "lines", "bytes"]
 Totals = Mapping[str, Callable[[], torch.Tensor]]
 NAME_BYTES = 2  # of a line in a file, but for the few that lie 65,535 lines from the one before
+
+
+class SizeOfLines(Protocol):
+    """Settings that say how many lines to take."""
+
+    @property
+    def density(self) -> float: ...  # noqa: D102
+    @property
+    def budget(self) -> int | None: ...  # noqa: D102
+    @property
+    def lines(self) -> int | None: ...  # noqa: D102
+    @property
+    def bytes(self) -> int | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -60,17 +73,18 @@ class LineBudget:
         return [(tuple(specs), self.size)]
 
 
-def find_budget(n_parameters: int, config: LocalizeSpec) -> LineBudget:
-    """Return the budget of settings: of lines or of bytes where they say so, else of entries.
+def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
+    """Return the budget of the settings of a patch or of a refit: of lines or bytes where they say so, else of entries.
 
     Raises:
         BudgetError: a budget of no entry.
     """
+    allocation: Allocation = getattr(config, "allocation", "global")
     if config.lines is not None:
         return LineBudget("lines", config.lines)
     if config.bytes is not None:
         return LineBudget("bytes", config.bytes)
-    return LineBudget("entries", resolve_budget(n_parameters, config.density, config.budget), config.allocation)
+    return LineBudget("entries", resolve_budget(n_parameters, config.density, config.budget), allocation)
 
 
 def count_on_path(budget: LineBudget, specs: Mapping[str, TensorSpec], most: int) -> int:

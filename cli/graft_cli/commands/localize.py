@@ -11,9 +11,9 @@ import click
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.specs.localize import Allocation, PathKind
 from graft.specs.runtime import Runtime
-from graft_cli import options, processes
+from graft_cli import options, processes, structures
 from graft_cli.fitting import plan_and_show, refit_and_show
-from graft_cli.saving import describe_lines_kept, save_and_show
+from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.curve import GainCurve
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _OF_PATCH = ("density", "budget", "lines", "bytes", "with_base_values", "force")
-_REFIT_TAKES = ("method", "density", "budget", "scope")
+_REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines", "bytes", "scope")
 
 
 @click.command("localize")
@@ -39,7 +39,7 @@ _REFIT_TAKES = ("method", "density", "budget", "scope")
     show_default=True,
     help="How to choose the weights.",
 )
-@options.structure
+@structures.takes_structure
 @options.takes_scope("layers")
 @click.option(
     "--allocation",
@@ -180,7 +180,7 @@ def _show(
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
     more = kept | ({} if gains is None else {"curve": gains.to_json()})
     lines = [] if gains is None else ["", *_curve_lines(gains), ""]
-    lines += [describe_lines_kept(patch, config)] if config.has_lines else []
+    lines += [structures.describe_lines_kept(patch, config)] if config.has_lines else []
     lines += [measured["sentence"] for measured in kept.values()]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
@@ -231,7 +231,7 @@ def _measure(base: str, tuned: str, task: Any, patch: Patch, config: LocalizeSpe
 
 
 def _check_usage(output: Path | None, curve: bool, plan: bool, patch_options: Mapping[str, object]) -> None:
-    options.check_sizes(patch_options)
+    structures.check_sizes(patch_options)
     if plan:
         return
     if output is None and not curve:
