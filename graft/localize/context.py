@@ -5,15 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
-import torch
-
-from graft.files.tensor_spec import TensorSpec
 from graft.localize.budget import allocate
 from graft.localize.changes import Changes
-from graft.localize.lines import find_budget, find_codes, select_lines, total_draws, total_lines
+from graft.localize.lines import choose_lines
 from graft.localize.rank_limit import find_within_rank, select_within_rank
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
@@ -92,7 +87,9 @@ class LocalizationContext:
             BudgetError: fewer than k entries may be chosen.
         """
         if self.config.has_lines:
-            return self._select_lines(name)
+            of_every_weight = self.score(name)
+            assert isinstance(of_every_weight, DenseScores)  # as `graft.localize.localization` sees to
+            return choose_lines(of_every_weight, list(self.changes.counts), self.config, draws=name == "random")
         scores, max_rank = self.score(name), self.config.max_rank
         if max_rank is None:
             return scores.select(self.groups)
@@ -104,16 +101,6 @@ class LocalizationContext:
         if max_rank is not None:
             return find_within_rank(scores, self.groups, max_rank, counts, multiple)
         return scores.select([(names, min(multiple * k, sum(counts[n] for n in names))) for names, k in self.groups])
-
-    def _select_lines(self, name: str) -> Mask:
-        """Return the lines of the matrices in scope with the best totals of a score, as many as fit the budget."""
-        config, scores, pair = self.config, self.score(name), self.pair
-        assert isinstance(scores, DenseScores)
-        specs = {matrix: pair.base.spec(matrix) for matrix in self.changes.counts}
-        codes = find_codes(pair.base, list(specs), str(config.structure))
-        total = total_draws if name == "random" else total_lines
-        totals = {matrix: partial(_total, scores, matrix, spec, codes[matrix], total) for matrix, spec in specs.items()}
-        return select_lines(totals, specs, codes, find_budget(pair.base.n_parameters, config))
 
     def _score_input(self) -> ScoreInput:
         config = self.config
@@ -128,9 +115,3 @@ class LocalizationContext:
             candidates=None if config.exact_scores else config.candidates,
             micro_batch=config.micro_batch,
         )
-
-
-def _total(scores: DenseScores, name: str, spec: TensorSpec, code: str, total: Any) -> torch.Tensor:
-    """Return the totals of a matrix's lines over the entries that tuning changed."""
-    changed = scores.pair.read_delta(name)[1]
-    return total(scores.table[name](), changed, spec.shape, code)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,8 +28,9 @@ from graft.localize.budget import allocate, resolve_budget
 from graft.patch.format.lines import expand_lines, measure_lines
 from graft.patch.mask import Indices, Mask
 from graft.scores.coordinates import Groups
+from graft.scores.table import DenseScores
 from graft.sources.adapters.transposed_layers import find_input_axes
-from graft.specs.localize import Allocation
+from graft.specs.localize import Allocation, LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
 
 Unit = Literal["entries", "lines", "bytes"]
@@ -120,6 +122,31 @@ def total_draws(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, 
     """Return one draw a line in place of a sum, which would favor the longest lines, so that all are as likely."""
     axis = 0 if code == "columns" else 1
     return scores.view(shape).select(axis, 0).double().masked_fill(~may_take.view(shape).any(axis), -torch.inf)
+
+
+def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeSpec, *, draws: bool = False) -> Mask:
+    """Choose the lines of matrices with the best totals over the entries that tuning changed.
+
+    Args:
+        scores: of every weight.
+        matrices: to choose from.
+        config: the structure and its budget.
+        draws: the scores are random draws, of which one a line counts.
+
+    Raises:
+        BudgetError, CheckpointError: as `find_codes` and `select_lines`.
+    """
+    base = scores.pair.base
+    specs = {name: base.spec(name) for name in matrices}
+    codes = find_codes(base, matrices, str(config.structure))
+
+    def total(name: str) -> torch.Tensor:
+        changed = scores.pair.read_delta(name)[1]
+        add_up = total_draws if draws else total_lines
+        return add_up(scores.table[name](), changed, specs[name].shape, codes[name])
+
+    totals = {name: partial(total, name) for name in matrices}
+    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
 
 
 def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping[str, str], budget: LineBudget) -> Mask:
