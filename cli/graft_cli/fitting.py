@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graft_cli import options, processes
+from graft_cli import options, processes, structures
 from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def refit_and_show(
     from graft.refit.refit import refit_skill
 
     patch = refit_skill(base, tuned, task, config, **runtime.options, **more)
+    kept = [structures.describe_lines_kept(patch, config)] if config.has_lines else []
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
-    save_and_show(patch, claim, as_json=as_json, lines=["", *describe_fit(patch), ""], differences=differences)
+    save_and_show(patch, claim, as_json=as_json, lines=["", *describe_fit(patch), "", *kept], differences=differences)
 
 
 def describe_fit(patch: Patch) -> list[str]:

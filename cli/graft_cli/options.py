@@ -105,9 +105,36 @@ seed = _option(
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of few-shot sampling, example order and random masks. [default: the task's]",
 )
-scope = _option(
+_scope = _option(
     "--scope", help="Tensors to look at: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regex."
 )
+_from_layer = _option(
+    "--from-layer",
+    type=click.IntRange(0),
+    metavar="L",
+    help="Leave out embeddings and layers before L (the first is 0), so that what comes before them is as in the base.",
+)
+
+
+def takes_scope(default: str) -> Callable[[F], F]:
+    """Declare --scope and --from-layer, and pass both to the command as its argument `scope`.
+
+    The default is that of the command, which `scope` is None for without either option.
+    """
+
+    def declare(function: F) -> F:
+        @functools.wraps(function)
+        def command(**arguments: Any) -> Any:
+            first = arguments.pop("from_layer")
+            if first is not None:
+                arguments["scope"] = f"{arguments['scope'] or default}>={first}"
+            return function(**arguments)
+
+        return _scope(_from_layer(cast(F, command)))
+
+    return declare
+
+
 density = _option("--density", type=float, help="Share of the model's parameters to keep, such as 1e-4.")
 budget = _option("--budget", type=int, help="Number of weights to keep, instead of --density.")
 base_values_from = _option("--base", metavar="MODEL", help="The base model, read where its values are needed.")

@@ -64,6 +64,7 @@ def describe_composition(
         "of": [_describe_part(source) for source in sources],
         "overlap": tally.to_json(labels, rule),
         "earlier": [item for source in sources for item in _earlier(source)],
+        **_structure_of(sources),
     }
     return _merge_provenance(sources, base, method, _task_of(sources, rule))
 
@@ -80,6 +81,7 @@ def describe_chain(sources: Sequence[Source], restored: int) -> Provenance:
         "of": [_describe_part(source) for source in sources],
         "restored": restored,
         "earlier": [item for source in sources for item in _earlier(source)],
+        **_structure_of(sources),
     }
     tasks = [source.provenance.task for source in sources if source.dense] or [
         source.provenance.task for source in sources if source.provenance.task
@@ -112,6 +114,7 @@ def describe_exclusion(
         "removed": removed[""],
         "whole": list(removed_whole),
         "earlier": _earlier(source),
+        **_structure_of([source]),
     }
     origin = source.provenance
     untouched = not removed[""] and not removed_whole
@@ -174,6 +177,13 @@ def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] 
         return tasks[0]
     heads = [source.provenance.task for source in sources if source.dense]
     return None if not heads else heads[-1 if rule == "last" else 0]
+
+
+def _structure_of(sources: Sequence[Source]) -> dict[str, Any]:
+    """Return the structure of parts that were all chosen by whole rows, or all by columns; of others nothing."""
+    structures = [source.provenance.method.get("structure") for source in sources if source.provenance.has_lines]
+    agree = len(structures) == len(sources) and structures.count(structures[0]) == len(sources)
+    return {"structure": structures[0]} if agree else {}
 
 
 def _agreed(values: Sequence[str | None]) -> str | None:

@@ -118,7 +118,7 @@ def measure_curve(
     validation = OnValidation.open(base, tuned, task, config.batch_size, runtime)
     points = []
     for density, k in budgets.items():
-        at_density = dataclasses.replace(config, density=density, budget=k)
+        at_density = dataclasses.replace(config.at(density), budget=k)
         patch = localize_skill(base, tuned, task, at_density, **runtime.options)
         accuracy = validation.measure(patch)
         gain = recovered_gain(accuracy, validation.base, validation.tuned)

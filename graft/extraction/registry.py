@@ -167,11 +167,43 @@ EXTRACTION_METHODS = Registry(
         ExtractionMethod(
             name="columns",
             help="a patch of the whole columns of matrices with the largest summed attribution",
-            target=f"{_FOLDER}whole_columns:extract_columns",
+            target=f"{_FOLDER}whole_lines:extract_columns",
             source="https://arxiv.org/abs/2310.17715",
             needs="labels",
             unit="columns",
             sizes=(4, 32, 256, 2048),
+        ),
+        ExtractionMethod(
+            name="rows",
+            help="the same of whole rows, the output dimensions",
+            target=f"{_FOLDER}whole_lines:extract_rows",
+            needs="labels",
+            unit="rows",
+            sizes=(4, 32, 256, 2048),
+        ),
+        ExtractionMethod(
+            name="rank",
+            help="a patch of the entries with the largest attribution that fit a LoRA of rank 8",
+            target=f"{_FOLDER}whole_lines:extract_rank",
+            needs="labels",
+            unit="density",
+            sizes=(1e-5, 1e-4, 1e-3, 1e-2),
+        ),
+        *(
+            ExtractionMethod(
+                name=f"refit_{name}",
+                help=f"the entries of {name}, their values fitted to the tuned model's predictions",
+                target=f"{_FOLDER}whole_lines:refit_{name}",
+                needs="labels",
+                unit=unit,
+                sizes=sizes,
+                is_control=True,
+            )
+            for name, unit, sizes in (
+                ("columns", "columns", (4, 32, 256)),
+                ("rows", "rows", (4, 32, 256)),
+                ("rank", "density", (1e-5, 1e-4, 1e-3)),
+            )
         ),
         ExtractionMethod(
             name="svd",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from graft.localize.budget import allocate
 from graft.localize.changes import Changes
+from graft.localize.lines import choose_lines
 from graft.localize.rank_limit import find_within_rank, select_within_rank
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
@@ -85,6 +86,10 @@ class LocalizationContext:
         Raises:
             BudgetError: fewer than k entries may be chosen.
         """
+        if self.config.has_lines:
+            of_every_weight = self.score(name)
+            assert isinstance(of_every_weight, DenseScores)  # as `graft.localize.localization` sees to
+            return choose_lines(of_every_weight, list(self.changes.counts), self.config, draws=name == "random")
         scores, max_rank = self.score(name), self.config.max_rank
         if max_rank is None:
             return scores.select(self.groups)

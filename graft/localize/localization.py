@@ -13,6 +13,7 @@ from graft.files.location import Located
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.context import LocalizationContext, ScoreCache
+from graft.localize.lines import count_lines, count_on_path, find_budget, find_codes
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
@@ -20,6 +21,7 @@ from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.scores.gradient_path import GradientPath
+from graft.scores.registry import SCORES
 from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
@@ -79,37 +81,61 @@ def localize_skill(
     pair = open_pair(opened, tuned).without_rounding()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
     mask = find_entries(pair, task, config, runtime, {} if score_cache is None else score_cache)
-    provenance = describe_origin(opened.located, pair, Scope(config.scope), to_plain(config), task)
+    method = to_plain(config) | count_of_lines(pair.base, mask, config)
+    provenance = describe_origin(opened.located, pair, Scope(config.scope), method, task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
+
+
+def count_of_lines(base: Checkpoint, mask: Mask, config: LocalizeSpec) -> dict[str, int]:
+    """Return how many whole lines a mask has, for its provenance; nothing of other structures."""
+    if not config.has_lines:
+        return {}
+    return {"lines": count_lines(mask, find_codes(base, list(mask), str(config.structure)))}
 
 
 def find_entries(
     pair: CheckpointPair, task: Task | None, config: LocalizeSpec, runtime: Runtime, score_cache: ScoreCache
 ) -> Mask:
     """Find the entries that hold a skill, without cutting them out; arguments and errors are `localize_skill`'s."""
-    names = _names_to_choose_from(pair, config)
-    k = resolve_budget(pair.base.n_parameters, config.density, config.budget)
-    context = LocalizationContext(Changes(pair, names), k, config, score_cache=score_cache)
+    if config.has_lines:  # whose sums need the score of every weight
+        config = dataclasses.replace(config, exact_scores=True)
+    changes = Changes(pair, _names_to_choose_from(pair, config))
+    context = LocalizationContext(changes, _resolve_k(changes, config), config, score_cache=score_cache)
     if LOCALIZATION_METHODS[config.method].needs_data:
         context.groups  # noqa: B018 - refuses before the costly part
         context = _with_data(context, task, runtime)
     return choose_entries(context)
 
 
+def _resolve_k(changes: Changes, config: LocalizeSpec) -> int:
+    """Return the number of entries to choose; of whole lines, about how many they will be."""
+    base = changes.pair.base
+    if not config.has_lines:
+        return resolve_budget(base.n_parameters, config.density, config.budget)
+    specs = {name: base.spec(name) for name in changes.counts}
+    find_codes(base, list(specs), str(config.structure))  # refuses before the costly part
+    return count_on_path(find_budget(base.n_parameters, config), specs, sum(changes.counts.values()))
+
+
 def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[str, ...]:
-    """Return the tensors in scope; with a largest rank the matrices among them.
+    """Return the tensors in scope; with a largest rank, or for whole lines, the matrices among them.
 
     Raises:
-        ConfigError: the method cannot keep to a rank, or there is no matrix.
+        ConfigError: the method cannot keep to a rank or to lines, or there is no matrix.
     """
     names, method = pair.names_in(Scope(config.scope)), LOCALIZATION_METHODS.find(config.method)
-    if config.max_rank is None:
+    if config.max_rank is None and not config.has_lines:
         return names
+    if config.has_lines and config.method not in SCORES:
+        raise ConfigError(
+            f"method {config.method!r} chooses entries one by one, and no whole {config.structure}: choose from "
+            f"{', '.join(SCORES)}"
+        )
     if isinstance(method, LocalizationMethod) and not method.limits_rank:
         raise ConfigError(f"method {method.name!r} cannot keep to a rank: choose another, or leave out max_rank")
     matrices = tuple(name for name in names if len(pair.base.spec(name).shape) == 2)
     if not matrices:
-        raise ConfigError(f"scope {config.scope!r:.80} holds no matrix, whose rank max_rank could limit")
+        raise ConfigError(f"scope {config.scope!r:.80} holds no matrix, whose rank or lines could be chosen")
     return matrices
 
 
@@ -158,7 +184,7 @@ def describe_checkpoint(
 def choose_entries(context: LocalizationContext) -> Mask:
     """Choose the k entries of a context by its method."""
     method = LOCALIZATION_METHODS.find(context.config.method)
-    if not isinstance(method, LocalizationMethod):
+    if context.config.has_lines or not isinstance(method, LocalizationMethod):
         return context.select_by_score(method.name)
     mask: Mask = method.load()(context)
     return mask

@@ -18,6 +18,7 @@ Entries outside matrices have no lines, and take no part.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,6 @@ import torch
 from graft.errors import BudgetError
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Coordinates, Groups
-from graft.scores.table import Scores
 
 ROUNDS = 4
 POOL = 10  # entries looked at for each of the budget, the best-scored first; more where their lines hold too few
@@ -35,7 +35,17 @@ _GROWTH = 8
 Bools = npt.NDArray[np.bool_]
 
 
-def select_within_rank(scores: Scores, groups: Groups, max_rank: int, sizes: Mapping[str, int]) -> Mask:
+class Ranked(Protocol):
+    """Scores of weights, those of `graft.scores.table` among them."""
+
+    def select(self, groups: Groups) -> Mask:
+        """Return the best-scored entries, as many of each group of tensors as its share says."""
+
+    def at(self, mask: Mask) -> torch.Tensor:
+        """Return (k,) scores at a mask, by tensor name, then index."""
+
+
+def select_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mapping[str, int]) -> Mask:
     """Return the best-scored entries that lie in R lines of each matrix, exactly each group's share.
 
     Args:
@@ -51,7 +61,7 @@ def select_within_rank(scores: Scores, groups: Groups, max_rank: int, sizes: Map
     return _keep_top(pool, scores.at(pool), groups)
 
 
-def find_within_rank(scores: Scores, groups: Groups, max_rank: int, sizes: Mapping[str, int], multiple: int) -> Mask:
+def find_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mapping[str, int], multiple: int) -> Mask:
     """Return the `multiple` x k best-scored entries less those outside R lines of each matrix; at least k are left.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from graft.localize.budget import resolve_budget
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.memory.activations import estimate_activations
@@ -38,6 +40,8 @@ def plan_localization(
     checkpoint, scope = open_model(base).checkpoint, Scope(config.scope)
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, config.density, config.budget)
+    if config.has_lines:
+        config = dataclasses.replace(config, exact_scores=True)
     parts = []
     if LOCALIZATION_METHODS[config.method].needs_data:  # those that run the model
         kind = loaded_dtype(checkpoint, runtime.dtype)

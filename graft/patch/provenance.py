@@ -8,6 +8,7 @@ from typing import Any
 
 from graft.files.header import quote
 from graft.files.location import Located
+from graft.specs.localize import LINES
 from graft.specs.reader import to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.growth import Growth
@@ -75,6 +76,11 @@ class Provenance:
     values: str = CUT
     refit: Mapping[str, Any] = field(default_factory=dict)
     result: str | None = None
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether whole rows or columns were chosen, which a file then names once each."""
+        return self.method.get("structure") in LINES
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file: all keys of the base, and of the rare keys those that hold something."""

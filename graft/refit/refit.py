@@ -17,6 +17,7 @@ from typing import Any
 from graft.arguments import checked
 from graft.errors import BudgetError
 from graft.localize.budget import resolve_budget
+from graft.localize.lines import count_lines, find_codes
 from graft.localize.localization import describe_origin, find_entries, open_base_head, tuned_rows
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
@@ -147,7 +148,7 @@ class Refitter:
         entries = Entries(context.weights, mask, pair.base)
         entries, fit = fit_in_rounds(context, entries, self.data, config)
         entries.return_to_base()
-        method, record = _describe(pair, self.data, fit, config, support, len(mask))
+        method, record = _describe(pair, self.data, fit, config, support, mask)
         provenance = describe_origin(self.opened.located, pair, scope, method, self.task)
         provenance = dataclasses.replace(provenance, values=REFIT, refit=record)
         patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
@@ -157,7 +158,8 @@ class Refitter:
         """Return the entries to fit, by the refit's own loss or a method of localization."""
         k = resolve_budget(self.pair.base.n_parameters, config.density, config.budget)
         if is_chosen_by_loss(config):
-            return choose_by_loss(self._context(self.pair.names_in(scope), k), config)
+            context = self._context(self.pair.names_in(scope), k)
+            return choose_by_loss(dataclasses.replace(context, config=config), config)
         return find_entries(self.pair, self.task, localization_of(config, k), self.runtime, {})
 
     def _context(self, names: Sequence[str], k: int) -> SupportContext:
@@ -200,12 +202,16 @@ def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Ru
 
 
 def _describe(
-    pair: CheckpointPair, data: RefitData, fit: Fit, config: RefitSpec, support: Patch | Mask | None, k: int
+    pair: CheckpointPair, data: RefitData, fit: Fit, config: RefitSpec, support: Patch | Mask | None, mask: Mask
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the method and the refit's own record for the provenance."""
-    method = {"method": "refit", **to_plain(config), "lr": config.rate_of(k)}
+    method = {"method": "refit", **to_plain(config), "lr": config.rate_of(len(mask))}
     if support is not None:
-        method |= {"support": "given", "density": None, "budget": k}
+        method |= {"support": "given", "density": None, "budget": len(mask)}
+    if isinstance(support, Patch) and support.provenance.has_lines:
+        method |= {"structure": support.provenance.method["structure"]}
+    elif config.has_lines:
+        method |= {"lines": count_lines(mask, find_codes(pair.base, list(mask), str(config.structure)))}
     record = {
         "teacher": digest_of(pair.tuned),
         "texts": data.describe(),

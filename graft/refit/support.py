@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from graft.errors import BudgetError, ConfigError, PatchMismatchError
+from graft.localize.lines import find_budget, find_codes, select_lines, total_lines
+from graft.localize.rank_limit import select_within_rank
 from graft.localize.registry import LocalizationMethod
 from graft.parallel.sharded import is_sharded
 from graft.patch.live import LiveTarget
@@ -16,6 +18,7 @@ from graft.patch.mask import Mask
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.refit.registry import SUPPORTS, Support
+from graft.scores.coordinates import Groups
 from graft.scores.gradients import DenseSum, Gradients, sum_mean_gradients
 from graft.scores.selection import select_top
 from graft.specs.localize import LocalizeSpec
@@ -36,6 +39,7 @@ class SupportContext:
         weights: base name -> live tensor, for those in scope.
         examples: to fit to.
         k: how many entries.
+        config: the refit block, for the structure of the support.
     """
 
     objective: Objective | MixedObjective
@@ -43,6 +47,7 @@ class SupportContext:
     weights: Mapping[str, torch.Tensor]
     examples: Sequence[Example]
     k: int
+    config: RefitSpec = field(default_factory=RefitSpec)
 
     def gradients(self) -> Gradients:
         """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32.
@@ -96,7 +101,11 @@ def localization_of(config: RefitSpec, k: int) -> LocalizeSpec:
             f"support {row.name!r} chooses its own number of entries, and a refit has exactly as many as asked for: "
             "localize by it first, and give its patch"
         )
-    return LocalizeSpec(method=config.support, budget=k, scope=config.scope, seed=config.seed)
+    shape = {key: getattr(config, key) for key in ("structure", "max_rank", "lines", "bytes")}
+    of_lines = config.lines is not None or config.bytes is not None
+    return LocalizeSpec(
+        method=config.support, budget=None if of_lines else k, scope=config.scope, seed=config.seed, **shape
+    )
 
 
 def match_weights(model: torch.nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -114,8 +123,51 @@ def match_weights(model: torch.nn.Module, names: Sequence[str]) -> dict[str, tor
 
 
 def largest_gradients(context: SupportContext) -> Mask:
-    """Choose the k entries with the largest |gradient| of the mean loss at the base."""
-    return select_largest(context.gradients(), context.base, context.k)
+    """Choose the k entries with the largest |gradient| of the mean loss at the base, in the structure asked for."""
+    gradients, config, base = context.gradients(), context.config, context.base
+    if config.has_lines:
+        return _largest_lines(gradients, base, config)
+    if config.max_rank is None:
+        return select_largest(gradients, base, context.k)
+    ranked = RankedGradients(
+        {name: sizes for name, sizes in gradients.items() if len(base.spec(name).shape) == 2}, base
+    )
+    counts = {name: len(sizes) for name, sizes in ranked.gradients.items()}
+    return select_within_rank(ranked, [(tuple(counts), context.k)], config.max_rank, counts)
+
+
+@dataclass(frozen=True)
+class RankedGradients:
+    """The sizes of matrices' gradients as scores.
+
+    Attributes:
+        gradients: base name -> (n,) fp32.
+        base: the base checkpoint.
+    """
+
+    gradients: Gradients
+    base: Checkpoint
+
+    def select(self, groups: Groups) -> Mask:
+        """Return the entries with the largest sizes, of each group as many as its share."""
+        ((_, k),) = groups
+        return select_largest(self.gradients, self.base, k)
+
+    def at(self, mask: Mask) -> torch.Tensor:
+        """Return (k,) fp32 sizes at a mask."""
+        return torch.cat([_sizes(self.gradients[name][torch.tensor(mask[name])]) for name in mask])
+
+
+def _largest_lines(gradients: Gradients, base: Checkpoint, config: RefitSpec) -> Mask:
+    """Return the lines of matrices with the largest sums of |gradient|."""
+    specs = {name: base.spec(name) for name in gradients if len(base.spec(name).shape) == 2}
+    codes = find_codes(base, list(specs), str(config.structure))
+    everywhere = torch.ones(1, dtype=torch.bool)
+    totals = {
+        name: partial(total_lines, gradients[name].abs(), everywhere.expand(spec.numel), spec.shape, codes[name])
+        for name, spec in specs.items()
+    }
+    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
 
 
 def select_largest(gradients: Gradients, base: Checkpoint, k: int) -> Mask:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.specs.block import Block
 from graft.specs.ranges import Above, AtLeast, Count, OneOf
 
 Allocation = Literal["global", "per-tensor", "per-layer"]
+Structure = Literal["entries", "columns", "rows", "rank"]
 PathKind = Literal["graft", "straight"]
+LINES = ("columns", "rows")  # the structures of whole lines
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,13 @@ class LocalizeSpec(Block):
         method: how the entries are chosen.
         density: entries to keep, as a share of all parameters.
         budget: number of entries to keep, in place of `density`.
+        structure: "entries" one by one; whole "columns" (input dimensions) or "rows" (output dimensions) of matrices,
+            as many as fit the budget (`graft.localize.lines`); or entries within the lines of `max_rank`, "rank". Where
+            absent, "rank" if `max_rank` is given, and else "entries".
+        lines: columns, rows: number of lines to keep, in place of `density`.
+        bytes: columns, rows: most bytes that values and names of the lines may take in a file, in place of `density`.
         scope: which tensors the entries may lie in: layers, embeddings, heads, a sum such as layers+embeddings, all, or
-            a regular expression.
+            a regular expression; with a first layer after it, as in layers>=6, those before it are left out.
         allocation: one budget over all tensors ("global"), or shared out by size "per-tensor" or "per-layer".
         max_rank: largest exact rank of each matrix's part of the mask, so that the patch fits a LoRA of that rank
             (`graft.localize.rank_limit`); entries then lie in matrices alone. Where absent, there is no limit.
@@ -103,6 +110,9 @@ class LocalizeSpec(Block):
     method: Annotated[str, OneOf(LOCALIZATION_METHODS)] = "attribution"
     density: float = 1e-4
     budget: int | None = None
+    structure: Structure | None = None
+    lines: Count | None = None
+    bytes: Count | None = None
     scope: str = "layers"
     allocation: Allocation = "global"
     max_rank: Count | None = None
@@ -117,6 +127,38 @@ class LocalizeSpec(Block):
     paper: PaperSpec = field(default_factory=PaperSpec)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse settings of a structure that do not go together."""
+        super().__post_init__()
+        check_structure(self)
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether whole columns or rows are chosen."""
+        return self.structure in LINES
+
     def at(self, density: float | None) -> LocalizeSpec:
         """Return the same block at another density; at its own where none is given."""
-        return self if density is None else replace(self, density=density, budget=None)
+        return self if density is None else replace(self, density=density, budget=None, lines=None, bytes=None)
+
+
+def check_structure(settings: Any) -> None:
+    """Refuse settings of a structure that do not go together.
+
+    Raises:
+        ValueError: it says which.
+    """
+    structure, max_rank = settings.structure, settings.max_rank
+    if structure not in (None, *get_args(Structure)):
+        raise ValueError(f"structure {structure!r:.40} is none of {', '.join(get_args(Structure))}")
+    if structure == "rank" and max_rank is None:
+        raise ValueError("structure rank needs max_rank")
+    if structure not in (None, "rank") and max_rank is not None:
+        raise ValueError(f"structure {structure} does not go with max_rank")
+    sizes = [name for name in ("budget", "lines", "bytes") if getattr(settings, name) is not None]
+    if len(sizes) > 1:
+        raise ValueError(f"give one of {' and '.join(sizes)}")
+    if sizes and sizes[0] != "budget" and structure not in LINES:
+        raise ValueError(f"{sizes[0]} goes with structure columns or rows alone")
+    if sizes and sizes[0] != "budget" and getattr(settings, "allocation", "global") != "global":
+        raise ValueError(f"allocation {settings.allocation} shares out a budget of entries, not of {sizes[0]}")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from graft.refit.registry import SUPPORTS
 from graft.specs.block import Block
+from graft.specs.localize import LINES, Structure, check_structure
 from graft.specs.ranges import Above, Count, OneOf, Seed, Within
 
 Criterion = Literal["nll", "kl"]
@@ -21,6 +22,9 @@ class RefitSpec(Block):
         support: how the entries are chosen whose values are fitted.
         density: entries to fit, as a share of all parameters.
         budget: number of entries to fit, in place of `density`.
+        structure: entries one by one, whole columns or rows of matrices, or within `max_rank`, as in
+            `localize.structure`; of whole lines those with the largest sum of gradients' sizes, or of the scores.
+        max_rank, lines, bytes: as in `localize`, of a support that is chosen.
         scope: which tensors the entries may lie in, as in `localize.scope`.
         labels: weight of the labels' cross-entropy in the loss; the rest is the divergence from the tuned model's
             outputs, which needs texts alone.
@@ -42,6 +46,10 @@ class RefitSpec(Block):
     support: Annotated[str, OneOf(SUPPORTS)] = "gradient"
     density: float = 1e-4
     budget: int | None = None
+    structure: Structure | None = None
+    max_rank: Count | None = None
+    lines: Count | None = None
+    bytes: Count | None = None
     scope: str = "layers"
     labels: Annotated[float, Within(0, 1)] = 0.0
     texts: Count = 2000
@@ -55,6 +63,18 @@ class RefitSpec(Block):
     rounds: Count = 1
     drop: Annotated[float, Within(0, 1)] = 0.3
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings of a structure that do not go together, and rounds, which would not keep to one."""
+        super().__post_init__()
+        check_structure(self)
+        if self.rounds > 1 and (self.max_rank is not None or self.has_lines):
+            raise ValueError("rounds drop and grow entries one by one, and keep to no structure: leave them out")
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether whole columns or rows are chosen."""
+        return self.structure in LINES
 
     def rate_of(self, k: int) -> float:
         """Return the learning rate of k entries."""

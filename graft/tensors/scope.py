@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # lists of blocks by every name that architectures give them, ALBERT's albert_layer_groups among them
 _LAYER = re.compile(r"(^|[._])(layers?|h|blocks?|groups?|stages?|attentions|ffns|cells)\.\d+\.")
+_FROM = re.compile(r"(.*)>=(\d+)", re.DOTALL)  # no tensor's name holds ">=", which a regular expression could mean
 _EMBEDDING = re.compile(r"(^|[._])(embeddings?|embed|embed_\w+|\w+_embeddings?|wte|wpe|shared)(\.|$)")
 KINDS = ("layers", "embeddings", "heads")
 
@@ -24,7 +25,8 @@ class Scope:
     Attributes:
         name: "layers" (numbered transformer blocks; the default, as in arXiv 2302.06600), "embeddings",
             "heads" (everything else: poolers, final norms, output heads), several joined by "+", "all",
-            or a regular expression that is searched in tensor names.
+            or a regular expression that is searched in tensor names. With ">=L" at its end, such as "layers>=6", the
+            numbered blocks before L and the embeddings are left out, so that until block L all is as in the base.
 
     Raises:
         ConfigError: the name is neither a known choice nor a valid regular expression.
@@ -34,18 +36,27 @@ class Scope:
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.name)
+            re.compile(self._choice[0])
         except re.error as error:
             raise ConfigError(f"scope {self.name!r:.80}: not a regular expression ({error})") from error
 
     def holds(self, tensor: str) -> bool:
         """Return whether a tensor of that name may be touched."""
-        if self.name == "all":
+        choice, first = self._choice
+        if first is not None and not _begins_at(tensor, first):
+            return False
+        if choice == "all":
             return True
-        kinds = self.name.split("+")
+        kinds = choice.split("+")
         if set(kinds) <= set(KINDS):
             return kind_of(tensor) in kinds
-        return re.search(self.name, tensor) is not None
+        return re.search(choice, tensor) is not None
+
+    @property
+    def _choice(self) -> tuple[str, int | None]:
+        """The choice without its first block, and that block's number."""
+        match = _FROM.fullmatch(self.name)
+        return (match[1], int(match[2])) if match else (self.name, None)
 
     def names(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Return the parameters of a checkpoint in this scope, in ascending order.
@@ -57,9 +68,16 @@ class Scope:
         if not names:
             raise ConfigError(
                 f"scope {self.name!r:.80} holds no tensor of {checkpoint.path.name}; "
-                f"choose from {', '.join(KINDS)}, all, a sum like layers+embeddings, or a regular expression"
+                f"choose from {', '.join(KINDS)}, all, a sum like layers+embeddings, or a regular expression, "
+                "and after it a first layer, as in layers>=2, that the model has"
             )
         return names
+
+
+def _begins_at(tensor: str, first: int) -> bool:
+    """Return whether a tensor lies in a block of this number or a later one, or after all of them."""
+    block = block_of(tensor)
+    return kind_of(tensor) == "heads" if block is None else int(block.rpartition(".")[2]) >= first
 
 
 def kind_of(tensor: str) -> str:

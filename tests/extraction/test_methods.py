@@ -23,6 +23,7 @@ from graft.localize.localization import localize_skill
 from graft.patch.format.coding import decode_gaps
 from graft.patch.format.writing import patch_bytes
 from graft.patch.live import apply_patch
+from graft.patch.vertex_cover import largest_rank
 from graft.refit.objective import divergences
 from graft.specs.extraction import DistillSpec, ExtractSpec
 from graft.specs.localize import LocalizeSpec
@@ -115,6 +116,30 @@ def test_columns_are_whole_and_those_of_the_largest_total(inputs: ExtractionInpu
             kept |= {(name, int(column)) for column in columns}
             assert all((columns == column).sum() == shape[0] for column in set(columns))
     assert kept == set(sorted(totals, key=lambda key: -totals[key])[:3])
+
+
+def test_rows_are_whole_and_the_entries_of_a_rank_fit_it(inputs: ExtractionInput) -> None:
+    rows = extract(inputs, "rows", 3)
+    assert rows.patch is not None
+    assert rows.patch.provenance.method["lines"] == 3
+    for name, indices in rows.patch.mask.indices.items():
+        n_columns = inputs.pair.base.spec(name).shape[1]
+        assert set(np.bincount(indices // n_columns)) <= {0, n_columns}
+    free, fitting = extract(inputs, "cut", 0.05), extract(inputs, "rank", 0.05)
+    assert free.patch is not None
+    assert fitting.patch is not None
+    assert largest_rank(free.patch.mask) > 8 >= largest_rank(fitting.patch.mask) > 1
+    assert len(free.patch) == len(fitting.patch)
+
+
+@pytest.mark.parametrize(("method", "size"), [("columns", 3), ("rows", 3), ("rank", 0.02)])
+def test_values_are_fitted_on_the_entries_of_a_structure(method: str, size: float, inputs: ExtractionInput) -> None:
+    cut, refit = extract(inputs, method, size), extract(inputs, f"refit_{method}", size)
+    assert cut.patch is not None
+    assert refit.patch is not None
+    assert cut.patch.mask == refit.patch.mask
+    assert any(not torch.equal(refit.patch.values[name], cut.patch.values[name]) for name in cut.patch.mask)
+    assert cut.patch.provenance.has_lines == refit.patch.provenance.has_lines == (method != "rank")
 
 
 def test_factors_are_the_nearest_of_their_rank() -> None:

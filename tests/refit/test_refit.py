@@ -251,3 +251,14 @@ def test_a_live_teacher_gives_the_patch_of_its_folder_and_stays_as_it_is(base: P
     of_live = refit_skill(base, live, task, config, tokenizer=tokenizer)
     assert patch_bytes(of_live) == patch_bytes(refit_skill(base, tuned, task, config))
     assert all(same_bits(before[name], tensor) for name, tensor in live.state_dict().items())
+
+
+def test_a_refit_of_whole_columns_is_named_by_them(base: Path, tuned: Path, task: Task) -> None:
+    config = RefitSpec(structure="columns", lines=4, epochs=1)
+    patch = refit_skill(base, tuned, task, config)
+    assert patch.provenance.method["lines"] == 4
+    assert patch.provenance.has_lines
+    again = refit_skill(base, tuned, task, RefitSpec(epochs=1), support=patch)
+    assert again.mask == patch.mask
+    assert again.provenance.method["structure"] == "columns"
+    assert not refit_skill(base, tuned, task, RefitSpec(epochs=1), support=patch.mask).provenance.has_lines

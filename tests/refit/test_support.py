@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from graft.errors import BudgetError, ConfigError, PatchMismatchError
+from graft.localize.lines import count_lines, find_codes
 from graft.localize.registry import LOCALIZATION_METHODS
+from graft.patch.vertex_cover import largest_rank
 from graft.refit import support
 from graft.refit.registry import SUPPORTS
 from graft.refit.support import (
@@ -85,3 +87,33 @@ def test_what_takes_no_gradient_is_refused_by_name(context: SupportContext) -> N
         match_weights(model, ["nowhere"])
     with pytest.raises(PatchMismatchError, match=r"'embeddings.position_ids' is a buffer"):
         match_weights(model, ["embeddings.position_ids"])
+
+
+def test_a_support_of_whole_lines_holds_those_with_the_largest_gradients(context: SupportContext) -> None:
+    of_columns = dataclasses.replace(context, config=RefitSpec(structure="columns", lines=3))
+    mask, gradients = largest_gradients(of_columns), context.gradients()
+    codes = find_codes(context.base, list(context.weights), "columns")
+    assert count_lines(mask, codes) == 3
+    sums = [
+        float(total)
+        for name, gradient in gradients.items()
+        if len(context.base.spec(name).shape) == 2
+        for total in gradient.abs().view(context.base.spec(name).shape).sum(0 if codes[name] == "columns" else 1)
+    ]
+    kept = sum(float(gradients[name].abs()[torch.tensor(mask[name])].sum()) for name in mask)
+    assert kept == pytest.approx(sum(sorted(sums)[-3:]), rel=1e-5)
+
+
+def test_a_support_keeps_to_a_rank(context: SupportContext) -> None:
+    assert largest_rank(largest_gradients(context)) > 1
+    mask = largest_gradients(dataclasses.replace(context, config=RefitSpec(max_rank=1)))
+    assert (len(mask), largest_rank(mask)) == (K, 1)
+
+
+def test_a_structure_goes_to_the_method_that_chooses_the_support() -> None:
+    config = RefitSpec("attribution", structure="rows", lines=4)
+    assert (localization_of(config, 9).lines, localization_of(config, 9).budget) == (4, None)
+    assert localization_of(RefitSpec("magnitude", max_rank=2), 9).max_rank == 2
+    for wrong in ({"rounds": 2, "max_rank": 1}, {"rounds": 2, "structure": "rows"}, {"lines": 2}):
+        with pytest.raises(ValueError, match=r"rounds drop|lines goes"):
+            RefitSpec(**wrong)  # type: ignore[arg-type]

@@ -53,3 +53,19 @@ def test_the_layer_of_a_tensor() -> None:
     assert layer_of("bert.encoder.layer.11.output.dense.bias") == "bert.encoder.layer.11"
     assert layer_of("model.embed_tokens.weight") == "embeddings"
     assert layer_of("lm_head.weight") == "heads"
+
+
+def test_a_first_layer_goes_with_every_scope(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_single(tmp_path / "base", sample_tensors()))
+    assert Scope("all>=0").names(checkpoint) == ("head.w", "layers.0.w", "layers.1.b", "layers.1.w")
+    assert Scope("all>=1").names(checkpoint) == ("head.w", "layers.1.b", "layers.1.w")
+    assert Scope("layers>=1").names(checkpoint) == ("layers.1.b", "layers.1.w")
+    assert Scope("layers+embeddings>=1").names(checkpoint) == ("layers.1.b", "layers.1.w")
+    assert Scope(r"\.w$>=1").names(checkpoint) == ("head.w", "layers.1.w")
+    for name in ("layers>=2", "embeddings>=0"):
+        with pytest.raises(ConfigError, match=r"holds no tensor of base; .*, as in layers>=2, that the model has"):
+            Scope(name).names(checkpoint)
+    assert Scope("layers>=2").holds("bert.encoder.layer.11.output.dense.weight")
+    assert not Scope("layers>=12").holds("bert.encoder.layer.11.output.dense.weight")
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        Scope("(>=1")

@@ -16,7 +16,7 @@ from graft_cli.saving import save_and_show, show_notes
 @click.argument("tuned")
 @options.density
 @options.budget
-@options.scope
+@options.takes_scope("all")
 @options.with_base_values
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Patch file to write; without it a diagnosis is shown."

@@ -11,7 +11,7 @@ import click
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.specs.localize import Allocation, PathKind
 from graft.specs.runtime import Runtime
-from graft_cli import options, processes
+from graft_cli import options, processes, structures
 from graft_cli.fitting import plan_and_show, refit_and_show
 from graft_cli.saving import save_and_show
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from graft.specs.localize import LocalizeSpec
 
 
-_REFIT_TAKES = ("method", "density", "budget", "scope")
+_OF_PATCH = ("density", "budget", "lines", "bytes", "with_base_values", "force")
+_REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines", "bytes", "scope")
 
 
 @click.command("localize")
@@ -38,18 +39,14 @@ _REFIT_TAKES = ("method", "density", "budget", "scope")
     show_default=True,
     help="How to choose the weights.",
 )
-@options.scope
+@structures.takes_structure
+@options.takes_scope("layers")
 @click.option(
     "--allocation",
     type=click.Choice(get_args(Allocation)),
     default="global",
     show_default=True,
     help="One budget over all tensors, or one for each tensor or layer in proportion to its size.",
-)
-@click.option(
-    "--max-rank",
-    type=click.IntRange(1),
-    help="Choose entries, of matrices alone, that fit a LoRA of this rank exactly.  [default: no limit]",
 )
 @click.option(
     "--path",
@@ -183,6 +180,7 @@ def _show(
     differences = describe_differences(base, tuned, config.scope, whole=False) if processes.is_first() else None
     more = kept | ({} if gains is None else {"curve": gains.to_json()})
     lines = [] if gains is None else ["", *_curve_lines(gains), ""]
+    lines += [structures.describe_lines_kept(patch, config)] if config.has_lines else []
     lines += [measured["sentence"] for measured in kept.values()]
     save_and_show(patch, claim, as_json=as_json, more=more, lines=lines, differences=differences)
 
@@ -233,12 +231,14 @@ def _measure(base: str, tuned: str, task: Any, patch: Patch, config: LocalizeSpe
 
 
 def _check_usage(output: Path | None, curve: bool, plan: bool, patch_options: Mapping[str, object]) -> None:
+    structures.check_sizes(patch_options)
     if plan:
         return
     if output is None and not curve:
         raise click.UsageError("Missing option '-o' / '--output' (or --curve, --plan).")
-    if output is None and any(patch_options.get(key) for key in ("density", "budget", "with_base_values", "force")):
-        raise click.UsageError("--density, --budget, --with-base-values and --force need -o")
+    idle = [key for key in _OF_PATCH if output is None and patch_options.get(key)]
+    if idle:
+        raise click.UsageError("--density, --budget, --lines, --bytes, --with-base-values and --force need -o")
 
 
 def _curve_lines(curve: GainCurve) -> list[str]:

@@ -10,7 +10,7 @@ import click
 from graft.refit.registry import SUPPORTS
 from graft.specs.refit import Criterion
 from graft.specs.runtime import Runtime
-from graft_cli import options
+from graft_cli import options, structures
 from graft_cli.fitting import plan_and_show, refit_and_show
 from graft_cli.regions import load_regions, load_with_provenance
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from graft.patch.mask import Mask
     from graft.patch.skill_patch import Patch
     from graft.tasks.task import Task
+
+
+_OF_SUPPORT = ("density", "budget", "support", "structure", "max_rank", "lines", "bytes", "scope")
 
 
 @click.command("refit")
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 @options.density
 @options.budget
 @options.choose("--support", registry=SUPPORTS, help="How to choose the weights, without PATCH. [default: gradient]")
-@options.scope
+@structures.takes_structure
+@options.takes_scope("layers")
 @click.option(
     "--labels",
     type=click.FloatRange(0, 1),
@@ -101,8 +105,10 @@ def command(
 
     if output is None and not plan:
         raise click.UsageError("Missing option '-o' / '--output' (or --plan).")
-    if patch is not None and any(settings[key] is not None for key in ("density", "budget", "support", "scope")):
-        raise click.UsageError("PATCH says which weights: --density, --budget, --support and --scope go without it")
+    idle = [key for key in _OF_SUPPORT if patch is not None and settings[key] is not None]
+    if idle:
+        raise click.UsageError(f"PATCH says which weights: --{idle[0].replace('_', '-')} goes without it")
+    structures.check_sizes(settings)
     region, task = _load_inputs(patch, task_file, texts_file, seed)
     held_out = {} if task_file else {"hold_out": 0.2, "select": "kl"}
     block = held_out | {key: value for key, value in settings.items() if value is not None}

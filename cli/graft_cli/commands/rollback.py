@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Measure all densities from 1e-5 to 1e-2, also those above the one that is taken; -o is then optional.",
 )
-@options.scope
+@options.takes_scope("layers")
 @options.seed
 @options.batch_size(32)
 @options.assignments

@@ -1,1 +1,1 @@
-"""Format 1 of patch and mask files: the only reader and the only writer."""
+"""Formats 1 and 2 of patch and mask files: the only reader and the only writer."""

@@ -11,12 +11,14 @@ from graft.files.header import Header, clip_text, parse_json, quote, read_header
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.format.integrity import Seal
 from graft.patch.format.layout import check_layout
+from graft.patch.format.lines import LINE_CODES
 from graft.patch.format.tensor_table import TensorRow, read_table
 from graft.patch.growth import find_contradiction
 from graft.patch.provenance import Provenance
 
 KEY = "skill_patch"
 FORMAT = 1
+FORMAT_OF_LINES = 2  # of files with whole rows or columns of matrices, which a reader of format 1 does not know
 FILE_NAME = "patch.safetensors"
 MAX_PATCH_HEADER = 2**25  # bytes of rows and provenance: room for 200,000 tensors
 
@@ -72,6 +74,7 @@ def read_declaration(header: Header, where: str) -> Declaration:
     meta = _read_meta(header, where)
     kind = str(meta["kind"])
     rows = read_table(meta.get("tensors"), kind, where)
+    _check_codes(rows, meta["format"], where)
     try:
         provenance = Provenance.from_json(meta)
     except ValueError as error:
@@ -93,12 +96,22 @@ def _read_meta(header: Header, where: str) -> dict[str, object]:
         meta = parse_json(header.metadata[KEY], where)
     except CheckpointError as error:
         raise PatchFormatError(str(error)) from error
-    if meta.get("format") != FORMAT or type(meta["format"]) is not int:
+    if type(meta.get("format")) is not int or meta["format"] not in (FORMAT, FORMAT_OF_LINES):
         declared = quote(meta.get("format"))
-        raise PatchFormatError(f"{where}: format {declared} is not known here; this reads format {FORMAT}")
+        known = f"{FORMAT} and {FORMAT_OF_LINES}"
+        raise PatchFormatError(f"{where}: format {declared} is not known here; this reads formats {known}")
     if meta.get("kind") not in ("patch", "mask"):
         raise PatchFormatError(f"{where}: kind {quote(meta.get('kind'))} is neither 'patch' nor 'mask'")
     return meta
+
+
+def _check_codes(rows: tuple[TensorRow, ...], declared: object, where: str) -> None:
+    """Refuse codes of lines in a file that calls itself one of format 1, and format 2 without any."""
+    row = next((row for row in rows if row.code in LINE_CODES), None)
+    if declared == FORMAT and row is not None:
+        raise PatchFormatError(f"{where}: tensor {quote(row.name)} has code {row.code!r}, which format {FORMAT} lacks")
+    if declared == FORMAT_OF_LINES and row is None:
+        raise PatchFormatError(f"{where}: of format {FORMAT_OF_LINES}, and none of its tensors is coded by lines")
 
 
 def _check_growth(provenance: Provenance, rows: tuple[TensorRow, ...], header: Header, where: str) -> None:

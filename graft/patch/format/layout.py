@@ -30,7 +30,7 @@ class RowOffsets:
     """The first byte of a row.
 
     Attributes:
-        code: in the tensor "gaps" or "bits", whichever the row's code is.
+        code: in the tensor "gaps" or "bits", whichever holds the row's code.
         values: in the tensors "values.DTYPE" and "base.DTYPE" of its dtype.
     """
 
@@ -44,8 +44,8 @@ def locate_rows(rows: Sequence[TensorRow]) -> dict[str, RowOffsets]:
     offsets = {}
     for row in rows:
         key = f"values.{row.dtype}"
-        offsets[row.name] = RowOffsets(ends[row.code], ends[key])
-        ends[row.code] += row.n_code_bytes
+        offsets[row.name] = RowOffsets(ends[row.payload], ends[key])
+        ends[row.payload] += row.n_code_bytes
         ends[key] += row.k * ITEM_SIZES[row.dtype]
     return offsets
 

@@ -1,4 +1,4 @@
-"""Read format 1: open a file by its header, then read its rows one by one or all at once."""
+"""Read formats 1 and 2: open a file by its header, then read its rows one by one or all at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from graft.files.tensor_spec import ITEM_SIZES
 from graft.patch.format.coding import decode_bits, decode_gaps
 from graft.patch.format.declaration import Declaration, read_declaration, read_patch_header
 from graft.patch.format.layout import RowOffsets, locate_rows
+from graft.patch.format.lines import LINE_CODES, decode_lines
 from graft.patch.format.tensor_table import TensorRow
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import Provenance
@@ -198,10 +199,13 @@ class PatchFile:
         if row.code == "all":
             return np.arange(row.k, dtype=np.int64)
         start = self._offsets[row.name].code
-        data = self._read_bytes(row.code, start, start + row.n_code_bytes)
+        data = self._read_bytes(row.payload, start, start + row.n_code_bytes)
         if row.code == "bits":
             return decode_bits(np.frombuffer(data, np.uint8), row.k, row.spec.numel)
-        return decode_gaps(np.frombuffer(data, "<u2").astype(np.uint16, copy=False), row.k, row.spec.numel)
+        tokens = np.frombuffer(data, "<u2").astype(np.uint16, copy=False)
+        if row.code in LINE_CODES:
+            return decode_lines(row.code, tokens, row.k, row.shape)
+        return decode_gaps(tokens, row.k, row.spec.numel)
 
     def _values(self, row: TensorRow, key: str) -> torch.Tensor | None:
         name = f"{key}.{row.dtype}"

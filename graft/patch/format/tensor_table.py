@@ -11,9 +11,10 @@ from typing import Any
 from graft.errors import PatchFormatError
 from graft.files.header import clip_text, quote
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.patch.format.lines import LINE_CODES, measure_lines
 
 _HASH = re.compile(r"[0-9a-f]{16}")
-# "all" rows of a mask file take no bytes, so that only this bounds what a small file can make us allocate
+# "all" rows of a mask file take no bytes and lines few: only this bounds what a small file can make us allocate
 MAX_FREE_ENTRIES = 2**31
 
 
@@ -34,6 +35,11 @@ class TensorRow:
     def spec(self) -> TensorSpec:
         """Dtype and shape of the whole tensor."""
         return TensorSpec(self.dtype, self.shape)
+
+    @property
+    def payload(self) -> str:
+        """Name of the file's tensor that holds the row's code: "gaps", "bits", or "all", which none does."""
+        return "gaps" if self.code in LINE_CODES else self.code
 
     @property
     def n_bytes_bits(self) -> int:
@@ -60,7 +66,7 @@ def read_table(value: Any, kind: str, where: str) -> tuple[TensorRow, ...]:
         raise PatchFormatError(f"{where}: no table of tensors, or an empty one")
     rows = tuple(_read_row(item, kind, where) for item in value)
     _check_order(rows, where)
-    free = sum(row.k for row in rows if row.code == "all")
+    free = sum(row.k for row in rows if row.code in ("all", *LINE_CODES))
     if kind == "mask" and free > MAX_FREE_ENTRIES:
         raise PatchFormatError(f"{where}: declares {free:,} entries without data, more than {MAX_FREE_ENTRIES:,}")
     return rows
@@ -83,9 +89,12 @@ def _read_row(item: Any, kind: str, where: str) -> TensorRow:
     row = TensorRow(name, dtype, tuple(shape), str(code), k, t, base_print, result_print)
     if not _is_count(k) or not _is_count(t) or not 1 <= k <= row.spec.numel < 2**63:
         raise refusal(f"has {k!r} entries in {t!r} tokens, which its shape {list(shape)} cannot hold")
-    if code not in ("all", "bits", "gaps") or (code == "all") != (k == row.spec.numel):
+    if code not in ("all", "bits", "gaps", *LINE_CODES) or (code == "all") != (k == row.spec.numel):
         raise refusal(f"has code {code!r} for {k} of {row.spec.numel} elements")
-    if (t < k) if code == "gaps" else (t != 0):
+    if code in LINE_CODES and (len(shape) != 2 or k % measure_lines(code, row.shape)[1]):
+        raise refusal(f"has code {code!r} for {k} entries, which are no whole {code} of its shape {shape}")
+    fewest = k // measure_lines(code, row.shape)[1] if code in LINE_CODES else k
+    if (t < fewest) if row.payload == "gaps" else (t != 0):
         raise refusal(f"has {t} tokens for {k} entries in code {code!r}")
     _check_hashes(row, kind, refusal)
     return row

@@ -1,4 +1,4 @@
-"""Write format 1: one safetensors file per patch or mask, the same bytes for the same content."""
+"""Write a patch or mask: one safetensors file, the same bytes for the same content; of format 2 where it has lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from graft.arguments import checked
 from graft.errors import PatchError
 from graft.files.claims import Output
 from graft.files.outputs import new_file
-from graft.patch.format.coding import encode_indices
-from graft.patch.format.declaration import FORMAT, KEY
+from graft.patch.format.declaration import FORMAT, FORMAT_OF_LINES, KEY
 from graft.patch.format.integrity import canonical_json, make_seal
+from graft.patch.format.lines import LINE_CODES, encode_entries
 from graft.patch.format.tensor_table import TensorRow
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
@@ -24,7 +24,9 @@ from graft.tensors.hashing import hash_values
 
 @checked
 def save_patch(patch: Patch | Mask, path: Output, *, provenance: Provenance | None = None, force: bool = False) -> None:
-    """Save a patch, or a mask alone, as a format-1 file; the same content gives the same bytes.
+    """Save a patch, or a mask alone; the same content gives the same bytes.
+
+    The file is of format 2 where it was made of whole rows or columns (`graft.patch.format.lines`), else of format 1.
 
     Args:
         patch: a Patch (kind "patch") or a Mask (kind "mask").
@@ -46,7 +48,7 @@ def patch_bytes(patch: Patch | Mask, provenance: Provenance | None = None) -> by
 
     mask = patch.mask if isinstance(patch, Patch) else patch
     provenance = patch.provenance if isinstance(patch, Patch) else replace(provenance or Provenance(), grown={})
-    rows, tensors = _encode_mask(mask, patch if isinstance(patch, Patch) else None)
+    rows, tensors = _encode_mask(mask, patch if isinstance(patch, Patch) else None, by_line=provenance.has_lines)
     if isinstance(patch, Patch):
         tensors |= _join("values", rows, patch.values)
         tensors |= _join("base", rows, patch.base_values or {})
@@ -55,12 +57,12 @@ def patch_bytes(patch: Patch | Mask, provenance: Provenance | None = None) -> by
     return bytes(save(tensors, metadata={KEY: meta}))
 
 
-def _encode_mask(mask: Mask, patch: Patch | None) -> tuple[list[TensorRow], dict[str, torch.Tensor]]:
+def _encode_mask(mask: Mask, patch: Patch | None, *, by_line: bool) -> tuple[list[TensorRow], dict[str, torch.Tensor]]:
     rows: list[TensorRow] = []
     parts: dict[str, list[torch.Tensor]] = {"gaps": [], "bits": []}
     for name, indices in mask.indices.items():
         spec = mask.specs[name]
-        coded = encode_indices(indices, spec.numel)
+        coded = encode_entries(indices, spec, by_line=by_line)
         hashes = (patch.base_hashes[name], hash_values(patch.values[name])) if patch else (None, None)
         rows.append(TensorRow(name, spec.dtype, spec.shape, coded.code, indices.size, coded.gaps.size, *hashes))
         parts["gaps"].append(torch.from_numpy(coded.gaps))
@@ -83,7 +85,7 @@ def _metadata(kind: str, rows: list[TensorRow], tensors: Mapping[str, torch.Tens
     table = [row.to_json() for row in rows]
     meta = {
         **provenance.to_json(),
-        "format": FORMAT,
+        "format": FORMAT_OF_LINES if any(row.code in LINE_CODES for row in rows) else FORMAT,
         "kind": kind,
         "tensors": table,
         **make_seal(tensors, table),

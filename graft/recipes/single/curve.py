@@ -33,7 +33,7 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
 
 
 def _measure(run: SingleRun, head: Head, method: str, density: float, base: float, tuned: float) -> CurvePoint:
-    graft = run.find_graft(method, density=density, budget=None)
+    graft = run.find_graft(method, density=density, budget=None, lines=None, bytes=None)
     with put_on(head.model, graft):
         outcomes = run.predict_test(head).outcomes()
     gain = recovered_gain(accuracy(outcomes), base, tuned)

@@ -1,0 +1,201 @@
+"""Whole lines on purpose: masks of whole columns (input dimensions) or rows (output dimensions) of matrices.
+
+SGD gathers a skill in few input dimensions (outlier dimensions, arXiv 2310.17715), so that a mask of whole columns
+costs little of it, and a file names each line once (`graft.patch.format.lines`). A line is worth the sum of its changed
+entries' scores, to first order what all of it would do; the best are taken while they fit a budget of entries, of lines
+or of bytes (of values and of lines' names, the header aside). One that does not fit is passed over for the next that
+does, so that a budget is never exceeded, and what is left of it is less than any line that might still be had.
+
+Columns of two layers y = W x of shapes (2, 3) and (1, 2), stored (out, in), and a budget of 5 entries:
+
+    (9 1 0)   sums 12 1 0     (4 4)   sums 4 4     column 0 of the first takes 2 entries, both of the second 1 each;
+    (3 0 0)                                        1 is left, and column 1 of the first would take 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from graft.errors import BudgetError, CheckpointError
+from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
+from graft.localize.budget import allocate, resolve_budget
+from graft.patch.format.lines import expand_lines, measure_lines
+from graft.patch.mask import Indices, Mask
+from graft.scores.coordinates import Groups
+from graft.scores.table import DenseScores
+from graft.sources.adapters.transposed_layers import find_input_axes
+from graft.specs.localize import Allocation, LocalizeSpec
+from graft.tensors.checkpoint import Checkpoint
+
+Unit = Literal["entries", "lines", "bytes"]
+Totals = Mapping[str, Callable[[], torch.Tensor]]
+NAME_BYTES = 2  # of a line in a file, but for the few that lie 65,535 lines from the one before
+
+
+class SizeOfLines(Protocol):
+    """Settings that say how many lines to take."""
+
+    @property
+    def density(self) -> float: ...  # noqa: D102
+    @property
+    def budget(self) -> int | None: ...  # noqa: D102
+    @property
+    def lines(self) -> int | None: ...  # noqa: D102
+    @property
+    def bytes(self) -> int | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class LineBudget:
+    """How much whole lines may take: so many of a unit, shared out by an allocation."""
+
+    unit: Unit
+    size: int
+    allocation: Allocation = "global"
+
+    def cost(self, spec: TensorSpec, code: str) -> int:
+        """Return what a line of a matrix takes of the budget."""
+        length = measure_lines(code, spec.shape)[1]
+        return {"entries": length, "lines": 1, "bytes": length * ITEM_SIZES[spec.dtype] + NAME_BYTES}[self.unit]
+
+    def share(self, specs: Mapping[str, TensorSpec]) -> Groups:
+        """Return the shares of groups of matrices.
+
+        Raises:
+            BudgetError: a budget of more entries than the matrices have.
+        """
+        if self.unit == "entries":
+            return allocate(self.size, {name: spec.numel for name, spec in specs.items()}, self.allocation)
+        return [(tuple(specs), self.size)]
+
+
+def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
+    """Return the budget of the settings of a patch or of a refit: of lines or bytes where they say so, else of entries.
+
+    Raises:
+        BudgetError: a budget of no entry.
+    """
+    allocation: Allocation = getattr(config, "allocation", "global")
+    if config.lines is not None:
+        return LineBudget("lines", config.lines)
+    if config.bytes is not None:
+        return LineBudget("bytes", config.bytes)
+    return LineBudget("entries", resolve_budget(n_parameters, config.density, config.budget), allocation)
+
+
+def count_on_path(budget: LineBudget, specs: Mapping[str, TensorSpec], most: int) -> int:
+    """Return about how many entries a budget keeps, `most` at most: as many the graft of a score's path has."""
+    n_lines = sum(min(spec.shape) for spec in specs.values())
+    n_entries = sum(spec.numel for spec in specs.values())
+    per_unit = {
+        "entries": 1.0,
+        "lines": n_entries / n_lines,
+        "bytes": n_entries / sum(x.n_bytes for x in specs.values()),
+    }
+    return max(1, min(most, int(budget.size * per_unit[budget.unit])))
+
+
+def find_codes(base: Checkpoint, names: Sequence[str], structure: str) -> dict[str, str]:
+    """Return the code of a structure's lines in each matrix as it is stored: name -> "rows" or "columns".
+
+    Raises:
+        CheckpointError: nothing tells which axis of a matrix is its input.
+    """
+    inputs = find_input_axes(base, names)
+    return {name: "columns" if (axis == 1) == (structure == "columns") else "rows" for name, axis in inputs.items()}
+
+
+def total_lines(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, ...], code: str) -> torch.Tensor:
+    """Return (lines,) fp64 sums of (n,) scores over what may be taken, -inf for a line of which nothing may."""
+    axis = 0 if code == "columns" else 1
+    sums = scores.masked_fill(~may_take, 0).view(shape).sum(axis, dtype=torch.float64)
+    return sums.masked_fill(~may_take.view(shape).any(axis), -torch.inf)
+
+
+def total_draws(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, ...], code: str) -> torch.Tensor:
+    """Return one draw a line in place of a sum, which would favor the longest lines, so that all are as likely."""
+    axis = 0 if code == "columns" else 1
+    return scores.view(shape).select(axis, 0).double().masked_fill(~may_take.view(shape).any(axis), -torch.inf)
+
+
+def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeSpec, *, draws: bool = False) -> Mask:
+    """Choose the lines of matrices with the best totals over the entries that tuning changed.
+
+    Args:
+        scores: of every weight.
+        matrices: to choose from.
+        config: the structure and its budget.
+        draws: the scores are random draws, of which one a line counts.
+
+    Raises:
+        BudgetError, CheckpointError: as `find_codes` and `select_lines`.
+    """
+    base = scores.pair.base
+    specs = {name: base.spec(name) for name in matrices}
+    codes = find_codes(base, matrices, str(config.structure))
+
+    def total(name: str) -> torch.Tensor:
+        changed = scores.pair.read_delta(name)[1]
+        add_up = total_draws if draws else total_lines
+        return add_up(scores.table[name](), changed, specs[name].shape, codes[name])
+
+    totals = {name: partial(total, name) for name in matrices}
+    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
+
+
+def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping[str, str], budget: LineBudget) -> Mask:
+    """Select the lines with the largest totals that fit a budget; ties go by tensor name, then line.
+
+    Args:
+        totals: matrix -> function that gives its (lines,) fp64 totals; -inf marks what may not be taken.
+        specs: of the matrices.
+        codes: matrix -> "rows" or "columns", as it is stored.
+        budget: what the lines may take.
+
+    Raises:
+        BudgetError: no line fits, or there are fewer than a budget of lines asks for.
+        CheckpointError: a total is NaN.
+    """
+    indices: dict[str, Indices] = {}
+    costs = {name: budget.cost(spec, codes[name]) for name, spec in specs.items()}
+    for names, share in budget.share(specs):
+        for name, lines in _take(totals, costs, sorted(names), share).items():
+            indices[name] = expand_lines(codes[name], lines, specs[name].shape)
+    if not indices:
+        raise BudgetError(
+            f"no line of a matrix fits a budget of {budget.size:,} {budget.unit}: the shortest in scope takes "
+            f"{min(costs.values()):,}; raise it"
+        )
+    mask = Mask.of(specs, indices)
+    n_lines = count_lines(mask, codes)
+    if budget.unit == "lines" and n_lines < budget.size:
+        raise BudgetError(f"a budget of {budget.size:,} lines, but only {n_lines:,} in scope changed: lower it")
+    return mask
+
+
+def count_lines(mask: Mask, codes: Mapping[str, str]) -> int:
+    """Return the number of lines of a mask that holds whole ones alone."""
+    return sum(len(mask[name]) // measure_lines(codes[name], mask.specs[name].shape)[1] for name in mask)
+
+
+def _take(totals: Totals, costs: Mapping[str, int], names: Sequence[str], share: int) -> dict[str, Indices]:
+    """Return the ascending lines of each matrix that are taken, the best first, while they fit."""
+    values = [totals[name]().numpy() for name in names]
+    flat, sizes = np.concatenate(values), [len(part) for part in values]
+    if np.isnan(flat).any():
+        raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
+    cost = np.repeat([costs[name] for name in names], sizes)
+    taken, shortest = np.zeros(len(flat), np.bool_), int(cost.min())
+    for position in np.argsort(-flat, kind="stable"):
+        if share < shortest or flat[position] == -np.inf:
+            break
+        if cost[position] <= share:
+            taken[position], share = True, share - int(cost[position])
+    parts = zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True)
+    return {name: np.flatnonzero(part) for name, part in parts if part.any()}
