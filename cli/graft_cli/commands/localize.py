@@ -72,7 +72,8 @@ _REFIT_TAKES = ("method", "density", "budget", "scope")
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is faster.",
+    help="fisher, talos, adam-attribution: examples whose gradients are averaged before they are squared; 1 is exact, "
+    "more is faster.",
 )
 @click.option(
     "--curve",
