@@ -10,7 +10,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from graft.errors import BudgetError
@@ -22,16 +21,16 @@ from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
-from graft.recipes.planted.checkpoints import Drift, changed_mask, draw_mask, draw_part, size_at
 from graft.recipes.seed_run import SeedRun
 from graft.recipes.state import find_or_read
 from graft.results.planted import Numbers, PlantedCell, PlantedSeed
-from graft.sources.opening import open_pair
+from graft.sources.opening import Model, open_pair
 from graft.specs.planted import PlantedSpec
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
+from graft.train.planting import Drift, changed_mask, draw_mask, draw_part, size_at
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _run_cell(
 
 
 def _run_method(
-    run: PlantedRun, head: Head, tuned: torch.nn.Module, mask: Mask, method: str, ends: tuple[float, float]
+    run: PlantedRun, head: Head, tuned: Model, mask: Mask, method: str, ends: tuple[float, float]
 ) -> Numbers:
     """Return recall, its area, the graft's accuracy and gain, and seconds."""
     recalls: dict[float, float] = {}

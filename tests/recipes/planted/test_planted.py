@@ -1,4 +1,4 @@
-"""A tiny experiment on planted truth from start to end, and what its checkpoints are."""
+"""A tiny experiment on planted truth from start to end."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from graft.errors import ConfigError
-from graft.files.tensor_spec import TensorSpec
 from graft.recipes import run as running
 from graft.recipes.planted import seed as seeding
-from graft.recipes.planted.checkpoints import Drift, changed_mask, draw_mask, draw_part, size_at
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.report.page.build_page import write_report
 from graft.results.planted import PlantedSeed
 from graft.results.run import load_results
-from graft.tasks.head import open_head
-from graft.tasks.task import Task
-from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.pair import CheckpointPair
-from graft.tensors.scope import Scope
 from tests.models import write_yaml
 
 
@@ -103,47 +94,6 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
     run_recipe(recipe, tmp_path / "out")
     assert measured == [1e-3, 3.0]
     assert {path.name for path in (tmp_path / "out" / "state" / "seed-0").iterdir()} == {"seed.json", "cells"}
-
-
-def test_a_drift_leaves_still_entries_alone_and_has_the_size_that_was_asked_for(
-    base: Path, tuned: Path, task: Task
-) -> None:
-    pair = CheckpointPair.open(base, tuned)
-    names = Scope("layers").names(pair.base)
-    mask, drift = draw_mask(pair.base, names, 300, 0), Drift(pair, names)
-    head = open_head(base, task.spec)
-    drift.add_to(head.model, 0.5, mask)
-    moved = CheckpointPair.open(base, head_folder(head, tuned))
-    changed = changed_mask(moved, names)
-    assert not len(changed & mask)
-    assert len(changed) > 0.9 * sum(pair.base.spec(name).numel for name in names) - 300
-    assert size_at(moved, changed) == pytest.approx(0.5 * drift.size(), rel=0.1)
-
-
-def head_folder(head: Any, beside: Path) -> Checkpoint:
-    folder = beside.parent / "drifted"
-    head.model.save_pretrained(folder)
-    head.tokenizer.save_pretrained(folder)
-    return Checkpoint.open(folder)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10**6), st.integers(1, 60), st.floats(0, 1), st.floats(0, 1))
-def test_draws_are_exact_and_nested(seed: int, k: int, share: float, more: float) -> None:
-    class Base:
-        def spec(self, name: str) -> TensorSpec:
-            return TensorSpec("F32", (len(name), 10))
-
-    mask = draw_mask(Base(), ["a", "bb", "ccc"], k, seed)  # type: ignore[arg-type]
-    assert len(mask) == k
-    assert mask == draw_mask(Base(), ["ccc", "bb", "a"], k, seed)  # type: ignore[arg-type]
-    small, large = sorted((share, more))
-    part = draw_part(mask, large, seed)
-    assert len(part) == round(large * k)
-    assert len(part & mask) == len(part)
-    inner = draw_part(mask, small, seed)
-    assert len(inner & part) == len(inner)
-    assert len(draw_part(mask, 1, seed) & mask) == k
 
 
 @pytest.mark.parametrize(
