@@ -97,11 +97,24 @@ def answer_extraction(summary: Mapping[str, Any]) -> str:
     return f"accuracy: {list_rows(summary, REFERENCES, 'accuracy')}; gain kept in at most 1 MB: {gains}"
 
 
+def answer_planted(summary: Mapping[str, Any]) -> str:
+    """Say what each method finds of the planted entries, the mean over the ladder and its worst place."""
+    found: dict[str, list[float]] = {}
+    for name, row in summary.items():
+        recall = mean_of(row, "recall")
+        if recall is not None:
+            found.setdefault(name.partition(",")[0], []).append(recall)
+    said = (f"{name} {show(sum(values) / len(values))} ({show(min(values))})" for name, values in found.items())
+    return f"recall of planted entries, mean over the ladder (worst): {', '.join(said)}"
+
+
 def answer(results: Mapping[str, Any]) -> str:
     """Say in one line what a run found, whatever its kind."""
     summary = results["summary"]
     if results.get("kind") == "extraction":
         return answer_extraction(summary)
+    if results.get("kind") == "planted":
+        return answer_planted(summary)
     if any(name.startswith("graft (") for name in summary):
         return answer_single(summary)
     return answer_multitask(summary) if "tuned" in summary else answer_forgetting(summary, results.get("units", {}))

@@ -49,3 +49,9 @@ def test_a_run_s_answer_is_read_whatever_its_kind() -> None:
         "core": {"gain": {"mean": 2.0}, "general": {"mean": 0.0}, "validation_gain": {"mean": 1.0}},
     }
     assert "full +3.00 / -2.00, core +2.00 / +0.00" in index.answer({"summary": {"mean": points}})
+
+
+def test_planted_entries_that_are_found_are_averaged_over_the_ladder() -> None:
+    places = {f"taylor, density {density}": {"recall": {"mean": mean}} for density, mean in ((0.1, 0.5), (0.2, 1.0))}
+    summary = {"base": {"accuracy": {"mean": 0.5}}, **places}
+    assert index.answer({"kind": "planted", "summary": summary}).endswith("(worst): taylor .750 (.500)")

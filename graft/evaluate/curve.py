@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import BudgetError
+from graft.evaluate.areas import area_interval, area_over_density
+from graft.evaluate.bootstrap import Interval
 from graft.evaluate.comparison import recovered_gain
-from graft.evaluate.on_validation import OnValidation
+from graft.evaluate.on_validation import Answers, OnValidation
 from graft.localize.changes import Changes
 from graft.localize.localization import localize_skill
 from graft.sources.opening import Model, open_pair
@@ -54,6 +56,7 @@ class GainCurve:
         n: validation examples.
         base, tuned: accuracy of both models on them.
         points: by ascending density.
+        interval: 95 % of the area for the choice of examples; None where it is not known, as of heads without labels.
     """
 
     method: str
@@ -61,6 +64,16 @@ class GainCurve:
     base: float
     tuned: float
     points: tuple[CurvePoint, ...]
+    interval: Interval | None = None
+
+    @property
+    def area(self) -> float | None:
+        """Area under the gains over the logarithm of the density, 0 to 1 from base to tuned (`graft.evaluate.areas`).
+
+        It is None where there are not two points, or nothing was gained.
+        """
+        gains = {point.density: point.gain for point in self.points if point.gain is not None}
+        return area_over_density(gains) if self.tuned > self.base else None
 
     @property
     def reached(self) -> CurvePoint | None:
@@ -88,7 +101,11 @@ class GainCurve:
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and the sentence."""
         result: dict[str, Any] = to_plain(self)
-        return result | {"reached": self.reached.density if self.reached else None, "sentence": self.sentence}
+        return result | {
+            "reached": self.reached.density if self.reached else None,
+            "area": self.area,
+            "sentence": self.sentence,
+        }
 
 
 def measure_curve(
@@ -116,14 +133,24 @@ def measure_curve(
     config = config or LocalizeSpec()
     budgets = _budgets(base, tuned, config.scope, densities)
     validation = OnValidation.open(base, tuned, task, config.batch_size, runtime)
-    points = []
+    points, answers = [], []
     for density, k in budgets.items():
         at_density = dataclasses.replace(config.at(density), budget=k)
         patch = localize_skill(base, tuned, task, at_density, **runtime.options)
-        accuracy = validation.measure(patch)
-        gain = recovered_gain(accuracy, validation.base, validation.tuned)
-        points.append(CurvePoint(density, len(patch), accuracy, gain))
-    return GainCurve(config.method, len(validation.examples), validation.base, validation.tuned, tuple(points))
+        answers.append(validation.answer(patch))
+        gain = recovered_gain(answers[-1].accuracy, validation.base, validation.tuned)
+        points.append(CurvePoint(density, len(patch), answers[-1].accuracy, gain))
+    interval = _interval(validation, list(budgets), answers)
+    n, base_accuracy, tuned_accuracy = len(validation.examples), validation.base, validation.tuned
+    return GainCurve(config.method, n, base_accuracy, tuned_accuracy, tuple(points), interval)
+
+
+def _interval(validation: OnValidation, densities: Sequence[float], answers: Sequence[Answers]) -> Interval | None:
+    grafts = [item.right for item in answers if item.right is not None]
+    base, tuned = validation.of_base.right, validation.of_tuned.right
+    if base is None or tuned is None or len(densities) < 2:
+        return None
+    return area_interval(densities, grafts, base, tuned)
 
 
 def _budgets(base: Model, tuned: Model, scope: str, densities: Sequence[float]) -> dict[float, int]:

@@ -9,6 +9,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from graft.evaluate.evaluation import not_finite
 from graft.localize.localization import tuned_rows
 from graft.patch.live import apply_patch
@@ -16,9 +19,22 @@ from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, open_pair
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, open_head
+from graft.tasks.head import Head, are_finite, open_head
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answers.
+
+    Attributes:
+        accuracy: 0 to 1; per token from the lm head.
+        right: (n,) fp64, 1 where an example is answered right, else 0; None of heads without labels.
+    """
+
+    accuracy: float
+    right: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,14 +45,14 @@ class OnValidation:
         head: over the base.
         examples: of the validation split.
         batch_size: examples per forward.
-        base, tuned: accuracy of both models, 0 to 1; per token from the lm head.
+        of_base, of_tuned: what both models answer.
     """
 
     head: Head
     examples: list[Example]
     batch_size: int
-    base: float
-    tuned: float
+    of_base: Answers
+    of_tuned: Answers
 
     @classmethod
     def open(cls, base: Model, tuned: Model, task: Task, batch_size: int, runtime: Runtime = DEFAULT) -> OnValidation:
@@ -48,24 +64,48 @@ class OnValidation:
         examples = task.validation_examples()
         forward = dataclasses.replace(runtime, gradient_checkpointing=False)
         pair = open_pair(base, tuned)
-        after = _accuracy(open_head(pair.tuned, task.spec, forward), examples, batch_size)
+        after = _answer(open_head(pair.tuned, task.spec, forward), examples, batch_size)
         rows = tuned_rows(pair, task)
         head = open_head(pair.base, task.spec, forward, seed=task.spec.seed, rows=rows)
-        return cls(head, examples, batch_size, _accuracy(head, examples, batch_size), after)
+        return cls(head, examples, batch_size, _answer(head, examples, batch_size), after)
+
+    @property
+    def base(self) -> float:
+        """Accuracy of the base, 0 to 1; per token from the lm head."""
+        return self.of_base.accuracy
+
+    @property
+    def tuned(self) -> float:
+        """Accuracy of the tuned model."""
+        return self.of_tuned.accuracy
 
     def measure(self, patch: Patch) -> float:
         """Return the accuracy of the base with the patch on it, which is taken off again.
+
+        Raises:
+            PatchMismatchError, CheckpointError: as `answer`.
+        """
+        return self.answer(patch).accuracy
+
+    def answer(self, patch: Patch) -> Answers:
+        """Return what the base answers with the patch on it, which is taken off again.
 
         Raises:
             PatchMismatchError, CheckpointError: the patch does not fit, or the graft's outputs are not finite.
         """
         make_room(self.head, [patch])
         with apply_patch(self.head.model, patch):
-            return _accuracy(self.head, self.examples, self.batch_size)
+            return _answer(self.head, self.examples, self.batch_size)
 
 
-def _accuracy(head: Head, examples: list[Example], batch_size: int) -> float:
-    accuracy = head.accuracy(examples, batch_size=batch_size, label="validation")  # without writing answers out
-    if math.isnan(accuracy):
+def _answer(head: Head, examples: list[Example], batch_size: int) -> Answers:
+    if not head.task.head.entry.has_labels:
+        accuracy = head.accuracy(examples, batch_size=batch_size, label="validation")  # without writing answers out
+        if math.isnan(accuracy):
+            raise not_finite("validation")
+        return Answers(accuracy)
+    logits = head.predict(examples, batch_size=batch_size, label="validation")
+    if not are_finite(logits, examples):
         raise not_finite("validation")
-    return accuracy
+    right = logits.argmax(-1).numpy() == np.array([example.label for example in examples])
+    return Answers(float(right.mean()), right.astype(np.float64))

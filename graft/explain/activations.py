@@ -1,22 +1,15 @@
-"""Activations of the matrices' inputs on texts: sums alone, in double precision, of real tokens alone.
-
-The texts are read as they are, without a head's template, so that what is measured is the text's and not the prompt's.
-"""
+"""Activations of the dimensions of the residual stream on texts, as the matrices that read it get them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
-from graft.tasks.batches import Texts, run_model
+from graft.scores.activations import InputSums, sum_inputs
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tensors.architecture import architecture_of
-from graft.tensors.scope import is_layer_name
 
 LARGEST = 8  # dimensions that are told beside those asked for
 
@@ -61,42 +54,6 @@ class Activations:
     not_measured: tuple[str, ...] = ()
 
 
-@dataclass
-class _Sums:
-    """Sums over tokens of a module's input: (width,) fp64 each."""
-
-    n: int = 0
-    total: Any = 0.0
-    squares: Any = 0.0
-
-    def add(self, states: torch.Tensor) -> None:
-        """Add (tokens, width) states."""
-        states = states.double()
-        self.n += len(states)
-        self.total = self.total + states.sum(0).cpu()
-        self.squares = self.squares + states.square().sum(0).cpu()
-
-
-@dataclass
-class _Recorder:
-    """The sums of every hooked module, and the mask of the batch that runs."""
-
-    sums: dict[str, _Sums]
-    mask: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def hook(self, name: str) -> Callable[..., None]:
-        """Return a hook that adds a module's input to the sums of that name."""
-
-        def record(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-            states = inputs[0]
-            if states.shape[:-1] == self.mask.shape or states.shape[:-1] == (self.mask.numel(),):
-                self.sums[name].add(states.flatten(0, -2)[self.mask.flatten()])
-            elif not is_layer_name(name):  # a pooler's first token, an output layer's: no padding among them
-                self.sums[name].add(states.flatten(0, -2))
-
-        return record
-
-
 def measure_activations(
     head: Head, readers: Sequence[str], dimensions: Sequence[int], examples: Sequence[Example], *, batch_size: int
 ) -> Activations:
@@ -109,20 +66,8 @@ def measure_activations(
         examples: whose texts are read.
         batch_size: texts at once, which no result depends on beyond rounding.
     """
-    modules = dict(head.model.named_modules(remove_duplicate=False))
-    live = [f"{path}.weight" for path, module in modules.items() if hasattr(module, "weight")]
-    found = architecture_of(head.model).name_map.match(readers, live).found
-    recorder = _Recorder({name: _Sums() for name in found})
-    hooks = [
-        modules[weight.removesuffix(".weight")].register_forward_pre_hook(recorder.hook(name))
-        for name, weight in found.items()
-    ]
-    try:
-        n_tokens = _read_texts(head, examples, recorder, batch_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    measured = {name: sums for name, sums in recorder.sums.items() if sums.n}
+    sums, n_tokens = sum_inputs(head, readers, examples, batch_size=batch_size)
+    measured = {name: of_reader for name, of_reader in sums.items() if of_reader.n}
     asked, largest = (
         tuple(_describe(i, measured) for i in chosen) if measured else ()
         for chosen in (dimensions, _find_largest(measured))
@@ -131,26 +76,7 @@ def measure_activations(
     return Activations(len(examples), n_tokens, len(measured), asked, largest, left_out)
 
 
-def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int) -> int:
-    """Run the model on the texts; return the number of their tokens."""
-    order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
-    n_tokens = 0
-    with head.evaluating():
-        for start in tqdm(range(0, len(order), batch_size), desc="activations", disable=None, leave=False):
-            batch = head.tokenize([_text_of(examples[i]) for i in order[start : start + batch_size]])
-            recorder.mask = batch["attention_mask"].bool()
-            n_tokens += int(recorder.mask.sum())
-            first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
-            run_model(head.model, {**batch, "decoder_input_ids": first})  # which a model without a decoder ignores
-    return n_tokens
-
-
-def _text_of(example: Example) -> Texts:
-    """Return a text, or two; the messages of a chat as one."""
-    return ("\n".join(example.texts),) if example.roles or len(example.texts) > 2 else example.texts
-
-
-def _moments(measured: Mapping[str, _Sums]) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(measured: Mapping[str, InputSums]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return means and mean squares, (matrices, width) fp64 each."""
     means, squares = ([getattr(sums, key) / sums.n for sums in measured.values()] for key in ("total", "squares"))
     return torch.stack(means), torch.stack(squares)
@@ -162,11 +88,11 @@ def _ratios(squares: torch.Tensor) -> torch.Tensor:
     return (sizes / sizes.quantile(0.5, dim=1, keepdim=True).clamp(min=1e-300)).quantile(0.5, dim=0)
 
 
-def _find_largest(measured: Mapping[str, _Sums]) -> list[int]:
+def _find_largest(measured: Mapping[str, InputSums]) -> list[int]:
     return _ratios(_moments(measured)[1]).argsort(descending=True, stable=True)[:LARGEST].tolist() if measured else []
 
 
-def _describe(dimension: int, measured: Mapping[str, _Sums]) -> DimensionActivation:
+def _describe(dimension: int, measured: Mapping[str, InputSums]) -> DimensionActivation:
     means, squares = _moments(measured)
     spreads, sizes = (squares - means.square()).clamp(min=0).sqrt(), squares.sqrt()
     own = sizes[:, dimension]

@@ -238,7 +238,10 @@ def _refuse_dense(config: LocalizeSpec) -> None:
     if dense and not find_ranks().is_single:
         others = [name for name, row in LOCALIZATION_METHODS.items() if row.needs_data and row.over_processes]
         subject = "--exact-scores" if config.exact_scores else f"method {config.method!r}"
+        held = (
+            "a sum for every input" if LOCALIZATION_METHODS[config.method].forward_only else "a number for every weight"
+        )
         raise ConfigError(
-            f"{subject} holds a number for every weight, which is not added up over processes: run it in one process, "
+            f"{subject} holds {held}, which is not added up over processes: run it in one process, "
             f"or use {', '.join(others[:-1])} or {others[-1]} without exact scores"
         )

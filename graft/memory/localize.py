@@ -43,7 +43,8 @@ def plan_localization(
     if config.has_lines:
         config = dataclasses.replace(config, exact_scores=True)
     parts = []
-    if LOCALIZATION_METHODS[config.method].needs_data:  # those that run the model
+    method = LOCALIZATION_METHODS[config.method]
+    if method.needs_data and not method.forward_only:  # those that take gradients
         kind = loaded_dtype(checkpoint, runtime.dtype)
         saved = estimate_activations(checkpoint.path, task.spec, config.batch_size, kind, scope.holds)
         parts += [
@@ -51,7 +52,7 @@ def plan_localization(
             Allocation("largest gradient", max(sizes) * kind.itemsize),
             allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
         ]
-    elif measured:
+    elif measured or method.needs_data:
         parts.append(allocate_weights(checkpoint, loaded_dtype(checkpoint, runtime.dtype)))
     return MemoryPlan.of(find_device(runtime.device), [*parts, *allocate_scores(config, k, sizes)])
 

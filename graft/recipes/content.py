@@ -20,7 +20,7 @@ from graft.train.content import (
 from graft.version import __version__
 
 # keys of a recipe: paths, whose content counts instead, and what is compared with the metrics afterwards
-_ASIDE = ("base", "task", "tasks", "beside", "general", "domains", "expect", "hardware", "minutes")
+_ASIDE = ("base", "task", "tasks", "beside", "general", "domains", "drift", "expect", "hardware", "minutes")
 
 Used = tuple[Task, int | None]  # and how many rows of its test split
 

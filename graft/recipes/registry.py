@@ -57,6 +57,12 @@ KINDS = Registry(
             target="graft.recipes.extraction.experiment:ExtractionExperiment",
             spec="graft.specs.extraction:ExtractionSpec",
         ),
+        RecipeKind(
+            name="planted",
+            help="a skill planted in a known mask under a drift of all weights: which method finds it",
+            target="graft.recipes.planted.experiment:PlantedExperiment",
+            spec="graft.specs.planted:PlantedSpec",
+        ),
     ],
 )
 

@@ -143,8 +143,8 @@ def find_missed(expect: Mapping[str, Expectation], metrics: Metrics) -> tuple[st
     """
     missed = []
     for key, expected in expect.items():
-        model, _, metric = key.partition(".")
-        estimate = metrics.get(model, {}).get(metric)
+        model = max((name for name in metrics if key.startswith(f"{name}.")), key=len, default="")  # names hold dots
+        estimate = metrics.get(model, {}).get(key.removeprefix(f"{model}."))
         if estimate is None:
             missed.append(f"{key}: no such figure")
         elif abs(estimate["mean"] - expected.value) > expected.tolerance:

@@ -12,6 +12,7 @@ from graft.results.fields import from_node, to_json
 from graft.results.json_node import Node
 from graft.results.layout import RESULTS
 from graft.results.models import Model, guess_model
+from graft.results.planted import PlantedSeed
 from graft.results.seeds import ExtractionSeed, ForgettingSeed, MultitaskSeed, SingleSeed
 from graft.results.tables import Block, read_block
 
@@ -22,6 +23,7 @@ SEEDS: dict[str, type] = {
     "multitask": MultitaskSeed,
     "forgetting": ForgettingSeed,
     "extraction": ExtractionSeed,
+    "planted": PlantedSeed,
 }
 
 

@@ -41,7 +41,7 @@ class CurvePoint:
         method: by which it was localized.
         density: as asked for, a share of all parameters.
         k: its entries.
-        numbers: accuracy, recovered_gain, ece, nll.
+        numbers: accuracy, recovered_gain, lost_gain, ece, nll.
     """
 
     method: str

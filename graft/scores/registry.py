@@ -22,6 +22,7 @@ class ScoreEntry(Entry):
         needs_data: it takes gradients or predictions on a task's training examples.
         bytes_per_weight: of host memory while it scores, for each weight in scope, as memory plans count it.
         of_candidates: it scores candidates alone, and every weight only where `exact_scores` asks for it.
+        forward_only: it runs the model and takes no gradient.
         over_processes: several processes get one process's scores; false for a score that adds up a number per weight
             over its own process's examples.
     """
@@ -29,6 +30,7 @@ class ScoreEntry(Entry):
     needs_data: bool = False
     bytes_per_weight: int = 0
     of_candidates: bool = False
+    forward_only: bool = False
     over_processes: bool = False
 
 
@@ -78,6 +80,22 @@ SCORES = Registry(
             bytes_per_weight=4,
         ),
         ScoreEntry(
+            name="adam-attribution",
+            help="-g.delta over the root of mean squared gradients",
+            target="graft.scores.adam_attribution:score_adam_attribution",
+            source="https://arxiv.org/abs/1412.6980",
+            needs_data=True,
+            bytes_per_weight=8,
+        ),
+        ScoreEntry(
+            name="wanda",
+            help="|delta| times the size of its input",
+            target="graft.scores.wanda:score_wanda",
+            source="https://arxiv.org/abs/2306.11695",
+            needs_data=True,
+            forward_only=True,
+        ),
+        ScoreEntry(
             name="talos",
             help="least sensitive weights of the base, a contrast",
             target="graft.scores.talos:score_talos",
@@ -97,6 +115,20 @@ SCORES = Registry(
             help="|delta|/|theta|",
             target="graft.scores.relative:score_relative",
             source="https://arxiv.org/abs/1708.03888",
+            over_processes=True,
+        ),
+        ScoreEntry(
+            name="lift",
+            help="largest weights of the base after rank reduction",
+            target="graft.scores.lift:score_lift",
+            source="https://arxiv.org/abs/2506.00772",
+            over_processes=True,
+        ),
+        ScoreEntry(
+            name="lift-delta",
+            help="largest entries of delta after rank reduction",
+            target="graft.scores.lift:score_lift_delta",
+            source="https://arxiv.org/abs/2506.00772",
             over_processes=True,
         ),
         ScoreEntry(name="random", help="the control", target="graft.scores.random:score_random", over_processes=True),

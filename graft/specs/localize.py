@@ -97,8 +97,8 @@ class LocalizeSpec(Block):
         class_debias: set class offsets aside at every point of the path and step of the learner
             (`graft.scores.offsets`).
         batch_size: examples per forward and backward pass.
-        micro_batch: fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is
-            faster (`graft.scores.fisher`).
+        micro_batch: fisher, talos, adam-attribution: examples whose gradients are averaged before they are squared; 1
+            is exact, more is faster (`graft.scores.fisher`).
         candidates: attribution, taylor, learned: how the weights are found that these methods look at.
         exact_scores: attribution, taylor, learned: look at every weight in scope instead, at 4 bytes of host memory
             each.

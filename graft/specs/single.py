@@ -42,7 +42,7 @@ class AnalysisSpec(Block):
             (`graft.recipes.single.controls`): "interpolation" from base to tuned, "early_stopping" of the same
             training, "larger_random" masks; and "temperature" scaling of the tuned model.
         necessity: also measure the tuned model without the main method's region, and without that of "random" where it
-            is a control.
+            is a control; and, of a curve, without each point's region.
         detection: also measure AUROC and FPR@95 wherever a set has rows of novel classes.
         curve: measure grafts at several densities; not done where absent.
         diagnosis: also say whether the tuned checkpoint looks as if its skill can be localized, from its weights alone.

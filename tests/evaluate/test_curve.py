@@ -27,6 +27,10 @@ def test_the_curve_is_that_of_the_grafts_on_validation(base: Path, tuned: Path, 
         assert point.gain == pytest.approx((point.accuracy - curve.base) / (curve.tuned - curve.base))
     assert curve.points[-1].gain is not None
     assert curve.points[-1].gain > 0.8  # half of all weights hold the skill
+    assert curve.area == pytest.approx(sum(point.gain or 0 for point in curve.points) / 2)
+    assert curve.interval is not None
+    assert curve.interval[0] < curve.area < curve.interval[1]
+    assert curve.to_json()["area"] == curve.area
 
 
 def test_no_density_that_can_be_had_is_refused(base: Path, tuned: Path, task: Task) -> None:
@@ -63,5 +67,6 @@ def curve(base: float, tuned: float, gains: list[float]) -> GainCurve:
 )
 def test_the_sentence_says_where_the_gain_is_reached(found: GainCurve, reached: float | None, said: str) -> None:
     assert found.sentence == said
+    assert (found.area is None) is (found.tuned <= found.base)
     plain = found.to_json()
     assert (plain["reached"], plain["sentence"], len(plain["points"])) == (reached, said, 3)

@@ -15,6 +15,7 @@ from graft.errors import BudgetError, ConfigError, OutputError
 from graft.recipes.extraction import experiment as extraction
 from graft.recipes.forgetting import experiment as forgetting
 from graft.recipes.multitask import experiment as multitask
+from graft.recipes.planted import experiment as planted
 from graft.recipes.run import run_recipe
 from graft.recipes.single import experiment as single
 from graft.recipes.state import find_or_read
@@ -26,7 +27,13 @@ from tests.models import write_yaml
 from tests.recipes.forgetting.test_forgetting import bench_of
 from tests.recipes.toy_tasks import write_toy_tasks
 
-SEEDS = {"single": single, "multitask": multitask, "forgetting": forgetting, "extraction": extraction}
+SEEDS = {
+    "single": single,
+    "multitask": multitask,
+    "forgetting": forgetting,
+    "extraction": extraction,
+    "planted": planted,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "single": {"task": "films/task.yaml", "localize": {"density": 0.05}},
     "multitask": {"tasks": ["films/task.yaml", "long/task.yaml"], "beside": ["meals/task.yaml"]},
@@ -37,8 +44,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "start": {"task": "long/task.yaml"},
     },
     "extraction": {"task": "films/task.yaml", "methods": {"magnitude": [0.05]}},
+    "planted": {"task": "films/task.yaml", "drift": "long/task.yaml", "methods": ["magnitude"], "densities": [0.05]},
 }
-ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains", "extraction": "task"}
+ROLE = {"single": "task", "multitask": "tasks", "forgetting": "domains", "extraction": "task", "planted": "task"}
 
 
 class Begun(Exception):
@@ -221,6 +229,7 @@ def test_a_training_is_taken_up_for_what_it_holds_not_for_its_name(
 
 
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "planted": {"densities": {"densities": [0.05, 0.99]}},
     "extraction": {"methods.magnitude": {"methods": {"magnitude": [1e-9]}}},
     "single": {"localize": {"localize": {"density": 0.9, "scope": "embeddings"}}},
     "multitask": {

@@ -153,7 +153,8 @@ def _point(method: str, k: int, draws: np.random.Generator) -> dict[str, Any]:
         "accuracy": 0.62 + 0.24 * reached + draws.normal(0, 0.004),
         "ece": 0.02 + 0.09 * reached * (k / 1600) ** 0.3 + draws.normal(0, 0.004),
     }
-    return {"method": method, "density": k / 4000, "k": k, "nll": 0.5, **numbers}
+    gain = (numbers["accuracy"] - 0.62) / 0.24
+    return {"method": method, "density": k / 4000, "k": k, "nll": 0.5, "recovered_gain": gain, **numbers}
 
 
 def _detection(i: int, draws: np.random.Generator) -> dict[str, Any]:

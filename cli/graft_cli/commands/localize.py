@@ -69,7 +69,8 @@ _REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="fisher, talos: examples whose gradients are averaged before they are squared; 1 is exact, more is faster.",
+    help="fisher, talos, adam-attribution: examples whose gradients are averaged before they are squared; 1 is exact, "
+    "more is faster.",
 )
 @click.option(
     "--curve",
@@ -252,4 +253,11 @@ def _curve_lines(curve: GainCurve) -> list[str]:
     method = LOCALIZATION_METHODS[curve.method]
     if isinstance(method, LocalizationMethod) and method.needs_validation:
         note = f"(on {curve.n:,} validation examples, on which {curve.method} also chooses: take it as an upper bound)"
-    return [*(row.rstrip() for row in rows), note, curve.sentence]
+    return [*(row.rstrip() for row in rows), note, *_area_line(curve), curve.sentence]
+
+
+def _area_line(curve: GainCurve) -> list[str]:
+    if curve.area is None:
+        return []
+    ends = "" if curve.interval is None else " [{:.2f}, {:.2f}]".format(*curve.interval)
+    return [f"Area under the gain over log density: {curve.area:.2f}{ends} (0 the base, 1 the tuned model)."]

@@ -1,4 +1,4 @@
-"""Gain and calibration against density, on the test split alone."""
+"""Gain, calibration and necessity against density, on the test split alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from graft.controls.application import put_on
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.correctness import accuracy
+from graft.evaluate.necessity import cut_removal, lost_gain
+from graft.patch.live import apply_patch
+from graft.patch.skill_patch import Patch
 from graft.recipes.single.seed_run import SingleRun
 from graft.results.seeds import CurvePoint
 from graft.tasks.head import Head
@@ -19,8 +22,8 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
         base, tuned: accuracy of both on test.
 
     Returns:
-        accuracy, recovered_gain, ece and nll of each point. A density that keeps no entry, or more than changed in
-        scope, has none.
+        accuracy, recovered_gain, ece and nll of each point and, where the recipe measures necessity, lost_gain. A
+        density that keeps no entry, or more than changed in scope, has none.
     """
     curve = run.recipe.analysis.curve
     if curve is None:
@@ -29,18 +32,30 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
     possible = [density for density in curve.densities if 1 <= int(density * n + 0.5) <= n_changed]
     head = run.open(run.recipe.base)
     points = [(method, density) for method in run.recipe.curve_methods for density in possible]
-    return [_measure(run, head, method, density, base, tuned) for method, density in points]
+    whole = run.open(run.tuned) if run.recipe.analysis.necessity and points else None
+    return [_measure(run, head, whole, point, (base, tuned)) for point in points]
 
 
-def _measure(run: SingleRun, head: Head, method: str, density: float, base: float, tuned: float) -> CurvePoint:
+def _measure(
+    run: SingleRun, head: Head, whole: Head | None, point: tuple[str, float], ends: tuple[float, float]
+) -> CurvePoint:
+    method, density = point
     graft = run.find_graft(method, density=density, budget=None, lines=None, bytes=None)
     with put_on(head.model, graft):
         outcomes = run.predict_test(head).outcomes()
-    gain = recovered_gain(accuracy(outcomes), base, tuned)
+    gain = recovered_gain(accuracy(outcomes), *ends)
+    lost = None if whole is None or not isinstance(graft, Patch) else _measure_lost(run, whole, graft, ends)
     numbers = {
         "accuracy": accuracy(outcomes),
         **({} if gain is None else {"recovered_gain": gain}),
+        **({} if lost is None else {"lost_gain": lost}),
         "ece": expected_calibration_error(outcomes),
         "nll": negative_log_likelihood(outcomes),
     }
     return CurvePoint(method, density, graft.k, numbers)
+
+
+def _measure_lost(run: SingleRun, whole: Head, patch: Patch, ends: tuple[float, float]) -> float | None:
+    """Return the share of the gain that the tuned model loses where a region goes back to the base."""
+    with apply_patch(whole.model, cut_removal(run.recipe.base, run.tuned, patch.mask)):
+        return lost_gain(accuracy(run.predict_test(whole).outcomes()), *ends)

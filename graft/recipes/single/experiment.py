@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
+from graft.evaluate.t_interval import mean_interval
 from graft.files.location import locate
 from graft.recipes.budgets import Asked
 from graft.recipes.experiment import OneTaskExperiment, Summary
@@ -16,6 +18,7 @@ from graft.recipes.seed_run import SeedContext, train_assignments
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.recipes.single.table import summarize, tabulate_run
+from graft.results.areas import areas_of
 from graft.results.fields import to_json
 from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
@@ -89,6 +92,13 @@ class SingleExperiment(OneTaskExperiment):
             tables=tabulate_run(main, sets, summary, models, seeds, pooled),
             expected={**summary, "graft": summary[main]},
             models=models,
-            more={"pooled": pooled},
+            more={"pooled": pooled, **_average_areas(seeds)},
             files=[patch_path(out, self.recipe.main, self.recipe.seeds[0])],
         )
+
+
+def _average_areas(seeds: Sequence[SingleSeed]) -> dict[str, Any]:
+    """Return the areas under the curves, method -> metric -> mean, half-width and values; nothing without curves."""
+    areas = areas_of(seeds)
+    means = {method: {key: mean_interval(values) for key, values in row.items()} for method, row in areas.items()}
+    return {"areas": means} if means else {}

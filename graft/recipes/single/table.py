@@ -7,6 +7,7 @@ from typing import Any
 
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.t_interval import mean_interval
+from graft.results.areas import SIDES, areas_of
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.gain_split import split_gain
 from graft.results.models import Model
@@ -52,6 +53,12 @@ def tabulate_run(
     split = split_gain(seeds, models)
     if split is not None:
         blocks += [split.sentence, split.table()]
+    areas = tabulate_areas(seeds)
+    if areas is not None:
+        blocks += [
+            "Areas under the curves over the logarithm of the density, 0 for the base and 1 for the tuned:",
+            areas,
+        ]
     over = "mean over seeds [95 % for the choice of test examples]"
     return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
 
@@ -92,6 +99,17 @@ def tabulate_controls(
             cells = [mean_cell(metrics.get(key)) for key in columns]
             rows.append([model, *_setting(model, seeds), *cells])
     return TextTable(["model", "setting", "validation", *columns.values()], rows) if rows else None
+
+
+def tabulate_areas(seeds: Sequence[SingleSeed]) -> TextTable | None:
+    """Return a row per method of the curve: its areas of recovered and of lost gain; None where none was measured."""
+    areas = areas_of(seeds)
+    shown = [metric for metric in SIDES if any(metric in row for row in areas.values())]
+    rows = [
+        [method, *(mean_cell(mean_interval(row[metric]) if metric in row else None) for metric in shown)]
+        for method, row in areas.items()
+    ]
+    return TextTable(["method", *(SIDES[metric] for metric in shown)], rows) if rows else None
 
 
 def tabulate_differences(pooled: Pooled) -> TextTable:

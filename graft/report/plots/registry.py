@@ -135,5 +135,11 @@ PLOTS = Registry(
             target=f"{_PLOTS}weight_curves:build_plot",
             kinds=("extraction",),
         ),
+        PlotEntry(
+            name="recall",
+            help="what every method finds of a planted mask against the size of the drift",
+            target=f"{_PLOTS}planted_recall:build_plot",
+            kinds=("planted",),
+        ),
     ],
 )

@@ -110,6 +110,8 @@ def test_the_curve_holds_the_densities_that_can_be_had(seed: dict[str, Any]) -> 
         {key: same[key] for key in ("accuracy", "recovered_gain", "ece", "nll")}
     )
     assert curve[2]["recovered_gain"] > curve[0]["recovered_gain"]
+    assert curve[1]["lost_gain"] == pytest.approx(seed["models"]["tuned without (magnitude)"]["lost_gain"])
+    assert curve[2]["lost_gain"] > curve[0]["lost_gain"]
 
 
 def test_novel_rows_are_told_apart_and_the_checkpoint_is_diagnosed(seed: dict[str, Any]) -> None:

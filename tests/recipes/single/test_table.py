@@ -5,6 +5,7 @@ from typing import Any
 from graft.evaluate.registry import METRICS, MetricEntry
 from graft.recipes.single.table import (
     summarize,
+    tabulate_areas,
     tabulate_controls,
     tabulate_differences,
     tabulate_models,
@@ -12,7 +13,7 @@ from graft.recipes.single.table import (
 )
 from graft.results.figures import ModelFigures
 from graft.results.models import name_models
-from graft.results.seeds import Control, SingleSeed
+from graft.results.seeds import Control, CurvePoint, SingleSeed
 from graft.results.tables import TextTable, to_markdown
 
 MODELS = name_models(["random"])
@@ -124,3 +125,23 @@ def test_a_new_metric_has_its_column() -> None:
         "|",
     ]
     assert lines[2].endswith("| .250  |")
+
+
+def test_areas_over_the_densities_that_all_seeds_have() -> None:
+    def seed(shift: float, *more: float, lost: float | None = None) -> SingleSeed:
+        densities = (1e-4, 1e-3, 1e-2, *more)
+        numbers = {} if lost is None else {"lost_gain": lost}
+        points = [
+            CurvePoint("magnitude", d, 1, {"recovered_gain": shift + i, **numbers}) for i, d in enumerate(densities)
+        ]
+        return SingleSeed(0, 1, {}, curve=tuple(points))
+
+    assert lines_of(tabulate_areas([seed(0, 1e-1), seed(0)])) == [
+        "| method    | sufficiency  |",
+        "|-----------|--------------|",
+        "| magnitude | 1.000 ± .000 |",
+    ]
+    both = lines_of(tabulate_areas([seed(-0.5, lost=0.25)]))
+    assert both[0].split() == ["|", "method", "|", "sufficiency", "|", "necessity", "|"]
+    assert both[2].split() == ["|", "magnitude", "|", ".500", "|", ".250", "|"]
+    assert tabulate_areas([seed(0), SingleSeed(1, 1, {})]) is None  # a seed without a curve

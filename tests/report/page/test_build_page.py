@@ -68,6 +68,12 @@ def test_the_headline_is_what_the_seeds_say(written: WrittenReport, place: Path,
     assert line.replace(" ± ", "\u00a0±\u00a0") in text
 
 
+def test_areas_stand_below_the_curves(text: str) -> None:
+    section = text[text.index("How much is enough?") :]
+    assert section.index("area under the curve") < section.index("The curves as numbers")
+    assert "sufficiency" in section
+
+
 def test_it_is_self_contained(text: str) -> None:
     found = Reader(text)
     assert not {tag for tag, _ in found.tags} & {

@@ -1,0 +1,141 @@
+"""Sums over a task's tokens of the inputs of modules, in double precision, of real tokens alone.
+
+The texts are read as they are, without a head's template, so that what is measured is the text's and not the prompt's.
+Embeddings look up rows, which is a product with one-hot inputs: their sum is how often each row was looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from graft.tasks.batches import Texts, run_model
+from graft.tasks.examples import Example
+from graft.tasks.head import Head
+from graft.tensors.architecture import architecture_of
+from graft.tensors.scope import is_layer_name
+
+
+@dataclass
+class InputSums:
+    """Sums over tokens of a module's input.
+
+    Attributes:
+        n: tokens.
+        total, squares: (width,) fp64 each; 0 before the first token.
+        missed: inputs that cannot be told apart by token, such as an expert's, and are in no sum.
+        axis: of the weight, along which its inputs lie; None of a module that is no product of matrices.
+    """
+
+    axis: int | None = None
+    n: int = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+    missed: int = 0
+
+    def add(self, states: torch.Tensor) -> None:
+        """Add (tokens, width) states."""
+        states = states.double()
+        self.n += len(states)
+        self.total = self.total + states.sum(0).cpu()
+        self.squares = self.squares + states.square().sum(0).cpu()
+
+    def add_rows(self, rows: torch.Tensor, height: int) -> None:
+        """Add (tokens,) rows that were looked up, of so many."""
+        counts = torch.bincount(rows.flatten(), minlength=height).double().cpu()
+        self.n += rows.numel()
+        self.total, self.squares = self.total + counts, self.squares + counts
+
+    @property
+    def mean_square(self) -> torch.Tensor:
+        """(width,) fp64; of a module that no token reached a single 0."""
+        return torch.as_tensor(self.squares / max(1, self.n), dtype=torch.float64)
+
+
+@dataclass
+class _Recorder:
+    """The sums of every hooked module, and the mask of the batch that runs."""
+
+    sums: dict[str, InputSums]
+    mask: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def hook(self, name: str) -> Callable[..., None]:
+        """Return a hook that adds a module's input to the sums of that name."""
+
+        def record(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+            states, sums = inputs[0], self.sums[name]
+            if isinstance(module, torch.nn.Embedding):
+                self._add_rows(sums, states, module.num_embeddings)
+            elif states.shape[:-1] == self.mask.shape or states.shape[:-1] == (self.mask.numel(),):
+                sums.add(states.flatten(0, -2)[self.mask.flatten()])
+            elif not is_layer_name(name):  # a pooler's first token, an output layer's: no padding among them
+                sums.add(states.flatten(0, -2))
+            else:
+                sums.missed += 1
+
+        return record
+
+    def _add_rows(self, sums: InputSums, rows: torch.Tensor, height: int) -> None:
+        if rows.ndim == 1:  # positions, the same for every text
+            rows = rows.unsqueeze(0)
+        if rows.shape[-1] != self.mask.shape[-1]:
+            sums.missed += 1
+        else:
+            sums.add_rows(rows.expand_as(self.mask)[self.mask], height)
+
+
+def sum_inputs(
+    head: Head, weights: Sequence[str], examples: Sequence[Example], *, batch_size: int
+) -> tuple[dict[str, InputSums], int]:
+    """Sum the inputs of the modules that hold some weights, over the tokens of texts; no text is kept.
+
+    Args:
+        head: over the model, which runs without gradients.
+        weights: names as in its files; those that are no module's `weight` are left out.
+        examples: whose texts are read.
+        batch_size: texts at once, which no sum depends on beyond rounding.
+
+    Returns:
+        name -> sums, and the number of tokens.
+    """
+    modules = dict(head.model.named_modules(remove_duplicate=False))
+    live = [f"{path}.weight" for path, module in modules.items() if hasattr(module, "weight")]
+    found = architecture_of(head.model).name_map.match(weights, live).found
+    holders = {name: modules[weight.removesuffix(".weight")] for name, weight in found.items()}
+    recorder = _Recorder({name: InputSums(_axis_of(module)) for name, module in holders.items()})
+    hooks = [module.register_forward_pre_hook(recorder.hook(name)) for name, module in holders.items()]
+    try:
+        n_tokens = _read_texts(head, examples, recorder, batch_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return recorder.sums, n_tokens
+
+
+def _axis_of(module: torch.nn.Module) -> int | None:
+    if isinstance(module, torch.nn.Linear):
+        return 1
+    return 0 if isinstance(module, torch.nn.Embedding) or type(module).__name__ == "Conv1D" else None
+
+
+def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int) -> int:
+    """Run the model on the texts; return the number of their tokens."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
+    n_tokens = 0
+    with head.evaluating():
+        for start in tqdm(range(0, len(order), batch_size), desc="activations", disable=None, leave=False):
+            batch = head.tokenize([_text_of(examples[i]) for i in order[start : start + batch_size]])
+            recorder.mask = batch["attention_mask"].bool()
+            n_tokens += int(recorder.mask.sum())
+            first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
+            run_model(head.model, {**batch, "decoder_input_ids": first})  # which a model without a decoder ignores
+    return n_tokens
+
+
+def _text_of(example: Example) -> Texts:
+    """Return a text, or two; the messages of a chat as one."""
+    return ("\n".join(example.texts),) if example.roles or len(example.texts) > 2 else example.texts

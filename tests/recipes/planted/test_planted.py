@@ -1,0 +1,114 @@
+"""A tiny experiment on planted truth from start to end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graft.errors import ConfigError
+from graft.recipes import run as running
+from graft.recipes.planted import seed as seeding
+from graft.recipes.run import RunResult, load_experiment, run_recipe
+from graft.report.page.build_page import write_report
+from graft.results.planted import PlantedSeed
+from graft.results.run import load_results
+from tests.models import write_yaml
+
+
+def write_recipe(shelf: Path, folder: Path, **changes: Any) -> Path:
+    shutil.copytree(shelf / "toy", folder / "toy", dirs_exist_ok=True)
+    content = {
+        "kind": "planted",
+        "name": "tiny",
+        "base": str(shelf / "base"),
+        "task": "toy/task.yaml",
+        "drift": "toy/task.yaml",
+        "densities": [0.05],
+        "ratios": [1e-3, 3.0],
+        "methods": ["taylor", "magnitude", "random"],
+        "multiples": [1, 4],
+        "train": {"optimizer": "adamw", "lr": 0.02, "epochs": 4},
+        "drift_train": {"optimizer": "adamw", "lr": 0.005, "epochs": 1},
+        "seeds": [0, 1],
+        "expect": {"magnitude, density 0.05, drift 0.001, overlap 0.recall": {"value": 1, "tolerance": 0.05}},
+    }
+    return write_yaml(folder / "tiny.yaml", content | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    folder = tmp_path_factory.mktemp("planted")
+    return folder / "out", run_recipe(write_recipe(shelf, folder), folder / "out")
+
+
+def test_magnitude_finds_what_a_small_drift_leaves_on_top_and_loses_it_in_a_large_one(
+    finished: tuple[Path, RunResult],
+) -> None:
+    out, result = finished
+    assert not result.missed
+    for seed in load_results(out).seeds:
+        assert isinstance(seed, PlantedSeed)
+        small, large = seed.cells
+        assert (small.ratio, large.ratio, small.k, large.k) == (1e-3, 3.0, 1029, 1029)
+        assert small.planted == large.planted > seed.base + 0.05  # there is a skill to find
+        assert abs(small.drifted - small.planted) < 0.03
+        assert small.methods["magnitude"]["recall"] > 0.95
+        assert large.methods["magnitude"]["recall"] < 0.7
+        assert small.methods["magnitude"]["recovered_gain"] == pytest.approx(1, abs=0.2)
+        for place in seed.cells:
+            assert place.methods["random"]["recall"] < 0.2
+            assert all(row["area"] >= row["recall"] - 1e-9 for row in place.methods.values())  # recall grows
+
+
+def test_tables_and_plot(finished: tuple[Path, RunResult], tmp_path: Path) -> None:
+    out, result = finished
+    assert {path.name for path in out.iterdir()} == {"results.json", "table.md", "recall.png"}
+    for said in ("Share of the planted entries", "Area of that share", "Gain of the graft", "Seconds a localization"):
+        assert said in result.table
+    assert "magnitude" in write_report([out], tmp_path / "page.html").page.read_text()
+
+
+def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(
+        shelf, tmp_path, methods=["magnitude"], seeds=[0], expect={}, support="gradient", overlaps=[0.5]
+    )
+    run_cell, measured = seeding._run_cell, []
+
+    def run_any(*arguments: Any) -> Any:
+        measured.append(arguments[4])
+        return run_cell(*arguments)
+
+    def run_one(*arguments: Any) -> Any:
+        if measured:
+            raise KeyboardInterrupt
+        return run_any(*arguments)
+
+    monkeypatch.setattr(seeding, "_run_cell", run_one)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, tmp_path / "out")
+    monkeypatch.setattr(seeding, "_run_cell", run_any)
+    monkeypatch.setattr(running, "drop_state", lambda _: None)
+    run_recipe(recipe, tmp_path / "out")
+    assert measured == [1e-3, 3.0]
+    assert {path.name for path in (tmp_path / "out" / "state" / "seed-0").iterdir()} == {"seed.json", "cells"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["zip"]}, "methods: .*'zip'"),
+        ({"methods": []}, "methods must hold one or more"),
+        ({"densities": [0.05, 0.05]}, "densities must hold one or more different values"),
+        ({"multiples": [2, 4]}, "multiples must ascend, and 1 be among them"),
+        ({"train": {"localizable": {}}}, "train.localizable: at most the planted weights train anyway"),
+        ({"overlaps": [2]}, "overlaps"),
+        ({"ratios": [0]}, "ratios"),
+    ],
+)
+def test_refusals_are_one_line(changes: dict[str, Any], said: str, shelf: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_experiment(write_recipe(shelf, tmp_path, **changes))
+    assert "\n" not in str(refused.value)
