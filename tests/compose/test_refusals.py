@@ -80,9 +80,9 @@ def test_a_mask_where_values_are_needed(tmp_path: Path) -> None:
 def test_another_format_and_junk_are_refused(tmp_path: Path) -> None:
     save_patch(A, tmp_path / "good")
     header, meta, payload = split_file((tmp_path / "good").read_bytes())
-    (tmp_path / "new").write_bytes(join_file(header, {**meta, "format": 2}, payload))
+    (tmp_path / "new").write_bytes(join_file(header, {**meta, "format": 3}, payload))
     (tmp_path / "junk").write_bytes(b"junk")
-    for name, said in (("new", "format 2 is not known here"), ("junk", "not a safetensors file"), ("gone", "gone")):
+    for name, said in (("new", "format 3 is not known here"), ("junk", "not a safetensors file"), ("gone", "gone")):
         with pytest.raises(PatchFormatError, match=said):
             compose_patches(tmp_path / "good", tmp_path / name)
 

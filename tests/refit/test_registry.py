@@ -15,7 +15,7 @@ Cli = Callable[..., Any]
 
 
 def test_every_row_names_a_function_and_says_what_it_does() -> None:
-    assert len(SUPPORTS) == 10
+    assert len(SUPPORTS) == 14
     for name, row in SUPPORTS.items():
         assert row.name == name
         assert callable(row.load())
