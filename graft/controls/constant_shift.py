@@ -20,6 +20,7 @@ from graft.controls.vectors import keep_tensors
 from graft.localize.localization import open_base_head
 from graft.patch.live import LiveTarget, apply_patch
 from graft.patch.skill_patch import Patch
+from graft.scores.activations import InputSums
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import take
@@ -106,7 +107,7 @@ def measure_mean_inputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (total / seen.counts[name]).cpu() for name, total in seen.totals.items()}
+    return {name: sums.total / sums.n for name, sums in seen.sums.items()}
 
 
 class _Seen:
@@ -114,8 +115,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.mask: torch.Tensor | None = None
-        self.totals: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.sums: dict[str, InputSums] = {}
 
     def note_mask(self, module: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         self.mask = kwargs.get("attention_mask")
@@ -124,9 +124,7 @@ class _Seen:
         x = args[0].detach()
         if self.mask is not None and self.mask.shape == x.shape[:-1]:
             x = x[self.mask.bool()]
-        x = x.reshape(-1, x.shape[-1])
-        self.totals[name] = self.totals.get(name, 0) + x.double().sum(0)
-        self.counts[name] = self.counts.get(name, 0) + len(x)
+        self.sums.setdefault(name, InputSums()).add(x.reshape(-1, x.shape[-1]))
 
 
 def _add(shift: torch.Tensor, module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

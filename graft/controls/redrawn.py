@@ -37,11 +37,17 @@ def redraw_entries(inputs: ControlInput) -> Patch:
 def _redraw(inputs: ControlInput, group: Grouping) -> Patch:
     indices = {}
     for name in inputs.matrices:
-        own, changed = inputs.patch.mask[name], inputs.pair.changed(name).numpy()
-        quotas = np.bincount(group(inputs, name, own))
-        keys = draw(f"{inputs.name}\0{name}", inputs.patch.mask.specs[name].numel, inputs.seed).numpy()[changed]
-        indices[name] = changed[draw_quotas(group(inputs, name, changed), quotas, keys)]
+        quotas = np.bincount(group(inputs, name, inputs.patch.mask[name]))
+        indices[name] = draw_changed(inputs, name, group, quotas)
     return inputs.cut(indices)
+
+
+def draw_changed(inputs: ControlInput, name: str, group: Grouping, quotas: Indices) -> Indices:
+    """Draw changed entries of a matrix at random, of each group as many as its quota; return their flat indices."""
+    changed = inputs.pair.changed(name).numpy()
+    keys = draw(f"{inputs.name}\0{name}", inputs.patch.mask.specs[name].numel, inputs.seed).numpy()[changed]
+    drawn: Indices = changed[draw_quotas(group(inputs, name, changed), quotas, keys)]
+    return drawn
 
 
 def draw_quotas(groups: Indices, quotas: Indices, keys: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Indices:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from graft.controls.inputs import ControlInput
-from graft.controls.redrawn import draw_quotas
+from graft.controls.redrawn import draw_changed
 from graft.patch.mask import Indices
 from graft.patch.skill_patch import Patch
-from graft.scores.random import draw
 
 MOST = 0.8  # of a matrix's entries
 
@@ -58,9 +57,5 @@ def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int]
 
 
 def _cut(inputs: ControlInput, quotas: dict[str, Indices]) -> Patch:
-    indices = {}
-    for name, quota in quotas.items():
-        changed = inputs.pair.changed(name).numpy()
-        keys = draw(f"{inputs.name}\0{name}", inputs.patch.mask.specs[name].numel, inputs.seed).numpy()[changed]
-        indices[name] = changed[draw_quotas(inputs.columns(name, changed), quota, keys)]
-    return inputs.cut(indices)
+    drawn = {name: draw_changed(inputs, name, ControlInput.columns, quota) for name, quota in quotas.items()}
+    return inputs.cut(drawn)

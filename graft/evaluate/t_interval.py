@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -24,3 +24,8 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
         variance = sum((value - mean) ** 2 for value in values) / (n - 1)
         half = float(student.ppf(0.975, n - 1)) * math.sqrt(variance / n)
     return {"mean": mean, "half": half, "values": list(values)}
+
+
+def mean_intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Average the metrics of several seeds, as `mean_interval` does; one that a seed lacks is left out."""
+    return {key: mean_interval([row[key] for row in rows]) for key in rows[0] if all(key in row for row in rows)}

@@ -16,6 +16,7 @@ from graft.sources.made_checkpoint import folder_of
 from graft.tasks.batches import run_model
 from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.dtypes import NARROW
 
 Family = Literal["masked", "causal"]
 
@@ -143,7 +144,7 @@ def _widened_output(layer: Any, words: torch.Tensor | None) -> Iterator[list[boo
     def widen(_: Any, inputs: tuple[Any, ...], __: Any) -> torch.Tensor | None:
         states, device = inputs[0], layer.weight.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
-        if narrow not in (torch.bfloat16, torch.float16):
+        if narrow not in NARROW:
             return None
         assert words is not None
         _require_words(words, len(layer.weight))

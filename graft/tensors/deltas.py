@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from graft.tensors.dtypes import as_bits, take
+from graft.tensors.dtypes import NARROW, as_bits, take
 from graft.tensors.pair import CheckpointPair, chunks_of
 
 LONG = 1 << 20  # weights at a time in long chunks, where the few are many in number
-_EXACT = (torch.bfloat16, torch.float16, torch.float32)  # dtypes whose subtraction is the rounded fp32 difference
+_EXACT = (*NARROW, torch.float32)  # dtypes whose subtraction is the rounded fp32 difference
 
 
 def large_deltas(

@@ -52,6 +52,8 @@ def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.dtype == right.dtype and torch.equal(as_bits(left), as_bits(right))
 
 
+NARROW = (torch.bfloat16, torch.float16)  # of models that are held in half the bytes of fp32
+
 # the bits of +infinity: without their sign, those of every finite value are below, those of every NaN above
 INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000, torch.float64: 0x7FF << 52}
 

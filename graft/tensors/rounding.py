@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-from graft.tensors.dtypes import as_bits, same_bits
+from graft.tensors.dtypes import NARROW, as_bits, same_bits
 
 _PART = 1 << 17  # values looked at together: of weights that were never rounded the first few tell
 
@@ -38,7 +38,7 @@ def narrow_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
     Args:
         tensors: read one after another, up to the first value that neither dtype holds.
     """
-    candidates = [torch.bfloat16, torch.float16]
+    candidates = list(NARROW)
     for tensor in tensors:
         if tensor.dtype not in (torch.float32, torch.float64):
             return None

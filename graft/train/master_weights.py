@@ -29,9 +29,8 @@ from graft.errors import TrainingError
 from graft.specs.train import Precision
 from graft.tasks.head import find_dtype
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, is_finite
+from graft.tensors.dtypes import NARROW, TORCH_DTYPES, is_finite
 
-NARROW = (torch.bfloat16, torch.float16)
 PRODUCTS = torch.bfloat16
 
 

@@ -53,6 +53,19 @@ def test_the_plan_says_how_many_trainings_there_are(base: Path, untuned: Path, t
     assert "trainings" not in json.loads(cli("train", base, "--task", task_file, "--plan", "--json").out)
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[TrainSpec]:
+    """The train blocks with which the command would train."""
+    blocks: list[TrainSpec] = []
+
+    def note(*_: object, config: TrainSpec, **__: object) -> None:
+        blocks.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tuning, "train_task", note)
+    return blocks
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -69,15 +82,8 @@ def test_who_sets_something_has_chosen(
     untuned: Path,
     tmp_path: Path,
     cli: Cli,
-    monkeypatch: pytest.MonkeyPatch,
+    seen: list[TrainSpec],
 ) -> None:
-    seen: list[TrainSpec] = []
-
-    def note(*_: object, config: TrainSpec, **__: object) -> None:
-        seen.append(config)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fine_tuning, "train_task", note)
     cli("train", base, "--task", untuned, *options, "-o", tmp_path / "out")
     assert seen[0].localizable is None
     plain = {name: getattr(seen[0], name) for name in ("lr", "scope", "l1")}
@@ -104,15 +110,8 @@ def test_few_weights_may_be_set_in_part(
     task_file: Path,
     tmp_path: Path,
     cli: Cli,
-    monkeypatch: pytest.MonkeyPatch,
+    seen: list[TrainSpec],
 ) -> None:
-    seen: list[TrainSpec] = []
-
-    def note(*_: object, config: TrainSpec, **__: object) -> None:
-        seen.append(config)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fine_tuning, "train_task", note)
     tasks = [untuned, task_file] if "--localizable" in options else [untuned]  # a task with a block has its scope
     for task in tasks:
         cli("train", base, "--task", task, *options, "-o", tmp_path / "out")

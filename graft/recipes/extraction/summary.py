@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graft.evaluate.registry import METRICS
-from graft.evaluate.t_interval import mean_interval
+from graft.evaluate.t_interval import mean_intervals
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.results.cells import MISSING, file_size, mean_cell
 from graft.results.seeds import ExtractionSeed
@@ -30,14 +30,7 @@ def summarize(seeds: Sequence[ExtractionSeed]) -> dict[str, dict[str, dict[str, 
     n_bytes and, of points, seconds. A metric that a seed lacks is left out.
     """
     tables = [_name_models(seed) for seed in seeds]
-    return {
-        name: {
-            key: mean_interval([table[name][key] for table in tables])
-            for key in numbers
-            if all(key in table[name] for table in tables)
-        }
-        for name, numbers in tables[0].items()
-    }
+    return {name: mean_intervals([table[name] for table in tables]) for name in tables[0]}
 
 
 def tabulate_run(metrics: Metrics) -> TextTable:

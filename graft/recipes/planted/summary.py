@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.evaluate.t_interval import mean_interval
+from graft.evaluate.t_interval import mean_intervals
 from graft.results.cells import cell, fixed, mean_cell
 from graft.results.planted import PlantedCell, PlantedSeed
 from graft.results.tables import TextTable
@@ -20,14 +20,7 @@ def summarize(seeds: Sequence[PlantedSeed]) -> dict[str, dict[str, dict[str, Any
     1, overlap 0". A metric that a seed lacks is left out.
     """
     tables = [_name_models(seed) for seed in seeds]
-    return {
-        name: {
-            key: mean_interval([table[name][key] for table in tables])
-            for key in numbers
-            if all(key in table[name] for table in tables)
-        }
-        for name, numbers in tables[0].items()
-    }
+    return {name: mean_intervals([table[name] for table in tables]) for name in tables[0]}
 
 
 def tabulate_cells(metrics: Metrics, seed: PlantedSeed, metric: str) -> TextTable:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.evaluate.registry import metrics_shown
-from graft.evaluate.t_interval import mean_interval
+from graft.evaluate.t_interval import mean_interval, mean_intervals
 from graft.results.areas import SIDES, areas_of
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.gain_split import split_gain
@@ -22,10 +22,7 @@ Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graf
 def summarize(seeds: Sequence[SingleSeed]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return model -> "METRIC" or "SET.METRIC" -> mean, half-width of the 95 % t-interval over seeds, and values."""
     flat = {name: [seed.models[name].flatten() for seed in seeds] for name in seeds[0].models}
-    return {
-        name: {key: mean_interval([row[key] for row in rows]) for key in rows[0] if all(key in row for row in rows)}
-        for name, rows in flat.items()
-    }
+    return {name: mean_intervals(rows) for name, rows in flat.items()}
 
 
 def tabulate_run(
