@@ -29,7 +29,7 @@ class Followed(NamedTuple):
 
 def predict_flagged(head: Head, rows: Sequence[Flagged]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return fp32 logits (m, vocabulary) and true tokens (m,) of all that count, row after row; gradients flow."""
-    logits, targets = _run(head, rows)
+    logits, targets = run_flagged(head, rows)
     return logits.float(), targets
 
 
@@ -47,15 +47,15 @@ def follow(head: Head, rows: Sequence[Flagged], *, batch_size: int, label: str) 
     with head.evaluating():
         for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
             chosen = order[start : start + batch_size]
-            logits, targets = _run(head, [rows[i] for i in chosen])
+            logits, targets = run_flagged(head, [rows[i] for i in chosen])
             sizes = [len(_places(rows[i])) for i in chosen]
             for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
                 followed[i] = _read(*part)
     return followed
 
 
-def _run(head: Head, rows: Sequence[Flagged]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (m, vocabulary) and true tokens (m,) of all that count, row after row."""
+def run_flagged(head: Head, rows: Sequence[Flagged]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (m, vocabulary), in the model's dtype, and true tokens (m,) of all that count, row after row."""
     batch = head.pad([row.ids for row in rows])
     width = batch["input_ids"].shape[1]
     counted = [(number, place) for number, row in enumerate(rows) for place in _places(row)]

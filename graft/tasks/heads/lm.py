@@ -19,9 +19,10 @@ from graft.errors import ConfigError, DataError
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
+from graft.tasks.following import Flagged, run_flagged
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
-from graft.tasks.language_model import load_language_model, logits_of
+from graft.tasks.language_model import load_language_model
 from graft.tensors.checkpoint import Checkpoint
 
 
@@ -106,12 +107,7 @@ class LanguageModelHead(Head):
 
     def _predict_chunks(self, chunks: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (m, vocabulary) and true tokens (m,) of all tokens but the chunks' first, chunk by chunk."""
-        batch = self.pad(chunks)
-        n, width = batch["input_ids"].shape
-        lengths = torch.tensor([len(ids) for ids in chunks]).unsqueeze(1)
-        places = torch.arange(n * width).view(n, width)[torch.arange(width) < lengths - 1]
-        targets = torch.tensor([token for ids in chunks for token in ids[1:]], device=self.device)
-        return logits_of(self.model, batch, places), targets
+        return run_flagged(self, [Flagged(ids, [True] * len(ids)) for ids in chunks])
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""
