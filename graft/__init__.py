@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graft.hub.push import push_patch as push_patch
     from graft.localize.diff import diff_checkpoints as diff_checkpoints
     from graft.localize.localization import localize_skill as localize_skill
+    from graft.mixture.mixed_model import MixedModel as MixedModel
+    from graft.mixture.mixed_model import serve_patches as serve_patches
     from graft.patch.format.reading import load_mask as load_mask
     from graft.patch.format.reading import load_patch as load_patch
     from graft.patch.format.writing import save_patch as save_patch
@@ -43,6 +45,7 @@ _HOMES = {
     "PreparedPatch": "graft.patch.live",
     "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
+    "MixedModel": "graft.mixture.mixed_model",
     "Patch": "graft.patch.skill_patch",
     "ProtectionCallback": "graft.train.protection.callback",
     "Report": "graft.evaluate.report",
@@ -66,6 +69,7 @@ _HOMES = {
     "refit_skill": "graft.refit.refit",
     "roll_back": "graft.evaluate.rollback",
     "save_patch": "graft.patch.format.writing",
+    "serve_patches": "graft.mixture.mixed_model",
     "train_task": "graft.train.fine_tuning",
 }
 __all__ = sorted(_HOMES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -158,17 +158,48 @@ class PreparedPatch:
         return grafted
 
     def _put_on(self) -> Grafted:
+        self.check_place()
+        originals = [slot.read() for slot in self._slots]
+        self._check_values(originals)
+        layer = Layer(self._identity, self._slots, originals, self._values)
+        layer.put_on()
+        return Grafted(self._model, layer, self._k)
+
+    def check_place(self) -> None:
+        """Refuse a model whose tensors are not those that the patches were prepared for.
+
+        Raises:
+            PatchMismatchError: it was cast, moved or got other tensors since.
+        """
         lost = (name for slot in self._slots if (name := self._identity.lost(slot.tensors)))
         moved = (name for slot in self._entries if (name := slot.moved()))
         for name in itertools.chain(lost, moved):
             raise self._refusal(name, "it was cast, moved or replaced since the patch was prepared: prepare it again")
-        originals = [slot.read() for slot in self._slots]
-        for slot, expected, present in zip(self._entries, self._expected, originals, strict=False):
+
+    def check_base(self) -> None:
+        """Refuse a model that holds other bits at the patches' entries than when they were prepared.
+
+        Raises:
+            PatchMismatchError: as said, or as `check_place` does.
+        """
+        self.check_place()
+        self._check_values([slot.read() for slot in self._entries])
+
+    def writes(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield what `apply` would write: a live tensor, (k,) int64 flat indices, and (k,) values in its dtype."""
+        for slot, bits in zip(self._slots, self._values, strict=True):
+            start = 0
+            for _, tensor, indices in slot.selections():
+                if indices is None:
+                    yield tensor, torch.arange(tensor.numel(), device=tensor.device), bits.to(tensor).flatten()
+                    continue
+                yield tensor, indices, bits[start : start + indices.numel()].view(tensor.dtype)
+                start += indices.numel()
+
+    def _check_values(self, contents: Sequence[torch.Tensor]) -> None:
+        for slot, expected, present in zip(self._entries, self._expected, contents, strict=False):
             if name := slot.differing(expected, present):
                 raise self._refusal(name, "its values are not those that the patch was prepared for")
-        layer = Layer(self._identity, self._slots, originals, self._values)
-        layer.put_on()
-        return Grafted(self._model, layer, self._k)
 
     def forget(self) -> None:
         """Release the model's memory; a graft in force can still be reverted."""

@@ -1,0 +1,1 @@
+"""Many skills on one resident model: every row of a batch with its own patch."""

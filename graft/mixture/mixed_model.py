@@ -1,0 +1,251 @@
+"""MixedModel: one resident base, and the skills that rows of its batches can carry."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from graft.arguments import checked
+from graft.errors import ConfigError, PatchMismatchError
+from graft.mixture.entries import Owned, find_modules
+from graft.mixture.rows import Call, RowSkills, Skill
+from graft.mixture.sites.choice import make_site
+from graft.mixture.sites.site import Site, untraced
+from graft.patch.live import PreparedPatch, prepare_patch
+from graft.patch.overlap_rules import OverlapRule
+from graft.patch.skill_patch import Patch
+
+Named = str | Sequence[str] | None  # what one row asks for: a skill, several together, or none
+# models whose layers hold tokens in the first dimension and rows in the second
+_TOKENS_FIRST = {"xlnet", "transfo-xl", "fsmt"}
+
+
+class MixedModel:
+    """A model on which every row of a batch can have its own skill.
+
+    The base's weights are never written: what a skill changes is added to the outputs of the modules that it touches,
+    in the rows that ask for it. Made by `serve_patches`; one thread at a time may run it.
+
+    Attributes:
+        model: the model, resident once.
+    """
+
+    def __init__(self, model: torch.nn.Module, on_overlap: OverlapRule, cast: bool, exact: bool) -> None:
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        if kind in _TOKENS_FIRST:
+            raise PatchMismatchError(f"{kind} keeps tokens before rows: its skills can be grafted, not mixed")
+        self.model = model
+        self._on_overlap, self._cast = on_overlap, cast
+        self._call = Call()
+        self._call.exact = exact
+        self._patches: dict[str, Patch] = {}
+        self._prepared: dict[Skill, PreparedPatch] = {}
+        self._sites: dict[str, Site[Any]] = {}
+        self._lock = threading.RLock()
+        self._hooks = [hook for part in _callable_parts(model) for hook in self._watch(part)]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the skills, in the order in which they were added."""
+        return list(self._patches)
+
+    @checked
+    def add(self, name: str, patch: Patch) -> None:
+        """Add a skill, checked against the base.
+
+        Raises:
+            ConfigError: there is one of that name, or it is no name.
+            PatchMismatchError: the patch does not fit the base, or touches what rows cannot have apart.
+        """
+        if not name or name in self._patches:
+            raise ConfigError(f"there is a skill {name!r} already" if name else "a skill needs a name")
+        with self._lock:
+            self._load((name,), [patch])
+            self._patches[name] = patch
+
+    def remove(self, name: str) -> None:
+        """Remove a skill, and what was composed with it.
+
+        Raises:
+            ConfigError: there is none of that name, or rows carry it at the moment.
+        """
+        with self._lock:
+            self._require(name)
+            if self._call.rows is not None and any(name in skill for skill in self._call.rows.skills):
+                raise ConfigError(f"rows carry the skill {name!r} at the moment")
+            del self._patches[name]
+            for skill in [skill for skill in self._prepared if name in skill]:
+                del self._prepared[skill]
+                for site in self._sites.values():
+                    site.contents.pop(skill, None)
+            self._drop_idle_sites()
+
+    @contextlib.contextmanager
+    def skills(self, rows: Sequence[Named], *, exact: bool | None = None) -> Iterator[MixedModel]:
+        """Give each row of the batches in this block its skill.
+
+        Args:
+            rows: for every row a name, several names (composed by the rule for overlaps), or None for the base. Rows
+                that beams or returned sequences multiply keep theirs.
+            exact: whether to compute what is touched anew from the skill's own weights; as `serve_patches` was told
+                where absent.
+
+        Raises:
+            ConfigError: a name is unknown, or there are no rows.
+            OverlapError: skills of one row disagree and the rule is "error".
+            PatchMismatchError: the model was cast, moved or got other tensors.
+        """
+        with self._lock:
+            wanted = RowSkills(tuple(self._skill_of(row) for row in rows))
+            for skill in set(wanted.skills):
+                self._ready(skill)
+            call, before = self._call, (self._call.rows, self._call.exact)
+            call.rows, call.exact = wanted, before[1] if exact is None else exact
+            try:
+                yield self
+            finally:
+                call.rows, call.exact = before
+
+    def check_base(self) -> None:
+        """Refuse a base that holds other bits at the skills' entries than when they were added.
+
+        Raises:
+            PatchMismatchError: it does.
+        """
+        for prepared in self._prepared.values():
+            prepared.check_base()
+
+    def first_layer(self, rows: Named) -> str | None:
+        """Return the name of the first module that a skill touches, in the order of the model; None for the base."""
+        skill = self._skill_of(rows)
+        self._ready(skill)
+        return next((name for name, _ in self.model.named_modules() if self._touches(name, skill)), None)
+
+    def touched(self, rows: Named) -> list[str]:
+        """Return the names of the modules that a skill touches, in the order of the model."""
+        skill = self._skill_of(rows)
+        self._ready(skill)
+        return [name for name, _ in self.model.named_modules() if self._touches(name, skill)]
+
+    def close(self) -> None:
+        """Take all hooks off, and check the base's bits.
+
+        Raises:
+            PatchMismatchError: as `check_base`.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        for site in self._sites.values():
+            site.remove()
+        self._hooks, self._sites = [], {}
+        self.check_base()
+
+    def __enter__(self) -> MixedModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _touches(self, name: str, skill: Skill) -> bool:
+        return name in self._sites and skill in self._sites[name].contents
+
+    def _skill_of(self, row: Named) -> Skill:
+        names = () if row is None else (row,) if isinstance(row, str) else tuple(row)
+        for name in names:
+            self._require(name)
+        return tuple(dict.fromkeys(names))
+
+    def _require(self, name: str) -> None:
+        if name not in self._patches:
+            raise ConfigError(f"there is no skill {name!r}; there are: {', '.join(self._patches) or 'none'}")
+
+    def _ready(self, skill: Skill) -> None:
+        """Compose the skills of a row where that was not done before, and check that the model is the same."""
+        if skill and skill not in self._prepared:
+            self._load(skill, [self._patches[name] for name in skill])
+        if skill:
+            self._prepared[skill].check_place()
+
+    def _load(self, skill: Skill, patches: Sequence[Patch]) -> None:
+        prepared = prepare_patch(self.model, *patches, on_overlap=self._on_overlap, cast=self._cast)
+        modules = find_modules(self.model, prepared.writes())
+        for name, (module, _) in modules.items():
+            if name not in self._sites:
+                self._sites[name] = make_site(self.model, name, module, self._call)
+                _forget_graphs()
+        contents = {name: self._prepare(name, entries) for name, (_, entries) in modules.items()}
+        for name, content in contents.items():
+            self._sites[name].contents[skill] = content
+        self._prepared[skill] = prepared
+
+    def _prepare(self, name: str, entries: Owned) -> object:
+        return self._sites[name].prepare(entries)
+
+    def _drop_idle_sites(self) -> None:
+        for name in [name for name, site in self._sites.items() if not site.contents]:
+            self._sites.pop(name).remove()
+
+    def _watch(self, part: torch.nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        yield part.register_forward_pre_hook(untraced(self._call.enter), with_kwargs=True)
+        yield part.register_forward_hook(untraced(self._call.leave), with_kwargs=True, always_call=True)
+
+
+@checked
+def serve_patches(
+    model: torch.nn.Module,
+    patches: Mapping[str, Patch] | None = None,
+    *,
+    on_overlap: OverlapRule = "error",
+    cast: bool = False,
+    exact: bool = False,
+) -> MixedModel:
+    """Keep one model resident, and give every row of a batch its own skill.
+
+        with graft.serve_patches(model, {"topics": topics, "reviews": reviews}) as mixed:
+            with mixed.skills(["topics", None, ["topics", "reviews"]]):
+                outputs = model(**batch)
+
+    A patch changes a linear layer's output by the sum of its differences times their inputs, which is added to the
+    base's output in the rows that ask for it (as batched LoRA does with its factors, arXiv 2311.03285, 2310.18547). The
+    outputs are those of the grafted model but for rounding; with `exact` what a patch touches is computed anew from the
+    patch's own weights, which gives the grafted model's bits wherever the platform's products do not depend on how many
+    of them are computed together.
+
+    Args:
+        model: a model of transformers, or any that keeps rows in the first dimension, with the base's weights.
+        patches: by name; more can be added and removed while it runs.
+        on_overlap: what to do where the skills of one row want different values.
+        cast: as in `apply_patch`.
+        exact: as said.
+
+    Raises:
+        PatchMismatchError: a patch does not fit the model, or touches what rows cannot have apart.
+        ConfigError: a name is empty or there twice.
+    """
+    mixed = MixedModel(model, on_overlap, cast, exact)
+    try:
+        for name, patch in (patches or {}).items():
+            mixed.add(name, patch)
+    except BaseException:
+        mixed.close()
+        raise
+    return mixed
+
+
+def _callable_parts(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the model and the models within it, which may be called on their own, as `generate` calls an encoder."""
+    return [part for part in model.modules() if part is model or hasattr(part, "get_input_embeddings")]
+
+
+def _forget_graphs() -> None:
+    """Drop compiled graphs, which do not notice hooks that come later."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

@@ -1,0 +1,129 @@
+"""Which rows of a batch carry which skill, and where they lie in what a module is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from graft.errors import ConfigError
+
+Skill = tuple[str, ...]  # the names of the patches that a row carries together; () for none
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows that carry one skill.
+
+    Attributes:
+        start, stop: of the rows.
+        skill: theirs.
+    """
+
+    start: int
+    stop: int
+    skill: Skill
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as an index."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(eq=False)
+class RowSkills:
+    """The skills of the rows that a caller has, which beams and returned sequences multiply.
+
+    Attributes:
+        skills: one a row.
+        cache: what modules work out for these rows once and use at every call.
+    """
+
+    skills: tuple[Skill, ...]
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    def runs(self, n_rows: int) -> tuple[Run, ...]:
+        """Return the runs of a batch of so many rows: each of the caller's rows repeated in place, as `generate` does.
+
+        Raises:
+            ConfigError: the batch has another number of rows.
+        """
+        if ("runs", n_rows) not in self.cache:
+            self.cache["runs", n_rows] = tuple(self._runs(n_rows))
+        runs: tuple[Run, ...] = self.cache["runs", n_rows]
+        return runs
+
+    def _runs(self, n_rows: int) -> Iterator[Run]:
+        if not self.skills or n_rows % len(self.skills):
+            raise ConfigError(f"the batch has {n_rows} rows, but skills were named for {len(self.skills)}")
+        repeats, start = n_rows // len(self.skills), 0
+        for skill, rows in groupby(self.skills):
+            stop = start + repeats * len(list(rows))
+            if skill:
+                yield Run(start, stop, skill)
+            start = stop
+
+
+class Call:
+    """What is known of the forward pass that is under way.
+
+    Attributes:
+        rows: the skills that are asked for; None where none are, and every row gets the base.
+        exact: whether what a patch touches is computed anew from the patch's own weights.
+        n_rows: rows of the batch; 0 outside a forward pass.
+    """
+
+    def __init__(self) -> None:
+        self.rows: RowSkills | None = None
+        self.exact = False
+        self.n_rows = 0
+        self._depth = 0
+
+    def enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the batch, before the outermost of the models whose hook this is."""
+        self._depth += 1
+        if self._depth == 1 and self.rows is not None:
+            self.n_rows = count_rows(args, kwargs)
+            try:
+                self.rows.runs(self.n_rows)
+            except ConfigError:
+                self._depth = 0  # a hook that fails before the call is not followed by the one after it
+                raise
+
+    def leave(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """Forget it, after the outermost."""
+        self._depth = max(self._depth - 1, 0)
+        if not self._depth:
+            self.n_rows = 0
+
+    def runs(self) -> tuple[Run, ...]:
+        """Return the runs of the batch under way.
+
+        Raises:
+            ConfigError: no model that was told of the batch is running.
+        """
+        if self.rows is None:
+            return ()
+        if not self.n_rows:
+            raise ConfigError("a part of the model was called alone: rows keep to their skills in a call of the model")
+        return self.rows.runs(self.n_rows)
+
+
+_BATCHES: tuple[str, ...] = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "pixel_values")
+_BATCHES += ("input_features", "input_values")
+
+
+def count_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Count the rows of a model's arguments: the first dimension of its inputs.
+
+    Raises:
+        ConfigError: none of them is a tensor with rows.
+    """
+    named = (kwargs.get(key) for key in _BATCHES)
+    for value in (*args, *named, *kwargs.values()):
+        if isinstance(value, torch.Tensor) and value.dim():
+            return value.shape[0]
+    raise ConfigError("the model was called without a tensor that has rows")

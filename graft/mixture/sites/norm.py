@@ -1,0 +1,70 @@
+"""Norms, whose output is linear in their weight: y = w * n(x) + b, with few entries of w and b a skill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from graft.mixture.entries import Owned
+from graft.mixture.products import Delta
+from graft.mixture.rows import Run
+from graft.mixture.sites.matrix import MatrixSite, bias_of, split_entries
+from graft.mixture.sites.rerun import with_entries, with_parameters
+from graft.mixture.sites.site import Arguments
+
+
+class NormSite(MatrixSite):
+    """A norm over the last dimension: a diagonal matrix between what it has normalized and its output."""
+
+    def delta_of(self, entries: Owned) -> Delta:
+        """Return the entries as those of a diagonal matrix."""
+        rows, columns, values = split_entries(entries, self.weight)
+        return Delta(rows, columns, values, *bias_of(entries, values), (self.weight.numel(),) * 2)
+
+    def inputs(self, arguments: Arguments) -> torch.Tensor:
+        """Return n(x), by which the weight is multiplied."""
+        return normalize(self.module, arguments)
+
+    def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> torch.Tensor:
+        """Add to the rows of each run what its skill adds; exactly, run the norm again with its weights."""
+        if not self.call.exact:
+            return super().change(arguments, output, runs)
+        result: torch.Tensor = output.clone()
+        outputs = self.by_row(result)
+        for run in runs:
+            content = self.contents[run.skill].entries
+            weights = {name: with_entries(self.module, name, entries) for name, entries in content.items()}
+            with with_parameters(self.module, weights):
+                again = self.module.forward(*arguments[0], **arguments[1])
+            outputs[run.rows] = self.by_row(again)[run.rows]
+        return result
+
+
+def normalize(module: torch.nn.Module, arguments: Arguments) -> torch.Tensor:
+    """Return n(x) of a norm y = w * n(x) + b, or (1 + w) * n(x) + b: its output at w = 1 less that at w = 0."""
+    args, kwargs = arguments
+    zeros = {name: torch.zeros_like(value) for name, value in module._parameters.items() if value is not None}
+    with with_parameters(module, {**zeros, "weight": torch.ones_like(zeros["weight"])}):
+        above = module.forward(*args, **kwargs)
+    with with_parameters(module, zeros):
+        normalized: torch.Tensor = above - module.forward(*args, **kwargs)
+    return normalized
+
+
+def is_norm(module: torch.nn.Module) -> bool:
+    """Return whether a module works as a norm does: found out by running it on random numbers of its own size."""
+    names = {name for name, value in module._parameters.items() if value is not None}
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() != 1 or names - {"weight", "bias"} or list(module.children()):
+        return False
+    generator = torch.Generator(weight.device).manual_seed(0)
+    inputs = torch.randn(2, 3, weight.numel(), generator=generator, device=weight.device).to(weight.dtype)
+    try:
+        with torch.no_grad():
+            output, scaled = module.forward(inputs), normalize(module, ((inputs,), {})) * weight
+            with with_parameters(module, {"weight": torch.zeros_like(weight)}):
+                rest = module.forward(inputs)
+    except Exception:  # a module that takes something else is no norm
+        return False
+    return torch.allclose(output.float(), (scaled + rest).float(), rtol=0.05, atol=0.05)
