@@ -48,6 +48,7 @@ LAYERS = (
     {"report"},
     {"interop"},
     {"hub"},
+    {"server"},
     {"recipes"},
     {"graft_cli"},
 )
@@ -79,6 +80,7 @@ PACKAGES = {
     "report": {"matplotlib", "numpy", "scipy"},
     "memory": {"torch", "transformers"},
     "hub": {"huggingface_hub"},
+    "server": {"fastapi", "huggingface_hub", "prometheus_client", "starlette", "torch", "uvicorn"},
     "interop": {"lm_eval", "numpy", "torch"},
     "recipes": {"numpy", "tqdm"},
     "graft_cli": {"click", "tqdm"},
@@ -86,15 +88,19 @@ PACKAGES = {
 LATE = {
     "accelerate",
     "datasets",
+    "fastapi",
     "gguf",
     "huggingface_hub",
     "lm_eval",
     "peft",
+    "prometheus_client",
     "pyarrow",
     "safetensors",
     "scipy",
     "sklearn",
+    "starlette",
     "transformers",
+    "uvicorn",
     "yaml",
 }
 BASES = {

@@ -27,7 +27,13 @@ from graft.tensors.checkpoint import Checkpoint
 
 
 class VerbalizerHead(Head):
-    """Logits by the label words' tokens."""
+    """Logits by the label words' tokens.
+
+    Attributes:
+        shares_prefix: tokens that all rows begin with are read once; not where rows have their own skills.
+    """
+
+    shares_prefix = True
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, family: Family) -> None:
         super().__init__(model, tokenizer, task)
@@ -58,7 +64,7 @@ class VerbalizerHead(Head):
         return self._logits_at(rows, read_at).float()
 
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
-        shared = shared_length(self.model, rows) if self._family == "causal" else 0
+        shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0
         batch, cache = self.pad([ids[shared:] for ids in rows]), None
         if shared:
             cache = read_prefix(self.model, rows[0][:shared], len(rows), self.device)
