@@ -36,6 +36,11 @@ async def show_file(service: Service, request: Any) -> Any:
     return _send(request.path_params["name"])
 
 
+def read_all() -> list[bytes]:
+    """Return what is in each of the files, all of which must be there."""
+    return [(_FOLDER / name).read_bytes() for name in _TYPES]
+
+
 def _send(name: str) -> Any:
     from starlette.responses import Response
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 
-from graft.errors import ConfigError
 from graft.mixture.mixed_model import MixedModel, serve_patches
 from graft.patch.overlap_rules import OverlapRule
-from graft.server.forms import check_name
 from graft.server.limits import Limits
 from graft.server.refusal import Refusal, refuse_unknown_model
-from graft.server.skill import Skill
+from graft.server.skill import Skill, require_name
 from graft.sources.opening import Model, open_model
 from graft.specs.data import DataSpec
 from graft.specs.head import HeadSpec
@@ -53,6 +51,7 @@ class Resident:
         self.embedding = SimilarityHead(_inner(head.model), head.tokenizer, spec)
         self.skills: dict[str, Skill] = {}
         self._heads: dict[str, Head] = {}
+        self._changes_output = False
         self._composed: dict[Names, None] = {}  # the least recently used first
 
     @property
@@ -104,12 +103,10 @@ class Resident:
             raise Refusal(409, f"there is a skill {skill.name!r} already", code="exists")
         if len(self.skills) >= self.limits.skills:
             raise Refusal(409, f"there are {len(self.skills):,} skills already, and no more may be resident")
-        try:
-            check_name(skill.name)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        require_name(skill.name)
         self.mixed.add(skill.name, skill.patch)
         self.skills[skill.name] = self._with_head(skill)
+        self._note_output_layer(skill.name)
 
     def remove(self, name: str) -> None:
         """Remove a skill.
@@ -133,6 +130,16 @@ class Resident:
         if name not in self._heads:
             raise Refusal(422, f"skill {name!r} has no labels to read: {self.skills[name].why_no_task}", code="no_head")
         return self._heads[name]
+
+    def _note_output_layer(self, name: str) -> None:
+        """Let verbalizers run the output layer whole from when on a skill changes it, which has its rows apart."""
+        layers = dict(self.head.model.named_modules())
+        output = self.head.model.get_output_embeddings() if self._family is not None else None
+        if output is not None and any(layers[touched] is output for touched in self.mixed.touched(name)):
+            self._changes_output = True
+        for head in self._heads.values():
+            if self._changes_output and hasattr(head, "runs_whole"):
+                head.runs_whole = True
 
     def _with_head(self, skill: Skill) -> Skill:
         if skill.task is None:

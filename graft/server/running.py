@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,29 +35,35 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK
 
 
-def run_service(
-    service: Service, host: str = "127.0.0.1", port: int = 8000, tell: Callable[[str], None] = lambda url: None
-) -> None:
-    """Serve until SIGINT or SIGTERM; then refuse what comes, finish what runs, and return.
-
-    Args:
-        service: what is served.
-        host, port: to listen at; port 0 for any that is free.
-        tell: called with the address, once requests are answered.
+def listen_at(host: str, port: int) -> socket.socket:
+    """Take an address, before the costly part; connections are refused until `run_service`.
 
     Raises:
         ConfigError: the address cannot be had.
     """
-    server = _make_server(service, host, port)
-    sockets = [_bind(server.config, host, port)]
-    address = f"[{host}]" if ":" in host else host
-    with contextlib.closing(sockets[0]):
-        asyncio.run(_serve(server, sockets, lambda: tell(f"http://{address}:{sockets[0].getsockname()[1]}")))
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        raise ConfigError(
+            f"{host}:{port} cannot be listened at ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    return listener
 
 
-def _make_server(service: Service, host: str, port: int) -> Any:
+def run_service(service: Service, listener: socket.socket, *, tell: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGINT or SIGTERM; then refuse what comes, finish what runs, and return.
+
+    Args:
+        service: what is served.
+        listener: of the address, as `listen_at` gives it.
+        tell: called with the address, once requests are answered.
+    """
     import uvicorn
 
+    host, port = listener.getsockname()[:2]
     app = build_app(service, only_loopback=is_loopback(host))
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -66,28 +73,15 @@ def _make_server(service: Service, host: str, port: int) -> Any:
         "timeout_graceful_shutdown": round(service.limits.drain_seconds),
         "lifespan": "on",
     }
-    server: Any = uvicorn.Server(uvicorn.Config(app, host=host, port=port, **settings))
+    server: Any = uvicorn.Server(uvicorn.Config(app, **settings))
     server.capture_signals = contextlib.nullcontext  # it would raise them anew afterwards
-    return server
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    asyncio.run(_serve(server, listener, lambda: tell(address)))
 
 
-def _bind(config: Any, host: str, port: int) -> Any:
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror or error})") from error
-    return listener
-
-
-async def _serve(server: Any, sockets: list[Any], tell: Callable[[], None]) -> None:
+async def _serve(server: Any, listener: socket.socket, tell: Callable[[], None]) -> None:
     with _ending(server):
-        serving = asyncio.ensure_future(server.serve(sockets))
+        serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from graft.errors import ConfigError
+from graft.files.location import locate_patch
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_patch
 from graft.patch.skill_patch import Patch
 from graft.patch.summary import describe_patch
+from graft.server.forms import check_name
+from graft.server.recorded_task import read_task
 from graft.specs.task import TaskSpec
 
 _CARD = ("k", "density", "bytes", "values", "method", "metrics", "licence", "tool", "base")
@@ -59,23 +64,32 @@ def open_skill(name: str, reference: str) -> Skill:
     """Load and check a patch: a local file or folder, or a Hub id.
 
     Raises:
+        ConfigError: no skill can have the name.
         PatchFormatError, HubError, CheckpointError: as `load_patch` and `locate_patch`.
     """
-    from graft.files.location import locate_patch
-
+    require_name(name)
     located = locate_patch(reference, FILE_NAME)
     return read_skill(name, located.path, located.id or located.name)
 
 
-def read_skill(name: str, path: Any, source: str) -> Skill:
+def require_name(name: str) -> None:
+    """Refuse a name that no skill can have.
+
+    Raises:
+        ConfigError: saying what it may be.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def read_skill(name: str, path: Path, source: str) -> Skill:
     """Load and check a patch file, or a folder's; read the task that it records.
 
     Raises:
         PatchFormatError: it is no patch.
     """
-    from graft.errors import ConfigError
-    from graft.server.recorded_task import read_task
-
     patch = load_patch(path)
     file = path / FILE_NAME if path.is_dir() else path
     skill = Skill(name, patch, source, file.stat().st_size)

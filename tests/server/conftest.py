@@ -18,7 +18,11 @@ from tests.models import copy_with
 from tests.server.client import Client, running
 from tests.shared_builds import build_once
 
-TASK = {"name": "moods", "head": {"kind": "similarity", "texts": ["bad sorry", "good happy"]}, "labels": ["sad", "glad"]}
+TASK = {
+    "name": "moods",
+    "head": {"kind": "similarity", "texts": ["bad sorry", "good happy"]},
+    "labels": ["sad", "glad"],
+}
 SMALL = Limits(body_bytes=20_000, texts=32, tokens=500, waiting=40, batch_rows=16, seconds=20, skills=6)
 
 
@@ -32,7 +36,9 @@ def patches(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         save_patch(with_task(moods, TASK), folder / "moods.safetensors")
         copy_with(shelf / "base", folder / "other", lambda name, tensor: tensor.mul_(1.3))
         save_patch(diff_checkpoints(shelf / "base", folder / "other", budget=200), folder / "noise.safetensors")
-        save_patch(with_task(diff_checkpoints(shelf / "base", shelf / "tuned", budget=30), TASK), folder / "few.safetensors")
+        save_patch(
+            with_task(diff_checkpoints(shelf / "base", shelf / "tuned", budget=30), TASK), folder / "few.safetensors"
+        )
 
     folder = build_once(tmp_path_factory, "served", build)
     return {name: folder / f"{name}.safetensors" for name in ("moods", "noise", "few")}
@@ -40,7 +46,7 @@ def patches(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def service(shelf: Path, patches: dict[str, Path]) -> Iterator[Service]:
-    yield open_service(str(shelf / "base"), patches, token="a token of the tests", limits=SMALL, on_overlap="last")
+    return open_service(str(shelf / "base"), patches, token="a token of the tests", limits=SMALL, on_overlap="last")
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +59,3 @@ def with_task(patch: Patch, task: dict[str, Any]) -> Patch:
     import dataclasses
 
     return dataclasses.replace(patch, provenance=dataclasses.replace(patch.provenance, task=task))
-
-

@@ -71,33 +71,34 @@ def command(
     """
     from graft.server.limits import Limits
     from graft.server.opening import open_service
-    from graft.server.running import is_loopback, require_packages, run_service
+    from graft.server.running import is_loopback, listen_at, require_packages, run_service
 
     if calibrate and not tasks:
         raise click.UsageError("--calibrate needs --task, whose validation examples it reads")
     require_packages()
-    service = open_service(
-        base,
-        _pairs(skills, "--skill"),
-        tasks={name: Path(path) for name, path in _pairs(tasks, "--task").items()},
-        calibrate=calibrate,
-        token=_read_token(token_env),
-        on_overlap=on_overlap,
-        exact=exact,
-        runtime=runtime,
-        limits=Limits(batch_rows=batch_rows, waiting=waiting, seconds=timeout),
-    )
-    if not is_loopback(host):
-        click.echo(f"note: {host} can be reached from other machines, and requests need no token", err=True)
+    with listen_at(host, port) as listener:
+        service = open_service(
+            base,
+            _pairs(skills, "--skill"),
+            tasks={name: Path(path) for name, path in _pairs(tasks, "--task").items()},
+            calibrate=calibrate,
+            token=_read_token(token_env),
+            on_overlap=on_overlap,
+            exact=exact,
+            runtime=runtime,
+            limits=Limits(batch_rows=batch_rows, waiting=waiting, seconds=timeout),
+        )
+        if not is_loopback(listener.getsockname()[0]):
+            click.echo(f"note: {host} can be reached from other machines, and requests need no token", err=True)
+        run_service(service, listener, tell=lambda url: _tell(service, url, as_json))
 
-    def tell(url: str) -> None:
-        resident = service.resident
-        rows = [f"{name}: {skill.n_bytes:,} bytes" for name, skill in resident.skills.items()]
-        lines = [f"serving {resident.base} with {len(rows)} skills at {url}", *rows]
-        result = {"url": url, "base": resident.base, "skills": list(resident.skills)}
-        options.show(result, as_json, [options.printable(line) for line in lines])
 
-    run_service(service, host, port, tell)
+def _tell(service: Any, url: str, as_json: bool) -> None:
+    resident = service.resident
+    rows = [f"{name}: {skill.n_bytes:,} bytes" for name, skill in resident.skills.items()]
+    lines = [f"serving {resident.base} with {len(rows)} skills at {url}", *rows]
+    result = {"url": url, "base": resident.base, "skills": list(resident.skills)}
+    options.show(result, as_json, [options.printable(line) for line in lines])
 
 
 def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:

@@ -31,9 +31,11 @@ class VerbalizerHead(Head):
 
     Attributes:
         shares_prefix: tokens that all rows begin with are read once; not where rows have their own skills.
+        runs_whole: the output layer runs on all states, as where rows have their own skills that change it.
     """
 
     shares_prefix = True
+    runs_whole = False
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, family: Family) -> None:
         super().__init__(model, tokenizer, task)
@@ -71,7 +73,7 @@ class VerbalizerHead(Head):
             batch = after_prefix(batch, shared)
         width = batch["input_ids"].shape[1]
         tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
-        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache)
+        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache, whole=self.runs_whole)
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
         """Return a prompt's token ids, and the position whose logits are read."""
