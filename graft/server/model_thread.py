@@ -118,6 +118,7 @@ class ModelThread:
         self._writing.join(jobs)
 
     def _prepare(self, wanted: Any) -> None:
+        self.resident.forget_composed(set() if self._writing is None else self._writing.carried)
         sets: set[Names] = set(wanted)
         for names in sorted(sets):
             self.resident.prepare(names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Resident:
         return names
 
     def prepare(self, names: Names) -> None:
-        """Compose a row's skills, where that was not done before; the sets used longest ago make room.
+        """Compose a row's skills, where that was not done before.
 
         Raises:
             OverlapError: they disagree, and the rule for overlaps refuses that.
@@ -87,10 +87,13 @@ class Resident:
         if len(names) > 1:
             self._composed.pop(names, None)
             self._composed[names] = None
-            if len(self._composed) > MOST_COMPOSED:
-                oldest = next(iter(self._composed))
-                del self._composed[oldest]
-                self.mixed.forget(oldest)
+
+    def forget_composed(self, carried: Collection[Names]) -> None:
+        """Free what was composed longest ago, beyond `MOST_COMPOSED`; not what rows carry at the moment."""
+        idle = [names for names in self._composed if names not in carried]
+        for names in idle[: max(0, len(self._composed) - MOST_COMPOSED)]:
+            del self._composed[names]
+            self.mixed.forget(names)
 
     def add(self, skill: Skill) -> None:
         """Add a skill, checked against the base.

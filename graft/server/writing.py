@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import CancelledError
 
 from graft.server.jobs import GenerateJob
-from graft.server.resident import Resident
+from graft.server.resident import Names, Resident
 
 
 class Writing:
@@ -24,9 +24,14 @@ class Writing:
         """Whether there is nothing to write."""
         return not self._running and not self._pending
 
+    @property
+    def carried(self) -> set[Names]:
+        """The skills of the rows that run, or wait to."""
+        return {job.skills for job in (*self._running.values(), *self._pending)}
+
     def carries(self, name: str) -> bool:
-        """Return whether a row that runs, or waits to, has a skill."""
-        return any(name in job.skills for job in (*self._running.values(), *self._pending))
+        """Return whether one of these rows has a skill."""
+        return any(name in names for names in self.carried)
 
     def join(self, jobs: Sequence[GenerateJob]) -> None:
         """Let rows join before the next token, as soon as there is room.

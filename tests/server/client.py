@@ -60,8 +60,9 @@ def running(service: Service) -> Iterator[Client]:
         threading.Event().wait(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=60) as http:
-            yield Client(url, http, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0))
+        theirs = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        with httpx.Client(base_url=url, timeout=60) as http, theirs:
+            yield Client(url, http, theirs)
     finally:
         server.should_exit = True
         thread.join(30)
