@@ -133,6 +133,14 @@ class MixedModel:
         self._ready(skill)
         return [name for name, _ in self.model.named_modules() if self._touches(name, skill)]
 
+    def patches(self, rows: Named) -> tuple[Patch, ...]:
+        """Return the patches that a row carries, to which what is kept of its outputs belongs.
+
+        Raises:
+            ConfigError: a name is unknown.
+        """
+        return tuple(self._patches[name] for name in self._skill_of(rows))
+
     def close(self) -> None:
         """Take all hooks off, and check the base's bits.
 
