@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from graft.server.page_files import show_file, show_page
-from graft.server.refusal import MISSING, Refusal, explain_error, refuse_late
+from graft.server.refusal import MISSING, Refusal, note_failure, refuse_late
 from graft.server.routes.classify import classify
 from graft.server.routes.completions import chat, complete
 from graft.server.routes.embeddings import embed, list_models, show_model
@@ -78,7 +78,7 @@ def _guard(service: Service, path: str, handler: Handler, only_loopback: bool) -
         except Hangup:
             response = _refuse(Refusal(499, "the client is gone"))
         except Exception as error:
-            response = _refuse(explain_error(error))
+            response = _refuse(note_failure(error, path))
         service.metrics.requests.labels(path, response.status_code).inc()
         service.metrics.seconds.labels(path).observe(time.perf_counter() - start)
         return response

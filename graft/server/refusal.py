@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from graft.errors import ConfigError, DataError, GraftError, HubError, OverlapError, PatchError
+from graft.errors import ConfigError, DataError, HubError, OverlapError, PatchError
 
 INVALID, MISSING, FULL, SERVER = "invalid_request_error", "not_found_error", "rate_limit_error", "server_error"
 
@@ -47,7 +48,7 @@ def refuse_late(seconds: float) -> Refusal:
 
 
 def explain_error(error: BaseException) -> Refusal:
-    """Return what a client is told of an error; of an unexpected one its kind alone, which gives nothing away."""
+    """Return what a client is told of an error; of an unexpected one its kind alone."""
     if isinstance(error, Refusal):
         return error
     message = " ".join(str(error).split())
@@ -59,6 +60,12 @@ def explain_error(error: BaseException) -> Refusal:
         return Refusal(502, message, SERVER, "hub")
     if isinstance(error, PatchError):
         return Refusal(422, message, code="patch")
-    if isinstance(error, GraftError):
-        return Refusal(500, message, SERVER)
     return Refusal(500, f"the server failed on this request ({type(error).__name__})", SERVER, "internal")
+
+
+def note_failure(error: BaseException, path: str) -> Refusal:
+    """Return what a client is told of an error, and tell the operator more where it is no client's fault."""
+    refusal = explain_error(error)
+    if refusal.status == 500:
+        logging.getLogger("graft.server").error("%s failed", path, exc_info=error)
+    return refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ class Skill:
     why_no_task: str = ""
     temperature: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name, task, card, and where its entries lie, layer by module."""
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Name, task, card, and where its entries lie, layer by module: plain values."""
         card = describe_patch(self.patch, self.n_bytes, self.patch.provenance)
         task = None
         if self.task is not None:

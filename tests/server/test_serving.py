@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,19 +26,23 @@ TOKEN = "a token of sixteen characters"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
-def start(*arguments: object, **environment: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the command, and return it with its address once it answers."""
+@contextlib.contextmanager
+def started(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command as a process, with its address once it answers."""
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}", "OMP_NUM_THREADS": "1", "SECRET": TOKEN}
     command = [sys.executable, "-m", "graft_cli", "serve", *map(str, arguments), "--port", "0", "--json"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | paths | environment
-    )
-    assert process.stdout is not None
-    lines = []
-    while not lines or lines[-1] != "}\n":
-        lines.append(process.stdout.readline())
-        assert lines[-1], process.communicate()[1]
-    return process, json.loads("".join(lines))["url"]
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = [""]
+            while lines[-1] != "}\n":
+                lines.append(process.stdout.readline())
+                assert lines[-1], process.communicate()[1]
+            yield process, json.loads("".join(lines))["url"]
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -54,56 +59,57 @@ def hub(patches: dict[str, Path]) -> Iterator[LocalHub]:
 
 def test_skills_come_from_the_hub_and_go(shelf: Path, hub: LocalHub, tmp_path: Path) -> None:
     places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-    process, url = start(shelf / "base", "--token-env", "SECRET", **places)
-    with httpx.Client(base_url=url, timeout=60, headers=HEADERS) as http:
-        assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["base"]
-        made = http.post("/skills", json={"name": "mine", "repo": "bob/moods"}).json()
-        assert made["source"].startswith("bob/moods@")
-        revision = made["source"].partition("@")[2]
-        pinned = http.post("/skills", json={"name": "pinned", "repo": "bob/moods", "revision": revision})
-        assert pinned.status_code == 200
-        answer = http.post("/classify", json={"texts": ["good"], "skills": ["mine", "pinned"]}).json()["results"]
-        assert answer[0]["predictions"] == answer[1]["predictions"]
-        for repo, status, line in (
-            ("bob/junk", 422, "patch.safetensors"),
-            ("bob/empty", 502, "bob/empty holds no patch.safetensors"),
-            ("bob/nothing", 502, "bob/nothing"),
-        ):
-            found, message = refusal_of(http.post("/skills", json={"name": "x", "repo": repo}))
-            assert found == status, message
-            assert line in message
-            assert str(tmp_path) not in message
-        assert http.delete("/skills/pinned").status_code == 200
-        assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["base", "mine"]
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    with started(shelf / "base", "--token-env", "SECRET", **places) as (process, url):
+        with httpx.Client(base_url=url, timeout=60, headers=HEADERS) as http:
+            assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["base"]
+            made = http.post("/skills", json={"name": "mine", "repo": "bob/moods"}).json()
+            assert made["source"].startswith("bob/moods@")
+            revision = made["source"].partition("@")[2]
+            pinned = http.post("/skills", json={"name": "pinned", "repo": "bob/moods", "revision": revision})
+            assert pinned.status_code == 200
+            answer = http.post("/classify", json={"texts": ["good"], "skills": ["mine", "pinned"]}).json()["results"]
+            assert answer[0]["predictions"] == answer[1]["predictions"]
+            for repo, status, line in (
+                ("bob/junk", 422, "patch.safetensors"),
+                ("bob/empty", 502, "bob/empty holds no patch.safetensors"),
+                ("bob/nothing", 502, "bob/nothing"),
+            ):
+                found, message = refusal_of(http.post("/skills", json={"name": "x", "repo": repo}))
+                assert found == status, message
+                assert line in message
+                assert str(tmp_path) not in message
+            assert http.delete("/skills/pinned").status_code == 200
+            assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["base", "mine"]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
 
 
 def test_a_signal_finishes_what_runs(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = build_once(tmp_path_factory, "writer", write_writer)
-    process, url = start(folder / "base", "--skill", f"loud={folder / 'loud.safetensors'}")
-    body = {"model": "loud", "prompt": "add one to two : ", "max_tokens": 200, "temperature": 0, "stream": True}
-    ended: list[str] = []
+    skill = f"loud={folder / 'loud.safetensors'}"
+    with started(folder / "base", "--skill", skill) as (process, url):
+        body = {"model": "loud", "prompt": "add one to two : ", "max_tokens": 200, "temperature": 0, "stream": True}
+        ended: list[str] = []
 
-    def read() -> None:
-        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as response:
-            for line in response.iter_lines():
-                ended.append(line)
-                begun.set()
+        def read() -> None:
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as response:
+                for line in response.iter_lines():
+                    ended.append(line)
+                    begun.set()
 
-    begun = threading.Event()
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert begun.wait(60)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    reader.join(60)
-    assert [line for line in ended if line][-1] == "data: [DONE]"
-    assert process.returncode == 0, err
-    assert err == ""
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health")
+        begun = threading.Event()
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(60)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+        reader.join(60)
+        assert [line for line in ended if line][-1] == "data: [DONE]"
+        assert process.returncode == 0, err
+        assert err == ""
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.1 || share < 0.0005 ? 0 : 1)} %`;
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`);
 
 function bars(labels, probabilities) {
   const rows = labels.map((label, i) => [label, probabilities[i]]).sort((a, b) => b[1] - a[1]).slice(0, 8);
@@ -100,7 +100,7 @@ function facts(skill) {
     ["Task", task && `${task.name}: ${task.labels.join(", ")}`],
     ["No labels", task ? null : skill.why_no_task],
     ["Confidence", skill.temperature ? `calibrated, temperature ${skill.temperature.toFixed(2)}` : task && "softmax as it is, not calibrated"],
-    ["Accuracy", typeof metrics.accuracy === "number" ? metrics.accuracy.toFixed(3) : null],
+    ["Accuracy", typeof metrics.accuracy === "number" ? `${metrics.accuracy.toFixed(3)} on its author's test split` : null],
     ["License", card.licence],
   ];
   return element("dl", {}, ...rows.filter((row) => row[1]).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));

@@ -10,7 +10,7 @@ from typing import Any
 
 from graft.server.forms import ChatForm, CompletionForm, GenerationForm, Message
 from graft.server.generation import Answers, Part
-from graft.server.refusal import Refusal, explain_error
+from graft.server.refusal import Refusal, note_failure
 from graft.server.resident import Names
 from graft.server.routes.body import read_body
 from graft.server.routes.embeddings import check_count
@@ -120,7 +120,7 @@ async def _stream(
             yield write_event({**head, "choices": [], "usage": answers.usage})
         yield DONE
     except Exception as error:
-        yield write_event(explain_error(error).to_json())
+        yield write_event(note_failure(error, shape.part).to_json())
     finally:
         answers.abandon()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
-from graft.errors import HubError
+from graft.errors import HubError, PatchError
 from graft.files.location import fetch_file
 from graft.patch.format.declaration import FILE_NAME
 from graft.server.forms import SkillForm
@@ -19,7 +20,7 @@ from graft.server.skill import Skill, read_skill
 async def list_skills(service: Service, request: Any) -> dict[str, Any]:
     """List the skills with their cards."""
     resident = service.resident
-    skills = [skill.to_json() for skill in list(resident.skills.values())]
+    skills = await asyncio.to_thread(_describe, list(resident.skills.values()))
     return {"base": resident.base, "generates": resident.is_causal, "skills": skills}
 
 
@@ -31,7 +32,7 @@ async def add_skill(service: Service, request: Any) -> dict[str, Any]:
         raise Refusal(409, f"there is a skill {form.name!r} already", code="exists")
     skill = await asyncio.to_thread(_fetch, form, service.limits)
     await service.call(lambda: service.resident.add(skill), request)
-    return service.resident.skills[form.name].to_json()
+    return (await asyncio.to_thread(_describe, [service.resident.skills[form.name]]))[0]
 
 
 async def remove_skill(service: Service, request: Any) -> dict[str, Any]:
@@ -44,13 +45,20 @@ async def remove_skill(service: Service, request: Any) -> dict[str, Any]:
     return {"name": name, "removed": True}
 
 
+def _describe(skills: Sequence[Skill]) -> list[dict[str, Any]]:
+    return [skill.description for skill in skills]
+
+
 def _fetch(form: SkillForm, limits: Limits) -> Skill:
     """Fetch one file of a Hub repository: never a local path, whatever lies here under that name."""
     reference = form.repo if form.revision is None else f"{form.repo}@{form.revision}"
     _require_small(form, limits)
     located = fetch_file(reference, FILE_NAME)
     source = form.repo if located.revision is None else f"{form.repo}@{located.revision}"
-    return read_skill(form.name, located.path, source)
+    try:
+        return read_skill(form.name, located.path, source)
+    except PatchError as error:  # whose line names the file in the cache of this machine
+        raise Refusal(422, str(error).replace(str(located.path), form.repo), code="patch") from error
 
 
 def _require_small(form: SkillForm, limits: Limits) -> None:
