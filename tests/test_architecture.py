@@ -68,7 +68,7 @@ PACKAGES = {
     "scores": {"numpy", "torch", "tqdm"},
     "localize": {"numpy", "torch", "tqdm"},
     "compose": {"numpy", "scipy", "torch", "tqdm"},
-    "mixture": {"numpy", "torch"},
+    "mixture": {"numpy", "safetensors", "torch"},
     "train": {"numpy", "peft", "safetensors", "torch", "tqdm", "transformers"},
     "refit": {"numpy", "torch", "tqdm"},
     "controls": {"numpy", "torch"},
