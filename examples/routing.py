@@ -115,10 +115,10 @@ def run_seed(embed: Embed, data: Path, intents: Mapping[str, Sequence[str]], see
     drawn = torch.rand(len(texts), len(names) + 1, generator=torch.Generator().manual_seed(seed))
     results["random skill or none"] = judge(drawn[:, :-1], drawn[:, :-1] > drawn[:, -1:], owners)
     router = Router(embed, {name: learn_reference(embed, learned[name], held_out[name]) for name in names})
-    margins = router.scores(texts)
-    chosen = [names[i] if i != NONE else None for i in _choose(margins, margins >= 0).tolist()]
-    assert router.choose(texts) == chosen
-    results["router"] = judge(margins, margins >= 0, owners)
+    scores = router.scores(texts)
+    accepts = scores >= router.thresholds
+    assert router.choose(texts) == [None if i == NONE else names[i] for i in _choose(scores, accepts).tolist()]
+    results["router"] = judge(scores, accepts, owners)
     return results
 
 

@@ -17,9 +17,10 @@ _SAME_BASE = 0.995  # cosine of the probe's vectors; rounding to bfloat16 leaves
 class Router:
     """The skills that a request can be sent to, by what each skill's own texts look like to the base.
 
-    One pass of the base over a request serves all skills. A skill accepts a text whose score reaches the skill's own
-    threshold; of several that accept, the one whose score is highest is chosen, and where none does, none is. A score
-    depends on one skill alone, so that adding or removing others changes no score, and neither does their order.
+    One pass of the base over a request serves all skills. A skill accepts a text whose score, its log density, reaches
+    the skill's own threshold. Of several that accept, the one of the highest density is chosen, which is Bayes's choice
+    where all are asked for as often; where none accepts, none is. A score depends on one skill alone: adding or
+    removing others changes no score, and neither does their order.
 
     Attributes:
         embed: texts -> (n, width) fp32 unit vectors on the CPU, such as a `TextEmbedder`.
@@ -68,13 +69,18 @@ class Router:
             raise ConfigError(f"the router has no skill {name!r}; it has: {', '.join(self._references) or 'none'}")
         self._references = {key: value for key, value in self._references.items() if key != name}
 
+    @property
+    def thresholds(self) -> torch.Tensor:
+        """(n_skills,) fp64, the scores from which on each skill accepts, in the order of `names`."""
+        return _thresholds(self._references)
+
     def scores(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return (n, n_skills) fp64: each skill's score less its threshold, so that 0 and above is accepted.
+        """Return (n, n_skills) fp64: each skill's log density at the texts, nats but for a constant.
 
         Raises:
             DataError: a text has no token.
         """
-        return self._score(self.embed(texts), self._references)
+        return _score(self.embed(texts), self._references)
 
     def choose(self, texts: Sequence[str]) -> list[str | None]:
         """Return for each text the name of its skill, or None where no skill accepts it.
@@ -87,11 +93,16 @@ class Router:
         references = self._references
         if not texts or not references:
             return [None] * len(texts)
-        best, columns = self._score(self.embed(texts), references).max(1)
-        names = list(references)
-        return [names[i] if margin >= 0 else None for margin, i in zip(best.tolist(), columns.tolist(), strict=True)]
+        scores = _score(self.embed(texts), references)
+        best, columns = scores.masked_fill(scores < _thresholds(references), -torch.inf).max(1)
+        names, accepted = list(references), best > -torch.inf
+        return [names[i] if is_own else None for is_own, i in zip(accepted.tolist(), columns.tolist(), strict=True)]
 
-    @staticmethod
-    def _score(embedded: torch.Tensor, references: Mapping[str, SkillReference]) -> torch.Tensor:
-        columns = [reference.score(embedded) - reference.threshold for reference in references.values()]
-        return torch.stack(columns, dim=1) if columns else torch.empty(len(embedded), 0, dtype=torch.float64)
+
+def _score(embedded: torch.Tensor, references: Mapping[str, SkillReference]) -> torch.Tensor:
+    columns = [reference.score(embedded) for reference in references.values()]
+    return torch.stack(columns, dim=1) if columns else torch.empty(len(embedded), 0, dtype=torch.float64)
+
+
+def _thresholds(references: Mapping[str, SkillReference]) -> torch.Tensor:
+    return torch.tensor([reference.threshold for reference in references.values()], dtype=torch.float64)

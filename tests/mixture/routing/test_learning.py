@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from graft.errors import ConfigError, DataError
-from graft.mixture.routing.learning import fewest_held_out, learn_task_reference, learn_reference
+from graft.mixture.routing.learning import fewest_held_out, learn_reference, learn_task_reference
 from graft.tasks.task import Task
 from tests.mixture.routing.planted import own_texts, plant
 
