@@ -41,14 +41,15 @@ class Resident:
         embedding: mean-pools and normalizes the states of texts.
         skills: by name.
         limits: how many skills there may be, among others.
-        is_causal: whether the model writes on.
+        why_silent: why the model does not write on; None where it does.
         router: chooses the skills of requests that name none; None without one.
     """
 
     def __init__(self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits) -> None:
         self.base, self.head, self.mixed, self.limits = base, head, mixed, limits
         self._family = family
-        self.is_causal = family == "causal" and head.model.get_output_embeddings() is not None
+        writes = family == "causal" and head.model.get_output_embeddings() is not None
+        self.why_silent = None if writes else f"{base} is no causal language model: it does not write"
         spec = TaskSpec("embedding", _NO_DATA, head=HeadSpec(), labels=("a", "b"), max_length=_UNLIMITED)
         self.embedding = SimilarityHead(_inner(head.model), head.tokenizer, spec)
         self.skills: dict[str, Skill] = {}

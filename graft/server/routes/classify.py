@@ -33,7 +33,7 @@ class Reading:
     task: str | None
 
 
-async def classify(service: Service, request: Any) -> dict[str, Any]:
+async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     """Label texts with each of the skills that are named."""
     form = await read_body(ClassifyForm, request, service.limits.body_bytes)
     check_count(len(form.texts) * len(form.wanted), service)

@@ -61,7 +61,7 @@ async def complete(service: Service, request: Any) -> Any:
     return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
 
 
-async def chat(service: Service, request: Any) -> Any:
+async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
     form = await read_body(ChatForm, request, service.limits.body_bytes)
     said = "\n".join(message.text for message in form.messages if message.role == "user")
@@ -73,8 +73,8 @@ async def chat(service: Service, request: Any) -> Any:
 
 async def _choose(service: Service, request: Any, form: GenerationForm, texts: Sequence[str]) -> list[Names]:
     """Choose the skills of each prompt, where the base writes at all."""
-    if not service.resident.is_causal:
-        raise Refusal(422, f"{service.resident.base} is no causal language model: it does not write", code="no_lm")
+    if service.resident.why_silent is not None:
+        raise Refusal(422, service.resident.why_silent, code="no_lm")
     return await choose_skills(service, request, form.model, texts)
 
 
