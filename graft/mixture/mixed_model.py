@@ -24,6 +24,7 @@ from graft.patch.skill_patch import Patch
 Named = str | Sequence[str] | None  # what one row asks for: a skill, several together, or none
 # models whose layers hold tokens in the first dimension and rows in the second
 _TOKENS_FIRST = {"xlnet", "transfo-xl", "fsmt"}
+ASSIGNMENTS = 4  # of skills to rows, whose layouts are kept for when they come again
 
 
 class MixedModel:
@@ -47,6 +48,7 @@ class MixedModel:
         self._patches: dict[str, Patch] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
+        self._assigned: dict[tuple[Skill, ...], RowSkills] = {}
         self._lock = threading.RLock()
         self._hooks = [hook for part in _callable_parts(model) for hook in self._watch(part)]
 
@@ -84,6 +86,7 @@ class MixedModel:
                 del self._prepared[skill]
                 for site in self._sites.values():
                     site.contents.pop(skill, None)
+            self._assigned.clear()
             self._drop_idle_sites()
 
     @contextlib.contextmanager
@@ -102,7 +105,7 @@ class MixedModel:
             PatchMismatchError: the model was cast, moved or got other tensors.
         """
         with self._lock:
-            wanted = RowSkills(tuple(self._skill_of(row) for row in rows))
+            wanted = self._assign(tuple(self._skill_of(row) for row in rows))
             for skill in set(wanted.skills):
                 self._ready(skill)
             call, before = self._call, (self._call.rows, self._call.exact)
@@ -156,6 +159,15 @@ class MixedModel:
 
     def _touches(self, name: str, skill: Skill) -> bool:
         return name in self._sites and skill in self._sites[name].contents
+
+    def _assign(self, skills: tuple[Skill, ...]) -> RowSkills:
+        """Return the rows of these skills: those of before, with what modules worked out for them, if they are asked
+        for again."""
+        found = self._assigned.pop(skills, None) or RowSkills(skills)
+        self._assigned[skills] = found
+        while len(self._assigned) > ASSIGNMENTS:
+            del self._assigned[next(iter(self._assigned))]
+        return found
 
     def _skill_of(self, row: Named) -> Skill:
         names = () if row is None else (row,) if isinstance(row, str) else tuple(row)

@@ -90,7 +90,7 @@ class Site(ABC, Generic[Content]):
     def cached(self, what: Hashable, make: Callable[[], Made]) -> Made:
         """Return what is made once for these rows, as many as the batch under way has."""
         assert self.call.rows is not None
-        cache, key = self.call.rows.cache, (id(self), self.call.n_rows, what)
+        cache, key = self.call.rows.cache, (self, self.call.n_rows, what)
         if key not in cache:
             cache[key] = make()
         made: Made = cache[key]
