@@ -79,15 +79,17 @@ class MixedModel:
         """
         with self._lock:
             self._require(name)
-            if self._call.rows is not None and any(name in skill for skill in self._call.rows.skills):
-                raise ConfigError(f"rows carry the skill {name!r} at the moment")
+            self._unload([skill for skill in self._prepared if name in skill])
             del self._patches[name]
-            for skill in [skill for skill in self._prepared if name in skill]:
-                del self._prepared[skill]
-                for site in self._sites.values():
-                    site.contents.pop(skill, None)
-            self._assigned.clear()
-            self._drop_idle_sites()
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Free what was prepared for several skills together; it is prepared anew where a row asks for them again.
+
+        Raises:
+            ConfigError: rows carry them at the moment.
+        """
+        with self._lock:
+            self._unload([skill for skill in self._prepared if len(skill) > 1 and skill == tuple(names)])
 
     @contextlib.contextmanager
     def skills(self, rows: Sequence[Named], *, exact: bool | None = None) -> Iterator[MixedModel]:
@@ -135,6 +137,14 @@ class MixedModel:
         skill = self._skill_of(rows)
         self._ready(skill)
         return [name for name, _ in self.model.named_modules() if self._touches(name, skill)]
+
+    def patches(self, rows: Named) -> tuple[Patch, ...]:
+        """Return the patches that a row carries, to which what is kept of its outputs belongs.
+
+        Raises:
+            ConfigError: a name is unknown.
+        """
+        return tuple(self._patches[name] for name in self._skill_of(rows))
 
     def close(self) -> None:
         """Take all hooks off, and check the base's bits.
@@ -197,6 +207,17 @@ class MixedModel:
         for name, content in contents.items():
             self._sites[name].contents[skill] = content
         self._prepared[skill] = prepared
+
+    def _unload(self, skills: Sequence[Skill]) -> None:
+        carried = set() if self._call.rows is None else set(self._call.rows.skills)
+        for skill in carried.intersection(skills):
+            raise ConfigError(f"rows carry the skill {'+'.join(skill)!r} at the moment")
+        self._assigned.clear()
+        for skill in skills:
+            del self._prepared[skill]
+            for site in self._sites.values():
+                site.contents.pop(skill, None)
+        self._drop_idle_sites()
 
     def _prepare(self, name: str, entries: Owned) -> object:
         return self._sites[name].prepare(entries)

@@ -1,0 +1,1 @@
+"""Generation of many skills together: rows join and leave between tokens, and share what skills leave the same."""
