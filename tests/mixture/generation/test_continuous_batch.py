@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import graft
 from graft.errors import ConfigError
+from graft.mixture.flat_entries import FlatEntries
 from graft.mixture.generation.continuous_batch import ContinuousBatch
 from graft.mixture.generation.prefix_cache import PrefixCache
 from graft.mixture.generation.request import GenerationRequest, TokenEvent
@@ -118,11 +119,10 @@ def test_only_the_last_logits_are_computed(mixed: graft.MixedModel) -> None:
 
 
 def test_the_plans_of_rows_that_stay_are_made_once(mixed: graft.MixedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.mixture.sites.matrix import Flat
-
     made: list[int] = []
-    of = Flat.of
-    monkeypatch.setattr(Flat, "of", lambda *given: made.append(1) or of(*given))
+    monkeypatch.setattr(
+        "graft.mixture.sites.matrix.FlatEntries", lambda deltas: made.append(1) or FlatEntries(deltas)
+    )
     batch = ContinuousBatch(mixed)
     batch.join([GenerationRequest(0, (1, 2), "all", 9), GenerationRequest(1, (1, 2, 3), "upper", 4)])
     for _ in range(3):
