@@ -38,7 +38,14 @@ class Site(ABC, Generic[Content]):
     def __init__(self, name: str, module: torch.nn.Module, call: Call) -> None:
         self.name, self.module, self.call = name, module, call
         self.contents: dict[Skill, Content] = {}
-        self._hook = module.register_forward_hook(untraced(self._forward_hook), with_kwargs=True)
+        self._due = False
+        # before the hook by which the model forgets its rows
+        self._hooks = [module.register_forward_hook(untraced(self._after), with_kwargs=True, prepend=True)]
+
+    def expect_call(self, parent: torch.nn.Module) -> None:
+        """Have a parent's forward pass refused that does not call the module, but reads its weights in another way."""
+        self._hooks.append(parent.register_forward_pre_hook(untraced(self._before_parent)))
+        self._hooks.append(parent.register_forward_hook(untraced(self._after_parent), prepend=True))
 
     @property
     def weight(self) -> torch.Tensor:
@@ -56,10 +63,22 @@ class Site(ABC, Generic[Content]):
         """Return the output with the rows of these runs changed; all of them touch the module."""
 
     def remove(self) -> None:
-        """Take the hook off."""
-        self._hook.remove()
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
 
-    def _forward_hook(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _before_parent(self, parent: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self._due = True
+
+    def _after_parent(self, parent: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._due and self.call.rows is not None and self._runs():
+            raise ConfigError(
+                f"module {self.name!r} was not called by {type(parent).__name__}, which reads its weights in a way of "
+                "its own: skills that touch it can be grafted, not mixed"
+            )
+
+    def _after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        self._due = False
         if self.call.rows is None:
             return None
         runs = self._runs()
