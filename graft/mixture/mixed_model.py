@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -47,6 +48,7 @@ class MixedModel:
         self._patches: dict[str, Patch] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
+        self._assigned: weakref.WeakSet[RowSkills] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._hooks = [hook for part in _callable_parts(model) for hook in self._watch(part)]
 
@@ -77,7 +79,8 @@ class MixedModel:
         """
         with self._lock:
             self._require(name)
-            if self._call.rows is not None and any(name in skill for skill in self._call.rows.skills):
+            carried = [*self._assigned, *([] if self._call.rows is None else [self._call.rows])]
+            if any(name in skill for rows in carried for skill in rows.skills):
                 raise ConfigError(f"rows carry the skill {name!r} at the moment")
             del self._patches[name]
             for skill in [skill for skill in self._prepared if name in skill]:
@@ -86,13 +89,27 @@ class MixedModel:
                     site.contents.pop(skill, None)
             self._drop_idle_sites()
 
+    def assign(self, rows: Sequence[Named]) -> RowSkills:
+        """Return what `skills` takes in the place of names, for rows that many blocks have.
+
+        What modules work out for the rows is kept in it and used again. While it exists, none of its skills can be
+        removed.
+
+        Raises:
+            ConfigError, OverlapError, PatchMismatchError: as `skills`.
+        """
+        with self._lock:
+            assigned = self._find(rows)
+            self._assigned.add(assigned)
+            return assigned
+
     @contextlib.contextmanager
-    def skills(self, rows: Sequence[Named], *, exact: bool | None = None) -> Iterator[MixedModel]:
+    def skills(self, rows: Sequence[Named] | RowSkills, *, exact: bool | None = None) -> Iterator[MixedModel]:
         """Give each row of the batches in this block its skill.
 
         Args:
             rows: for every row a name, several names (composed by the rule for overlaps), or None for the base. Rows
-                that beams or returned sequences multiply keep theirs.
+                that beams or returned sequences multiply keep theirs. Or what `assign` returned.
             exact: whether to compute what is touched anew from the skill's own weights; as `serve_patches` was told
                 where absent.
 
@@ -102,9 +119,7 @@ class MixedModel:
             PatchMismatchError: the model was cast, moved or got other tensors.
         """
         with self._lock:
-            wanted = RowSkills(tuple(self._skill_of(row) for row in rows))
-            for skill in set(wanted.skills):
-                self._ready(skill)
+            wanted = rows if isinstance(rows, RowSkills) else self._find(rows)
             call, before = self._call, (self._call.rows, self._call.exact)
             call.rows, call.exact = wanted, before[1] if exact is None else exact
             try:
@@ -164,6 +179,12 @@ class MixedModel:
 
     def _touches(self, name: str, skill: Skill) -> bool:
         return name in self._sites and skill in self._sites[name].contents
+
+    def _find(self, rows: Sequence[Named]) -> RowSkills:
+        found = RowSkills(tuple(self._skill_of(row) for row in rows))
+        for skill in set(found.skills):
+            self._ready(skill)
+        return found
 
     def _skill_of(self, row: Named) -> Skill:
         names = () if row is None else (row,) if isinstance(row, str) else tuple(row)
