@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import ConfigError, PatchMismatchError
-from graft.mixture.entries import Owned, find_modules
+from graft.mixture.entries import find_modules
 from graft.mixture.rows import Call, RowSkills, Skill
 from graft.mixture.sites.choice import make_site
 from graft.mixture.sites.site import Site, untraced
@@ -24,7 +25,6 @@ from graft.patch.skill_patch import Patch
 Named = str | Sequence[str] | None  # what one row asks for: a skill, several together, or none
 # models whose layers hold tokens in the first dimension and rows in the second
 _TOKENS_FIRST = {"xlnet", "transfo-xl", "fsmt"}
-ASSIGNMENTS = 4  # of skills to rows, whose layouts are kept for when they come again
 
 
 class MixedModel:
@@ -48,7 +48,7 @@ class MixedModel:
         self._patches: dict[str, Patch] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
-        self._assigned: dict[tuple[Skill, ...], RowSkills] = {}
+        self._assigned: weakref.WeakSet[RowSkills] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._hooks = [hook for part in _callable_parts(model) for hook in self._watch(part)]
 
@@ -91,13 +91,27 @@ class MixedModel:
         with self._lock:
             self._unload([skill for skill in self._prepared if len(skill) > 1 and skill == tuple(names)])
 
+    def assign(self, rows: Sequence[Named]) -> RowSkills:
+        """Return what `skills` takes in the place of names, for rows that many blocks have.
+
+        What modules work out for the rows is kept in it and used again. While it exists, none of its skills can be
+        removed.
+
+        Raises:
+            ConfigError, OverlapError, PatchMismatchError: as `skills`.
+        """
+        with self._lock:
+            assigned = self._find(rows)
+            self._assigned.add(assigned)
+            return assigned
+
     @contextlib.contextmanager
-    def skills(self, rows: Sequence[Named], *, exact: bool | None = None) -> Iterator[MixedModel]:
+    def skills(self, rows: Sequence[Named] | RowSkills, *, exact: bool | None = None) -> Iterator[MixedModel]:
         """Give each row of the batches in this block its skill.
 
         Args:
             rows: for every row a name, several names (composed by the rule for overlaps), or None for the base. Rows
-                that beams or returned sequences multiply keep theirs.
+                that beams or returned sequences multiply keep theirs. Or what `assign` returned.
             exact: whether to compute what is touched anew from the skill's own weights; as `serve_patches` was told
                 where absent.
 
@@ -107,9 +121,8 @@ class MixedModel:
             PatchMismatchError: the model was cast, moved or got other tensors.
         """
         with self._lock:
-            wanted = self._assign(tuple(self._skill_of(row) for row in rows))
-            for skill in set(wanted.skills):
-                self._ready(skill)
+            wanted = rows if isinstance(rows, RowSkills) else self._find(rows)
+            self._check_place()
             call, before = self._call, (self._call.rows, self._call.exact)
             call.rows, call.exact = wanted, before[1] if exact is None else exact
             try:
@@ -125,12 +138,6 @@ class MixedModel:
         """
         for prepared in self._prepared.values():
             prepared.check_base()
-
-    def first_layer(self, rows: Named) -> str | None:
-        """Return the name of the first module that a skill touches, in the order of the model; None for the base."""
-        skill = self._skill_of(rows)
-        self._ready(skill)
-        return next((name for name, _ in self.model.named_modules() if self._touches(name, skill)), None)
 
     def touched(self, rows: Named) -> list[str]:
         """Return the names of the modules that a skill touches, in the order of the model."""
@@ -170,13 +177,10 @@ class MixedModel:
     def _touches(self, name: str, skill: Skill) -> bool:
         return name in self._sites and skill in self._sites[name].contents
 
-    def _assign(self, skills: tuple[Skill, ...]) -> RowSkills:
-        """Return the rows of these skills: those of before, with what modules worked out for them, if they are asked
-        for again."""
-        found = self._assigned.pop(skills, None) or RowSkills(skills)
-        self._assigned[skills] = found
-        while len(self._assigned) > ASSIGNMENTS:
-            del self._assigned[next(iter(self._assigned))]
+    def _find(self, rows: Sequence[Named]) -> RowSkills:
+        found = RowSkills(tuple(self._skill_of(row) for row in rows))
+        for skill in set(found.skills):
+            self._ready(skill)
         return found
 
     def _skill_of(self, row: Named) -> Skill:
@@ -190,37 +194,42 @@ class MixedModel:
             raise ConfigError(f"there is no skill {name!r}; there are: {', '.join(self._patches) or 'none'}")
 
     def _ready(self, skill: Skill) -> None:
-        """Compose the skills of a row where that was not done before, and check that the model is the same."""
+        """Compose the skills of a row where that was not done before."""
         if skill and skill not in self._prepared:
             self._load(skill, [self._patches[name] for name in skill])
-        if skill:
-            self._prepared[skill].check_place()
+
+    def _check_place(self) -> None:
+        for site in self._sites.values():
+            if name := site.find_moved():
+                raise PatchMismatchError(
+                    f"tensor {name!r} was cast, moved or replaced since the skills were added: serve them anew"
+                )
 
     def _load(self, skill: Skill, patches: Sequence[Patch]) -> None:
         prepared = prepare_patch(self.model, *patches, on_overlap=self._on_overlap, cast=self._cast)
-        modules = find_modules(self.model, prepared.writes())
-        for name, (module, _) in modules.items():
-            if name not in self._sites:
-                self._sites[name] = make_site(self.model, name, module, self._call)
-                _forget_graphs()
-        contents = {name: self._prepare(name, entries) for name, (_, entries) in modules.items()}
-        for name, content in contents.items():
-            self._sites[name].contents[skill] = content
+        try:
+            for name, (module, entries) in find_modules(self.model, prepared.writes()).items():
+                if name not in self._sites:
+                    self._sites[name] = make_site(self.model, name, module, self._call)
+                    _forget_graphs()
+                self._sites[name].contents[skill] = self._sites[name].prepare(entries)
+        except BaseException:
+            self._drop(skill)
+            raise
         self._prepared[skill] = prepared
 
     def _unload(self, skills: Sequence[Skill]) -> None:
-        carried = set() if self._call.rows is None else set(self._call.rows.skills)
+        carried = {skill for rows in (*self._assigned, self._call.rows) if rows is not None for skill in rows.skills}
         for skill in carried.intersection(skills):
             raise ConfigError(f"rows carry the skill {'+'.join(skill)!r} at the moment")
-        self._assigned.clear()
         for skill in skills:
+            self._drop(skill)
             del self._prepared[skill]
-            for site in self._sites.values():
-                site.contents.pop(skill, None)
-        self._drop_idle_sites()
 
-    def _prepare(self, name: str, entries: Owned) -> object:
-        return self._sites[name].prepare(entries)
+    def _drop(self, skill: Skill) -> None:
+        for site in self._sites.values():
+            site.contents.pop(skill, None)
+        self._drop_idle_sites()
 
     def _drop_idle_sites(self) -> None:
         for name in [name for name, site in self._sites.items() if not site.contents]:

@@ -119,8 +119,10 @@ def _measure(
 
 
 def _mixed(phase: str, texts: Texts, mixed: graft.MixedModel, exact: bool) -> Callable[[], object]:
+    rows = mixed.assign(mixed.names)
+
     def run() -> object:
-        with mixed.skills(mixed.names, exact=exact):
+        with mixed.skills(rows, exact=exact):
             return texts.run(phase, mixed.model)
 
     return run
