@@ -69,7 +69,7 @@ PACKAGES = {
     "scores": {"numpy", "torch", "tqdm"},
     "localize": {"numpy", "torch", "tqdm"},
     "compose": {"numpy", "scipy", "torch", "tqdm"},
-    "mixture": {"mixture", "numpy", "safetensors", "torch", "transformers"},
+    "mixture": {"numpy", "safetensors", "torch", "transformers"},
     "train": {"numpy", "peft", "safetensors", "torch", "tqdm", "transformers"},
     "refit": {"numpy", "torch", "tqdm"},
     "controls": {"numpy", "torch"},

@@ -11,8 +11,8 @@ from typing import Any
 
 from graft.server.page_files import show_file, show_page
 from graft.server.refusal import MISSING, Refusal, note_failure, refuse_late
-from graft.server.routes.classify import classify
-from graft.server.routes.completions import chat, complete
+from graft.server.routes.classify import label_texts
+from graft.server.routes.completions import answer_chat, complete
 from graft.server.routes.embeddings import embed, list_models, show_model
 from graft.server.routes.skills import add_skill, list_skills, remove_skill
 from graft.server.routes.status import show_health, show_metrics
@@ -26,8 +26,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{name}", show_model),
     ("POST", "/v1/embeddings", embed),
     ("POST", "/v1/completions", complete),
-    ("POST", "/v1/chat/completions", chat),
-    ("POST", "/classify", classify),
+    ("POST", "/v1/chat/completions", answer_chat),
+    ("POST", "/classify", label_texts),
     ("GET", "/skills", list_skills),
     ("POST", "/skills", add_skill),
     ("DELETE", "/skills/{name}", remove_skill),

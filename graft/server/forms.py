@@ -23,7 +23,7 @@ class EmbeddingForm(Block):
     """A request of /v1/embeddings."""
 
     input: str | tuple[str, ...]
-    model: str = "base"
+    model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = None
@@ -51,7 +51,7 @@ class StreamOptions(Block):
 class GenerationForm(Block):
     """What the requests of both ways to generate have in common."""
 
-    model: str = "base"
+    model: str | None = None
     temperature: Annotated[float, Within(0, 2)] | None = None
     top_p: Annotated[float, Above(0, most=1)] | None = None
     seed: Annotated[int, AtLeast(0)] | None = None

@@ -40,7 +40,7 @@ class Answers:
         service: what runs them.
         prompts: their tokens.
         form: how to write.
-        skills: what they are written with.
+        chosen: what each is written with.
         most_tokens: of each answer.
 
     Raises:
@@ -48,7 +48,12 @@ class Answers:
     """
 
     def __init__(
-        self, service: Service, prompts: Sequence[list[int]], form: GenerationForm, skills: Names, most_tokens: int
+        self,
+        service: Service,
+        prompts: Sequence[list[int]],
+        form: GenerationForm,
+        chosen: Sequence[Names],
+        most_tokens: int,
     ) -> None:
         check_lengths(service, prompts, most_tokens)
         self._loop = asyncio.get_running_loop()
@@ -56,7 +61,10 @@ class Answers:
         self._events: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
         self._writers = [TextWriter(service.decoder, prompt, form.stops) for prompt in prompts]
         self.n_prompt = sum(map(len, prompts))
-        self._jobs = [self._open(i, prompt, form, skills, most_tokens) for i, prompt in enumerate(prompts)]
+        self._jobs = [
+            self._open(i, prompt, form, skills, most_tokens)
+            for i, (prompt, skills) in enumerate(zip(prompts, chosen, strict=True))
+        ]
 
     @property
     def usage(self) -> dict[str, int]:

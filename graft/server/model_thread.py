@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from graft.errors import ConfigError
 from graft.server.batching import embed_rows
 from graft.server.classification import Classifier
 from graft.server.jobs import CallJob, ClassifyJob, EmbedJob, GenerateJob, Job
@@ -31,9 +32,18 @@ class ModelThread:
         self.queue = JobQueue(resident.limits)
         self._metrics = metrics
         self._classifier = Classifier(resident)
-        self._writing = Writing(resident) if resident.is_causal else None
+        self._writing = self._open_writing()
         self._leaving: deque[CallJob] = deque()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def _open_writing(self) -> Writing | None:
+        """Return what writes, unless the base does not, or not for several rows together."""
+        if self.resident.why_silent is None:
+            try:
+                return Writing(self.resident)
+            except ConfigError as error:
+                self.resident.why_silent = str(error)
+        return None
 
     @property
     def is_alive(self) -> bool:

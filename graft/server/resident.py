@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from graft.mixture.mixed_model import MixedModel, serve_patches
+from graft.mixture.routing.router import Router
 from graft.patch.overlap_rules import OverlapRule
 from graft.server.limits import Limits
 from graft.server.refusal import Refusal, refuse_unknown_model
@@ -24,7 +25,7 @@ from graft.tasks.label_order import find_rows, rows_in
 from graft.tasks.language_model import family_of
 
 Names = tuple[str, ...]  # the skills of one row; () for the base
-BASE = "base"
+BASE, AUTO = "base", "auto"  # what a request names for no skill, and for the router's choice
 _NO_DATA = DataSpec("none", "none", "none")
 _UNLIMITED = 2**31
 MOST_TOGETHER, MOST_COMPOSED = 4, 64  # skills of one row; sets of skills that are kept prepared
@@ -40,16 +41,19 @@ class Resident:
         embedding: mean-pools and normalizes the states of texts.
         skills: by name.
         limits: how many skills there may be, among others.
-        is_causal: whether the model writes on.
+        why_silent: why the model does not write on; None where it does.
+        router: chooses the skills of requests that name none; None without one.
     """
 
     def __init__(self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits) -> None:
         self.base, self.head, self.mixed, self.limits = base, head, mixed, limits
         self._family = family
-        self.is_causal = family == "causal" and head.model.get_output_embeddings() is not None
+        writes = family == "causal" and head.model.get_output_embeddings() is not None
+        self.why_silent = None if writes else f"{base} is no causal language model: it does not write"
         spec = TaskSpec("embedding", _NO_DATA, head=HeadSpec(), labels=("a", "b"), max_length=_UNLIMITED)
         self.embedding = SimilarityHead(_inner(head.model), head.tokenizer, spec)
         self.skills: dict[str, Skill] = {}
+        self.router: Router | None = None
         self._heads: dict[str, Head] = {}
         self._changes_output = False
         self._composed: dict[Names, None] = {}  # the least recently used first
@@ -118,6 +122,8 @@ class Resident:
             ConfigError: rows carry it at the moment, or there is none.
         """
         self.mixed.remove(name)
+        if self.router is not None and name in self.router.names:
+            self.router.remove(name)
         self.skills.pop(name, None)
         self._heads.pop(name, None)
         self._composed = {names: None for names in self._composed if name not in names}

@@ -41,7 +41,7 @@ class Service:
         self._encoder, self.decoder = (copy.deepcopy(resident.head.tokenizer) for _ in range(2))
         self._reader = ThreadPoolExecutor(1, "reader")
         self.metrics.skills.set(len(resident.skills))
-        self.stop_tokens = ends_of(resident.head.model, resident.head.tokenizer) if resident.is_causal else ()
+        self.stop_tokens = ends_of(resident.head.model, resident.head.tokenizer)
         self.context = min(resident.embedding.limit, 2**31)
 
     def start(self) -> None:

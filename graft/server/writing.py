@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import CancelledError
 
+from graft.errors import ConfigError
+from graft.mixture.generation.continuous_batch import ContinuousBatch
+from graft.mixture.generation.prefix_cache import PrefixCache
 from graft.server.jobs import GenerateJob
 from graft.server.resident import Names, Resident
+from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.prompt import common_prefix
+
+FEWEST_TOKENS, MOST_BYTES = 8, 2**28  # of a prefix that is kept; of all that is kept of it
 
 
 class Writing:
-    """Rows that are written on, a token of each at a step. The model's thread alone uses it."""
+    """Rows that are written on, a token of each at a step. The model's thread alone uses it.
+
+    Raises:
+        ConfigError: the base is no decoder that rows can share.
+    """
 
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._running: dict[Hashable, GenerateJob] = {}
         self._pending: deque[GenerateJob] = deque()
-        self._open()
+        self._prefixes = open_prefixes(resident)
+        self._batch = self._open()
 
     @property
     def idle(self) -> bool:
@@ -61,11 +74,9 @@ class Writing:
                 job.result.set_result(event.finished)
         return len(events)
 
-    def _open(self) -> None:
-        from graft.mixture.generation.continuous_batch import ContinuousBatch
-
+    def _open(self) -> ContinuousBatch:
         limits = self._resident.limits
-        self._batch = ContinuousBatch(self._resident.mixed, max_rows=limits.batch_rows)
+        return ContinuousBatch(self._resident.mixed, max_rows=limits.batch_rows, prefixes=self._prefixes)
 
     def _admit(self) -> None:
         """Let those that wait join, in their order, as far as there is room."""
@@ -88,7 +99,19 @@ class Writing:
         for job in failed:
             job.result.set_exception(error)
         self._batch.close()
-        self._open()
+        self._batch = self._open()
+
+
+def open_prefixes(resident: Resident) -> PrefixCache:
+    """Return the keys and values of what every chat begins with, which is read once: the template's own system turn."""
+    prefixes, tokenizer = PrefixCache(resident.mixed, max_bytes=MOST_BYTES), resident.head.tokenizer
+    if tokenizer.chat_template:
+        with contextlib.suppress(ConfigError):  # a template that wants other turns
+            chats = [prompt_ids(tokenizer, [Turn("user", text)]) for text in ("a", "1")]
+            shared = common_prefix(*chats)
+            if shared >= FEWEST_TOKENS:
+                prefixes.add(chats[0][:shared])
+    return prefixes
 
 
 def _is_dropped(job: GenerateJob) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from graft.server.opening import open_service
 from graft.tasks.chat import Turn, prompt_ids
-from tests.chat_models import byte_tokenizer
+from tests.chat_models import CHATML, byte_tokenizer
 from tests.server.client import Client, running
 from tests.server.conftest import SMALL
 from tests.server.writer import SKILLS, continue_alone, write_writer
@@ -183,3 +183,25 @@ def test_who_hangs_up_gives_room(client: Client) -> None:
         client.http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200}, timeout=0.02)
     answer = client.openai.completions.create(model="base", prompt=PROMPT, **GREEDY)
     assert answer.choices
+
+
+def test_what_every_chat_begins_with_is_read_once(folder: Path, tmp_path: Path) -> None:
+    """The template's own system turn, whose keys and values are the base's up to the first layer of a skill."""
+    import shutil
+
+    base = shutil.copytree(folder / "base", tmp_path / "base")
+    tokenizer = byte_tokenizer("{{ '<|im_start|>system\nadd one to two<|im_end|>\n' }}" + CHATML)
+    tokenizer.save_pretrained(base)
+    service = open_service(str(base), {name: folder / f"{name}.safetensors" for name in SKILLS}, limits=SMALL)
+    assert service.thread._writing is not None
+    prefixes = service.thread._writing._prefixes
+    with running(service) as client:
+        for name in ("base", *SKILLS):
+            ids = prompt_ids(tokenizer, [Turn("user", "three")])
+            assert 8 <= len(prefixes.match(ids)) < len(ids)
+            answer = client.openai.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": "three"}], **GREEDY
+            )
+            expected, _ = end_of(tokenizer, continue_alone(folder, names_of(name), ids, N))
+            assert answer.choices[0].message.content == expected
+        assert prefixes.n_bytes > 0

@@ -70,7 +70,7 @@ def test_skills_come_from_the_hub_and_go(shelf: Path, hub: LocalHub, tmp_path: P
             answer = http.post("/classify", json={"texts": ["good"], "skills": ["mine", "pinned"]}).json()["results"]
             assert answer[0]["predictions"] == answer[1]["predictions"]
             for repo, status, line in (
-                ("bob/junk", 422, "patch.safetensors"),
+                ("bob/junk", 422, "bob/junk: not a safetensors file"),
                 ("bob/empty", 502, "bob/empty holds no patch.safetensors"),
                 ("bob/nothing", 502, "bob/nothing"),
             ):
@@ -119,7 +119,9 @@ def test_a_signal_finishes_what_runs(tmp_path_factory: pytest.TempPathFactory) -
         (["--skill", "a=x", "--skill", "a=y"], 2, "--skill: a is there twice"),
         (["--calibrate"], 2, "--calibrate needs --task"),
         (["--token-env", "NOT_THERE"], 2, "NOT_THERE: the variable must hold a token of 16 characters or more"),
-        (["--task", "a=task.yaml"], 1, "task 'a' is for no skill: name the skill too"),
+        (["--task", "a=task.yaml"], 1, "'a' is no skill: name the patch too"),
+        (["--router"], 2, "--router needs --task or --reference"),
+        (["--reference", "a=x"], 2, "--reference needs --router"),
         (["--skill", "a+b=MOODS"], 1, "name must be up to 64 letters"),
         (["--skill", "a=./nothing"], 1, "./nothing: no such file or folder"),
     ],

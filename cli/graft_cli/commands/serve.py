@@ -25,6 +25,18 @@ from graft_cli import options
 @click.option(
     "--calibrate", is_flag=True, help="Fit a temperature for each skill with --task on its validation examples."
 )
+@click.option(
+    "--router",
+    is_flag=True,
+    help="Send requests that name no skill to the one whose texts they are like, or to none; learned from --task.",
+)
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="What a skill's texts look like, for --router, as graft.save_reference writes it; may be repeated.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 for a free one.")
 @click.option(
@@ -48,6 +60,8 @@ def command(
     skills: tuple[str, ...],
     tasks: tuple[str, ...],
     calibrate: bool,
+    router: bool,
+    references: tuple[str, ...],
     host: str,
     port: int,
     token_env: str | None,
@@ -75,13 +89,19 @@ def command(
 
     if calibrate and not tasks:
         raise click.UsageError("--calibrate needs --task, whose validation examples it reads")
+    if router and not (tasks or references):
+        raise click.UsageError("--router needs --task or --reference, which say what a skill's texts look like")
+    if references and not router:
+        raise click.UsageError("--reference needs --router")
     require_packages()
     with listen_at(host, port) as listener:
         service = open_service(
             base,
             _pairs(skills, "--skill"),
-            tasks={name: Path(path) for name, path in _pairs(tasks, "--task").items()},
+            tasks=_files(tasks, "--task"),
             calibrate=calibrate,
+            router=router,
+            references=_files(references, "--reference"),
             token=_read_token(token_env),
             on_overlap=on_overlap,
             exact=exact,
@@ -99,6 +119,10 @@ def _tell(service: Any, url: str, as_json: bool) -> None:
     lines = [f"serving {resident.base} with {len(rows)} skills at {url}", *rows]
     result = {"url": url, "base": resident.base, "skills": list(resident.skills)}
     options.show(result, as_json, [options.printable(line) for line in lines])
+
+
+def _files(given: tuple[str, ...], option: str) -> dict[str, Path]:
+    return {name: Path(path) for name, path in _pairs(given, option).items()}
 
 
 def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from graft.server.generation import Answers, Part
 from graft.server.refusal import Refusal, note_failure
 from graft.server.resident import Names
 from graft.server.routes.body import read_body
+from graft.server.routes.choice import choose_skills, name_of_all
 from graft.server.routes.embeddings import check_count
 from graft.server.routes.sse import DONE, respond_with, write_event
 from graft.server.service import Service
@@ -53,25 +54,28 @@ CHAT = Shape(
 async def complete(service: Service, request: Any) -> Any:
     """Continue prompts."""
     form = await read_body(CompletionForm, request, service.limits.body_bytes)
-    skills = _require_generation(service, form)
     check_count(len(form.prompts), service)
+    chosen = await _choose(service, request, form, form.prompts)
     prompts = await service.read(_encode_prompts, form.prompts)
-    return await _answer(service, request, form, COMPLETION, Answers(service, prompts, form, skills, form.most_tokens))
+    answers = Answers(service, prompts, form, chosen, form.most_tokens)
+    return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
 
 
-async def chat(service: Service, request: Any) -> Any:
+async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
     form = await read_body(ChatForm, request, service.limits.body_bytes)
-    skills = _require_generation(service, form)
+    said = "\n".join(message.text for message in form.messages if message.role == "user")
+    chosen = await _choose(service, request, form, [said])
     prompt = await service.read(_encode_chat, form.messages)
-    return await _answer(service, request, form, CHAT, Answers(service, [prompt], form, skills, form.most_tokens))
+    answers = Answers(service, [prompt], form, chosen, form.most_tokens)
+    return await _answer(service, request, form, CHAT, answers, name_of_all(chosen))
 
 
-def _require_generation(service: Service, form: GenerationForm) -> Names:
-    skills = service.resident.find(form.model)
-    if not service.resident.is_causal:
-        raise Refusal(422, f"{service.resident.base} is no causal language model: it does not write", code="no_lm")
-    return skills
+async def _choose(service: Service, request: Any, form: GenerationForm, texts: Sequence[str]) -> list[Names]:
+    """Choose the skills of each prompt, where the base writes at all."""
+    if service.resident.why_silent is not None:
+        raise Refusal(422, service.resident.why_silent, code="no_lm")
+    return await choose_skills(service, request, form.model, texts)
 
 
 def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -87,9 +91,11 @@ def _encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return prompt_ids(tokenizer, turns)
 
 
-async def _answer(service: Service, request: Any, form: GenerationForm, shape: Shape, answers: Answers) -> Any:
+async def _answer(
+    service: Service, request: Any, form: GenerationForm, shape: Shape, answers: Answers, model: str
+) -> Any:
     answers.start()
-    head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": form.model}
+    head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
     if form.stream:
         return respond_with(_stream(service, answers, form, shape, head | {"object": shape.part}))
     parts = await service.unless_gone(_gather(answers), request)

@@ -14,6 +14,7 @@ from graft.server.jobs import EmbedJob
 from graft.server.refusal import Refusal
 from graft.server.resident import Names
 from graft.server.routes.body import read_body
+from graft.server.routes.choice import choose_skills, name_of, name_of_all
 from graft.server.service import Service
 from graft.tasks.batches import run_tokenizer
 
@@ -35,17 +36,17 @@ async def show_model(service: Service, request: Any) -> dict[str, Any]:
 async def embed(service: Service, request: Any) -> dict[str, Any]:
     """Embed texts: mean-pooled over tokens and normalized, as the similarity head does."""
     form = await read_body(EmbeddingForm, request, service.limits.body_bytes)
-    skills = service.resident.find(form.model)
     check_count(len(form.texts), service)
-    rows = await service.read(_encode, form.texts, skills, service)
+    chosen = await choose_skills(service, request, form.model, form.texts)
+    rows = await service.read(_encode, form.texts, chosen, service)
     vectors = await service.run(EmbedJob(rows=rows), request)
     n_tokens = sum(len(row.ids) for row in rows)
     data = [
-        {"object": "embedding", "index": i, "embedding": _write(vector, form.encoding_format)}
-        for i, vector in enumerate(vectors)
+        {"object": "embedding", "index": i, "embedding": _write(vector, form.encoding_format), "skill": name_of(skills)}
+        for i, (vector, skills) in enumerate(zip(vectors, chosen, strict=True))
     ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return {"object": "list", "data": data, "model": form.model, "usage": usage}
+    return {"object": "list", "data": data, "model": name_of_all(chosen), "usage": usage}
 
 
 def check_count(n_texts: int, service: Service) -> None:
@@ -75,10 +76,10 @@ def check_tokens(texts: Sequence[Sequence[int]], longest: int, service: Service)
         raise Refusal(400, f"{n_tokens:,} tokens are more than {service.limits.tokens:,} in one request", code="tokens")
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], skills: Names, service: Service) -> list[Row]:
+def _encode(tokenizer: Any, texts: Sequence[str], chosen: Sequence[Names], service: Service) -> list[Row]:
     encoded = run_tokenizer(tokenizer, list(texts), verbose=False)["input_ids"]
     check_tokens(encoded, service.resident.embedding.limit, service)
-    return [Row(list(ids), skills) for ids in encoded]
+    return [Row(list(ids), skills) for ids, skills in zip(encoded, chosen, strict=True)]
 
 
 def _write(vector: torch.Tensor, encoding: str) -> list[float] | str:

@@ -21,7 +21,7 @@ async def list_skills(service: Service, request: Any) -> dict[str, Any]:
     """List the skills with their cards."""
     resident = service.resident
     skills = await asyncio.to_thread(_describe, list(resident.skills.values()))
-    return {"base": resident.base, "generates": resident.is_causal, "skills": skills}
+    return {"base": resident.base, "generates": resident.why_silent is None, "skills": skills}
 
 
 async def add_skill(service: Service, request: Any) -> dict[str, Any]:
