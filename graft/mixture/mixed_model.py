@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import ConfigError, PatchMismatchError
+from graft.mixture.carried_head import CarriedHead, lacks_head, take_rows
 from graft.mixture.entries import find_modules
 from graft.mixture.rows import Call, RowSkills, Skill
 from graft.mixture.sites.choice import make_site
@@ -46,6 +48,7 @@ class MixedModel:
         self._call = Call()
         self._call.exact = exact
         self._patches: dict[str, Patch] = {}
+        self._heads: dict[str, CarriedHead] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
         self._assigned: weakref.WeakSet[RowSkills] = weakref.WeakSet()
@@ -59,7 +62,7 @@ class MixedModel:
 
     @checked
     def add(self, name: str, patch: Patch) -> None:
-        """Add a skill, checked against the base.
+        """Add a skill, checked against the base. A head that it brings and the model lacks is kept for `head_logits`.
 
         Raises:
             ConfigError: there is one of that name, or it is no name.
@@ -68,8 +71,12 @@ class MixedModel:
         if not name or name in self._patches:
             raise ConfigError(f"there is a skill {name!r} already" if name else "a skill needs a name")
         with self._lock:
-            self._load((name,), [patch])
-            self._patches[name] = patch
+            head = CarriedHead(self.model, patch) if lacks_head(self.model, patch) else None
+            body = replace(patch, dense={}) if head else patch
+            self._load((name,), [body])
+            self._patches[name] = body
+            if head:
+                self._heads[name] = head
 
     def remove(self, name: str) -> None:
         """Remove a skill, and what was composed with it.
@@ -81,6 +88,7 @@ class MixedModel:
             self._require(name)
             self._unload([skill for skill in self._prepared if name in skill])
             del self._patches[name]
+            self._heads.pop(name, None)
 
     def forget(self, names: Sequence[str]) -> None:
         """Free what was prepared for several skills together; it is prepared anew where a row asks for them again.
@@ -129,6 +137,37 @@ class MixedModel:
                 yield self
             finally:
                 call.rows, call.exact = before
+
+    def head_logits(self, **batch: Any) -> list[torch.Tensor]:
+        """Return the logits of each row by the head that its skill brings, (n_labels,) each, within `skills`.
+
+        The backbone runs once for the whole batch.
+
+        Args:
+            batch: the backbone's arguments, by name.
+
+        Raises:
+            ConfigError: no skills are named, or a row's skill brings no head, or several do.
+        """
+        if self._call.rows is None:
+            raise ConfigError("rows have heads within `skills` alone")
+        heads = [self._head_of(skill) for skill in self._call.rows.skills]
+        output = getattr(self.model, "base_model", self.model)(**batch)
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(heads)
+        for head in dict.fromkeys(heads):
+            rows = [row for row, own in enumerate(heads) if own is head]
+            given = type(output)(**take_rows(output, rows, len(heads)))
+            for row, found in zip(rows, head.logits(given, take_rows(batch, rows, len(heads))), strict=True):
+                logits[row] = found
+        return logits
+
+    def _head_of(self, skill: Skill) -> CarriedHead:
+        found = [self._heads[name] for name in skill if name in self._heads]
+        if len(found) != 1:
+            raise ConfigError(
+                f"the skill {'+'.join(skill) or 'of the base'!r} brings {len(found) or 'no'} head(s): one is needed"
+            )
+        return found[0]
 
     def check_base(self) -> None:
         """Refuse a base that holds other bits at the skills' entries than when they were added.

@@ -27,6 +27,7 @@ from tests.benchmarks.live_peft import LINEAR
 from tests.benchmarks.timing import Step, ratio_of, times_in_turn
 
 BASE, TOKENS = "embedded:SmolLM2-135M-Instruct", 32
+SIZES = {torch.float32: (8, 32, 64), torch.bfloat16: (32,)}
 Row = dict[str, object]
 
 
@@ -61,10 +62,9 @@ class Texts:
 @torch.no_grad()
 def measure(
     device: str = "cpu",
-    rounds: int = 5,
-    sizes: Sequence[int] = (8, 32, 64),
+    rounds: int = 4,
+    sizes: Mapping[torch.dtype, Sequence[int]] = SIZES,
     densities: Sequence[float] = (1e-4, 1e-3),
-    dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
 ) -> list[Row]:
     """One row a dtype, number of rows, density and phase: milliseconds of the base, the others as multiples of it."""
     try:
@@ -72,9 +72,9 @@ def measure(
     except GraftError as error:
         return [{"run": "not measured", "reason": str(error)}]
     table: list[Row] = []
-    for dtype in dtypes:
+    for dtype in sizes:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
-        for n_rows in sizes:
+        for n_rows in sizes[dtype]:
             texts = Texts(model, n_rows)
             with contextlib.ExitStack() as stack:
                 loras = {rank: stack.enter_context(adapted(model, rank, n_rows)) for rank in (8, 16)}
