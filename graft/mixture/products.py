@@ -2,14 +2,16 @@
 
     y[t, r] += sum over entries (r, c) of (w'[r, c] - w[r, c]) x[t, c],  and  y[t, r] += b'[r] - b[r]
 
-Three ways give the same sums, and the cheapest for a patch is chosen when it is added: entry by entry; the touched
-rows by the touched columns as one small matrix; or, by a minimal cover of the entries (`graft.patch.vertex_cover`),
-whole touched rows and whole touched columns apart.
+Three ways give the same sums, and the cheapest for a patch is chosen when it is added: entry by entry, for all rows of
+a batch at once (`graft.mixture.row_entries`); the touched rows by the touched columns as one small matrix; or two of
+these, for the rows and for the columns of a minimal cover of the entries (`graft.patch.vertex_cover`), which is the
+product by two factors of that rank without their zeros.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,8 +19,9 @@ import torch
 
 from graft.patch.vertex_cover import cover_entries
 
-# cost of one entry gathered, multiplied and added against one product within a matrix, as measured on a CPU
-ENTRY = 16.0
+# As measured on a CPU, in units of one product within a matrix: an entry gathered, multiplied and added; an input
+# gathered or an output added to; and, a token of a short text, a call for one run of rows
+ENTRY, LINE, CALL = 96.0, 48.0, 15_000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,32 @@ class Delta:
     bias_rows: torch.Tensor
     bias_values: torch.Tensor
     shape: tuple[int, int]
+
+    @cached_property
+    def touched(self) -> torch.Tensor:
+        """(t,) int64: the outputs that have entries, ascending."""
+        return self._numbered[0]
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """(k,) int64: of each entry of the matrix, the place of its output in `touched`."""
+        return self._numbered[1][: self.rows.numel()]
+
+    @cached_property
+    def bias_places(self) -> torch.Tensor:
+        """(b,) int64: the same of each entry of the bias."""
+        return self._numbered[1][self.rows.numel() :]
+
+    @cached_property
+    def spare(self) -> int | None:
+        """The first output without entries; None where all have some."""
+        free = (self.touched != torch.arange(len(self.touched), device=self.touched.device)).nonzero()
+        first = int(free[0, 0]) if len(free) else len(self.touched)
+        return first if first < self.shape[0] else None
+
+    @cached_property
+    def _numbered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return number(torch.cat([self.rows, self.bias_rows]))
 
 
 class Product(Protocol):
@@ -87,7 +116,7 @@ class BlockProduct:
         self._columns, column_places = number(columns)
         self._matrix = values.new_zeros(self._columns.numel(), self.rows.numel())
         self._matrix[column_places, row_places] = values
-        self.cost = self._matrix.numel() + ENTRY / 2 * sum(self._matrix.shape)
+        self.cost = self._matrix.numel() + LINE * sum(self._matrix.shape) + CALL
 
     def share(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return a share a touched output."""
@@ -143,17 +172,20 @@ class Addition:
 
     def __init__(self, rows: torch.Tensor, bias_rows: torch.Tensor, bias_values: torch.Tensor) -> None:
         self._rows, self._bias_rows, self._bias_values = rows, bias_rows, bias_values
-        self._touched, places = number(torch.cat([rows, bias_rows]))
-        self._places, self._bias_places = places[: rows.numel()], places[rows.numel() :]
 
     def add(self, share: torch.Tensor, output: torch.Tensor) -> None:
         """Add (..., n) a share to (..., m) the outputs."""
         if output.dtype == share.dtype:
             self._add(share, output, self._rows, self._bias_rows)
             return
-        present = output.index_select(-1, self._touched).to(share.dtype)
-        self._add(share, present, self._places, self._bias_places)
-        output.index_copy_(-1, self._touched, present.to(output.dtype))
+        touched, places = self._numbered
+        present = output.index_select(-1, touched).to(share.dtype)
+        self._add(share, present, places[: self._rows.numel()], places[self._rows.numel() :])
+        output.index_copy_(-1, touched, present.to(output.dtype))
+
+    @cached_property
+    def _numbered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return number(torch.cat([self._rows, self._bias_rows]))
 
     def _add(self, share: torch.Tensor, output: torch.Tensor, rows: torch.Tensor, bias_rows: torch.Tensor) -> None:
         output.index_add_(-1, rows, share)

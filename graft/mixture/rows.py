@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -98,6 +99,16 @@ class Call:
         self._depth = max(self._depth - 1, 0)
         if not self._depth:
             self.n_rows = 0
+
+    @contextlib.contextmanager
+    def alone(self, run: Run) -> Iterator[None]:
+        """Go on for a while as if the rows of a run were the whole batch."""
+        before = self.rows, self.n_rows
+        self.rows, self.n_rows = RowSkills((run.skill,)), run.stop - run.start
+        try:
+            yield
+        finally:
+            self.rows, self.n_rows = before
 
     def runs(self) -> tuple[Run, ...]:
         """Return the runs of the batch under way.

@@ -60,12 +60,12 @@ def _parts(model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             yield part, draw[: len(part)]
 
 
-def draw_patch(model: torch.nn.Module, density: float) -> Patch:
+def draw_patch(model: torch.nn.Module, density: float, seed: int = 0) -> Patch:
     """Entries spread over the layers' matrices, that share of the model's parameters in all; values a little larger."""
     weights = {name: weight.detach() for name, weight in model.named_parameters() if is_layer_name(name)}
     weights = {name: weight for name, weight in weights.items() if weight.dim() > 1}
     share = density * sum(weight.numel() for weight in model.parameters()) / sum(w.numel() for w in weights.values())
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     indices = {name: generator.integers(0, w.numel(), round(share * w.numel())) for name, w in weights.items()}
     mask = Mask.of({name: spec_of(weight) for name, weight in weights.items()}, indices)
     before = {name: take(weights[name], torch.tensor(mask[name])).cpu() for name in mask}

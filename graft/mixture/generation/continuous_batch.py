@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Hashable, Sequence
 from itertools import groupby
 from typing import Literal
@@ -14,6 +13,7 @@ from graft.mixture.generation.request import GenerationRequest, TokenEvent
 from graft.mixture.generation.row_cache import RowCache, stack_rows
 from graft.mixture.generation.sampling import Sampler, choose_tokens
 from graft.mixture.mixed_model import MixedModel
+from graft.mixture.rows import RowSkills
 
 
 class ContinuousBatch:
@@ -25,10 +25,9 @@ class ContinuousBatch:
             for event in batch.step():
                 ...
 
-    A row's likeliest tokens are those that the grafted model generates of it alone, but for rounding. While it has
-    rows, the batch holds their skills on the model between steps, so that what is worked out for them is used again.
-    Whatever else runs the model meanwhile does so within `mixed.skills`, and from the batch's thread, which also adds
-    and removes skills.
+    A row's likeliest tokens are those that the grafted model generates of it alone, but for rounding. Between steps the
+    model is the base, and may be used for other things, by one thread at a time. Skills that rows carry cannot be
+    removed.
 
     Args:
         mixed: the model and its skills.
@@ -50,8 +49,7 @@ class ContinuousBatch:
         self._max_rows, self._max_tokens = max_rows, max_tokens
         self._rows: list[_Row] = []
         self._cache = RowCache()
-        self._skills = contextlib.ExitStack()  # holds the rows' skills on the model, from their first step on
-        self._holds_skills = False
+        self._assigned: RowSkills | None = None  # the rows' skills, and what was worked out for them; None without rows
 
     @property
     def idle(self) -> bool:
@@ -104,12 +102,10 @@ class ContinuousBatch:
 
         An error, such as memory that is short, leaves all rows as they were.
         """
-        if not self._rows:
+        if self._assigned is None:
             return []
-        if not self._holds_skills:
-            self._skills.enter_context(self._mixed.skills([row.request.skill for row in self._rows]))
-            self._holds_skills = True
-        logits, cache = self._decoder.run([[row.last] for row in self._rows], self._cache)
+        with self._mixed.skills(self._assigned):
+            logits, cache = self._decoder.run([[row.last] for row in self._rows], self._cache)
         tokens = choose_tokens(logits, [row.sampler for row in self._rows])
         self._cache = cache
         events = [row.accept(token) for row, token in zip(self._rows, tokens, strict=True)]
@@ -121,7 +117,7 @@ class ContinuousBatch:
         self._keep([place for place, row in enumerate(self._rows) if row.request.id != id])
 
     def close(self) -> None:
-        """Let all requests leave, and give the model back."""
+        """Let all requests leave."""
         self._keep([])
 
     def _keep(self, places: Sequence[int]) -> None:
@@ -129,8 +125,8 @@ class ContinuousBatch:
             self._change_rows([self._rows[place] for place in places], self._cache.select(places))
 
     def _change_rows(self, rows: list[_Row], cache: RowCache) -> None:
-        self._rows, self._cache, self._holds_skills = rows, cache, False
-        self._skills.close()
+        self._assigned = self._mixed.assign([row.request.skill for row in rows]) if rows else None
+        self._rows, self._cache = rows, cache
 
     def _look_up(self, request: GenerationRequest) -> RowCache:
         if self._prefixes is None:

@@ -27,6 +27,13 @@ def make_site(model: torch.nn.Module, name: str, module: torch.nn.Module, call: 
     Raises:
         PatchMismatchError: it is called in a way that does not keep rows apart.
     """
+    site = _choose(model, name, module, call)
+    if name and module not in _input_tables(model):  # which are not called where embeddings are given
+        site.expect_call(model.get_submodule(name.rpartition(".")[0]))
+    return site
+
+
+def _choose(model: torch.nn.Module, name: str, module: torch.nn.Module, call: Call) -> Site[Any]:
     site: Site[Any]
     if isinstance(module, torch.nn.MultiheadAttention) or _EXPERTS.search(name):
         raise _refusal(name, "is called with tokens of several rows at once")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import linear
 
 from graft.mixture.entries import Owned
-from graft.mixture.products import Addition, Delta, Product, choose_product, number
+from graft.mixture.flat_entries import FlatEntries
+from graft.mixture.products import Addition, Delta, EntryProduct, Product, choose_product
+from graft.mixture.row_entries import PackedEntries, RowEntries
 from graft.mixture.rows import Call, Run
 from graft.mixture.sites.site import Arguments, Site
+from graft.mixture.touched_rows import TouchedRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +28,31 @@ class MatrixContent:
         delta: as outputs, inputs and differences.
         product: how their share in a batch of tokens is computed.
         addition: how it is added.
+        packed: the entries, to be laid beside those of other skills.
     """
 
     entries: Owned
     delta: Delta
     product: Product
     addition: Addition
+    packed: PackedEntries
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether its entries are computed one by one, beside those of other skills."""
+        return isinstance(self.product, EntryProduct)
+
+    def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Add the skill's share in outputs of rows that all carry it, in place."""
+        self.addition.add(self.product.share(inputs), outputs)
+
+
+class RowAddition(Protocol):
+    """What is added to (rows, tokens, n) outputs for (rows, tokens, m) inputs, in place."""
+
+    def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Add it."""
+        ...
 
 
 class MatrixSite(Site[MatrixContent]):
@@ -42,7 +66,9 @@ class MatrixSite(Site[MatrixContent]):
         """Return outputs, inputs and differences, and the cheapest way to add them."""
         delta = self.delta_of(entries)
         product = choose_product(delta)
-        return MatrixContent(entries, delta, product, Addition(product.rows, delta.bias_rows, delta.bias_values))
+        return MatrixContent(
+            entries, delta, product, Addition(product.rows, delta.bias_rows, delta.bias_values), PackedEntries(delta)
+        )
 
     def delta_of(self, entries: Owned) -> Delta:
         """Return the entries as outputs, inputs and differences."""
@@ -60,81 +86,51 @@ class MatrixSite(Site[MatrixContent]):
 
     def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> torch.Tensor:
         """Add to the rows of each run what its skill adds to the base's product."""
-        inputs = self.by_row(self.inputs(arguments))
+        inputs = self.by_row(self.inputs(arguments))  # (rows, tokens, inputs)
         result: torch.Tensor = output.contiguous()
         outputs = self.by_row(result)
         if self.call.exact:
             for run in runs:
-                self._recompute(run, inputs[run.rows], outputs[run.rows])
-        elif outputs.shape[1] == 1:
-            flat = self.cached("flat", lambda: Flat.of(self.contents, runs, inputs.shape[-1], outputs.shape[-1]))
-            flat.addition.add(inputs.flatten()[flat.inputs] * flat.values, outputs.view(-1))
-        else:
-            for run in runs:
-                content = self.contents[run.skill]
-                content.addition.add(content.product.share(inputs[run.rows]), outputs[run.rows])
+                touched = self.cached(("touched", run.skill), partial(self._touch, self.contents[run.skill]))
+                outputs[run.rows].index_copy_(-1, touched.rows, touched.product(inputs, run))
+            return result
+        for rows, addition in self.cached(
+            ("parts", outputs.shape[1] == 1), partial(self._parts, runs, outputs.shape[1])
+        ):
+            addition.add(inputs[rows], outputs[rows])
         return result
 
-    def _recompute(self, run: Run, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        content = self.contents[run.skill]
-        touched = self.cached(("touched", run.skill), lambda: self._touch(content))
-        outputs.index_copy_(-1, touched.rows, linear(inputs, touched.weight, touched.bias))
+    def _parts(self, runs: tuple[Run, ...], n_tokens: int) -> list[tuple[slice, RowAddition]]:
+        """Part the rows: stretches that are computed at once, and runs of one skill that are cheaper in another way."""
+        parts: list[tuple[slice, RowAddition]] = []
+        for by_entry, group in groupby(runs, lambda run: n_tokens == 1 or self.contents[run.skill].by_entry):
+            for stretch in consecutive(group) if by_entry else ([run] for run in group):
+                contents = [self.contents[run.skill] for run in stretch for _ in range(run.start, run.stop)]
+                rows = slice(stretch[0].start, stretch[-1].stop)
+                parts.append((rows, _lay_out(contents, n_tokens) if by_entry else contents[0]))
+        return parts
 
     def _touch(self, content: MatrixContent) -> TouchedRows:
         bias = self.module._parameters["bias"]
         weight = self.weight.T if self._transposed else self.weight
-        return TouchedRows(content, weight, None if bias is None else bias.detach())
+        return TouchedRows(content.delta, content.entries, weight, None if bias is None else bias.detach())
 
 
-class Flat:
-    """The shares of all rows of a batch of single tokens, laid end to end.
-
-    Args:
-        inputs: (n,) int64 places among the inputs of all rows.
-        values: (n,) fp32.
-        addition: to the outputs of all rows.
-    """
-
-    def __init__(self, inputs: torch.Tensor, values: torch.Tensor, addition: Addition) -> None:
-        self.inputs, self.values, self.addition = inputs, values, addition
-
-    @classmethod
-    def of(cls, contents: dict[Any, MatrixContent], runs: tuple[Run, ...], n_inputs: int, n_outputs: int) -> Flat:
-        """Lay out the entries of each row's skill."""
-        deltas = [(row, contents[run.skill].delta) for run in runs for row in range(run.start, run.stop)]
-        addition = Addition(
-            torch.cat([row * n_outputs + delta.rows for row, delta in deltas]),
-            torch.cat([row * n_outputs + delta.bias_rows for row, delta in deltas]),
-            torch.cat([delta.bias_values for _, delta in deltas]),
-        )
-        inputs = torch.cat([row * n_inputs + delta.columns for row, delta in deltas])
-        return cls(inputs, torch.cat([delta.values for _, delta in deltas]), addition)
+def _lay_out(contents: Sequence[MatrixContent], n_tokens: int) -> RowAddition:
+    if n_tokens == 1:
+        return FlatEntries([content.delta for content in contents])
+    return RowEntries([content.packed for content in contents])
 
 
-class TouchedRows:
-    """What gives the touched outputs of a skill anew.
-
-    Args:
-        content: of the skill.
-        weight: (outputs, inputs), the base's.
-        bias: (outputs,), the base's; None where the layer has none.
-
-    Attributes:
-        rows: (n,) int64: the outputs.
-        weight: (n, inputs): the skill's weights of these.
-        bias: (n,): its bias; None where the layer has none.
-    """
-
-    def __init__(self, content: MatrixContent, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        delta, entries = content.delta, content.entries
-        self.rows, places = number(torch.cat([delta.rows, delta.bias_rows]))
-        k = delta.rows.numel()
-        self.weight = weight.index_select(0, self.rows)
-        if "weight" in entries:
-            self.weight[places[:k], delta.columns] = entries["weight"].values
-        self.bias = None if bias is None else bias.index_select(0, self.rows)
-        if self.bias is not None and "bias" in entries:
-            self.bias[places[k:]] = entries["bias"].values
+def consecutive(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Yield runs between which no row lies, together."""
+    stretch: list[Run] = []
+    for run in runs:
+        if stretch and stretch[-1].stop != run.start:
+            yield stretch
+            stretch = []
+        stretch.append(run)
+    yield stretch
 
 
 def split_entries(entries: Owned, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -17,8 +17,8 @@ from graft.mixture.sites.site import Arguments, Site
 class RerunSite(Site[Owned]):
     """A module of any kind that works row by row, such as the packed experts of a mixture.
 
-    The skill's weights are made for the moment of the call. The bits are those of the grafted model's module, given
-    the rows of the run.
+    The skill's weights are made for the moment of the call, in which modules within it give all rows the skill. The
+    bits are those of the grafted model's module, given the rows of the run.
     """
 
     def prepare(self, entries: Owned) -> Owned:
@@ -28,22 +28,27 @@ class RerunSite(Site[Owned]):
     def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> Any:
         """Put in place of each run's rows what the module gives with the skill's weights."""
         outputs = output if isinstance(output, tuple) else (output,)
-        results = tuple(part.clone() if isinstance(part, torch.Tensor) else part for part in outputs)
+        results = tuple(self._copy(part) if isinstance(part, torch.Tensor) else part for part in outputs)
         for run in runs:
-            again = self._run_again(arguments, run)
+            # exactly: on all rows, of which these are taken, so that its products are as large as the graft's
+            given = Run(0, self.call.n_rows, run.skill) if self.call.exact else run
+            again = self._run_again(arguments, given)
             for result, part in zip(results, again if isinstance(again, tuple) else (again,), strict=True):
                 if isinstance(result, torch.Tensor):
-                    self._rows_of(result, run).copy_(part)
+                    self._rows_of(result, run).copy_(self._rows_of(part, run) if self.call.exact else part)
         return results if isinstance(output, tuple) else results[0]
 
     def _run_again(self, arguments: Arguments, run: Run) -> Any:
-        args, kwargs = arguments
+        args = [self._argument(value, run) for value in arguments[0]]
+        kwargs = {key: self._argument(value, run) for key, value in arguments[1].items()}
         weights = {name: with_entries(self.module, name, entries) for name, entries in self.contents[run.skill].items()}
-        with with_parameters(self.module, weights):
-            return self.module.forward(
-                *(self._argument(value, run) for value in args),
-                **{key: self._argument(value, run) for key, value in kwargs.items()},
-            )
+        with with_parameters(self.module, weights), self.call.alone(run):
+            return self.module.forward(*args, **kwargs)
+
+    def _copy(self, output: torch.Tensor) -> torch.Tensor:
+        """Copy an output, once a row where the base's is the same for every row."""
+        shared = output.dim() > 1 and output.shape[0] == 1
+        return output.expand(self.call.n_rows, *output.shape[1:]).clone() if shared else output.clone()
 
     def _argument(self, value: Any, run: Run) -> Any:
         if isinstance(value, torch.Tensor) and value.dim():

@@ -48,6 +48,7 @@ def layer(kind: str, number: int) -> str:
     return f"transformer.h.{number}." if kind == "gpt2" else f"model.layers.{number}."
 
 
+@functools.cache
 def patches_of(kind: str) -> dict[str, Patch]:
     """Skills that touch everything, two upper layers, the last norm, and the embedding."""
     model = decoder(kind)

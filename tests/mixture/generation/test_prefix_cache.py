@@ -139,7 +139,7 @@ def test_a_later_skill_goes_on_from_the_nearest_layer_that_is_known(llama: Count
     assert llama.fetch("again") == [1, 2, 3]
 
 
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(derandomize=True, deadline=None, max_examples=6)
 @given(data=st.data())
 def test_in_any_order_and_with_any_room_it_is_the_grafted_model_s(data: st.DataObject) -> None:
     one = 4 * 2 * 2 * len(PREFIX) * 4 * 4  # bytes of a whole prefix
