@@ -11,6 +11,7 @@ import torch
 from graft.mixture.mixed_model import MixedModel, serve_patches
 from graft.mixture.routing.router import Router
 from graft.patch.overlap_rules import OverlapRule
+from graft.server.carried import CarriedClassifier
 from graft.server.limits import Limits
 from graft.server.refusal import Refusal, refuse_unknown_model
 from graft.server.skill import Skill, require_name
@@ -21,7 +22,7 @@ from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.task import TaskSpec
 from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.heads.similarity import SimilarityHead
-from graft.tasks.label_order import find_rows, rows_in
+from graft.tasks.label_order import find_rows, has_head, rows_in
 from graft.tasks.language_model import family_of
 
 Names = tuple[str, ...]  # the skills of one row; () for the base
@@ -176,6 +177,8 @@ class Resident:
             rows = rows_in([skill.patch], spec)
             order = None if rows is None else find_rows(rows.names, spec.labels, rows.where)
             return ClassifierHead(model, tokenizer, spec, order)
+        if kind == "classifier" and skill.patch.dense:
+            return CarriedClassifier(self.mixed, tokenizer, spec, skill.patch)
         return share_model(self.head, spec)
 
 
@@ -190,7 +193,8 @@ def open_resident(
 ) -> Resident:
     """Load a base once, and add skills to it.
 
-    The model is loaded with the head that the skills' tasks need: a classification layer, or that of a language model.
+    The model is loaded with the head that the skills' tasks need: its own classification layer, or that of a language
+    model. Classification layers that patches bring are kept beside it.
 
     Raises:
         CheckpointError: the base cannot be loaded.
@@ -199,7 +203,7 @@ def open_resident(
     skills = list(skills)
     opened = open_model(model)
     family = family_of(opened.located.path)
-    spec, patches = _opening(skills, family)
+    spec, patches = _opening(skills, family, brings_head=not has_head(opened.located.path))
     head = open_head(opened.checkpoint, spec, runtime, seed=spec.seed, rows=rows_in(patches, spec))
     mixed = serve_patches(head.model, on_overlap=on_overlap, exact=exact)
     resident = Resident(opened.located.id or opened.located.name, head, family, mixed, limits or Limits())
@@ -208,12 +212,12 @@ def open_resident(
     return resident
 
 
-def _opening(skills: Sequence[Skill], family: str | None) -> tuple[TaskSpec, list[Any]]:
+def _opening(skills: Sequence[Skill], family: str | None, *, brings_head: bool) -> tuple[TaskSpec, list[Any]]:
     """Return the task that the model is opened for, and the patches whose labels its own layer may have."""
     tasks = [(skill.task, [skill.patch]) for skill in skills if skill.task is not None]
     tasks.sort(key=lambda item: item[0].head.entry.own_layer is None)  # a layer of its own first
     for task, patches in tasks:
-        if task.head.kind != "similarity":
+        if task.head.kind != "similarity" and not (brings_head and task.head.entry.own_layer):
             return task, patches
     if family == "causal":
         return TaskSpec("resident", _NO_DATA, head=HeadSpec("lm"), max_length=_UNLIMITED), []

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, BertModel
 
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
+from graft.patch.skill_patch import Patch
 from graft.server.opening import open_service
-from graft.server.service import Service
 from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.label_order import rows_in
 from tests.models import TEXTS as LABEL_TEXTS
 from tests.models import VERBALIZER, bert_tokenizer, toy_rows, toy_spec, write_causal
 from tests.server.client import Client, running
@@ -135,34 +132,52 @@ def _without_kind() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def classifier(shelf: Path, tmp_path: Path) -> Iterator[tuple[Service, Head, Path]]:
-    torch.manual_seed(3)
-    tuned = BertForSequenceClassification.from_pretrained(shelf / "base", num_labels=2)
-    tuned.config.id2label = {0: "glad", 1: "sad"}
-    tuned.config.label2id = {"glad": 0, "sad": 1}
+def write_classifier(shelf: Path, folder: Path, labels: list[str], seed: int) -> Path:
+    """A patch that brings a head for labels, of an encoder that was moved a little."""
+    torch.manual_seed(seed)
+    tuned = BertForSequenceClassification.from_pretrained(shelf / "base", num_labels=len(labels))
+    tuned.config.id2label = dict(enumerate(labels))
+    tuned.config.label2id = {label: row for row, label in enumerate(labels)}
     with torch.no_grad():
         for weight in tuned.bert.encoder.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
-    tuned.save_pretrained(tmp_path / "tuned")
-    bert_tokenizer().save_pretrained(tmp_path / "tuned")
-    patch = diff_checkpoints(shelf / "base", tmp_path / "tuned", budget=300)
-    task = dict(patch.provenance.task or {}) | {"name": "moods", "labels": ["glad", "sad"]}
+        tuned.classifier.weight.mul_(20)  # so that probabilities differ
+    tuned.save_pretrained(folder / "tuned")
+    bert_tokenizer().save_pretrained(folder / "tuned")
+    patch = diff_checkpoints(shelf / "base", folder / "tuned", budget=300)
+    task = dict(patch.provenance.task or {}) | {"name": "moods", "labels": sorted(labels)}
     task["head"] = dict(task.get("head") or {}) | {"kind": "classifier"}
-    file = tmp_path / "head.safetensors"
-    save_patch(with_task(patch, task), file)
-    service = open_service(str(shelf / "base"), {"head": file}, limits=SMALL)
-    spec = dataclasses.replace(toy_spec(), labels=("glad", "sad"), head=HeadSpec("classifier"))
-    return service, open_head(shelf / "base", spec, rows=rows_in([load_patch(file)], spec)), file
+    save_patch(with_task(patch, task), folder / "head.safetensors")
+    return folder / "head.safetensors"
 
 
-def test_a_patch_can_bring_its_own_head(classifier: tuple[Service, Head, Path]) -> None:
-    service, head, file = classifier
+def test_patches_can_bring_their_own_heads(shelf: Path, patches: dict[str, Path], tmp_path: Path) -> None:
+    """Two of them with other numbers of labels, in an order of their own, beside a skill that is read by similarity."""
+    names = {"two": ["sad", "glad"], "three": ["wry", "glad", "sad"]}
+    files = {
+        name: write_classifier(shelf, tmp_path / name, labels, seed)
+        for seed, (name, labels) in enumerate(names.items())
+    }
+    service = open_service(str(shelf / "base"), {**files, "moods": patches["moods"]}, limits=SMALL)
     with running(service) as client:
-        (result,) = client.post("/classify", texts=TEXTS, skill="head")["results"]
-        assert len(client.openai.embeddings.create(model="head", input=TEXTS).data) == len(TEXTS)
-    assert result["labels"] == ["glad", "sad"]
-    assert difference(result, probabilities_of(head, [file])) < 1e-5
+        results = client.post("/classify", texts=TEXTS, skills=["two", "three", "moods"])["results"]
+        assert len(client.openai.embeddings.create(model="three", input=TEXTS).data) == len(TEXTS)
+        status, message = client.refusal("/classify", texts=["x"], skill="base", task="two")
+        assert (status, "brings no head(s)" in message) == (400, True)
+    for result, (name, labels) in zip(results, names.items(), strict=False):
+        assert result["labels"] == sorted(labels)
+        expected = classified(tmp_path / name / "tuned", load_patch(files[name]), shelf)
+        assert difference(result, expected[:, [labels.index(label) for label in sorted(labels)]]) < 1e-5
+    assert results[2]["labels"] == ["sad", "glad"]
+
+
+def classified(tuned: Path, patch: Patch, shelf: Path) -> np.ndarray:
+    """Probabilities of the base with a patch and its head on, by transformers alone."""
+    model = BertForSequenceClassification.from_pretrained(tuned).eval()
+    model.bert.load_state_dict(BertModel.from_pretrained(shelf / "base").state_dict())
+    with apply_patch(model, patch), torch.no_grad():
+        logits = [model(**bert_tokenizer()(text, return_tensors="pt")).logits[0] for text in TEXTS]
+    return torch.stack(logits).double().softmax(-1).numpy()
 
 
 assert LABEL_TEXTS == ("bad sorry", "good happy")  # those of the conftest's task
