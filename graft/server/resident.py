@@ -41,6 +41,7 @@ class Resident:
         mixed: the model with its skills.
         embedding: mean-pools and normalizes the states of texts.
         skills: by name.
+        leaving: names of skills that are about to be removed: what carries them is finished, nothing more begins.
         limits: how many skills there may be, among others.
         why_silent: why the model does not write on; None where it does.
         router: chooses the skills of requests that name none; None without one.
@@ -54,6 +55,7 @@ class Resident:
         spec = TaskSpec("embedding", _NO_DATA, head=HeadSpec(), labels=("a", "b"), max_length=_UNLIMITED)
         self.embedding = SimilarityHead(_inner(head.model), head.tokenizer, spec)
         self.skills: dict[str, Skill] = {}
+        self.leaving: set[str] = set()
         self.router: Router | None = None
         self._heads: dict[str, Head] = {}
         self._changes_output = False
@@ -62,7 +64,7 @@ class Resident:
     @property
     def names(self) -> list[str]:
         """What a request may name as its model, compositions aside."""
-        return [BASE, *self.skills]
+        return [BASE, *(name for name in list(self.skills) if name not in self.leaving)]
 
     def find(self, model: str) -> Names:
         """Return the skills that a request's `model` means: none for the base, several for "a+b".
@@ -76,7 +78,7 @@ class Resident:
         if len(names) > MOST_TOGETHER:
             raise Refusal(400, f"{len(names)} skills together are more than {MOST_TOGETHER}")
         for name in names:
-            if name not in self.skills:
+            if name not in self.skills or name in self.leaving:
                 raise refuse_unknown_model(name, self.names)
         return names
 
@@ -85,8 +87,11 @@ class Resident:
 
         Raises:
             OverlapError: they disagree, and the rule for overlaps refuses that.
-            ConfigError: one of them is gone.
+            Refusal: one of them is gone, since the request was read.
         """
+        for name in names:
+            if name not in self.skills:
+                raise refuse_unknown_model(name, self.names)
         with self.mixed.skills([names]):
             pass
         if len(names) > 1:

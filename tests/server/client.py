@@ -14,6 +14,7 @@ import openai
 import uvicorn
 
 from graft.server.app import build_app
+from graft.server.jobs import CallJob
 from graft.server.service import Service
 
 
@@ -67,3 +68,20 @@ def running(service: Service) -> Iterator[Client]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def busy(service: Service) -> Iterator[None]:
+    """The model is busy within the block."""
+    begun, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert done.wait(60)
+
+    service.thread.submit(CallJob(call=wait))
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        done.set()

@@ -78,14 +78,20 @@ class Soak:
 
     def stream(self, http: httpx.Client, draw: random.Random) -> None:
         model, prompt = draw.choice(MODELS), draw.choice(PROMPTS)
-        text, ended = "", False
+        text, ended, error = "", False, ""
         with http.stream("POST", "/v1/completions", json=self._body(model, prompt) | {"stream": True}) as answer:
             for line in answer.iter_lines():
                 data = line.removeprefix("data: ")
                 ended = ended or data == "[DONE]"
-                if line.startswith("data: {"):
-                    text += json.loads(data)["choices"][0]["text"]
-        self._check("stream", model, answer, lambda: text if ended else "(no end)", prompt)
+                part = json.loads(data) if line.startswith("data: {") else {}
+                text += part["choices"][0]["text"] if "choices" in part else ""
+                error = error or part.get("error", {}).get("message", "")
+        if error and not (model == "guest" and error.startswith("there is no skill 'guest'")):
+            self.note("stream broken off", f"{model}: {error}")
+        elif error:
+            self.note("stream refused")
+        else:
+            self._check("stream", model, answer, lambda: text if ended else "(no end)", prompt)
 
     def embed(self, http: httpx.Client, draw: random.Random) -> None:
         model = draw.choice(MODELS)
@@ -121,8 +127,7 @@ class Soak:
 
     def _refused(self, kind: str, model: str, answer: httpx.Response) -> None:
         """Count a refusal: a full queue, or the guest that is away."""
-        allowed = (404, 400) if model == "guest" else (429,)
-        right = answer.status_code in allowed or answer.status_code == 429
+        right = answer.status_code == 429 or (answer.status_code == 404 and model == "guest")
         self.note(f"{kind} refused", None if right else f"{model}: {answer.status_code}")
 
 
@@ -185,7 +190,10 @@ def soak(folder: Path, seconds: float, clients: int = 8) -> dict[str, Any]:
             draw = random.Random(seed)
             with httpx.Client(base_url=client.url, timeout=60) as http:
                 while not done.is_set():
-                    run.ask(http, draw)
+                    try:
+                        run.ask(http, draw)
+                    except Exception as error:  # a client that fails has lost an answer
+                        run.note("lost", f"{type(error).__name__}: {error}")
 
         times: list[int] = []
         threads = [threading.Thread(target=call, args=(seed,)) for seed in range(clients)]

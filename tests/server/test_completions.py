@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from graft.server.opening import open_service
 from graft.tasks.chat import Turn, prompt_ids
 from tests.chat_models import CHATML, byte_tokenizer
-from tests.server.client import Client, running
+from tests.server.client import Client, busy, running
 from tests.server.conftest import SMALL
 from tests.server.writer import SKILLS, continue_alone, write_writer
 from tests.shared_builds import build_once
@@ -205,3 +206,22 @@ def test_what_every_chat_begins_with_is_read_once(folder: Path, tmp_path: Path) 
             expected, _ = end_of(tokenizer, continue_alone(folder, names_of(name), ids, N))
             assert answer.choices[0].message.content == expected
         assert prefixes.n_bytes > 0
+
+
+def test_a_skill_that_leaves_finishes_what_it_writes(folder: Path) -> None:
+    skills = {name: folder / f"{name}.safetensors" for name in SKILLS}
+    service = open_service(str(folder / "base"), skills, limits=SMALL, on_overlap="last", token="x" * 16)
+    headers = {"Authorization": f"Bearer {'x' * 16}"}
+    with running(service) as client, ThreadPoolExecutor(1) as pool:
+        with busy(service):
+            options: Any = {"prompt": PROMPT, "temperature": 0, "max_tokens": 200, "stream": True}
+            stream = client.openai.completions.create(model="loud", **options)
+            removal = pool.submit(client.http.delete, "/skills/loud", headers=headers)
+            while "loud" not in service.resident.leaving:
+                time.sleep(0.01)
+            assert client.refusal("/v1/completions", model="loud", prompt=PROMPT)[0] == 404
+            assert [model.id for model in client.openai.models.list()] == ["base", "soft"]
+        parts = list(stream)
+        assert parts[-1].choices[0].finish_reason in ("stop", "length")
+        assert removal.result().status_code == 200
+        assert list(service.resident.skills) == ["soft"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,31 +15,13 @@ import httpx
 import openai
 import pytest
 
-from graft.server.jobs import CallJob
 from graft.server.opening import open_service
 from graft.server.service import Service
-from tests.server.client import Client, refusal_of, running
+from tests.server.client import Client, busy, refusal_of, running
 from tests.server.conftest import SMALL
 
 JSON = {"Content-Type": "application/json"}
 TEXT = {"model": "moods", "input": "the film was good"}
-
-
-@contextlib.contextmanager
-def busy(service: Service) -> Iterator[None]:
-    """The model is busy within the block."""
-    begun, done = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        begun.set()
-        assert done.wait(60)
-
-    service.thread.submit(CallJob(call=wait))
-    assert begun.wait(60)
-    try:
-        yield
-    finally:
-        done.set()
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,11 @@ async def remove_skill(service: Service, request: Any) -> dict[str, Any]:
     name = request.path_params["name"]
     if name not in service.resident.skills:
         raise refuse_unknown_model(name, service.resident.names)
-    await service.call(lambda: service.resident.remove(name), request, leaves=name)
+    service.resident.leaving.add(name)
+    try:
+        await service.call(lambda: service.resident.remove(name), request, leaves=name)
+    finally:
+        service.resident.leaving.discard(name)
     return {"name": name, "removed": True}
 
 
