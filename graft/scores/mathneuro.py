@@ -28,9 +28,11 @@ import numpy.typing as npt
 import torch
 
 from graft.errors import BudgetError, CheckpointError
+from graft.scores.gradient_path import GradientPath
 from graft.scores.inputs import ScoreInput, ScoreTable
 from graft.scores.wanda import measure_input_sizes, weigh_by_inputs
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.scope import Scope
 
 GRID = 1 << 20  # shares K that are tried: 1 / GRID, 2 / GRID, ...
 Places = tuple[torch.Tensor, torch.Tensor]  # (n,) int64, by the task's texts and by the general ones
@@ -45,8 +47,11 @@ def score_mathneuro(inputs: ScoreInput) -> ScoreTable:
         ConfigError: the inputs of a tensor cannot be measured, such as those of experts and convolutions.
     """
     path, pair = inputs.model, inputs.pair
-    path.move_to(1.0)
+    # the tuned model as it is, vectors and what lies outside the scope included
+    whole = GradientPath(path.head, pair, pair.names_in(Scope("all")), path.examples, batch_size=path.batch_size)
+    whole.move_to(1.0)
     task, general = (measure_input_sizes(inputs, texts) for texts in (path.examples, inputs.general))
+    whole.return_to_base()
     places = {name: partial(_find_places, pair, name, task[name], general[name]) for name in inputs.names}
     shares: dict[str, int] = {}
     for names, k in inputs.groups:

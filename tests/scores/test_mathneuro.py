@@ -60,7 +60,7 @@ def planted(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name.startswith(UNITS):
             tensor[FIRES], tensor[CONSTANT] = (direction, 0.0) if tensor.ndim == 2 else (bias, 6.0)
         if name == f"{READERS}.weight":
-            tensor[:, [FIRES, CONSTANT]] = 1.0
+            tensor[:, [FIRES, CONSTANT]] = 0.03  # as others: of a huge weight a whisper would count
 
     return copy_with(shelf / "base", tmp_path_factory.mktemp("planted") / "tuned", plant)
 
@@ -80,7 +80,7 @@ def test_a_module_that_fires_on_the_skills_texts_alone_is_found(planted: Path, s
     assert float(on_general[..., FIRES].max()) < 0.5
     assert float(on_general[..., CONSTANT].min()) > 5
     without = localize(shelf, planted, "wanda", None)
-    assert without[CONSTANT] > 25  # the louder unit, which has no part in the skill
+    assert without[CONSTANT] > without[FIRES]  # the louder unit, which has no part in the skill
     assert localize(shelf, planted, "mathneuro", GENERAL) == {FIRES: 32}
     assert localize(shelf, planted, "mathneuro", GENERAL, batch_size=5) == {FIRES: 32}
     both = localize(shelf, planted, "mathneuro", GENERAL, budget=40)
