@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from hypothesis import strategies as st
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.localize.localization import localize_skill
 from graft.memory.localize import plan_localization
+from graft.recipes.run import run_recipe
 from graft.refit.support import localization_of
 from graft.scores.mathneuro import GRID, count_steps, place_by_size
 from graft.specs.localize import LocalizeSpec
 from graft.specs.refit import RefitSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
-from tests.models import FILMS, MEALS, SMALL, TEXTS, copy_with
+from tests.cli.conftest import cli as cli
+from tests.models import FILMS, MEALS, SMALL, TEXTS, copy_with, toy_content, toy_rows, write_rows, write_yaml
 
 UNITS, READERS = "encoder.layer.0.intermediate.dense", "encoder.layer.0.output.dense"
 FIRES, CONSTANT = 5, 9  # a unit that fires on meals alone, and one that always does
@@ -145,3 +149,39 @@ def test_what_is_not_finite_is_refused() -> None:
     assert place_by_size(torch.tensor([2.0, 0.0, 5.0])).tolist() == [2 * GRID // 3, GRID, GRID // 3]
     with pytest.raises(CheckpointError, match="not finite"):
         place_by_size(torch.tensor([1.0, torch.nan]))
+
+
+def test_the_command_takes_general_texts(shelf: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    task = shelf / "toy" / "task.yaml"
+    asked = ["localize", shelf / "base", shelf / "tuned", "--task", task, "--method", "mathneuro", "--budget", 30]
+    general = write_yaml(tmp_path / "general.yaml", toy_content(name="meals", data=write_meals(tmp_path), ood={}))
+    for more in (["-o", tmp_path / "none"], ["--plan"]):
+        refused = cli(*asked, *more)
+        assert refused.code == 1
+        assert "error: method 'mathneuro' needs general texts beside the task's" in refused.err
+    idle = cli(*asked[:5], "--method", "random", "--general", general, "-o", tmp_path / "none")
+    assert "method 'random' reads no general texts (--general)" in idle.err
+    assert "--refit does not go with --general" in cli(*asked, "--general", general, "--refit", "--plan").err
+    made = json.loads(cli(*asked, "--general", general, "-o", tmp_path / "patch", "--no-measure", "--json").out)
+    assert made["k"] == 30
+    assert made["method"]["general"] == "meals"
+    over = cli(*asked, "--general", general, "-o", general, "--force")
+    assert over.code == 1
+    assert general.read_text().startswith("name: meals")
+
+
+def write_meals(folder: Path) -> dict[str, str]:
+    write_rows(folder / "meals.jsonl", toy_rows(160, 3, MEALS))
+    return dict.fromkeys(("train", "validation", "test"), "meals.jsonl")
+
+
+def test_a_recipe_that_has_no_general_texts_refuses_before_it_trains(shelf: Path, tmp_path: Path) -> None:
+    content = {"kind": "single", "name": "none", "base": str(shelf / "base"), "task": str(shelf / "toy" / "task.yaml")}
+    recipe = write_yaml(tmp_path / "recipe.yaml", {**content, "controls": ["mathneuro"]})
+    with pytest.raises(
+        ConfigError, match=r"controls: method 'mathneuro' needs general texts, which only recipes of kind"
+    ):
+        run_recipe(recipe, tmp_path / "out")
+    recipe = write_yaml(tmp_path / "recipe.yaml", {**content, "localize": {"method": "mathneuro"}})
+    with pytest.raises(ConfigError, match=r"^localize: method 'mathneuro' needs general texts"):
+        run_recipe(recipe, tmp_path / "out")
