@@ -144,8 +144,6 @@ def command(
     from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
     from graft.memory.localize import plan_localization
-    from graft.specs.localize import LocalizeSpec
-    from graft.specs.reader import override, read_config
 
     _check_usage(output, curve, plan, {**settings, "with_base_values": with_base_values, "force": force})
     task, claim = options.load_task(task_file, seed), None
@@ -156,9 +154,7 @@ def command(
     if refit:
         _refit(base, tuned, task, claim, runtime, settings, assignments, plan, as_json, with_base_values)
         return
-    options_set = {key: value for key, value in settings.items() if value is not None}
-    block = override({**options_set, "seed": task.spec.seed}, assignments)
-    config = read_config(LocalizeSpec, block, "command line")
+    config = _read_block({**settings, "seed": task.spec.seed}, assignments)
     check_general(config.method, general is not None)
     if plan:
         planned = plan_localization(base, task, config, runtime, measured=measure)
@@ -173,6 +169,15 @@ def command(
     patch = localize_skill(base, tuned, task, config, **runtime.options, **more)
     kept = _measure(base, tuned, task, patch, config, runtime) if measure else {}
     _show(base, tuned, patch, claim, config, gains, kept, as_json)
+
+
+def _read_block(settings: Mapping[str, object], assignments: tuple[str, ...]) -> LocalizeSpec:
+    """Read the localize block of the options that were given, and of --set."""
+    from graft.specs.localize import LocalizeSpec
+    from graft.specs.reader import override, read_config
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    return read_config(LocalizeSpec, override(given, assignments), "command line")
 
 
 def _show(
