@@ -27,6 +27,7 @@ from graft.tasks.task import Task
 
 BASE = "embedded:all-MiniLM-L6-v2"
 LEARNED, HELD_OUT = 200, 100  # texts a skill
+POOL = 3000  # training rows that seeds draw from: each is embedded once
 NONE = -1
 Rows = list[dict[str, Any]]
 Texts = dict[str, list[str]]  # by domain
@@ -91,7 +92,7 @@ def judge(scores: torch.Tensor, thresholds: torch.Tensor, owners: torch.Tensor) 
 
 def run_seed(embed: Embed, data: Path, intents: Mapping[str, Sequence[str]], seed: int) -> dict[str, dict[str, float]]:
     """Learn ten skills from the texts that a seed draws, and judge every method on test."""
-    learned = draw_texts(read_rows(data / "clinc150/train.jsonl"), LEARNED, seed)
+    learned = draw_texts(read_rows(data / "clinc150/train.jsonl")[:POOL], LEARNED, seed)
     held_out = draw_texts(read_rows(data / "clinc150/validation.jsonl"), HELD_OUT, seed)
     tests, novel = read_rows(data / "clinc150/test.jsonl"), read_rows(data / "clinc150_oos/test.jsonl")
     names = sorted(learned)
