@@ -18,6 +18,7 @@ _TYPES = {
 }
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
 _POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors *"
+# the page changes nothing and knows no secret, so that it may stand within another, as a Space's does
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",

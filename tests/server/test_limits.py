@@ -200,7 +200,7 @@ def test_health_and_metrics_tell(client: Client) -> None:
 
 def test_skills_tell_their_card_and_place(client: Client) -> None:
     answer = client.http.get("/skills").json()
-    assert (answer["base"], answer["generates"]) == ("base", False)
+    assert (answer["base"], answer["generates"], answer["chats"], answer["routes"]) == ("base", False, False, False)
     moods, noise, _ = answer["skills"]
     assert moods["task"] == {"name": "moods", "head": "similarity", "labels": ["sad", "glad"], "pair": False}
     assert noise["task"] is None

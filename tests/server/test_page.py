@@ -14,6 +14,7 @@ from graft.server.opening import open_service
 from graft.server.page_files import _FOLDER, _TYPES
 from tests.server.client import Client, running
 from tests.server.conftest import SMALL
+from tests.server.references import write_references
 from tests.server.writer import SKILLS, write_writer
 from tests.shared_builds import build_once
 
@@ -153,3 +154,19 @@ def test_every_file_of_the_page_is_sent_with_a_policy(client: Client) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "http://" not in response.text
         assert "https://" not in response.text
+
+
+def test_the_routers_choice_is_shown(browser: Any, shelf: Path, patches: dict[str, Path], tmp_path: Path) -> None:
+    references = write_references(shelf, tmp_path)
+    service = open_service(
+        str(shelf / "base"), patches, router=True, references=references, limits=SMALL, on_overlap="last"
+    )
+    with running(service) as client:
+        for page in opened(browser, client):
+            for name in ("base", "moods", "noise", "few"):
+                page.uncheck(f"input[name={name}]")
+            page.check("input[name=auto]")
+            page.fill("#texts", "the film plot was good with music\nthe soup and bread was good with cake")
+            page.select_option("#task", label="each skill itself")
+            page.click("#classify button[type=submit]")
+            assert answers(page) == ["auto → moods", "auto → few"]

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModel, AutoTokenizer
 
-import graft
 from graft.server.opening import open_service
-from tests.models import FILMS, MEALS, toy_rows
 from tests.server.client import Client, running
 from tests.server.conftest import SMALL
+from tests.server.references import write_references
 
 FILM, MEAL = "the film plot was good with music", "the soup and bread was good with cake"
 
@@ -21,13 +19,7 @@ FILM, MEAL = "the film plot was good with music", "the soup and bread was good w
 @pytest.fixture(scope="module")
 def routed(shelf: Path, patches: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """moods has texts about films, few about meals, and noise none."""
-    folder = tmp_path_factory.mktemp("references")
-    embed = graft.TextEmbedder(AutoModel.from_pretrained(shelf / "base"), AutoTokenizer.from_pretrained(shelf / "base"))
-    references = {}
-    for name, things in {"moods": FILMS, "few": MEALS}.items():
-        texts = [row["text"] for row in toy_rows(160, 3, things)]
-        references[name] = folder / f"{name}.safetensors"
-        graft.save_reference(graft.learn_reference(embed, texts[:90], held_out=texts[90:]), references[name])
+    references = write_references(shelf, tmp_path_factory.mktemp("references"))
     service = open_service(
         str(shelf / "base"),
         patches,

@@ -5,9 +5,9 @@ import { element, showLabels, showPlace, showWritten } from "./results.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST = 24; // skills whose places are drawn
-const state = { base: "", skills: [], composed: [], on: new Set(["base"]) };
+const state = { base: "", routes: false, skills: [], composed: [], on: new Set(["base"]) };
 
-const names = () => ["base", ...state.skills.map((skill) => skill.name), ...state.composed];
+const names = () => ["base", ...state.skills.map((skill) => skill.name), ...state.composed, ...(state.routes ? ["auto"] : [])];
 const wanted = () => names().filter((name) => state.on.has(name));
 
 function drawSkills() {
@@ -63,7 +63,7 @@ async function compare() {
   if (!texts.length) throw new Error("type a text first");
   if (!skills.length) throw new Error("switch on a skill first");
   const { results } = await classify(texts, skills, task);
-  const calibrated = results.filter((result) => result.calibration !== "none").map((result) => result.skill);
+  const calibrated = results.filter((result) => (result.calibration ?? "none") !== "none").map((result) => result.skill);
   const how = calibrated.length ? `Calibrated by temperature: ${calibrated.join(", ")}; the others are` : "Probabilities are";
   show(showLabels(texts, results), `${how} softmax as it is. A label that differs from the base's is marked.`);
 }
@@ -105,8 +105,10 @@ function composeTwo() {
 }
 
 async function begin() {
-  const { base, generates, skills } = await listSkills();
-  Object.assign(state, { base, skills });
+  const { base, generates, chats, routes, skills } = await listSkills();
+  Object.assign(state, { base, routes, skills });
+  $("chat").checked = chats;
+  $("chat").disabled = !chats;
   for (const skill of skills.slice(0, 4)) state.on.add(skill.name);
   const total = skills.reduce((sum, skill) => sum + skill.bytes, 0);
   $("summary").textContent = `${base} with ${skills.length} skill${skills.length === 1 ? "" : "s"}, ${Math.ceil(total / 1000).toLocaleString()} kB together`;

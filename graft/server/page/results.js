@@ -27,8 +27,9 @@ function bars(labels, probabilities) {
   return element("div", { className: "bars" }, ...cells);
 }
 
-function answer(skill, best, content) {
-  const head = element("header", {}, element("h3", {}, skill), best);
+function answer(skill, best, content, through = "") {
+  const title = element("h3", {}, skill, through && skill !== through ? element("small", {}, ` → ${through}`) : "");
+  const head = element("header", {}, title, best);
   return element("article", { className: skill === "base" ? "answer base" : "answer" }, head, content);
 }
 
@@ -36,10 +37,12 @@ export function showLabels(texts, results) {
   const base = results.find((result) => result.skill === "base");
   return texts.map((text, i) => {
     const answers = results.map((result) => {
-      const { label, confidence, probabilities } = result.predictions[i];
-      const changed = base && base.task === result.task && base.predictions[i].label !== label;
+      const one = { ...result, ...result.predictions[i] }; // of the router's choice each text has its own labels
+      const { label, confidence, probabilities } = one;
+      if (label === null) return answer(result.skill, "", element("p", { className: "note" }, "no skill's texts are like this one"));
+      const changed = base && base.task === one.task && base.predictions[i].label !== label;
       const best = element("span", { className: changed ? "best changed" : "best" }, element("b", {}, label), ` ${percent(confidence)}`);
-      return answer(result.skill, best, bars(result.labels, probabilities));
+      return answer(result.skill, best, bars(one.labels, probabilities), one.skill);
     });
     return element("div", { className: "text" }, element("blockquote", {}, text), element("div", { className: "grid" }, ...answers));
   });

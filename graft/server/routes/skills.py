@@ -21,7 +21,13 @@ async def list_skills(service: Service, request: Any) -> dict[str, Any]:
     """List the skills with their cards."""
     resident = service.resident
     skills = await asyncio.to_thread(_describe, list(resident.skills.values()))
-    return {"base": resident.base, "generates": resident.why_silent is None, "skills": skills}
+    return {
+        "base": resident.base,
+        "generates": resident.why_silent is None,
+        "chats": bool(resident.head.tokenizer.chat_template),
+        "routes": resident.router is not None,
+        "skills": skills,
+    }
 
 
 async def add_skill(service: Service, request: Any) -> dict[str, Any]:
