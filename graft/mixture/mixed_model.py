@@ -202,8 +202,10 @@ class MixedModel:
         try:
             self.check_base()
         finally:
-            for taken in (*self._hooks, *self._sites.values()):
-                taken.remove()
+            for hook in self._hooks:
+                hook.remove()
+            for site in self._sites.values():
+                site.remove()
             self._hooks, self._sites = [], {}
 
     def __enter__(self) -> MixedModel:
