@@ -107,5 +107,9 @@ SECTIONS = (
             "mixture_rows"),
     Section("mixture-scale", "A thousand skills on the embedded encoder",
             f"Skills of random entries at 1e-4, {CLOCK}.", "mixture_scale"),
+    Section("serving", "The server on the embedded encoder with 50 skills",
+            "Embeddings of single texts, every request with a skill drawn anew, clients in a process of their own; "
+            "mixed batches beside the same server whose batches are taken apart by skill, in turn. By the clock, one "
+            "thread for the model.", "serving"),
     Section("guards", "What nobody should have to wait for", f"Medians of three, {CLOCK}.", "guards"),
 )  # fmt: skip
