@@ -27,6 +27,7 @@ from graft.tasks.task import Task
 
 BASE = "embedded:all-MiniLM-L6-v2"
 LEARNED, HELD_OUT = 200, 100  # texts a skill
+POOL = 3000  # training rows that seeds draw from: each is embedded once
 NONE = -1
 Rows = list[dict[str, Any]]
 Texts = dict[str, list[str]]  # by domain
@@ -69,56 +70,54 @@ def own_labels(embed: Embed, texts: Sequence[str], detector: str) -> Score:
     return lambda embedded: torch.from_numpy(DETECTORS[detector]((20 * embedded @ labels.T).double().numpy()))
 
 
-def judge(scores: torch.Tensor, accepts: torch.Tensor, owners: torch.Tensor) -> dict[str, float]:
-    """Judge the choice of the highest score among the skills that accept, on texts of known owners.
+def choose(scores: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Choose for each row of scores (n, skills) the skill with the highest, NONE where that is below its threshold."""
+    best, chosen = scores.max(1)
+    return chosen.where(best >= thresholds[chosen], NONE)
 
-    Args:
-        scores, accepts: (n, skills).
-        owners: (n,), NONE for novel texts.
-    """
-    chosen = _choose(scores, accepts)
+
+def judge(scores: torch.Tensor, thresholds: torch.Tensor, owners: torch.Tensor) -> dict[str, float]:
+    """Judge the choices by scores (n, skills) on texts of known owners (n,), NONE for novel texts."""
+    chosen = choose(scores, thresholds)
     known, best = owners != NONE, scores.amax(1)
-    without = accepts.clone()  # a skill's own texts as they would fare if it were not there
-    without[known, owners[known]] = False
+    without = scores[known].scatter(1, owners[known].unsqueeze(1), -torch.inf)  # as if the text's skill were not there
     return {
-        "right": _share(chosen[known] == owners[known]),
-        "lost": _share(chosen[known] == NONE),
-        "novel": _share(chosen[~known] == NONE),
-        "withheld": _share(_choose(scores, without)[known] == NONE),
+        "right": share(chosen[known] == owners[known]),
+        "lost": share(chosen[known] == NONE),
+        "novel": share(chosen[~known] == NONE),
+        "withheld": share(choose(without, thresholds) == NONE),
         "auroc": measure_auroc(best[known], best[~known]),
     }
 
 
 def run_seed(embed: Embed, data: Path, intents: Mapping[str, Sequence[str]], seed: int) -> dict[str, dict[str, float]]:
     """Learn ten skills from the texts that a seed draws, and judge every method on test."""
-    learned = draw_texts(read_rows(data / "clinc150/train.jsonl"), LEARNED, seed)
+    learned = draw_texts(read_rows(data / "clinc150/train.jsonl")[:POOL], LEARNED, seed)
     held_out = draw_texts(read_rows(data / "clinc150/validation.jsonl"), HELD_OUT, seed)
     tests, novel = read_rows(data / "clinc150/test.jsonl"), read_rows(data / "clinc150_oos/test.jsonl")
     names = sorted(learned)
     owners = torch.tensor([names.index(row["domain"]) for row in tests] + [NONE] * len(novel))
     texts = [row["text"] for row in (*tests, *novel)]
-    embedded = embed(texts)
-    methods: dict[str, Callable[[str], Score]] = {
+    baselines: dict[str, Callable[[str], Score]] = {
         "nearest mean": lambda name: nearest_mean(embed(learned[name])),
         "five nearest texts": lambda name: nearest_texts(embed(learned[name])),
         "own label head, msp": lambda name: own_labels(embed, intents[name], "msp"),
         "own label head, energy": lambda name: own_labels(embed, intents[name], "energy"),
     }
-    results = {}
-    for method, learn in methods.items():
+    always = torch.full((len(names),), -torch.inf)
+    drawn = torch.rand(len(texts), len(names), generator=torch.Generator().manual_seed(seed))
+    results = {"random skill": judge(drawn, always, owners)}
+    for method, learn in baselines.items():
         own = [learn(name) for name in names]
-        thresholds = [find_threshold(score(embed(held_out[name]))) for name, score in zip(names, own, strict=True)]
-        scores = torch.stack([score(embedded) for score in own], dim=1)
-        results[method] = judge(scores, scores >= torch.tensor(thresholds), owners)
+        scores = torch.stack([score(embed(texts)).double() for score in own], dim=1)
         if method == "nearest mean":
-            results["nearest mean, no threshold"] = judge(scores, torch.ones_like(scores, dtype=torch.bool), owners)
-    drawn = torch.rand(len(texts), len(names) + 1, generator=torch.Generator().manual_seed(seed))
-    results["random skill or none"] = judge(drawn[:, :-1], drawn[:, :-1] > drawn[:, -1:], owners)
-    router = Router(embed, {name: learn_reference(embed, learned[name], held_out[name]) for name in names})
-    scores = router.scores(texts)
-    accepts = scores >= router.thresholds
-    assert router.choose(texts) == [None if i == NONE else names[i] for i in _choose(scores, accepts).tolist()]
-    results["router"] = judge(scores, accepts, owners)
+            results["nearest mean, no threshold"] = judge(scores, always, owners)
+        limits = [find_threshold(score(embed(held_out[name])).double()) for name, score in zip(names, own, strict=True)]
+        results[method] = judge(scores, torch.tensor(limits, dtype=torch.float64), owners)
+    for accept in (0.95, 0.9):
+        references = {name: learn_reference(embed, learned[name], held_out[name], accept=accept) for name in names}
+        router = Router(embed, references)
+        results[f"router, {accept:.0%}"] = judge(router.scores(texts), router.thresholds, owners)
     return results
 
 
@@ -156,12 +155,8 @@ def open_embedder(base: str) -> Embed:
     return look_up
 
 
-def _choose(scores: torch.Tensor, accepts: torch.Tensor) -> torch.Tensor:
-    best, chosen = scores.masked_fill(~accepts, -torch.inf).max(1)
-    return chosen.where(best > -torch.inf, NONE)
-
-
-def _share(values: torch.Tensor) -> float:
+def share(values: torch.Tensor) -> float:
+    """Return the share of true values."""
     return float(values.double().mean())
 
 

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.specs.data import DataSpec
 from graft.specs.head import HeadSpec
 from graft.specs.task import TaskSpec
@@ -36,6 +37,7 @@ from graft.tasks.head import Head
 from graft.tasks.heads.lm import LanguageModelHead
 from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.heads.verbalizer import VerbalizerHead
+from graft.tasks.task import Task
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 GLAD = ["good", "great", "fine", "happy"]
@@ -113,6 +115,15 @@ def write_task(folder: Path, **changes: Any) -> Path:
     write_rows(folder / "meals.jsonl", [*toy_rows(40, 3, MEALS), {"text": "the soup is the soup", "label": -1}])
     write_rows(folder / "novel.jsonl", [{"text": f"the {thing} is it", "label": -1} for thing in MEALS])
     return write_yaml(folder / "task.yaml", toy_content(**changes))
+
+
+def general_of(method: str) -> Task | None:
+    """Texts about meals, of no mood, for a method that contrasts a task's texts with general ones."""
+    if not LOCALIZATION_METHODS[method].needs_general:
+        return None
+    draw = random.Random(9)
+    rows = [{"text": " ".join(draw.choices([*MEALS, *SMALL], k=6)), "label": i % 2} for i in range(64)]
+    return Task.of(train=rows, labels=MOODS, head={"kind": "similarity", "texts": list(TEXTS)}, name="meals")
 
 
 def write_choices(folder: Path, **changes: Any) -> Path:

@@ -18,6 +18,7 @@ from graft.evaluate.bootstrap import Interval
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.on_validation import Answers, OnValidation
 from graft.localize.changes import Changes
+from graft.localize.context import ScoreCache, follows_budget
 from graft.localize.localization import localize_skill
 from graft.sources.opening import Model, open_pair
 from graft.specs.localize import LocalizeSpec
@@ -114,6 +115,7 @@ def measure_curve(
     task: Task,
     config: LocalizeSpec | None = None,
     *,
+    general: Task | None = None,
     densities: Sequence[float] = DENSITIES,
     runtime: Runtime = DEFAULT,
 ) -> GainCurve:
@@ -123,6 +125,7 @@ def measure_curve(
         base, tuned: the models, as for `localize_skill`.
         task: training examples for the localization, validation examples for the measurement.
         config: how to choose; its density and budget are replaced.
+        general: general texts, as for `localize_skill`.
         densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
         runtime: where and how the models run.
 
@@ -134,9 +137,11 @@ def measure_curve(
     budgets = _budgets(base, tuned, config.scope, densities)
     validation = OnValidation.open(base, tuned, task, config.batch_size, runtime)
     points, answers = [], []
+    # scores that follow the budget would be of no use again
+    cache: ScoreCache | None = None if follows_budget(config.method, config) else {}
     for density, k in budgets.items():
         at_density = dataclasses.replace(config.at(density), budget=k)
-        patch = localize_skill(base, tuned, task, at_density, **runtime.options)
+        patch = localize_skill(base, tuned, task, at_density, general=general, score_cache=cache, **runtime.options)
         answers.append(validation.answer(patch))
         gain = recovered_gain(answers[-1].accuracy, validation.base, validation.tuned)
         points.append(CurvePoint(density, len(patch), answers[-1].accuracy, gain))

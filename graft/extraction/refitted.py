@@ -13,17 +13,23 @@ from typing import Any
 
 from graft.extraction.extracted import Extracted, extract_patch
 from graft.extraction.inputs import ExtractionInput
+from graft.patch.skill_patch import Patch
 
 DENSITY = 1e-4  # of the methods whose size is another
 MOST_EPOCHS = 24
 OF_SHOTS: dict[str, Any] = {"epochs": 8, "select": "nll"}  # of labels there are some hundreds, of texts thousands
 
 
+def fit_values(inputs: ExtractionInput, given: Patch | None = None, **changes: Any) -> Extracted:
+    """Fit the values of a given patch's entries, or of a support; `changes` replace keys of the refit block."""
+    settings: dict[str, Any] = {"select": "kl", "seed": inputs.seed, **changes}
+    config = dataclasses.replace(inputs.config.refit, **settings)
+    return extract_patch(inputs.refitter(config).refit(config, given))
+
+
 def extract_refit(inputs: ExtractionInput, density: float, **changes: Any) -> Extracted:
     """Fit the values of a support at a density; `changes` replace keys of the refit block."""
-    settings: dict[str, Any] = {"density": density, "budget": None, "select": "kl", "seed": inputs.seed, **changes}
-    config = dataclasses.replace(inputs.config.refit, **settings)
-    return extract_patch(inputs.refitter(config).refit(config))
+    return fit_values(inputs, density=density, budget=None, **changes)
 
 
 extract_by_random = partial(extract_refit, support="random")

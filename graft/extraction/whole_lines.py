@@ -13,6 +13,7 @@ from functools import partial
 
 from graft.extraction.extracted import Extracted, extract_patch
 from graft.extraction.inputs import ExtractionInput
+from graft.extraction.refitted import fit_values
 from graft.files.location import locate
 from graft.localize.budget import allocate, resolve_budget
 from graft.localize.changes import Changes
@@ -48,16 +49,15 @@ def extract_cut(inputs: ExtractionInput, size: float, *, cut: Cut) -> Extracted:
     return extract_patch(cut(inputs, size))
 
 
-def extract_refit(inputs: ExtractionInput, size: float, *, cut: Cut) -> Extracted:
+def fit_cut(inputs: ExtractionInput, size: float, *, cut: Cut) -> Extracted:
     """Fit the values of a patch's entries to the tuned model's predictions."""
-    config = dataclasses.replace(inputs.config.refit, select="kl", seed=inputs.seed)
-    return extract_patch(inputs.refitter(config).refit(config, cut(inputs, size)))
+    return fit_values(inputs, cut(inputs, size))
 
 
 _columns, _rows = (partial(cut_lines, structure=structure) for structure in ("columns", "rows"))
-extract_columns, refit_columns = partial(extract_cut, cut=_columns), partial(extract_refit, cut=_columns)
-extract_rows, refit_rows = partial(extract_cut, cut=_rows), partial(extract_refit, cut=_rows)
-extract_rank, refit_rank = partial(extract_cut, cut=cut_within_rank), partial(extract_refit, cut=cut_within_rank)
+extract_columns, refit_columns = partial(extract_cut, cut=_columns), partial(fit_cut, cut=_columns)
+extract_rows, refit_rows = partial(extract_cut, cut=_rows), partial(fit_cut, cut=_rows)
+extract_rank, refit_rank = partial(extract_cut, cut=cut_within_rank), partial(fit_cut, cut=cut_within_rank)
 
 
 def _matrices(inputs: ExtractionInput, config: LocalizeSpec) -> Changes:

@@ -22,12 +22,18 @@ def make_adapter_files(region: Patch | Mask, base: str | Path | None, base_id: s
         base_id: the Hub id by which transformers finds the base.
 
     Raises:
-        PatchError: a mask, which has no values; or no adapter is exact, or none of at most the default rank.
+        PatchError: a mask, which has no values, or a patch with a head of its own;
+            or no adapter is exact, or none of at most the default rank.
         ConfigError: the base has no Hub id.
         PatchMismatchError, CheckpointError, HubError: the patch was cut from another base, or it cannot be read.
     """
     if isinstance(region, Mask):
         raise PatchError("--with-adapter: a mask has no values, from which an adapter could be made")
+    if region.dense:
+        raise PatchError(
+            "--with-adapter: the patch brings a head, with which AutoModel does not load: `graft export --to lora` "
+            "writes an adapter for the model that has it"
+        )
     if base_id is None:
         raise ConfigError("--with-adapter: an adapter names its base by a Hub id: pass --base-model HUB_ID")
     origin = region.provenance

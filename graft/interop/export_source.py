@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
 from graft.errors import ConfigError
 from graft.files.location import locate
 from graft.patch.compatibility import check_compatible
+from graft.patch.head_config import head_of_patches, write_head
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.skill_patch import Patch
@@ -59,9 +63,17 @@ class ExportSource:
 
     @cached_property
     def model(self) -> torch.nn.Module | None:
-        """The base's model on the meta device; None where no config.json describes it."""
+        """The base's model on the meta device, with the head that the patch brings; None where no config.json is."""
         path = self.target.checkpoint.path if self.target else None
-        return build_on_meta(path) if path is not None and path.is_dir() else None
+        if path is None or not (path / "config.json").is_file():
+            return None
+        task = head_of_patches([self.patch], None) if self.patch.dense else None
+        if task is None:
+            return build_on_meta(path)
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(path / "config.json", folder)
+            write_head(task, Path(folder))
+            return build_on_meta(Path(folder))
 
     def base_values(self, name: str) -> torch.Tensor:
         """Return the base's (k,) values at the mask's entries in one tensor."""

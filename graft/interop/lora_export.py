@@ -70,7 +70,7 @@ def count_lost_signs(source: ExportSource) -> int:
 def write_lora(source: ExportSource, folder: Path) -> None:
     """Write the adapter into an empty folder, one tensor in memory at a time."""
     parts = sort_tensors(source)
-    plan = _plan_factors(parts) | _plan_biases(parts) | _plan_tokens(parts) | _plan_norms(parts)
+    plan = _plan_factors(parts) | _plan_biases(parts) | _plan_tokens(parts) | _plan_whole(parts)
     write_tensors(folder / WEIGHTS, {f"{PREFIX}{key}": tensor for key, tensor in plan.items()}, {"format": "pt"})
     text = json.dumps(_config(parts), indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
@@ -180,12 +180,14 @@ def _graft_tensor(source: ExportSource, name: str) -> torch.Tensor:
     return tensor
 
 
-def _plan_norms(parts: LoraParts) -> dict[str, Planned]:
-    plan = {}
+def _plan_whole(parts: LoraParts) -> dict[str, Planned]:
+    plan, dense = {}, parts.source.patch.dense
     for parameter, name in parts.saved.items():
-        base = parts.read_base(parameter)
+        if name is not None and name in dense:
+            plan[parameter] = Planned(spec_of(dense[name]), partial(dense.__getitem__, name))
+            continue
         make = partial(parts.read_base, parameter) if name is None else partial(_graft_tensor, parts.source, name)
-        plan[parameter] = Planned(spec_of(base), make)
+        plan[parameter] = Planned(spec_of(parts.read_base(parameter)), make)
     return plan
 
 
@@ -205,7 +207,7 @@ def _config(parts: LoraParts) -> Mapping[str, object]:
         "lora_alpha": most,
         "lora_bias": bool(parts.biases),
         "lora_dropout": 0.0,
-        "modules_to_save": sorted({*parts.norms.values()}) or None,
+        "modules_to_save": parts.whole_modules or None,
         "peft_type": "LORA",
         "r": most,
         "rank_pattern": others,

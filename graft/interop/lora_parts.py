@@ -2,7 +2,8 @@
 
 Weights of linear layers (and of the Conv1D layers of transformers' GPT-2, which store them transposed) become factors;
 these layers' biases the bias that PEFT allows the second factor (`lora_bias`); rows of an embedding whole rows
-(`trainable_token_indices`, which also follow a tied output layer); norms whole modules (`modules_to_save`).
+(`trainable_token_indices`, which also follow a tied output layer); norms, and the modules of a head that the base
+lacks, whole modules (`modules_to_save`). With such a head the names are those of the model that has it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from graft.tensors.names import NameMap
 from graft.tensors.tied_names import TiedNames
 
 ADDABLE = ("F32", "BF16", "F16", "F64")
+_WHOLE = "a whole tensor that the base lacks, of no module of a known head that the patch brings all of"
 _OTHER = "neither of a layer that PEFT adapts nor of a norm, or of one whose name ends others' names"
 
 
@@ -49,6 +51,10 @@ class _Live:
         names = ((path, leaf) for path, module in self.modules.items() for leaf in module._parameters)
         return [f"{path}.{leaf}" if path else leaf for path, leaf in names]
 
+    def parameters_of(self, path: str) -> list[str]:
+        """Return the names of a module's own parameters; one that it could have and has not is none."""
+        return [f"{path}.{leaf}" for leaf, value in self.modules[path]._parameters.items() if value is not None]
+
     def group_of(self, name: str) -> frozenset[str]:
         """Return the names of a parameter's storage; of a bias, those of the weight beside it."""
         path, _, leaf = name.rpartition(".")
@@ -69,6 +75,7 @@ class LoraParts:
         biases: of linear layers.
         tokens: embeddings, of which rows are kept whole.
         norms: tensors of modules that are kept whole.
+        heads: whole tensors of a head that the base lacks, of modules that are kept whole too.
         idle: a linear layer with factors of zeros, where the patch changes none, since PEFT wants one.
         transposed: modules that store their weight as (in, out).
         unsupported: what none of these holds, each with the reason.
@@ -83,6 +90,7 @@ class LoraParts:
     biases: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)
     transposed: set[str] = field(default_factory=set)
     unsupported: dict[str, str] = field(default_factory=dict)
@@ -102,10 +110,14 @@ class LoraParts:
     @property
     def saved(self) -> dict[str, str | None]:
         """Parameter of a module that is kept whole -> the patch's tensor, None where the patch leaves it as it is."""
-        modules = {path: self.live.modules[path] for path in sorted(set(self.norms.values()))}
-        parameters = [f"{path}.{leaf}" for path, module in modules.items() for leaf in module._parameters]
-        own = {self.names[name]: name for name in self.norms}
+        parameters = [parameter for path in self.whole_modules for parameter in self.live.parameters_of(path)]
+        own = {self.names[name]: name for name in (*self.norms, *self.heads)}
         return {parameter: own.get(parameter) for parameter in parameters}
+
+    @property
+    def whole_modules(self) -> list[str]:
+        """Modules that are kept whole."""
+        return sorted({*self.norms.values(), *self.heads.values()})
 
     def read_base(self, parameter: str) -> torch.Tensor:
         """Return the base's tensor for a parameter of the live model, mapped from disk; treat it as read-only."""
@@ -125,9 +137,10 @@ def sort_tensors(source: ExportSource) -> LoraParts:
     if model is None:
         raise ConfigError("lora needs the base's config.json, which says what kind of layer each weight belongs to")
     live, specs = _Live.of(model), source.patch.mask.specs
-    names = live.name_map.match(list(specs), live.parameters).found
+    names = live.name_map.match([*specs, *source.patch.dense], live.parameters).found
     parts = LoraParts(source, live, names)
-    parts.unsupported.update(dict.fromkeys(source.patch.dense, "a whole tensor that the base lacks, such as a head"))
+    for name in source.patch.dense:
+        _place_whole(parts, name, names.get(name), live)
     for name, spec in specs.items():
         if spec.dtype not in ADDABLE:
             parts.unsupported[name] = f"{spec.dtype}; PEFT adds {', '.join(ADDABLE)}"
@@ -159,6 +172,19 @@ def _place(parts: LoraParts, name: str, parameter: str, live: _Live) -> None:
         parts.unsupported[name] = "tied with another tensor" if is_tied else _OTHER
 
 
+def _place_whole(parts: LoraParts, name: str, parameter: str | None, live: _Live) -> None:
+    """Keep the module of a whole tensor, if the patch has all of it and PEFT takes it for no other."""
+    path, patch = _module_of(parameter or name), parts.source.patch
+    own = {parts.names.get(other) for other in patch.dense}
+    is_whole = parameter is not None and own.issuperset(live.parameters_of(path))
+    if name in patch.provenance.grown or not is_whole or not live.is_unmistakable(path):
+        parts.unsupported[name] = _WHOLE
+    elif len(live.group_of(str(parameter))) > 1:
+        parts.unsupported[name] = "tied with another tensor"
+    else:
+        parts.heads[name] = path
+
+
 def _is_linear(module: torch.nn.Module) -> bool:
     return type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"
 
@@ -175,16 +201,16 @@ def _refuse_lone_biases(parts: LoraParts, modules: Mapping[str, torch.nn.Module]
         reason = f"a bias, which PEFT's lora_bias keeps only if each adapted layer has one; {bare[0]!r} has none"
         parts.unsupported.update(dict.fromkeys(parts.biases, reason))
         parts.biases.clear()
-    if (parts.tokens or parts.norms) and not (parts.weights or parts.biases):
-        linear = (path for path, module in modules.items() if _is_linear(module))
+    if (parts.tokens or parts.whole_modules) and not (parts.weights or parts.biases):
+        linear = (path for path, module in modules.items() if _is_linear(module) and path not in parts.whole_modules)
         parts.idle.extend(path for path in linear if len(parts.live.group_of(f"{path}.weight")) == 1)
         del parts.idle[1:]
         parts.transposed.update(path for path in parts.idle if type(modules[path]) is not torch.nn.Linear)
     if not parts.targets:
         reason = "beside no linear layer, and a LoRA without one does not load"
-        parts.unsupported.update(dict.fromkeys([*parts.tokens, *parts.norms], reason))
-        parts.tokens.clear()
-        parts.norms.clear()
+        for held in (parts.tokens, parts.norms, parts.heads):
+            parts.unsupported.update(dict.fromkeys(held, reason))
+            held.clear()
 
 
 def _module_of(name: str) -> str:

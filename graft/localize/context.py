@@ -10,6 +10,7 @@ from graft.localize.budget import allocate
 from graft.localize.changes import Changes
 from graft.localize.lines import choose_lines
 from graft.localize.rank_limit import find_within_rank, select_within_rank
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.patch.mask import Mask
 from graft.scores.coordinates import Groups
 from graft.scores.gradient_path import GradientPath
@@ -33,6 +34,7 @@ class LocalizationContext:
         config: how to choose.
         path: the model at hand with the training examples; None for methods without data.
         validation: the validation examples; empty for methods without data.
+        general: examples of general texts; empty for methods that read none.
         score_cache: the settings that scores depend on -> scores computed before.
     """
 
@@ -41,6 +43,7 @@ class LocalizationContext:
     config: LocalizeSpec
     path: GradientPath | None = None
     validation: Sequence[Example] = ()
+    general: Sequence[Example] = ()
     score_cache: ScoreCache = field(default_factory=dict)
 
     @property
@@ -71,9 +74,7 @@ class LocalizationContext:
 
     def score(self, name: str) -> Scores:
         """Return the scores of a name, computed once for each setting that they depend on."""
-        config = self.config
-        # scores depend neither on the method that asks for them nor on what only the learners read
-        key = dataclasses.replace(config, method=name, learn=LearnSpec(), paper=PaperSpec())
+        key = cache_key(name, self.config)
         if key not in self.score_cache:
             scores = SCORES.find(name).load()(self._score_input())
             is_table = not isinstance(scores, CandidateScores)
@@ -114,4 +115,27 @@ class LocalizationContext:
             groups=self.groups,
             candidates=None if config.exact_scores else config.candidates,
             micro_batch=config.micro_batch,
+            general=self.general,
         )
+
+
+def cache_key(name: str, config: LocalizeSpec) -> LocalizeSpec:
+    """Return the settings that the scores of a name depend on, those that they do not as a block has them by default.
+
+    They are neither the method that asks for the scores, nor what only the learners read; nor the budget, unless the
+    scores follow it.
+    """
+    key = dataclasses.replace(config, method=name, learn=LearnSpec(), paper=PaperSpec())
+    if follows_budget(name, config):
+        return key
+    return dataclasses.replace(
+        key, density=LocalizeSpec.density, budget=None, lines=None, bytes=None, allocation=LocalizeSpec.allocation
+    )
+
+
+def follows_budget(method: str, config: LocalizeSpec) -> bool:
+    """Return whether what a method scores by depends on how many entries are asked for."""
+    row = LOCALIZATION_METHODS.find(method)
+    if row.of_candidates and not config.exact_scores:
+        return True
+    return row.follows_budget == "always" or (row.follows_budget == "graft" and config.path == "graft")

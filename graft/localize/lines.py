@@ -101,6 +101,18 @@ def count_on_path(budget: LineBudget, specs: Mapping[str, TensorSpec], most: int
     return max(1, min(most, int(budget.size * per_unit[budget.unit])))
 
 
+def count_at_most(budget: LineBudget, specs: Mapping[str, TensorSpec], codes: Mapping[str, str]) -> int:
+    """Return the most entries that lines within a budget can have: the longest lines, or those that name most."""
+    lines = sorted((measure_lines(codes[name], spec.shape)[::-1] for name, spec in specs.items()), reverse=True)
+    total, left, most = sum(length * n for length, n in lines), budget.size, 0
+    if budget.unit != "lines":
+        costs = {name: budget.cost(spec, codes[name]) for name, spec in specs.items()}
+        return min(total, max(left * measure_lines(codes[name], specs[name].shape)[1] // costs[name] for name in specs))
+    for length, n in lines:
+        most, left = most + length * min(n, left), max(0, left - n)
+    return most
+
+
 def find_codes(base: Checkpoint, names: Sequence[str], structure: str) -> dict[str, str]:
     """Return the code of a structure's lines in each matrix as it is stored: name -> "rows" or "columns".
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.context import LocalizationContext, ScoreCache
 from graft.localize.lines import count_lines, count_on_path, find_budget, find_codes
-from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod, check_general
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
 from graft.patch.mask import Mask
@@ -43,6 +44,7 @@ def localize_skill(
     task: Task | None,
     config: LocalizeSpec | None = None,
     *,
+    general: Task | None = None,
     tokenizer: Any = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -62,13 +64,14 @@ def localize_skill(
             live PeftModel, whose merged values count.
         task: whose training examples attributions are computed on; None for scores without data.
         config: the localize block.
+        general: a task whose training texts have no part in the skill, for methods that contrast its texts with them.
         tokenizer: of a live base; where absent, that of the folder which the base was loaded from.
         device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
         parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
             one process's over the same micro-batches), or shards of it ("fsdp", FSDP2; gradients are summed over
             processes in another order, and candidates are those of their sums).
         with_base_values: also store the base's values, for exact undo of a merged checkpoint.
-        score_cache: scores of earlier calls with the same checkpoints and task; this call's are added (4 bytes per
+        score_cache: scores of earlier calls with the same checkpoints and tasks; this call's are added (4 bytes per
             weight in scope for those that take gradients of every weight).
 
     Raises:
@@ -80,8 +83,9 @@ def localize_skill(
     opened = open_model(base, tokenizer=tokenizer)
     pair = open_pair(opened, tuned).without_rounding()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    mask = find_entries(pair, task, config, runtime, {} if score_cache is None else score_cache)
+    mask = find_entries(pair, task, config, runtime, {} if score_cache is None else score_cache, general=general)
     method = to_plain(config) | count_of_lines(pair.base, mask, config)
+    method |= {} if general is None else {"general": general.spec.name}
     provenance = describe_origin(opened.located, pair, Scope(config.scope), method, task)
     return cut_patch(pair, mask, provenance, with_base_values=with_base_values)
 
@@ -94,16 +98,23 @@ def count_of_lines(base: Checkpoint, mask: Mask, config: LocalizeSpec) -> dict[s
 
 
 def find_entries(
-    pair: CheckpointPair, task: Task | None, config: LocalizeSpec, runtime: Runtime, score_cache: ScoreCache
+    pair: CheckpointPair,
+    task: Task | None,
+    config: LocalizeSpec,
+    runtime: Runtime,
+    score_cache: ScoreCache,
+    *,
+    general: Task | None = None,
 ) -> Mask:
     """Find the entries that hold a skill, without cutting them out; arguments and errors are `localize_skill`'s."""
+    check_general(config.method, general is not None)
     if config.has_lines:  # whose sums need the score of every weight
         config = dataclasses.replace(config, exact_scores=True)
     changes = Changes(pair, _names_to_choose_from(pair, config))
     context = LocalizationContext(changes, _resolve_k(changes, config), config, score_cache=score_cache)
     if LOCALIZATION_METHODS[config.method].needs_data:
         context.groups  # noqa: B018 - refuses before the costly part
-        context = _with_data(context, task, runtime)
+        context = _with_data(context, task, general, runtime)
     return choose_entries(context)
 
 
@@ -120,10 +131,14 @@ def _resolve_k(changes: Changes, config: LocalizeSpec) -> int:
 def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[str, ...]:
     """Return the tensors in scope; with a largest rank, or for whole lines, the matrices among them.
 
+    Of a method that tells nothing of vectors they are all others.
+
     Raises:
         ConfigError: the method cannot keep to a rank or to lines, or there is no matrix.
     """
     names, method = pair.names_in(Scope(config.scope)), LOCALIZATION_METHODS.find(config.method)
+    if method.of_matrices:
+        names = pick_dimensions(pair.base, names, range(2, 9), config.scope)
     if config.max_rank is None and not config.has_lines:
         return names
     if config.has_lines and config.method not in SCORES:
@@ -133,10 +148,19 @@ def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[s
         )
     if isinstance(method, LocalizationMethod) and not method.limits_rank:
         raise ConfigError(f"method {method.name!r} cannot keep to a rank: choose another, or leave out max_rank")
-    matrices = tuple(name for name in names if len(pair.base.spec(name).shape) == 2)
-    if not matrices:
-        raise ConfigError(f"scope {config.scope!r:.80} holds no matrix, whose rank or lines could be chosen")
-    return matrices
+    return pick_dimensions(pair.base, names, (2,), config.scope)
+
+
+def pick_dimensions(base: Checkpoint, names: Iterable[str], numbers: Container[int], scope: str) -> tuple[str, ...]:
+    """Return the tensors of so many dimensions.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    kept = tuple(name for name in names if len(base.spec(name).shape) in numbers)
+    if not kept:
+        raise ConfigError(f"scope {scope!r:.80} holds no matrix, whose entries, rank or lines could be chosen")
+    return kept
 
 
 def describe_origin(
@@ -190,8 +214,10 @@ def choose_entries(context: LocalizationContext) -> Mask:
     return mask
 
 
-def _with_data(context: LocalizationContext, task: Task | None, runtime: Runtime) -> LocalizationContext:
-    """Return the context with a model at hand and the task's examples."""
+def _with_data(
+    context: LocalizationContext, task: Task | None, general: Task | None, runtime: Runtime
+) -> LocalizationContext:
+    """Return the context with a model at hand and the tasks' examples."""
     config, method = context.config, LOCALIZATION_METHODS[context.config.method]
     if task is None:
         raise BudgetError(f"method {config.method!r} needs a task's data")
@@ -208,7 +234,8 @@ def _with_data(context: LocalizationContext, task: Task | None, runtime: Runtime
         seed=config.seed,
         class_debias=config.class_debias,
     )
-    return dataclasses.replace(context, path=path, validation=validation)
+    texts = [] if general is None else general.train_examples()
+    return dataclasses.replace(context, path=path, validation=validation, general=texts)
 
 
 def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graft.errors import ConfigError
 from graft.registry import LayeredRegistry
 from graft.scores.registry import SCORES, ScoreEntry
 
@@ -39,6 +40,7 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
             needs_validation=True,
             bytes_per_weight=4,
             of_candidates=True,
+            follows_budget="graft",
             over_processes=True,
         ),
         LocalizationMethod(
@@ -62,3 +64,17 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
     ],
     below=SCORES,
 )
+
+
+def check_general(method: str, is_given: bool) -> None:
+    """Refuse a method without the general texts that it needs, or with such as it does not read.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    needs = LOCALIZATION_METHODS.find(method).needs_general
+    if needs and not is_given:
+        raise ConfigError(f"method {method!r} needs general texts beside the task's: give a TASK of them (--general)")
+    if is_given and not needs:
+        takers = ", ".join(name for name, row in LOCALIZATION_METHODS.items() if row.needs_general)
+        raise ConfigError(f"method {method!r} reads no general texts (--general): they are for {takers}")

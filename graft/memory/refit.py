@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from graft.localize.budget import resolve_budget
+from dataclasses import replace
+
 from graft.memory.activations import estimate_activations
-from graft.memory.localize import allocate_scores
+from graft.memory.localize import allocate_scores, count_entries
 from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.refit.support import BATCH_SIZE, is_chosen_by_loss, localization_of
@@ -41,7 +42,7 @@ def plan_refit(
     checkpoint, scope, path = opened.checkpoint, Scope(config.scope), opened.checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     kind = loaded_dtype(checkpoint, runtime.dtype)
-    n_entries = k or resolve_budget(checkpoint.n_parameters, config.density, config.budget)
+    n_entries = k or count_entries(checkpoint, config)
     batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
     saved = estimate_activations(path, task.spec, batch, kind, scope.holds)
     resident = not task.spec.head.entry.has_labels  # of a head that predicts tokens the teacher stays
@@ -60,6 +61,7 @@ def plan_refit(
 def _allocate_support(config: RefitSpec, k: int | None, n_entries: int, sizes: list[int]) -> list[Allocation]:
     """Return what the choice of entries takes: nothing where they are given, unless others are grown later on."""
     if k is None and not is_chosen_by_loss(config):
-        return allocate_scores(localization_of(config, n_entries), n_entries, sizes)
+        how = localization_of(config, n_entries)
+        return allocate_scores(replace(how, exact_scores=how.exact_scores or how.has_lines), n_entries, sizes)
     is_dense = k is None or config.rounds > 1
     return [Allocation("a gradient per weight in scope", 4 * sum(sizes) if is_dense else 0, "host")]

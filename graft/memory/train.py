@@ -84,26 +84,18 @@ def plan_precisions(
     task: Task,
     config: TrainSpec | None = None,
     *,
-    protect: Sequence[Patch | Mask] = (),
-    unprotect: Sequence[Patch | Mask] = (),
     runtime: Runtime = DEFAULT,
+    **regions: Sequence[Patch | Mask],
 ) -> dict[Precision, MemoryPlan]:
     """Plan a training in each precision; in its own alone where all are the same, since it loads a base in fp32.
 
-    The arguments and errors are those of `plan_training`.
+    The arguments and errors are those of `plan_training`; `regions` are its `protect` and `unprotect`.
     """
     config = config or task.spec.train
     narrow = loaded_dtype(Checkpoint.open(locate(base).path), runtime.dtype)
     names = get_args(Precision) if widens("mixed", narrow) else (config.precision,)
     return {
-        name: plan_training(
-            base,
-            task,
-            dataclasses.replace(config, precision=name),
-            protect=protect,
-            unprotect=unprotect,
-            runtime=runtime,
-        )
+        name: plan_training(base, task, dataclasses.replace(config, precision=name), runtime=runtime, **regions)
         for name in names
     }
 

@@ -16,24 +16,19 @@ class Entries:
 
     Attributes:
         indices: (k,) int64 flat row-major indices.
-        base: (k,) the base's values.
-        values: (k,) the skill's.
+        values: (k,) the skill's values.
+        delta: (k,) fp32 (of fp64, fp64): what is added to the base's.
     """
 
     indices: torch.Tensor
-    base: torch.Tensor
     values: torch.Tensor
+    delta: torch.Tensor
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes that they hold in memory."""
-        return sum(part.numel() * part.element_size() for part in (self.indices, self.base, self.values))
-
-    @property
-    def delta(self) -> torch.Tensor:
-        """(k,) fp32 (of fp64, fp64): what is added to the base's values."""
-        wide = torch.promote_types(self.values.dtype, torch.float32)
-        return self.values.to(wide) - self.base.to(wide)
+    @classmethod
+    def of(cls, parameter: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> Entries:
+        """Measure values from those of the base's parameter."""
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return cls(indices, values, values.to(wide) - parameter.detach().flatten()[indices].to(wide))
 
 
 Write = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a live parameter, flat indices, values
@@ -54,7 +49,7 @@ def find_modules(model: torch.nn.Module, writes: Iterable[Write]) -> dict[str, t
     for tensor, indices, values in writes:
         if id(tensor) not in places:
             raise PatchMismatchError("the patch changes a buffer, which rows of a batch cannot have apart: graft it")
-        entries = Entries(indices, tensor.detach().flatten()[indices], values)
+        entries = Entries.of(tensor, indices, values)
         for name, module, attribute in places[id(tensor)]:
             modules.setdefault(name, (module, {}))[1][attribute] = entries
     return modules

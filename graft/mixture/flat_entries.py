@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from graft.mixture.products import Addition, Delta
+from graft.mixture.delta import Delta
+from graft.mixture.products import Addition
 
 
 class FlatEntries:
@@ -20,13 +21,11 @@ class FlatEntries:
 
     def __init__(self, deltas: Sequence[Delta]) -> None:
         n_outputs, n_inputs = deltas[0].shape
-        self._columns = _offset([delta.columns for delta in deltas], n_inputs)
-        self._values = torch.cat([delta.values for delta in deltas])
-        self._addition = Addition(
-            _offset([delta.rows for delta in deltas], n_outputs),
-            _offset([delta.bias_rows for delta in deltas], n_outputs),
-            torch.cat([delta.bias_values for delta in deltas]),
-        )
+        matrices, biases = [delta.matrix for delta in deltas], [delta.bias for delta in deltas]
+        self._columns = _offset([part.columns for part in matrices], n_inputs)
+        self._values = torch.cat([part.values for part in matrices])
+        rows, bias_rows = (_offset([part.rows for part in parts], n_outputs) for parts in (matrices, biases))
+        self._addition = Addition(rows, bias_rows, torch.cat([part.values for part in biases]))
 
     def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Add what the entries give for (rows, 1, m) inputs to (rows, 1, n) contiguous outputs, in place."""

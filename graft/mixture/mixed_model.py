@@ -175,6 +175,7 @@ class MixedModel:
         Raises:
             PatchMismatchError: it does.
         """
+        self._check_place()
         for prepared in self._prepared.values():
             prepared.check_base()
 
@@ -198,12 +199,14 @@ class MixedModel:
         Raises:
             PatchMismatchError: as `check_base`.
         """
-        for hook in self._hooks:
-            hook.remove()
-        for site in self._sites.values():
-            site.remove()
-        self._hooks, self._sites = [], {}
-        self.check_base()
+        try:
+            self.check_base()
+        finally:
+            for hook in self._hooks:
+                hook.remove()
+            for site in self._sites.values():
+                site.remove()
+            self._hooks, self._sites = [], {}
 
     def __enter__(self) -> MixedModel:
         return self
@@ -255,6 +258,7 @@ class MixedModel:
         except BaseException:
             self._drop(skill)
             raise
+        prepared.forget()  # its views, which are most of its memory
         self._prepared[skill] = prepared
 
     def _unload(self, skills: Sequence[Skill]) -> None:

@@ -10,64 +10,18 @@ product by two factors of that rank without their zeros.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from graft.mixture.delta import Delta, number
 from graft.patch.vertex_cover import cover_entries
 
 # As measured on a CPU, in units of one product within a matrix: an entry gathered, multiplied and added; an input
 # gathered or an output added to; and, a token of a short text, a call for one run of rows
 ENTRY, LINE, CALL = 96.0, 48.0, 15_000.0
-
-
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """Entries of a matrix, and of a bias.
-
-    Attributes:
-        rows, columns: (k,) int64: outputs and inputs.
-        values: (k,) fp32: what is added to the matrix.
-        bias_rows: (b,) int64.
-        bias_values: (b,) fp32: what is added to the bias.
-        shape: outputs and inputs.
-    """
-
-    rows: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
-    bias_rows: torch.Tensor
-    bias_values: torch.Tensor
-    shape: tuple[int, int]
-
-    @cached_property
-    def touched(self) -> torch.Tensor:
-        """(t,) int64: the outputs that have entries, ascending."""
-        return self._numbered[0]
-
-    @cached_property
-    def places(self) -> torch.Tensor:
-        """(k,) int64: of each entry of the matrix, the place of its output in `touched`."""
-        return self._numbered[1][: self.rows.numel()]
-
-    @cached_property
-    def bias_places(self) -> torch.Tensor:
-        """(b,) int64: the same of each entry of the bias."""
-        return self._numbered[1][self.rows.numel() :]
-
-    @cached_property
-    def spare(self) -> int | None:
-        """The first output without entries; None where all have some."""
-        free = (self.touched != torch.arange(len(self.touched), device=self.touched.device)).nonzero()
-        first = int(free[0, 0]) if len(free) else len(self.touched)
-        return first if first < self.shape[0] else None
-
-    @cached_property
-    def _numbered(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return number(torch.cat([self.rows, self.bias_rows]))
 
 
 class Product(Protocol):
@@ -138,26 +92,21 @@ class Products:
 
 def choose_product(delta: Delta) -> Product:
     """Choose the cheapest way for a matrix's entries."""
-    entries = (delta.rows, delta.columns, delta.values)
+    matrix = delta.matrix
+    entries = (matrix.rows, matrix.columns, matrix.values)
     candidates: list[Product] = [EntryProduct(*entries)]
-    if delta.rows.numel():
-        candidates += [BlockProduct(*entries), _cover(delta)]
+    if matrix.rows.numel():
+        candidates += [BlockProduct(*entries), _cover(*entries, delta.shape)]
     return min(candidates, key=lambda product: product.cost)
 
 
-def _cover(delta: Delta) -> Product:
-    flat, order = torch.sort(delta.rows * delta.shape[1] + delta.columns)
-    rows, columns, values = (part[order] for part in (delta.rows, delta.columns, delta.values))
-    cover = cover_entries(flat.cpu().numpy(), delta.shape)
+def _cover(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> Product:
+    flat, order = torch.sort(rows * shape[1] + columns)
+    rows, columns, values = (part[order] for part in (rows, columns, values))
+    cover = cover_entries(flat.cpu().numpy(), shape)
     in_rows = torch.from_numpy(np.isin(rows.cpu().numpy(), cover.rows)).to(rows.device)
     parts = [part for part in (in_rows, ~in_rows) if part.any()]
     return Products(*(BlockProduct(rows[part], columns[part], values[part]) for part in parts))
-
-
-def number(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the places once, ascending, and for each of them (n,) its number there."""
-    unique, numbers = places.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    return unique, numbers
 
 
 class Addition:

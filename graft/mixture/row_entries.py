@@ -8,33 +8,8 @@ from functools import cached_property
 import torch
 from torch.nn.functional import pad
 
-from graft.mixture.products import Delta
+from graft.mixture.delta import Delta
 from graft.tensors.dtypes import as_bits
-
-
-class PackedEntries:
-    """A skill's entries laid out to be stacked with those of others.
-
-    Lists are padded to a few lengths, with entries of the value 0, so that those of most skills are equally long.
-
-    Args:
-        delta: the entries.
-
-    Attributes:
-        places: (3, n) int64: columns, rows, and places of the rows in `touched`.
-        values: (n,) fp32.
-        bias_places: (2, m) int64: rows and their places.
-        bias_values: (m,) fp32.
-        touched: (t,) int64: the outputs that have entries.
-        spare: one that has none; None where all have some.
-    """
-
-    def __init__(self, delta: Delta) -> None:
-        self.places = _pad(torch.stack([delta.columns, delta.rows, delta.places]))
-        self.values = _pad(delta.values)
-        self.bias_places = _pad(torch.stack([delta.bias_rows, delta.bias_places]))
-        self.bias_values = _pad(delta.bias_values)
-        self.touched, self.spare = delta.touched, delta.spare
 
 
 class RowEntries:
@@ -44,15 +19,15 @@ class RowEntries:
     wherever it belongs. What is narrower than fp32 is rounded once.
 
     Args:
-        packs: of each row.
+        deltas: of each row.
     """
 
-    def __init__(self, packs: Sequence[PackedEntries]) -> None:
-        self._packs = packs
-        self._columns, self._rows, self._places = _stack([pack.places for pack in packs]).unbind(1)
-        self._values = _stack([pack.values for pack in packs]).unsqueeze(1)
-        self._bias_rows, self._bias_places = _stack([pack.bias_places for pack in packs]).unbind(1)
-        self._bias_values = _stack([pack.bias_values for pack in packs]).unsqueeze(1)
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        self._deltas = deltas
+        self._columns, self._rows, self._places = _stack([delta.places for delta in deltas]).unbind(1)
+        self._values = _stack([delta.values for delta in deltas]).unsqueeze(1)
+        self._bias_rows, self._bias_places = _stack([delta.bias_places for delta in deltas]).unbind(1)
+        self._bias_values = _stack([delta.bias_values for delta in deltas]).unsqueeze(1)
 
     def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Add what the entries give for (rows, tokens, m) inputs to (rows, tokens, n) contiguous outputs, in place."""
@@ -73,12 +48,12 @@ class RowEntries:
     @cached_property
     def _touched(self) -> torch.Tensor | None:
         """The outputs that each row touches, and one that it does not, written as it was read, for those it lacks."""
-        longest = max(pack.touched.numel() for pack in self._packs)
+        longest = max(delta.touched.numel() for delta in self._deltas)
         lists = []
-        for pack in self._packs:
-            if pack.spare is None:
+        for delta in self._deltas:
+            if delta.spare is None:
                 return None
-            lists.append(pad(pack.touched, (0, longest - pack.touched.numel()), value=pack.spare))
+            lists.append(pad(delta.touched, (0, longest - delta.touched.numel()), value=delta.spare))
         return torch.stack(lists)
 
     def _add(self, inputs: torch.Tensor, outputs: torch.Tensor, rows: torch.Tensor, bias_rows: torch.Tensor) -> None:
@@ -92,13 +67,6 @@ class RowEntries:
 
 def _for_tokens(places: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return places.unsqueeze(1).expand(-1, inputs.shape[1], -1)
-
-
-def _pad(part: torch.Tensor) -> torch.Tensor:
-    """Pad the last dimension to a power of two, or from 32 on to a multiple of 32."""
-    length = part.shape[-1]
-    wanted = -(-length // 32) * 32 if length > 16 else 1 << (length - 1).bit_length() if length else 0
-    return pad(part, (0, wanted - length))
 
 
 def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
-from graft.mixture.entries import Owned
-from graft.mixture.products import Delta
+from graft.mixture.delta import Delta
 from graft.mixture.rows import Run
 
 # as many outputs, and as many tokens, as make a product sum in the order of one of any size
@@ -21,7 +20,7 @@ class TouchedRows:
     bit for bit at every size tried (MKL and oneDNN on a CPU, fp32 and bf16).
 
     Args:
-        delta, entries: of the skill.
+        delta: the skill's entries.
         weight: (outputs, inputs), the base's.
         bias: (outputs,), the base's; None where the layer has none.
 
@@ -31,15 +30,15 @@ class TouchedRows:
         bias: (n,): its bias; None where the layer has none.
     """
 
-    def __init__(self, delta: Delta, entries: Owned, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, delta: Delta, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.rows = delta.touched
         padded = torch.cat([self.rows, self.rows[:1].expand(-self.rows.numel() % OUTPUTS)])
         self.weight = weight.index_select(0, padded)
-        if "weight" in entries:
-            self.weight[delta.places, delta.columns] = entries["weight"].values
+        k, b = delta.new.numel(), delta.new_bias.numel()
+        self.weight[delta.places[2, :k], delta.places[0, :k]] = delta.new
         self.bias = None if bias is None else bias.index_select(0, padded)
-        if self.bias is not None and "bias" in entries:
-            self.bias[delta.bias_places] = entries["bias"].values
+        if self.bias is not None:
+            self.bias[delta.bias_places[1, :b]] = delta.new_bias
 
     def product(self, inputs: torch.Tensor, run: Run) -> torch.Tensor:
         """Return (own rows, tokens, n): a run's touched outputs, from the (rows, tokens, m) inputs of all rows."""

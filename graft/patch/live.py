@@ -158,14 +158,14 @@ class PreparedPatch:
         return grafted
 
     def _put_on(self) -> Grafted:
-        self.check_place()
+        self._check_place()
         originals = [slot.read() for slot in self._slots]
         self._check_values(originals)
         layer = Layer(self._identity, self._slots, originals, self._values)
         layer.put_on()
         return Grafted(self._model, layer, self._k)
 
-    def check_place(self) -> None:
+    def _check_place(self) -> None:
         """Refuse a model whose tensors are not those that the patches were prepared for.
 
         Raises:
@@ -180,10 +180,10 @@ class PreparedPatch:
         """Refuse a model that holds other bits at the patches' entries than when they were prepared.
 
         Raises:
-            PatchMismatchError: as said, or as `check_place` does.
+            PatchMismatchError: as said.
+            RevertError: it was cast, or a tensor has another shape.
         """
-        self.check_place()
-        self._check_values([slot.read() for slot in self._entries])
+        self._check_values([slot.at_present().read() for slot in self._entries])
 
     def writes(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield what `apply` would write: a live tensor, (k,) int64 flat indices, and (k,) values in its dtype."""

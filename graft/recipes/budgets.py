@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from graft.errors import BudgetError
+from graft.errors import BudgetError, ConfigError
 from graft.localize.budget import resolve_budget
+from graft.localize.registry import LOCALIZATION_METHODS
+from graft.scores.registry import ScoreEntry
 from graft.specs.localize import LocalizeSpec
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
@@ -31,12 +33,23 @@ def refuse_budgets(base: Path, asked: Iterable[Asked]) -> None:
         check_density(checkpoint, training, ProtectedSet())
         if how is None:
             continue
+        refuse_contrast(key, LOCALIZATION_METHODS[how.method])
         k, most = resolve_budget(checkpoint.n_parameters, how.density, how.budget), _most(checkpoint, how, training)
         if k > most:
             raise BudgetError(
                 f"{key}: a budget of {k:,} entries, but training moves at most {most:,} of those in scope "
                 f"{how.scope!r}: lower it or widen the scope"
             )
+
+
+def refuse_contrast(key: str, method: ScoreEntry) -> None:
+    """Refuse a method that needs general texts, which recipes of one kind alone have.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if method.needs_general:
+        raise ConfigError(f"{key}: method {method.name!r} needs general texts, which only recipes of kind planted give")
 
 
 def _most(checkpoint: Checkpoint, how: LocalizeSpec, training: TrainSpec) -> int:

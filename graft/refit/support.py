@@ -93,13 +93,18 @@ def localization_of(config: RefitSpec, k: int) -> LocalizeSpec:
     """Return the localize block that chooses the support, where a method of localization does.
 
     Raises:
-        ConfigError: the method does not keep to a budget.
+        ConfigError: the method does not keep to a budget, or needs general texts.
     """
     row = SUPPORTS.find(config.support)
     if isinstance(row, LocalizationMethod) and row.sizes_itself:
         raise ConfigError(
             f"support {row.name!r} chooses its own number of entries, and a refit has exactly as many as asked for: "
             "localize by it first, and give its patch"
+        )
+    if row.needs_general:
+        raise ConfigError(
+            f"support {row.name!r} needs general texts, which a refit does not take: localize by it first, and give "
+            "its patch"
         )
     shape = {key: getattr(config, key) for key in ("structure", "max_rank", "lines", "bytes")}
     of_lines = config.lines is not None or config.bytes is not None

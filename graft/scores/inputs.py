@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from graft.scores.coordinates import Groups
 from graft.scores.gradient_path import GradientPath
 from graft.scores.gradients import GradientMean
 from graft.specs.localize import CandidateSpec
+from graft.tasks.examples import Example
 from graft.tensors.pair import CheckpointPair
 
 # tensor name -> a function that gives its (n,) fp32 scores, higher = more likely to hold the skill; calling it
@@ -33,6 +34,7 @@ class ScoreInput:
         candidates: how to find the candidates that attribution looks at alone; None scores every weight, which takes
             4 bytes per weight in scope of host memory.
         micro_batch: examples whose gradients are averaged before they are squared, for scores that square them.
+        general: texts that have no part in the skill, for scores that contrast the task's with them.
     """
 
     pair: CheckpointPair
@@ -44,6 +46,7 @@ class ScoreInput:
     groups: Groups = ()
     candidates: CandidateSpec | None = None
     micro_batch: int = 1
+    general: Sequence[Example] = ()
 
     @property
     def model(self) -> GradientPath:

@@ -20,16 +20,25 @@ class ScoreEntry(Entry):
 
     Attributes:
         needs_data: it takes gradients or predictions on a task's training examples.
+        needs_general: it also takes texts that have no part in the skill.
         bytes_per_weight: of host memory while it scores, for each weight in scope, as memory plans count it.
+        bytes_per_scored: the same for each weight of the one tensor whose scores are looked at.
         of_candidates: it scores candidates alone, and every weight only where `exact_scores` asks for it.
+        of_matrices: it tells nothing of vectors, so that entries are chosen among the others alone.
+        follows_budget: a score depends on how many entries are asked for: "always", or along the "graft" as it grows
+            but not along the straight path; of candidates it does in any case, since a budget names them.
         forward_only: it runs the model and takes no gradient.
         over_processes: several processes get one process's scores; false for a score that adds up a number per weight
             over its own process's examples.
     """
 
     needs_data: bool = False
+    needs_general: bool = False
     bytes_per_weight: int = 0
+    bytes_per_scored: int = 16
     of_candidates: bool = False
+    of_matrices: bool = False
+    follows_budget: Literal["always", "graft"] | None = None
     forward_only: bool = False
     over_processes: bool = False
 
@@ -59,6 +68,7 @@ SCORES = Registry(
             needs_data=True,
             bytes_per_weight=4,
             of_candidates=True,
+            follows_budget="graft",
             over_processes=True,
         ),
         ScoreEntry(
@@ -93,6 +103,18 @@ SCORES = Registry(
             target="graft.scores.wanda:score_wanda",
             source="https://arxiv.org/abs/2306.11695",
             needs_data=True,
+            forward_only=True,
+        ),
+        ScoreEntry(
+            name="mathneuro",
+            help="large weights times inputs on the task's texts, and not on general ones",
+            target="graft.scores.mathneuro:score_mathneuro",
+            source="https://arxiv.org/abs/2410.16930",
+            needs_data=True,
+            needs_general=True,
+            bytes_per_scored=64,
+            of_matrices=True,
+            follows_budget="always",
             forward_only=True,
         ),
         ScoreEntry(

@@ -15,6 +15,7 @@ A layer of two inputs, the first ten times as large, RMS (10, 1): movements .1 a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -22,6 +23,7 @@ import torch
 from graft.errors import ConfigError
 from graft.scores.activations import InputSums, sum_inputs
 from graft.scores.inputs import ScoreInput, ScoreTable
+from graft.tasks.examples import Example
 from graft.tensors.pair import CheckpointPair
 
 
@@ -31,19 +33,21 @@ def score_wanda(inputs: ScoreInput) -> ScoreTable:
     Raises:
         ConfigError: the inputs of a tensor cannot be measured, such as those of experts and convolutions.
     """
-    sizes = measure_input_sizes(inputs)
+    sizes = measure_input_sizes(inputs, inputs.model.examples)
     return {name: partial(_weigh, inputs.pair, name, sizes[name]) for name in inputs.names}
 
 
-def measure_input_sizes(inputs: ScoreInput) -> dict[str, torch.Tensor]:
+def measure_input_sizes(inputs: ScoreInput, texts: Sequence[Example]) -> dict[str, torch.Tensor]:
     """Return root mean squares of inputs by tensor, fp32, in a shape that broadcasts over the tensor.
+
+    They are those of the model as it is now, on some texts.
 
     Raises:
         ConfigError: the inputs of a tensor cannot be measured.
     """
     path = inputs.model
     matrices = [name for name in inputs.names if len(inputs.pair.base.spec(name).shape) > 1]
-    sums, _ = sum_inputs(path.head, matrices, path.examples, batch_size=path.batch_size)
+    sums, _ = sum_inputs(path.head, matrices, texts, batch_size=path.batch_size)
     sizes = dict.fromkeys(inputs.names, torch.ones(()))
     return sizes | {name: _size(name, inputs.pair.base.spec(name).shape, sums.get(name)) for name in matrices}
 

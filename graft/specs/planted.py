@@ -24,7 +24,8 @@ class PlantedSpec(Block):
         name: name of the experiment, as tables and plots show it.
         base: the base: a Hub id, the embedded encoder, or a local folder, which may be named relative to the recipe.
         task: the TASK file of the skill, relative to the recipe.
-        drift: the TASK file whose training by AdamW gives the drift its directions and its distribution of sizes.
+        drift: the TASK file whose training by AdamW gives the drift its directions and its distribution of sizes; its
+            texts are the general ones of methods that contrast the task's with such.
         densities: sizes of the planted mask, as shares of all parameters.
         ratios: root mean square of the drift over that of the planted movement.
         overlaps: shares of the planted entries that drift too; all others in scope always do.

@@ -101,5 +101,15 @@ SECTIONS = (
             "As many skills as rows, each row with its own; random entries over the matrices of all layers. Prefill: "
             f"32 tokens a row and the logits of the last; decoding: one token more a row. Medians of ratios, {CLOCK}, "
             "with 95 % intervals; one by one: each row alone, its patch grafted and taken off.", "mixture"),
+    Section("mixture-rows", "Rows of a mixed batch beside the rows of each skill's grafted model",
+            "Up to eight rows of a batch against the same rows of their own grafted models on the same batch; skills "
+            "of random entries at 1e-4. Exact: what a skill touches is computed anew from its own weights.",
+            "mixture_rows"),
+    Section("mixture-scale", "A thousand skills on the embedded encoder",
+            f"Skills of random entries at 1e-4, {CLOCK}.", "mixture_scale"),
+    Section("serving", "The server on the embedded encoder with 50 skills",
+            "Embeddings of single texts, every request with a skill drawn anew, clients in a process of their own; "
+            "mixed batches beside the same server whose batches are taken apart by skill, in turn. By the clock, one "
+            "thread for the model.", "serving"),
     Section("guards", "What nobody should have to wait for", f"Medians of three, {CLOCK}.", "guards"),
 )  # fmt: skip

@@ -11,6 +11,8 @@ from transformers import pipeline
 
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
+from tests.mixture.routing.planted import TOPICS, own_texts, plant
+from tests.models import write_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -41,3 +43,22 @@ def test_the_table_of_precisions_has_a_row_each(tmp_path: Path) -> None:
     assert rows[0].endswith(
         "| 0.250 ± 0.000 | 0.1000 ± 0.0000 | 0.800 ± 0.000 | 0.600 ± 0.000 | 2.0 ± 0.0 | 2.00 ± 0.00 |"
     )
+
+
+def test_routing_judges_every_method_on_the_same_texts(tmp_path: Path) -> None:
+    functions = functions_of("routing.py")
+    (tmp_path / "clinc150").mkdir()
+    (tmp_path / "clinc150_oos").mkdir()
+    for split, n, start in (("train", 210, 0), ("validation", 110, 1000), ("test", 60, 2000)):
+        rows = [{"text": text, "domain": topic} for topic in TOPICS for text in own_texts(topic, n, start)]
+        write_rows(tmp_path / "clinc150" / f"{split}.jsonl", rows)
+    write_rows(tmp_path / "clinc150_oos" / "test.jsonl", [{"text": text} for text in own_texts("nothing", 60)])
+    found = functions["run_seed"](plant, tmp_path, {topic: own_texts(topic, 3, 3000) for topic in TOPICS}, 0)
+    assert 0.85 < found["router, 95%"]["right"] < 1
+    assert found["router, 95%"]["right"] + found["router, 95%"]["lost"] == 1
+    assert [found["router, 95%"][key] for key in ("novel", "withheld", "auroc")] == [1, 1, 1]
+    assert found["nearest mean, no threshold"]["right"] == 1
+    assert found["nearest mean, no threshold"]["novel"] == found["random skill"]["novel"] == 0
+    assert found["random skill"]["right"] < 0.5
+    table = functions["format_table"]([found, found])
+    assert len(table.splitlines()) == 2 + len(found)

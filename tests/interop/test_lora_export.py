@@ -12,12 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from graft.errors import ConfigError, PatchError
 from graft.interop.exporting import Exported, export_patch
 from graft.interop.importing import import_patch
 from graft.interop.lora_export import make_factors
+from graft.localize.diff import diff_checkpoints
 from graft.patch.live import apply_patch
 from graft.patch.vertex_cover import cover_entries
 from graft.tensors.dtypes import as_bits, same_bits
@@ -25,6 +34,11 @@ from tests.checkpoints import bits_of, save_model, small_classifier, small_llama
 from tests.interop.bases import DTYPES, TOKENS, bert_pair, is_linear, llama_pair, moved, stored_patch
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # about ties, and flags it turns over itself
+
+SMALL_ROBERTA: dict[str, Any] = {
+    "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 24,
+}  # fmt: skip
 
 
 def exported(folder: Path, base: Path, tuned: Path, **how: Any) -> Exported:
@@ -147,13 +161,55 @@ def test_a_rank_above_the_limit_is_refused_by_name(tmp_path: Path) -> None:
         export_patch(stored_patch(base, tuned), "lora", tmp_path / "other")
 
 
+@pytest.mark.parametrize("where", ["encoder", "LayerNorm"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_classifier_that_the_base_lacks_goes_whole(where: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    classifier = small_classifier().to(dtype)
+    classifier.classifier.weight.data *= 50  # outputs that another head's could not be mistaken for
+    base = save_model(classifier.bert, tmp_path / "base")
+    tuned = save_model(moved(classifier, where=lambda name: where in name), tmp_path / "tuned")
+    done = export_patch(diff_checkpoints(base, tuned), "lora", tmp_path / "adapter", base=str(base))
+    assert (done.dense, dict(done.skipped)) == (2, {})
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert "classifier" in config["modules_to_save"]
+    auto = AutoModelForSequenceClassification
+    plain = auto.from_pretrained(base, num_labels=3, dtype=dtype)
+    wanted = auto.from_pretrained(tuned, dtype=dtype)(TOKENS).logits
+    assert not torch.allclose(plain(TOKENS).logits, wanted, atol=0.05)  # the control: its head is at random
+    beside = PeftModel.from_pretrained(plain, tmp_path / "adapter")
+    assert torch.allclose(beside(TOKENS).logits, wanted, atol=1e-5 if dtype == torch.float32 else 0.03)
+    merged = beside.merge_and_unload()
+    off = [name for name, tensor in auto.from_pretrained(tuned, dtype=dtype).named_parameters()
+           if not torch.equal(tensor, merged.get_parameter(name))]  # fmt: skip
+    assert bool(off) == (done.n_missed > 0)
+    assert not any(name.startswith("classifier") for name in off)
+
+
+def test_a_head_of_several_modules_and_other_labels_replaces_the_bases(tmp_path: Path) -> None:
+    config = RobertaConfig(**SMALL_ROBERTA, num_labels=2)
+    base = save_model(RobertaForSequenceClassification(config), tmp_path / "base")
+    other = RobertaForSequenceClassification(RobertaConfig(**SMALL_ROBERTA, num_labels=4))
+    other.classifier.out_proj.weight.data *= 50
+    other.roberta.load_state_dict(AutoModelForSequenceClassification.from_pretrained(base).roberta.state_dict())
+    tuned = save_model(moved(other, where=lambda name: "layer.0" in name), tmp_path / "tuned")
+    patch = diff_checkpoints(base, tuned)
+    assert set(patch.dense) == {"classifier.out_proj.weight", "classifier.out_proj.bias"}
+    export_patch(patch, "lora", tmp_path / "adapter", base=str(base))
+    auto = AutoModelForSequenceClassification
+    plain = auto.from_pretrained(base, num_labels=4, ignore_mismatched_sizes=True)
+    wanted = auto.from_pretrained(tuned)(TOKENS).logits
+    assert not torch.allclose(plain(TOKENS).logits, wanted, atol=0.01)
+    assert torch.allclose(PeftModel.from_pretrained(plain, tmp_path / "adapter")(TOKENS).logits, wanted, atol=1e-5)
+
+
 def test_what_an_adapter_cannot_hold_is_named_or_skipped(tmp_path: Path) -> None:
     classifier = small_classifier()
     base = save_model(classifier.bert, tmp_path / "base")
     tuned = save_model(moved(classifier, where=lambda name: "encoder" in name), tmp_path / "tuned")
+    nameless = stored_patch(base, tuned)  # of a head that it does not describe
     with pytest.raises(PatchError, match=r"cannot hold tensor 'classifier\.bias': a whole tensor that the base lacks"):
-        exported(tmp_path, base, tuned)
-    done = exported(tmp_path, base, tuned, skip_unsupported=True)
+        export_patch(nameless, "lora", tmp_path / "adapter", base=str(base))
+    done = export_patch(nameless, "lora", tmp_path / "adapter", base=str(base), skip_unsupported=True)
     assert set(done.skipped) == {"classifier.weight", "classifier.bias"}
     merged = PeftModel.from_pretrained(AutoModel.from_pretrained(base), tmp_path / "adapter").merge_and_unload()
     assert bits_of(merged) != bits_of(AutoModel.from_pretrained(base))

@@ -25,6 +25,7 @@ from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import write_single
+from tests.models import general_of
 
 FREE = LocalizeSpec("magnitude", budget=600)
 
@@ -102,13 +103,14 @@ def test_a_line_that_does_not_fit_is_passed_over() -> None:
 @pytest.mark.parametrize("method", [name for name in SCORES if name != "talos"])
 def test_every_score_chooses_whole_lines(method: str, structure: Any, base: Path, tuned: Path, task: Task) -> None:
     config = LocalizeSpec(method, budget=600, points=2, structure=structure)
-    patch = localize_skill(base, tuned, task, config)
+    patch = localize_skill(base, tuned, task, config, general=general_of(method))
     codes = find_codes(Checkpoint.open(base), list(patch.mask), structure)
     assert set(codes.values()) == {structure}  # of linear layers as they are stored
     assert 500 < len(patch) <= 600
     assert patch.provenance.method["lines"] == count_lines(patch.mask, codes)
     assert patch.provenance.method["structure"] == structure
-    again = localize_skill(base, tuned, task, dataclasses.replace(config, budget=None, lines=5))
+    few = dataclasses.replace(config, budget=None, lines=5)
+    again = localize_skill(base, tuned, task, few, general=general_of(method))
     assert again.provenance.method["lines"] == 5
 
 

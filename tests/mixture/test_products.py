@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.mixture.delta import Delta, Moved
 from graft.mixture.flat_entries import FlatEntries
-from graft.mixture.products import Addition, BlockProduct, Delta, EntryProduct, Products, choose_product
-from graft.mixture.row_entries import PackedEntries, RowEntries
+from graft.mixture.products import Addition, BlockProduct, EntryProduct, Products, choose_product
+from graft.mixture.row_entries import RowEntries
 
 SHAPE = (6, 5)  # outputs, inputs
 
@@ -18,14 +19,15 @@ def delta_of(entries: set[tuple[int, int]], bias: set[int], seed: int = 0) -> De
     generator = torch.Generator().manual_seed(seed)
     rows, columns = (torch.tensor([entry[i] for entry in sorted(entries)], dtype=torch.int64) for i in (0, 1))
     values, bias_values = torch.randn(len(entries), generator=generator), torch.randn(len(bias), generator=generator)
-    return Delta(rows, columns, values, torch.tensor(sorted(bias), dtype=torch.int64), bias_values, SHAPE)
+    bias_rows = torch.tensor(sorted(bias), dtype=torch.int64)
+    return Delta(Moved(rows, columns, values, values), Moved(bias_rows, bias_rows, bias_values, bias_values), SHAPE)
 
 
 def dense(delta: Delta, inputs: torch.Tensor) -> torch.Tensor:
     """By the whole matrix, in fp64."""
     matrix, bias = torch.zeros(SHAPE, dtype=torch.float64), torch.zeros(SHAPE[0], dtype=torch.float64)
-    matrix[delta.rows, delta.columns] = delta.values.double()
-    bias[delta.bias_rows] = delta.bias_values.double()
+    matrix[delta.matrix.rows, delta.matrix.columns] = delta.matrix.values.double()
+    bias[delta.bias.rows] = delta.bias.values.double()
     return inputs.double() @ matrix.T + bias
 
 
@@ -41,15 +43,15 @@ DELTAS = st.builds(
 @given(delta=DELTAS)
 def test_one_skill(delta: Delta) -> None:
     inputs, base = torch.randn(3, 2, SHAPE[1]), torch.randn(3, 2, SHAPE[0])
-    entries = (delta.rows, delta.columns, delta.values)
+    entries = (delta.matrix.rows, delta.matrix.columns, delta.matrix.values)
     ways = [EntryProduct(*entries), choose_product(delta)]
-    if delta.rows.numel():
-        low = delta.rows < 3
+    if entries[0].numel():
+        low = entries[0] < 3
         halves = [BlockProduct(*(part[side] for part in entries)) for side in (low, ~low) if side.any()]
         ways += [BlockProduct(*entries), Products(*halves)]
     for way in ways:
         output = base.clone()
-        Addition(way.rows, delta.bias_rows, delta.bias_values).add(way.share(inputs), output)
+        Addition(way.rows, delta.bias.rows, delta.bias.values).add(way.share(inputs), output)
         torch.testing.assert_close(output, (base.double() + dense(delta, inputs)).float())
 
 
@@ -62,7 +64,7 @@ def test_rows_of_several_skills(dtype: torch.dtype, deltas: list[Delta]) -> None
         base = torch.randn(len(deltas), n_tokens, SHAPE[0]).to(dtype)
         shares = torch.stack([dense(delta, row) for delta, row in zip(deltas, inputs, strict=True)])
         wanted = (base.double() + shares).float().to(dtype)  # rounded once
-        ways = [RowEntries([PackedEntries(delta) for delta in deltas])]
+        ways = [RowEntries(deltas)]
         for way in ways if n_tokens > 1 else [*ways, FlatEntries(deltas)]:
             output = base.clone()
             way.add(inputs, output)
@@ -79,8 +81,12 @@ def test_the_cheapest_way() -> None:
     assert isinstance(choose_product(delta_of({(0, 1), (3, 2)}, set())), EntryProduct)
     n = 512
     whole = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
-    bias = torch.empty(0, dtype=torch.int64), torch.empty(0)
-    assert isinstance(choose_product(Delta(whole[0], whole[1], torch.ones(n * n), *bias, (n, n))), BlockProduct)
+    assert isinstance(choose_product(square(whole[0], whole[1], n)), BlockProduct)
     line, zero = torch.arange(1, 4 * n), torch.zeros(4 * n - 1, dtype=torch.int64)
-    cross = Delta(torch.cat([zero, line]), torch.cat([line, zero]), torch.ones(2 * len(line)), *bias, (4 * n, 4 * n))
+    cross = square(torch.cat([zero, line]), torch.cat([line, zero]), 4 * n)
     assert isinstance(choose_product(cross), Products)
+
+
+def square(rows: torch.Tensor, columns: torch.Tensor, n: int) -> Delta:
+    """Entries of 1 in an n x n matrix without a bias."""
+    return Delta(Moved(rows, columns, torch.ones(len(rows)), rows.float()), Moved.none(torch.ones(1)), (n, n))

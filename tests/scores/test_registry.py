@@ -43,7 +43,7 @@ def test_every_row_names_a_function_and_says_what_it_does(registry: Any) -> None
 
 def test_every_score_is_a_method_and_a_row_of_its_own_goes_first() -> None:
     assert list(LOCALIZATION_METHODS) == ["learned", "paper", *SCORES]
-    assert len(LOCALIZATION_METHODS) == 13
+    assert len(LOCALIZATION_METHODS) == 14
     own = {name for name, row in LOCALIZATION_METHODS.items() if isinstance(row, LocalizationMethod)}
     assert own == {"learned", "paper", "magnitude"}
     assert LOCALIZATION_METHODS["fisher"] is SCORES["fisher"]

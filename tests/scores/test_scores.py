@@ -23,7 +23,7 @@ from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import layer_of
 from tests.checkpoints import write_single
-from tests.models import copy_with
+from tests.models import copy_with, general_of
 
 PLANTED = "embeddings.word_embeddings.weight"
 # rows that no prediction depends on: softmax ignores what all keys have in common, no text is as long, and no
@@ -65,8 +65,10 @@ def test_attributions_sum_to_the_change_of_the_loss(class_debias: bool, base: Pa
 def test_a_table_gives_the_same_again(base: Path, tuned: Path, task: Task) -> None:
     pair = CheckpointPair.open(base, tuned)
     path = GradientPath(open_head(base, task.spec), pair, [PLANTED], task.train_examples())
-    for score in SCORES.values():
-        table = score.load()(ScoreInput(pair, (PLANTED,), points=1, path=path))
+    for name, score in SCORES.items():
+        task = general_of(name)
+        general, groups = (task.train_examples(), [([PLANTED], 30)]) if task else ((), ())
+        table = score.load()(ScoreInput(pair, (PLANTED,), points=1, path=path, groups=groups, general=general))
         first = table[PLANTED]()
         assert first.dtype == torch.float32
         assert first.shape == (pair.base.spec(PLANTED).numel,)
@@ -176,7 +178,7 @@ def test_budgets_can_be_shared_out_whatever_the_score(method: str, base: Path, t
     shares = {}
     for allocation in ("global", "per-layer", "per-tensor"):
         config = LocalizeSpec(method, budget=500, allocation=allocation, points=1, micro_batch=32)  # type: ignore[arg-type]
-        mask = localize_skill(base, tuned, task, config).mask
+        mask = localize_skill(base, tuned, task, config, general=general_of(method)).mask
         assert len(mask) == 500
         by_layer: dict[str, int] = {}
         for name in mask:

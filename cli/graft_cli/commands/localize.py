@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod, check_general
 from graft.specs.localize import Allocation, PathKind
 from graft.specs.runtime import Runtime
 from graft_cli import options, processes, structures
@@ -38,6 +38,12 @@ _REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines",
     default="attribution",
     show_default=True,
     help="How to choose the weights.",
+)
+@click.option(
+    "--general",
+    "general_file",
+    type=click.Path(path_type=Path),
+    help="mathneuro: a TASK file whose training texts have no part in the skill.",
 )
 @structures.takes_structure
 @options.takes_scope("layers")
@@ -108,6 +114,7 @@ def command(
     base: str,
     tuned: str,
     task_file: Path,
+    general_file: Path | None,
     seed: int | None,
     curve: bool,
     measure: bool,
@@ -137,32 +144,40 @@ def command(
     from graft.files.location import local_paths
     from graft.localize.localization import localize_skill
     from graft.memory.localize import plan_localization
-    from graft.specs.localize import LocalizeSpec
-    from graft.specs.reader import override, read_config
 
     _check_usage(output, curve, plan, {**settings, "with_base_values": with_base_values, "force": force})
     task, claim = options.load_task(task_file, seed), None
+    general = None if general_file is None else options.load_task(general_file, seed)
     if output is not None:
-        inputs = (*local_paths(base, tuned), *options.files_of((task_file, task)))
+        inputs = (*local_paths(base, tuned), *options.files_of((task_file, task), (general_file, general)))
         claim = claim_output(output, is_folder=False, force=force, inputs=inputs)
     if refit:
         _refit(base, tuned, task, claim, runtime, settings, assignments, plan, as_json, with_base_values)
         return
-    options_set = {key: value for key, value in settings.items() if value is not None}
-    block = override({**options_set, "seed": task.spec.seed}, assignments)
-    config = read_config(LocalizeSpec, block, "command line")
+    config = _read_block({**settings, "seed": task.spec.seed}, assignments)
+    check_general(config.method, general is not None)
     if plan:
         planned = plan_localization(base, task, config, runtime, measured=measure)
         options.show(planned.to_json(), as_json, planned.lines())
         return
-    gains = measure_curve(base, tuned, task, config, runtime=runtime) if curve else None
+    gains = measure_curve(base, tuned, task, config, general=general, runtime=runtime) if curve else None
     if claim is None:
         assert gains is not None
         options.show(gains.to_json(), as_json, _curve_lines(gains))
         return
-    patch = localize_skill(base, tuned, task, config, **runtime.options, with_base_values=with_base_values)
+    more: dict[str, Any] = {"general": general, "with_base_values": with_base_values}
+    patch = localize_skill(base, tuned, task, config, **runtime.options, **more)
     kept = _measure(base, tuned, task, patch, config, runtime) if measure else {}
     _show(base, tuned, patch, claim, config, gains, kept, as_json)
+
+
+def _read_block(settings: Mapping[str, object], assignments: tuple[str, ...]) -> LocalizeSpec:
+    """Read the localize block of the options that were given, and of --set."""
+    from graft.specs.localize import LocalizeSpec
+    from graft.specs.reader import override, read_config
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    return read_config(LocalizeSpec, override(given, assignments), "command line")
 
 
 def _show(
@@ -202,9 +217,10 @@ def _refit(
     from graft.specs.reader import override, read_config
     from graft.specs.refit import RefitSpec
 
-    idle = [name for name in (*settings, "curve", "measure") if name not in _REFIT_TAKES and options.is_given(name)]
+    given = (*settings, "general_file", "curve", "measure")
+    idle = [name for name in given if name not in _REFIT_TAKES and options.is_given(name)]
     if idle:
-        raise click.UsageError(f"--refit does not go with --{idle[0].replace('_', '-')}")
+        raise click.UsageError(f"--refit does not go with --{idle[0].removesuffix('_file').replace('_', '-')}")
     block = {name: settings[name] for name in _REFIT_TAKES if name != "method" and settings[name] is not None}
     support = {"support": settings["method"]} if options.is_given("method") else {}
     config = read_config(RefitSpec, override({**block, **support, "seed": task.spec.seed}, assignments), "command line")

@@ -17,10 +17,10 @@ _SAME_BASE = 0.995  # cosine of the probe's vectors; rounding to bfloat16 leaves
 class Router:
     """The skills that a request can be sent to, by what each skill's own texts look like to the base.
 
-    One pass of the base over a request serves all skills. A skill accepts a text whose score, its log density, reaches
-    the skill's own threshold. Of several that accept, the one of the highest density is chosen, which is Bayes's choice
-    where all are asked for as often; where none accepts, none is. A score depends on one skill alone: adding or
-    removing others changes no score, and neither does their order.
+    One pass of the base over a request serves all skills. A text is likest to the skill under which its density is
+    highest, which is Bayes's choice where all skills are asked for as often. It is sent there where the density reaches
+    the skill's own threshold, and to none otherwise. A density depends on one skill alone: adding or removing others
+    changes none, and neither does their order.
 
     Attributes:
         embed: texts -> (n, width) fp32 unit vectors on the CPU, such as a `TextEmbedder`.
@@ -83,7 +83,7 @@ class Router:
         return _score(self.embed(texts), self._references)
 
     def choose(self, texts: Sequence[str]) -> list[str | None]:
-        """Return for each text the name of its skill, or None where no skill accepts it.
+        """Return for each text the name of its skill, or None where the likest skill does not accept it.
 
         Skills of the same score are told apart by their names.
 
@@ -93,9 +93,9 @@ class Router:
         references = self._references
         if not texts or not references:
             return [None] * len(texts)
-        scores = _score(self.embed(texts), references)
-        best, columns = scores.masked_fill(scores < _thresholds(references), -torch.inf).max(1)
-        names, accepted = list(references), best > -torch.inf
+        best, columns = _score(self.embed(texts), references).max(1)
+        accepted = best >= _thresholds(references)[columns]
+        names = list(references)
         return [names[i] if is_own else None for is_own, i in zip(accepted.tolist(), columns.tolist(), strict=True)]
 
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 
+from graft.mixture.delta import Delta, Moved
 from graft.mixture.entries import Owned
 from graft.mixture.flat_entries import FlatEntries
-from graft.mixture.products import Addition, Delta, EntryProduct, Product, choose_product
-from graft.mixture.row_entries import PackedEntries, RowEntries
+from graft.mixture.products import Addition, EntryProduct, Product, choose_product
+from graft.mixture.row_entries import RowEntries
 from graft.mixture.rows import Call, Run
 from graft.mixture.sites.site import Arguments, Site
 from graft.mixture.touched_rows import TouchedRows
+
+
+class OneSkill:
+    """What a skill adds to outputs of rows that all carry it, where that is cheaper than entry by entry.
+
+    Args:
+        product: gives its share.
+        bias: its entries of the bias.
+    """
+
+    def __init__(self, product: Product, bias: Moved) -> None:
+        self._product, self._addition = product, Addition(product.rows, bias.rows, bias.values)
+
+    def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Add it, in place."""
+        self._addition.add(self._product.share(inputs), outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,27 +41,12 @@ class MatrixContent:
     """A skill's entries of one matrix and its bias.
 
     Attributes:
-        entries: as the patch has them.
-        delta: as outputs, inputs and differences.
-        product: how their share in a batch of tokens is computed.
-        addition: how it is added.
-        packed: the entries, to be laid beside those of other skills.
+        delta: the entries.
+        whole: adds what they give together; None where it is done entry by entry, beside those of other skills.
     """
 
-    entries: Owned
     delta: Delta
-    product: Product
-    addition: Addition
-    packed: PackedEntries
-
-    @property
-    def by_entry(self) -> bool:
-        """Whether its entries are computed one by one, beside those of other skills."""
-        return isinstance(self.product, EntryProduct)
-
-    def add(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        """Add the skill's share in outputs of rows that all carry it, in place."""
-        self.addition.add(self.product.share(inputs), outputs)
+    whole: OneSkill | None
 
 
 class RowAddition(Protocol):
@@ -66,17 +68,15 @@ class MatrixSite(Site[MatrixContent]):
         """Return outputs, inputs and differences, and the cheapest way to add them."""
         delta = self.delta_of(entries)
         product = choose_product(delta)
-        return MatrixContent(
-            entries, delta, product, Addition(product.rows, delta.bias_rows, delta.bias_values), PackedEntries(delta)
-        )
+        return MatrixContent(delta, None if isinstance(product, EntryProduct) else OneSkill(product, delta.bias))
 
     def delta_of(self, entries: Owned) -> Delta:
         """Return the entries as outputs, inputs and differences."""
         shape = self.weight.shape
-        rows, columns, values = split_entries(entries, self.weight)
+        matrix, bias = split_entries(entries, self.weight)
         if self._transposed:
-            rows, columns, shape = columns, rows, shape[::-1]
-        return Delta(rows, columns, values, *bias_of(entries, values), (int(shape[0]), int(shape[1])))
+            matrix, shape = replace(matrix, rows=matrix.columns, columns=matrix.rows), shape[::-1]
+        return Delta(matrix, bias, (int(shape[0]), int(shape[1])))
 
     def inputs(self, arguments: Arguments) -> torch.Tensor:
         """Return what the matrix is multiplied with."""
@@ -103,23 +103,21 @@ class MatrixSite(Site[MatrixContent]):
     def _parts(self, runs: tuple[Run, ...], n_tokens: int) -> list[tuple[slice, RowAddition]]:
         """Part the rows: stretches that are computed at once, and runs of one skill that are cheaper in another way."""
         parts: list[tuple[slice, RowAddition]] = []
-        for by_entry, group in groupby(runs, lambda run: n_tokens == 1 or self.contents[run.skill].by_entry):
+        for by_entry, group in groupby(runs, lambda run: n_tokens == 1 or self.contents[run.skill].whole is None):
             for stretch in consecutive(group) if by_entry else ([run] for run in group):
-                contents = [self.contents[run.skill] for run in stretch for _ in range(run.start, run.stop)]
                 rows = slice(stretch[0].start, stretch[-1].stop)
-                parts.append((rows, _lay_out(contents, n_tokens) if by_entry else contents[0]))
+                whole = self.contents[stretch[0].skill].whole
+                if by_entry or whole is None:
+                    deltas = [self.contents[run.skill].delta for run in stretch for _ in range(run.start, run.stop)]
+                    parts.append((rows, FlatEntries(deltas) if n_tokens == 1 else RowEntries(deltas)))
+                else:
+                    parts.append((rows, whole))
         return parts
 
     def _touch(self, content: MatrixContent) -> TouchedRows:
         bias = self.module._parameters["bias"]
         weight = self.weight.T if self._transposed else self.weight
-        return TouchedRows(content.delta, content.entries, weight, None if bias is None else bias.detach())
-
-
-def _lay_out(contents: Sequence[MatrixContent], n_tokens: int) -> RowAddition:
-    if n_tokens == 1:
-        return FlatEntries([content.delta for content in contents])
-    return RowEntries([content.packed for content in contents])
+        return TouchedRows(content.delta, weight, None if bias is None else bias.detach())
 
 
 def consecutive(runs: Iterable[Run]) -> Iterator[list[Run]]:
@@ -133,18 +131,13 @@ def consecutive(runs: Iterable[Run]) -> Iterator[list[Run]]:
     yield stretch
 
 
-def split_entries(entries: Owned, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return row, column and difference of each entry of a weight (n, m); a vector's lie on the diagonal."""
-    if "weight" not in entries:
-        none = torch.empty(0, dtype=torch.int64, device=weight.device)
-        return none, none, none.to(torch.promote_types(weight.dtype, torch.float32))
-    indices = entries["weight"].indices
-    rows, columns = (indices, indices) if weight.dim() == 1 else (indices // weight.shape[1], indices % weight.shape[1])
-    return rows, columns, entries["weight"].delta
-
-
-def bias_of(entries: Owned, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return row and difference of each entry of a bias, on the device and in the dtype of other differences."""
-    if "bias" in entries:
-        return entries["bias"].indices, entries["bias"].delta
-    return torch.empty(0, dtype=torch.int64, device=values.device), values[:0]
+def split_entries(entries: Owned, weight: torch.Tensor) -> tuple[Moved, Moved]:
+    """Return the entries of a weight (n, m), those of a vector on the diagonal, and of its bias."""
+    matrix = bias = Moved.none(weight)
+    if (found := entries.get("weight")) is not None:
+        places, width = found.indices, weight.shape[-1]
+        rows, columns = (places, places) if weight.dim() == 1 else (places // width, places % width)
+        matrix = Moved(rows, columns, found.delta, found.values)
+    if (found := entries.get("bias")) is not None:
+        bias = Moved(found.indices, found.indices, found.delta, found.values)
+    return matrix, bias

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from graft.mixture.delta import Delta
 from graft.mixture.entries import Owned
-from graft.mixture.products import Delta
 from graft.mixture.rows import Run
-from graft.mixture.sites.matrix import MatrixSite, bias_of, split_entries
+from graft.mixture.sites.matrix import MatrixSite, split_entries
 from graft.mixture.sites.rerun import with_entries, with_parameters
 from graft.mixture.sites.site import Arguments
 
@@ -19,8 +19,7 @@ class NormSite(MatrixSite):
 
     def delta_of(self, entries: Owned) -> Delta:
         """Return the entries as those of a diagonal matrix."""
-        rows, columns, values = split_entries(entries, self.weight)
-        return Delta(rows, columns, values, *bias_of(entries, values), (self.weight.numel(),) * 2)
+        return Delta(*split_entries(entries, self.weight), (self.weight.numel(),) * 2)
 
     def inputs(self, arguments: Arguments) -> torch.Tensor:
         """Return n(x), by which the weight is multiplied."""
@@ -33,9 +32,12 @@ class NormSite(MatrixSite):
         result: torch.Tensor = output.clone()
         outputs = self.by_row(result)
         for run in runs:
-            content = self.contents[run.skill].entries
-            weights = {name: with_entries(self.module, name, entries) for name, entries in content.items()}
-            with with_parameters(self.module, weights):
+            delta = self.contents[run.skill].delta
+            weights = {"weight": (delta.matrix.rows, delta.new), "bias": (delta.bias.rows, delta.new_bias)}
+            changed = {
+                name: with_entries(self.module, name, *entries) for name, entries in weights.items() if len(entries[0])
+            }
+            with with_parameters(self.module, changed):
                 again = self.module.forward(*arguments[0], **arguments[1])
             outputs[run.rows] = self.by_row(again)[run.rows]
         return result

@@ -41,7 +41,10 @@ class RerunSite(Site[Owned]):
     def _run_again(self, arguments: Arguments, run: Run) -> Any:
         args = [self._argument(value, run) for value in arguments[0]]
         kwargs = {key: self._argument(value, run) for key, value in arguments[1].items()}
-        weights = {name: with_entries(self.module, name, entries) for name, entries in self.contents[run.skill].items()}
+        weights = {
+            name: with_entries(self.module, name, entries.indices, entries.values)
+            for name, entries in self.contents[run.skill].items()
+        }
         with with_parameters(self.module, weights), self.call.alone(run):
             return self.module.forward(*args, **kwargs)
 
@@ -69,12 +72,11 @@ class RerunSite(Site[Owned]):
         return tensor[run.start * tokens : run.stop * tokens]
 
 
-def with_entries(module: torch.nn.Module, name: str, entries: Any) -> torch.Tensor:
-    """Return a copy of a module's parameter with a skill's entries in it."""
+def with_entries(module: torch.nn.Module, name: str, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a module's parameter with (k,) values at (k,) flat indices."""
     parameter = module._parameters[name]
     assert parameter is not None
-    merged: torch.Tensor = parameter.detach().flatten().index_copy(0, entries.indices, entries.values)
-    return merged.view(parameter.shape)
+    return parameter.detach().flatten().index_copy(0, indices, values).view(parameter.shape)
 
 
 @contextlib.contextmanager

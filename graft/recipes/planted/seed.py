@@ -19,6 +19,7 @@ from graft.files.location import locate
 from graft.localize.budget import resolve_budget
 from graft.localize.context import ScoreCache
 from graft.localize.localization import localize_skill
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.recipes.seed_run import SeedRun
@@ -157,10 +158,13 @@ def _run_method(
     recalls: dict[float, float] = {}
     numbers: dict[str, float] = {}
     cache: ScoreCache = {}
+    general = run.drift if LOCALIZATION_METHODS[method].needs_general else None
     for multiple, budget in _budgets(run, mask):
         config = replace(run.recipe.localize, method=method, budget=budget, seed=run.seed)
         begun = time.perf_counter()
-        patch = localize_skill(run.recipe.base, tuned, run.task, config, score_cache=cache, **run.runtime.options)
+        patch = localize_skill(
+            run.recipe.base, tuned, run.task, config, general=general, score_cache=cache, **run.runtime.options
+        )
         seconds = time.perf_counter() - begun
         recalls[multiple] = len(patch.mask & mask) / len(mask)
         if multiple == 1:

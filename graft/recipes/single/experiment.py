@@ -12,7 +12,7 @@ from graft.errors import ConfigError
 from graft.evaluate.pooling import pool_seeds
 from graft.evaluate.t_interval import mean_interval
 from graft.files.location import locate
-from graft.recipes.budgets import Asked
+from graft.recipes.budgets import Asked, refuse_contrast
 from graft.recipes.experiment import OneTaskExperiment, Summary
 from graft.recipes.seed_run import SeedContext, train_assignments
 from graft.recipes.single.seed import run_seed
@@ -51,6 +51,7 @@ class SingleExperiment(OneTaskExperiment):
                     CONTROLS.find(method)
                 except ConfigError as error:
                     raise ConfigError(f"{path}: {key}: {error}") from error
+                refuse_contrast(f"{path}: {key}", CONTROLS[method])
         task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))
         return cls(recipe, task)
 

@@ -48,12 +48,12 @@ def test_a_mixed_model_embeds_without_its_skills(base: Path, tuned: Path, opened
 def test_films_and_meals_are_told_apart_by_a_real_encoder(opened: tuple[Any, Any]) -> None:
     embed = TextEmbedder(*opened)
     draws = {
-        name: [row["text"] for row in toy_rows(160, seed, things)]
+        name: [row["text"] for row in toy_rows(300, seed, things)]
         for name, seed, things in (("films", 1, FILMS), ("meals", 2, MEALS))
     }
-    router = Router(embed, {name: learn_reference(embed, texts[:60], texts[60:110]) for name, texts in draws.items()})
+    router = Router(embed, {name: learn_reference(embed, texts[:150], texts[150:250]) for name, texts in draws.items()})
     for name, texts in draws.items():
-        chosen = router.choose(texts[110:])
+        chosen = router.choose(texts[250:])
         assert chosen.count(name) >= 40
         assert len(chosen) - chosen.count(name) - chosen.count(None) <= 3
 
