@@ -32,6 +32,8 @@ STYLES = {
     "bitdelta_distilled": ("#E69F00", "*", "--"),
     "ultradelta": ("#A6761D", "h", "-"),
     "dense": ("#1b2430", "p", "-"),
+    "refit_random": ("#5a6675", "x", "-"),
+    "sparse_sft": ("#5a6675", "*", "--"),
 }
 OTHER_STYLE = ("#5a6675", ".", ":")
 

@@ -99,14 +99,11 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
         return
     x = [float(points[0].k or 0) for points in drawn]
     y = [fmean([point.numbers[metric] for point in points]) for points in drawn]
-    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=name_line(method))
+    enough = find_enough(line)
+    label = name_line(method) + ("" if enough is None else f"\n   {enough:,.0f} for {ENOUGH:g} of the gain")
+    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=label)
     dots = [(point.k, point.numbers[metric]) for points in drawn if len(points) > 1 for point in points]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
-    enough = find_enough(line) if metric == "recovered_gain" else None
-    if enough is not None:
-        height = y[x.index(enough)]
-        axes.plot([enough], [height], marker="o", markersize=13, fillstyle="none", color=color, linewidth=0)
-        axes.annotate(
-            f"{enough:,.0f}", (enough, height), (0, -17), textcoords="offset points", color=color, ha="center"
-        )
+    if enough is not None and metric == "recovered_gain":
+        axes.plot([enough], [y[x.index(enough)]], marker="o", markersize=13, fillstyle="none", color=color, linewidth=0)
