@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from graft.mixture.generation.request import TokenEvent as TokenEvent
     from graft.mixture.mixed_model import MixedModel as MixedModel
     from graft.mixture.mixed_model import serve_patches as serve_patches
+    from graft.mixture.routing.learning import learn_reference as learn_reference
+    from graft.mixture.routing.learning import learn_task_reference as learn_task_reference
+    from graft.mixture.routing.reference import SkillReference as SkillReference
+    from graft.mixture.routing.reference_file import load_reference as load_reference
+    from graft.mixture.routing.reference_file import save_reference as save_reference
+    from graft.mixture.routing.router import Router as Router
+    from graft.mixture.routing.text_embedder import TextEmbedder as TextEmbedder
     from graft.patch.format.reading import load_mask as load_mask
     from graft.patch.format.reading import load_patch as load_patch
     from graft.patch.format.writing import save_patch as save_patch
@@ -56,7 +63,10 @@ _HOMES = {
     "Patch": "graft.patch.skill_patch",
     "ProtectionCallback": "graft.train.protection.callback",
     "Report": "graft.evaluate.report",
+    "Router": "graft.mixture.routing.router",
+    "SkillReference": "graft.mixture.routing.reference",
     "Task": "graft.tasks.task",
+    "TextEmbedder": "graft.mixture.routing.text_embedder",
     "TokenEvent": "graft.mixture.generation.request",
     "apply_patch": "graft.patch.live",
     "chain_patches": "graft.compose.chain",
@@ -65,9 +75,12 @@ _HOMES = {
     "exclude_patches": "graft.compose.exclusion",
     "evaluate_task": "graft.evaluate.evaluation",
     "explain_patch": "graft.explain.explainer",
+    "learn_reference": "graft.mixture.routing.learning",
+    "learn_task_reference": "graft.mixture.routing.learning",
     "prepare_patch": "graft.patch.live",
     "load_mask": "graft.patch.format.reading",
     "load_patch": "graft.patch.format.reading",
+    "load_reference": "graft.mixture.routing.reference_file",
     "localize_skill": "graft.localize.localization",
     "measure_importance": "graft.train.importance.measuring",
     "measure_overlap": "graft.compose.region_overlap",
@@ -77,6 +90,7 @@ _HOMES = {
     "refit_skill": "graft.refit.refit",
     "roll_back": "graft.evaluate.rollback",
     "save_patch": "graft.patch.format.writing",
+    "save_reference": "graft.mixture.routing.reference_file",
     "serve_patches": "graft.mixture.mixed_model",
     "train_task": "graft.train.fine_tuning",
 }

@@ -68,6 +68,8 @@ def try_wheel(scripts: Path, folder: Path) -> None:
         run(graft, command, "--help")
     where = run(str(scripts / "python"), "-c", MAKE_PATCH).strip()
     expect(Path(where).is_relative_to(scripts.parent), f"the library came from {where}, not from the wheel")
+    sent = "from graft.server.page_files import read_all; print(*(len(body) > 100 for body in read_all()))"
+    expect("False" not in run(str(scripts / "python"), "-c", sent), "the wheel lacks a file of the server's page")
     expect("2 of 12" in run(graft, "inspect", "tiny.safetensors"), "graft inspect does not show the patch")
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "pull": "Fetch a patch from the Hub.",
     "export": "Write a patch in another tool's format.",
     "import": "Make a patch from another tool's file.",
+    "serve": "Serve one model with many skills over HTTP, with a page to try them.",
     "report": "Show finished runs on one HTML page, with plots.",
 }
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import ConfigError, PatchMismatchError
-from graft.mixture.entries import Owned, find_modules
+from graft.mixture.carried_head import CarriedHead, lacks_head, take_rows
+from graft.mixture.entries import find_modules
 from graft.mixture.rows import Call, RowSkills, Skill
 from graft.mixture.sites.choice import make_site
 from graft.mixture.sites.site import Site, untraced
@@ -46,6 +48,7 @@ class MixedModel:
         self._call = Call()
         self._call.exact = exact
         self._patches: dict[str, Patch] = {}
+        self._heads: dict[str, CarriedHead] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
         self._assigned: weakref.WeakSet[RowSkills] = weakref.WeakSet()
@@ -59,7 +62,7 @@ class MixedModel:
 
     @checked
     def add(self, name: str, patch: Patch) -> None:
-        """Add a skill, checked against the base.
+        """Add a skill, checked against the base. A head that it brings and the model lacks is kept for `head_logits`.
 
         Raises:
             ConfigError: there is one of that name, or it is no name.
@@ -68,8 +71,12 @@ class MixedModel:
         if not name or name in self._patches:
             raise ConfigError(f"there is a skill {name!r} already" if name else "a skill needs a name")
         with self._lock:
-            self._load((name,), [patch])
-            self._patches[name] = patch
+            head = CarriedHead(self.model, patch) if lacks_head(self.model, patch) else None
+            body = replace(patch, dense={}) if head else patch
+            self._load((name,), [body])
+            self._patches[name] = body
+            if head:
+                self._heads[name] = head
 
     def remove(self, name: str) -> None:
         """Remove a skill, and what was composed with it.
@@ -79,15 +86,18 @@ class MixedModel:
         """
         with self._lock:
             self._require(name)
-            carried = [*self._assigned, *([] if self._call.rows is None else [self._call.rows])]
-            if any(name in skill for rows in carried for skill in rows.skills):
-                raise ConfigError(f"rows carry the skill {name!r} at the moment")
+            self._unload([skill for skill in self._prepared if name in skill])
             del self._patches[name]
-            for skill in [skill for skill in self._prepared if name in skill]:
-                del self._prepared[skill]
-                for site in self._sites.values():
-                    site.contents.pop(skill, None)
-            self._drop_idle_sites()
+            self._heads.pop(name, None)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Free what was prepared for several skills together; it is prepared anew where a row asks for them again.
+
+        Raises:
+            ConfigError: rows carry them at the moment.
+        """
+        with self._lock:
+            self._unload([skill for skill in self._prepared if len(skill) > 1 and skill == tuple(names)])
 
     def assign(self, rows: Sequence[Named]) -> RowSkills:
         """Return what `skills` takes in the place of names, for rows that many blocks have.
@@ -120,12 +130,44 @@ class MixedModel:
         """
         with self._lock:
             wanted = rows if isinstance(rows, RowSkills) else self._find(rows)
+            self._check_place()
             call, before = self._call, (self._call.rows, self._call.exact)
             call.rows, call.exact = wanted, before[1] if exact is None else exact
             try:
                 yield self
             finally:
                 call.rows, call.exact = before
+
+    def head_logits(self, **batch: Any) -> list[torch.Tensor]:
+        """Return the logits of each row by the head that its skill brings, (n_labels,) each, within `skills`.
+
+        The backbone runs once for the whole batch.
+
+        Args:
+            batch: the backbone's arguments, by name.
+
+        Raises:
+            ConfigError: no skills are named, or a row's skill brings no head, or several do.
+        """
+        if self._call.rows is None:
+            raise ConfigError("rows have heads within `skills` alone")
+        heads = [self._head_of(skill) for skill in self._call.rows.skills]
+        output = getattr(self.model, "base_model", self.model)(**batch)
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(heads)
+        for head in dict.fromkeys(heads):
+            rows = [row for row, own in enumerate(heads) if own is head]
+            given = type(output)(**take_rows(output, rows, len(heads)))
+            for row, found in zip(rows, head.logits(given, take_rows(batch, rows, len(heads))), strict=True):
+                logits[row] = found
+        return logits
+
+    def _head_of(self, skill: Skill) -> CarriedHead:
+        found = [self._heads[name] for name in skill if name in self._heads]
+        if len(found) != 1:
+            raise ConfigError(
+                f"the skill {'+'.join(skill) or 'of the base'!r} brings {len(found) or 'no'} head(s): one is needed"
+            )
+        return found[0]
 
     def check_base(self) -> None:
         """Refuse a base that holds other bits at the skills' entries than when they were added.
@@ -135,12 +177,6 @@ class MixedModel:
         """
         for prepared in self._prepared.values():
             prepared.check_base()
-
-    def first_layer(self, rows: Named) -> str | None:
-        """Return the name of the first module that a skill touches, in the order of the model; None for the base."""
-        skill = self._skill_of(rows)
-        self._ready(skill)
-        return next((name for name, _ in self.model.named_modules() if self._touches(name, skill)), None)
 
     def touched(self, rows: Named) -> list[str]:
         """Return the names of the modules that a skill touches, in the order of the model."""
@@ -197,26 +233,42 @@ class MixedModel:
             raise ConfigError(f"there is no skill {name!r}; there are: {', '.join(self._patches) or 'none'}")
 
     def _ready(self, skill: Skill) -> None:
-        """Compose the skills of a row where that was not done before, and check that the model is the same."""
+        """Compose the skills of a row where that was not done before."""
         if skill and skill not in self._prepared:
             self._load(skill, [self._patches[name] for name in skill])
-        if skill:
-            self._prepared[skill].check_place()
+
+    def _check_place(self) -> None:
+        for site in self._sites.values():
+            if name := site.find_moved():
+                raise PatchMismatchError(
+                    f"tensor {name!r} was cast, moved or replaced since the skills were added: serve them anew"
+                )
 
     def _load(self, skill: Skill, patches: Sequence[Patch]) -> None:
         prepared = prepare_patch(self.model, *patches, on_overlap=self._on_overlap, cast=self._cast)
-        modules = find_modules(self.model, prepared.writes())
-        for name, (module, _) in modules.items():
-            if name not in self._sites:
-                self._sites[name] = make_site(self.model, name, module, self._call)
-                _forget_graphs()
-        contents = {name: self._prepare(name, entries) for name, (_, entries) in modules.items()}
-        for name, content in contents.items():
-            self._sites[name].contents[skill] = content
+        try:
+            for name, (module, entries) in find_modules(self.model, prepared.writes()).items():
+                if name not in self._sites:
+                    self._sites[name] = make_site(self.model, name, module, self._call)
+                    _forget_graphs()
+                self._sites[name].contents[skill] = self._sites[name].prepare(entries)
+        except BaseException:
+            self._drop(skill)
+            raise
         self._prepared[skill] = prepared
 
-    def _prepare(self, name: str, entries: Owned) -> object:
-        return self._sites[name].prepare(entries)
+    def _unload(self, skills: Sequence[Skill]) -> None:
+        carried = {skill for rows in (*self._assigned, self._call.rows) if rows is not None for skill in rows.skills}
+        for skill in carried.intersection(skills):
+            raise ConfigError(f"rows carry the skill {'+'.join(skill)!r} at the moment")
+        for skill in skills:
+            self._drop(skill)
+            del self._prepared[skill]
+
+    def _drop(self, skill: Skill) -> None:
+        for site in self._sites.values():
+            site.contents.pop(skill, None)
+        self._drop_idle_sites()
 
     def _drop_idle_sites(self) -> None:
         for name in [name for name, site in self._sites.items() if not site.contents]:

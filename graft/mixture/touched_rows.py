@@ -42,7 +42,7 @@ class TouchedRows:
             self.bias[delta.bias_places] = entries["bias"].values
 
     def product(self, inputs: torch.Tensor, run: Run) -> torch.Tensor:
-        """Return (run's rows, tokens, n): the touched outputs of a run, from the (rows, tokens, m) inputs of all rows."""
+        """Return (own rows, tokens, n): a run's touched outputs, from the (rows, tokens, m) inputs of all rows."""
         own, n = inputs[run.rows], self.rows.numel()
         tokens, n_all = own.flatten(0, 1), inputs.shape[0] * inputs.shape[1]
         if len(tokens) >= TOKENS:

@@ -56,24 +56,35 @@ def head_of_patches(patches: Sequence[Patch], architecture: str | None) -> Mappi
     return None
 
 
-def write_head(task: Mapping[str, Any], folder: Path) -> bool:
-    """Write a task's head into a folder's config.json; return whether there is one.
+def head_settings(task: Mapping[str, Any] | None) -> tuple[str, list[str], dict[str, Any]]:
+    """Return architecture, labels and settings of a recorded task's head: "", [] and {} for what it does not say.
 
     A stranger's patch may say anything of its task: only the keys that describe a head are taken over.
     """
-    config, head = read_model_config(folder), task["head"]
+    head = (task or {}).get("head")
+    head = head if isinstance(head, Mapping) else {}
+    labels = head.get("labels") or (task or {}).get("labels")
+    settings = head.get("config")
+    settings = settings if isinstance(settings, Mapping) else {}
+    return (
+        str(head.get("architecture") or ""),
+        [str(label) for label in labels] if isinstance(labels, (list, tuple)) else [],
+        {key: settings[key] for key in _KEYS if key in settings and _is_plain(settings[key])},
+    )
+
+
+def write_head(task: Mapping[str, Any], folder: Path) -> bool:
+    """Write a task's head into a folder's config.json; return whether there is one."""
+    config, (architecture, labels, settings) = read_model_config(folder), head_settings(task)
     if not config:
         return False
-    config["architectures"] = [head["architecture"]]
-    labels = head.get("labels") or task.get("labels")
-    if isinstance(labels, (list, tuple)) and labels:
-        config["id2label"] = {str(position): str(label) for position, label in enumerate(labels)}
-        config["label2id"] = {str(label): position for position, label in enumerate(labels)}
+    config["architectures"] = [architecture]
+    if labels:
+        config["id2label"] = {str(position): label for position, label in enumerate(labels)}
+        config["label2id"] = {label: position for position, label in enumerate(labels)}
         for count in ("num_labels", "_num_labels"):  # of the base's labels
             config.pop(count, None)
-    settings = head.get("config")
-    if isinstance(settings, Mapping):
-        config |= {key: settings[key] for key in _KEYS if key in settings and _is_plain(settings[key])}
+    config |= settings
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return True
 

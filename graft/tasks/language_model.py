@@ -67,6 +67,7 @@ def logits_of(
     *,
     words: torch.Tensor | None = None,
     cache: Any = None,
+    whole: bool = False,
 ) -> torch.Tensor:
     """Return a model's logits at some tokens of a batch, (m, vocabulary) or (m, words); gradients flow.
 
@@ -80,6 +81,7 @@ def logits_of(
         tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
         words: (n_words,) int64, the tokens whose logits are wanted; the whole vocabulary where absent.
         cache: keys and values of what each row has read before.
+        whole: the output layer is given all states and gives all words in its own dtype, as where rows change it.
 
     Raises:
         CheckpointError: the model predicts fewer tokens than a word's id.
@@ -88,7 +90,7 @@ def logits_of(
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     if cache is not None:
         options["past_key_values"] = cache
-    layer = model.get_output_embeddings()
+    layer = None if whole else model.get_output_embeddings()
     with (
         _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed,
         _widened_output(layer, words) as wide,

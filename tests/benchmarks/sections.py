@@ -97,5 +97,9 @@ SECTIONS = (
             "800,000 entries in few rows and columns of each matrix, as learned masks lie, and the same number at "
             f"random in a few matrices; all of `graft export --to lora`, imports apart, {CLOCK}.",
             "adapters"),
+    Section("mixture", "Many skills in one batch of the embedded language model",
+            "As many skills as rows, each row with its own; random entries over the matrices of all layers. Prefill: "
+            f"32 tokens a row and the logits of the last; decoding: one token more a row. Medians of ratios, {CLOCK}, "
+            "with 95 % intervals; one by one: each row alone, its patch grafted and taken off.", "mixture"),
     Section("guards", "What nobody should have to wait for", f"Medians of three, {CLOCK}.", "guards"),
 )  # fmt: skip

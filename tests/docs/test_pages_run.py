@@ -38,6 +38,8 @@ ONLY_PARSED = {  # page and words of a block -> why it does not run here
     ("docs/guides/interop.md", "import lora"): "needs a LoRA of the reader's",
     ("docs/guides/interop.md", "graft.interop.harness"): "needs lm-evaluation-harness and data of the Hub",
     ("docs/guides/tasks.md", "pip install"): "installs packages",
+    ("docs/guides/serving.md", "graft serve"): "serves until it is told to stop; tests/server runs it",
+    ("docs/guides/serving.md", "openai.OpenAI"): "asks a server that runs",
     ("docs/guides/clusters.md", "torchrun"): "needs several GPUs, or a cluster",
     ("docs/guides/clusters.md", "TorchTrainer"): "needs Ray and several GPUs",
 }

@@ -38,6 +38,7 @@ class Site(ABC, Generic[Content]):
     def __init__(self, name: str, module: torch.nn.Module, call: Call) -> None:
         self.name, self.module, self.call = name, module, call
         self.contents: dict[Skill, Content] = {}
+        self._places = _places(module)
         self._due = False
         # before the hook by which the model forgets its rows
         self._hooks = [module.register_forward_hook(untraced(self._after), with_kwargs=True, prepend=True)]
@@ -61,6 +62,13 @@ class Site(ABC, Generic[Content]):
     @abstractmethod
     def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> Any:
         """Return the output with the rows of these runs changed; all of them touch the module."""
+
+    def find_moved(self) -> str | None:
+        """Return the name of a parameter that has another place or dtype than at first; None where none has."""
+        if (places := _places(self.module)) == self._places:
+            return None
+        moved = next(name for name, place in self._places.items() if places.get(name) != place)
+        return f"{self.name}.{moved}" if self.name else moved
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -90,7 +98,7 @@ class Site(ABC, Generic[Content]):
     def cached(self, what: Hashable, make: Callable[[], Made]) -> Made:
         """Return what is made once for these rows, as many as the batch under way has."""
         assert self.call.rows is not None
-        cache, key = self.call.rows.cache, (id(self), self.call.n_rows, what)
+        cache, key = self.call.rows.cache, (self, self.call.n_rows, what)
         if key not in cache:
             cache[key] = make()
         made: Made = cache[key]
@@ -114,3 +122,8 @@ class Site(ABC, Generic[Content]):
         if tensor.shape[0] != n_rows and not flat:
             raise self.refuse_rows(tensor)
         return tensor.reshape(n_rows, -1, tensor.shape[-1])
+
+
+def _places(module: torch.nn.Module) -> dict[str, tuple[int, torch.dtype]]:
+    parameters = module._parameters.items()
+    return {name: (value.data_ptr(), value.dtype) for name, value in parameters if value is not None}

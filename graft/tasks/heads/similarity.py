@@ -72,7 +72,10 @@ class SimilarityHead(Head):
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors."""
-        batch = self.tokenize(texts)
+        return self.embed_batch(self.tokenize(texts))
+
+    def embed_batch(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return (n, width) fp32 unit vectors of a padded batch, as `tokenize` and `pad` make one."""
         hidden = self._states(batch).float()  # (n, tokens, width)
         weight = batch["attention_mask"].unsqueeze(-1).float()
         pooled = (hidden * weight).sum(1) / weight.sum(1)
@@ -95,6 +98,10 @@ class SimilarityHead(Head):
         embedded = self.embed(self._fill([choice for row in choices for choice in row]))  # (all choices, width)
         owners = texts.repeat_interleave(torch.tensor(sizes, device=self.device), dim=0)
         return pad_rows(SCALE * (owners * embedded).sum(-1), sizes)
+
+    def label_texts_for(self, second: str) -> list[tuple[str, ...]]:
+        """Return what the second text of a pair would be under each label, put into the template."""
+        return self._fill(self._complete(second))
 
     def _complete(self, second: str) -> tuple[str, ...]:
         return tuple(text.replace(SECOND, second) for text in self.task.head.texts or ())

@@ -27,7 +27,15 @@ from graft.tensors.checkpoint import Checkpoint
 
 
 class VerbalizerHead(Head):
-    """Logits by the label words' tokens."""
+    """Logits by the label words' tokens.
+
+    Attributes:
+        shares_prefix: tokens that all rows begin with are read once; not where rows have their own skills.
+        runs_whole: the output layer runs on all states, as where rows have their own skills that change it.
+    """
+
+    shares_prefix = True
+    runs_whole = False
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, family: Family) -> None:
         super().__init__(model, tokenizer, task)
@@ -58,14 +66,14 @@ class VerbalizerHead(Head):
         return self._logits_at(rows, read_at).float()
 
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
-        shared = shared_length(self.model, rows) if self._family == "causal" else 0
+        shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0
         batch, cache = self.pad([ids[shared:] for ids in rows]), None
         if shared:
             cache = read_prefix(self.model, rows[0][:shared], len(rows), self.device)
             batch = after_prefix(batch, shared)
         width = batch["input_ids"].shape[1]
         tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
-        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache)
+        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache, whole=self.runs_whole)
 
     def _locate(self, texts: Texts) -> tuple[list[int], int]:
         """Return a prompt's token ids, and the position whose logits are read."""

@@ -1,0 +1,1 @@
+"""One base with many skills, served over HTTP."""

@@ -1,0 +1,180 @@
+"""The model's thread: the only one that runs the model. It batches what requests of many skills ask for."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from graft.errors import ConfigError
+from graft.server.batching import embed_rows
+from graft.server.classification import Classifier
+from graft.server.jobs import CallJob, ClassifyJob, EmbedJob, GenerateJob, Job
+from graft.server.metrics import Metrics
+from graft.server.queue import JobQueue
+from graft.server.resident import Names, Resident
+from graft.server.writing import Writing
+
+
+class ModelThread:
+    """Runs jobs until it is closed: those without tokens at once and together, generations a token at a time.
+
+    Attributes:
+        resident: what it runs.
+        queue: where jobs wait.
+    """
+
+    def __init__(self, resident: Resident, metrics: Metrics) -> None:
+        self.resident = resident
+        self.queue = JobQueue(resident.limits)
+        self._metrics = metrics
+        self._classifier = Classifier(resident)
+        self._writing = self._open_writing()
+        self._leaving: deque[CallJob] = deque()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def _open_writing(self) -> Writing | None:
+        """Return what writes, unless the base does not, or not for several rows together."""
+        if self.resident.why_silent is None:
+            try:
+                return Writing(self.resident)
+            except ConfigError as error:
+                self.resident.why_silent = str(error)
+        return None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Add a job; raise `Refusal` where there is no room, or no more is taken in."""
+        self.queue.put(job)
+        self._metrics.waiting.set(len(self.queue))
+
+    def close(self, seconds: float) -> None:
+        """Finish what was taken in, for so long at most, and take in nothing more."""
+        self.queue.close()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while self._turn():
+            pass
+        self.resident.mixed.close()
+
+    def _turn(self) -> bool:
+        """Take what waits and run it, then write a token of every generation; return whether to go on."""
+        is_busy = self._writing is not None and not self._writing.idle
+        jobs = self.queue.take(self.resident.limits.batch_rows, block=not is_busy and not self._leaving)
+        if not jobs and not is_busy and not self._leaving and self.queue.is_closed:
+            return False
+        self._metrics.waiting.set(len(self.queue))
+        self._start(jobs)
+        if self._writing is not None and not self._writing.idle:
+            self._metrics.tokens.inc(self._writing.step())
+        self._call_leaving()
+        return True
+
+    def _start(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in their order, those of one kind that follow each other together."""
+        for kind, together in _runs(jobs):
+            alive = [job for job in together if job.result.set_running_or_notify_cancel()]
+            if not alive:
+                continue
+            if kind is CallJob:
+                for job in alive:
+                    self._call(job)  # type: ignore[arg-type]
+            else:
+                self._together(alive, _WAYS[kind](self))
+
+    def _together(self, jobs: Sequence[Job], compute: Callable[[Sequence[Any]], Sequence[Any] | None]) -> None:
+        """Run jobs as one batch; where that fails each alone, so that one request's error is no other's."""
+        try:
+            self._metrics.batches.observe(sum(job.n_rows for job in jobs))
+            results = compute(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                _fail(jobs[0], error)
+                return
+            for job in jobs:
+                self._together([job], compute)
+            return
+        for job, result in zip(jobs, results or (), strict=False):
+            job.result.set_result(result)
+
+    def _embed(self, jobs: Sequence[EmbedJob]) -> list[torch.Tensor]:
+        self._prepare(row.skills for job in jobs for row in job.rows)
+        vectors = embed_rows(self.resident, [row for job in jobs for row in job.rows])
+        return list(torch.split(vectors, [job.n_rows for job in jobs]))
+
+    def _classify(self, jobs: Sequence[ClassifyJob]) -> list[list[torch.Tensor]]:
+        questions = [question for job in jobs for question in job.questions]
+        self._prepare(question.skills for question in questions)
+        logits = iter(self._classifier.logits(questions))
+        return [[next(logits) for _ in job.questions] for job in jobs]
+
+    def _generate(self, jobs: Sequence[GenerateJob]) -> None:
+        """Let generations join those that run; their results come with their last tokens."""
+        self._prepare(job.skills for job in jobs)
+        assert self._writing is not None
+        self._writing.join(jobs)
+
+    def _prepare(self, wanted: Any) -> None:
+        self.resident.forget_composed(set() if self._writing is None else self._writing.carried)
+        sets: set[Names] = set(wanted)
+        for names in sorted(sets):
+            self.resident.prepare(names)
+
+    def _call(self, job: CallJob) -> None:
+        if job.leaves is not None and self._writing is not None and self._writing.carries(job.leaves):
+            self._leaving.append(job)
+            return
+        if job.leaves is not None:
+            self._classifier.forget(job.leaves)
+        try:
+            value = job.call()
+        except Exception as error:
+            _fail(job, error)
+        else:
+            job.result.set_result(value)
+
+    def _call_leaving(self) -> None:
+        for _ in range(len(self._leaving)):
+            self._call(self._leaving.popleft())
+
+
+_WAYS: dict[type[Job], Callable[[ModelThread], Callable[[Sequence[Any]], Sequence[Any] | None]]] = {
+    EmbedJob: lambda thread: thread._embed,
+    ClassifyJob: lambda thread: thread._classify,
+    GenerateJob: lambda thread: thread._generate,
+}
+
+
+def _runs(jobs: Sequence[Job]) -> list[tuple[type[Job], list[Job]]]:
+    """Group jobs by kind: calls keep their place among the others, which may pass each other."""
+    runs: list[tuple[type[Job], list[Job]]] = []
+    since_call: dict[type[Job], list[Job]] = {}
+    for job in jobs:
+        kind = type(job)
+        if kind is CallJob:
+            since_call = {}
+            runs.append((kind, [job]))
+        elif kind in since_call:
+            since_call[kind].append(job)
+        else:
+            since_call[kind] = [job]
+            runs.append((kind, since_call[kind]))
+    return runs
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not job.result.done():
+        job.result.set_exception(error)

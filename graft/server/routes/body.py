@@ -1,0 +1,35 @@
+"""Bodies: read as they come, and no further than the limit."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from graft.server.forms import read_form
+from graft.server.refusal import Refusal
+
+T = TypeVar("T")
+
+
+async def read_body(kind: type[T], request: Any, most_bytes: int) -> T:
+    """Read a request's JSON into its form.
+
+    Raises:
+        Refusal: too large (413), of another type than JSON (415), or not as the form says (400).
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":  # a page of another site could send others without being asked first
+        raise Refusal(415, "send JSON, with the header Content-Type: application/json")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and len(announced) < 20 and int(announced) > most_bytes:
+        raise _too_large(most_bytes)
+    parts, n_bytes = [], 0
+    async for part in request.stream():
+        n_bytes += len(part)
+        if n_bytes > most_bytes:
+            raise _too_large(most_bytes)
+        parts.append(part)
+    return read_form(kind, b"".join(parts))
+
+
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(413, f"the body is larger than {most_bytes:,} bytes", code="too_large", Connection="close")

@@ -1,0 +1,110 @@
+"""/classify: the probabilities of a task's labels, for texts that several skills read beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graft.server.classification import Question
+from graft.server.forms import ClassifyForm, Text
+from graft.server.jobs import ClassifyJob
+from graft.server.refusal import Refusal
+from graft.server.resident import AUTO, Names
+from graft.server.routes.body import read_body
+from graft.server.routes.choice import choose_skills, name_of
+from graft.server.routes.embeddings import check_count
+from graft.server.service import Service
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one text is read.
+
+    Attributes:
+        texts: one, or a pair.
+        skills: what it is read with.
+        task: the skill whose labels are asked for; None where the router found no skill that has any.
+    """
+
+    texts: tuple[str, ...]
+    skills: Names
+    task: str | None
+
+
+async def label_texts(service: Service, request: Any) -> dict[str, Any]:
+    """Label texts with each of the skills that are named."""
+    form = await read_body(ClassifyForm, request, service.limits.body_bytes)
+    check_count(len(form.texts) * len(form.wanted), service)
+    columns = [await _read(service, request, form, name) for name in form.wanted]
+    questions = [
+        Question(reading.texts, reading.skills, reading.task)
+        for readings in columns
+        for reading in readings
+        if reading.task is not None
+    ]
+    logits = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
+    results = []
+    for name, readings in zip(form.wanted, columns, strict=True):
+        found = [_label(service, item, None if item.task is None else next(logits)) for item in readings]
+        results.append(_gather(name, found))
+    return {"results": results}
+
+
+async def _read(service: Service, request: Any, form: ClassifyForm, name: str) -> list[Reading]:
+    """Return how every text is read with one of the skills that are named."""
+    texts = [_texts(text) for text in form.texts]
+    chosen = await choose_skills(service, request, name, ["\n".join(text) for text in texts])
+    return [
+        Reading(text, skills, _task_of(service, form, skills, is_routed=name == AUTO))
+        for text, skills in zip(texts, chosen, strict=True)
+    ]
+
+
+def _task_of(service: Service, form: ClassifyForm, skills: Names, *, is_routed: bool) -> str | None:
+    name = form.task or (skills[0] if skills else None)
+    if is_routed and (name is None or service.resident.skills[name].task is None):
+        return None
+    if name is None:
+        raise Refusal(422, "the base has no labels of its own: name the skill whose labels are meant as task")
+    service.resident.head_of(name)
+    return name
+
+
+def _label(service: Service, reading: Reading, logits: torch.Tensor | None) -> dict[str, Any]:
+    """Write (n_labels,) logits as probabilities, calibrated where the task's own skill alone reads them."""
+    of_row = {"skill": name_of(reading.skills), "task": reading.task}
+    if logits is None:
+        return {**of_row, "labels": [], "calibration": "none", "temperature": None, "label": None, "confidence": None}
+    entry = service.resident.skills.get(reading.task or "")
+    if entry is None or entry.task is None:
+        raise Refusal(404, f"skill {reading.task!r} is gone")
+    temperature = entry.temperature if reading.skills == (reading.task,) else None
+    probabilities = (logits.double() / (temperature or 1.0)).softmax(-1)
+    best = int(probabilities.argmax())
+    return {
+        **of_row,
+        "labels": list(entry.task.labels),
+        "calibration": "none" if temperature is None else "temperature",
+        "temperature": temperature,
+        "label": entry.task.labels[best],
+        "confidence": float(probabilities[best]),
+        "probabilities": probabilities.tolist(),
+    }
+
+
+_OF_ALL = ("task", "labels", "calibration", "temperature")
+
+
+def _gather(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write once what all texts have in common, unless the router chose a skill for each."""
+    if name == AUTO:
+        return {"skill": name, "predictions": found}
+    shared = {key: found[0][key] for key in _OF_ALL}
+    own = [{key: value for key, value in item.items() if key not in (*_OF_ALL, "skill")} for item in found]
+    return {"skill": name, **shared, "predictions": own}
+
+
+def _texts(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text

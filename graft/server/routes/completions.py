@@ -1,0 +1,135 @@
+"""/v1/completions and /v1/chat/completions, in OpenAI's form, whole or as a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graft.server.forms import ChatForm, CompletionForm, GenerationForm, Message
+from graft.server.generation import Answers, Part
+from graft.server.refusal import Refusal, note_failure
+from graft.server.resident import Names
+from graft.server.routes.body import read_body
+from graft.server.routes.choice import choose_skills, name_of_all
+from graft.server.routes.embeddings import check_count
+from graft.server.routes.sse import DONE, respond_with, write_event
+from graft.server.service import Service
+from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.prompt import PromptEncoder
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one of the two routes writes its answers.
+
+    Attributes:
+        prefix: of ids.
+        whole, part: names of the objects.
+        choice: what a whole answer's choice holds: index, text.
+        delta: what a part's choice holds: index, text, whether it is the first.
+    """
+
+    prefix: str
+    whole: str
+    part: str
+    choice: Callable[[str], dict[str, Any]]
+    delta: Callable[[str, bool], dict[str, Any]]
+
+
+COMPLETION = Shape(
+    "cmpl", "text_completion", "text_completion", lambda text: {"text": text}, lambda text, _: {"text": text}
+)
+CHAT = Shape(
+    "chatcmpl",
+    "chat.completion",
+    "chat.completion.chunk",
+    lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    lambda text, first: {"delta": ({"role": "assistant"} if first else {}) | {"content": text}},
+)
+
+
+async def complete(service: Service, request: Any) -> Any:
+    """Continue prompts."""
+    form = await read_body(CompletionForm, request, service.limits.body_bytes)
+    check_count(len(form.prompts), service)
+    chosen = await _choose(service, request, form, form.prompts)
+    prompts = await service.read(_encode_prompts, form.prompts)
+    answers = Answers(service, prompts, form, chosen, form.most_tokens)
+    return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
+
+
+async def answer_chat(service: Service, request: Any) -> Any:
+    """Answer a chat by the tokenizer's own template."""
+    form = await read_body(ChatForm, request, service.limits.body_bytes)
+    said = "\n".join(message.text for message in form.messages if message.role == "user")
+    chosen = await _choose(service, request, form, [said])
+    prompt = await service.read(_encode_chat, form.messages)
+    answers = Answers(service, [prompt], form, chosen, form.most_tokens)
+    return await _answer(service, request, form, CHAT, answers, name_of_all(chosen))
+
+
+async def _choose(service: Service, request: Any, form: GenerationForm, texts: Sequence[str]) -> list[Names]:
+    """Choose the skills of each prompt, where the base writes at all."""
+    if service.resident.why_silent is not None:
+        raise Refusal(422, service.resident.why_silent, code="no_lm")
+    return await choose_skills(service, request, form.model, texts)
+
+
+def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    encoder = PromptEncoder(tokenizer, "{text}", "mask", 2**31)
+    return [encoder.encode_open(prompt) for prompt in prompts]
+
+
+def _encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    if not tokenizer.chat_template:
+        raise Refusal(422, "the base's tokenizer has no chat template: use /v1/completions", code="no_template")
+    roles = {"developer": "system"}  # newer clients' word for it
+    turns = [Turn(roles.get(message.role, message.role), message.text) for message in messages]
+    return prompt_ids(tokenizer, turns)
+
+
+async def _answer(
+    service: Service, request: Any, form: GenerationForm, shape: Shape, answers: Answers, model: str
+) -> Any:
+    answers.start()
+    head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    if form.stream:
+        return respond_with(_stream(service, answers, form, shape, head | {"object": shape.part}))
+    parts = await service.unless_gone(_gather(answers), request)
+    choices = [
+        {"index": index, **shape.choice(text), "logprobs": None, "finish_reason": finished}
+        for index, (text, finished) in sorted(parts.items())
+    ]
+    return {**head, "object": shape.whole, "choices": choices, "usage": answers.usage}
+
+
+async def _gather(answers: Answers) -> dict[int, tuple[str, str | None]]:
+    texts: dict[int, tuple[str, str | None]] = {}
+    async for part in answers.parts():
+        texts[part.index] = (texts.get(part.index, ("", None))[0] + part.text, part.finished)
+    return texts
+
+
+async def _stream(
+    service: Service, answers: Answers, form: GenerationForm, shape: Shape, head: dict[str, Any]
+) -> AsyncIterator[bytes]:
+    """Yield an event for each part, then the usage where it is asked for; an error is the last event."""
+    begun: set[int] = set()
+    try:
+        async for part in service.in_time(answers.parts()):
+            yield write_event({**head, "choices": [_chunk(shape, part, part.index not in begun)]})
+            begun.add(part.index)
+        if form.wants_usage:
+            yield write_event({**head, "choices": [], "usage": answers.usage})
+        yield DONE
+    except Exception as error:
+        yield write_event(note_failure(error, shape.part).to_json())
+    finally:
+        answers.abandon()
+
+
+def _chunk(shape: Shape, part: Part, first: bool) -> dict[str, Any]:
+    return {"index": part.index, **shape.delta(part.text, first), "logprobs": None, "finish_reason": part.finished}

@@ -1,0 +1,120 @@
+"""Writing: the generations that run, which join and leave between tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Hashable, Sequence
+from concurrent.futures import CancelledError
+
+from graft.errors import ConfigError
+from graft.mixture.generation.continuous_batch import ContinuousBatch
+from graft.mixture.generation.prefix_cache import PrefixCache
+from graft.server.jobs import GenerateJob
+from graft.server.resident import Names, Resident
+from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.prompt import common_prefix
+
+FEWEST_TOKENS, MOST_BYTES = 8, 2**28  # of a prefix that is kept; of all that is kept of it
+
+
+class Writing:
+    """Rows that are written on, a token of each at a step. The model's thread alone uses it.
+
+    Raises:
+        ConfigError: the base is no decoder that rows can share.
+    """
+
+    def __init__(self, resident: Resident) -> None:
+        self._resident = resident
+        self._running: dict[Hashable, GenerateJob] = {}
+        self._pending: deque[GenerateJob] = deque()
+        self._prefixes = open_prefixes(resident)
+        self._batch = self._open()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self._running and not self._pending
+
+    @property
+    def carried(self) -> set[Names]:
+        """The skills of the rows that run, or wait to."""
+        return {job.skills for job in (*self._running.values(), *self._pending)}
+
+    def carries(self, name: str) -> bool:
+        """Return whether one of these rows has a skill."""
+        return any(name in names for names in self.carried)
+
+    def join(self, jobs: Sequence[GenerateJob]) -> None:
+        """Let rows join before the next token, as soon as there is room.
+
+        Raises:
+            ConfigError: one of them could not join an empty batch; then none does.
+        """
+        for job in jobs:
+            self._batch.check(job.request)
+        self._pending.extend(jobs)
+
+    def step(self) -> int:
+        """Write a token of every row; return how many were written."""
+        self._drop_abandoned()
+        try:
+            self._admit()
+            events = self._batch.step() if self._running else []
+        except Exception as error:
+            self._fail(error)
+            return 0
+        for event in events:
+            job = self._running[event.id]
+            if event.finished != "stop":  # a stop token is no text
+                job.take(event.token)
+            if event.finished is not None:
+                del self._running[event.id]
+                job.result.set_result(event.finished)
+        return len(events)
+
+    def _open(self) -> ContinuousBatch:
+        limits = self._resident.limits
+        return ContinuousBatch(self._resident.mixed, max_rows=limits.batch_rows, prefixes=self._prefixes)
+
+    def _admit(self) -> None:
+        """Let those that wait join, in their order, as far as there is room."""
+        joining: list[GenerateJob] = []
+        while self._pending and self._batch.fits([job.request for job in (*joining, self._pending[0])]):
+            joining.append(self._pending.popleft())
+        if joining:
+            self._running |= {job.request.id: job for job in joining}
+            self._batch.join([job.request for job in joining])
+
+    def _drop_abandoned(self) -> None:
+        self._pending = deque(job for job in self._pending if not _is_dropped(job))
+        for name in [name for name, job in self._running.items() if _is_dropped(job)]:
+            del self._running[name]
+            self._batch.cancel(name)
+
+    def _fail(self, error: Exception) -> None:
+        """Tell all that run, and begin anew with those that wait."""
+        failed, self._running = list(self._running.values()), {}
+        for job in failed:
+            job.result.set_exception(error)
+        self._batch.close()
+        self._batch = self._open()
+
+
+def open_prefixes(resident: Resident) -> PrefixCache:
+    """Return the keys and values of what every chat begins with, which is read once: the template's own system turn."""
+    prefixes, tokenizer = PrefixCache(resident.mixed, max_bytes=MOST_BYTES), resident.head.tokenizer
+    if tokenizer.chat_template:
+        with contextlib.suppress(ConfigError):  # a template that wants other turns
+            chats = [prompt_ids(tokenizer, [Turn("user", text)]) for text in ("a", "1")]
+            shared = common_prefix(*chats)
+            if shared >= FEWEST_TOKENS:
+                prefixes.add(chats[0][:shared])
+    return prefixes
+
+
+def _is_dropped(job: GenerateJob) -> bool:
+    if job.is_abandoned and not job.result.done():
+        job.result.set_exception(CancelledError())
+    return job.is_abandoned

@@ -1,0 +1,207 @@
+"""/v1/completions and /v1/chat/completions, by OpenAI's own client, whole and as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from graft.server.opening import open_service
+from graft.tasks.chat import Turn, prompt_ids
+from tests.chat_models import CHATML, byte_tokenizer
+from tests.server.client import Client, running
+from tests.server.conftest import SMALL
+from tests.server.writer import SKILLS, continue_alone, write_writer
+from tests.shared_builds import build_once
+
+PROMPT = "add one to two : "
+N = 12
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": N}
+MODELS = ("base", *SKILLS, "loud+soft")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_once(tmp_path_factory, "writer", write_writer)
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    skills = {name: folder / f"{name}.safetensors" for name in SKILLS}
+    with running(open_service(str(folder / "base"), skills, limits=SMALL, on_overlap="last")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, tuple[str, str]]:
+    """Of each model, what its own grafted model writes after PROMPT, and why it ends."""
+    tokenizer = byte_tokenizer()
+    ids = tokenizer(PROMPT)["input_ids"]
+    return {model: end_of(tokenizer, continue_alone(folder, names_of(model), ids, N)) for model in MODELS}
+
+
+def names_of(model: str) -> list[str]:
+    return [] if model == "base" else model.split("+")
+
+
+def end_of(tokenizer: Any, tokens: list[int]) -> tuple[str, str]:
+    end = tokenizer.eos_token_id
+    reason = "stop" if end in tokens else "length"
+    tokens = tokens[: tokens.index(end)] if end in tokens else tokens
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False), reason
+
+
+def test_skills_write_differently(alone: dict[str, tuple[str, str]]) -> None:
+    assert len({text for text, _ in alone.values()}) == len(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_completion_is_that_of_the_grafted_model(
+    client: Client, alone: dict[str, tuple[str, str]], model: str
+) -> None:
+    answer = client.openai.completions.create(model=model, prompt=PROMPT, **GREEDY)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == alone[model]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(byte_tokenizer()(PROMPT)["input_ids"])
+    assert answer.usage.completion_tokens <= N
+
+
+def test_many_at_once_and_as_streams_are_the_same(client: Client, alone: dict[str, tuple[str, str]]) -> None:
+    def ask(item: tuple[str, bool]) -> tuple[str, str]:
+        model, streams = item
+        if not streams:
+            choice = client.openai.completions.create(model=model, prompt=PROMPT, **GREEDY).choices[0]
+            return choice.text, choice.finish_reason
+        parts = list(client.openai.completions.create(model=model, prompt=PROMPT, stream=True, **GREEDY))
+        reasons = [part.choices[0].finish_reason for part in parts]
+        assert not any(reasons[:-1])
+        return "".join(part.choices[0].text for part in parts), reasons[-1] or ""
+
+    wanted = [(model, streams) for _ in range(3) for model in MODELS for streams in (False, True)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, wanted))
+    assert answers == [alone[model] for model, _ in wanted]
+
+
+def test_several_prompts_are_several_choices(client: Client, alone: dict[str, tuple[str, str]]) -> None:
+    answer = client.openai.completions.create(model="loud", prompt=[PROMPT, "x", PROMPT], **GREEDY)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert (answer.choices[0].text, answer.choices[2].text) == (alone["loud"][0],) * 2
+
+
+def test_a_chat_goes_by_the_template(client: Client, folder: Path) -> None:
+    messages: Any = [{"role": "system", "content": "add"}, {"role": "user", "content": "one to two"}]
+    tokenizer = byte_tokenizer()
+    ids = prompt_ids(tokenizer, [Turn("system", "add"), Turn("user", "one to two")])
+    expected = end_of(tokenizer, continue_alone(folder, ["soft"], ids, N))
+    whole = client.openai.chat.completions.create(model="soft", messages=messages, **GREEDY)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == expected
+    assert whole.choices[0].message.role == "assistant"
+    stream = client.openai.chat.completions.create(
+        model="soft", messages=messages, stream=True, stream_options={"include_usage": True}, **GREEDY
+    )
+    *parts, last = stream
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == expected[0]
+    assert (parts[0].choices[0].delta.role, parts[-1].choices[0].finish_reason) == ("assistant", expected[1])
+    assert last.usage is not None
+    assert last.usage.prompt_tokens == len(ids)
+    parts_of_text: Any = [{"role": "system", "content": "add"}]
+    parts_of_text.append(
+        {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "to two"}]}
+    )
+    again = client.openai.chat.completions.create(model="soft", messages=parts_of_text, **GREEDY)
+    assert again.choices[0].message.content == expected[0]
+
+
+def test_a_stop_text_ends_an_answer_and_is_left_out(client: Client, alone: dict[str, tuple[str, str]]) -> None:
+    text = alone["loud"][0]
+    stop = text[4:6]
+    for streams in (False, True):
+        answer: Any = client.openai.completions.create(
+            model="loud", prompt=PROMPT, stop=[stop, "never there"], stream=streams, **GREEDY
+        )
+        parts = list(answer) if streams else [answer]
+        assert "".join(part.choices[0].text for part in parts) == text[: text.index(stop)]
+        assert parts[-1].choices[0].finish_reason == "stop"
+
+
+def test_draws_follow_their_seed(client: Client) -> None:
+    def draw(seed: int, **more: Any) -> str:
+        options = {"temperature": 1.5, "max_tokens": N, "seed": seed} | more
+        return client.openai.completions.create(model="loud", prompt=PROMPT, **options).choices[0].text
+
+    assert len({draw(seed) for seed in range(4)}) > 1
+    assert draw(7) == draw(7)
+    assert draw(3, top_p=1e-6) == draw(5, top_p=1e-6) == draw(3, temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be 1 or more"),
+        ({"max_tokens": 5000}, "max_tokens may be 1,024, not 5,000"),
+        ({"max_tokens": 255}, "are more than the model reads: 256"),
+        ({"prompt": ["x"] * 33}, "1 to 32 texts, not 33"),
+        ({"prompt": []}, "1 to 32 texts, not 0"),
+        ({"prompt": ["one two"] * 32, "max_tokens": 20}, "are more than 500 in one request"),
+        ({"prompt": ""}, "the prompt has no token"),
+        ({"n": 2}, "n is not offered, unless it is 1"),
+        ({"logprobs": 3}, "logprobs is not offered"),
+        ({"temperature": 3}, "temperature must be from 0 to 2"),
+        ({"stop": ["x"] * 5}, "stop must be up to 4 texts"),
+        ({"stream_options": {"include_usage": True}}, "stream_options go with stream: true"),
+    ],
+)
+def test_what_is_not_offered_is_refused(client: Client, changes: dict[str, Any], line: str) -> None:
+    status, message = client.refusal("/v1/completions", **({"model": "loud", "prompt": PROMPT} | GREEDY | changes))
+    assert status == 400
+    assert line in message
+
+
+def test_other_refusals(client: Client) -> None:
+    with pytest.raises(openai.NotFoundError, match="there is no skill 'quiet'"):
+        client.openai.completions.create(model="quiet", prompt=PROMPT)
+    status, message = client.refusal("/v1/chat/completions", model="base", messages=[])
+    assert (status, message) == (400, "request: messages must hold one or more")
+    status, message = client.refusal("/v1/chat/completions", model="base", messages=[{"role": "cook", "content": "x"}])
+    assert status == 400
+    assert "must be one of system, user, assistant, developer, not 'cook'" in message
+
+
+def test_who_hangs_up_gives_room(client: Client) -> None:
+    """A stream that is left unread, and a request that is broken off, leave nothing behind."""
+    import httpx
+
+    stream = client.openai.completions.create(model="loud", prompt=PROMPT, temperature=0, max_tokens=200, stream=True)
+    next(iter(stream))
+    stream.close()
+    with pytest.raises(httpx.ReadTimeout):
+        client.http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200}, timeout=0.02)
+    answer = client.openai.completions.create(model="base", prompt=PROMPT, **GREEDY)
+    assert answer.choices
+
+
+def test_what_every_chat_begins_with_is_read_once(folder: Path, tmp_path: Path) -> None:
+    """The template's own system turn, whose keys and values are the base's up to the first layer of a skill."""
+    import shutil
+
+    base = shutil.copytree(folder / "base", tmp_path / "base")
+    tokenizer = byte_tokenizer("{{ '<|im_start|>system\nadd one to two<|im_end|>\n' }}" + CHATML)
+    tokenizer.save_pretrained(base)
+    service = open_service(str(base), {name: folder / f"{name}.safetensors" for name in SKILLS}, limits=SMALL)
+    assert service.thread._writing is not None
+    prefixes = service.thread._writing._prefixes
+    with running(service) as client:
+        for name in ("base", *SKILLS):
+            ids = prompt_ids(tokenizer, [Turn("user", "three")])
+            assert 8 <= len(prefixes.match(ids)) < len(ids)
+            answer = client.openai.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": "three"}], **GREEDY
+            )
+            expected, _ = end_of(tokenizer, continue_alone(folder, names_of(name), ids, N))
+            assert answer.choices[0].message.content == expected
+        assert prefixes.n_bytes > 0
