@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from graft.hub.push import push_patch as push_patch
     from graft.localize.diff import diff_checkpoints as diff_checkpoints
     from graft.localize.localization import localize_skill as localize_skill
+    from graft.mixture.generation.continuous_batch import ContinuousBatch as ContinuousBatch
+    from graft.mixture.generation.prefix_cache import PrefixCache as PrefixCache
+    from graft.mixture.generation.request import GenerationRequest as GenerationRequest
+    from graft.mixture.generation.request import TokenEvent as TokenEvent
     from graft.mixture.mixed_model import MixedModel as MixedModel
     from graft.mixture.mixed_model import serve_patches as serve_patches
     from graft.mixture.routing.learning import learn_reference as learn_reference
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
     from graft.train.protection.guard import protect as protect
 
 _HOMES = {
+    "ContinuousBatch": "graft.mixture.generation.continuous_batch",
+    "GenerationRequest": "graft.mixture.generation.request",
+    "PrefixCache": "graft.mixture.generation.prefix_cache",
     "PreparedPatch": "graft.patch.live",
     "Grafted": "graft.patch.grafted",
     "Mask": "graft.patch.mask",
@@ -60,6 +67,7 @@ _HOMES = {
     "SkillReference": "graft.mixture.routing.reference",
     "Task": "graft.tasks.task",
     "TextEmbedder": "graft.mixture.routing.text_embedder",
+    "TokenEvent": "graft.mixture.generation.request",
     "apply_patch": "graft.patch.live",
     "chain_patches": "graft.compose.chain",
     "compose_patches": "graft.compose.composition",

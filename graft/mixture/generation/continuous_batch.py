@@ -92,9 +92,9 @@ class ContinuousBatch:
             self.check(request)
         if not self.fits(requests):
             raise ConfigError(f"there is no room for {len(requests)} requests beside {len(self._rows)} rows")
-        new = sorted((_Row(request, self._look_up(request)) for request in requests), key=_Row.order)
-        groups = [list(rows) for _, rows in groupby(new, key=_Row.size)]
-        caches = [self._read(group) for group in groups]
+        texts = sorted((_Text(request, self._look_up(request)) for request in requests), key=_Text.order)
+        caches = [self._read(list(group)) for _, group in groupby(texts, key=_Text.size)]
+        new = [_Row(text.request) for text in texts]
         self._change_rows([*self._rows, *new], stack_rows([self._cache, *caches]))
 
     def step(self) -> list[TokenEvent]:
@@ -133,15 +133,36 @@ class ContinuousBatch:
             return RowCache((0,))
         return self._prefixes.fetch(request.skill, self._prefixes.match(request.tokens[:-1]))
 
-    def _read(self, rows: Sequence[_Row]) -> RowCache:
-        """Read what is not in the rows' prefixes, as many tokens of each row, so that no padding is within a row."""
-        width = max(row.n_unread for row in rows)
-        texts = [row.request.tokens[:-1] for row in rows]
-        past = stack_rows([row.prefix.first(max(len(text) - width, 0)) for row, text in zip(rows, texts, strict=True)])
+    def _read(self, texts: Sequence[_Text]) -> RowCache:
+        """Read what is not in the texts' prefixes, as many tokens of each, so that no padding is within a row."""
+        width = max(text.n_unread for text in texts)
+        past = stack_rows([text.prefix.first(max(len(text.tokens) - width, 0)) for text in texts])
         if not width:
             return past
-        with self._mixed.skills([row.request.skill for row in rows]):
-            return self._decoder.run([text[-width:] for text in texts], past)[1]
+        with self._mixed.skills([text.request.skill for text in texts]):
+            return self._decoder.run([text.tokens[-width:] for text in texts], past)[1]
+
+
+class _Text:
+    """What is read of a request before it generates: its tokens but the last, which the first step reads.
+
+    Args:
+        request: the request.
+        prefix: keys and values that it starts with.
+    """
+
+    def __init__(self, request: GenerationRequest, prefix: RowCache) -> None:
+        self.request, self.prefix = request, prefix
+        self.tokens = request.tokens[:-1]
+        self.n_unread = len(self.tokens) - prefix.width
+
+    def size(self) -> int:
+        """Return the power of two above the tokens to read: texts of one are read together, padded to twice at most."""
+        return self.n_unread.bit_length()
+
+    def order(self) -> tuple[int, str]:
+        """Return where it stands among others that join: sizes together, and in them skills."""
+        return self.size(), str(self.request.skill)
 
 
 class _Row:
@@ -149,32 +170,17 @@ class _Row:
 
     Args:
         request: the request.
-        prefix: keys and values that its text starts with.
 
     Attributes:
         last: the last token, which the model has not read yet.
         sampler: of its tokens.
     """
 
-    def __init__(self, request: GenerationRequest, prefix: RowCache) -> None:
-        self.request, self.prefix = request, prefix
-        self.last = request.tokens[-1]
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request, self.last = request, request.tokens[-1]
         self.sampler = Sampler(request.temperature, request.top_p, request.seed)
         self._n_new = 0
         self._stops = frozenset(request.stop_tokens)
-
-    @property
-    def n_unread(self) -> int:
-        """Tokens of the text, the last left out, that are not in the prefix."""
-        return len(self.request.tokens) - 1 - self.prefix.width
-
-    def size(self) -> int:
-        """Return the power of two above the tokens to read: rows of one are read together, padded to twice at most."""
-        return self.n_unread.bit_length()
-
-    def order(self) -> tuple[int, str]:
-        """Return where it stands among others that join: sizes together, and in them skills."""
-        return self.size(), str(self.request.skill)
 
     def accept(self, token: int) -> TokenEvent:
         """Take the next token."""
