@@ -292,7 +292,7 @@ def serve_patches(
     cast: bool = False,
     exact: bool = False,
 ) -> MixedModel:
-    """Keep one model resident, and give every row of a batch its own skill.
+    """Keep one model resident, and give every row of a batch its own skill::
 
         with graft.serve_patches(model, {"topics": topics, "reviews": reviews}) as mixed:
             with mixed.skills(["topics", None, ["topics", "reviews"]]):

@@ -17,7 +17,7 @@ from graft.mixture.rows import RowSkills
 
 
 class ContinuousBatch:
-    """Rows that generate together, each with its own skill, on one resident model.
+    """Rows that generate together, each with its own skill, on one resident model::
 
         batch = ContinuousBatch(mixed)
         batch.join([GenerationRequest("a", tokens, "topics"), GenerationRequest("b", others, None)])
