@@ -91,7 +91,7 @@ class MatrixSite(Site[MatrixContent]):
         outputs = self.by_row(result)
         if self.call.exact:
             for run in runs:
-                touched = self.cached(("touched", run.skill), partial(self._touch, self.contents[run.skill]))
+                touched = self._touch(self.contents[run.skill])  # not kept: rows of weights, of many skills gigabytes
                 outputs[run.rows].index_copy_(-1, touched.rows, touched.product(inputs, run))
             return result
         for rows, addition in self.cached(
