@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from graft.localize.registry import LOCALIZATION_METHODS
 from graft.patch.format.reading import load_patch
 from graft.refit.registry import SUPPORTS
 from tests.refit.toy import SUPPORT
@@ -15,7 +16,7 @@ Cli = Callable[..., Any]
 
 
 def test_every_row_names_a_function_and_says_what_it_does() -> None:
-    assert len(SUPPORTS) == 14
+    assert len(SUPPORTS) == 1 + len(LOCALIZATION_METHODS)
     for name, row in SUPPORTS.items():
         assert row.name == name
         assert callable(row.load())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from graft.arguments import checked
 from graft.errors import ConfigError, DataError
 from graft.mixture.routing.reference import FEWEST_TEXTS, PROBE, SkillReference, fit_subspace
 from graft.mixture.routing.text_embedder import Embed
@@ -17,6 +18,7 @@ ACCEPT = 0.95  # of the skill's own texts
 MOST_TEXTS = 1000  # of each split of a task, evenly from its start to its end
 
 
+@checked
 def learn_reference(
     embed: Embed, texts: Sequence[str], held_out: Sequence[str], *, accept: float = ACCEPT
 ) -> SkillReference:
@@ -49,6 +51,7 @@ def learn_reference(
     return SkillReference(subspace, threshold, accept, len(new), embed([PROBE])[0])
 
 
+@checked
 def learn_task_reference(embed: Embed, task: Task, *, accept: float = ACCEPT) -> SkillReference:
     """Learn a skill's reference from its task: from the training texts, with the threshold from the validation texts.
 
