@@ -37,6 +37,7 @@ class _Live:
 
     @classmethod
     def of(cls, model: torch.nn.Module) -> _Live:
+        """Read them off a live model."""
         try:
             inputs = model.get_input_embeddings()  # type: ignore[operator]
         except (AttributeError, NotImplementedError):  # a model that does not embed tokens

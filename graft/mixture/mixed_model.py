@@ -97,7 +97,8 @@ class MixedModel:
             ConfigError: rows carry them at the moment.
         """
         with self._lock:
-            self._unload([skill for skill in self._prepared if len(skill) > 1 and skill == tuple(names)])
+            skill = tuple(names)
+            self._unload([skill] if len(skill) > 1 and skill in self._prepared else [])
 
     def assign(self, rows: Sequence[Named]) -> RowSkills:
         """Return what `skills` takes in the place of names, for rows that many blocks have.
@@ -183,7 +184,8 @@ class MixedModel:
         """Return the names of the modules that a skill touches, in the order of the model."""
         skill = self._skill_of(rows)
         self._ready(skill)
-        return [name for name, _ in self.model.named_modules() if self._touches(name, skill)]
+        touched = {name for name, site in self._sites.items() if skill in site.contents}
+        return [name for name, _ in self.model.named_modules() if name in touched]
 
     def patches(self, rows: Named) -> tuple[Patch, ...]:
         """Return the patches that a row carries, to which what is kept of its outputs belongs.
@@ -215,9 +217,6 @@ class MixedModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _touches(self, name: str, skill: Skill) -> bool:
-        return name in self._sites and skill in self._sites[name].contents
 
     def _find(self, rows: Sequence[Named]) -> RowSkills:
         found = RowSkills(tuple(self._skill_of(row) for row in rows))
@@ -272,9 +271,6 @@ class MixedModel:
     def _drop(self, skill: Skill) -> None:
         for site in self._sites.values():
             site.contents.pop(skill, None)
-        self._drop_idle_sites()
-
-    def _drop_idle_sites(self) -> None:
         for name in [name for name, site in self._sites.items() if not site.contents]:
             self._sites.pop(name).remove()
 

@@ -94,11 +94,11 @@ def read_skill(name: str, path: Path, source: str) -> Skill:
     """
     patch = load_patch(path)
     file = path / FILE_NAME if path.is_dir() else path
-    skill = Skill(name, patch, source, file.stat().st_size)
+    n_bytes = file.stat().st_size
     try:
-        return Skill(name, patch, source, skill.n_bytes, read_task(patch))
+        return Skill(name, patch, source, n_bytes, read_task(patch))
     except ConfigError as error:
-        return Skill(name, patch, source, skill.n_bytes, None, str(error)[:300])
+        return Skill(name, patch, source, n_bytes, None, str(error)[:300])
 
 
 def _map(patch: Patch) -> dict[str, Any]:

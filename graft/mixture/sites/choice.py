@@ -27,18 +27,19 @@ def make_site(model: torch.nn.Module, name: str, module: torch.nn.Module, call: 
     Raises:
         PatchMismatchError: it is called in a way that does not keep rows apart.
     """
-    site = _choose(model, name, module, call)
-    if name and module not in _input_tables(model):  # which are not called where embeddings are given
+    is_table = isinstance(module, torch.nn.Embedding) and module in _input_tables(model)
+    site = _choose(name, module, call, is_table)
+    if name and not is_table:  # an input table is not called where embeddings are given
         site.expect_call(model.get_submodule(name.rpartition(".")[0]))
     return site
 
 
-def _choose(model: torch.nn.Module, name: str, module: torch.nn.Module, call: Call) -> Site[Any]:
+def _choose(name: str, module: torch.nn.Module, call: Call, is_table: bool) -> Site[Any]:
     site: Site[Any]
     if isinstance(module, torch.nn.MultiheadAttention) or _EXPERTS.search(name):
         raise _refusal(name, "is called with tokens of several rows at once")
     if isinstance(module, torch.nn.Embedding):
-        if not (_BY_TOKEN.search(name) or module in _input_tables(model)):
+        if not (_BY_TOKEN.search(name) or is_table):
             raise _refusal(name, "is not called with the tokens of a row")
         plain = type(module).forward is torch.nn.Embedding.forward and module.max_norm is None
         site = EmbeddingSite(name, module, call) if plain else RerunSite(name, module, call)

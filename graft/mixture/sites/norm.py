@@ -8,7 +8,7 @@ import torch
 
 from graft.mixture.delta import Delta
 from graft.mixture.entries import Owned
-from graft.mixture.rows import Run
+from graft.mixture.rows import Call, Run
 from graft.mixture.sites.matrix import MatrixSite, split_entries
 from graft.mixture.sites.rerun import with_entries, with_parameters
 from graft.mixture.sites.site import Arguments
@@ -17,13 +17,17 @@ from graft.mixture.sites.site import Arguments
 class NormSite(MatrixSite):
     """A norm over the last dimension: a diagonal matrix between what it has normalized and its output."""
 
+    def __init__(self, name: str, module: torch.nn.Module, call: Call) -> None:
+        super().__init__(name, module, call)
+        self._adds = _adds_unweighted(module)
+
     def delta_of(self, entries: Owned) -> Delta:
         """Return the entries as those of a diagonal matrix."""
         return Delta(*split_entries(entries, self.weight), (self.weight.numel(),) * 2)
 
     def inputs(self, arguments: Arguments) -> torch.Tensor:
         """Return n(x), by which the weight is multiplied."""
-        return normalize(self.module, arguments)
+        return normalize(self.module, arguments, adds=self._adds)
 
     def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> torch.Tensor:
         """Add to the rows of each run what its skill adds; exactly, run the norm again with its weights."""
@@ -43,15 +47,40 @@ class NormSite(MatrixSite):
         return result
 
 
-def normalize(module: torch.nn.Module, arguments: Arguments) -> torch.Tensor:
-    """Return n(x) of a norm y = w * n(x) + b, or (1 + w) * n(x) + b: its output at w = 1 less that at w = 0."""
+def normalize(module: torch.nn.Module, arguments: Arguments, *, adds: bool = True) -> torch.Tensor:
+    """Return n(x) of a norm y = w * n(x) + b, or (1 + w) * n(x) + b: its output at w = 1 less that at w = 0.
+
+    Args:
+        module: the norm.
+        arguments: of its call.
+        adds: whether its output at w = 0 can be other than 0; most norms' is not, and need not be computed.
+    """
     args, kwargs = arguments
-    zeros = {name: torch.zeros_like(value) for name, value in module._parameters.items() if value is not None}
+    zeros = _zeros_of(module)
     with with_parameters(module, {**zeros, "weight": torch.ones_like(zeros["weight"])}):
-        above = module.forward(*args, **kwargs)
-    with with_parameters(module, zeros):
-        normalized: torch.Tensor = above - module.forward(*args, **kwargs)
+        normalized: torch.Tensor = module.forward(*args, **kwargs)
+    if adds:
+        with with_parameters(module, zeros):
+            normalized = normalized - module.forward(*args, **kwargs)
     return normalized
+
+
+def _zeros_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(value) for name, value in module._parameters.items() if value is not None}
+
+
+def _adds_unweighted(module: torch.nn.Module) -> bool:
+    """Return whether a norm gives something at w = 0 and b = 0, as (1 + w) * n(x) does."""
+    with torch.no_grad(), with_parameters(module, _zeros_of(module)):
+        return bool(module.forward(_probe(module)).any())
+
+
+def _probe(module: torch.nn.Module) -> torch.Tensor:
+    """Return random numbers of a norm's size."""
+    weight = module._parameters["weight"]
+    assert weight is not None
+    generator = torch.Generator(weight.device).manual_seed(0)
+    return torch.randn(2, 3, weight.numel(), generator=generator, device=weight.device).to(weight.dtype)
 
 
 def is_norm(module: torch.nn.Module) -> bool:
@@ -60,8 +89,7 @@ def is_norm(module: torch.nn.Module) -> bool:
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 1 or names - {"weight", "bias"} or list(module.children()):
         return False
-    generator = torch.Generator(weight.device).manual_seed(0)
-    inputs = torch.randn(2, 3, weight.numel(), generator=generator, device=weight.device).to(weight.dtype)
+    inputs = _probe(module)
     try:
         with torch.no_grad():
             output, scaled = module.forward(inputs), normalize(module, ((inputs,), {})) * weight
