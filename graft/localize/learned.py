@@ -42,7 +42,8 @@ from graft.errors import CheckpointError
 from graft.localize.context import LocalizationContext
 from graft.patch.mask import Mask
 from graft.scores.candidates import Candidates, CandidateSum
-from graft.scores.gradients import backpropagate, capture_gradients
+from graft.scores.entry_gradients import capture_entry_gradients
+from graft.scores.gradients import backpropagate
 from graft.scores.offsets import RunningClassOffsets
 from graft.scores.table import Scores
 from graft.specs.localize import LearnSpec
@@ -97,7 +98,7 @@ class MaskLearner:
         whole = self._weigh(range(n))
         order = torch.randperm(n, generator=generator).tolist()
         sink = CandidateSum(self.candidates, self.head.ranks)
-        with capture_gradients(self.head.model, self.candidates.weights, sink):
+        with capture_entry_gradients(self.head.model, sink):
             for start in range(0, n, size):
                 batch = order[start : start + size]
                 # forward through the hard mask, backward as if a mask entry were a factor of delta: straight-through

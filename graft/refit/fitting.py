@@ -21,15 +21,17 @@ import torch
 from tqdm import tqdm
 
 from graft.errors import TrainingError
+from graft.parallel.sharded import is_sharded
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
 from graft.refit.measured import Measured, measure, measure_teacher
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
 from graft.scores.candidates import CandidateSum
-from graft.scores.gradients import backpropagate, capture_gradients
+from graft.scores.entry_gradients import capture_entry_gradients
+from graft.scores.gradients import backpropagate
 from graft.specs.refit import RefitSpec
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, split_by_length
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Fitting:
         order = torch.randperm(len(self.examples), generator=self._generator).tolist()
         sink, total = CandidateSum(self.entries, head.ranks), 0.0
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        with capture_gradients(head.model, self.entries.weights, sink):
+        with capture_entry_gradients(head.model, sink):
             for positions in tqdm(batches, desc="epoch", unit="step", disable=None, leave=False):
                 batch = [self.examples[i] for i in positions]
                 total += self._step(batch, sink) * head.share(batch, self.examples)
@@ -159,14 +161,23 @@ class Fitting:
         size = -(-len(batch) // ranks.world)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         for part, counts in ranks.shard(parts):
-            loss = self.objective(part) * self.objective.head.share(part, batch)
-            losses.append(loss.item())
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss is {losses[-1]}: lower refit.lr")
-            backpropagate(self.objective.head, loss, counts)
+            losses.append(sum(self._backpropagate(one, batch, counts) for one in self._split(part)))
             sink.end_batch(counts=counts)
         self._update(sink.pop())
         return sum(ranks.collect(losses, len(parts)))
+
+    def _split(self, part: Sequence[Example]) -> Sequence[Sequence[Example]]:
+        """Part examples by length where a pass costs what its tokens cost: on a CPU, in a model that is not sharded."""
+        head = self.objective.head
+        return split_by_length(part) if head.device.type == "cpu" and not is_sharded(head.model) else [part]
+
+    def _backpropagate(self, part: Sequence[Example], batch: Sequence[Example], counts: bool) -> float:
+        """Run both passes of a part of a batch; return its share of the batch's mean loss."""
+        loss = self.objective(part) * self.objective.head.share(part, batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()}: lower refit.lr")
+        backpropagate(self.objective.head, loss, counts)
+        return loss.item()
 
     def _update(self, gradient: torch.Tensor) -> None:
         self.entries.values.grad = gradient

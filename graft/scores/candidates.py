@@ -111,7 +111,11 @@ class CandidateSum(GradientSink, Generic[C]):
 
     def receive(self, name: str, gradient: torch.Tensor) -> None:
         """Gather the candidates' entries."""
-        self.gathered[self.candidates.slices[name]] += self.candidates.gather(name, gradient)
+        self.add(name, self.candidates.gather(name, gradient))
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Take (k_i,) fp32 on the CPU: the gradient at a tensor's candidates."""
+        self.gathered[self.candidates.slices[name]] += values
 
     def end_batch(self, *, counts: bool = True) -> None:
         """Add what was gathered to the sum, in the order of micro-batches; zeros where there was none."""

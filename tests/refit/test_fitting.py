@@ -140,3 +140,16 @@ def test_measures_do_not_depend_on_the_batches(
     assert whole.nll is not None
     assert (parts.kl, parts.nll) == pytest.approx((whole.kl, whole.nll), rel=1e-4)
     assert parts.accuracy == whole.accuracy
+
+
+def test_parts_by_length_give_the_same_values(
+    context: SupportContext, data: RefitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of whole batches, to rounding; a positive control: a part that is left out shows."""
+    mask = largest_gradients(context)
+    monkeypatch.setattr(fitting, "split_by_length", lambda part: [part])
+    whole = fit(context, mask, data).values
+    for kept, is_same in ((slice(None), True), (slice(1, None), False)):
+        monkeypatch.setattr(fitting, "split_by_length", lambda part, kept=kept: [part[:3], part[3:]][kept])
+        parted = fit(context, mask, data).values
+        assert torch.allclose(parted, whole, atol=1e-5) is is_same

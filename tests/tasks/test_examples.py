@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from graft.errors import DataError
 from graft.specs.data import SplitSpec
-from graft.tasks.examples import Example, draw_shots, make_examples
+from graft.tasks.examples import Example, draw_shots, make_examples, split_by_length
 from tests.models import Rows, toy_examples, toy_spec
 
 LABELS = ("sad", "glad")
@@ -85,3 +85,19 @@ def test_too_few_shots_are_refused_for_training_and_not_for_validation() -> None
         draw_shots(pool, 5, LABELS, 0, strict=True)
     with pytest.raises(DataError, match=r"class 'glad' has 0 examples"):
         draw_shots(pool[:-1], 5, LABELS, 0, strict=False)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.integers(1, 2000))
+@settings(deadline=None)
+def test_parts_by_length_hold_every_example_once_and_save_what_a_pass_is_worth(lengths: list[int], worth: int) -> None:
+    examples = [Example(("x" * length,), 0) for length in lengths]
+    parts = split_by_length(examples, worth)
+    assert [len(example.texts[0]) for part in parts for example in part] == sorted(lengths)
+    padded = sum(len(part) * max(example.n_characters for example in part) for part in parts)
+    assert padded + (len(parts) - 1) * worth <= len(lengths) * max(lengths)
+
+
+def test_a_few_long_texts_are_apart_from_many_short_ones() -> None:
+    short, long = [Example(("x" * 20,), 0)] * 12, [Example(("x" * 200,), 0)] * 4
+    assert split_by_length([*long, *short]) == [short, long]
+    assert split_by_length(short) == [short]
