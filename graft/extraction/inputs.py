@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,7 @@ class ExtractionInput:
         folder: for what a method makes on its way, such as adapters in training.
         runtime: where and in what precision models run.
         seed: of what is drawn at random.
+        others: a task of other texts, which `refit_other_texts` fits to.
     """
 
     base: str | Path
@@ -47,7 +49,8 @@ class ExtractionInput:
     folder: Path
     runtime: Runtime = DEFAULT
     seed: int = 0
-    _refitters: dict[tuple[float, ...], Refitter] = field(default_factory=dict)
+    others: Task | None = None
+    _refitters: dict[tuple[Any, ...], Refitter] = field(default_factory=dict)
 
     @cached_property
     def pair(self) -> CheckpointPair:
@@ -82,12 +85,18 @@ class ExtractionInput:
         assert isinstance(scores, DenseScores)
         return scores
 
-    def refitter(self, config: RefitSpec) -> Refitter:
-        """Return base and recorded outputs for refits, opened once for all that fit to the same texts."""
-        key = (config.labels, config.texts, config.hold_out, config.seed)
+    def refitter(self, config: RefitSpec, source: Task | None = None) -> Refitter:
+        """Return base and recorded outputs for refits, opened once for all that fit to the same texts.
+
+        Args:
+            config: the refit block.
+            source: a task whose training texts are fitted to, in place of the task's own.
+        """
+        key = (config.labels, config.texts, config.hold_out, config.seed, source is None)
         if key not in self._refitters:
             self._refitters.clear()  # each holds a model
-            opened = Refitter.open(self.base, self.tuned, self.task, config, runtime=self.runtime)
+            read = None if source is None else source.training_texts()
+            opened = Refitter.open(self.base, self.tuned, self.task, config, texts=read, runtime=self.runtime)
             self._refitters[key] = opened
         return self._refitters[key]
 

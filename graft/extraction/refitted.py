@@ -1,8 +1,8 @@
 """Refit: patches of few entries whose values are fitted to the tuned model's predictions on texts (`graft.refit`).
 
 Beside the method itself stand its controls: other supports of the same size, labels in place of the tuned model's
-predictions or beside them, fewer texts, and the same again with other draws. By the divergence on validation texts it
-is chosen which epoch is kept, so that no label is read but where labels are fitted to.
+predictions or beside them, fewer texts, texts of another source, and the same again with other draws. By the divergence
+on validation texts it is chosen which epoch is kept, so that no label is read but where labels are fitted to.
 """
 
 from __future__ import annotations
@@ -14,22 +14,33 @@ from typing import Any
 from graft.extraction.extracted import Extracted, extract_patch
 from graft.extraction.inputs import ExtractionInput
 from graft.patch.skill_patch import Patch
+from graft.tasks.task import Task
 
 DENSITY = 1e-4  # of the methods whose size is another
 MOST_EPOCHS = 24
 OF_SHOTS: dict[str, Any] = {"epochs": 8, "select": "nll"}  # of labels there are some hundreds, of texts thousands
 
 
-def fit_values(inputs: ExtractionInput, given: Patch | None = None, **changes: Any) -> Extracted:
-    """Fit the values of a given patch's entries, or of a support; `changes` replace keys of the refit block."""
+def fit_values(
+    inputs: ExtractionInput, given: Patch | None = None, *, source: Task | None = None, **changes: Any
+) -> Extracted:
+    """Fit the values of a given patch's entries, or of a support; `changes` replace keys of the refit block.
+
+    `source` is a task whose training texts are fitted to, in place of the task's own.
+    """
     settings: dict[str, Any] = {"select": "kl", "seed": inputs.seed, **changes}
     config = dataclasses.replace(inputs.config.refit, **settings)
-    return extract_patch(inputs.refitter(config).refit(config, given))
+    return extract_patch(inputs.refitter(config, source).refit(config, given))
 
 
 def extract_refit(inputs: ExtractionInput, density: float, **changes: Any) -> Extracted:
-    """Fit the values of a support at a density; `changes` replace keys of the refit block."""
+    """Fit the values of a support at a density; `changes` are those of `fit_values`."""
     return fit_values(inputs, density=density, budget=None, **changes)
+
+
+def extract_from_others(inputs: ExtractionInput, density: float) -> Extracted:
+    """Fit to texts of another source, which the recipe names."""
+    return extract_refit(inputs, density, source=inputs.others)
 
 
 extract_by_random = partial(extract_refit, support="random")

@@ -66,12 +66,12 @@ def _of_cut(control: str, function: str) -> ExtractionMethod:
     )
 
 
-def _control(name: str, help: str, support: str, needs: Needs = "texts") -> ExtractionMethod:
-    """Return the row of a refit on another support."""
+def _control(name: str, help: str, how: str, needs: Needs = "texts") -> ExtractionMethod:
+    """Return the row of a refit on another support, or to other texts."""
     return ExtractionMethod(
         name=name,
         help=help,
-        target=f"{_FOLDER}refitted:extract_by_{support}",
+        target=f"{_FOLDER}refitted:extract_{how}",
         needs=needs,
         unit="density",
         sizes=(1e-5, 1e-4, 1e-3),
@@ -90,9 +90,9 @@ EXTRACTION_METHODS = Registry(
             unit="density",
             sizes=(1e-5, 1e-4, 1e-3, 1e-2),
         ),
-        _control("refit_attribution", "the same on the entries with the largest attribution", "attribution", "labels"),
-        _control("refit_magnitude", "the same on the entries that moved most", "magnitude"),
-        _control("refit_random", "the same on random entries", "random"),
+        _control("refit_attribution", "the same on those with the largest attribution", "by_attribution", "labels"),
+        _control("refit_magnitude", "the same on the entries that moved most", "by_magnitude"),
+        _control("refit_random", "the same on random entries", "by_random"),
         ExtractionMethod(
             name="refit_labels",
             help="refit to the tuned model's predictions and the labels, half each",
@@ -131,6 +131,7 @@ EXTRACTION_METHODS = Registry(
             sizes=(64, 256, 1000, 4000),
             is_control=True,
         ),
+        _control("refit_other_texts", "the same, fitted to the texts of another source, `other_texts`", "from_others"),
         ExtractionMethod(
             name="refit_again",
             help="refit at a density of 1e-4 with other draws of the texts and their order",

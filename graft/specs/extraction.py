@@ -66,6 +66,7 @@ class ExtractionSpec(Block):
         methods: method -> its sizes; an empty list stands for those of `graft.extraction.registry`, and so do all
             methods where the key is absent.
         extract: settings of the methods.
+        other_texts: the TASK file, relative to the recipe, whose training texts `refit_other_texts` fits to.
         ood: methods that are measured on the task's out-of-distribution sets too, beside base and tuned model.
         evaluate: how models are measured: batch size, and how many rows of the test split.
         seeds: seeds of few-shot draws, training order, dropout and what methods draw.
@@ -80,6 +81,7 @@ class ExtractionSpec(Block):
     train: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     extract: ExtractSpec = field(default_factory=ExtractSpec)
+    other_texts: str | None = None
     ood: tuple[str, ...] = ()
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -92,6 +94,8 @@ class ExtractionSpec(Block):
         """Refuse seeds that a recipe cannot have, unknown methods, and sizes that are none of their method."""
         super().__post_init__()
         check_seeds(self.seeds)
+        if "refit_other_texts" in self.methods and self.other_texts is None:
+            raise ValueError("methods: refit_other_texts needs other_texts, a TASK file whose texts are fitted to")
         try:
             for method, size in self.points():
                 EXTRACTION_METHODS[method].check(size)

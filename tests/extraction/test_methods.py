@@ -36,7 +36,7 @@ CONFIG = ExtractSpec(LocalizeSpec(points=2), lora_rates=(1e-9, 1e-2), distill=Di
 def inputs(base: Path, tuned: Path, task: Task, tmp_path: Path) -> ExtractionInput:
     train = dataclasses.replace(task.spec.train, optimizer="adamw")
     adapting = dataclasses.replace(task, spec=dataclasses.replace(task.spec, train=train))
-    return ExtractionInput(base, tuned, adapting, CONFIG, tmp_path / "work")
+    return ExtractionInput(base, tuned, adapting, CONFIG, tmp_path / "work", others=task)
 
 
 def extract(inputs: ExtractionInput, method: str, size: float) -> Extracted:
@@ -140,6 +140,19 @@ def test_values_are_fitted_on_the_entries_of_a_structure(method: str, size: floa
     assert cut.patch.mask == refit.patch.mask
     assert any(not torch.equal(refit.patch.values[name], cut.patch.values[name]) for name in cut.patch.mask)
     assert cut.patch.provenance.has_lines == refit.patch.provenance.has_lines == (method != "rank")
+
+
+def test_other_texts_are_those_of_the_other_task(inputs: ExtractionInput) -> None:
+    texts = []
+    for method in ("refit", "refit_other_texts"):
+        patch = extract(inputs, method, 1e-2).patch
+        assert patch is not None
+        assert patch.provenance.refit is not None
+        texts.append(patch.provenance.refit["texts"])
+    assert inputs.others is not None
+    assert [(item["source"], item["n"]) for item in texts] == [
+        ("train", len(inputs.task.training_texts())), ("texts", len(inputs.others.training_texts()))
+    ]  # fmt: skip
 
 
 def test_factors_are_the_nearest_of_their_rank() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import ConfigError
 from graft.recipes.budgets import Asked
+from graft.recipes.content import Used
 from graft.recipes.experiment import OneTaskExperiment, Summary
 from graft.recipes.extraction.seed import ExtractionRun, run_seed
 from graft.recipes.extraction.summary import summarize, tabulate_methods, tabulate_run
@@ -20,10 +21,11 @@ from graft.tasks.task import Task
 
 @dataclass(frozen=True)
 class ExtractionExperiment(OneTaskExperiment):
-    """A recipe with its task."""
+    """A recipe with its task, and the task of other texts where it names one."""
 
     recipe: ExtractionSpec
     task: Task
+    others: Task | None = None
 
     @classmethod
     def load(cls, path: Path, recipe: ExtractionSpec) -> ExtractionExperiment:
@@ -39,7 +41,18 @@ class ExtractionExperiment(OneTaskExperiment):
                 f"{path}: extraction compares predictions over labels by the base's own weights, and head kind "
                 f"{head.kind} has {'a layer of its own' if head.entry.has_labels else 'no labels'}"
             )
-        return cls(recipe, task)
+        others = None if recipe.other_texts is None else Task.load(path.parent / recipe.other_texts)
+        return cls(recipe, task, others)
+
+    @property
+    def used(self) -> Mapping[str, Sequence[Used]]:
+        """The task, and that of other texts."""
+        return super().used if self.others is None else {**super().used, "other_texts": [(self.others, 0)]}
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Their files."""
+        return [*super().files, *([] if self.recipe.other_texts is None else [self.recipe.other_texts])]
 
     def list_budgets(self) -> list[Asked]:
         """Return the budget of every patch whose size is a density."""
@@ -49,7 +62,7 @@ class ExtractionExperiment(OneTaskExperiment):
 
     def run_seed(self, context: SeedContext) -> ExtractionSeed:
         """Run one seed."""
-        return run_seed(ExtractionRun(self.recipe, self.task.with_seed(context.seed), context=context))
+        return run_seed(ExtractionRun(self.recipe, self.task.with_seed(context.seed), self.others, context=context))
 
     def summarize(self, seeds: Sequence[ExtractionSeed], out: Path) -> Summary:
         """Return what every method keeps at every size."""

@@ -36,15 +36,19 @@ class ExtractionRun(SeedRun):
     Attributes:
         recipe: the whole recipe.
         task: the task under this seed.
+        others: the task of other texts, if the recipe names one.
     """
 
     recipe: ExtractionSpec
     task: Task
+    others: Task | None
 
     def open(self, tuned: Path) -> ExtractionInput:
         """Return what methods are given."""
         recipe, folder = self.recipe, self.folder / "work"
-        return ExtractionInput(recipe.base, tuned, self.task, recipe.extract, folder, self.runtime, self.seed)
+        return ExtractionInput(
+            recipe.base, tuned, self.task, recipe.extract, folder, self.runtime, self.seed, self.others
+        )
 
     def predict(self, head: Head, name: str, *, with_ood: bool) -> Predictions:
         """Predict the test split, and the out-of-distribution sets where asked for."""

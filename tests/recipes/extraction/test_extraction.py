@@ -127,6 +127,7 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
         ({"svd": [1.5]}, "svd: rank must be a whole number from 1 on, not 1.5"),
         ({"cut": [1]}, "cut: density must be a number above 0 and below 1, not 1"),
         ({"ultradelta": [0.9, 0]}, "ultradelta: sparsity must be a number above 0 and below 1, not 0"),
+        ({"refit_other_texts": [0.1]}, "methods: refit_other_texts needs other_texts, a TASK file whose texts"),
     ],
 )
 def test_what_is_wrong_with_a_method_is_one_line(
@@ -149,3 +150,14 @@ def test_heads_without_labels_or_with_a_layer_of_their_own_are_refused(shelf: Pa
             load_experiment(recipe)
     write_yaml(tmp_path / "toy" / "task.yaml", toy_content(head=VERBALIZER))
     assert load_experiment(recipe).recipe.name == load_yaml(recipe)["name"]
+
+
+def test_other_texts_are_part_of_a_runs_content(shelf: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        shelf, tmp_path, methods={"refit_other_texts": [0.01]}, other_texts="toy/task.yaml", seeds=[0]
+    )
+    experiment = load_experiment(recipe)
+    assert list(experiment.used) == ["task", "other_texts"]
+    assert list(experiment.files) == ["toy/task.yaml", "toy/task.yaml"]
+    metrics = run_recipe(recipe, tmp_path / "out").results["metrics"]
+    assert metrics["refit_other_texts, density 0.01"]["kl"]["mean"] < metrics["base"]["kl"]["mean"]
