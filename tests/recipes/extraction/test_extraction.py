@@ -159,5 +159,5 @@ def test_other_texts_are_part_of_a_runs_content(shelf: Path, tmp_path: Path) -> 
     experiment = load_experiment(recipe)
     assert list(experiment.used) == ["task", "other_texts"]
     assert list(experiment.files) == ["toy/task.yaml", "toy/task.yaml"]
-    metrics = run_recipe(recipe, tmp_path / "out").results["metrics"]
+    metrics = run_recipe(recipe, tmp_path / "out").results["summary"]
     assert metrics["refit_other_texts, density 0.01"]["kl"]["mean"] < metrics["base"]["kl"]["mean"]
