@@ -1,7 +1,8 @@
 """Time and memory of a refit on the embedded encoder, beside the AdamW training that made the model it is fitted to.
 
 The starter film reviews (256 labeled sentences, repeated where more texts are asked for), each run in a process of its
-own, one thread, processor time. Memory is the highest anonymous memory above the imported interpreter.
+own, one thread, processor time. Memory is the highest anonymous memory above the imported interpreter. One run is made
+as a refit without its savings would be: with whole gradients of every matrix, and each batch padded to its longest text.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers  # noqa: F401 - counts as the interpreter's
 
+from graft.refit import fitting
 from graft.refit.refit import refit_skill
+from graft.scores.candidates import CandidateSum
+from graft.scores.gradients import capture_gradients
 from graft.specs.refit import RefitSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
@@ -40,6 +45,8 @@ def measure() -> list[Row]:
         for density, texts in RUNS:
             measured = _run("refit", str(tuned), str(density), str(texts))
             rows.append(_row(f"refit at {density:g} to {texts:,} texts x 3", measured, baseline))
+        plain = _run("plain", str(tuned), *map(str, RUNS[0]))
+        rows.append(_row("the first of them, with whole gradients and whole batches", plain, baseline))
     return rows
 
 
@@ -68,9 +75,18 @@ def _work(kind: str, tuned: Path, density: float = 1e-4, texts: int = 2000) -> N
     if kind == "train":
         train_task(BASE, task, tuned, config=ADAMW)
     else:
+        if kind == "plain":
+            fitting.capture_entry_gradients = lambda model, sink: capture_gradients(
+                model, sink.candidates.weights, sink
+            )  # type: ignore[assignment]
+            fitting.split_by_length = lambda part: [part]  # type: ignore[assignment]
         repeated = [dataclasses.replace(examples[i % len(examples)]) for i in range(texts)]
         refit_skill(BASE, tuned, task, RefitSpec(density=density, texts=texts), texts=repeated)
     print(json.dumps({"seconds": time.process_time() - begun, "peak": peak.stop() - idle / 1024}))
+
+
+def _capture_whole(model: torch.nn.Module, sink: CandidateSum[Any]) -> Any:
+    return capture_gradients(model, sink.candidates.weights, sink)
 
 
 if __name__ == "__main__":
