@@ -2,7 +2,7 @@
 
 The starter film reviews (256 labeled sentences, repeated where more texts are asked for), each run in a process of its
 own, one thread, processor time. Memory is the highest anonymous memory above the imported interpreter. One run is made
-as a refit without its savings would be: with whole gradients of every matrix, and each batch padded to its longest text.
+as a refit without its savings would be: with whole gradients of matrices, and each batch padded to its longest text.
 """
 
 from __future__ import annotations
