@@ -32,7 +32,7 @@ from tests.benchmarks.compose import Peak
 
 BASE, TASK = "embedded:all-MiniLM-L6-v2", Path("recipes/starter/reviews/task.yaml")
 ADAMW = TrainSpec(optimizer="adamw", lr=5e-5, epochs=3, scope="layers")
-RUNS = ((1e-4, 2000), (1e-5, 2000), (1e-3, 2000), (1e-2, 2000), (1e-4, 256), (1e-4, 1000))  # density, texts
+RUNS = ((1e-4, 2000), (1e-5, 2000), (1e-3, 2000), (1e-4, 256), (1e-4, 1000))  # density, texts
 Row = dict[str, object]
 
 
