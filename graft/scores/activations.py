@@ -18,6 +18,7 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.architecture import architecture_of
 from graft.tensors.scope import is_layer_name
+from graft.tensors.transposed import is_conv1d
 
 
 @dataclass
@@ -119,7 +120,7 @@ def sum_inputs(
 def _axis_of(module: torch.nn.Module) -> int | None:
     if isinstance(module, torch.nn.Linear):
         return 1
-    return 0 if isinstance(module, torch.nn.Embedding) or type(module).__name__ == "Conv1D" else None
+    return 0 if isinstance(module, torch.nn.Embedding) or is_conv1d(module) else None
 
 
 def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int) -> int:
