@@ -118,6 +118,14 @@ class Head(ABC):
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return what the model reads of examples, as padded batches on its device: template, chat and answers too.
+
+        Each row is there in full, also where `logits` reads what rows have in common once. A row may be several texts,
+        such as one for each choice; label texts that are the same for all rows are left out. Here it is the texts.
+        """
+        return [self.tokenize([example.texts for example in examples])]
+
     def outputs(self, examples: Sequence[Example]) -> Outputs:
         """Return the predicted distributions of examples, each with the same share."""
         logits = self.logits(examples)

@@ -65,6 +65,10 @@ class VerbalizerHead(Head):
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
         return self._logits_at(rows, read_at).float()
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: the prompts."""
+        return [self.pad([self._locate(example.texts)[0] for example in examples])]
+
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
         shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0
         batch, cache = self.pad([ids[shared:] for ids in rows]), None
