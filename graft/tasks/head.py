@@ -95,6 +95,10 @@ class Head(ABC):
             ConfigError: the task's words or template do not fit the tokenizer.
         """
 
+    def of_task(self, task: TaskSpec) -> Head:
+        """Make a head of this kind for another task, over the same model and tokenizer."""
+        return type(self)(self.model, self.tokenizer, task)
+
     @property
     def device(self) -> torch.device:
         """Device of the model's first parameter."""
@@ -309,7 +313,7 @@ def share_model(head: Head, task: TaskSpec) -> Head:
             f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other_kind}) cannot share a model: "
             "heads of one kind can, and none with a layer of its own"
         )
-    other_head = type(head)(head.model, head.tokenizer, task)
+    other_head = head.of_task(task)
     other_head.ranks = head.ranks
     return other_head
 

@@ -60,6 +60,10 @@ class VerbalizerHead(Head):
         loaded, tokenizer, family = load_language_model(model, dtype)
         return cls(loaded, tokenizer, task, family)
 
+    def of_task(self, task: TaskSpec) -> VerbalizerHead:
+        """Make a head of this kind for another task, over the same model and tokenizer."""
+        return VerbalizerHead(self.model, self.tokenizer, task, self._family)
+
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
