@@ -153,7 +153,7 @@ def _data(bench: Bench) -> Trial:
     if bench.spoil:
         path, trial.done, trial.meaning = hostile_data(bench.spoil, bench.folder / f"{split}.jsonl", rows[split])
         looked_at = head != "lm" and "--plan" not in line and split in SPLITS
-        if line[0] == "refit":  # to the tuned model's outputs: no label is read
+        if line[0] == "refit" or "nll" in line:  # to the tuned model's outputs; from validation alone: no label is read
             looked_at = False
         if trial.meaning == "wrong" and not looked_at:
             trial.meaning = "hostile"
