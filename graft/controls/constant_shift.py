@@ -24,6 +24,7 @@ from graft.scores.activations import InputSums
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import take
+from graft.tensors.transposed import is_plain_conv1d, is_plain_linear
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ def find_linear(model: torch.nn.Module, names: Sequence[str]) -> dict[str, torch
             readers.setdefault(id(parameter), []).append(module)
     live = LiveTarget(model).require(names, "has its output shifted")
     found = {name: readers.get(id(weight), []) for name, weight in live.items()}
-    kinds = ("Linear", "Conv1D")
-    return {name: of[0] for name, of in found.items() if len(of) == 1 and type(of[0]).__name__ in kinds}
+    return {name: of[0] for name, of in found.items() if len(of) == 1 and _is_product(of[0])}
+
+
+def _is_product(module: torch.nn.Module) -> bool:
+    return is_plain_linear(module) or is_plain_conv1d(module)
 
 
 def measure_mean_inputs(

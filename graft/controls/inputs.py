@@ -13,10 +13,10 @@ import numpy as np
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.sources.adapters.transposed_layers import find_transposed
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.transposed import require_transposed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ControlInput:
 
     @cached_property
     def _transposed(self) -> Mapping[str, bool]:
-        return find_transposed(self.pair.base, self.matrices)
+        return require_transposed(self.pair.base, self.matrices)
 
     def columns(self, name: str, indices: Indices) -> Indices:
         """Return (k,) the column, an input dimension, of entries of a matrix, given by flat indices."""
@@ -68,7 +68,7 @@ class ControlInput:
 
     def _split(self, name: str, indices: Indices) -> tuple[Indices, Indices]:
         first, second = np.divmod(indices, self.patch.mask.specs[name].shape[1])
-        return (first, second) if self._transposed.get(name, False) else (second, first)
+        return (first, second) if self._transposed[name] else (second, first)
 
     def cut(self, indices: Mapping[str, Indices]) -> Patch:
         """Cut the tuned values at entries of the matrices, beside the patch's own entries of other tensors."""

@@ -57,23 +57,26 @@ class Activations:
 def measure_activations(
     head: Head, readers: Sequence[str], dimensions: Sequence[int], examples: Sequence[Example], *, batch_size: int
 ) -> Activations:
-    """Measure some dimensions of the inputs of matrices on texts; nothing of a text but its part of the sums is kept.
+    """Measure some dimensions of the inputs of matrices on texts as the head reads them, in its template.
+
+    Nothing of a text but its part of the sums is kept.
 
     Args:
         head: over the base.
         readers: the base's names of weights that read the residual stream.
         dimensions: of the stream.
-        examples: whose texts are read.
-        batch_size: texts at once, which no result depends on beyond rounding.
+        examples: that are read; those of which the head predicts nothing are left out.
+        batch_size: examples at once, which no result depends on beyond rounding.
     """
-    sums, n_tokens = sum_inputs(head, readers, examples, batch_size=batch_size)
+    read = head.with_outputs(examples)
+    sums, n_tokens = sum_inputs(head, readers, read, batch_size=batch_size, as_task=True)
     measured = {name: of_reader for name, of_reader in sums.items() if of_reader.n}
     asked, largest = (
         tuple(_describe(i, measured) for i in chosen) if measured else ()
         for chosen in (dimensions, _find_largest(measured))
     )
     left_out = tuple(name for name in readers if name not in measured)
-    return Activations(len(examples), n_tokens, len(measured), asked, largest, left_out)
+    return Activations(len(read), n_tokens, len(measured), asked, largest, left_out)
 
 
 def _moments(measured: Mapping[str, InputSums]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,17 +10,18 @@ from graft.errors import ConfigError
 from graft.explain.activations import measure_activations
 from graft.explain.changed_texts import find_changed_texts
 from graft.explain.explanation import Explanation, explain_mask
+from graft.explain.residual import find_width
 from graft.patch.format.reading import load_region
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch
-from graft.sources.adapters.transposed_layers import find_transposed
 from graft.sources.opening import Model, OpenModel, open_model
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.label_order import rows_in
 from graft.tasks.task import Task
+from graft.tensors.transposed import find_transposed
 from graft.tensors.vocabulary import open_tokenizer
 
 TOKENS = 10  # rows of word embeddings that are shown
@@ -60,8 +61,9 @@ def explain_patch(
     opened = open_model(base)
     checkpoint = opened.checkpoint
     mask = place_region(region, StoredTarget(checkpoint), opened.located.name)
-    weights = [name for name, spec in mask.specs.items() if len(spec.shape) == 2]
-    explanation = explain_mask(mask, folder=checkpoint.path, transposed=find_transposed(checkpoint, weights))
+    weights = [name for name, spec in mask.specs.items() if len(spec.shape) > 1]
+    width = find_width(checkpoint.path, (checkpoint.spec(name).shape for name in checkpoint.names))
+    explanation = explain_mask(mask, width=width, transposed=find_transposed(checkpoint, weights))
     dense = {name: t.numel() for name, t in region.dense.items()} if isinstance(region, Patch) else {}
     tokens = tuple(_name_tokens(explanation, checkpoint.path))
     explanation = dataclasses.replace(explanation, dense=dense, tokens=tokens)

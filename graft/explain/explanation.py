@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,17 +139,16 @@ _KINDS = ("matrix", "embedding", "norm", "bias", "other")
 _ROLES: tuple[Role, ...] = ("reads", "writes", "embeds", "scales", "within", "unknown")
 
 
-def explain_mask(
-    mask: Mask, *, folder: Path | None = None, transposed: Mapping[str, bool] | None = None
-) -> Explanation:
+def explain_mask(mask: Mask, *, width: int | None = None, transposed: Mapping[str, bool] | None = None) -> Explanation:
     """Count what a mask is made of; no weight is read.
 
     Args:
         mask: the mask.
-        folder: the base's, whose config tells the width of the stream; it is told by the shapes where absent.
+        width: of the residual stream; told by the shapes of the mask's tensors where absent.
         transposed: weight -> whether it is stored as (in, out), as far as the base's modules tell.
     """
-    width = find_width(folder, [mask.specs[name].shape for name in mask])
+    if width is None:
+        width = find_width(None, [mask.specs[name].shape for name in mask])
     places = {name: place_tensor(name, mask.specs[name].shape, width, transposed or {}) for name in mask}
     names = sorted(mask, key=natural_key)
     tensors = tuple(count_entries_of(name, mask[name], mask.specs[name], places[name]) for name in names)

@@ -1,7 +1,8 @@
 """The place of a tensor at the residual stream: whether it reads from it, writes to it, or lies in between.
 
-Which axis of a matrix is its input is told by the base's modules (`graft.sources.adapters.transposed_layers`); one axis
-of the stream's width then tells a reader from a writer, and only where both are does the module's name decide.
+Which axis of a matrix is its input is told by the base's modules (`graft.tensors.transposed`); one axis of the stream's
+width then tells a reader from a writer, and only where both are does the module's name decide. Where no module tells,
+every matrix is (out, in) but those that may be a Conv1D's, and packed experts: of these, shape and name together tell.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from graft.files.model_config import read_model_config
 from graft.tensors.scope import is_layer_name, kind_of
+from graft.tensors.transposed import may_be_transposed
 
 Role = Literal["reads", "writes", "embeds", "scales", "within", "unknown"]
 Shape = tuple[int, ...]
@@ -37,7 +39,6 @@ _WRITERS = frozenset(
 _PLAIN = frozenset({"dense", "proj", "linear"})  # names of layers that only the name before them tells apart
 _NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm\d*|ln_?\w*)$", re.IGNORECASE)
 _INNER_NORM = re.compile(r"(^|[._])(q|k|query|key|kv_a|q_a)_?(layer)?norm$")  # of queries and keys, beside the stream
-_MAYBE_CONV1D = re.compile(r"(^|[._])c_\w+$")  # stored as (in, out) by GPT-2, and by others as every matrix is
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")  # keys of configs for the stream's width
 
 
@@ -59,10 +60,14 @@ class Place:
     why: str = ""
 
 
+_UNTOLD = Place("other", "unknown", why="only the base's modules tell which axis is its input")
+
+
 def find_width(folder: Path | None, shapes: Iterable[Shape]) -> int:
     """Return the width of the residual stream: of the config, or else the size that most of these shapes have.
 
-    Of two sizes as frequent the smaller is taken: inner layers are wider than the stream.
+    Of two sizes as frequent the smaller is taken: inner layers are wider than the stream. The number of
+    experts that one tensor packs is no size of a layer.
     """
     config = read_model_config(folder) if folder is not None else {}
     inner = config.get("text_config")
@@ -70,7 +75,7 @@ def find_width(folder: Path | None, shapes: Iterable[Shape]) -> int:
         for key in _WIDTHS:
             if type(width := block.get(key)) is int and width > 0:
                 return width
-    counts = Counter(size for shape in shapes for size in set(shape))
+    counts = Counter(size for shape in shapes for size in set(shape[-2:] if len(shape) == 3 else shape))
     return max(counts, key=lambda size: (counts[size], -size), default=0)
 
 
@@ -90,8 +95,12 @@ def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, b
         lies_on = shape[1] == width
         why = "" if lies_on else f"an embedding {shape[1]:,} wide, and the stream has {width:,}"
         return Place("embedding", "embeds" if lies_on else "unknown", why=why)
-    if len(shape) == 2 or (len(shape) == 3 and "expert" in name):
-        return _place_matrix(name, module, shape[-2:], width, transposed.get(name))
+    is_packed = len(shape) == 3 and "expert" in name
+    if len(shape) == 2 or is_packed:
+        told = transposed.get(name)
+        if told is None:
+            told = _tell_by_shape(module, shape[-2:], width) if is_packed or may_be_transposed(name) else False
+        return _UNTOLD if told is None else _place_matrix(name, module, shape[-2:], width, told)
     return Place("other", "unknown", why=f"{len(shape)} axes, so no matrix")
 
 
@@ -109,13 +118,16 @@ def _place_vector(name: str, module: str, size: int, width: int) -> Place:
     return Place("bias", "writes" if role == "writes" else "within")
 
 
-def _place_matrix(name: str, module: str, shape: Shape, width: int, transposed: bool | None) -> Place:
-    named, square = _role_by_name(module), shape[0] == shape[1]
-    if transposed is None and square and _MAYBE_CONV1D.search(module):
-        return Place("other", "unknown", why="square, and only the base's modules tell which axis is its input")
-    if transposed is None:  # by shape, where the name says which side is the stream's
-        stream_axis = 1 if named == "reads" else 0
-        transposed = named is not None and not square and shape[stream_axis] != width == shape[1 - stream_axis]
+def _tell_by_shape(module: str, shape: Shape, width: int) -> bool | None:
+    """Tell whether a matrix is (in, out) where its name says which side is the stream's, and one axis alone fits it."""
+    named = _role_by_name(module)
+    if named is None or (shape[0] == width) == (shape[1] == width):
+        return None
+    return (shape[0] == width) == (named == "reads")
+
+
+def _place_matrix(name: str, module: str, shape: Shape, width: int, transposed: bool) -> Place:
+    named = _role_by_name(module)
     n_in, n_out = shape if transposed else shape[::-1]
     if width not in (n_in, n_out):
         return Place("matrix", "within", transposed)

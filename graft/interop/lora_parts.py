@@ -20,6 +20,7 @@ from graft.patch.vertex_cover import Cover, cover_entries
 from graft.tensors.architecture import architecture_of
 from graft.tensors.names import NameMap
 from graft.tensors.tied_names import TiedNames
+from graft.tensors.transposed import is_conv1d
 
 ADDABLE = ("F32", "BF16", "F16", "F64")
 _WHOLE = "a whole tensor that the base lacks, of no module of a known head that the patch brings all of"
@@ -161,7 +162,7 @@ def _place(parts: LoraParts, name: str, parameter: str, live: _Live) -> None:
     module, is_tied = live.modules[path], len(group) > 1
     if _is_linear(module) and not is_tied:
         (parts.weights if parameter.endswith(".weight") else parts.biases)[name] = path
-        if type(module) is not torch.nn.Linear:
+        if is_conv1d(module):
             parts.transposed.add(path)
     elif (
         isinstance(module, torch.nn.Embedding) and live.is_unmistakable(path) and (not is_tied or module is live.inputs)
@@ -187,7 +188,7 @@ def _place_whole(parts: LoraParts, name: str, parameter: str | None, live: _Live
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
-    return type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"
+    return type(module) is torch.nn.Linear or is_conv1d(module)
 
 
 def _is_norm(module: torch.nn.Module) -> bool:
@@ -206,7 +207,7 @@ def _refuse_lone_biases(parts: LoraParts, modules: Mapping[str, torch.nn.Module]
         linear = (path for path, module in modules.items() if _is_linear(module) and path not in parts.whole_modules)
         parts.idle.extend(path for path in linear if len(parts.live.group_of(f"{path}.weight")) == 1)
         del parts.idle[1:]
-        parts.transposed.update(path for path in parts.idle if type(modules[path]) is not torch.nn.Linear)
+        parts.transposed.update(path for path in parts.idle if is_conv1d(modules[path]))
     if not parts.targets:
         reason = "beside no linear layer, and a LoRA without one does not load"
         for held in (parts.tokens, parts.norms, parts.heads):

@@ -29,9 +29,9 @@ from graft.patch.format.lines import expand_lines, measure_lines
 from graft.patch.mask import Indices, Mask
 from graft.scores.coordinates import Groups
 from graft.scores.table import DenseScores
-from graft.sources.adapters.transposed_layers import find_input_axes
 from graft.specs.localize import Allocation, LocalizeSpec
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.transposed import find_input_axes
 
 Unit = Literal["entries", "lines", "bytes"]
 Totals = Mapping[str, Callable[[], torch.Tensor]]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from graft.localize.budget import resolve_budget
+from graft.localize.rollback import open_reversed
 from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores
 from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
 from graft.memory.refit import ENTRY
-from graft.sources.opening import open_model
+from graft.sources.opening import Model, open_model
 from graft.specs.rollback import RollbackSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.placement import find_device
@@ -22,19 +22,21 @@ from graft.train.master_weights import loaded_dtype
 
 
 def plan_rollback(
-    tuned: str | Path, tasks: Sequence[Task], config: RollbackSpec, runtime: Runtime = DEFAULT
+    base: Model, tuned: Model, tasks: Sequence[Task], config: RollbackSpec, runtime: Runtime = DEFAULT
 ) -> MemoryPlan:
     """Plan what `roll_back` will take at the largest density that it may try; no weight is read.
 
     Args:
-        tuned: the tuned model; the base is of the same size, and gone before the tuned one is loaded.
+        base: the base, which must fit; it is of the tuned model's size, and gone before that is loaded.
+        tuned: the tuned model.
         tasks: the keep task and the restore tasks.
         config, runtime: as for `roll_back`.
 
     Raises:
-        CheckpointError, ConfigError, BudgetError: the rollback would be refused.
+        CheckpointError, MismatchError, ConfigError, BudgetError: the rollback would be refused.
     """
-    checkpoint, scope = open_model(tuned).checkpoint, Scope(config.scope)
+    opened, scope = open_model(base), Scope(config.scope)
+    checkpoint = open_reversed(opened.checkpoint, open_model(tuned, base=opened).checkpoint).base
     path = checkpoint.path
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     k = resolve_budget(checkpoint.n_parameters, max(config.densities, default=0.0), config.budget)

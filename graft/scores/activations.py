@@ -1,6 +1,6 @@
 """Sums over a task's tokens of the inputs of modules, in double precision, of real tokens alone.
 
-The texts are read as they are, without a head's template, so that what is measured is the text's and not the prompt's.
+Scores read the texts as they are, without a head's template, so that what is measured is the text's, not the prompt's.
 Embeddings look up rows, which is a product with one-hot inputs: their sum is how often each row was looked up.
 """
 
@@ -18,6 +18,7 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.architecture import architecture_of
 from graft.tensors.scope import is_layer_name
+from graft.tensors.transposed import is_conv1d
 
 
 @dataclass
@@ -89,7 +90,7 @@ class _Recorder:
 
 
 def sum_inputs(
-    head: Head, weights: Sequence[str], examples: Sequence[Example], *, batch_size: int
+    head: Head, weights: Sequence[str], examples: Sequence[Example], *, batch_size: int, as_task: bool = False
 ) -> tuple[dict[str, InputSums], int]:
     """Sum the inputs of the modules that hold some weights, over the tokens of texts; no text is kept.
 
@@ -98,6 +99,7 @@ def sum_inputs(
         weights: names as in its files; those that are no module's `weight` are left out.
         examples: whose texts are read.
         batch_size: texts at once, which no sum depends on beyond rounding.
+        as_task: read them as the head does, in its template and with what follows; else the texts alone.
 
     Returns:
         name -> sums, and the number of tokens.
@@ -109,7 +111,7 @@ def sum_inputs(
     recorder = _Recorder({name: InputSums(_axis_of(module)) for name, module in holders.items()})
     hooks = [module.register_forward_pre_hook(recorder.hook(name)) for name, module in holders.items()]
     try:
-        n_tokens = _read_texts(head, examples, recorder, batch_size)
+        n_tokens = _read_texts(head, examples, recorder, batch_size, as_task)
     finally:
         for hook in hooks:
             hook.remove()
@@ -119,20 +121,21 @@ def sum_inputs(
 def _axis_of(module: torch.nn.Module) -> int | None:
     if isinstance(module, torch.nn.Linear):
         return 1
-    return 0 if isinstance(module, torch.nn.Embedding) or type(module).__name__ == "Conv1D" else None
+    return 0 if isinstance(module, torch.nn.Embedding) or is_conv1d(module) else None
 
 
-def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int) -> int:
+def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int, as_task: bool) -> int:
     """Run the model on the texts; return the number of their tokens."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
     n_tokens = 0
     with head.evaluating():
         for start in tqdm(range(0, len(order), batch_size), desc="activations", disable=None, leave=False):
-            batch = head.tokenize([_text_of(examples[i]) for i in order[start : start + batch_size]])
-            recorder.mask = batch["attention_mask"].bool()
-            n_tokens += int(recorder.mask.sum())
-            first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
-            run_model(head.model, {**batch, "decoder_input_ids": first})  # which a model without a decoder ignores
+            chosen = [examples[i] for i in order[start : start + batch_size]]
+            for batch in head.inputs(chosen) if as_task else [head.tokenize(list(map(_text_of, chosen)))]:
+                recorder.mask = batch["attention_mask"].bool()
+                n_tokens += int(recorder.mask.sum())
+                first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
+                run_model(head.model, {**batch, "decoder_input_ids": first})  # which a model without a decoder ignores
     return n_tokens
 
 

@@ -17,6 +17,7 @@ from graft.mixture.routing.text_embedder import TextEmbedder
 from graft.patch.overlap_rules import OverlapRule
 from graft.server.limits import Limits
 from graft.server.recorded_task import check_task
+from graft.server.refusal import Refusal
 from graft.server.resident import Resident, open_resident
 from graft.server.service import Service
 from graft.server.skill import Skill, open_skill
@@ -56,8 +57,8 @@ def open_service(
         limits: of requests.
 
     Raises:
-        ConfigError: a task or reference is for no skill, no labels of a text can be read by a task, or a router has
-            nothing to go by.
+        ConfigError: a task or reference is for no skill, no labels of a text can be read by a task, a skill has the
+            base's name or is one too many, or a router has nothing to go by.
         GraftError: a patch or the base cannot be loaded, or they do not fit; the line says which and why.
     """
     tasks, references = tasks or {}, references or {}
@@ -67,10 +68,13 @@ def open_service(
         raise ConfigError("a router goes with references, or tasks to learn them from")
     loaded = {name: Task.load(path) for name, path in tasks.items()}
     opened = [_with_task(open_skill(name, str(path)), loaded.get(name)) for name, path in (skills or {}).items()]
-    resident = open_resident(base, opened, on_overlap=on_overlap, exact=exact, runtime=runtime, limits=limits)
-    if calibrate:
-        for name, task in loaded.items():
-            _calibrate(resident, name, task)
+    try:
+        resident = open_resident(base, opened, on_overlap=on_overlap, exact=exact, runtime=runtime, limits=limits)
+        if calibrate:
+            for name, task in loaded.items():
+                _calibrate(resident, name, task)
+    except Refusal as refusal:  # what a request would be told, of what was asked for here
+        raise ConfigError(str(refusal)) from refusal
     if router:
         resident.router = _make_router(resident, loaded, references)
     return Service(resident, token=token)

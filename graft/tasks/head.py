@@ -95,6 +95,10 @@ class Head(ABC):
             ConfigError: the task's words or template do not fit the tokenizer.
         """
 
+    def of_task(self, task: TaskSpec) -> Head:
+        """Make a head of this kind for another task, over the same model and tokenizer."""
+        return type(self)(self.model, self.tokenizer, task)
+
     @property
     def device(self) -> torch.device:
         """Device of the model's first parameter."""
@@ -117,6 +121,14 @@ class Head(ABC):
     @abstractmethod
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
+
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return what the model reads of examples, as padded batches on its device: template, chat and answers too.
+
+        Each row is there in full, also where `logits` reads what rows have in common once. A row may be several texts,
+        such as one for each choice; label texts that are the same for all rows are left out. Here it is the texts.
+        """
+        return [self.tokenize([example.texts for example in examples])]
 
     def outputs(self, examples: Sequence[Example]) -> Outputs:
         """Return the predicted distributions of examples, each with the same share."""
@@ -301,7 +313,7 @@ def share_model(head: Head, task: TaskSpec) -> Head:
             f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other_kind}) cannot share a model: "
             "heads of one kind can, and none with a layer of its own"
         )
-    other_head = type(head)(head.model, head.tokenizer, task)
+    other_head = head.of_task(task)
     other_head.ranks = head.ranks
     return other_head
 

@@ -79,7 +79,7 @@ class SharedLoss:
         """Return this process's micro-batches with their shares of the batch: equally many on every process."""
         ranks, largest = self.ranks, -(-len(batch) // self.ranks.world)
         size = min(self._size or largest, largest)
-        if size == len(batch):
+        if ranks.is_single and size == len(batch):
             return [(batch, 1.0)]
         try:
             counted = head.with_outputs(batch)

@@ -13,7 +13,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
 from graft.train.fine_tuning import train_task
 from tests.cli.conftest import Cli
-from tests.models import TEXTS, write_task
+from tests.models import TEXTS, write_causal, write_task
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,13 @@ def test_the_plan_reads_no_weights(lost: Path, shelf: Path, cli: Cli) -> None:
     assert "largest gradient" not in {part["what"] for part in drawn["parts"]}
     fitted = json.loads(cli(*asked, "--refit").out)
     assert {"largest gradient", "entries and their optimizer"} <= {part["what"] for part in fitted["parts"]}
+
+
+def test_a_plan_refuses_a_base_that_does_not_fit(lost: Path, shelf: Path, tmp_path: Path, cli: Cli) -> None:
+    keep, restore = lost / "other/task.yaml", shelf / "toy/task.yaml"
+    other = write_causal(tmp_path / "other", steps=0)
+    for base in (tmp_path / "gone", other):
+        asked = ["rollback", base, lost / "further", "--keep", keep, "--restore", restore]
+        planned, done = cli(*asked, "--plan"), cli(*asked, "-o", tmp_path / "back.safetensors")
+        assert planned.code == done.code == 1
+        assert planned.err.splitlines()[-1] == done.err.splitlines()[-1]

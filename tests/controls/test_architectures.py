@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from graft.controls.application import put_on
@@ -71,3 +72,14 @@ def test_a_shift_needs_no_bias_and_leaves_tied_weights_to_the_patch(tmp_path: Pa
             assert head.loss(example) != before
         assert head.loss(example) == before
     assert made.k == patch.k
+
+
+def test_a_layer_that_computes_otherwise_is_not_shifted() -> None:
+    class Conv1D(torch.nn.Module):  # of remote code, which stores its weight as (out, in), and does more
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(4, 4))
+
+    plain = transformers.pytorch_utils.Conv1D(4, 4)
+    model = torch.nn.Sequential(Conv1D(), plain, torch.nn.Linear(4, 4))
+    assert set(find_linear(model, [f"{i}.weight" for i in range(3)])) == {"1.weight", "2.weight"}

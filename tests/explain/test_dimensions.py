@@ -89,8 +89,8 @@ def test_a_matrix_stored_the_other_way_round_has_the_same_sides() -> None:
 
 def test_packed_experts_count_each_as_a_matrix_of_its_own() -> None:
     name = "layers.0.mlp.experts.gate_up_proj"
-    indices = np.array([0 * 32 + 3, 5 * 32 + 3, 1024 + 7 * 32 + 3])  # two of expert 0, one of expert 1, all input 3
-    explanation = explain_mask(Mask.of({name: spec(2, 32, 32)}, {name: indices}))
+    indices = np.array([0 * 32 + 3, 5 * 32 + 3, 2048 + 7 * 32 + 3])  # two of expert 0, one of expert 1, all input 3
+    explanation = explain_mask(Mask.of({name: spec(2, 64, 32)}, {name: indices}))
     tensor = explanation.tensors[0]
     assert tensor.inputs is not None
     assert tensor.inputs.commonest() == [(3, 3)]

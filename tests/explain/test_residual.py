@@ -10,6 +10,7 @@ import transformers
 
 from graft.explain.residual import find_width, place_tensor
 from graft.tensors.architecture import architecture_of
+from graft.tensors.transposed import is_conv1d
 
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 BERT = "encoder.layer.0."
@@ -25,9 +26,7 @@ def on_meta(model: str, **config: Any) -> torch.nn.Module:
 
 def roles(model: torch.nn.Module, *, told: bool = True) -> dict[str, str]:
     conv1d = {
-        f"{path}.weight": type(module).__name__ == "Conv1D"
-        for path, module in model.named_modules()
-        if hasattr(module, "weight")
+        f"{path}.weight": is_conv1d(module) for path, module in model.named_modules() if hasattr(module, "weight")
     }
     parameters = dict(model.named_parameters())
     assert architecture_of(model).state  # it is a model of transformers
@@ -94,10 +93,25 @@ def test_others(model: str, more: dict[str, Any]) -> None:
     assert not {name for name, role in found.items() if role == "unknown" and ".weight" in name and "bias" not in name}
 
 
-def test_which_side_is_the_input_is_not_guessed() -> None:
-    place = place_tensor("transformer.h.0.attn.c_proj.weight", (32, 32), 32, {})
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("transformer.h.0.attn.c_proj.weight", (32, 32)),
+        ("transformer.h.0.crossattention.q_attn.weight", (32, 32)),
+        ("transformer.h.0.mlp.c_mixed.weight", (32, 64)),  # its name tells no side
+        ("transformer.h.0.mlp.c_fc.weight", (64, 128)),  # nor does a width that is another
+        ("model.layers.0.mlp.experts.down_proj", (4, 32, 32)),
+    ],
+)
+def test_which_side_is_the_input_is_not_guessed(name: str, shape: tuple[int, ...]) -> None:
+    place = place_tensor(name, shape, 32, {})
     assert (place.kind, place.role) == ("other", "unknown")
     assert "only the base's modules tell" in place.why
+
+
+def test_a_layer_of_another_name_is_never_read_the_other_way_round() -> None:
+    keys = place_tensor(f"{LLAMA}self_attn.k_proj.weight", (16, 64), 16, {})  # a width guessed too small
+    assert not keys.transposed
 
 
 def test_packed_experts_have_three_axes() -> None:
@@ -119,3 +133,4 @@ def test_the_width_without_a_config() -> None:
     assert find_width(None, [(64, 32), (32, 64), (32,), (32, 32)]) == 32
     assert find_width(None, [(64, 32)]) == 32  # inner layers are wider
     assert find_width(None, []) == 0
+    assert find_width(None, [(2, 64, 32)]) == 32  # two experts

@@ -152,3 +152,22 @@ def test_refusals(base: Path, patch: Patch, task: Task, tmp_path: Path) -> None:
         explain_patch(patch, base, task=task, batch_size=0)
     with pytest.raises(ConfigError, match="no entry"):
         explain_patch(patch.mask - patch.mask, base)
+
+
+@pytest.mark.parametrize("template", ["{text} it was {mask}", "sorry sorry {text} it was {mask}"])
+def test_activations_are_those_of_the_prompt(template: str, tmp_path: Path) -> None:
+    folder = write_causal(tmp_path / "base", steps=0)
+    head = open_head(folder, toy_spec(head=HeadSpec("verbalizer", template=template, words=("bad", "good"))))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    states: list[torch.Tensor] = []
+    examples = toy_examples(6)
+    hook = head.model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+        lambda _, inputs: states.append(inputs[0][0].double())
+    )
+    head.predict(examples, batch_size=1)
+    hook.remove()
+    tokens = torch.cat(states)
+    found = measure_activations(head, [name], [3], examples, batch_size=4)
+    assert found.n_tokens == len(tokens)
+    assert found.dimensions[0].mean == pytest.approx(float(tokens[:, 3].mean()), abs=1e-6)
+    assert found.dimensions[0].rms == pytest.approx(float(tokens[:, 3].square().mean().sqrt()), rel=1e-5)

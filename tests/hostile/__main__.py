@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from graft_cli.entry import COMMANDS
 from tqdm import tqdm
 
 from tests.hostile.another_way import WAYS
@@ -89,6 +90,8 @@ def describe(tally: Tally, seed: int, seconds: float) -> str:
     command = f"`python -m tests.hostile --executions {tally.executions} --seed {seed}`"
     cores = f"{len(os.sched_getaffinity(0))} CPU core(s) of {os.cpu_count()} ({platform.machine()})"
     kinds = [[kind, *(f"{tally.codes[kind, code]:,}" for code in (1, 2, 0))] for kind in KINDS]
+    known = sorted({command for command, _ in tally.commands} & COMMANDS.keys())
+    commands = [[name, *(f"{tally.commands[name, code]:,}" for code in (1, 2, 0))] for name in known]
     kinds.append(["all", *(f"{sum(n for (_, got), n in tally.codes.items() if got == code):,}" for code in (1, 2, 0))])
     faults = [[sort, f"{len(tally.faults.get(sort, ())):,}"] for sort in SORTS]
     ways = [[way, f"{tally.ways[way]:,}"] for way in (*WAYS, "without it")]
@@ -100,6 +103,7 @@ def describe(tally: Tally, seed: int, seconds: float) -> str:
         f"*{cores}, {versions}; slowest trial {tally.slowest:.1f} s, largest growth "
         f"{tally.hungriest / 2**20:,.0f} MiB*",
         *_table(["kind", "refused (exit 1)", "wrong usage (2)", "answered (0)"], kinds),
+        *_table(["command", "refused (exit 1)", "wrong usage (2)", "answered (0)"], commands),
         *_table(["what should not be", "trials"], faults),
         *_table(["answers asked for in another way", "trials"], ways),
     ]

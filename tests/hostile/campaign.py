@@ -59,6 +59,7 @@ class Tally:
 
     Attributes:
         codes: (kind, exit code) -> how often.
+        commands: (command, exit code) -> how often.
         faults: what -> the outcomes that showed it.
         ways: way in which an answer was asked for again -> how often.
         done: mutation -> how often.
@@ -66,6 +67,7 @@ class Tally:
     """
 
     codes: Counter[tuple[str, int | None]] = field(default_factory=Counter)
+    commands: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     faults: dict[str, list[Outcome]] = field(default_factory=dict)
     ways: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
@@ -74,6 +76,7 @@ class Tally:
 
     def count(self, outcome: Outcome) -> None:
         self.codes[outcome.kind, outcome.code] += 1
+        self.commands[outcome.line[0], outcome.code] += 1
         self.done.update(f"{outcome.kind}: {name.partition(' of ')[0]}" for name in set(outcome.done))
         self.slowest = max(self.slowest, outcome.seconds)
         self.hungriest = max(self.hungriest, outcome.grown)

@@ -9,11 +9,15 @@ from pathlib import Path
 from tests.hostile.values import Draw
 
 OUT = "out"
+OTHER = "other.yaml"  # a second TASK file in the working folder
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a command line names: paths of models and patches, and of a TASK file in the working folder."""
+    """What a command line names: paths of models and patches, and of a TASK file in the working folder.
+
+    `skilled` is the BERT with `skill` in it, and `later` a patch that was cut from that.
+    """
 
     base: str
     tuned: str
@@ -22,22 +26,35 @@ class Inputs:
     skill: str
     second: str
     mask: str
+    skilled: str
+    later: str
 
 
 def of_task(draw: Draw, i: Inputs, *, may_train: bool = True) -> list[str]:
     """A command that reads a model and a task; mostly those that end soon."""
     asked = ["--task", i.task]
+    metric = draw.choice(("accuracy", "nll"))
+    back = [i.base, i.tuned, "--keep", OTHER, "--restore", i.task, "--restore-metric", metric]
     lines = [
         *[["evaluate", i.base, *asked]] * 7,
         ["evaluate", i.base, *asked, "--tuned", i.tuned],
         ["explain", i.skill, "--base", i.base, *asked],
         *[["train", i.base, *asked, "--plan"]] * 2,
         *[["localize", i.base, i.tuned, *asked, "--budget", "20", "--plan"]] * 2,
+        ["refit", i.base, i.tuned, *asked, "--budget", "20", "--plan"],
+        ["rollback", *back, "--plan"],
+        ["serve", i.base, "--skill", f"moods={i.skill}", "--task", f"moods={i.task}", "--calibrate", "--port", "0"],
     ]
     if may_train:
         lines.append(["train", i.base, *asked, "--set", "steps=2", "--batch-size", "4", "-o", OUT])
         lines.append(["importance", i.base, *asked, "--micro-batch", "8", "-o", OUT])
         lines.append(["localize", i.base, i.tuned, *asked, "--budget", "20", "--points", "1", "-o", OUT])
+        general = ["--method", "mathneuro", "--general", OTHER]
+        lines.append(["localize", i.base, i.tuned, *asked, "--budget", "20", *general, "-o", OUT])
+        lines.append(["refit", i.base, i.tuned, *asked, "--budget", "20", "--epochs", "1", "-o", OUT])
+        lines.append(["refit", i.base, i.tuned, i.skill, *asked, "--epochs", "1", "-o", OUT])
+        lines.append(["rollback", *back, "--budget", "20", "-o", OUT])
+        lines.append(["rollback", *back, "--curve"])
     return draw.choice(lines)
 
 
@@ -54,11 +71,16 @@ def of_models(draw: Draw, i: Inputs) -> list[str]:
             ["apply", i.base, i.skill, "-o", OUT, "--plan"],
             ["verify", i.skill, "--base", i.base],
             ["verify", i.skill, "--base", i.base, "--full"],
+            ["verify", i.skill, "--base", i.base, "--result"],
+            ["verify", i.skill, "--base", i.base, "--result", "--against", i.skilled],
             ["explain", draw.choice((i.skill, i.mask)), "--base", i.base],
+            ["serve", i.base, "--skill", f"moods={i.skill}", "--skill", f"other={i.second}", "--port", "0"],
             ["fuse", i.base, i.tuned, i.other, "--method", draw.choice(("mean", "ties", "slerp", "cpi")), "-o", OUT],
             ["importance", i.tuned, "--base", i.base, "--method", "movement", "-o", OUT],
             ["exclude", i.tuned, "--without", i.skill, "--base", i.base, "-o", OUT],
             ["compose", i.skill, i.second, "--base", i.base, "--on-overlap", "sign", "-o", OUT],
+            ["compose", i.skill, i.later, "--chain", "--base", i.base, "-o", OUT],
+            ["export", i.skill, "--to", "lora", "--skip-unsupported", "--base", i.base, "-o", OUT],
             [
                 "export",
                 i.skill,
@@ -82,6 +104,7 @@ def of_patches(draw: Draw, i: Inputs) -> list[str]:
             ["overlap", i.skill, i.second, i.mask],
             ["exclude", i.skill, "--without", i.second, "-o", OUT],
             ["compose", i.skill, i.skill, "-o", OUT],
+            ["compose", i.skill, i.later, "--chain", "-o", OUT],
             ["push", i.skill, "me/skill", "--base-model", "org/base", "--dry-run"],
         ]
     )
@@ -103,40 +126,58 @@ ASSIGNMENTS = ("x", "=", "=1", "lr=", "lr=nan", "lr=[", "lr=&a [*a]", "learn.epo
                "batch_size=0")  # fmt: skip
 OPTIONS = (
     dict.fromkeys(("--seed", "--density", "--budget", "--batch-size", "--limit", "--micro-batch", "--lr", "--epochs",
-                   "--points", "--top", "--scale", "--core", "--threshold"), NUMBERS)
+                   "--points", "--top", "--scale", "--core", "--threshold", "--max-rank", "--rounds", "--labels",
+                   "--lines", "--bytes", "--share", "--tolerance", "--port", "--batch-rows", "--waiting",
+                   "--timeout"), NUMBERS)
     | dict.fromkeys(("--patch", "--tuned", "--protect", "--unprotect", "--base", "--record", "--without", "--task",
-                     "--importance"), REFERENCES)
+                     "--importance", "--against", "--general", "--texts", "--keep", "--restore",
+                     "--token-env"), REFERENCES)
+    | dict.fromkeys(("--skill", "--reference"), (*REFERENCES, *(f"moods={name}" for name in REFERENCES)))
     | {
         "--scope": SCOPES, "--device": DEVICES, "--dtype": DTYPES, "--set": ASSIGNMENTS,
-        "--method": ("magnitude", "regularize", "core-freeze", "taylor", "", "TIES", "ties", "path", "fisher"),
+        "--method": ("magnitude", "regularize", "core-freeze", "taylor", "", "TIES", "ties", "path", "fisher",
+                     "mathneuro"),
+        "--support": ("gradient", "magnitude", "random", "", "x"), "--select": ("nll", "kl", "x"),
+        "--structure": ("entries", "columns", "rows", "rank", "x"), "--restore-metric": ("accuracy", "nll", "x"),
+        "--host": ("127.0.0.1", "::1", "", "256.1.1.1", "1.2.3.4", "\x00", "x" * 300, "::::"),
         "--optimizer": ("adamw", "SGD", "", "lion"), "--on-overlap": ("error", "first", "slerp", "", "median"),
         "--allocation": ("global", "per-layer", "x"), "--parallel": ("ddp", "fsdp", "x"), "--rest": ("lerp", "x"),
-        "--from": ("lora", "shira", "composable-sft", "dense", "x"), "--to": ("shira", "vllm", "x"),
+        "--from": ("lora", "shira", "composable-sft", "dense", "x"), "--to": ("shira", "vllm", "lora", "x"),
         "--angle": ("model", "x"),
     }
 )  # fmt: skip
 FLAGS = ("--plan", "--soft", "--localizable", "--record", "--resume", "--with-base-values", "--exact-scores",
          "--strict", "--gradient-checkpointing", "--allow-mismatch", "--by-folder", "--full", "--curve", "--plain",
-         "--help", "--no-such-option", "--skip-unsupported", "--version", "-h", "--force", "--")  # fmt: skip
+         "--help", "--no-such-option", "--skip-unsupported", "--version", "-h", "--force", "--", "--chain", "--result",
+         "--refit", "--calibrate", "--router", "--exact")  # fmt: skip
 OF_COMMAND = {  # the options that each command knows: drawn far more often than those it does not
     "evaluate": ("--patch", "--tuned", "--limit", "--seed", "--batch-size", "--device", "--dtype", "--task"),
     "train": ("--lr", "--epochs", "--optimizer", "--batch-size", "--scope", "--density", "--protect", "--unprotect",
               "--method", "--importance", "--set", "--seed", "--device", "--dtype", "--parallel", "--task"),
     "localize": ("--density", "--budget", "--method", "--scope", "--allocation", "--points", "--seed", "--batch-size",
-                 "--micro-batch", "--set", "--device", "--dtype", "--parallel", "--task"),
+                 "--micro-batch", "--set", "--device", "--dtype", "--parallel", "--task", "--general", "--structure",
+                 "--lines", "--bytes", "--max-rank"),
+    "explain": ("--base", "--task", "--limit", "--batch-size", "--device", "--dtype"),
+    "refit": ("--task", "--texts", "--density", "--budget", "--support", "--structure", "--lines", "--bytes",
+              "--max-rank", "--scope", "--labels", "--lr", "--epochs", "--batch-size", "--rounds", "--select", "--seed",
+              "--set", "--device", "--dtype"),
+    "rollback": ("--keep", "--restore", "--restore-metric", "--share", "--tolerance", "--density", "--budget",
+                 "--method", "--scope", "--seed", "--batch-size", "--set", "--device", "--dtype"),
+    "serve": ("--skill", "--task", "--reference", "--host", "--port", "--token-env", "--on-overlap", "--batch-rows",
+              "--waiting", "--timeout", "--device", "--dtype"),
     "diff": ("--density", "--budget", "--scope"),
     "apply": ("--on-overlap",),
-    "verify": ("--base",),
+    "verify": ("--base", "--against", "--on-overlap"),
     "fuse": ("--method", "--scale", "--density", "--core", "--threshold", "--rest", "--angle"),
     "importance": ("--method", "--top", "--base", "--record", "--micro-batch", "--scope", "--seed", "--device",
                    "--dtype"),
     "exclude": ("--without", "--base"),
     "compose": ("--on-overlap", "--base"),
-    "export": ("--to", "--base"),
+    "export": ("--to", "--base", "--max-rank"),
     "import": ("--from", "--base", "--density", "--budget"),
     "overlap": ("--threshold",),
 }  # fmt: skip
-ENDLESS = {"--epochs", "--points"}  # with a huge value they would rightly take forever, unless only planned
+ENDLESS = {"--epochs", "--points", "--rounds"}  # with a huge value they would rightly take forever, unless only planned
 
 
 def hostile_options(draw: Draw, line: list[str]) -> list[str]:

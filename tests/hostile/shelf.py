@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from graft.localize.diff import diff_checkpoints
+from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
+from graft.patch.merge import merge_patches
 from graft.tensors.checkpoint import Checkpoint
 from tests.models import (
     CHOICE,
@@ -73,6 +75,8 @@ def build_shelf(folder: Path) -> Path:
     for name, budget in (("skill", 40), ("large", 400)):
         save_patch(diff_checkpoints(folder / "bert", tuned, budget=budget), folder / f"{name}.safetensors")
     save_patch(diff_checkpoints(folder / "bert", folder / "other", budget=40), folder / "second.safetensors")
+    merge_patches(Checkpoint.open(folder / "bert"), [load_patch(folder / "skill.safetensors")], folder / "skilled")
+    save_patch(diff_checkpoints(folder / "skilled", folder / "other", budget=40), folder / "later.safetensors")
     base = Checkpoint.open(folder / "bert")
     name = next(name for name in base.parameters if "layer.0" in name)
     save_patch(Mask.of({name: base.spec(name)}, {name: range(9)}), folder / "mask.safetensors")

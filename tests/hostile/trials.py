@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.hostile.command_lines import (
+    OTHER,
     Inputs,
     hostile_options,
     hostile_output,
@@ -65,8 +66,8 @@ class Bench:
 
     def inputs(self, base: str = "bert", *, own: tuple[str, ...] = ()) -> Inputs:
         """The shelf's models and patches by their paths, or copies here of those named in `own`."""
-        names = {"base": base, "tuned": f"{base}-tuned", "other": "other"}
-        files = {name: f"{name}.safetensors" for name in ("skill", "second", "mask")}
+        names = {"base": base, "tuned": f"{base}-tuned", "other": "other", "skilled": "skilled"}
+        files = {name: f"{name}.safetensors" for name in ("skill", "second", "mask", "later")}
         paths = {what: str(self.shelf / name) for what, name in (names | files).items()}
         for what in own:
             source = Path(paths[what])
@@ -75,9 +76,11 @@ class Bench:
         return Inputs(task="task.yaml", **paths)
 
     def write_task(self, head: str, name: str = "task.yaml") -> None:
-        """A sound task: its file, and the files of its rows."""
+        """A sound task: its file, and the files of its rows; and `other.yaml`, with the splits in another order."""
         content, rows = task_of(head)
         (self.folder / name).write_bytes(to_text(content))
+        turned = dict(zip(SPLITS, (f"{split}.jsonl" for split in SPLITS[::-1]), strict=True))
+        (self.folder / OTHER).write_bytes(to_text(content | {"name": "other", "data": turned}))
         for split, held in rows.items():
             (self.folder / f"{split}.jsonl").write_bytes(write_rows(held, "jsonl"))
 
@@ -145,11 +148,13 @@ def _data(bench: Bench) -> Trial:
     line = of_task(bench.draw, bench.inputs(bench.draw.choice(MODELS[head])))
     trial = Trial("", line, head=head)
     content, rows = task_of(head)
-    read = SPLITS[:2] if line[0] in ("train", "localize") else ("test",)
-    split = bench.draw.choice(("meals", *read, *read) if line[0] == "evaluate" else ("train",))
+    of_command = {"evaluate": ("meals", "test", "test"), "explain": ("validation",), "serve": ("validation",)}
+    split = bench.draw.choice(of_command.get(line[0], ("train",)))
     if bench.spoil:
         path, trial.done, trial.meaning = hostile_data(bench.spoil, bench.folder / f"{split}.jsonl", rows[split])
-        looked_at = head != "lm" and "--plan" not in line and split in ("test", "train")
+        looked_at = head != "lm" and "--plan" not in line and split in SPLITS
+        if line[0] == "refit" or "nll" in line:  # to the tuned model's outputs; from validation alone: no label is read
+            looked_at = False
         if trial.meaning == "wrong" and not looked_at:
             trial.meaning = "hostile"
         if split == "meals":

@@ -8,10 +8,12 @@ import io
 import json
 import os
 import resource
+import signal
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +68,34 @@ def _refuse_constant(name: str) -> None:
 
 @contextlib.contextmanager
 def quick_and_offline() -> Iterator[None]:
-    """No command asks a network, and intervals are drawn from few resamples."""
+    """No command asks a network, intervals are drawn from few resamples, and a server ends once it answers."""
     import datasets
     import huggingface_hub
 
     from graft.evaluate import bootstrap
+    from graft.server import running
 
     places = (huggingface_hub.constants, datasets.config)
     before, drawn = [place.HF_HUB_OFFLINE for place in places], bootstrap._draw_metrics
+    serve = running.run_service
+    running.run_service = partial(_serve_briefly, serve)
     bootstrap._draw_metrics = lambda of, metrics, draws, seed: drawn(of, metrics, min(draws, DRAWS), seed)
     for place in places:
         place.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        bootstrap._draw_metrics = drawn
+        bootstrap._draw_metrics, running.run_service = drawn, serve
         for place, value in zip(places, before, strict=True):
             place.HF_HUB_OFFLINE = value
+
+
+def _serve_briefly(serve: Callable[..., None], *args: Any, tell: Callable[[str], None]) -> None:
+    def tell_and_end(url: str) -> None:
+        tell(url)
+        signal.raise_signal(signal.SIGTERM)
+
+    serve(*args, tell=tell_and_end)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def _listen(answers: Connection, pid: int) -> Iterator[Outcome]:
         moved = time.monotonic()
         while not answers.poll(POLL):
             now = _processor_time(pid)
-            if now - last > 0.02:
+            if now - last > 0.02 or _is_ready(pid):  # not while it waits for its turn beside other work
                 last, moved = now, time.monotonic()
             if now - spent > LIMIT or time.monotonic() - moved > STILL:
                 return
@@ -85,11 +85,21 @@ def _listen(answers: Connection, pid: int) -> Iterator[Outcome]:
 
 def _processor_time(pid: int) -> float:
     """Seconds that a process has used; 0 where it is gone."""
+    fields = _state_of(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether a process runs, or would if it had a processor."""
+    return _state_of(pid)[:1] == ["R"]
+
+
+def _state_of(pid: int) -> list[str]:
+    """The fields of a process's state after its name; none where it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
 
 
 def _end(child: Any, trace: Any) -> str:

@@ -219,3 +219,22 @@ def test_what_rows_cannot_have_apart_is_refused() -> None:
         mixed.skills(["a"]),
     ):
         mamba(torch.ones(1, 4, dtype=torch.int64), use_cache=False)
+
+
+@torch.no_grad()
+def test_a_layer_of_remote_code_that_has_a_librarys_name() -> None:
+    """Its weight is stored as (out, in), though transformers' Conv1D, of the same name, has it the other way round."""
+    linear = type("Conv1D", (torch.nn.Module,), {"nf": 6, "forward": lambda self, x: x @ self.weight.T})
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(0)
+        layer = linear()
+        layer.weight = torch.nn.Parameter(torch.randn(6, 6))
+        return torch.nn.Sequential(layer)
+
+    model, x = build(), torch.randn(4, 3, 6)
+    patches = {name: draw_patch(model, seed, 0.3) for seed, name in enumerate("ab", 1)}
+    wanted = one_by_one(model, patches, ROWS, lambda: model(x))
+    assert (wanted[0] - model(x)[0]).abs().max() > 0.01
+    with graft.serve_patches(model, patches, on_overlap="last") as mixed, mixed.skills(ROWS):
+        torch.testing.assert_close(model(x), wanted)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.chat_models import chat_rows, write_answers, write_chat_model
 from tests.shared_builds import build_once
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,10 @@ def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = json.loads((folder / "base" / "config.json").read_text())
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         (folder / "base" / "config.json").write_text(json.dumps(config))
+        write_chat_model(folder / "chatting", steps=0)
+        write_answers(folder / "answers")
+        write_answers(folder / "chats", chat_rows, messages="messages")
+        write_answers(folder / "cut", max_length=4)
 
     return build_once(tmp_path_factory, "parallel", build)
 

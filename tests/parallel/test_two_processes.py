@@ -40,6 +40,17 @@ def test_two_processes_train_as_one_does(name: str, folder: Path, out: Path, tmp
     assert not list(out.glob("*.resume"))
 
 
+@pytest.mark.parametrize("name", worker.ANSWERS)
+def test_two_processes_weigh_answer_tokens_as_one_does(
+    name: str, folder: Path, out: Path, results: Any, tmp_path: Path
+) -> None:
+    loss = worker.train_answers(folder, name, tmp_path / "one")
+    moved = distance(folder / "chatting", tmp_path / "one")
+    for parallel in ("ddp", "fsdp"):
+        assert results["answers"][f"{name}-{parallel}"] == pytest.approx(loss, rel=1e-5)
+        assert distance(tmp_path / "one", out / f"{name}-{parallel}") < 1e-4 * moved
+
+
 def test_two_processes_train_master_weights_as_one_does(folder: Path, out: Path, tmp_path: Path) -> None:
     worker.train(folder, "micro", tmp_path / "one", dtype="bfloat16")
     worker.train(folder, "micro", tmp_path / "narrow", dtype="bfloat16", config={"lr": 1e-9})

@@ -32,6 +32,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "micro": {"micro_batch_size": 3, "steps": 8},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 5, "epochs": 1},  # 128 examples: the last batch has 3
 }
+ANSWERS: dict[str, dict[str, Any]] = {  # task -> how: 96 rows, so that the last batch of the first has 1
+    "answers": {"batch_size": 5},
+    "chats": {"batch_size": 8, "micro_batch_size": 3},  # parts whose answers have different numbers of tokens
+    "cut": {"batch_size": 8, "micro_batch_size": 3},  # rows of whose answers nothing is learned
+}
 REFITS: dict[str, dict[str, Any]] = {  # how, and the engines that can
     "gradient": {"rounds": 2, "engines": ("ddp",)},
     "given": {"engines": ("ddp", "fsdp")},
@@ -48,6 +53,15 @@ def train(folder: Path, name: str, out: Path, *, config: Any = None, **how: Any)
     task = Task.load(folder / "toy" / "task.yaml")
     config = dataclasses.replace(task.spec.train, **{**TRAININGS[name], **(config or {})})
     train_task(folder / "base", task, out, config=config, **how)
+
+
+def train_answers(folder: Path, name: str, out: Path, **how: Any) -> float:
+    """Train the completion head; return the mean loss of the epoch, in nats."""
+    task = Task.load(folder / name / "task.yaml")
+    plain = {"optimizer": "sgd", "lr": 0.02, "clip": 100.0, "epochs": 1}  # no clipping: it would hide a factor
+    config = dataclasses.replace(task.spec.train, **plain, **ANSWERS[name])
+    loss: float = train_task(folder / "chatting", task, out, config=config, **how).epochs[0].loss
+    return loss
 
 
 def localize(folder: Path, name: str, **how: Any) -> Any:
@@ -114,6 +128,11 @@ def main(folder: Path, out: Path) -> None:
         for parallel in ("ddp", "fsdp"):
             train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
     train(folder, "micro", out / "mixed", dtype="bfloat16")
+    results["answers"] = {
+        f"{name}-{parallel}": train_answers(folder, name, out / f"{name}-{parallel}", parallel=parallel)
+        for name in ANSWERS
+        for parallel in ("ddp", "fsdp")
+    }
     results["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
     for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
         for name in names:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.conftest import Cli, cli  # noqa: F401
 from tests.hub.local_hub import LocalHub
+from tests.models import write_task
 from tests.server.client import refusal_of
 from tests.server.writer import write_writer
 from tests.shared_builds import build_once
@@ -122,6 +123,7 @@ def test_a_signal_finishes_what_runs(tmp_path_factory: pytest.TempPathFactory) -
         (["--task", "a=task.yaml"], 1, "'a' is no skill: name the patch too"),
         (["--router"], 2, "--router needs --task or --reference"),
         (["--reference", "a=x"], 2, "--reference needs --router"),
+        (["--skill", "base=MOODS"], 1, "error: there is a skill 'base' already"),
         (["--skill", "a+b=MOODS"], 1, "name must be up to 64 letters"),
         (["--skill", "a=./nothing"], 1, "./nothing: no such file or folder"),
     ],
@@ -137,6 +139,19 @@ def test_wrong_options_are_refused(
     finished = cli("serve", base, *(text.replace("MOODS", str(patches["moods"])) for text in arguments))
     assert finished.code == code
     assert line in finished.err
+
+
+def test_a_task_that_the_base_has_no_head_for_cannot_calibrate(
+    cli: Cli,  # noqa: F811
+    base: Path,
+    patches: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    task = write_task(tmp_path, head={"kind": "classifier"})
+    finished = cli("serve", base, "--skill", f"moods={patches['moods']}", "--task", f"moods={task}", "--calibrate")
+    assert finished.code == 1
+    assert "error: skill 'moods' has no labels to read: tasks 'resident' (similarity) and" in finished.err
+    assert "a bug" not in finished.err
 
 
 def test_missing_packages_are_named(cli: Cli, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

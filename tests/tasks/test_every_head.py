@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from graft.evaluate.evaluation import evaluate_task, predict_task
 from graft.localize.localization import localize_skill
 from graft.patch.live import apply_patch
 from graft.specs.localize import LocalizeSpec
-from graft.tasks.head import Head, open_head
+from graft.tasks.head import Head, open_head, share_model
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.chat_models import chat_rows, write_answers
@@ -74,6 +75,18 @@ def test_a_skill_is_tuned_localized_grafted_and_taken_off(
     report = evaluate_task(base, task, patches=(patch,))
     assert report["nll"] == pytest.approx(grafted["nll"])
     assert set(report.ood) == {name for name in task.spec.ood if name != "novel"}  # whose rows have no label
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_tasks_share_a_model(case: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    fixture, write = CASES[case]
+    task = Task.load(write(tmp_path / "task"))
+    head = open_head(request.getfixturevalue(fixture), task.spec)
+    other = share_model(head, dataclasses.replace(task.spec, name="other"))
+    assert (other.model, other.task.name) == (head.model, "other")
+    examples = task.validation_examples()[:3]
+    with head.evaluating():
+        assert float(other.loss(examples)) == float(head.loss(examples))
 
 
 def figures_of(head: Head, task: Task) -> dict[str, float]:

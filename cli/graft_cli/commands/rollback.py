@@ -121,7 +121,7 @@ def command(
     block = {**_block(settings, density, refit), "seed": keep.spec.seed}
     config = read_config(RollbackSpec, override(block, assignments), "command line")
     if plan:
-        planned = plan_rollback(tuned, [keep, *restore], config, runtime)
+        planned = plan_rollback(base, tuned, [keep, *restore], config, runtime)
         options.show(planned.to_json(), as_json, planned.lines())
         return
     if claim is None:

@@ -15,6 +15,7 @@ from graft.mixture.sites.matrix import MatrixSite
 from graft.mixture.sites.norm import NormSite, is_norm
 from graft.mixture.sites.rerun import RerunSite
 from graft.mixture.sites.site import Site
+from graft.tensors.transposed import is_plain_conv1d, is_plain_linear
 
 # tables that are called with one number a token; others, such as T5's of relative positions, are shared by all rows
 _BY_TOKEN = re.compile(r"(^|\.)(word_embeddings|position_embeddings|token_type_embeddings|tok_embeddings|wte|wpe)$")
@@ -43,9 +44,9 @@ def _choose(name: str, module: torch.nn.Module, call: Call, is_table: bool) -> S
             raise _refusal(name, "is not called with the tokens of a row")
         plain = type(module).forward is torch.nn.Embedding.forward and module.max_norm is None
         site = EmbeddingSite(name, module, call) if plain else RerunSite(name, module, call)
-    elif isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward:
+    elif is_plain_linear(module):
         site = MatrixSite(name, module, call)
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+    elif is_plain_conv1d(module):
         site = MatrixSite(name, module, call, transposed=True)
     elif is_norm(module):
         site = NormSite(name, module, call)

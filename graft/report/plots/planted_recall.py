@@ -38,7 +38,9 @@ def list_panels(seeds: Sequence[PlantedSeed]) -> dict[str, Lines]:
         for place in sorted(seed.cells, key=lambda place: place.ratio):
             panel = panels.setdefault(f"density {place.density:g}, overlap {place.overlap:g}", {})
             for method, numbers in place.methods.items():
-                panel.setdefault(method, {}).setdefault(place.ratio, []).append(numbers["recall"])
+                line = panel.setdefault(method, {})  # also where no budget is filled: colors stay
+                if "recall" in numbers:
+                    line.setdefault(place.ratio, []).append(numbers["recall"])
     return panels  # type: ignore[return-value]
 
 

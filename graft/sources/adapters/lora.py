@@ -23,8 +23,8 @@ from graft.sources.adapters.additive import add_difference, difference_dtype
 from graft.sources.adapters.imported_weights import Edit, ImportedWeights, check_shape
 from graft.sources.adapters.lora_beside import BIAS, TOKENS, read_biases, read_tokens
 from graft.sources.adapters.peft_adapter import Adapter, read_others
-from graft.sources.adapters.transposed_layers import find_transposed
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.transposed import find_transposed
 
 # settings that change the arithmetic, or the base itself; each is off where it is absent, null or empty
 _UNSUPPORTED = (

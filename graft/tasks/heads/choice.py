@@ -56,6 +56,10 @@ class ChoiceHead(Head):
             scores = scores / torch.tensor(n_bytes, device=self.device)
         return pad_rows(scores, [len(example.choices) for example in examples])
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: each choice after its prompt."""
+        return [self.pad([ids for example in examples for ids, _ in self._encode(example)])]
+
     def _score(self, groups: Sequence[Sequence[_Begun]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Score all choices of all rows: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
         rows, groups = self._arrange(groups)

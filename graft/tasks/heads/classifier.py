@@ -82,13 +82,17 @@ class ClassifierHead(Head):
         Raises:
             DataError: an encoder-decoder reads the class at the end token, and a text has none.
         """
-        batch = self.tokenize([example.texts for example in examples], self._side)
+        (batch,) = self.inputs(examples)
         logits: torch.Tensor
         if self.model.config.is_encoder_decoder:
             logits = self._logits_at_end(batch, examples)
         else:
             logits = run_model(self.model, batch).logits
         return (logits[:, self.rows] if self._reorders else logits).float()
+
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: the texts, or pairs of texts."""
+        return [self.tokenize([example.texts for example in examples], self._side)]
 
     def _logits_at_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) logits of an encoder-decoder, which takes texts with equally many end tokens at once."""

@@ -62,6 +62,10 @@ class CompletionHead(Head):
         """
         raise ConfigError("head.kind completion writes answers and has no labels: choose another kind for this")
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: prompts with their answers, or chats, as far as they are learned from."""
+        return [self.pad([row.ids for row in self._answers.encode(examples)])]
+
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean of -ln p, nats, over all learned tokens of the examples; a scalar."""
         logits, targets = predict_flagged(self, _rows_of(self._answers.encode(examples)))

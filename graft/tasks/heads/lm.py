@@ -73,6 +73,14 @@ class LanguageModelHead(Head):
         """
         raise ConfigError("head.kind lm predicts the next token and has no labels: choose another kind for this")
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: the texts, long ones in chunks.
+
+        Raises:
+            DataError: no text has a token to predict.
+        """
+        return [self.pad([ids for _, ids in self._chunks(examples)])]
+
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean over texts of the mean over their tokens of -ln p, nats; a scalar.
 

@@ -70,6 +70,15 @@ class SimilarityHead(Head):
         with torch.autocast(self.device.type, enabled=False):  # fp32, as where the model's products are narrower
             return SCALE * texts @ labels.T
 
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return a batch of the texts, and one of the choices or label texts that a row has to itself."""
+        if self.task.head.completes_pairs:
+            texts, choices = [x.texts[:1] for x in examples], [self._complete(x.texts[1]) for x in examples]
+        else:
+            texts, choices = [x.texts for x in examples], [x.choices for x in examples if not self.has_classes]
+        own = self._fill([choice for row in choices for choice in row])
+        return [self.tokenize(part) for part in (texts, own) if part]
+
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors."""
         return self.embed_batch(self.tokenize(texts))

@@ -60,10 +60,18 @@ class VerbalizerHead(Head):
         loaded, tokenizer, family = load_language_model(model, dtype)
         return cls(loaded, tokenizer, task, family)
 
+    def of_task(self, task: TaskSpec) -> VerbalizerHead:
+        """Make a head of this kind for another task, over the same model and tokenizer."""
+        return VerbalizerHead(self.model, self.tokenizer, task, self._family)
+
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
         rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
         return self._logits_at(rows, read_at).float()
+
+    def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
+        """Return one batch: the prompts."""
+        return [self.pad([self._locate(example.texts)[0] for example in examples])]
 
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
         shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0

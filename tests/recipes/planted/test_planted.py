@@ -15,7 +15,7 @@ from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.report.page.build_page import write_report
 from graft.results.planted import PlantedSeed
 from graft.results.run import load_results
-from tests.models import write_yaml
+from tests.models import MEALS, write_rows, write_task, write_yaml
 
 
 def write_recipe(shelf: Path, folder: Path, **changes: Any) -> Path:
@@ -112,3 +112,26 @@ def test_refusals_are_one_line(changes: dict[str, Any], said: str, shelf: Path, 
     with pytest.raises(ConfigError, match=said) as refused:
         load_experiment(write_recipe(shelf, tmp_path, **changes))
     assert "\n" not in str(refused.value)
+
+
+def test_a_method_that_contrasts_texts_gets_those_of_the_drift(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most entries are in the top of both tasks' texts: of 30 times the planted ones there are not enough."""
+    write_task(tmp_path / "other", name="other")
+    meals = [{"text": f"the {thing} is it", "label": i % 2} for i, thing in enumerate(MEALS * 20)]
+    write_rows(tmp_path / "other" / "train.jsonl", meals)
+    more = {"drift": "other/task.yaml", "methods": ["mathneuro", "random"], "ratios": [0.5], "expect": {}}
+    small = {"densities": [0.02, 0.5], "multiples": [1, 30], "seeds": [0]}
+    recipe = write_recipe(shelf, tmp_path, **more, **small)
+    result = run_recipe(recipe, tmp_path / "out")
+    (seed,) = load_results(tmp_path / "out").seeds
+    assert isinstance(seed, PlantedSeed)
+    found, drawn = (seed.cells[0].methods[method] for method in ("mathneuro", "random"))
+    assert 0 < found["recall"] <= 1
+    assert ("area" in found, "area" in drawn) == (False, True)
+    assert not seed.cells[1].methods["mathneuro"]  # nor are there as many as the planted half of all
+    assert "recall" in seed.cells[1].methods["random"]
+    assert "mathneuro at 30 times the planted entries: a budget of" in capsys.readouterr().err
+    assert "mathneuro" in result.table
+    assert "mathneuro" in write_report([tmp_path / "out"], tmp_path / "page.html").page.read_text()

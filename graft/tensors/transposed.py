@@ -1,0 +1,99 @@
+"""Weights that are stored transposed: which axis of a matrix is its input, told by the class of its module.
+
+A matrix is (out, in) everywhere but in transformers' Conv1D, in GPT-2 and its kin, and in the packed experts of a few
+architectures, which say so themselves. A class is known by itself, never by its name, which remote code may have too.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from graft.errors import CheckpointError
+from graft.tensors.architecture import architecture_of, build_on_meta
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.scope import kind_of
+
+# how GPT-2 and its kin call their Conv1D layers, and others layers that are stored as every matrix is
+_MAYBE_CONV1D = re.compile(r"(^|[._])(c_\w+|q_attn)([._]weight)?$")
+
+
+def is_conv1d(module: torch.nn.Module) -> bool:
+    """Return whether a module is transformers' Conv1D, x W + b with W stored as (in, out), or a subclass of it."""
+    library = sys.modules.get("transformers.pytorch_utils")  # without it there is no such module, and it loads slowly
+    return library is not None and isinstance(module, library.Conv1D)
+
+
+def is_plain_conv1d(module: torch.nn.Module) -> bool:
+    """Return whether a module is a Conv1D that computes as transformers' does, x W + b."""
+    return is_conv1d(module) and type(module).forward is sys.modules["transformers.pytorch_utils"].Conv1D.forward
+
+
+def is_plain_linear(module: torch.nn.Module) -> bool:
+    """Return whether a module is a linear layer that computes as torch's does, W x + b."""
+    return isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward
+
+
+def may_be_transposed(name: str) -> bool:
+    """Return whether a tensor or module has a name that Conv1D layers have, so that only its class tells."""
+    return _MAYBE_CONV1D.search(name) is not None
+
+
+def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
+    """Tell for each weight whether it is stored as (in, out).
+
+    Args:
+        base: the base.
+        weights: names of its matrices, or of packed experts.
+
+    Returns:
+        Weight -> whether it is, for those that a module of a known kind holds; empty where no config.json describes
+        the base's modules.
+    """
+    model = build_on_meta(base.path) if base.path.is_dir() else None
+    if model is None:
+        return {}
+    known: dict[str, bool] = {}
+    for path, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            told = None if parameter is None else _tell(module, parameter.ndim)
+            if told is not None:
+                known[f"{path}.{leaf}" if path else leaf] = told
+    stored = architecture_of(model).name_map.match(weights, known).found
+    return {weight: known[name] for weight, name in stored.items()}
+
+
+def _tell(module: torch.nn.Module, n_axes: int) -> bool | None:
+    """Tell of a module of transformers' own code whether a parameter of so many axes is (in, out), None if unknown."""
+    if n_axes == 2:
+        return is_conv1d(module)
+    told = getattr(module, "is_transposed", None)  # as transformers marks classes of experts, but not all of them
+    return told if isinstance(told, bool) else None
+
+
+def require_transposed(base: Checkpoint, matrices: Sequence[str]) -> dict[str, bool]:
+    """Tell for each matrix whether it is stored as (in, out), which nothing but Conv1D's are.
+
+    Raises:
+        CheckpointError: a name that may be a Conv1D's, and nothing describes the base's modules.
+    """
+    told = find_transposed(base, matrices)
+    for name in matrices:
+        if name not in told and may_be_transposed(name):
+            raise CheckpointError(
+                f"tensor {name!r}: which axis is its input is told by the model's config.json, which is not at hand"
+            )
+    return {name: told.get(name, False) for name in matrices}
+
+
+def find_input_axes(base: Checkpoint, matrices: Sequence[str]) -> dict[str, int]:
+    """Return for each matrix which of its two axes its inputs number: 1, of a Conv1D 0, of embeddings, by token, 0.
+
+    Raises:
+        CheckpointError: as `require_transposed`.
+    """
+    transposed = require_transposed(base, matrices)
+    return {name: 0 if is_stored or kind_of(name) == "embeddings" else 1 for name, is_stored in transposed.items()}
