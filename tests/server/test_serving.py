@@ -123,7 +123,7 @@ def test_a_signal_finishes_what_runs(tmp_path_factory: pytest.TempPathFactory) -
         (["--task", "a=task.yaml"], 1, "'a' is no skill: name the patch too"),
         (["--router"], 2, "--router needs --task or --reference"),
         (["--reference", "a=x"], 2, "--reference needs --router"),
-        (["--skill", "base=MOODS"], 1, "error: there is a skill 'base' already"),
+        (["--skill", "base=MOODS"], 1, "and not base or auto: 'base'"),
         (["--skill", "a+b=MOODS"], 1, "name must be up to 64 letters"),
         (["--skill", "a=./nothing"], 1, "./nothing: no such file or folder"),
     ],
