@@ -11,7 +11,7 @@ from graft.server.limits import Limits
 TICK = 1.0  # seconds between two looks at the connections
 
 
-class ConnectionWatch:
+class IdleTimeouts:
     """How long nothing has gone on on each connection of a server: no request under way, or an answer that is not read.
 
     Args:
@@ -37,17 +37,17 @@ class ConnectionWatch:
         self._since = idle
 
 
-async def serve_watched(server: Any, listener: Any, limits: Limits) -> None:
-    """Run a server of uvicorn until it ends, and watch its connections meanwhile."""
-    watching = asyncio.ensure_future(_watch(server, limits))
+async def serve_with_timeouts(server: Any, listener: Any, limits: Limits) -> None:
+    """Run a server of uvicorn until it ends, and close idle connections meanwhile."""
+    closing = asyncio.ensure_future(_close_idle(server, limits))
     try:
         await server.serve([listener])
     finally:
-        watching.cancel()
+        closing.cancel()
 
 
-async def _watch(server: Any, limits: Limits) -> None:
-    watch, clock = ConnectionWatch(limits), asyncio.get_running_loop().time
+async def _close_idle(server: Any, limits: Limits) -> None:
+    timeouts, clock = IdleTimeouts(limits), asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(min(TICK, limits.idle_seconds / 4))
-        watch.close_idle(list(server.server_state.connections), clock())
+        timeouts.close_idle(list(server.server_state.connections), clock())

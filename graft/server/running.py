@@ -11,7 +11,7 @@ from typing import Any
 
 from graft.errors import ConfigError
 from graft.server.app import build_app
-from graft.server.connections import serve_watched
+from graft.server.connections import serve_with_timeouts
 from graft.server.limits import Limits
 from graft.server.service import Service
 
@@ -91,7 +91,7 @@ def make_server(service: Service, *, only_loopback: bool = True) -> Any:
 
 async def _serve(server: Any, listener: socket.socket, limits: Limits, tell: Callable[[], None]) -> None:
     with _ending(server):
-        serving = asyncio.ensure_future(serve_watched(server, listener, limits))
+        serving = asyncio.ensure_future(serve_with_timeouts(server, listener, limits))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 
-from graft.server.connections import serve_watched
+from graft.server.connections import serve_with_timeouts
 from graft.server.jobs import CallJob
 from graft.server.running import listen_at, make_server
 from graft.server.service import Service
@@ -54,7 +54,9 @@ def refusal_of(response: httpx.Response) -> tuple[int, str]:
 def running(service: Service) -> Iterator[Client]:
     """Serve within the block."""
     listener, server = listen_at("127.0.0.1", 0), make_server(service)
-    thread = threading.Thread(target=lambda: asyncio.run(serve_watched(server, listener, service.limits)), daemon=True)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(serve_with_timeouts(server, listener, service.limits)), daemon=True
+    )
     thread.start()
     while not server.started:
         assert thread.is_alive()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from graft.server.connections import ConnectionWatch
+from graft.server.connections import IdleTimeouts
 from graft.server.limits import Limits
 from graft.server.opening import open_service
 from graft.server.running import MOST_HEADER_BYTES
@@ -137,18 +137,18 @@ class Connection:
     ((Request(False),), 199), ((Request(False), 5), 199), ((Request(False), 5, True), 60),
 ], ids=["no request", "answered", "unread", "asked", "being written", "written and not read"])  # fmt: skip
 def test_each_connection_has_its_time(made: Any, last: int) -> None:
-    watch, watched = ConnectionWatch(Limits()), Connection(*made)
+    timeouts, line = IdleTimeouts(Limits()), Connection(*made)
     seen = []
     for now in range(200):
-        watch.close_idle([watched], now)
-        seen += [now] if watched.is_open else []
+        timeouts.close_idle([line], now)
+        seen += [now] if line.is_open else []
     assert seen[-1] == last
 
 
 def test_a_request_in_between_begins_the_time_anew() -> None:
-    watch, watched = ConnectionWatch(Limits()), Connection(Request(True))
+    timeouts, line = IdleTimeouts(Limits()), Connection(Request(True))
     for now in range(200):
-        watch.close_idle([watched], now)
+        timeouts.close_idle([line], now)
         if now % 8 == 0:
-            watched.cycle = Request(True)  # another, which was quick
-    assert watched.is_open
+            line.cycle = Request(True)  # another, which was quick
+    assert line.is_open
