@@ -171,10 +171,17 @@ def _merge_provenance(
 
 
 def _task_of(sources: Sequence[Source], rule: OverlapRule) -> Mapping[str, Any] | None:
-    """Choose the task that all share, else that of the head in the patch, since its labels name the head's outputs."""
+    """Choose the task that all share, else that of the head in the patch, since its labels name the head's outputs.
+
+    One task may have been read in inputs of different lengths, or by a version that recorded none: no length is the
+    composition's then.
+    """
     tasks = [source.provenance.task for source in sources]
     if all(task == tasks[0] for task in tasks):
         return tasks[0]
+    shared = [None if task is None else {key: task[key] for key in task if key != "max_length"} for task in tasks]
+    if all(task == shared[0] for task in shared):
+        return shared[0]
     heads = [source.provenance.task for source in sources if source.dense]
     return None if not heads else heads[-1 if rule == "last" else 0]
 

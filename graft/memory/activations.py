@@ -44,6 +44,11 @@ class SavedActivations:
         """Bytes under gradient checkpointing: every layer's input, and the inside of one layer."""
         return self.total - sum(self.within) + sum(self.entering) + max(self.within, default=0)
 
+    @property
+    def without_backward(self) -> int:
+        """Bytes of a pass that is followed by no backward one: what is outside of layers, and the inside of one."""
+        return self.total - sum(self.within) + max(self.within, default=0)
+
 
 def estimate_activations(
     folder: Path, task: TaskSpec, batch_size: int, dtype: torch.dtype, trains: Callable[[str], bool]

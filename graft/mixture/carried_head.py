@@ -68,7 +68,8 @@ class _Given(torch.nn.Module):
 
 def lacks_head(model: torch.nn.Module, patch: Patch) -> bool:
     """Return whether a patch brings whole tensors that a model lacks."""
-    return bool(LiveTarget(model).match([name for name in patch.dense if name not in patch.provenance.grown]).missing)
+    whole = [name for name in patch.dense if name not in patch.provenance.grown]
+    return bool(whole) and bool(LiveTarget(model).match(whole).missing)
 
 
 def take_rows(values: Any, rows: list[int], n_rows: int) -> dict[str, Any]:

@@ -40,23 +40,6 @@ class Product(Protocol):
         ...
 
 
-class EntryProduct:
-    """One gather, one product and one addition an entry.
-
-    Args:
-        rows, columns: (k,) outputs and inputs.
-        values: (k,) fp32.
-    """
-
-    def __init__(self, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:
-        self.rows, self._columns, self._values = rows, columns, values
-        self.cost = ENTRY * rows.numel()
-
-    def share(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return a share an entry."""
-        return inputs.index_select(-1, self._columns) * self._values
-
-
 class BlockProduct:
     """One small dense matrix between the touched inputs and the touched outputs.
 
@@ -90,14 +73,15 @@ class Products:
         return torch.cat([product.share(inputs) for product in self._products], -1)
 
 
-def choose_product(delta: Delta) -> Product:
-    """Choose the cheapest way for a matrix's entries."""
+def choose_product(delta: Delta) -> Product | None:
+    """Choose the cheapest way for a matrix's entries; None where that is entry by entry."""
     matrix = delta.matrix
     entries = (matrix.rows, matrix.columns, matrix.values)
-    candidates: list[Product] = [EntryProduct(*entries)]
-    if matrix.rows.numel():
-        candidates += [BlockProduct(*entries), _cover(*entries, delta.shape)]
-    return min(candidates, key=lambda product: product.cost)
+    by_entry = ENTRY * matrix.rows.numel()
+    if by_entry <= CALL:  # any other way costs more, and to find a cover is most of the cost of adding a skill
+        return None
+    cheapest = min(BlockProduct(*entries), _cover(*entries, delta.shape), key=lambda product: product.cost)
+    return cheapest if cheapest.cost < by_entry else None
 
 
 def _cover(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> Product:

@@ -12,7 +12,7 @@ import torch
 from graft.errors import RevertError
 from graft.interrupts import finish, hold_signals
 from graft.patch.aliases import Touch, any_overlap
-from graft.patch.live_tensors import LiveSlot
+from graft.patch.live_tensors import LiveSlot, tensors_of
 from graft.patch.module_identity import ModuleIdentity
 
 lock = threading.RLock()  # one for all models, since two may share tensors; held while entries are read and written
@@ -119,9 +119,8 @@ class Layer:
 
     def _current_slots(self) -> list[LiveSlot]:
         slots = [slot.at_present() for slot in self._slots]
-        for slot in slots:
-            if self._identity and (lost := self._identity.lost(slot.tensors)):
-                raise RevertError(f"tensor {lost!r} was replaced since the graft")
+        if self._identity and (lost := self._identity.lost(tensors_of(slots))):
+            raise RevertError(f"tensor {lost!r} was replaced since the graft")
         return slots
 
     def _check_written(self, slots: Sequence[LiveSlot], present: Sequence[torch.Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,7 +17,7 @@ from graft.patch.casting import cast_values
 from graft.patch.compatibility import check_compatible
 from graft.patch.grafted import Grafted
 from graft.patch.in_force import Layer, lock
-from graft.patch.live_tensors import LiveEntries, LiveSlot, WholeTensor, refuse_unwritable
+from graft.patch.live_tensors import LiveEntries, LiveSlot, WholeTensor, refuse_unwritable, tensors_of
 from graft.patch.module_identity import ModuleIdentity
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
@@ -138,7 +137,7 @@ class PreparedPatch:
         self._slots: list[LiveSlot] = [*self._entries, *(WholeTensor(*item) for item in whole_tensors.items())]
         self._values += [values[name] for name in whole_tensors]
         self._expected = [slot.read() for slot in self._entries]
-        self._identity = ModuleIdentity(model, {name for slot in self._slots for name in slot.tensors})
+        self._identity = ModuleIdentity(model, tensors_of(self._slots))
 
     def apply(self) -> Grafted:
         """Apply the patches, all or nothing.
@@ -171,9 +170,8 @@ class PreparedPatch:
         Raises:
             PatchMismatchError: it was cast, moved or got other tensors since.
         """
-        lost = (name for slot in self._slots if (name := self._identity.lost(slot.tensors)))
-        moved = (name for slot in self._entries if (name := slot.moved()))
-        for name in itertools.chain(lost, moved):
+        name = self._identity.lost(tensors_of(self._slots))
+        if name := name or next((name for slot in self._entries if (name := slot.moved())), None):
             raise self._refusal(name, "it was cast, moved or replaced since the patch was prepared: prepare it again")
 
     def check_base(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -150,6 +150,11 @@ class WholeTensor:
     def selections(self) -> Iterator[Selection]:
         """Yield the tensor, all of it."""
         yield next(iter(self.tensors)), self._tensor, None
+
+
+def tensors_of(slots: Iterable[LiveSlot]) -> dict[str, torch.Tensor]:
+    """Return the live tensors of all slots, by name."""
+    return {name: tensor for slot in slots for name, tensor in slot.tensors.items()}
 
 
 def write_mode(tensor: torch.Tensor) -> torch.inference_mode:

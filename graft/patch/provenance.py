@@ -48,7 +48,7 @@ class Provenance:
         tied: groups of base names that share one storage.
         scope: name of the scope in which the entries could lie, and `n_maskable` its number of weights.
         method: name and full configuration of what chose the entries.
-        task: name, head and labels of the task, where there was one.
+        task: name, head, labels and longest input of the task, where there was one.
         metrics: measured results with n and intervals.
         tokenizer: SHA-256 of the tokenizer's file.
         licence: of the patch, where its author states one.

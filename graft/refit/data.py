@@ -100,7 +100,11 @@ def task_of(description: Mapping[str, Any], texts: Path) -> Task:
     """
     path = str(texts.absolute())
     described, keys = description.get("head"), [field.name for field in dataclasses.fields(HeadSpec)]
-    known = {key: description[key] for key in ("name", "labels", "choices", *ANSWER_COLUMNS) if description.get(key)}
+    known = {
+        key: description[key]
+        for key in ("name", "labels", "max_length", "choices", *ANSWER_COLUMNS)
+        if description.get(key)
+    }
     if not isinstance(described, Mapping) or "kind" not in described or "name" not in known:
         raise ConfigError("the patch names no task with its head: give --task")
     # a classifier's row also tells of its layer, and a template that is the kind's own is written out

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from graft.errors import DataError
-from graft.server.batching import Row, embed_rows
+from graft.server.batching import Row, embed_rows, make_batches
 from graft.server.refusal import Refusal
 from graft.server.resident import Names, Resident
-from graft.tasks.batches import Texts
+from graft.tasks.batches import Encoded, Texts
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head
 from graft.tasks.heads.similarity import SCALE, SimilarityHead
@@ -35,6 +35,19 @@ class Question:
     task: str
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a head says of one text.
+
+    Attributes:
+        logits: (n_labels,) fp32, on the CPU.
+        is_cut: whether only the beginning of the text, or of one of the pair, was read.
+    """
+
+    logits: torch.Tensor
+    is_cut: bool
+
+
 @dataclass
 class Classifier:
     """The labels of texts, by the heads of a resident model.
@@ -49,8 +62,8 @@ class Classifier:
         """Forget what was computed with a skill."""
         self._labels = {key: value for key, value in self._labels.items() if name not in (*key[0], key[1])}
 
-    def logits(self, questions: Sequence[Question]) -> list[torch.Tensor]:
-        """Return (n_labels,) fp32 logits of every question, on the CPU.
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return the answer to every question.
 
         Raises:
             Refusal: a skill has no head, or a text is a pair where one text is asked for.
@@ -58,13 +71,12 @@ class Classifier:
         heads = {name: self.resident.head_of(name) for name in {question.task for question in questions}}
         for question in questions:
             _require_arity(question, heads[question.task])
-        logits: list[torch.Tensor | None] = [None] * len(questions)
+        answers: dict[int, Answer] = {}
         for own, compute in self._groups(questions, heads):
-            for i, row in zip(own, compute([questions[i] for i in own]), strict=True):
-                if not row.isfinite().all():
-                    raise DataError("the model's outputs on these texts are not finite")
-                logits[i] = row
-        return [row for row in logits if row is not None]
+            answers |= dict(zip(own, compute([questions[i] for i in own]), strict=True))
+        if not all(bool(answer.logits.isfinite().all()) for answer in answers.values()):
+            raise DataError("the model's outputs on these texts are not finite")
+        return [answers[i] for i in range(len(questions))]
 
     def _groups(self, questions: Sequence[Question], heads: dict[str, Head]) -> list[tuple[list[int], Any]]:
         """Return positions of questions that one forward pass takes, and what computes their logits."""
@@ -80,15 +92,13 @@ class Classifier:
             groups.setdefault(key, ([], compute))[0].append(i)
         return list(groups.values())
 
-    def _of_texts(self, questions: Sequence[Question]) -> list[torch.Tensor]:
+    def _of_texts(self, questions: Sequence[Question]) -> list[Answer]:
         """Embed the texts of all tasks together, and compare each with its own task's label texts."""
-        heads = [self.resident.head_of(question.task) for question in questions]
-        rows = [
-            Row(_encode(head, question.texts), question.skills) for head, question in zip(heads, questions, strict=True)
-        ]
-        vectors = embed_rows(self.resident, rows)
+        encoded = [self.resident.head_of(question.task).encode([question.texts])[0] for question in questions]
+        vectors = embed_rows(self.resident, _rows(questions, encoded))
         return [
-            SCALE * self._label_vectors(question) @ vector for question, vector in zip(questions, vectors, strict=True)
+            Answer(SCALE * self._label_vectors(question) @ vector, item.is_cut)
+            for question, vector, item in zip(questions, vectors, encoded, strict=True)
         ]
 
     def _label_vectors(self, question: Question) -> torch.Tensor:
@@ -99,40 +109,40 @@ class Classifier:
                 self._labels.pop(next(iter(self._labels)))
             head = self.resident.head_of(question.task)
             assert isinstance(head, SimilarityHead)
-            rows = [Row(_encode(head, text), question.skills) for text in head.label_texts]
-            self._labels[key] = embed_rows(self.resident, rows)
+            encoded = head.encode(head.label_texts)
+            self._labels[key] = embed_rows(self.resident, _rows([question] * len(encoded), encoded))
         return self._labels[key]
 
-    def _of_pairs(self, questions: Sequence[Question], head: SimilarityHead) -> list[torch.Tensor]:
+    def _of_pairs(self, questions: Sequence[Question], head: SimilarityHead) -> list[Answer]:
         """Compare first texts with what the second would be under each label."""
-        rows = []
-        for question in questions:
-            completed = head.label_texts_for(question.texts[1])
-            rows += [Row(_encode(head, text), question.skills) for text in [question.texts[:1], *completed]]
-        vectors = embed_rows(self.resident, rows)
-        vectors = vectors.reshape(len(questions), -1, vectors.shape[-1])  # (n, 1 + n_labels, width)
-        return list(SCALE * (vectors[:, 1:] * vectors[:, :1]).sum(-1))
+        texts = [text for own in questions for text in (own.texts[:1], *head.label_texts_for(own.texts[1]))]
+        encoded, n = head.encode(texts), len(texts) // len(questions)
+        vectors = embed_rows(self.resident, _rows([own for own in questions for _ in range(n)], encoded))
+        vectors = vectors.reshape(len(questions), n, -1)  # (questions, 1 + n_labels, width)
+        logits = SCALE * (vectors[:, 1:] * vectors[:, :1]).sum(-1)
+        is_cut = [any(item.is_cut for item in encoded[n * i : n * (i + 1)]) for i in range(len(questions))]
+        return list(map(Answer, logits, is_cut))
 
 
 def _compute_with(resident: Resident, head: Head) -> Any:
     """Return what runs a head that reads its logits off one forward pass."""
 
-    def compute(questions: Sequence[Question]) -> list[torch.Tensor]:
-        order = sorted(range(len(questions)), key=lambda i: sum(map(len, questions[i].texts)))
-        logits: dict[int, torch.Tensor] = {}
-        n = resident.limits.batch_rows
-        for batch in (order[start : start + n] for start in range(0, len(order), n)):
-            batch = sorted(batch, key=lambda i: questions[i].skills)
+    def compute(questions: Sequence[Question]) -> list[Answer]:
+        encoded, limits = head.encode([question.texts for question in questions]), resident.limits
+        answers: dict[int, Answer] = {}
+        for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):
             examples = [Example(questions[i].texts, NONE_OF_THESE) for i in batch]
             with head.evaluating(), resident.mixed.skills([questions[i].skills for i in batch]):
-                logits |= dict(zip(batch, head.logits(examples).float().cpu(), strict=True))
-        return [logits[i] for i in range(len(questions))]
+                logits = head.logits(examples).float().cpu()
+            answers |= {i: Answer(row, encoded[i].is_cut) for i, row in zip(batch, logits, strict=True)}
+        return [answers[i] for i in range(len(questions))]
 
     return compute
 
 
-def _encode(head: Head, texts: Texts) -> list[int]:
-    return [int(token) for token in head.tokenize([texts])["input_ids"][0]]
+def _rows(questions: Sequence[Question], encoded: Sequence[Encoded]) -> list[Row]:
+    """Return a row of token ids for each question, with its skills."""
+    return [Row(item.ids, question.skills) for question, item in zip(questions, encoded, strict=True)]
 
 
 def _require_arity(question: Question, head: Head) -> None:

@@ -51,7 +51,7 @@ class EmbedJob(Job):
 
 @dataclass(eq=False, kw_only=True)
 class ClassifyJob(Job):
-    """Texts to label: a list of (n_labels,) fp32 logits."""
+    """Texts to label: an `Answer` each."""
 
     questions: list[Question]
 

@@ -19,6 +19,8 @@ class Limits(Block):
         tokens: of a request, prompts and what may be written together; more is refused with 400.
         new_tokens: that one prompt may be continued by.
         seconds: from a request's arrival to its answer; then it is refused with 504, and its work dropped.
+        idle_seconds: that a connection may be open without a request, as where headers do not end; then it is closed,
+            and one whose answer nobody reads after `seconds`.
         waiting: rows that may wait for the model; where there are more, requests are refused with 429.
         batch_rows: rows of one forward pass.
         batch_tokens: tokens of one forward pass, padding included.
@@ -33,6 +35,7 @@ class Limits(Block):
     tokens: Count = 2**15
     new_tokens: Count = 1024
     seconds: Annotated[float, Above(0)] = 60.0
+    idle_seconds: Annotated[float, Above(0)] = 10.0
     waiting: Count = 1024
     batch_rows: Count = 64
     batch_tokens: Count = 2**13

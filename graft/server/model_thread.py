@@ -11,7 +11,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.server.batching import embed_rows
-from graft.server.classification import Classifier
+from graft.server.classification import Answer, Classifier
 from graft.server.jobs import CallJob, ClassifyJob, EmbedJob, GenerateJob, Job
 from graft.server.metrics import Metrics
 from graft.server.queue import JobQueue
@@ -115,11 +115,11 @@ class ModelThread:
         vectors = embed_rows(self.resident, [row for job in jobs for row in job.rows])
         return list(torch.split(vectors, [job.n_rows for job in jobs]))
 
-    def _classify(self, jobs: Sequence[ClassifyJob]) -> list[list[torch.Tensor]]:
+    def _classify(self, jobs: Sequence[ClassifyJob]) -> list[list[Answer]]:
         questions = [question for job in jobs for question in job.questions]
         self._prepare(question.skills for question in questions)
-        logits = iter(self._classifier.logits(questions))
-        return [[next(logits) for _ in job.questions] for job in jobs]
+        answers = iter(self._classifier.answer(questions))
+        return [[next(answers) for _ in job.questions] for job in jobs]
 
     def _generate(self, jobs: Sequence[GenerateJob]) -> None:
         """Let generations join those that run; their results come with their last tokens."""

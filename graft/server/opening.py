@@ -61,13 +61,8 @@ def open_service(
             base's name or is one too many, or a router has nothing to go by.
         GraftError: a patch or the base cannot be loaded, or they do not fit; the line says which and why.
     """
-    tasks, references = tasks or {}, references or {}
-    if other := [name for name in (*tasks, *references) if name not in (skills or {})]:
-        raise ConfigError(f"{other[0]!r} is no skill: name the patch too")
-    if (router and not (tasks or references)) or (references and not router):
-        raise ConfigError("a router goes with references, or tasks to learn them from")
-    loaded = {name: Task.load(path) for name, path in tasks.items()}
-    opened = [_with_task(open_skill(name, str(path)), loaded.get(name)) for name, path in (skills or {}).items()]
+    references = references or {}
+    opened, loaded = open_skills(skills or {}, tasks or {}, references, router=router)
     try:
         resident = open_resident(base, opened, on_overlap=on_overlap, exact=exact, runtime=runtime, limits=limits)
         if calibrate:
@@ -78,6 +73,22 @@ def open_service(
     if router:
         resident.router = _make_router(resident, loaded, references)
     return Service(resident, token=token)
+
+
+def open_skills(
+    skills: Mapping[str, str | Path], tasks: Mapping[str, Path], references: Mapping[str, Path], *, router: bool
+) -> tuple[list[Skill], dict[str, Task]]:
+    """Load patches and TASK files, arguments as of `open_service`; return the skills, and the tasks of TASK files.
+
+    Raises:
+        ConfigError, GraftError: as `open_service`, as far as the base is not asked.
+    """
+    if other := [name for name in (*tasks, *references) if name not in skills]:
+        raise ConfigError(f"{other[0]!r} is no skill: name the patch too")
+    if (router and not (tasks or references)) or (references and not router):
+        raise ConfigError("a router goes with references, or tasks to learn them from")
+    loaded = {name: Task.load(path) for name, path in tasks.items()}
+    return [_with_task(open_skill(name, str(path)), loaded.get(name)) for name, path in skills.items()], loaded
 
 
 def _make_router(resident: Resident, tasks: Mapping[str, Task], references: Mapping[str, Path]) -> Router:

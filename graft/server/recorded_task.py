@@ -11,7 +11,7 @@ from graft.specs.head import SECOND, HeadSpec
 from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 
-MOST_LABELS = 1000
+MOST_LABELS, MOST_TOKENS = 1000, 2**13  # of a task; of a text, however long a stranger's patch says it may be
 _NO_DATA = dict.fromkeys(("train", "validation", "test"), "none")
 _KEYS = {field.name for field in dataclasses.fields(HeadSpec)} - {"answer", "max_new_tokens"}
 
@@ -38,7 +38,10 @@ def read_task(patch: Patch) -> TaskSpec:
         block["text"] = ["text_a", "text_b"]
     if task.get("choices") is not None:
         block["choices"] = str(task["choices"])
-    return check_task(read_config(TaskSpec, block, "the patch's task"))
+    if task.get("max_length") is not None:  # patches of earlier versions do not say it
+        block["max_length"] = task["max_length"]
+    spec = check_task(read_config(TaskSpec, block, "the patch's task"))
+    return dataclasses.replace(spec, max_length=min(spec.max_length, MOST_TOKENS))
 
 
 def check_task(spec: TaskSpec) -> TaskSpec:

@@ -148,9 +148,11 @@ class Resident:
 
     def _note_output_layer(self, name: str) -> None:
         """Let verbalizers run the output layer whole from when on a skill changes it, which has its rows apart."""
-        layers = dict(self.head.model.named_modules())
         output = self.head.model.get_output_embeddings() if self._family is not None else None
-        if output is not None and any(layers[touched] is output for touched in self.mixed.touched(name)):
+        if output is None:
+            return
+        layers = dict(self.head.model.named_modules())
+        if any(layers[touched] is output for touched in self.mixed.touched(name)):
             self._changes_output = True
         for head in self._heads.values():
             if self._changes_output and hasattr(head, "runs_whole"):

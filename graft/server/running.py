@@ -11,10 +11,12 @@ from typing import Any
 
 from graft.errors import ConfigError
 from graft.server.app import build_app
+from graft.server.connections import serve_with_timeouts
+from graft.server.limits import Limits
 from graft.server.service import Service
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS, MOST_HEADER_BYTES = 1000, 2**16
 
 
 def require_packages() -> None:
@@ -61,11 +63,20 @@ def run_service(service: Service, listener: socket.socket, *, tell: Callable[[st
         listener: of the address, as `listen_at` gives it.
         tell: called with the address, once requests are answered.
     """
+    host, port = listener.getsockname()[:2]
+    server = make_server(service, only_loopback=is_loopback(host))
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    asyncio.run(_serve(server, listener, service.limits, lambda: tell(address)))
+
+
+def make_server(service: Service, *, only_loopback: bool = True) -> Any:
+    """Return the uvicorn server of a service, whose requests are bounded in size and number before they are read."""
     import uvicorn
 
-    host, port = listener.getsockname()[:2]
-    app = build_app(service, only_loopback=is_loopback(host))
     settings: dict[str, Any] = {
+        "http": "h11",  # the only one that bounds the size of headers
+        "h11_max_incomplete_event_size": MOST_HEADER_BYTES,
+        "ws": "none",
         "log_level": "warning",
         "server_header": False,
         "limit_concurrency": MOST_CONNECTIONS,
@@ -73,15 +84,14 @@ def run_service(service: Service, listener: socket.socket, *, tell: Callable[[st
         "timeout_graceful_shutdown": round(service.limits.drain_seconds),
         "lifespan": "on",
     }
-    server: Any = uvicorn.Server(uvicorn.Config(app, **settings))
+    server: Any = uvicorn.Server(uvicorn.Config(build_app(service, only_loopback=only_loopback), **settings))
     server.capture_signals = contextlib.nullcontext  # it would raise them anew afterwards
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    asyncio.run(_serve(server, listener, lambda: tell(address)))
+    return server
 
 
-async def _serve(server: Any, listener: socket.socket, tell: Callable[[], None]) -> None:
+async def _serve(server: Any, listener: socket.socket, limits: Limits, tell: Callable[[], None]) -> None:
     with _ending(server):
-        serving = asyncio.ensure_future(server.serve([listener]))
+        serving = asyncio.ensure_future(serve_with_timeouts(server, listener, limits))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started:

@@ -50,6 +50,7 @@ class Skill:
         if self.task is not None:
             pair = not isinstance(self.task.text, str)
             task = {"name": self.task.name, "head": self.task.head.kind, "labels": list(self.task.labels), "pair": pair}
+            task["max_length"] = self.task.max_length
         return {
             "name": self.name,
             "source": self.source,

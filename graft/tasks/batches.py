@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,35 @@ from graft.tensors.out_of_memory import is_out_of_memory
 Texts = tuple[str, ...]
 Side = Literal["left", "right"]
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # keys of configs for the longest input
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text, or a pair of texts, as a model reads it.
+
+    Attributes:
+        ids: token ids with the special ones.
+        is_cut: whether the limit leaves a part of it out.
+    """
+
+    ids: list[int]
+    is_cut: bool
+
+
+def encode_each(tokenizer: Any, texts: Sequence[Texts], limit: int) -> list[Encoded]:
+    """Encode texts, or pairs of texts, each by itself and cut to `limit` tokens.
+
+    Raises:
+        DataError, ConfigError: as `encode_texts`.
+    """
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    encoded = []
+    for own, ids in zip(texts, run_tokenizer(tokenizer, *columns, verbose=False)["input_ids"], strict=True):
+        is_cut = len(ids) > limit
+        if is_cut or not ids:  # where there is no token, it is refused
+            ids = encode_texts(tokenizer, [own], limit, "right")["input_ids"][0].tolist()
+        encoded.append(Encoded(list(ids), is_cut))
+    return encoded
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Side) -> dict[str, Any]:

@@ -22,7 +22,16 @@ from graft.sources.made_checkpoint import MadeCheckpoint, folder_of
 from graft.sources.opening import open_folder
 from graft.specs.runtime import DEFAULT, Engine, Runtime
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Side, Texts, embedded_tokens, encode_texts, longest_input, pad_tokens
+from graft.tasks.batches import (
+    Encoded,
+    Side,
+    Texts,
+    embedded_tokens,
+    encode_each,
+    encode_texts,
+    longest_input,
+    pad_tokens,
+)
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.placement import checkpoint_layers, find_device, place_model
@@ -192,6 +201,14 @@ class Head(ABC):
                 yield
         finally:
             self.model.train(was_training)
+
+    def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
+        """Return what is read of each text, or pair of texts, for its label: token ids, as many as its row has.
+
+        Raises:
+            DataError, ConfigError, CheckpointError: as `tokenize`.
+        """
+        return encode_each(self.tokenizer, texts, self.limit)
 
     def tokenize(self, texts: Sequence[Texts], side: Side = "right") -> dict[str, torch.Tensor]:
         """Return texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says so.

@@ -166,10 +166,11 @@ class Task:
         return [example for split in splits for example in self._split(split) if example.label == NONE_OF_THESE]
 
     def describe(self) -> dict[str, Any]:
-        """Return name, head with its template, labels and columns, for a patch's provenance."""
+        """Return name, head with its template, labels, longest input and columns, for a patch's provenance."""
         template = self.spec.head.pattern if self.spec.messages is None else ""
         head = to_plain(self.spec.head) | ({"template": template} if template else {})
-        described = {"name": self.spec.name, "head": head, "labels": list(self.spec.labels)}
+        described: dict[str, Any] = {"name": self.spec.name, "head": head, "labels": list(self.spec.labels)}
+        described["max_length"] = self.spec.max_length
         columns = {key: getattr(self.spec, key) for key in ("choices", *ANSWER_COLUMNS)}
         return described | {key: column for key, column in columns.items() if column is not None}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from graft.errors import MismatchError
 
@@ -45,11 +46,12 @@ class NameMap:
             MismatchError: one name could stand for two, or two for one.
         """
         wanted, available, rename = list(wanted), list(available), self.rename
-        tables = [(form, _table(available, form)) for form in (str, rename, lambda name: rename(unwrap_name(name)))]
+        forms: tuple[_Form, ...] = (str, rename, lambda name: rename(unwrap_name(name)))
+        table_of = cache(lambda form: _table(available, form))  # most names are found as they stand
         names: dict[str, str] = {}
         owners: dict[str, str] = {}
         for name in wanted:
-            match = _find_match(name, tables, self.prefix)
+            match = _find_match(name, forms, table_of, self.prefix)
             if match is None:
                 continue
             if match in owners:
@@ -65,18 +67,19 @@ def unwrap_name(name: str) -> str:
 
 
 _Form = Callable[[str], str]
+_Table = dict[str, list[str]]
 
 
-def _table(names: Iterable[str], form: _Form) -> dict[str, list[str]]:
-    table: dict[str, list[str]] = {}
+def _table(names: Iterable[str], form: _Form) -> _Table:
+    table: _Table = {}
     for name in names:
         table.setdefault(form(name), []).append(name)
     return table
 
 
-def _find_match(name: str, tables: list[tuple[_Form, dict[str, list[str]]]], prefix: str) -> str | None:
-    for form, table in tables:
-        key = form(name)
+def _find_match(name: str, forms: Iterable[_Form], table_of: Callable[[_Form], _Table], prefix: str) -> str | None:
+    for form in forms:
+        key, table = form(name), table_of(form)
         for candidates in ([key], _other_prefixes(key, prefix)):
             hits = [hit for candidate in candidates for hit in table.get(candidate, ())]
             if len(hits) > 1:

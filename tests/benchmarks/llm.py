@@ -72,7 +72,7 @@ def texts_of(head: Any, examples: Sequence[Example]) -> Texts:
         return [text for example in examples for text in head._encode(example)]
     if head.task.head.kind == "lm":
         return [(ids, 1) for _, ids in head._chunks(examples)]
-    return [(ids, len(ids)) for ids, _ in (head._locate(example.texts) for example in examples)]
+    return [(read.ids, len(read.ids)) for read in head.encode([example.texts for example in examples])]
 
 
 @dataclasses.dataclass

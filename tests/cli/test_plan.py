@@ -96,6 +96,38 @@ def test_apply_says_what_it_will_take_and_does_nothing(base: Path, tuned: Path, 
     assert "the model has no such tensor" in refused.err
 
 
+def test_serve_says_what_it_will_load_and_offer(
+    base: Path, tuned: Path, task_file: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skill, other = tmp_path / "skill.safetensors", write_llama(tmp_path / "other")
+    assert (
+        cli("localize", base, tuned, "--task", task_file, "--budget", 40, "--method", "magnitude", "-o", skill).code
+        == 0
+    )
+    monkeypatch.setattr("graft.tasks.head.open_head", None)  # no model is loaded
+    asked = ["serve", base, "--skill", f"moods={skill}", "--plan"]
+    plan = json.loads(cli(*asked, "--batch-rows", 8, "--json").out)
+    assert (plan["base"], plan["dtype"], plan["fits"], plan["limits"]["batch_rows"]) == ("base", "float32", True, 8)
+    (found,) = plan["skills"]
+    assert (found["name"], found["k"], found["bytes"]) == ("moods", 40, skill.stat().st_size)
+    assert (found["head"], found["labels"], found["max_length"]) == ("similarity", ["sad", "glad"], 128)
+    assert "POST /classify" in plan["routes"]
+    assert not {"POST /v1/completions", "POST /skills"}.intersection(plan["routes"])
+    shown = cli(*asked)
+    assert (shown.code, shown.err) == (0, "")
+    assert re.search(
+        r"^skill moods  40 entries, [0-9,]+ bytes; head similarity, 2 labels, texts of 128", shown.out, re.M
+    )
+    assert shown.out.splitlines()[-1].endswith("in host memory: it fits")
+    monkeypatch.setenv("SECRET", "a token of sixteen characters")
+    writing = json.loads(cli("serve", other, "--token-env", "SECRET", "--plan", "--json").out)
+    assert {"POST /v1/completions", "POST /skills"} < set(writing["routes"])
+    assert "keys and values of texts being written" in {part["what"] for part in writing["parts"]}
+    refused = cli("serve", other, "--skill", f"moods={skill}", "--plan")
+    assert (refused.code, refused.out) == (1, "")
+    assert "the model has no such tensor" in refused.err
+
+
 def test_a_plan_that_does_not_fit_the_disk_says_so(
     base: Path, tuned: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

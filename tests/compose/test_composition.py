@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ from graft.patch.registry import OVERLAP_RULES
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import bits_of, equal_tensors, make_patch, model_of, write_single
-from tests.compose.patches import BASE, ORIGIN, applied, disjoint_patches, held_by, patch_of, patches, same_content
+from tests.compose.patches import (
+    BASE,
+    ORIGIN,
+    PLACES,
+    applied,
+    disjoint_patches,
+    held_by,
+    patch_of,
+    patches,
+    same_content,
+)
 
 QUIET = settings(derandomize=True, deadline=None, max_examples=60)
 BLENDS = [rule for rule in OVERLAP_RULES if rule != "error"]
@@ -191,6 +202,20 @@ def test_the_origin_of_every_part_is_told_also_of_parts_that_were_composed() -> 
     for _ in range(40):  # nesting does not deepen the file's JSON, whose depth readers limit
         deep = compose_patches(deep, patch_of(C), on_overlap="last")
     assert len(patch_bytes(deep)) < 20_000
+
+
+@pytest.mark.parametrize(("lengths", "kept"), [((64, 64), 64), ((64, 128), None), ((64, None), None)])
+def test_one_task_stays_it_whatever_length_its_texts_had(lengths: tuple[int | None, ...], kept: int | None) -> None:
+    """A patch of an earlier version does not say how long its inputs were."""
+    task = {"name": "toy", "labels": ["no", "yes"]}
+    parts = []
+    for i, length in enumerate(lengths):
+        own = task | ({} if length is None else {"max_length": length})
+        patch = patch_of({PLACES[i]: 7.5})
+        parts.append(dataclasses.replace(patch, provenance=dataclasses.replace(ORIGIN, task=own)))
+    assert compose_patches(*parts).provenance.task == task | ({} if kept is None else {"max_length": kept})
+    other = dataclasses.replace(parts[1], provenance=dataclasses.replace(ORIGIN, task=task | {"name": "other"}))
+    assert compose_patches(parts[0], other).provenance.task is None
 
 
 def test_a_wrong_base_is_refused(tmp_path: Path, base: Path) -> None:

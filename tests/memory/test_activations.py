@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,19 @@ def test_a_decoder_keeps_the_logits_that_its_head_reads(tmp_path: Path) -> None:
 
 def test_what_cannot_be_built_is_not_known(task: Task, tmp_path: Path) -> None:
     assert estimate_activations(tmp_path, task.spec, 4, torch.float32, lambda name: True) is None
+
+
+def test_a_pass_without_a_backward_one_keeps_one_layer(base: Path, tmp_path: Path) -> None:
+    """Twice the layers keep twice as much for a backward pass, and no more without."""
+    task = Task.load(write_task(tmp_path / "task"))
+    config = json.loads((base / "config.json").read_text())
+    found = []
+    for layers in (2, 4):
+        folder = tmp_path / f"{layers}"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+        saved = estimate_activations(folder, task.spec, 6, torch.float32, lambda name: True)
+        assert saved is not None
+        found.append((saved.total, saved.without_backward))
+    assert found[1][0] > 1.8 * found[0][0]
+    assert found[1][1] == found[0][1] < found[0][0]

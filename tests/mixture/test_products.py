@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from graft.mixture.delta import Delta, Moved
 from graft.mixture.flat_entries import FlatEntries
-from graft.mixture.products import Addition, BlockProduct, EntryProduct, Products, choose_product
+from graft.mixture.products import CALL, ENTRY, Addition, BlockProduct, Products, choose_product
 from graft.mixture.row_entries import RowEntries
+from graft.patch.vertex_cover import Cover, cover_entries
 
 SHAPE = (6, 5)  # outputs, inputs
 
@@ -44,12 +46,9 @@ DELTAS = st.builds(
 def test_one_skill(delta: Delta) -> None:
     inputs, base = torch.randn(3, 2, SHAPE[1]), torch.randn(3, 2, SHAPE[0])
     entries = (delta.matrix.rows, delta.matrix.columns, delta.matrix.values)
-    ways = [EntryProduct(*entries), choose_product(delta)]
-    if entries[0].numel():
-        low = entries[0] < 3
-        halves = [BlockProduct(*(part[side] for part in entries)) for side in (low, ~low) if side.any()]
-        ways += [BlockProduct(*entries), Products(*halves)]
-    for way in ways:
+    low = entries[0] < 3
+    halves = [BlockProduct(*(part[side] for part in entries)) for side in (low, ~low) if side.any()]
+    for way in [BlockProduct(*entries), Products(*halves)] if halves else []:
         output = base.clone()
         Addition(way.rows, delta.bias.rows, delta.bias.values).add(way.share(inputs), output)
         torch.testing.assert_close(output, (base.double() + dense(delta, inputs)).float())
@@ -78,13 +77,30 @@ def test_rows_of_several_skills(dtype: torch.dtype, deltas: list[Delta]) -> None
 
 def test_the_cheapest_way() -> None:
     """Few entries go one by one, a dense head as one matrix, a cross of a row and a column by its cover."""
-    assert isinstance(choose_product(delta_of({(0, 1), (3, 2)}, set())), EntryProduct)
+    assert choose_product(delta_of({(0, 1), (3, 2)}, set())) is None
     n = 512
+    spread = torch.randperm(n * n, generator=torch.Generator().manual_seed(0))[:300]
+    assert choose_product(square(spread // n, spread % n, n)) is None
     whole = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
     assert isinstance(choose_product(square(whole[0], whole[1], n)), BlockProduct)
     line, zero = torch.arange(1, 4 * n), torch.zeros(4 * n - 1, dtype=torch.int64)
     cross = square(torch.cat([zero, line]), torch.cat([line, zero]), 4 * n)
     assert isinstance(choose_product(cross), Products)
+
+
+def test_no_cover_is_looked_for_where_none_could_be_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is most of what a skill costs when it is added."""
+    seen: list[int] = []
+
+    def cover(flat: np.ndarray, shape: tuple[int, int]) -> Cover:
+        seen.append(len(flat))
+        return cover_entries(flat, shape)
+
+    monkeypatch.setattr("graft.mixture.products.cover_entries", cover)
+    for n in (most := int(CALL / ENTRY), most + 1):
+        line = torch.arange(n)
+        assert choose_product(square(line, line, n)) is None
+    assert seen == [most + 1]
 
 
 def square(rows: torch.Tensor, columns: torch.Tensor, n: int) -> Delta:

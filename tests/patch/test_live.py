@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.errors import CheckpointError, RevertError
-from graft.patch.live import apply_patch
+from graft.errors import CheckpointError, PatchMismatchError, RevertError
+from graft.patch.live import apply_patch, prepare_patch
 from graft.patch.live_tensors import LiveEntries
+from graft.patch.module_identity import ModuleIdentity
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import to_bytes
 from tests.checkpoints import (
@@ -224,6 +225,27 @@ def test_whole_tensors_are_replaced_and_restored() -> None:
     with pytest.raises(CheckpointError, match=r"'b'.*Module lacks"):
         apply_patch(model, patch)
     assert model.a.flatten()[1] == 1.0
+
+
+def test_many_whole_tensors_are_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of each by itself, against the links to all of them, would take the square of their number."""
+    tensors = {f"t{i}": torch.full((2,), float(i)) for i in range(9)}
+    model = model_of({name: tensor.clone() for name, tensor in tensors.items()})
+    patch = patch_for(model, {"t0": {1: 9.0}}, dense={name: tensors[name] + 1 for name in list(tensors)[1:]})
+    checked: list[int] = []
+    lost = ModuleIdentity.lost
+
+    def count(self: ModuleIdentity, tensors: Tensors) -> str | None:
+        checked.append(len(tensors))
+        return lost(self, tensors)
+
+    monkeypatch.setattr(ModuleIdentity, "lost", count)
+    prepared = prepare_patch(model, patch)
+    prepared.apply().revert()
+    assert checked == [9, 9]
+    model.t5 = torch.nn.Parameter(tensors["t5"].clone())
+    with pytest.raises(PatchMismatchError, match=r"'t5'.*replaced since"):
+        prepared.apply()
 
 
 def test_an_encoder_patch_lands_on_a_classifier_and_on_wrapped_models(tmp_path: Path) -> None:

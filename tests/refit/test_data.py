@@ -56,10 +56,10 @@ def test_texts_that_are_held_out_are_not_fitted_to(task: Task) -> None:
 
 
 def test_a_patch_names_its_task(tmp_path: Path) -> None:
-    task = Task.load(write_task(tmp_path / "toy"))
+    task = Task.load(write_task(tmp_path / "toy", max_length=20))
     found = task_of(task.describe(), tmp_path / "toy" / "train.jsonl")
     assert (found.spec.name, found.spec.labels) == (task.spec.name, task.spec.labels)
-    assert found.spec.head.texts == task.spec.head.texts
+    assert (found.spec.head.texts, found.spec.max_length) == (task.spec.head.texts, 20)
     assert len(found.training_texts()) == 160
 
 
@@ -76,6 +76,7 @@ def test_a_patch_names_its_task(tmp_path: Path) -> None:
         {"name": "moods", "head": {"kind": "similarity", "texts": 7}, "labels": ["a", "b"]},
         {"name": "moods", "head": {"kind": ["similarity"]}, "labels": ["a", "b"]},
         {"name": "moods", "head": {"kind": "similarity"}, "labels": {"a": 1}},
+        {"name": "moods", "head": {"kind": "similarity"}, "labels": ["a", "b"], "max_length": "long"},
     ],
 )
 def test_a_strangers_task_is_refused_in_one_line(described: dict[str, Any], tmp_path: Path) -> None:

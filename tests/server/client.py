@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 
-from graft.server.app import build_app
+from graft.server.connections import serve_with_timeouts
 from graft.server.jobs import CallJob
+from graft.server.running import listen_at, make_server
 from graft.server.service import Service
 
 
@@ -53,13 +53,15 @@ def refusal_of(response: httpx.Response) -> tuple[int, str]:
 @contextlib.contextmanager
 def running(service: Service) -> Iterator[Client]:
     """Serve within the block."""
-    server = uvicorn.Server(uvicorn.Config(build_app(service), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    listener, server = listen_at("127.0.0.1", 0), make_server(service)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(serve_with_timeouts(server, listener, service.limits)), daemon=True
+    )
     thread.start()
     while not server.started:
         assert thread.is_alive()
         threading.Event().wait(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         theirs = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         with httpx.Client(base_url=url, timeout=60) as http, theirs:

@@ -67,6 +67,13 @@ def test_several_skills_stand_beside_each_other(client: Client, head: Head, patc
     assert np.abs(expected[0] - expected[1]).max() > 0.01
 
 
+def test_an_answer_says_whether_its_text_was_cut(client: Client) -> None:
+    """The base has places for 32 tokens, two of which are the tokenizer's own."""
+    texts = ["the " * 30, "the " * 31]
+    results = client.post("/classify", texts=texts, skills=["moods", "few"])["results"]
+    assert [[item["cut"] for item in result["predictions"]] for result in results] == [[False, True]] * 2
+
+
 @pytest.mark.parametrize(
     ("body", "status", "line"),
     [

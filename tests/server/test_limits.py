@@ -183,7 +183,8 @@ def test_skills_tell_their_card_and_place(client: Client) -> None:
     answer = client.http.get("/skills").json()
     assert (answer["base"], answer["generates"], answer["chats"], answer["routes"]) == ("base", False, False, False)
     moods, noise, _ = answer["skills"]
-    assert moods["task"] == {"name": "moods", "head": "similarity", "labels": ["sad", "glad"], "pair": False}
+    task = {"name": "moods", "head": "similarity", "labels": ["sad", "glad"], "pair": False, "max_length": 128}
+    assert moods["task"] == task
     assert noise["task"] is None
     assert "records no head" in noise["why_no_task"]
     assert sum(map(sum, moods["map"]["counts"])) == moods["card"]["k"] == 300

@@ -76,6 +76,18 @@ def test_texts_are_labeled_side_by_side(page: Any, client: Client) -> None:
     assert not page.is_visible("#tabs")  # an encoder does not write
 
 
+def test_a_text_that_is_cut_is_shown_to_be(page: Any) -> None:
+    page.fill("#texts", f"good\n{'the ' * 31}")
+    page.click("#classify button[type=submit]")
+    n = len(answers(page)) // 2
+    assert not page.query_selector_all(".text")[0].query_selector_all(".cut")
+    shown = [item.inner_text() for item in page.query_selector_all(".text")[1].query_selector_all(".cut")]
+    assert shown == ["too long: only its beginning was read"] * n
+    facts = page.query_selector(".place dl").inner_text()
+    assert "Longest text" in facts
+    assert "128 tokens" in facts
+
+
 def test_skills_are_switched_and_composed(page: Any) -> None:
     for name in ("base", "noise", "few"):
         page.uncheck(f"input[name={name}]")

@@ -123,6 +123,7 @@ def test_the_splits_of_the_toy_task(task: Task) -> None:
     assert task.test_examples(limit=3) == task.test_examples()[:3]
     described = task.describe()
     assert (described["labels"], described["head"]["template"]) == (["sad", "glad"], "{}")
+    assert described["max_length"] == 128
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,23 @@ def test_a_saved_roberta_reads_as_before(tmp_path: Path) -> None:
     assert torch.equal(again.predict(texts()), head.predict(texts()))
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_each_text_by_itself_has_the_tokens_of_its_row(columns: int, tmp_path: Path) -> None:
+    examples = [example.texts * columns for example in texts()]
+    spec = toy_spec(head=HeadSpec("classifier"), text=("text", "b")[:columns] if columns > 1 else "text", max_length=12)
+    head = open_head(write(tmp_path / "m", "bert", "ForSequenceClassification"), spec)
+    batch, whole = head.tokenize(examples), head.tokenizer(*zip(*examples, strict=True))["input_ids"]
+    encoded = head.encode(examples)
+    masks = batch["attention_mask"].bool()
+    rows = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], masks, strict=True)]
+    assert [item.ids for item in encoded] == rows
+    assert [item.is_cut for item in encoded] == [len(ids) > 12 for ids in whole]
+    assert len({item.is_cut for item in encoded}) == 2
+    head.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B:1", [])
+    with pytest.raises(DataError, match=r"'' has no token to the model's tokenizer"):
+        head.encode([("good",) * columns, ("",) * columns])
+
+
 def test_what_a_tokenizer_or_model_lacks_is_named(tmp_path: Path) -> None:
     spec = toy_spec(head=HeadSpec("classifier"))
     folder = write(tmp_path / "m", "bert", "ForSequenceClassification")

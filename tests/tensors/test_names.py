@@ -34,6 +34,19 @@ def test_each_rule_finds_its_name(wanted: str, available: str) -> None:
     assert match == NameMatch({wanted: available}, (), ("other",))
 
 
+def test_names_that_are_found_as_they_stand_are_not_translated() -> None:
+    translated: list[str] = []
+
+    def rename(name: str) -> str:
+        translated.append(name)
+        return renamed(name)
+
+    assert NameMap("bert", rename).match(["a.w"], ["a.w", "b.w"]).found == {"a.w": "a.w"}
+    assert not translated
+    assert NameMap("bert", rename).match(["a.gamma"], ["a.weight", "b.w"]).found == {"a.gamma": "a.weight"}
+    assert "b.w" in translated
+
+
 @pytest.mark.parametrize(
     ("wanted", "available"),
     [("layer.w", "layer.v"), ("layer.w", "roberta.layer.w"), ("layer.w", "bertlayer.w"), ("layer.w", "xlayer.w")],

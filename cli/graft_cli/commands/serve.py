@@ -53,6 +53,7 @@ from graft_cli import options
 )
 @options.data_root
 @options.runs_model
+@options.plan
 @options.as_json
 @options.debug
 def command(
@@ -71,6 +72,7 @@ def command(
     waiting: int,
     timeout: float,
     runtime: Runtime,
+    plan: bool,
     as_json: bool,
 ) -> None:
     """Serve BASE once, with many skills: every request names its own, and requests of all of them share batches.
@@ -93,24 +95,31 @@ def command(
         raise click.UsageError("--router needs --task or --reference, which say what a skill's texts look like")
     if references and not router:
         raise click.UsageError("--reference needs --router")
+    settings: dict[str, Any] = {
+        "skills": _pairs(skills, "--skill"),
+        "tasks": _files(tasks, "--task"),
+        "router": router,
+        "references": _files(references, "--reference"),
+        "token": _read_token(token_env),
+        "runtime": runtime,
+        "limits": Limits(batch_rows=batch_rows, waiting=waiting, seconds=timeout),
+    }
+    if plan:
+        _show_plan(base, settings, as_json)
+        return
     require_packages()
     with listen_at(host, port) as listener:
-        service = open_service(
-            base,
-            _pairs(skills, "--skill"),
-            tasks=_files(tasks, "--task"),
-            calibrate=calibrate,
-            router=router,
-            references=_files(references, "--reference"),
-            token=_read_token(token_env),
-            on_overlap=on_overlap,
-            exact=exact,
-            runtime=runtime,
-            limits=Limits(batch_rows=batch_rows, waiting=waiting, seconds=timeout),
-        )
+        service = open_service(base, calibrate=calibrate, on_overlap=on_overlap, exact=exact, **settings)
         if not is_loopback(listener.getsockname()[0]):
             click.echo(f"note: {host} can be reached from other machines, and requests need no token", err=True)
         run_service(service, listener, tell=lambda url: _tell(service, url, as_json))
+
+
+def _show_plan(base: str, settings: dict[str, Any], as_json: bool) -> None:
+    from graft.server.plan import plan_service
+
+    planned = plan_service(base, **settings)
+    options.show(planned.to_json(), as_json, [options.printable(line) for line in planned.lines()])
 
 
 def _tell(service: Any, url: str, as_json: bool) -> None:

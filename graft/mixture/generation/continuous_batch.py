@@ -15,6 +15,8 @@ from graft.mixture.generation.sampling import Sampler, choose_tokens
 from graft.mixture.mixed_model import MixedModel
 from graft.mixture.rows import RowSkills
 
+MOST_TOKENS = 2**16  # whose keys and values are kept, unless told otherwise
+
 
 class ContinuousBatch:
     """Rows that generate together, each with its own skill, on one resident model::
@@ -41,7 +43,12 @@ class ContinuousBatch:
     """
 
     def __init__(
-        self, mixed: MixedModel, *, max_rows: int = 32, max_tokens: int = 65_536, prefixes: PrefixCache | None = None
+        self,
+        mixed: MixedModel,
+        *,
+        max_rows: int = 32,
+        max_tokens: int = MOST_TOKENS,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         if max_rows < 1 or max_tokens < 1:
             raise ConfigError("a batch needs room for at least one row and one token")

@@ -13,7 +13,7 @@ import torch
 from graft.mixture.delta import Delta, Moved
 from graft.mixture.entries import Owned
 from graft.mixture.flat_entries import FlatEntries
-from graft.mixture.products import Addition, EntryProduct, Product, choose_product
+from graft.mixture.products import Addition, Product, choose_product
 from graft.mixture.row_entries import RowEntries
 from graft.mixture.rows import Call, Run
 from graft.mixture.sites.site import Arguments, Site
@@ -68,7 +68,7 @@ class MatrixSite(Site[MatrixContent]):
         """Return outputs, inputs and differences, and the cheapest way to add them."""
         delta = self.delta_of(entries)
         product = choose_product(delta)
-        return MatrixContent(delta, None if isinstance(product, EntryProduct) else OneSkill(product, delta.bias))
+        return MatrixContent(delta, None if product is None else OneSkill(product, delta.bias))
 
     def delta_of(self, entries: Owned) -> Delta:
         """Return the entries as outputs, inputs and differences."""

@@ -42,7 +42,8 @@ export function showLabels(texts, results) {
       if (label === null) return answer(result.skill, "", element("p", { className: "note" }, "no skill's texts are like this one"));
       const changed = base && base.task === one.task && base.predictions[i].label !== label;
       const best = element("span", { className: changed ? "best changed" : "best" }, element("b", {}, label), ` ${percent(confidence)}`);
-      return answer(result.skill, best, bars(one.labels, probabilities), one.skill);
+      const cut = one.cut ? element("p", { className: "note cut" }, "too long: only its beginning was read") : null;
+      return answer(result.skill, best, element("div", {}, bars(one.labels, probabilities), cut), one.skill);
     });
     return element("div", { className: "text" }, element("blockquote", {}, text), element("div", { className: "grid" }, ...answers));
   });
@@ -101,6 +102,7 @@ function facts(skill) {
     ["From", skill.source],
     ["Method", card.method?.name ?? card.method?.method],
     ["Task", task && `${task.name}: ${task.labels.join(", ")}`],
+    ["Longest text", task && `${task.max_length.toLocaleString()} tokens`],
     ["No labels", task ? null : skill.why_no_task],
     ["Confidence", skill.temperature ? `calibrated, temperature ${skill.temperature.toFixed(2)}` : task && "softmax as it is, not calibrated"],
     ["Accuracy", typeof metrics.accuracy === "number" ? `${metrics.accuracy.toFixed(3)} on its author's test split` : null],

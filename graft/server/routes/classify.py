@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from graft.server.classification import Question
+from graft.server.classification import Answer, Question
 from graft.server.forms import ClassifyForm, Text
 from graft.server.jobs import ClassifyJob
 from graft.server.refusal import Refusal
@@ -44,10 +42,10 @@ async def label_texts(service: Service, request: Any) -> dict[str, Any]:
         for reading in readings
         if reading.task is not None
     ]
-    logits = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
+    answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
     results = []
     for name, readings in zip(form.wanted, columns, strict=True):
-        found = [_label(service, item, None if item.task is None else next(logits)) for item in readings]
+        found = [_label(service, item, None if item.task is None else next(answers)) for item in readings]
         results.append(_gather(name, found))
     return {"results": results}
 
@@ -72,16 +70,17 @@ def _task_of(service: Service, form: ClassifyForm, skills: Names, *, is_routed: 
     return name
 
 
-def _label(service: Service, reading: Reading, logits: torch.Tensor | None) -> dict[str, Any]:
-    """Write (n_labels,) logits as probabilities, calibrated where the task's own skill alone reads them."""
+def _label(service: Service, reading: Reading, answer: Answer | None) -> dict[str, Any]:
+    """Write logits as probabilities, calibrated where the task's own skill alone reads them."""
     of_row = {"skill": name_of(reading.skills), "task": reading.task}
-    if logits is None:
-        return {**of_row, "labels": [], "calibration": "none", "temperature": None, "label": None, "confidence": None}
+    if answer is None:
+        none = dict.fromkeys(("temperature", "label", "confidence"))
+        return {**of_row, "labels": [], "calibration": "none", **none, "cut": False}
     entry = service.resident.skills.get(reading.task or "")
     if entry is None or entry.task is None:
         raise Refusal(404, f"skill {reading.task!r} is gone")
     temperature = entry.temperature if reading.skills == (reading.task,) else None
-    probabilities = (logits.double() / (temperature or 1.0)).softmax(-1)
+    probabilities = (answer.logits.double() / (temperature or 1.0)).softmax(-1)
     best = int(probabilities.argmax())
     return {
         **of_row,
@@ -91,6 +90,7 @@ def _label(service: Service, reading: Reading, logits: torch.Tensor | None) -> d
         "label": entry.task.labels[best],
         "confidence": float(probabilities[best]),
         "probabilities": probabilities.tolist(),
+        "cut": answer.is_cut,
     }
 
 

@@ -15,7 +15,7 @@ import torch
 
 from graft.errors import CheckpointError, ConfigError
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Texts
+from graft.tasks.batches import Encoded, Texts
 from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -66,12 +66,17 @@ class VerbalizerHead(Head):
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
-        rows, read_at = zip(*(self._locate(example.texts) for example in examples), strict=True)
+        rows, read_at = zip(*(self._locate(self._shorten(example.texts)) for example in examples), strict=True)
         return self._logits_at(rows, read_at).float()
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return one batch: the prompts."""
-        return [self.pad([self._locate(example.texts)[0] for example in examples])]
+        return [self.pad([encoded.ids for encoded in self.encode([example.texts for example in examples])])]
+
+    def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
+        """Return the prompt of each text, or pair of texts."""
+        short = [self._shorten(own) for own in texts]
+        return [Encoded(self._locate(cut)[0], cut != own) for cut, own in zip(short, texts, strict=True)]
 
     def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
         shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0
@@ -83,13 +88,19 @@ class VerbalizerHead(Head):
         tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
         return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache, whole=self.runs_whole)
 
-    def _locate(self, texts: Texts) -> tuple[list[int], int]:
-        """Return a prompt's token ids, and the position whose logits are read."""
+    def _shorten(self, texts: Texts) -> Texts:
+        """Return the texts, cut where their prompt would be too long."""
         if self._family == "causal":
-            ids = self._encode_prompt(self._prompts.shorten(texts, lambda cut: len(self._encode_prompt(cut))))
+            return self._prompts.shorten(texts, lambda cut: len(self._encode_prompt(cut)))
+        mask = self.tokenizer.mask_token
+        return self._prompts.shorten(texts, lambda cut: len(self._prompts.encode(self._prompts.fill(cut, mask))))
+
+    def _locate(self, texts: Texts) -> tuple[list[int], int]:
+        """Return the token ids of the prompt of short texts, and the position whose logits are read."""
+        if self._family == "causal":
+            ids = self._encode_prompt(texts)
             return ids, len(ids) - 1
         mask = self.tokenizer.mask_token
-        texts = self._prompts.shorten(texts, lambda cut: len(self._prompts.encode(self._prompts.fill(cut, mask))))
         ids = self._prompts.encode(self._prompts.fill(texts, mask))
         masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
         return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself

@@ -1,0 +1,53 @@
+"""Connections: those on which nothing goes on are closed, for uvicorn waits without end for headers and for readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from graft.server.limits import Limits
+
+TICK = 1.0  # seconds between two looks at the connections
+
+
+class IdleTimeouts:
+    """How long nothing has gone on on each connection of a server: no request under way, or an answer that is not read.
+
+    Args:
+        limits: how long that may last.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._since: dict[Any, tuple[object, float]] = {}  # connection -> its last request, and from when on
+
+    def close_idle(self, connections: Iterable[Any], now: float) -> None:
+        """Close the connections, protocols of uvicorn, whose time is over; `now` is in seconds of any clock."""
+        idle = {}
+        for connection in connections:
+            request, transport = connection.cycle, connection.transport
+            if request is not None and not request.response_complete and not connection.flow.write_paused:
+                continue
+            last, since = self._since.get(connection, (request, now))
+            idle[connection] = request, since if last is request else now
+            is_unread = transport.get_write_buffer_size() > 0
+            if now - idle[connection][1] > (self._limits.seconds if is_unread else self._limits.idle_seconds):
+                transport.abort()
+        self._since = idle
+
+
+async def serve_with_timeouts(server: Any, listener: Any, limits: Limits) -> None:
+    """Run a server of uvicorn until it ends, and close idle connections meanwhile."""
+    closing = asyncio.ensure_future(_close_idle(server, limits))
+    try:
+        await server.serve([listener])
+    finally:
+        closing.cancel()
+
+
+async def _close_idle(server: Any, limits: Limits) -> None:
+    timeouts, clock = IdleTimeouts(limits), asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(min(TICK, limits.idle_seconds / 4))
+        timeouts.close_idle(list(server.server_state.connections), clock())
