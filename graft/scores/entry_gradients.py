@@ -28,7 +28,9 @@ from graft.tensors.live_weight import find_owners
 from graft.tensors.shards import is_distributed
 
 LINE = 48  # products within a matrix that cost as much as gathering one number of a row or column, as measured
-SAME = 0.05  # of a layer's largest gradient: bf16 rounds sums of some hundred tokens to about a hundredth
+# How far the two answers may lie apart, as a share of a layer's largest gradient: what rounding of sums explains
+SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
+SAME_IN_HALF = 0.05
 
 
 @contextlib.contextmanager
@@ -128,7 +130,8 @@ class TouchedLayer:
             self._sink.add(self.name, whole)
         weight.grad, first, self._first = None, self._first, None
         if self._is_alone is None:
-            self._is_alone = first is not None and bool(((first - whole).abs() <= SAME * whole.abs().max()).all())
+            apart = SAME.get(weight.dtype, SAME_IN_HALF) * whole.abs().max()
+            self._is_alone = first is not None and bool(((first - whole).abs() <= apart).all())
             self._hooks.pop(-1 if self._is_alone else 0).remove()
             weight.requires_grad_(not self._is_alone)
 
