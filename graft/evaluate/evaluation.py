@@ -20,10 +20,11 @@ from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.answer_columns import AnswerColumns
 from graft.tasks.examples import NONE_OF_THESE, Example
-from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.head import Head, open_head
 from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead, TokenColumns
 from graft.tasks.label_order import rows_in
+from graft.tasks.padded_logits import are_finite
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
 

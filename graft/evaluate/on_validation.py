@@ -19,7 +19,8 @@ from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, open_pair
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, are_finite, open_head
+from graft.tasks.head import Head, open_head
+from graft.tasks.padded_logits import are_finite
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
 

@@ -14,7 +14,8 @@ from graft.patch.live import apply_patch, prepare_patch
 from graft.patch.skill_patch import Patch
 from graft.refit.objective import divergences
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, are_finite
+from graft.tasks.head import Head
+from graft.tasks.padded_logits import are_finite
 from graft.tasks.vocabulary import make_room
 
 MOST = 10

@@ -14,7 +14,8 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, are_finite
+from graft.tasks.head import Head
+from graft.tasks.padded_logits import are_finite
 
 
 class Teacher(ABC):

@@ -19,10 +19,11 @@ from graft.specs.task import TaskSpec
 from graft.tasks.batches import Texts
 from graft.tasks.chat_prompt import open_prompts
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, pad_rows
+from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model, logits_of
 from graft.tasks.packing import Packed, can_pack, pack, pack_inputs
+from graft.tasks.padded_logits import pad_rows
 from graft.tasks.prompt import common_prefix
 from graft.tasks.shared_prefix import read_prefix, shared_length
 from graft.tensors.checkpoint import Checkpoint

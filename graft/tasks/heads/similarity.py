@@ -23,9 +23,10 @@ from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_model
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, pad_rows
+from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
 from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
+from graft.tasks.padded_logits import pad_rows
 from graft.tensors.checkpoint import Checkpoint
 
 SCALE = 20.0

@@ -13,9 +13,10 @@ from graft.errors import CheckpointError, DataError
 from graft.specs.data import SplitSpec
 from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example, draw_shots, make_examples
-from graft.tasks.head import are_finite, open_head, pad_rows
+from graft.tasks.head import open_head
 from graft.tasks.heads.choice import ChoiceHead
 from graft.tasks.heads.similarity import SimilarityHead
+from graft.tasks.padded_logits import are_finite, pad_rows
 from tests.models import choice_rows, toy_spec
 
 EXAMPLES = [Example((row["text"],), row["label"], tuple(row["choices"])) for row in choice_rows(12, 5)]
