@@ -47,7 +47,8 @@ async def serve_with_timeouts(server: Any, listener: Any, limits: Limits) -> Non
 
 
 async def _close_idle(server: Any, limits: Limits) -> None:
-    timeouts, clock = IdleTimeouts(limits), asyncio.get_running_loop().time
+    timeouts, tick, now = IdleTimeouts(limits), min(TICK, limits.idle_seconds / 4), 0.0
     while True:
-        await asyncio.sleep(min(TICK, limits.idle_seconds / 4))
-        timeouts.close_idle(list(server.server_state.connections), clock())
+        await asyncio.sleep(tick)
+        now += tick  # not the clock's: while the loop stood still, requests arrived that it has yet to read
+        timeouts.close_idle(list(server.server_state.connections), now)
