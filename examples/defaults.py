@@ -16,10 +16,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.t_interval import mean_interval
+from graft.results.cells import cell, fixed
+from graft.results.tables import Block, TextTable, to_markdown
 from graft.specs.train import TrainSpec, train_unless_told
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
@@ -56,25 +58,20 @@ def measure_seed(task: Task, seed: int, folder: Path, results: Results) -> None:
 
 def write_table(results: Results, path: Path) -> None:
     """Write Markdown: of each task means and 95 % t-intervals over its seeds, and points lost to AdamW."""
-    lines = [
+    head = ["task", "seeds", "base", "AdamW, all weights", "default, 0.01 % of the weights", "lost", "gain kept"]
+    head += [f"{measure.upper()}, {name}" for measure in MEASURES[1:] for name in TRAININGS]
+    tasks = [task for task in (*CHOSEN_ON, *REPORTED) if _seeds(task, results)]
+    blocks: list[Block] = [
         "# A TASK without a train block, against AdamW on all weights",
-        "",
         f"Embedded encoder, first {ROWS} rows of test; ± is half the 95 % t-interval over seeds. Lost: AdamW's "
         "accuracy less the default's, in points; the goal was at most one. Gain kept: of AdamW's gain over the base.",
-        "",
-        "| task | seeds | base | AdamW, all weights | default, 0.01 % of the weights | lost | gain kept | ECE, AdamW "
-        "| ECE, default | NLL, AdamW | NLL, default |",
-        "|" + " --- |" * 11,
+        TextTable(head, [_row(task, results) for task in tasks]),
     ]
-    tasks = [*CHOSEN_ON, *REPORTED]
-    lines += [_row(task, results) for task in tasks if _seeds(task, results)]
-    reported = [task for task in REPORTED if _seeds(task, results)]
-    if reported:
-        lost = [_mean(_lost(task, results)) for task in reported]
-        kept = [_mean(_kept(task, results)) for task in reported]
-        summary = f"{_mean(lost):.2f} points lost, {_mean(kept):.3f} of the gain kept"
-        lines += ["", f"The defaults were chosen on {' and '.join(CHOSEN_ON)}. Mean over the other tasks: {summary}."]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if reported := [task for task in tasks if task in REPORTED]:
+        lost, kept = (fmean(fmean(of(task, results)) for task in reported) for of in (_lost, _kept))
+        chosen = f"The defaults were chosen on {' and '.join(CHOSEN_ON)}."
+        blocks += [f"{chosen} Mean over the other tasks: {lost:.2f} points lost, {kept:.3f} of the gain kept."]
+    path.write_text(to_markdown(blocks) + "\n", encoding="utf-8")
 
 
 def _seeds(task: str, results: Results) -> list[int]:
@@ -97,21 +94,16 @@ def _kept(task: str, results: Results) -> list[float]:
     return [(c - a) / (b - a) for a, b, c in zip(base, whole, few, strict=True)]
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _cell(values: list[float], digits: int = 3) -> str:
-    found: dict[str, Any] = mean_interval(values)
-    half = "" if found["half"] is None else f" ± {found['half']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{half}"
+    found = mean_interval(values)
+    return cell(found["mean"], half=found["half"], show=fixed(digits))
 
 
-def _row(task: str, results: Results) -> str:
+def _row(task: str, results: Results) -> list[str]:
     accuracy = [_cell(_values(task, name, "accuracy", results)) for name in ("base", *TRAININGS)]
     others = [_cell(_values(task, name, measure, results)) for measure in MEASURES[1:] for name in TRAININGS]
-    cells = [task, str(len(_seeds(task, results))), *accuracy, _cell(_lost(task, results), 1)]
-    return "| " + " | ".join([*cells, _cell(_kept(task, results)), *others]) + " |"
+    lost, kept = _cell(_lost(task, results), 1), _cell(_kept(task, results))
+    return [task, str(len(_seeds(task, results))), *accuracy, lost, kept, *others]
 
 
 def main(tasks: Path, folder: Path, seeds: list[int], names: list[str]) -> None:

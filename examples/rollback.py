@@ -26,6 +26,7 @@ from graft.evaluate.interpolation import interpolate, interpolated
 from graft.evaluate.rollback import start_trial
 from graft.evaluate.t_interval import mean_interval
 from graft.localize.rollback import open_reversed
+from graft.results.cells import cell, fixed
 from graft.specs.rollback import RollbackSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import Head, open_head, share_model
@@ -169,8 +170,7 @@ def draw_curves(seeds: list[Result], path: Path) -> None:
 
 
 def _cell(found: Result, digits: int) -> str:
-    half = "" if found["half"] is None else f" ± {found['half']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{half}"
+    return cell(found["mean"], half=found["half"], show=fixed(digits))
 
 
 def main(tasks: Path, folder: Path, numbers: list[int]) -> None:

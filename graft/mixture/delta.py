@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from graft.tensors.touched_lines import number
+
 
 @dataclass(frozen=True, eq=False)
 class Moved:
@@ -80,9 +82,3 @@ def _pad(part: torch.Tensor) -> torch.Tensor:
     length = part.shape[-1]
     wanted = -(-length // 32) * 32 if length > 16 else 1 << (length - 1).bit_length() if length else 0
     return pad(part, (0, wanted - length))
-
-
-def number(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the places once, ascending, and for each of them (n,) its number there."""
-    unique, numbers = places.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    return unique, numbers

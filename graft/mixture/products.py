@@ -16,12 +16,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from graft.mixture.delta import Delta, number
+from graft.mixture.delta import Delta
 from graft.patch.vertex_cover import cover_entries
+from graft.tensors.touched_lines import block_cost, number
 
-# As measured on a CPU, in units of one product within a matrix: an entry gathered, multiplied and added; an input
-# gathered or an output added to; and, a token of a short text, a call for one run of rows
-ENTRY, LINE, CALL = 96.0, 48.0, 15_000.0
+# As measured on a CPU, in units of one product within a matrix: an entry gathered, multiplied and added; and, a token
+# of a short text, a call for one run of rows
+ENTRY, CALL = 96.0, 15_000.0
 
 
 class Product(Protocol):
@@ -53,7 +54,7 @@ class BlockProduct:
         self._columns, column_places = number(columns)
         self._matrix = values.new_zeros(self._columns.numel(), self.rows.numel())
         self._matrix[column_places, row_places] = values
-        self.cost = self._matrix.numel() + LINE * sum(self._matrix.shape) + CALL
+        self.cost = block_cost(*self._matrix.shape) + CALL
 
     def share(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return a share a touched output."""

@@ -26,8 +26,9 @@ from graft.scores.candidates import CandidateSum
 from graft.scores.gradients import capture_gradients
 from graft.tensors.live_weight import find_owners
 from graft.tensors.shards import is_distributed
+from graft.tensors.touched_lines import block_cost, number
+from graft.tensors.transposed import is_plain_linear
 
-LINE = 48  # products within a matrix that cost as much as gathering one number of a row or column, as measured
 # How far the two answers may lie apart, as a share of a layer's largest gradient: what rounding of sums explains
 SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
 SAME_IN_HALF = 0.05
@@ -53,7 +54,7 @@ def capture_entry_gradients(model: torch.nn.Module, sink: CandidateSum[Any]) -> 
 
 def find_layers(model: torch.nn.Module, sink: CandidateSum[Any]) -> dict[str, TouchedLayer]:
     """Find the linear layers in which few rows and columns hold a sink's coordinates: base name -> layer."""
-    modules = {id(module.weight): module for module in model.modules() if type(module) is torch.nn.Linear}
+    modules = {id(module.weight): module for module in model.modules() if is_plain_linear(module)}
     weights, lock, layers = sink.candidates.weights, threading.Lock(), {}
     for name, weight in find_owners(model, weights).items():
         module = modules.get(id(weight.owner))
@@ -81,10 +82,9 @@ class TouchedLayer:
     def __init__(self, name: str, module: torch.nn.Linear, sink: CandidateSum[Any], lock: threading.Lock) -> None:
         self.name, self._module, self._sink, self._lock = name, module, sink, lock
         indices = sink.candidates.indices[name].to(module.weight.device)
-        self._rows, self._row_places = (indices // module.in_features).unique(return_inverse=True)
-        self._columns, self._column_places = (indices % module.in_features).unique(return_inverse=True)
-        n_rows, n_columns = len(self._rows), len(self._columns)
-        self.cost = n_rows * n_columns + LINE * (n_rows + n_columns)
+        self._rows, self._row_places = number(indices // module.in_features)
+        self._columns, self._column_places = number(indices % module.in_features)
+        self.cost = block_cost(len(self._rows), len(self._columns))
         self._first: torch.Tensor | None = None  # what the first backward pass gave
         self._is_alone: bool | None = None  # True where the calls give all of the gradient; unknown at first
         self._hooks: list[Any] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 
@@ -32,7 +33,7 @@ def is_plain_conv1d(module: torch.nn.Module) -> bool:
     return is_conv1d(module) and type(module).forward is sys.modules["transformers.pytorch_utils"].Conv1D.forward
 
 
-def is_plain_linear(module: torch.nn.Module) -> bool:
+def is_plain_linear(module: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
     """Return whether a module is a linear layer that computes as torch's does, W x + b."""
     return isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward
 
