@@ -135,7 +135,7 @@ class Refit(Values):
     def written(self, k: int) -> Iterator[Mask]:
         """Choose by the gradient, and fit; gradients at the tuned model are taken anew for each k."""
         tuned = self._rollback.pair.base
-        context = SupportContext(self._objective, tuned, self._weights, self._data.train, k)
+        context = SupportContext(self._objective, tuned, self._weights, self._data.train, k, self._config)
         entries = Entries(self._weights, largest_gradients(context), tuned)
         try:
             self._made[k] = entries, fit_values(self._objective, entries, self._data, self._config)

@@ -8,7 +8,7 @@ from graft.memory.activations import estimate_activations
 from graft.memory.localize import allocate_scores, count_entries
 from graft.memory.model import allocate_activations, allocate_weights
 from graft.memory.plan import Allocation, MemoryPlan
-from graft.refit.support import BATCH_SIZE, is_chosen_by_loss, localization_of
+from graft.refit.support import is_chosen_by_loss, localization_of
 from graft.sources.opening import Model, open_model
 from graft.specs.refit import RefitSpec
 from graft.specs.runtime import DEFAULT, Runtime
@@ -43,8 +43,7 @@ def plan_refit(
     sizes = [checkpoint.spec(name).numel for name in scope.names(checkpoint)]
     kind = loaded_dtype(checkpoint, runtime.dtype)
     n_entries = k or count_entries(checkpoint, config)
-    batch = max(config.batch_size, BATCH_SIZE if k is None else 0)
-    saved = estimate_activations(path, task.spec, batch, kind, scope.holds)
+    saved = estimate_activations(path, task.spec, config.batch_size, kind, scope.holds)
     resident = not task.spec.head.entry.has_labels  # of a head that predicts tokens the teacher stays
     teacher = open_model(tuned, base=opened).checkpoint
     parts = [

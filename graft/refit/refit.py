@@ -144,7 +144,7 @@ class Refitter:
         mask = self._choose(config, scope) if given is None else given
         # between rounds entries may grow anywhere in scope
         names = {*mask, *(pair.names_in(scope) if config.rounds > 1 else ())}
-        context = self._context(sorted(names), len(mask))
+        context = self._context(sorted(names), len(mask), config)
         entries = Entries(context.weights, mask, pair.base)
         entries, fit = fit_in_rounds(context, entries, self.data, config)
         entries.return_to_base()
@@ -158,13 +158,12 @@ class Refitter:
         """Return the entries to fit, by the refit's own loss or a method of localization."""
         k = resolve_budget(self.pair.base.n_parameters, config.density, config.budget)
         if is_chosen_by_loss(config):
-            context = self._context(self.pair.names_in(scope), k)
-            return choose_by_loss(dataclasses.replace(context, config=config), config)
+            return choose_by_loss(self._context(self.pair.names_in(scope), k, config))
         return find_entries(self.pair, self.task, localization_of(config, k), self.runtime, {})
 
-    def _context(self, names: Sequence[str], k: int) -> SupportContext:
+    def _context(self, names: Sequence[str], k: int, config: RefitSpec) -> SupportContext:
         weights = match_weights(self.objective.head.model, names)
-        return SupportContext(self.objective, self.pair.base, weights, self.data.train, k)
+        return SupportContext(self.objective, self.pair.base, weights, self.data.train, k, config)
 
 
 def _refuse_early(base: OpenModel, config: RefitSpec, support: Patch | Mask | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -26,8 +26,6 @@ from graft.specs.refit import RefitSpec
 from graft.tasks.examples import Example
 from graft.tensors.checkpoint import Checkpoint
 
-BATCH_SIZE = 32  # of the backward passes, whose mean does not depend on it beyond rounding
-
 
 @dataclass(frozen=True, eq=False)
 class SupportContext:
@@ -39,7 +37,8 @@ class SupportContext:
         weights: base name -> live tensor, for those in scope.
         examples: to fit to.
         k: how many entries.
-        config: the refit block, for the structure of the support.
+        config: the refit block, for the structure of the support and the texts of a backward pass, on whose number the
+            mean does not depend beyond rounding.
     """
 
     objective: Objective | MixedObjective
@@ -47,7 +46,7 @@ class SupportContext:
     weights: Mapping[str, torch.Tensor]
     examples: Sequence[Example]
     k: int
-    config: RefitSpec = field(default_factory=RefitSpec)
+    config: RefitSpec
 
     def gradients(self) -> Gradients:
         """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32.
@@ -65,11 +64,11 @@ class SupportContext:
             )
         sink = DenseSum(self.weights)
         head = self.objective.head
-        sum_mean_gradients(head, self.weights, sink, self.examples, BATCH_SIZE, loss_of=self.objective)
+        sum_mean_gradients(head, self.weights, sink, self.examples, self.config.batch_size, loss_of=self.objective)
         return {name: head.ranks.add(mine) for name, mine in sink.sums.items()}
 
 
-def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
+def choose_by_loss(context: SupportContext) -> Mask:
     """Choose the entries to fit by the refit's own loss.
 
     Raises:
@@ -80,7 +79,7 @@ def choose_by_loss(context: SupportContext, config: RefitSpec) -> Mask:
     n = sum(weight.numel() for weight in context.weights.values())
     if context.k > n:
         raise BudgetError(f"a budget of {context.k:,} entries, but only {n:,} in scope: lower it or widen the scope")
-    mask: Mask = SUPPORTS.find(config.support).load()(context)
+    mask: Mask = SUPPORTS.find(context.config.support).load()(context)
     return mask
 
 

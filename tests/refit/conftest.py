@@ -13,6 +13,7 @@ from graft.refit.entries import Entries
 from graft.refit.objective import Objective
 from graft.refit.support import SupportContext, match_weights
 from graft.refit.teacher import make_teacher
+from graft.specs.refit import RefitSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -41,7 +42,7 @@ def context(objective: Objective, base: Path, data: RefitData) -> SupportContext
     """All tensors of the live base, for a support of `K` entries."""
     checkpoint = Checkpoint.open(base)
     weights = match_weights(objective.head.model, sorted(checkpoint.parameters))
-    return SupportContext(objective, checkpoint, weights, data.train, K)
+    return SupportContext(objective, checkpoint, weights, data.train, K, RefitSpec())
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from graft.errors import BudgetError, ConfigError, PatchMismatchError
 from graft.localize.lines import count_lines, find_codes
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.patch.vertex_cover import largest_rank
-from graft.refit import support
 from graft.refit.registry import SUPPORTS
 from graft.refit.support import (
     SupportContext,
@@ -36,7 +35,7 @@ def test_the_support_holds_the_largest_gradients(context: SupportContext) -> Non
 
 
 def test_the_gradient_is_that_of_the_mean_loss_whatever_the_batches(
-    context: SupportContext, monkeypatch: pytest.MonkeyPatch
+    context: SupportContext,
 ) -> None:
     name = "encoder.layer.0.attention.self.value.weight"
     (whole,) = torch.autograd.grad(
@@ -44,8 +43,8 @@ def test_the_gradient_is_that_of_the_mean_loss_whatever_the_batches(
     )
     scale = float(whole.abs().max())
     for size in (7, 48):
-        monkeypatch.setattr(support, "BATCH_SIZE", size)
-        found = context.gradients()[name]
+        of_size = dataclasses.replace(context, config=RefitSpec(batch_size=size))
+        found = of_size.gradients()[name]
         assert float((found - whole.flatten()).abs().max()) < 1e-4 * scale
         assert len(largest_gradients(context)) == K
 
@@ -66,7 +65,7 @@ def test_more_entries_than_there_are_is_refused_before_the_costly_part(
     monkeypatch.setattr(SupportContext, "gradients", lambda _: pytest.fail("the gradients were taken"))
     n = sum(weight.numel() for weight in context.weights.values())
     with pytest.raises(BudgetError, match=rf"a budget of {n + 1:,} entries, but only {n:,} in scope"):
-        choose_by_loss(dataclasses.replace(context, k=n + 1), RefitSpec())
+        choose_by_loss(dataclasses.replace(context, k=n + 1))
 
 
 def test_every_method_of_localization_that_keeps_to_a_budget_is_a_support() -> None:
