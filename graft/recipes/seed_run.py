@@ -12,6 +12,7 @@ from typing import Any
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
+from graft.evaluate.outcomes import Outcomes
 from graft.files.location import locate
 from graft.localize.localization import localize_skill
 from graft.patch.mask import Mask
@@ -145,7 +146,11 @@ class SeedRun:
 
 def measure_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> dict[str, float]:
     """Return n, accuracy, ece and nll (nats) of a model on some examples; per token from the lm head."""
-    outcomes = predict_examples(head, examples, batch_size, name).outcomes()
+    return summarize_outcomes(predict_examples(head, examples, batch_size, name).outcomes())
+
+
+def summarize_outcomes(outcomes: Outcomes) -> dict[str, float]:
+    """Return n, accuracy, ece and nll (nats) of some outcomes."""
     metrics = {"accuracy": accuracy, "ece": expected_calibration_error, "nll": negative_log_likelihood}
     return {"n": len(outcomes)} | {key: float(metric(outcomes)) for key, metric in metrics.items()}
 

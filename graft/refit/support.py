@@ -37,8 +37,8 @@ class SupportContext:
         weights: base name -> live tensor, for those in scope.
         examples: to fit to.
         k: how many entries.
-        config: the refit block, for the structure of the support and the texts of a backward pass, on whose number the
-            mean does not depend beyond rounding.
+        config: the refit block, for the structure of the support, how many texts choose it, and how many are in a
+            backward pass, on which the mean does not depend beyond rounding.
     """
 
     objective: Objective | MixedObjective
@@ -51,6 +51,7 @@ class SupportContext:
     def gradients(self) -> Gradients:
         """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32.
 
+        The mean is over `support_texts` examples evenly spaced among all, so that each part of a mixture has its share.
         Each of several processes has the same bits, the sums of all added in the order of ranks: a collective call.
 
         Raises:
@@ -63,8 +64,9 @@ class SupportContext:
                 "--parallel ddp"
             )
         sink = DenseSum(self.weights)
-        head = self.objective.head
-        sum_mean_gradients(head, self.weights, sink, self.examples, self.config.batch_size, loss_of=self.objective)
+        head, n = self.objective.head, min(self.config.support_texts, len(self.examples))
+        chosen = [self.examples[i * len(self.examples) // n] for i in range(n)]
+        sum_mean_gradients(head, self.weights, sink, chosen, self.config.batch_size, loss_of=self.objective)
         return {name: head.ranks.add(mine) for name, mine in sink.sums.items()}
 
 

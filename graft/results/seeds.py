@@ -218,7 +218,8 @@ class MeasuredPoint:
     Attributes:
         point: the method's name, with the setting where there are several.
         seconds: of training and localizing.
-        figures: task -> "test", "validation" -> score, n, accuracy, ece, nll.
+        figures: task -> "test", "validation" -> score, n, accuracy, ece, nll; of a general task with answers also
+            lost and won, the shares of test rows that were right before and are wrong now, and the other way round.
     """
 
     point: str

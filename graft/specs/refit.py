@@ -29,6 +29,8 @@ class RefitSpec(Block):
         labels: weight of the labels' cross-entropy in the loss; the rest is the divergence from the tuned model's
             outputs, which needs texts alone.
         texts: most texts to fit to, drawn by the seed where there are more.
+        support_texts: most of these texts whose mean gradient chooses the support, evenly spaced among them: a
+            backward pass over all weights costs more than a step of the fitting.
         lr: learning rate of Adam at its highest; 1 / (2 sqrt(k)) where absent, so that a step of all k values together
             is as long for every k.
         warmup: share of the steps over which the learning rate rises to it; it falls to 0 over the others.
@@ -53,6 +55,7 @@ class RefitSpec(Block):
     scope: str = "layers"
     labels: Annotated[float, Within(0, 1)] = 0.0
     texts: Count = 2000
+    support_texts: Count = 500
     lr: Annotated[float, Above(0)] | None = None
     warmup: Annotated[float, Within(0, 0.9)] = 0.1
     epochs: Count = 3

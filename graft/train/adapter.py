@@ -2,7 +2,9 @@
 
 The same loop, order of examples, loss and optimizer as `graft.train.fine_tuning`; only what trains differs. LoRA (arXiv
 2106.09685) adds a product of two thin matrices to each chosen layer; SHiRA (arXiv 2406.13175) trains as many of its own
-weights, at random positions. peft is imported only when an adapter is trained.
+weights, at random positions; OSF (arXiv 2504.07097) trains what is orthogonal to each layer's largest singular vectors.
+peft projects OSF's gradients, not its steps: under SGD those vectors stay, under AdamW, which scales each entry by
+itself, they move a little. peft is imported only when an adapter is trained.
 """
 
 from __future__ import annotations
@@ -108,15 +110,9 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
     Raises:
         ConfigError: peft is not installed, or no layer is a target.
     """
-    try:
-        from peft import LoraConfig, ShiraConfig, get_peft_model
-    except ImportError as error:
-        raise ConfigError("an adapter needs the peft package: pip install peft") from error
-    if adapter.kind == "lora":
-        alpha = adapter.alpha or 2 * adapter.rank
-        config: Any = LoraConfig(r=adapter.rank, lora_alpha=alpha, target_modules=adapter.targets)
-    else:
-        config = ShiraConfig(r=adapter.rank, target_modules=adapter.targets, random_seed=seed)
+    config = _configure(adapter, seed)
+    from peft import get_peft_model
+
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
@@ -124,6 +120,28 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
             return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
+
+
+def _configure(adapter: AdapterSpec, seed: int) -> Any:
+    """Return peft's own settings of an adapter.
+
+    Raises:
+        ConfigError: peft is not installed, or its version does not know the adapter.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("an adapter needs the peft package: pip install peft") from error
+    name = {"lora": "LoraConfig", "shira": "ShiraConfig", "osf": "OSFConfig"}[adapter.kind]
+    if not hasattr(peft, name):
+        raise ConfigError(f"peft {peft.__version__} does not know {adapter.kind}: pip install --upgrade peft")
+    if adapter.kind == "lora":
+        more: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha or 2 * adapter.rank}
+    elif adapter.kind == "shira":
+        more = {"r": adapter.rank, "random_seed": seed}
+    else:
+        more = {"effective_rank": adapter.preserved}
+    return getattr(peft, name)(target_modules=adapter.targets, **more)
 
 
 def _run(stepper: Stepper, data: MultiTaskData) -> list[Epoch]:

@@ -49,6 +49,15 @@ def test_the_gradient_is_that_of_the_mean_loss_whatever_the_batches(
         assert len(largest_gradients(context)) == K
 
 
+def test_as_many_texts_as_asked_for_choose_evenly_spaced(context: SupportContext) -> None:
+    few = dataclasses.replace(context, config=RefitSpec(support_texts=5))
+    same = dataclasses.replace(context, examples=[context.examples[i] for i in (0, 9, 19, 28, 38)])
+    name = "encoder.layer.0.attention.self.value.weight"
+    assert len(context.examples) == 48
+    assert torch.equal(few.gradients()[name], same.gradients()[name])
+    assert not torch.allclose(few.gradients()[name], context.gradients()[name])
+
+
 def test_ties_go_by_name_then_index_and_nan_is_never_taken(base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     names = ["encoder.layer.0.attention.output.dense.bias", "encoder.layer.1.attention.output.dense.bias"]

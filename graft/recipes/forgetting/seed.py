@@ -41,7 +41,7 @@ def _run_point(run: ForgettingRun, domain: MeasuredTask, point: Point) -> Measur
     begun = time.perf_counter()
     model = run.learn(domain.task, point.how)
     seconds = round(time.perf_counter() - begun, 1)
-    return MeasuredPoint(point.name, seconds, run.measure(model, (domain, *run.general)))
+    return MeasuredPoint(point.name, seconds, run.measure(model, (domain, *run.general), run.known))
 
 
 def _measure_all_tasks(run: ForgettingRun, name: str) -> Metrics:

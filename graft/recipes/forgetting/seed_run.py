@@ -9,11 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from graft.evaluate.evaluation import predict_examples
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
-from graft.recipes.seed_run import Model, SeedRun, measure_examples, with_shots
+from graft.recipes.forgetting.flips import count_flips
+from graft.recipes.seed_run import Model, SeedRun, summarize_outcomes, with_shots
+from graft.recipes.state import find_or_read
 from graft.specs.forgetting import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.specs.importance import ImportanceSpec
 from graft.specs.reader import read_config, to_plain
@@ -22,7 +25,7 @@ from graft.train.importance.general import draw_region, measure_general
 from graft.train.importance.importance_file import save_importance
 from graft.train.importance.measuring import Importance
 
-Metrics = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll
+Metrics = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation" -> score, n, accuracy, ece, nll, flips
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,40 @@ class ForgettingRun(SeedRun):
         assert how.share is not None
         return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
 
-    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Metrics:
-        """Return the metrics of a model on validation and test of some tasks."""
+    @cached_property
+    def known(self) -> Mapping[str, Sequence[bool]]:
+        """Which rows of the test split of each general task with answers the start gets right."""
+        return find_or_read(self.folder / "points" / "known.json", Mapping[str, Sequence[bool]], self._find_known)
+
+    def _find_known(self) -> dict[str, list[bool]]:
+        items = [item for item in self.general if not is_text(item.task)]
+        heads, size = self.open_heads(self.start, [item.task for item in items]), self.recipe.evaluate.batch_size
+        found: dict[str, list[bool]] = {}
+        for head, item in zip(heads, items, strict=True):
+            outcomes = predict_examples(head, item.task.test_examples(item.limit), size, item.name).outcomes()
+            found[item.name] = outcomes.correct.tolist()
+        return found
+
+    def measure(
+        self, model: Model, tasks: Sequence[MeasuredTask], known: Mapping[str, Sequence[bool]] | None = None
+    ) -> Metrics:
+        """Return the metrics of a model on validation and test of some tasks.
+
+        Args:
+            model: a checkpoint.
+            tasks: to measure it on.
+            known: task -> which rows of test were right before, from which flips are counted.
+        """
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
         metrics: Metrics = {}
         for head, item in zip(heads, tasks, strict=True):
             task = item.task
             sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
-            measured = {key: measure_examples(head, rows, size, key) for key, rows in sets.items()}
+            outcomes = {key: predict_examples(head, rows, size, key).outcomes() for key, rows in sets.items()}
+            measured = {key: summarize_outcomes(found) for key, found in outcomes.items()}
             metrics[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
+            if known and item.name in known:
+                metrics[item.name]["test"] |= count_flips(known[item.name], outcomes["test"].correct)
         return metrics
 
     def drop_models(self) -> None:

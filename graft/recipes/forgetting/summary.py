@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from graft.evaluate.t_interval import mean_interval
+from graft.recipes.forgetting.flips import flips_of
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.specs.forgetting import MEAN
@@ -77,8 +78,8 @@ def summarize(seeds: Seeds, units: Units) -> dict[str, dict[str, Row]]:
     Estimates with their 95 % t-intervals, all of test unless they say otherwise, as changes from the start in points of
     accuracy or nats: "gain" on the domain; "general", the mean over general tasks, negative where something was lost;
     "validation_gain", "validation_general"; "gain_against", "general_against", what the seed's first point has taken
-    off; each general task by its name; "seconds" of training and localizing, few where the training is another
-    point's too.
+    off; each general task by its name, and its flips (`flips_of`); "seconds" of training and localizing, few where the
+    training is another point's too.
 
     A point is beaten where another one, or doing nothing, is on the means of validation at least as good on both the
     domain and the general tasks, and better on one of them.
@@ -104,6 +105,8 @@ def _change(before: Mapping[str, Any], after: MeasuredPoint, domain: str, units:
         each = [moved(task, split, units.general) for task in units.counted]
         result[f"{prefix}general"] = float(np.mean(each))
     tasks = {task: moved(task, "test", units.of_task(task)) for task in (*units.counted, *units.others)}
+    for task in (*units.counted, *units.others):
+        result |= flips_of(task, before[task]["test"]["score"], after.figures[task]["test"])
     return result | tasks | {"seconds": after.seconds}
 
 

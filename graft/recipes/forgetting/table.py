@@ -13,6 +13,12 @@ from graft.specs.forgetting import MEAN, ForgettingSpec
 DECIMALS = {"points": 1, "nats": 3}
 WORDS = {"points": "points of accuracy", "nats": "nats per token"}
 
+FLIPS_EXPLAINED = (
+    "Flips: per cent of a general task's test rows that were right before the domain was learned and are wrong now "
+    "(lost), and the other way round (won). Independent: what the two accuracies would give if the answers now had "
+    "nothing to do with those before."
+)
+
 
 def tabulate_run(recipe: ForgettingSpec, summary: Summary, seeds: Seeds, units: Units) -> list[Block]:
     """Return all tables: where the model starts, all domains at a glance, then each with all general tasks."""
@@ -21,6 +27,11 @@ def tabulate_run(recipe: ForgettingSpec, summary: Summary, seeds: Seeds, units: 
         blocks += ["gain / general change:", _tabulate_means(summary, units)]
     for domain in units.domains:
         blocks += [f"{domain}:", _tabulate_domain(summary[domain], domain, units)]
+    counted = [(domain, task) for domain in units.domains for task in _with_flips(summary[domain], units)]
+    if counted:
+        blocks.append(FLIPS_EXPLAINED)
+    for domain, task in counted:
+        blocks += [f"{domain}, flips of {task}:", _tabulate_flips(summary[domain], task)]
     return blocks
 
 
@@ -72,6 +83,22 @@ def _tabulate_domain(rows: Mapping[str, Row], domain: str, units: Units) -> Text
         cells += [_cell(metrics[task], units.of_task(task)) for task in tasks]
         lines.append([point, *cells, f"{metrics['seconds']['mean']:.0f}", row["beaten_by"] or MISSING])
     return TextTable(head, lines)
+
+
+def _with_flips(rows: Mapping[str, Row], units: Units) -> list[str]:
+    """Return the general tasks whose flips were counted."""
+    first = next(iter(rows.values()))["figures"]
+    return [task for task in (*units.counted, *units.others) if f"{task} lost" in first]
+
+
+def _tabulate_flips(rows: Mapping[str, Row], task: str) -> TextTable:
+    keys = [f"{task} {key}" for key in ("lost", "lost, independent", "won", "won, independent")]
+    lines = [[point, *(_share(row["figures"][key]) for key in keys)] for point, row in rows.items()]
+    return TextTable(["method", *(key.removeprefix(f"{task} ") for key in keys)], lines)
+
+
+def _share(estimate: Mapping[str, Any]) -> str:
+    return cell(estimate["mean"], half=estimate["half"], show=fixed(1))
 
 
 def _pair(row: Row, of_gain: Unit, of_general: Unit, suffix: str = "") -> str:

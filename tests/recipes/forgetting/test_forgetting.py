@@ -33,6 +33,7 @@ METHODS: dict[str, Any] = {
     "l2": {"regularize": {"importance": "uniform", "strength": 1.0, "step": "proximal"}},
     "replay": {"replay": 4},
     "lora": {"train": {"optimizer": "adamw", "lr": 1e-2}, "peft": {"kind": "lora", "rank": 2}},
+    "osf": {"train": {"optimizer": "adamw", "lr": 1e-2}, "peft": {"kind": "osf"}},
     "shira": {"train": {"optimizer": "adamw", "lr": 1e-2}, "peft": {"kind": "shira", "rank": 2}},
     "patch": {"graft": {"method": "magnitude", "scope": "all"}, "grid": {"graft.density": [1e-3, 1e-2]}},
     "localizable": {"train": {"localizable": {"density": 0.01, "proximal_epochs": 1, "epochs": 1}}},
@@ -80,7 +81,7 @@ def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: R
     names = [
         point.name for point in load_experiment(Path(finished.files[0]).parent.parent / "forget.yaml").recipe.points()
     ]
-    assert len(names) == 14
+    assert len(names) == 15
     assert {"full, lr 0.05", "full, lr 0.3", "core, share 0.5", "patch, density 0.001"} <= set(names)
     for seed in finished.results["seeds"]:
         assert list(seed["base"]) == ["films", "long", "meals"]
@@ -102,6 +103,18 @@ def test_every_point_is_measured_on_its_domain_and_on_what_was_known(finished: R
     ]
     assert row["gain"]["values"] == pytest.approx(by_hand)
     assert row["gain"]["half"] is not None
+
+
+def test_flips_are_what_the_accuracy_moved_by_and_are_shown_beside_chance(finished: RunResult) -> None:
+    for seed in finished.results["seeds"]:
+        before = seed["base"]["meals"]["test"]["accuracy"]
+        for points in seed["domains"].values():
+            tests = [found["figures"]["meals"]["test"] for found in points.values()]
+            for test in tests:
+                assert before - test["lost"] + test["won"] == pytest.approx(test["accuracy"])
+            assert any(test["lost"] > 0 for test in tests)  # the control
+    assert "films, flips of meals:" in finished.table
+    assert "lost, independent" in finished.table
 
 
 def test_learning_the_opposite_forgets_and_replay_keeps(finished: RunResult) -> None:
