@@ -43,6 +43,11 @@ def may_be_transposed(name: str) -> bool:
     return _MAYBE_CONV1D.search(name) is not None
 
 
+def packs_experts(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor holds the matrices of several experts, one after another."""
+    return len(shape) == 3 and "expert" in name
+
+
 def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
     """Tell for each weight whether it is stored as (in, out).
 
