@@ -24,7 +24,7 @@ from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import kind_of
-from graft.tensors.transposed import find_transposed, may_be_transposed, packs_experts
+from graft.tensors.transposed import find_told_axes, may_be_transposed, packs_experts
 
 Shape = tuple[int, ...]
 Axes = Mapping[str, int]
@@ -45,20 +45,14 @@ def find_axes(specs: Mapping[str, TensorSpec], base: str | Path | None) -> dict[
     if base is not None:
         checkpoint = Checkpoint.open(locate(base).path)
         check_specs(specs, {}, (), StoredTarget(checkpoint), cast=True).require(str(base))
-        matrices = [name for name, spec in specs.items() if len(spec.shape) > 1 and not _is_embedding(name, spec.shape)]
-        told = find_transposed(checkpoint, matrices) if matrices else {}
-        axes |= {name: 0 if is_stored else 1 for name, is_stored in told.items()}
+        axes |= find_told_axes(checkpoint, [name for name, spec in specs.items() if len(spec.shape) > 1])
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 
 def _tell_by_name(name: str, shape: Shape) -> int | None:
-    if _is_embedding(name, shape):
+    if len(shape) == 2 and kind_of(name) == "embeddings":
         return 0
     return None if packs_experts(name, shape) or (len(shape) == 2 and may_be_transposed(name)) else 1
-
-
-def _is_embedding(name: str, shape: Shape) -> bool:
-    return len(shape) == 2 and kind_of(name) == "embeddings"
 
 
 def view_matrices(name: str, shape: Shape) -> tuple[int, int, int]:
