@@ -44,13 +44,17 @@ def require_one_base(sources: Sequence[Source]) -> BaseIdentity:
                     f"{known[0].label} and {other.label} are of different bases: {_base_name(known[0])} "
                     f"({_abbreviate(left)} {noun}) and {_base_name(other)} ({_abbreviate(right)})"
                 )
-    _join_specs(sources)
+    join_specs(sources)
     bases = [source.provenance.base for source in sources]
     return max(bases, key=lambda base: (base.digest is not None, base.id is not None, base.n_parameters > 0))
 
 
-def _join_specs(sources: Sequence[Source]) -> dict[str, TensorSpec]:
-    """Map each tensor's name to its dtype and shape."""
+def join_specs(sources: Sequence[Source]) -> dict[str, TensorSpec]:
+    """Return dtype and shape of every tensor that a source touches.
+
+    Raises:
+        PatchMismatchError: two hold one in different shapes or, as patches, dtypes.
+    """
     first_with: dict[str, Source] = {}
     for source in sources:
         for name, spec in source.specs.items():
@@ -115,7 +119,7 @@ class BaseValues:
         self._target: Target | None = None
         self._names: Mapping[str, str] = {}
         if reference is not None:
-            specs = _join_specs([source for source in sources if source.kind == "patch"])
+            specs = join_specs([source for source in sources if source.kind == "patch"])
             self._target = _target_of(Checkpoint.open(locate(reference).path), specs)
             groups = (source.provenance.tied for source in sources if source.provenance.tied)
             tied = () if isinstance(self._target, _SameNames) else next(groups, ())

@@ -44,22 +44,28 @@ class DegreeNull:
     _vectors: list[tuple[Ints, int]] = field(default_factory=list)
     _start: int = 0  # of the next tensor's coordinates
 
-    def add(self, shape: Sequence[int], owners: Sequence[int], indices: Sequence[Indices]) -> None:
-        """Add a tensor; its last dimension is that of columns. One that a single region touches is shared by none.
+    def add(self, matrices: tuple[int, int, int], owners: Sequence[int], indices: Sequence[Indices]) -> None:
+        """Add a tensor: how many matrices it holds, one after another, and their two axes.
 
-        Of a tensor of one dimension only the count is kept: each entry is a row of its own.
+        Which of these is that of rows makes no difference. A tensor that a single region touches is shared by none.
         """
         if len(owners) < 2:
             return
-        n = int(np.prod(shape))
-        if len(shape) < 2:
-            k = np.zeros(self.m, np.int64)
-            k[list(owners)] = [len(part) for part in indices]
-            self._vectors.append((k, n))
-            return
+        n_columns, size = matrices[2], matrices[1] * matrices[2]
         for owner, part in zip(owners, indices, strict=True):
-            self._blocks.append(_Block.of(owner, self._start, int(shape[-1]), part))
-        self._start += n
+            for number in np.unique(part // size):
+                start, stop = np.searchsorted(part, (number * size, (number + 1) * size))
+                within = part[start:stop] - number * size
+                self._blocks.append(_Block.of(owner, self._start + int(number) * size, n_columns, within))
+        self._start += matrices[0] * size
+
+    def add_vector(self, n: int, owners: Sequence[int], indices: Sequence[Indices]) -> None:
+        """Add a tensor of n weights and one dimension: only the count is kept, as if each had a row of its own."""
+        if len(owners) < 2:
+            return
+        k = np.zeros(self.m, np.int64)
+        k[list(owners)] = [len(part) for part in indices]
+        self._vectors.append((k, n))
 
     def sample(self, samples: int = SAMPLES, *, seed: int = 0, label: str = "degrees") -> npt.NDArray[np.int64]:
         """Return (samples, m, m) int64: entries that two regions share in each sample; 0 on the diagonal."""

@@ -3,9 +3,9 @@
 Masks favor the same tensors, so that k1 k2 / N understates what two unrelated skills share. By tensor the counts in
 each are kept: E = sum over tensors of k1t k2t / nt, nt the tensor's size, with the variance of that many hypergeometric
 draws. Within a tensor masks favor the same columns, the input dimensions that are large for any text: by column
-E = sum over columns of k1c k2c / rows, and what is left above it is that masks favor the same rows in them. By degrees
-the counts of every row and of every column are kept (`graft.compose.degree_null`): what is left above it are pairings
-of a row with a column. The ceiling, one task over two seeds, is a pair like any other.
+(`graft.compose.column_null`) E = sum over columns of k1c k2c / rows, and what is left above it is that masks favor the
+same rows in them. By degrees the counts of every row and of every column are kept (`graft.compose.degree_null`): what
+is left above it are pairings of a row with a column. The ceiling, one task over two seeds, is a pair like any other.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graft.arguments import checked
-from graft.compose.base_values import require_one_base
+from graft.compose.base_values import join_specs, require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
+from graft.compose.column_null import Axes, expect_by_column, find_axes, view_matrices
 from graft.compose.degree_null import MOST_ENTRIES, SAMPLES, DegreeNull
 from graft.compose.sources import Source, open_sources
 from graft.errors import ConfigError
@@ -35,7 +36,7 @@ from graft.tensors.scope import layer_of
 THRESHOLD = 0.1  # CPI-FT joins tasks from this Jaccard similarity on (arXiv 2508.21741)
 
 MAY_BE_UNKNOWN = (
-    *("expected", "z_by_tensor"),
+    *("expected", "z_by_tensor", "expected_by_column"),
     *("expected_by_degrees", "low_by_degrees", "high_by_degrees", "z_by_degrees"),
 )
 MOST_BY_LAYER = 64  # regions at once that are also compared layer by layer: memory grows with their square
@@ -70,7 +71,8 @@ class PairOverlap:
         expected: k1 k2 / N, by chance over all N parameters of the base; None where N is unknown.
         expected_by_tensor: expected by chance, given the counts in each tensor.
         z_by_tensor: (intersection - expected_by_tensor) / its standard deviation; None where that is 0.
-        expected_by_column: expected by chance, given the counts in each column, the last dimension, of each tensor.
+        expected_by_column: expected by chance, given the counts in each column, an input dimension, of each tensor;
+            None where both touch a matrix of which nothing tells the axis of its inputs.
         expected_by_degrees: the mean of samples that keep the counts of every row and column of each tensor; None where
             none were taken.
         low_by_degrees, high_by_degrees: between which 95 % of the samples lie.
@@ -87,7 +89,7 @@ class PairOverlap:
     expected: float | None
     expected_by_tensor: float
     z_by_tensor: float | None
-    expected_by_column: float
+    expected_by_column: float | None
     expected_by_degrees: float | None
     low_by_degrees: float | None
     high_by_degrees: float | None
@@ -107,6 +109,7 @@ class Overlap:
         threshold: Jaccard similarity from which two regions are linked.
         clusters: labels of the connected components.
         joins: the whole tree of single linkage.
+        untold: matrices of which nothing tells the axis of their inputs, and two regions touch them.
     """
 
     names: tuple[str, ...]
@@ -116,6 +119,7 @@ class Overlap:
     threshold: float
     clusters: tuple[tuple[str, ...], ...]
     joins: tuple[Join, ...]
+    untold: tuple[str, ...] = ()
 
     def matrix(self, key: str = "jaccard") -> Matrix:
         """Return (m, m) of each pair's value under a key, such as "jaccard" or "intersection"; NaN on the diagonal."""
@@ -134,6 +138,7 @@ class Overlap:
             "threshold": self.threshold,
             "clusters": to_plain(self.clusters),
             "tree": to_plain(self.joins),
+            "untold": list(self.untold),
         }
 
 
@@ -144,6 +149,7 @@ def measure_overlap(
     labels: Sequence[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
+    base: str | Path | None = None,
 ) -> Overlap:
     """Compare every pair of regions of one base; files are read row by row.
 
@@ -155,9 +161,11 @@ def measure_overlap(
             `graft.compose.degree_null.SAMPLES`, unless there are more than `MOST_BY_LAYER` regions or, in all of them,
             more than `graft.compose.degree_null.MOST_ENTRIES` entries.
         seed: of these samples.
+        base: their base, whose modules tell which axis of a matrix is its input where its name does not, as in GPT-2.
 
     Raises:
-        PatchMismatchError: regions of different bases.
+        PatchMismatchError: regions of different bases, or not of this one.
+        CheckpointError: the base cannot be found or read.
         PatchFormatError: a file that is no patch or mask.
         ConfigError: fewer than two regions, a threshold out of its range, or one sample.
     """
@@ -171,13 +179,14 @@ def measure_overlap(
     require_one_base(sources)
     n = max(source.provenance.base.n_parameters for source in sources) or None
     names = [source.label for source in sources]
-    pairs = _count_pairs(sources, n, samples, seed)
+    axes = find_axes(join_specs(sources), base)
+    pairs, untold = _count_pairs(sources, axes, n, samples, seed)
     m = len(sources)
     similarity = np.zeros((m, m))
     similarity[np.triu_indices(m, 1)] = [pair.jaccard for pair in pairs]
     joins = single_linkage(similarity + similarity.T)
     clusters = tuple(tuple(names[i] for i in group) for group in clusters_at(joins, threshold))
-    return Overlap(tuple(names), tuple(source.k for source in sources), n, pairs, threshold, clusters, joins)
+    return Overlap(tuple(names), tuple(source.k for source in sources), n, pairs, threshold, clusters, joins, untold)
 
 
 @dataclass
@@ -230,11 +239,15 @@ class _Table:
             self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)
 
 
-def _count_pairs(sources: Sequence[Source], n: int | None, samples: int | None, seed: int) -> tuple[PairOverlap, ...]:
+def _count_pairs(
+    sources: Sequence[Source], axes: Axes, n: int | None, samples: int | None, seed: int
+) -> tuple[tuple[PairOverlap, ...], tuple[str, ...]]:
+    """Return the overlap of every pair, and the matrices that two regions touch and whose axes are not known."""
     table = _Table(len(sources))
     if samples is None:
         is_quick = len(sources) <= MOST_BY_LAYER and sum(source.k for source in sources) <= MOST_ENTRIES
         samples = SAMPLES if is_quick else 0
+    untold: list[str] = []
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
         spec, indices = sources[owners[0]].specs[name], [sources[i].read(name).indices for i in owners]
@@ -243,25 +256,19 @@ def _count_pairs(sources: Sequence[Source], n: int | None, samples: int | None, 
         overlaps = np.zeros((len(sources), len(sources)), np.int64)
         overlaps[np.ix_(owners, owners)] = count_overlaps(join, len(owners))
         table.add(name, np.diag(overlaps).copy(), overlaps, spec.numel)
-        table.total.by_column[np.ix_(owners, owners)] += _expect_by_column(spec.shape, indices)
-        if samples:
-            table.null.add(spec.shape, owners, indices)
+        matrices = view_matrices(name, spec.shape)
+        table.total.by_column[np.ix_(owners, owners)] += expect_by_column(matrices, indices, axes.get(name))
+        untold += [name] if name not in axes and len(owners) > 1 else []
+        if samples and len(spec.shape) < 2:
+            table.null.add_vector(spec.numel, owners, indices)
+        elif samples:
+            table.null.add(matrices, owners, indices)
     labels = [source.label for source in sources]
     # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
     drawn = table.null.sample(samples, seed=seed)
-    return tuple(_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
-
-
-def _expect_by_column(shape: Sequence[int], indices: Sequence[Ints]) -> Matrix:
-    """Return (m, m) overlaps to expect of one tensor where each column's entries lie at random rows."""
-    n_columns, n = (shape[-1] if len(shape) > 1 else 1), math.prod(shape)
-    present, columns = np.unique(np.concatenate(indices) % n_columns, return_inverse=True)
-    counts = np.zeros((len(indices), len(present)))
-    owners = np.repeat(np.arange(len(indices)), [len(part) for part in indices])
-    np.add.at(counts, (owners, columns), 1)
-    expected: Matrix = counts @ counts.T * (n_columns / n)
-    return expected
+    pairs = (_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
+    return tuple(pairs), tuple(untold)
 
 
 def _describe_pair(
@@ -270,6 +277,7 @@ def _describe_pair(
     total = table.total
     overlaps, k_a, k_b = int(total.overlaps[i, j]), int(total.k[i]), int(total.k[j])
     expected, deviation = float(total.expected[i, j]), float(total.variance[i, j]) ** 0.5
+    by_column = float(total.by_column[i, j])
     return PairOverlap(
         a=labels[i],
         b=labels[j],
@@ -280,7 +288,7 @@ def _describe_pair(
         expected=k_a * k_b / n if n else None,
         expected_by_tensor=expected,
         z_by_tensor=(overlaps - expected) / deviation if deviation else None,
-        expected_by_column=float(total.by_column[i, j]),
+        expected_by_column=None if math.isnan(by_column) else by_column,
         **_describe_samples(drawn[:, i, j], overlaps),
         layers={
             layer: _describe_layer(counts, i, j)
@@ -309,6 +317,14 @@ def format_chance(expected: Mapping[str, float | None]) -> str:
         mean = _number(expected["expected_by_degrees"])
         parts.append(f"{mean} [{_number(low)}, {_number(high)}] by row and column")
     return f"by chance {', '.join(parts)}"
+
+
+def format_untold(untold: Sequence[str]) -> list[str]:
+    """Return a line that says why chance by column is not known, or none where it is."""
+    if not untold:
+        return []
+    more = f" and {len(untold) - 1:,} more" if len(untold) > 1 else ""
+    return [f"by column: unknown where two touch {untold[0]!r}{more}: --base MODEL tells which axis its inputs number"]
 
 
 def _number(value: float | None) -> str:

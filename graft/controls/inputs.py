@@ -16,7 +16,7 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.transposed import require_transposed
+from graft.tensors.transposed import find_input_axes
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class ControlInput:
         return tuple(name for name in self.patch.mask if name not in self.matrices)
 
     @cached_property
-    def _transposed(self) -> Mapping[str, bool]:
-        return require_transposed(self.pair.base, self.matrices)
+    def _axes(self) -> Mapping[str, int]:
+        return find_input_axes(self.pair.base, self.matrices)
 
     def columns(self, name: str, indices: Indices) -> Indices:
-        """Return (k,) the column, an input dimension, of entries of a matrix, given by flat indices."""
+        """Return (k,) the column, an input dimension or a token, of entries of a matrix, given by flat indices."""
         return self._split(name, indices)[0]
 
     def rows(self, name: str, indices: Indices) -> Indices:
@@ -68,7 +68,7 @@ class ControlInput:
 
     def _split(self, name: str, indices: Indices) -> tuple[Indices, Indices]:
         first, second = np.divmod(indices, self.patch.mask.specs[name].shape[1])
-        return (first, second) if self._transposed[name] else (second, first)
+        return (second, first) if self._axes[name] else (first, second)
 
     def cut(self, indices: Mapping[str, Indices]) -> Patch:
         """Cut the tuned values at entries of the matrices, beside the patch's own entries of other tensors."""

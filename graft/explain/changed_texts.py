@@ -47,7 +47,7 @@ class ChangedTexts:
         n: texts that were compared.
         mean_kl: over all of them, nats.
         n_flipped: texts whose likeliest label changes; None of heads without labels.
-        most: the texts with the largest KL, largest first.
+        most: the texts with the largest KL, largest first, each once however often the data hold it.
     """
 
     n: int
@@ -79,7 +79,7 @@ def find_changed_texts(head: Head, patch: Patch, examples: Sequence[Example], *,
         after = _predict(head, examples, batch_size, "graft")
     kl = divergences(before, after)
     flipped = int((before.argmax(-1) != after.argmax(-1)).sum())
-    best = kl.argsort(descending=True, stable=True)[:MOST].tolist()
+    best = _find_most(kl, examples)
     shown = (_describe(head, examples[i], float(kl[i]), before[i].softmax(-1), after[i].softmax(-1)) for i in best)
     return ChangedTexts(len(examples), float(kl.mean()), flipped, tuple(shown))
 
@@ -90,6 +90,16 @@ def _predict(head: Head, examples: Sequence[Example], batch_size: int, label: st
     if not are_finite(logits, examples):
         raise not_finite(f"validation, {label}")
     return logits.double()
+
+
+def _find_most(kl: torch.Tensor, examples: Sequence[Example]) -> list[int]:
+    """Return the positions of the examples with the largest (n,) divergences; of equal ones the first alone."""
+    first: dict[Example, int] = {}
+    for i in kl.argsort(descending=True, stable=True).tolist():
+        first.setdefault(examples[i], i)
+        if len(first) == MOST:
+            break
+    return list(first.values())
 
 
 def _describe(head: Head, example: Example, kl: float, before: torch.Tensor, after: torch.Tensor) -> ChangedText:
@@ -115,7 +125,7 @@ def _compare_tokens(head: Head, patch: Patch, examples: Sequence[Example]) -> Ch
     kl = torch.tensor(means, dtype=torch.float64)
     if not bool(kl.isfinite().all()):
         raise not_finite("validation")
-    best = kl.argsort(descending=True, stable=True)[:MOST].tolist()
+    best = _find_most(kl, usable)
     return ChangedTexts(
         len(usable), float(kl.mean()), None, tuple(ChangedText(usable[i].texts, float(kl[i])) for i in best)
     )

@@ -16,7 +16,7 @@ from typing import Literal
 
 from graft.files.model_config import read_model_config
 from graft.tensors.scope import is_layer_name, kind_of
-from graft.tensors.transposed import may_be_transposed
+from graft.tensors.transposed import may_be_transposed, packs_experts
 
 Role = Literal["reads", "writes", "embeds", "scales", "within", "unknown"]
 Shape = tuple[int, ...]
@@ -95,7 +95,7 @@ def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, b
         lies_on = shape[1] == width
         why = "" if lies_on else f"an embedding {shape[1]:,} wide, and the stream has {width:,}"
         return Place("embedding", "embeds" if lies_on else "unknown", why=why)
-    is_packed = len(shape) == 3 and "expert" in name
+    is_packed = packs_experts(name, shape)
     if len(shape) == 2 or is_packed:
         told = transposed.get(name)
         if told is None:

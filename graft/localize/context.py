@@ -19,6 +19,7 @@ from graft.scores.registry import SCORES
 from graft.scores.table import CandidateScores, DenseScores, Scores
 from graft.specs.localize import LearnSpec, LocalizeSpec, PaperSpec
 from graft.tasks.examples import Example
+from graft.tasks.head import Head
 from graft.tensors.pair import CheckpointPair
 
 ScoreCache = dict[LocalizeSpec, Scores]
@@ -35,6 +36,7 @@ class LocalizationContext:
         path: the model at hand with the training examples; None for methods without data.
         validation: the validation examples; empty for methods without data.
         general: examples of general texts; empty for methods that read none.
+        general_head: which reads these over the same model; None: their texts alone are read.
         score_cache: the settings that scores depend on -> scores computed before.
     """
 
@@ -44,6 +46,7 @@ class LocalizationContext:
     path: GradientPath | None = None
     validation: Sequence[Example] = ()
     general: Sequence[Example] = ()
+    general_head: Head | None = None
     score_cache: ScoreCache = field(default_factory=dict)
 
     @property
@@ -116,6 +119,7 @@ class LocalizationContext:
             candidates=None if config.exact_scores else config.candidates,
             micro_batch=config.micro_batch,
             general=self.general,
+            general_head=self.general_head,
         )
 
 

@@ -27,7 +27,7 @@ from graft.sources.opening import Model, open_model, open_pair, refuse_idle_toke
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
-from graft.tasks.head import Head, spread_head
+from graft.tasks.head import Head, share_model, spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.loading import tokenizer_digest
 from graft.tasks.task import Task
@@ -64,7 +64,8 @@ def localize_skill(
             live PeftModel, whose merged values count.
         task: whose training examples attributions are computed on; None for scores without data.
         config: the localize block.
-        general: a task whose training texts have no part in the skill, for methods that contrast its texts with them.
+        general: a task whose training texts have no part in the skill, for methods that contrast its texts with them;
+            its head's template is read too where the head is of the task's kind.
         tokenizer: of a live base; where absent, that of the folder which the base was loaded from.
         device, dtype, gradient_checkpointing: of the model that attributions are computed with, as in `open_head`.
         parallel: over several processes, all of which call this: the whole model in each ("ddp"; the mask is bitwise
@@ -234,8 +235,13 @@ def _with_data(
         seed=config.seed,
         class_debias=config.class_debias,
     )
-    texts = [] if general is None else general.train_examples()
-    return dataclasses.replace(context, path=path, validation=validation, general=texts)
+    context = dataclasses.replace(context, path=path, validation=validation)
+    if general is None:
+        return context
+    kind = general.spec.head
+    can_share = kind.kind == task.spec.head.kind and kind.entry.own_layer is None
+    general_head = share_model(head, general.spec) if can_share else None
+    return dataclasses.replace(context, general=general.train_examples(), general_head=general_head)
 
 
 def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:

@@ -1,6 +1,6 @@
 """Sums over a task's tokens of the inputs of modules, in double precision, of real tokens alone.
 
-Scores read the texts as they are, without a head's template, so that what is measured is the text's, not the prompt's.
+Texts are read as a head reads them, in its template and with what follows, or alone.
 Embeddings look up rows, which is a product with one-hot inputs: their sum is how often each row was looked up.
 """
 

@@ -12,6 +12,7 @@ from graft.scores.gradient_path import GradientPath
 from graft.scores.gradients import GradientMean
 from graft.specs.localize import CandidateSpec
 from graft.tasks.examples import Example
+from graft.tasks.head import Head
 from graft.tensors.pair import CheckpointPair
 
 # tensor name -> a function that gives its (n,) fp32 scores, higher = more likely to hold the skill; calling it
@@ -35,6 +36,7 @@ class ScoreInput:
             4 bytes per weight in scope of host memory.
         micro_batch: examples whose gradients are averaged before they are squared, for scores that square them.
         general: texts that have no part in the skill, for scores that contrast the task's with them.
+        general_head: over the same model, which reads these in their task's template; None: the texts alone are read.
     """
 
     pair: CheckpointPair
@@ -47,6 +49,7 @@ class ScoreInput:
     candidates: CandidateSpec | None = None
     micro_batch: int = 1
     general: Sequence[Example] = ()
+    general_head: Head | None = None
 
     @property
     def model(self) -> GradientPath:

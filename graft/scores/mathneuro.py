@@ -11,8 +11,10 @@ base's weights have no part in it but for which entries changed.
 Differences: the published K is chosen by hand and the number of entries follows; here the budget is given, and K is the
 smallest share, on a grid of 2^20, at which as many changed entries are left. Of the few more that the last step adds,
 those that rank lowest on the task's texts are dropped. Norms are over all tokens of the texts together, where the
-authors add up those of each text. Embeddings in scope meet one-hot inputs (`graft.scores.wanda`), which the authors
-leave out; vectors meet the same inputs on all texts and are never chosen.
+authors add up those of each text. Texts are read as their task's head reads them, template and answers too; general
+ones alone, where their head is of another kind than the task's and so cannot share its model. Embeddings in scope meet
+one-hot inputs (`graft.scores.wanda`), which the authors leave out; vectors meet the same inputs on all texts and are
+never chosen.
 
 Four weights of one size whose inputs have norms 4 3 2 1 on the task and 4 1 2 3 on general texts: K of one half keeps
 the 2nd, which ranks 2nd on the one and 4th on the other; a quarter keeps none, since both tops hold the 1st.
@@ -50,7 +52,8 @@ def score_mathneuro(inputs: ScoreInput) -> ScoreTable:
     # the tuned model as it is, vectors and what lies outside the scope included
     whole = GradientPath(path.head, pair, pair.names_in(Scope("all")), path.examples, batch_size=path.batch_size)
     whole.move_to(1.0)
-    task, general = (measure_input_sizes(inputs, texts) for texts in (path.examples, inputs.general))
+    texts = ((path.examples, path.head), (inputs.general, inputs.general_head))
+    task, general = (measure_input_sizes(inputs, *read) for read in texts)
     whole.return_to_base()
     places = {name: partial(_find_places, pair, name, task[name], general[name]) for name in inputs.names}
     shares: dict[str, int] = {}

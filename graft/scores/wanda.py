@@ -8,7 +8,8 @@ arXiv 2306.11695) prunes the weights with the least |W_ij| * ||x_j||; here the m
 Differences: the norm is divided by the root of the number of tokens, which is the same order within a layer; scores are
 compared over the scope and not row by row; and every tensor has one: rows of embeddings meet one-hot inputs, whose
 mean square is their share of the tokens, and biases and weights of norms meet 1, the bias exactly and the norm's
-normalized input by construction. Texts are read without a head's template (`graft.scores.activations`).
+normalized input by construction. Texts are read as the head reads them, template and answers too: that is what the
+layers meet where the skill is at work.
 
 A layer of two inputs, the first ten times as large, RMS (10, 1): movements .1 and .9 score 1 and .9.
 """
@@ -24,6 +25,7 @@ from graft.errors import ConfigError
 from graft.scores.activations import InputSums, sum_inputs
 from graft.scores.inputs import ScoreInput, ScoreTable
 from graft.tasks.examples import Example
+from graft.tasks.head import Head
 from graft.tensors.pair import CheckpointPair
 
 
@@ -33,21 +35,27 @@ def score_wanda(inputs: ScoreInput) -> ScoreTable:
     Raises:
         ConfigError: the inputs of a tensor cannot be measured, such as those of experts and convolutions.
     """
-    sizes = measure_input_sizes(inputs, inputs.model.examples)
+    sizes = measure_input_sizes(inputs, inputs.model.examples, inputs.model.head)
     return {name: partial(_weigh, inputs.pair, name, sizes[name]) for name in inputs.names}
 
 
-def measure_input_sizes(inputs: ScoreInput, texts: Sequence[Example]) -> dict[str, torch.Tensor]:
+def measure_input_sizes(inputs: ScoreInput, texts: Sequence[Example], head: Head | None) -> dict[str, torch.Tensor]:
     """Return root mean squares of inputs by tensor, fp32, in a shape that broadcasts over the tensor.
 
     They are those of the model as it is now, on some texts.
+
+    Args:
+        inputs: of the score.
+        texts: what is read.
+        head: over the model, as which they are read; None: the texts alone.
 
     Raises:
         ConfigError: the inputs of a tensor cannot be measured.
     """
     path = inputs.model
     matrices = [name for name in inputs.names if len(inputs.pair.base.spec(name).shape) > 1]
-    sums, _ = sum_inputs(path.head, matrices, texts, batch_size=path.batch_size)
+    read = texts if head is None else head.with_outputs(texts)
+    sums, _ = sum_inputs(head or path.head, matrices, read, batch_size=path.batch_size, as_task=head is not None)
     sizes = dict.fromkeys(inputs.names, torch.ones(()))
     return sizes | {name: _size(name, inputs.pair.base.spec(name).shape, sums.get(name)) for name in matrices}
 

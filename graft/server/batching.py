@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from graft.errors import DataError
 from graft.server.resident import Names, Resident
 from graft.tasks.heads.similarity import SimilarityHead
 
@@ -41,13 +42,20 @@ def make_batches(rows: Sequence[Row], most_rows: int, most_tokens: int) -> Itera
 
 
 def embed_rows(resident: Resident, rows: Sequence[Row], head: SimilarityHead | None = None) -> torch.Tensor:
-    """Return (n, width) fp32 unit vectors on the CPU, each row with its own skills."""
+    """Return (n, width) fp32 unit vectors on the CPU, each row with its own skills.
+
+    Raises:
+        DataError: one is not finite.
+    """
     head, limits = head or resident.embedding, resident.limits
     vectors: list[torch.Tensor | None] = [None] * len(rows)
     with head.evaluating():
         for batch in make_batches(rows, limits.batch_rows, limits.batch_tokens):
             with resident.mixed.skills([rows[i].skills for i in batch]):
-                embedded = head.embed_batch(head.pad([rows[i].ids for i in batch])).cpu()
-            for i, vector in zip(batch, embedded, strict=True):
+                of_batch = head.embed_batch(head.pad([rows[i].ids for i in batch])).cpu()
+            for i, vector in zip(batch, of_batch, strict=True):
                 vectors[i] = vector
-    return torch.stack([vector for vector in vectors if vector is not None])
+    embedded = torch.stack([vector for vector in vectors if vector is not None])
+    if not bool(embedded.isfinite().all()):
+        raise DataError("the model's outputs on these texts are not finite")
+    return embedded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from graft.errors import DataError
 from graft.server.batching import Row, embed_rows, make_batches
 from graft.server.refusal import Refusal
 from graft.server.resident import Names, Resident
+from graft.server.skill import Skill
 from graft.tasks.batches import Encoded, Texts
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head
@@ -42,10 +43,12 @@ class Answer:
     Attributes:
         logits: (n_labels,) fp32, on the CPU.
         is_cut: whether only the beginning of the text, or of one of the pair, was read.
+        skill: whose labels these are, as it was then: another may have its name since.
     """
 
     logits: torch.Tensor
     is_cut: bool
+    skill: Skill | None = None
 
 
 @dataclass
@@ -76,7 +79,8 @@ class Classifier:
             answers |= dict(zip(own, compute([questions[i] for i in own]), strict=True))
         if not all(bool(answer.logits.isfinite().all()) for answer in answers.values()):
             raise DataError("the model's outputs on these texts are not finite")
-        return [answers[i] for i in range(len(questions))]
+        skills = self.resident.skills
+        return [replace(answers[i], skill=skills[question.task]) for i, question in enumerate(questions)]
 
     def _groups(self, questions: Sequence[Question], heads: dict[str, Head]) -> list[tuple[list[int], Any]]:
         """Return positions of questions that one forward pass takes, and what computes their logits."""

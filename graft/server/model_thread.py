@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import torch
@@ -148,7 +149,11 @@ class ModelThread:
 
     def _call_leaving(self) -> None:
         for _ in range(len(self._leaving)):
-            self._call(self._leaving.popleft())
+            job = self._leaving.popleft()
+            if job.is_abandoned:  # its client was told that nothing came of it
+                _fail(job, CancelledError())
+            else:
+                self._call(job)
 
 
 _WAYS: dict[type[Job], Callable[[ModelThread], Callable[[Sequence[Any]], Sequence[Any] | None]]] = {

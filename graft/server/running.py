@@ -11,7 +11,7 @@ from typing import Any
 
 from graft.errors import ConfigError
 from graft.server.app import build_app
-from graft.server.connections import serve_with_timeouts
+from graft.server.connections import protocol_with_room, serve_with_timeouts
 from graft.server.limits import Limits
 from graft.server.service import Service
 
@@ -74,12 +74,12 @@ def make_server(service: Service, *, only_loopback: bool = True) -> Any:
     import uvicorn
 
     settings: dict[str, Any] = {
-        "http": "h11",  # the only one that bounds the size of headers
+        "http": protocol_with_room(MOST_CONNECTIONS),  # over h11, the only one that bounds the size of headers
         "h11_max_incomplete_event_size": MOST_HEADER_BYTES,
         "ws": "none",
         "log_level": "warning",
         "server_header": False,
-        "limit_concurrency": MOST_CONNECTIONS,
+        "limit_concurrency": MOST_CONNECTIONS + 1,  # where there is no room to be made, a request is refused with 503
         "timeout_keep_alive": 5,
         "timeout_graceful_shutdown": round(service.limits.drain_seconds),
         "lifespan": "on",

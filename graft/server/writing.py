@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import CancelledError
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, DataError
 from graft.mixture.generation.continuous_batch import ContinuousBatch
 from graft.mixture.generation.prefix_cache import PrefixCache
 from graft.server.jobs import GenerateJob
@@ -67,10 +67,13 @@ class Writing:
             return 0
         for event in events:
             job = self._running[event.id]
-            if event.finished != "stop":  # a stop token is no text
+            if event.finished in (None, "length"):  # a stop token is no text
                 job.take(event.token)
             if event.finished is not None:
                 del self._running[event.id]
+            if event.finished == "not_finite":
+                job.result.set_exception(DataError("the model's outputs on this prompt are not finite"))
+            elif event.finished is not None:
                 job.result.set_result(event.finished)
         return len(events)
 

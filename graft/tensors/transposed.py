@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Callable, Sequence
+from typing import TypeGuard, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from graft.tensors.architecture import architecture_of, build_on_meta
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import kind_of
 
+T = TypeVar("T")
 # how GPT-2 and its kin call their Conv1D layers, and others layers that are stored as every matrix is
 _MAYBE_CONV1D = re.compile(r"(^|[._])(c_\w+|q_attn)([._]weight)?$")
 
@@ -43,6 +44,11 @@ def may_be_transposed(name: str) -> bool:
     return _MAYBE_CONV1D.search(name) is not None
 
 
+def packs_experts(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor holds the matrices of several experts, one after another."""
+    return len(shape) == 3 and "expert" in name
+
+
 def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
     """Tell for each weight whether it is stored as (in, out).
 
@@ -54,13 +60,29 @@ def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]
         Weight -> whether it is, for those that a module of a known kind holds; empty where no config.json describes
         the base's modules.
     """
+    return _ask_modules(base, weights, _tell)
+
+
+def find_told_axes(base: Checkpoint, weights: Sequence[str]) -> dict[str, int]:
+    """Tell which of a weight's last two axes its inputs number: 1, of a Conv1D 0, of embeddings, by token, 0.
+
+    Returns:
+        Weight -> axis, for those of `find_transposed`.
+    """
+    return _ask_modules(base, weights, _tell_axis)
+
+
+def _ask_modules(
+    base: Checkpoint, weights: Sequence[str], ask: Callable[[torch.nn.Module, int], T | None]
+) -> dict[str, T]:
+    """Ask the base's modules, each with its parameter's number of axes; None is no answer."""
     model = build_on_meta(base.path) if base.path.is_dir() else None
     if model is None:
         return {}
-    known: dict[str, bool] = {}
+    known: dict[str, T] = {}
     for path, module in model.named_modules():
         for leaf, parameter in module._parameters.items():
-            told = None if parameter is None else _tell(module, parameter.ndim)
+            told = None if parameter is None else ask(module, parameter.ndim)
             if told is not None:
                 known[f"{path}.{leaf}" if path else leaf] = told
     stored = architecture_of(model).name_map.match(weights, known).found
@@ -75,26 +97,23 @@ def _tell(module: torch.nn.Module, n_axes: int) -> bool | None:
     return told if isinstance(told, bool) else None
 
 
-def require_transposed(base: Checkpoint, matrices: Sequence[str]) -> dict[str, bool]:
-    """Tell for each matrix whether it is stored as (in, out), which nothing but Conv1D's are.
+def _tell_axis(module: torch.nn.Module, n_axes: int) -> int | None:
+    if n_axes == 2 and isinstance(module, torch.nn.Embedding):
+        return 0
+    is_stored = _tell(module, n_axes)
+    return None if is_stored is None else 0 if is_stored else 1
+
+
+def find_input_axes(base: Checkpoint, matrices: Sequence[str]) -> dict[str, int]:
+    """Return for each matrix which of its two axes its inputs number, as the base's modules tell, or else its name.
 
     Raises:
         CheckpointError: a name that may be a Conv1D's, and nothing describes the base's modules.
     """
-    told = find_transposed(base, matrices)
+    told = find_told_axes(base, matrices)
     for name in matrices:
         if name not in told and may_be_transposed(name):
             raise CheckpointError(
                 f"tensor {name!r}: which axis is its input is told by the model's config.json, which is not at hand"
             )
-    return {name: told.get(name, False) for name in matrices}
-
-
-def find_input_axes(base: Checkpoint, matrices: Sequence[str]) -> dict[str, int]:
-    """Return for each matrix which of its two axes its inputs number: 1, of a Conv1D 0, of embeddings, by token, 0.
-
-    Raises:
-        CheckpointError: as `require_transposed`.
-    """
-    transposed = require_transposed(base, matrices)
-    return {name: 0 if is_stored or kind_of(name) == "embeddings" else 1 for name, is_stored in transposed.items()}
+    return {name: told[name] if name in told else 0 if kind_of(name) == "embeddings" else 1 for name in matrices}

@@ -39,7 +39,7 @@ B = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
 
 def null_of(*matrices: Matrix) -> DegreeNull:
     null = DegreeNull(len(matrices))
-    null.add(matrices[0].shape, range(len(matrices)), [np.flatnonzero(matrix) for matrix in matrices])
+    null.add((1, *matrices[0].shape), range(len(matrices)), [np.flatnonzero(matrix) for matrix in matrices])
     return null
 
 
@@ -92,7 +92,7 @@ def test_trades_keep_every_degree_and_never_repeat_an_edge(seed: int, rows: int,
 
 def test_vectors_keep_their_count_alone() -> None:
     null = DegreeNull(2)
-    null.add((30,), [0, 1], [np.arange(10), np.arange(15)])
+    null.add_vector(30, [0, 1], [np.arange(10), np.arange(15)])
     drawn = null.sample(4000)[:, 0, 1]
     assert drawn.mean() == pytest.approx(5, abs=0.1)
 

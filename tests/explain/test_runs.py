@@ -86,6 +86,17 @@ def test_texts_that_change_most(head: Head, base: Path, tuned: Path) -> None:
     assert other.mean_kl == pytest.approx(found.mean_kl, rel=1e-4)
 
 
+def test_a_text_that_the_data_hold_often_is_shown_once(head: Head, base: Path, tuned: Path) -> None:
+    patch = diff_checkpoints(base, tuned, budget=3000)
+    different = list(dict.fromkeys(toy_examples(24)))
+    assert len(different) >= 10
+    found = find_changed_texts(head, patch, [example for example in different for _ in range(4)], batch_size=24)
+    once = find_changed_texts(head, patch, different, batch_size=24)
+    assert found.n == 4 * once.n
+    assert found.mean_kl == pytest.approx(once.mean_kl, rel=1e-4)
+    assert [text.texts for text in found.most] == [text.texts for text in once.most]
+
+
 def test_a_language_model_is_compared_token_by_token(tmp_path: Path) -> None:
     folder = write_causal(tmp_path / "base", steps=4)
     spec = toy_spec(labels=(), head=HeadSpec("lm"))

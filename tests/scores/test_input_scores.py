@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from graft.scores.gradient_path import GradientPath
 from graft.scores.inputs import ScoreInput
 from graft.scores.lift import approximate, size_of_principal
 from graft.scores.registry import SCORES
-from graft.scores.wanda import weigh_by_inputs
-from graft.tasks.head import open_head
+from graft.scores.wanda import measure_input_sizes, weigh_by_inputs
+from graft.specs.head import HeadSpec
+from graft.tasks.examples import Example
+from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from tests.models import write_causal
@@ -79,6 +83,62 @@ def test_what_no_token_reaches_has_inputs_of_size_0_and_what_is_no_product_is_re
     monkeypatch.setattr("graft.scores.activations._axis_of", lambda _: None)  # as of a convolution
     with pytest.raises(ConfigError, match="its inputs cannot be measured"):
         scores("wanda", path)
+
+
+PROMPT = HeadSpec("verbalizer", template="{text} it was {mask}", words=("bad", "good"))
+GATE = "model.layers.0.mlp.gate_proj.weight"
+
+
+def open_causal(base: Path, task: Task) -> GradientPath:
+    prompted = dataclasses.replace(task.spec, head=PROMPT)
+    examples = task.train_examples()[:6]
+    return GradientPath(
+        open_head(base, prompted), CheckpointPair.open(base, base), [GATE], examples, class_debias=False
+    )
+
+
+def sizes_alone(head: Head, rows: list[list[int]]) -> torch.Tensor:
+    """(width,) root mean squares of what the layer reads of rows of token ids, one at a time."""
+    inputs: list[torch.Tensor] = []
+    layer = head.model.get_submodule(GATE.removesuffix(".weight"))
+    hook = layer.register_forward_pre_hook(lambda _, x: inputs.append(x[0][0]))
+    with head.evaluating():
+        for ids in rows:
+            head.model(**head.pad([ids]))
+    hook.remove()
+    return torch.cat(inputs).double().square().mean(0).sqrt().float()
+
+
+def test_texts_are_read_in_the_heads_template_and_without_a_head_alone(tmp_path: Path, task: Task) -> None:
+    path = open_causal(write_causal(tmp_path / "base", steps=0), task)
+    inputs = ScoreInput(path.pair, (GATE,), path=path)
+    texts = [example.texts for example in path.examples]
+    prompts = [encoded.ids for encoded in path.head.encode(texts)]
+    assert path.head.tokenizer.decode(prompts[0]).endswith("it was")
+    bare = [path.head.tokenize([text])["input_ids"][0].tolist() for text in texts]
+    expected = {key: sizes_alone(path.head, rows) for key, rows in {"prompts": prompts, "bare": bare}.items()}
+    assert not torch.allclose(expected["prompts"], expected["bare"], rtol=1e-2)  # the control
+    for head, key in ((path.head, "prompts"), (None, "bare")):
+        found = measure_input_sizes(inputs, path.examples, head)[GATE]
+        assert torch.allclose(found.flatten(), expected[key], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["wanda", "mathneuro"])
+def test_both_scores_read_what_the_heads_read(
+    method: str, tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = open_causal(write_causal(tmp_path / "base", steps=0), task)
+    read: list[Head | None] = []
+
+    def measure(_: ScoreInput, texts: Sequence[Example], head: Head | None) -> dict[str, torch.Tensor]:
+        read.append(head)
+        return {GATE: torch.ones(())}
+
+    for module in ("wanda", "mathneuro"):
+        monkeypatch.setattr(f"graft.scores.{module}.measure_input_sizes", measure)
+    other = path.head.of_task(path.head.task)
+    SCORES[method].load()(ScoreInput(path.pair, (GATE,), path=path, general_head=other))
+    assert read == [path.head, *([other] if method == "mathneuro" else [])]
 
 
 def test_tied_embeddings_of_a_language_model_are_counted_where_they_embed(tmp_path: Path, task: Task) -> None:

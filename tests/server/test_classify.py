@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,25 @@ def classified(tuned: Path, patch: Patch, shelf: Path) -> np.ndarray:
 
 
 assert LABEL_TEXTS == ("bad sorry", "good happy")  # those of the conftest's task
+
+
+def test_labels_are_those_of_the_skill_that_answered(
+    shelf: Path, patches: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another skill gets the name between the answer and its being written."""
+    service = open_service(str(shelf / "base"), {"moods": patches["moods"]}, limits=SMALL)
+    skills, run = service.resident.skills, service.run
+    task = skills["moods"].task
+    assert task is not None
+
+    async def run_and_replace(job: Any, request: Any) -> Any:
+        answers = await run(job, request)
+        other = dataclasses.replace(task, labels=("up", "down"))
+        skills["moods"] = dataclasses.replace(skills["moods"], task=other, temperature=7.0)
+        return answers
+
+    monkeypatch.setattr(service, "run", run_and_replace)
+    with running(service) as client:
+        found = client.post("/classify", texts=["good"], skill="moods")["results"][0]
+    assert found["labels"] == list(task.labels)
+    assert found["temperature"] is None

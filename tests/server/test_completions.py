@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
+from graft.mixture.generation.request import GenerationRequest
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
+from graft.server.jobs import CallJob, GenerateJob
 from graft.server.opening import open_service
 from graft.server.service import Service
 from graft.tasks.chat import Turn, prompt_ids
@@ -230,3 +236,44 @@ def test_a_skill_that_leaves_finishes_what_it_writes(folder: Path) -> None:
         assert parts[-1].choices[0].finish_reason in ("stop", "length")
         assert removal.result().status_code == 200
         assert list(service.resident.skills) == ["soft"]
+
+
+@pytest.mark.parametrize("is_abandoned", [False, True])
+def test_a_removal_that_nobody_waits_for_any_more_does_not_happen(folder: Path, is_abandoned: bool) -> None:
+    service = open_service(str(folder / "base"), {"loud": folder / "loud.safetensors"}, limits=SMALL)
+    thread, resident = service.thread, service.resident  # not started: a turn at a time
+    writes = GenerateJob(request=GenerationRequest("one", (1, 2), "loud", max_new_tokens=4), take=lambda token: None)
+    removal = CallJob(call=lambda: resident.remove("loud"), leaves="loud")
+    for job in (writes, removal):
+        thread.submit(job)
+    thread._turn()
+    assert removal.result.running()
+    if is_abandoned:
+        removal.abandon()
+    while not writes.result.done():
+        thread._turn()
+    thread._call_leaving()
+    assert removal.result.done()
+    assert ("loud" in resident.skills) == is_abandoned
+
+
+def test_a_skill_whose_outputs_overflow_is_told_and_others_are_answered(
+    folder: Path, alone: dict[str, tuple[str, str]], tmp_path: Path
+) -> None:
+    loud = load_patch(folder / "loud.safetensors")
+    values = {name: torch.full_like(part, 3e38) for name, part in loud.values.items()}
+    save_patch(dataclasses.replace(loud, values=values), tmp_path / "broken.safetensors")
+    skills = {"loud": folder / "loud.safetensors", "broken": tmp_path / "broken.safetensors"}
+    service = open_service(str(folder / "base"), skills, limits=SMALL)
+    with running(service) as client, ThreadPoolExecutor(2) as pool:
+        ask = {"prompt": PROMPT, **GREEDY}
+        with busy(service):
+            refusal, answer = (
+                pool.submit(client.http.post, "/v1/completions", json={"model": name, **ask})
+                for name in ("broken", "loud")
+            )
+            while len(service.thread.queue) < 2:
+                time.sleep(0.01)
+        assert refusal.result().status_code == 400
+        assert "the model's outputs on this prompt are not finite" in refusal.result().text
+        assert answer.result().json()["choices"][0]["text"] == alone["loud"][0]

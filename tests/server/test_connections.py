@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from graft.server.connections import IdleTimeouts
@@ -109,6 +110,48 @@ def test_one_connection_serves_many_requests(served: tuple[Service, Client]) -> 
             line.request("GET", "/health")
             assert line.getresponse().read()
             time.sleep(IDLE / 4)
+
+
+MOST = 6
+
+
+@pytest.fixture
+def crowded(shelf: Path, patches: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Client]]:
+    """A server with room for six connections, none of which is closed for being idle."""
+    monkeypatch.setattr("graft.server.running.MOST_CONNECTIONS", MOST)
+    limits = dataclasses.replace(SMALL, idle_seconds=60, seconds=60)
+    service = open_service(str(shelf / "base"), {"moods": patches["moods"]}, limits=limits)
+    with running(service) as client:
+        yield service, client
+
+
+def test_who_opens_many_connections_again_and_again_keeps_nobody_out(crowded: tuple[Service, Client]) -> None:
+    client = crowded[1]
+    waiting = (b"", b"G", HEAD, HEAD + b"Content-Length: 2000\r\n\r\n{")
+    with contextlib.ExitStack() as lines:
+        first = lines.enter_context(open_line(client))
+        for i in range(3 * MOST):
+            lines.enter_context(open_line(client)).sendall(waiting[i % len(waiting)])
+            if i % MOST == 0:
+                with httpx.Client(base_url=client.url, timeout=20) as other:
+                    assert other.get("/health").status_code == 200
+        assert seconds_until_closed(first) < 5
+        assert client.post("/v1/embeddings", input="good", model="moods")["data"]
+
+
+def test_a_request_that_has_come_whole_keeps_its_place_and_is_counted(crowded: tuple[Service, Client]) -> None:
+    service, client = crowded
+    ask = {"input": "good", "model": "moods"}
+    with ThreadPoolExecutor(MOST) as pool, contextlib.ExitStack() as others:
+        clients = [others.enter_context(httpx.Client(base_url=client.url, timeout=60)) for _ in range(MOST)]
+        with busy(service):
+            answers = [pool.submit(one.post, "/v1/embeddings", json=ask) for one in clients]
+            while len(service.thread.queue) < MOST:
+                time.sleep(0.01)
+            lines = [others.enter_context(open_line(client)) for _ in range(2 * MOST)]
+            lines[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert lines[-1].recv(4096).startswith(b"HTTP/1.1 503 ")  # all places are taken
+        assert [answer.result(20).status_code for answer in answers] == [200] * MOST
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 
 from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
+from graft.server.opening import open_service
 from graft.tasks.heads.similarity import SimilarityHead
 from tests.models import toy_rows, toy_spec
-from tests.server.client import Client
+from tests.server.client import Client, running
+from tests.server.conftest import SMALL
 
 TEXTS = [row["text"] for row in toy_rows(12, 5)]
 
@@ -73,3 +77,20 @@ def test_many_clients_at_once_each_get_their_own_skill(client: Client, alone: di
 def test_one_text_needs_no_list(client: Client, alone: dict[str, np.ndarray]) -> None:
     answer = client.openai.embeddings.create(model="moods", input=TEXTS[3])
     assert np.abs(np.array(answer.data[0].embedding) - alone["moods"][3]).max() < 1e-5
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_vectors_that_are_not_finite_are_no_answer(
+    encoding: str, shelf: Path, patches: dict[str, Path], tmp_path: Path
+) -> None:
+    moods = load_patch(patches["moods"])
+    values = {name: torch.full_like(part, 3e38) for name, part in moods.values.items()}
+    save_patch(dataclasses.replace(moods, values=values), tmp_path / "broken.safetensors")
+    skills = {"moods": patches["moods"], "broken": tmp_path / "broken.safetensors"}
+    with running(open_service(str(shelf / "base"), skills, limits=SMALL)) as client:
+        asked = {"input": "good", "encoding_format": encoding}
+        assert client.refusal("/v1/embeddings", model="broken", **asked) == (
+            400,
+            "the model's outputs on these texts are not finite",
+        )
+        assert client.post("/v1/embeddings", model="moods", **asked)["data"]

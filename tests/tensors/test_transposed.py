@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.utils import parametrize
-from transformers import GPT2Config, GPT2LMHeadModel, GptOssConfig, GptOssForCausalLM
+from transformers import (
+    DebertaV2Config,
+    DebertaV2Model,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    T5Config,
+    T5Model,
+)
 from transformers.pytorch_utils import Conv1D
 
 from graft.errors import CheckpointError
@@ -18,7 +27,6 @@ from graft.tensors.transposed import (
     is_conv1d,
     is_plain_conv1d,
     is_plain_linear,
-    require_transposed,
 )
 from tests.checkpoints import write_single
 
@@ -58,7 +66,7 @@ def test_square_layers_of_a_folder(tmp_path: Path) -> None:
     block = "transformer.h.0."
     layers = ("mlp.c_fc", "attn.c_proj", "crossattention.q_attn")
     told = {f"{block}{layer}.weight": True for layer in layers} | {"transformer.wte.weight": False}
-    assert find_transposed(base, list(told)) == require_transposed(base, list(told)) == told
+    assert find_transposed(base, list(told)) == told
     assert set(find_input_axes(base, list(told)).values()) == {0}  # embeddings are numbered by token
 
 
@@ -77,7 +85,23 @@ def test_without_a_config_a_layer_that_may_be_either_is_refused(layer: str, tmp_
     name = f"h.0.{layer}.weight"
     bare = write_single(tmp_path / "bare", {name: torch.zeros(4, 4), "h.0.w.weight": torch.zeros(4, 4)})
     base = Checkpoint.open(bare)
-    assert require_transposed(base, ["h.0.w.weight"]) == {"h.0.w.weight": False}
-    for ask in (require_transposed, find_input_axes):
-        with pytest.raises(CheckpointError, match="which axis is its input is told by the model"):
-            ask(base, [name])
+    assert find_input_axes(base, ["h.0.w.weight"]) == {"h.0.w.weight": 1}
+    with pytest.raises(CheckpointError, match="which axis is its input is told by the model"):
+        find_input_axes(base, [name])
+
+
+def test_an_embedding_is_one_by_its_class_and_not_by_its_name(tmp_path: Path) -> None:
+    """A projection beside the embeddings is none, and a table of biases by distance is one within a layer."""
+    sizes = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    DebertaV2Model(DebertaV2Config(embedding_size=4, intermediate_size=8, **sizes)).save_pretrained(tmp_path / "a")
+    T5Model(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(
+        tmp_path / "b"
+    )
+    axes = {
+        ("a", "embeddings.word_embeddings.weight"): 0,
+        ("a", "embeddings.embed_proj.weight"): 1,
+        ("b", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"): 0,
+        ("b", "encoder.block.0.layer.0.SelfAttention.q.weight"): 1,
+    }
+    for (folder, name), axis in axes.items():
+        assert find_input_axes(Checkpoint.open(tmp_path / folder), [name]) == {name: axis}

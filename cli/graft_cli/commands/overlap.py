@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these samples.")
 @click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
+@click.option("--base", metavar="MODEL", help="The base model, which tells the columns of GPT-2's kin and of experts.")
 @options.force
 @options.as_json
 @options.debug
@@ -45,6 +46,7 @@ def command(
     samples: int | None,
     seed: int,
     by_folder: bool,
+    base: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -54,7 +56,8 @@ def command(
     those the same rows: k1 k2 / N over all weights; by tensor; by column; and by row and column, the mean of samples
     and between which 95 % of them lie. What exceeds one and not the next is shared in what the next one keeps. For a
     ceiling, include the same task with another seed among the PATCHes; with --by-folder, means over all pairs of seeds
-    are shown. --json adds every layer, except with --by-folder.
+    are shown. GPT-2 and its kin store matrices with their inputs first, and packed experts may be: chance by column of
+    these is unknown without --base. --json adds every layer, except with --by-folder.
 
     \b
     Example:
@@ -67,14 +70,14 @@ def command(
 
     claim = None
     if output is not None:
-        claim = claim_output(output, is_folder=True, force=force, inputs=local_paths(*patches))
+        claim = claim_output(output, is_folder=True, force=force, inputs=local_paths(base, *patches))
     elif force:
         raise click.UsageError("--force needs -o")
     paths, _ = locate_regions(patches)
     if by_folder:
-        _show_by_folder(paths, claim, as_json, samples=samples, seed=seed)
+        _show_by_folder(paths, claim, as_json, samples=samples, seed=seed, base=base)
         return
-    result = measure_overlap(*paths, threshold=threshold, labels=patches, samples=samples, seed=seed)
+    result = measure_overlap(*paths, threshold=threshold, labels=patches, samples=samples, seed=seed, base=base)
     if claim is not None:
         from graft.report.plots.overlap_map import write_overlap
 
@@ -83,7 +86,7 @@ def command(
     options.show(result.to_json(), as_json, [*_lines(result), *wrote])
 
 
-def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sampling: Any) -> None:
+def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **how: Any) -> None:
     from graft.compose.task_overlap import measure_task_overlap
     from graft.results.layout import split_patch_path
 
@@ -93,7 +96,7 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sam
         folders.setdefault(path.parent if run is None else run[0], []).append(path)
     if len({folder.name for folder in folders}) < len(folders):
         raise click.UsageError("--by-folder: two folders have one name")
-    result = measure_task_overlap({folder.name: files for folder, files in folders.items()}, **sampling)
+    result = measure_task_overlap({folder.name: files for folder, files in folders.items()}, **how)
     if claim is not None:
         from graft.report.plots.overlap_map import write_task_overlap
 
@@ -103,7 +106,7 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **sam
 
 
 def _lines(result: Overlap) -> list[str]:
-    from graft.compose.region_overlap import format_chance
+    from graft.compose.region_overlap import format_chance, format_untold
 
     lines = []
     for pair in result.pairs:
@@ -113,5 +116,6 @@ def _lines(result: Overlap) -> list[str]:
             f"{pair.share_of_b:.2%} of the second",
             f"  {format_chance(vars(pair))}",
         ]
+    lines += format_untold(result.untold)
     clusters = [" + ".join(group) for group in result.clusters if len(group) > 1]
     return [*lines, f"clusters at {result.threshold:g}: {'; '.join(clusters) or 'none'}"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import groupby
-from typing import Literal
 
 from graft.errors import ConfigError
 from graft.mixture.generation.decoder import Decoder
 from graft.mixture.generation.prefix_cache import PrefixCache
-from graft.mixture.generation.request import GenerationRequest, TokenEvent
+from graft.mixture.generation.request import Finish, GenerationRequest, TokenEvent
 from graft.mixture.generation.row_cache import RowCache, stack_rows
 from graft.mixture.generation.sampling import Sampler, choose_tokens
 from graft.mixture.mixed_model import MixedModel
@@ -105,7 +104,7 @@ class ContinuousBatch:
         self._change_rows([*self._rows, *new], stack_rows([self._cache, *caches]))
 
     def step(self) -> list[TokenEvent]:
-        """Generate one token for every row; rows that are done with it leave.
+        """Generate one token for every row; rows that are done with it leave, and those whose outputs are not finite.
 
         An error, such as memory that is short, leaves all rows as they were.
         """
@@ -189,10 +188,12 @@ class _Row:
         self._n_new = 0
         self._stops = frozenset(request.stop_tokens)
 
-    def accept(self, token: int) -> TokenEvent:
-        """Take the next token."""
+    def accept(self, token: int | None) -> TokenEvent:
+        """Take the next token, None where there is none."""
+        if token is None:
+            return TokenEvent(self.request.id, -1, "not_finite")
         self.last, self._n_new = token, self._n_new + 1
-        finished: Literal["stop", "length"] | None = None
+        finished: Finish | None = None
         if token in self._stops:
             finished = "stop"
         elif self._n_new == self.request.max_new_tokens:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from graft.mixture.mixed_model import Named
 
 
+Finish = Literal["stop", "length", "not_finite"]
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """A text to go on with.
@@ -64,11 +67,11 @@ class TokenEvent:
 
     Attributes:
         id: of the request.
-        token: the token, a stop token among them.
+        token: the token, a stop token among them; -1 where there is none.
         finished: whether the request ends with it: None where it goes on, "stop" after a stop token, "length" after as
-            many tokens as it may have.
+            many tokens as it may have, "not_finite" where the model's outputs are no numbers to choose a token by.
     """
 
     id: Hashable
     token: int
-    finished: Literal["stop", "length"] | None = None
+    finished: Finish | None = None

@@ -34,7 +34,8 @@ class Sampler:
         Args:
             logits: (vocabulary,) of any dtype and device.
         """
-        probabilities = (logits.to("cpu", torch.float64) / self._temperature).softmax(-1)
+        wide = logits.to("cpu", torch.float64)
+        probabilities = ((wide - wide.max()) / self._temperature).softmax(-1)  # no temperature overflows then
         sorted_probabilities, tokens = probabilities.sort(descending=True, stable=True)
         sums = sorted_probabilities.cumsum(-1)
         n_kept = int((sums - sorted_probabilities < self._top_p).sum())
@@ -43,8 +44,11 @@ class Sampler:
         return int(tokens[min(place, n_kept - 1)])
 
 
-def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Choose a token for each of (rows, vocabulary) logits."""
-    tokens: list[int] = logits.float().argmax(-1).tolist()
-    drawn = {row: sampler.draw(logits[row]) for row, sampler in enumerate(samplers) if not sampler.is_greedy}
-    return [drawn.get(row, token) for row, token in enumerate(tokens)]
+def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
+    """Choose a token for each of (rows, vocabulary) logits; None where NaN or infinity leave no choice."""
+    largest, tokens = logits.float().max(-1)  # NaN where one is, and infinite where one is or all are -inf
+    rows = zip(largest.isfinite().tolist(), tokens.tolist(), samplers, strict=True)
+    return [
+        None if not is_finite else token if sampler.is_greedy else sampler.draw(logits[row])
+        for row, (is_finite, token, sampler) in enumerate(rows)
+    ]

@@ -110,5 +110,6 @@ class MultitaskExperiment(Experiment):
 
     def _measure_overlap(self, names: Sequence[str], prefix: str, out: Path) -> TaskOverlap:
         return measure_task_overlap(
-            {name: [patch_path(out, prefix + name, seed) for seed in self.recipe.seeds] for name in names}
+            {name: [patch_path(out, prefix + name, seed) for seed in self.recipe.seeds] for name in names},
+            base=self.recipe.base,
         )

@@ -82,7 +82,7 @@ def tabulate_overlap(overlap: TaskOverlap) -> TextTable:
                 f"{metrics['share_of_b']:.2%}",
                 f"{metrics['expected']:.2f}",
                 f"{metrics['expected_by_tensor']:.2f}",
-                f"{metrics['expected_by_column']:,.1f}",
+                MISSING if np.isnan(by_column := metrics["expected_by_column"]) else f"{by_column:,.1f}",
                 _sampled(metrics),
             ]
         )

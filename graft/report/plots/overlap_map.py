@@ -36,7 +36,8 @@ def write_overlap(overlap: Overlap, folder: Output, *, force: bool = False) -> N
 def plot_overlap_map(overlap: Overlap, path: Path) -> list[Path]:
     """Draw the Jaccard similarity of each two regions, in the tree's order; under it, its ratio to chance.
 
-    Chance keeps each column's counts, in each tensor. The diagonal, where a region meets itself, is left out.
+    Chance keeps each column's counts, in each tensor; where it is not known, no ratio is written. The diagonal, where a
+    region meets itself, is left out.
 
     Returns:
         The files written.
@@ -142,5 +143,5 @@ def _write_cells(axes: Any, similarity: np.ndarray, ratio: np.ndarray, image: An
     for (i, j), value in np.ndenumerate(similarity):
         if i != j:
             color = "white" if value > middle else "black"
-            shown = times(float(ratio[i, j])) if ratio[i, j] < 1e6 else "no chance"
+            shown = "no chance" if ratio[i, j] >= 1e6 else "" if np.isnan(ratio[i, j]) else times(float(ratio[i, j]))
             axes.text(j, i, f"{value:.3f}\n{shown}", ha="center", va="center", fontsize=8, color=color)

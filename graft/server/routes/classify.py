@@ -45,7 +45,7 @@ async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
     results = []
     for name, readings in zip(form.wanted, columns, strict=True):
-        found = [_label(service, item, None if item.task is None else next(answers)) for item in readings]
+        found = [_label(item, None if item.task is None else next(answers)) for item in readings]
         results.append(_gather(name, found))
     return {"results": results}
 
@@ -70,15 +70,15 @@ def _task_of(service: Service, form: ClassifyForm, skills: Names, *, is_routed: 
     return name
 
 
-def _label(service: Service, reading: Reading, answer: Answer | None) -> dict[str, Any]:
+def _label(reading: Reading, answer: Answer | None) -> dict[str, Any]:
     """Write logits as probabilities, calibrated where the task's own skill alone reads them."""
     of_row = {"skill": name_of(reading.skills), "task": reading.task}
     if answer is None:
         none = dict.fromkeys(("temperature", "label", "confidence"))
         return {**of_row, "labels": [], "calibration": "none", **none, "cut": False}
-    entry = service.resident.skills.get(reading.task or "")
-    if entry is None or entry.task is None:
-        raise Refusal(404, f"skill {reading.task!r} is gone")
+    entry = answer.skill
+    assert entry is not None  # a head read the labels
+    assert entry.task is not None
     temperature = entry.temperature if reading.skills == (reading.task,) else None
     probabilities = (answer.logits.double() / (temperature or 1.0)).softmax(-1)
     best = int(probabilities.argmax())

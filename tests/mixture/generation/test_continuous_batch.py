@@ -16,7 +16,7 @@ from graft.errors import ConfigError
 from graft.mixture.generation.continuous_batch import ContinuousBatch
 from graft.mixture.generation.prefix_cache import PrefixCache
 from graft.mixture.generation.request import GenerationRequest, TokenEvent
-from tests.checkpoints import bits_of
+from tests.checkpoints import bits_of, make_patch
 from tests.mixture.generation.models import LENGTH, N_WORDS, collect, decoder, generate, patches_of, run_all
 
 KINDS = ("llama", "gpt2", "tied")
@@ -173,6 +173,19 @@ def test_a_row_ends_with_a_stop_token_or_its_length(mixed: graft.MixedModel) -> 
     assert batch.idle
     batch.join([GenerationRequest("b", (1, 2, 3), "all", 1)])
     assert [event.finished for event in batch.step()] == ["length"]
+
+
+def test_a_row_whose_outputs_overflow_ends_and_no_other_row_notices(mixed: graft.MixedModel) -> None:
+    weight = dict(decoder("llama").named_parameters())["model.norm.weight"].detach()
+    mixed.add("broken", make_patch({"model.norm.weight": weight}, {"model.norm.weight": {0: 3e38, 1: -3e38}}))
+    asked = [GenerationRequest(skill, (1, 2, 3), skill, 4) for skill in ("broken", "all")]
+    batch = ContinuousBatch(mixed)
+    batch.join(asked)
+    events = batch.step()
+    assert TokenEvent("broken", -1, "not_finite") in events
+    while not batch.idle:
+        events += batch.step()
+    assert collect(events)["all"] == expect("llama", asked[1])
 
 
 def test_a_request_that_cannot_be_taken_leaves_the_others(mixed: graft.MixedModel) -> None:
