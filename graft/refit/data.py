@@ -52,8 +52,8 @@ class RefitData:
         Raises:
             DataError: there is none to fit to, or none to choose by.
         """
-        for examples in (self.train, self.validation):
-            head.inspect(examples)
+        head.inspect(self.train, "texts to fit to")
+        head.inspect(self.validation, "validation")
         return RefitData(head.with_outputs(self.train), head.with_outputs(self.validation), self.source)
 
 

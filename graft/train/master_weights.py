@@ -27,7 +27,7 @@ import torch
 
 from graft.errors import TrainingError
 from graft.specs.train import Precision
-from graft.tasks.head import find_dtype
+from graft.tasks.placement import find_dtype
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import NARROW, TORCH_DTYPES, is_finite
 
