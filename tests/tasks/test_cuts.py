@@ -12,6 +12,7 @@ import pytest
 
 from graft.evaluate.evaluation import evaluate_task, predict_examples, predict_task
 from graft.scores.gradient_path import GradientPath
+from graft.specs.head import HeadSpec
 from graft.specs.runtime import Runtime
 from graft.tasks import batches, loading
 from graft.tasks.batches import encode_texts
@@ -139,6 +140,15 @@ def test_a_limit_that_is_not_the_task_s_is_said_to_be_the_model_s(
     head.inspect([Example(("the film " * 100,), 0)], "test")
     (line,) = cut_lines(capsys)
     assert line.endswith(f"1 of 1 texts are cut to {head.limit} tokens, the longest input of model and tokenizer")
+
+
+def test_label_texts_that_are_cut_are_said_apart(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, long = "the sad film", "the glad film and the good film"
+    head = open_head(base, toy_spec(max_length=6, head=HeadSpec(texts=(short, long))))
+    capsys.readouterr()
+    for seed in (1, 2):
+        assert predict_examples(head, [Example(("good film",), 0)] * 3, 2, f"seed {seed}").n_cut == 0
+    assert capsys.readouterr().err.splitlines() == ["moods: 1 of 2 label texts are cut to 6 tokens, max_length"]
 
 
 def test_texts_in_chunks_are_not_cut_and_answers_have_their_own_line(

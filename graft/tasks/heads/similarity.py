@@ -24,6 +24,7 @@ from graft.sources.made_checkpoint import folder_of
 from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Encoded, run_model
+from graft.tasks.cuts import tell_cut_labels
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
@@ -89,7 +90,7 @@ class SimilarityHead(Head):
         texts = self._embed_encoded([row.text for row in rows])
         if rows[0].own:
             return self._logits_of_choices(texts, [row.own for row in rows])
-        labels = self.embed(self.label_texts) if self._label_embeddings is None else self._label_embeddings
+        labels = self._embed_labels() if self._label_embeddings is None else self._label_embeddings
         with torch.autocast(self.device.type, enabled=False):  # fp32, as where the model's products are narrower
             return SCALE * texts @ labels.T
 
@@ -102,6 +103,11 @@ class SimilarityHead(Head):
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors."""
         return self._embed_encoded(self.encode(texts))
+
+    def _embed_labels(self) -> torch.Tensor:
+        labels = self.encode(self.label_texts)
+        tell_cut_labels(self, labels)
+        return self._embed_encoded(labels)
 
     def _embed_encoded(self, texts: Sequence[Encoded]) -> torch.Tensor:
         return self.embed_batch(self.pad_encoded(texts))
@@ -144,7 +150,7 @@ class SimilarityHead(Head):
     @contextlib.contextmanager
     def _caching(self) -> Iterator[None]:
         is_fixed = self.has_classes and not self.task.head.completes_pairs  # label texts are the same in every row
-        self._label_embeddings = self.embed(self.label_texts) if is_fixed else None
+        self._label_embeddings = self._embed_labels() if is_fixed else None
         try:
             yield
         finally:
