@@ -19,6 +19,7 @@ from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, OpenModel, open_model, refuse_idle_base, refuse_idle_tokenizer
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.answer_columns import AnswerColumns
+from graft.tasks.cuts import tell_cut
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.heads.completion import CompletionHead
@@ -38,11 +39,13 @@ class Prediction:
             for heads that predict tokens, which have no labels.
         labels: (n,) int64, -1 for a class that the task lacks.
         columns: results of every token of the texts, from the lm head, or of every answer, from the completion head.
+        n_cut: examples of which the model read only a part, since they are too long.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     columns: TokenColumns | AnswerColumns | None = None
+    n_cut: int = 0
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -151,11 +154,12 @@ def predict_examples(head: Head, examples: list[Example], batch_size: int, name:
     labels = np.array([example.label for example in examples])
     if isinstance(head, LanguageModelHead | CompletionHead):
         columns = head.predict_columns(examples, batch_size=batch_size, label=name)
-        prediction = Prediction(np.empty((len(examples), 0)), labels, columns)
+        prediction = Prediction(np.empty((len(examples), 0)), labels, columns, head.count_cut(examples))
         finite = bool(np.isfinite(columns.log_likelihood).all())
     else:
-        logits = head.predict(examples, batch_size=batch_size, label=name)
-        prediction = Prediction(logits.double().numpy(), labels)
+        logits, n_cut = head.predict_counting(examples, batch_size=batch_size, label=name)
+        tell_cut(head, n_cut, examples, name)
+        prediction = Prediction(logits.double().numpy(), labels, n_cut=n_cut)
         finite = are_finite(logits, examples)
     if not finite:
         raise not_finite(name)
@@ -170,7 +174,7 @@ def not_finite(name: str) -> CheckpointError:
 
 
 def _measure_set(prediction: Prediction) -> Report:
-    report = measure(prediction.outcomes())
+    report = dataclasses.replace(measure(prediction.outcomes()), n_cut=prediction.n_cut)
     if prediction.columns is not None:
         return _with_token_metrics(report, prediction.columns)
     return dataclasses.replace(report, n_none=int((prediction.labels == NONE_OF_THESE).sum()))

@@ -18,6 +18,7 @@ from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, open_pair
 from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.cuts import tell_cut
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.padded_logits import are_finite
@@ -105,7 +106,8 @@ def _answer(head: Head, examples: list[Example], batch_size: int) -> Answers:
         if math.isnan(accuracy):
             raise not_finite("validation")
         return Answers(accuracy)
-    logits = head.predict(examples, batch_size=batch_size, label="validation")
+    logits, n_cut = head.predict_counting(examples, batch_size=batch_size, label="validation")
+    tell_cut(head, n_cut, examples, "validation")
     if not are_finite(logits, examples):
         raise not_finite("validation")
     right = logits.argmax(-1).numpy() == np.array([example.label for example in examples])

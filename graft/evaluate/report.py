@@ -22,6 +22,8 @@ class Report:
         ci: metric -> 95 % basic bootstrap interval over examples.
         ece_floor: the ECE that a perfectly calibrated model with these confidences shows at this n.
         n_none: examples of a class that the task lacks (label -1), left out of the metrics.
+        n_cut: examples longer than the model reads, those of other classes among them: their answers, from the
+            completion head.
         agreement: share of examples on which the prediction is the reference model's.
         recovered_gain: (accuracy - base) / (reference - base), where both were measured.
         lost_gain: (reference - accuracy) / (reference - base), for the reference with a region put back to the base.
@@ -34,6 +36,7 @@ class Report:
     ci: Mapping[str, Interval]
     ece_floor: float
     n_none: int = 0
+    n_cut: int = 0
     agreement: float | None = None
     recovered_gain: float | None = None
     lost_gain: float | None = None
@@ -47,7 +50,7 @@ class Report:
         """Return plain numbers, with the intervals in `ci` and the other sets in `ood`."""
         result: dict[str, Any] = {"n": self.n, **self.metrics, "ece_floor": self.ece_floor}
         optional = {key: getattr(self, key) for key in ("agreement", "recovered_gain", "lost_gain")}
-        optional["n_none"] = self.n_none or None
+        optional |= {key: getattr(self, key) or None for key in ("n_none", "n_cut")}
         result |= {key: value for key, value in optional.items() if value is not None}
         result["ci"] = {name: list(interval) for name, interval in self.ci.items()}
         ood = {name: report.to_json() for name, report in self.ood.items()}

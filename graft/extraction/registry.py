@@ -26,12 +26,14 @@ class ExtractionMethod(Entry):
         unit: what its size is a number of, as plots and tables call it, such as "rank".
         sizes: those that are tried where a recipe names none.
         is_control: for comparison with another method; left out where a recipe names no methods.
+        fits_logits: it fits to the tuned model's logits of labels, which a head that writes answers does not have.
     """
 
     needs: Needs
     unit: str
     sizes: tuple[float, ...]
     is_control: bool = False
+    fits_logits: bool = False
 
     def name_at(self, size: float) -> str:
         """Return the name of the method at a size, such as "svd, rank 4"."""
@@ -250,6 +252,7 @@ EXTRACTION_METHODS = Registry(
             needs="texts",
             unit="bits",
             sizes=(1,),
+            fits_logits=True,
         ),
         ExtractionMethod(
             name="ultradelta",

@@ -52,8 +52,8 @@ class RefitData:
         Raises:
             DataError: there is none to fit to, or none to choose by.
         """
-        for examples in (self.train, self.validation):
-            head.inspect(examples)
+        head.inspect(self.train, "texts to fit to")
+        head.inspect(self.validation, "validation")
         return RefitData(head.with_outputs(self.train), head.with_outputs(self.validation), self.source)
 
 
@@ -62,15 +62,16 @@ def collect_data(task: Task, texts: Sequence[Example] | None, config: RefitSpec)
 
     Args:
         task: the texts of its whole training split are fitted to where no others are given, since the tuned model
-            labels them; where labels count, its training examples. Its validation examples choose.
+            labels them; where labels or answers count, its training examples. Its validation examples choose.
         texts: other texts of the same kind, without labels.
         config: the refit block.
 
     Raises:
         DataError: malformed data, no text, too few to hold any out, or labels asked for of texts that have none.
     """
-    labeled = config.labels > 0 and task.spec.head.entry.has_labels  # next tokens are their own labels
-    if labeled and texts is not None:
+    head = task.spec.head.entry
+    labeled = config.labels > 0 and (head.has_labels or head.has_answers)  # next tokens are their own labels
+    if labeled and head.has_labels and texts is not None:
         raise DataError(f"refit.labels is {config.labels:g}, and the texts have no labels: leave them out")
     if texts is not None:
         source, train = "texts", list(texts)

@@ -254,8 +254,8 @@ class ExtractedPoint:
         method: name in `graft.extraction.registry`.
         size: in the method's unit.
         n_bytes: of the file that it is stored in, without the base.
-        numbers: n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl: the mean KL divergence of
-            its predictions from the tuned model's, in nats.
+        numbers: n, accuracy, recovered_gain where tuning gained anything, ece, nll, and of labels kl: the mean KL
+            divergence of its predictions from the tuned model's, in nats.
         found: settings that were chosen on validation.
         seconds: of extracting.
         k: entries, of a method that stores a patch; None of others.

@@ -68,7 +68,7 @@ class GradientPath:
         self.batch_size = batch_size
         self.seed = seed
         self.class_debias = class_debias
-        head.inspect(examples)
+        head.inspect(examples, "train")
         self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
         self.weights: Mapping[str, torch.Tensor] = LiveTarget(head.model).require(names, "is in scope")
         self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere

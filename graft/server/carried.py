@@ -14,7 +14,7 @@ from graft.mixture.mixed_model import MixedModel
 from graft.patch.head_config import head_settings
 from graft.patch.skill_patch import Patch
 from graft.specs.task import TaskSpec
-from graft.tasks.examples import Example
+from graft.tasks.batches import Encoded
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, find_rows
 from graft.tensors.checkpoint import Checkpoint
@@ -51,8 +51,8 @@ class CarriedClassifier(Head):
         """
         raise ConfigError("a head that a patch brings is read on the model that it was added to")
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def logits_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits, within `skills` that name the patch for every row."""
-        batch = self.tokenize([example.texts for example in examples])
+        batch = self.pad_encoded(rows)
         batch = {name: part for name, part in batch.items() if name in self._accepted}
         return torch.stack([row[self._order] for row in self._mixed.head_logits(**batch)]).float()

@@ -14,7 +14,6 @@ from graft.server.refusal import Refusal
 from graft.server.resident import Names, Resident
 from graft.server.skill import Skill
 from graft.tasks.batches import Encoded, Texts
-from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head
 from graft.tasks.heads.similarity import SCALE, SimilarityHead
 
@@ -135,9 +134,8 @@ def _compute_with(resident: Resident, head: Head) -> Any:
         encoded, limits = head.encode([question.texts for question in questions]), resident.limits
         answers: dict[int, Answer] = {}
         for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):
-            examples = [Example(questions[i].texts, NONE_OF_THESE) for i in batch]
             with head.evaluating(), resident.mixed.skills([questions[i].skills for i in batch]):
-                logits = head.logits(examples).float().cpu()
+                logits = head.logits_of([encoded[i] for i in batch]).float().cpu()
             answers |= {i: Answer(row, encoded[i].is_cut) for i, row in zip(batch, logits, strict=True)}
         return [answers[i] for i in range(len(questions))]
 

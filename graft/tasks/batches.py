@@ -25,46 +25,50 @@ class Encoded:
     Attributes:
         ids: token ids with the special ones.
         is_cut: whether the limit leaves a part of it out.
+        segments: for each token which text of the pair it is of, where the tokenizer says so.
     """
 
     ids: list[int]
     is_cut: bool
+    segments: list[int] | None = None
 
 
-def encode_each(tokenizer: Any, texts: Sequence[Texts], limit: int) -> list[Encoded]:
-    """Encode texts, or pairs of texts, each by itself and cut to `limit` tokens.
-
-    Raises:
-        DataError, ConfigError: as `encode_texts`.
-    """
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = []
-    for own, ids in zip(texts, run_tokenizer(tokenizer, *columns, verbose=False)["input_ids"], strict=True):
-        is_cut = len(ids) > limit
-        if is_cut or not ids:  # where there is no token, it is refused
-            ids = encode_texts(tokenizer, [own], limit, "right")["input_ids"][0].tolist()
-        encoded.append(Encoded(list(ids), is_cut))
-    return encoded
-
-
-def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int, side: Side) -> dict[str, Any]:
-    """Encode texts, or pairs of texts, cut to `limit` tokens, as padded tensors (n, tokens) on the CPU.
+def encode_texts(tokenizer: Any, texts: Sequence[Texts], limit: int) -> list[Encoded]:
+    """Encode texts, or pairs of texts, each cut to `limit` tokens.
 
     Raises:
         DataError: a text has no token.
         ConfigError: the limit is less than the special tokens take.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
-    options = {"padding": True, "padding_side": side, "return_attention_mask": True, "return_tensors": "pt"}
     if limit <= tokenizer.num_special_tokens_to_add(pair=len(columns) > 1):
         raise ConfigError(
             f"a text may have {limit} tokens, by max_length, tokenizer or model, "
             "and that is no more than the special tokens that the tokenizer adds"
         )
-    batch = dict(run_tokenizer(tokenizer, *columns, truncation=True, max_length=limit, **options))
-    lengths = batch["attention_mask"].sum(1)
-    if not bool(lengths.all()):
-        raise DataError(f"{texts[int(lengths.argmin())][0][:40]!r} has no token to the model's tokenizer")
+    batch = run_tokenizer(tokenizer, *columns, truncation=True, max_length=limit, verbose=False)
+    rows = [list(ids) for ids in batch["input_ids"]]
+    if not all(rows):
+        raise DataError(f"{texts[rows.index([])][0][:40]!r} has no token to the model's tokenizer")
+    segments = batch.get("token_type_ids") or [None] * len(rows)
+    return [
+        Encoded(ids, len(ids) >= limit and _is_cut(tokenizer, batch, number, texts[number]), own)
+        for number, (ids, own) in enumerate(zip(rows, segments, strict=True))
+    ]
+
+
+def _is_cut(tokenizer: Any, batch: Any, number: int, texts: Texts) -> bool:
+    """Return whether a row of a batch that has all the tokens it may have would have more."""
+    if batch.encodings is None:  # a tokenizer in Python does not keep what it leaves out
+        return len(run_tokenizer(tokenizer, *texts, verbose=False)["input_ids"]) > len(batch["input_ids"][number])
+    return bool(batch.encodings[number].overflowing)
+
+
+def pad_encoded(rows: Sequence[Encoded], tokenizer: Any, side: Side = "right") -> dict[str, torch.Tensor]:
+    """Pad encoded texts as `pad_tokens` does, their segments too."""
+    batch = pad_tokens([row.ids for row in rows], tokenizer.pad_token_id, side)
+    if segments := [row.segments for row in rows if row.segments is not None]:
+        batch["token_type_ids"] = pad_tokens(segments, tokenizer.pad_token_type_id, side)["input_ids"]
     return batch
 
 

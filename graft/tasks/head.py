@@ -27,24 +27,20 @@ from graft.tasks.batches import (
     Side,
     Texts,
     embedded_tokens,
-    encode_each,
     encode_texts,
     longest_input,
+    pad_encoded,
     pad_tokens,
 )
+from graft.tasks.cuts import tell_cut
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.padded_logits import are_finite
-from graft.tasks.placement import checkpoint_layers, find_device, place_model
+from graft.tasks.placement import checkpoint_layers, find_device, find_dtype, place_model
 from graft.tensors.checkpoint import Checkpoint
 
 ENGINES: tuple[str, ...] = get_args(Engine)
-DTYPES: dict[str, torch.dtype | str] = {
-    "auto": "auto",
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_PART = 256  # examples whose tokens are counted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +114,7 @@ class Head(ABC):
     @property
     def limit(self) -> int:
         """Longest input in tokens: the least of the task's, the tokenizer's and the model's."""
-        longest = min(
-            self.task.max_length, self.tokenizer.model_max_length
-        )  # the tokenizer's is 10^30 where it is not known
+        longest = min(self.task.max_length, self.tokenizer.model_max_length)  # 10^30 where a tokenizer knows none
         return int(longest if self._positions is None else min(longest, self._positions))
 
     @property
@@ -128,9 +122,21 @@ class Head(ABC):
         """True where column c of the logits is the same class in every row, so that it can have an offset."""
         return self.task.has_classes
 
+    def read(self, examples: Sequence[Example]) -> list[Any]:
+        """Return examples as tokens, each with `is_cut`: whether the limit leaves out a part of it. Here, its texts."""
+        return self.encode([example.texts for example in examples])
+
     @abstractmethod
+    def logits_of(self, rows: Sequence[Any]) -> torch.Tensor:
+        """Return (n, n_labels) fp32 logits of what `read` returned; gradients flow. Rows of fewer choices end in -inf.
+
+        Raises:
+            ConfigError: the head has no labels.
+        """
+
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits; gradients flow. Rows with fewer choices than others end in -inf."""
+        return self.logits_of(self.read(examples))
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return what the model reads of examples, as padded batches on its device: template, chat and answers too.
@@ -149,8 +155,14 @@ class Head(ABC):
         """Return the examples of which `outputs` has a row: all, unless tokens are predicted and there is none."""
         return list(examples)
 
-    def inspect(self, examples: Sequence[Example]) -> Any:  # noqa: B027 - most heads can use all
-        """Say on stderr what of a set of examples a head cannot use as it is, such as answers that are cut."""
+    def count_cut(self, examples: Sequence[Example]) -> int:
+        """Return of how many examples the limit leaves out a part."""
+        parts = (examples[start : start + _PART] for start in range(0, len(examples), _PART))
+        return sum(row.is_cut for part in parts for row in self.read(part))
+
+    def inspect(self, examples: Sequence[Example], name: str = "examples") -> Any:
+        """Say on stderr what of a set of examples, which goes by a name, a head cannot use as it is: what is cut."""
+        tell_cut(self, self.count_cut(examples), examples, name)
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean cross-entropy in nats, a scalar; `offsets` (n_labels,) are added to the logits."""
@@ -167,7 +179,13 @@ class Head(ABC):
         return self.weigh(part) / max(1, self.weigh(whole))
 
     def predict(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> torch.Tensor:
-        """Return (n, n_labels) fp32 logits on the CPU, in evaluation mode and without gradients.
+        """Return (n, n_labels) fp32 logits on the CPU, as `predict_counting`, which is a collective call."""
+        return self.predict_counting(examples, batch_size=batch_size, label=label)[0]
+
+    def predict_counting(
+        self, examples: Sequence[Example], *, batch_size: int = 64, label: str = ""
+    ) -> tuple[torch.Tensor, int]:
+        """Return logits, in evaluation mode and without gradients, and of how many examples a part was left out.
 
         Examples of similar length share a batch, which saves padding; the result is in the order given. Batches are
         distributed over the processes, if there are several, and the result is the same on each: a collective call.
@@ -175,15 +193,17 @@ class Head(ABC):
         order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
         width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
         result = torch.full((len(examples), width), -torch.inf)
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batches, n_cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)], 0
         with self.evaluating(), self._caching():
-            for batch, _ in tqdm(self.ranks.shard(batches), desc=label, disable=None, leave=False):
-                logits = self.logits([examples[i] for i in batch]).float().cpu()
+            for batch, counts in tqdm(self.ranks.shard(batches), desc=label, disable=None, leave=False):
+                rows = self.read([examples[i] for i in batch])
+                logits = self.logits_of(rows).float().cpu()
                 result[batch, : logits.shape[1]] = logits
+                n_cut += counts * sum(row.is_cut for row in rows)
         of_ranks = self.ranks.gather(result)
         for number, batch in enumerate(batches):  # batch i was the work of process i modulo their number
             result[batch] = of_ranks[number % self.ranks.world][batch]
-        return result
+        return result, int(self.ranks.add(torch.tensor(n_cut)))
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of examples whose most probable label is right; NaN where an output is not finite."""
@@ -204,12 +224,12 @@ class Head(ABC):
             self.model.train(was_training)
 
     def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
-        """Return what is read of each text, or pair of texts, for its label: token ids, as many as its row has.
+        """Return what is read of each text, or pair of texts, for its label.
 
         Raises:
             DataError, ConfigError, CheckpointError: as `tokenize`.
         """
-        return encode_each(self.tokenizer, texts, self.limit)
+        return encode_texts(self.tokenizer, texts, self.limit)
 
     def tokenize(self, texts: Sequence[Texts], side: Side = "right") -> dict[str, torch.Tensor]:
         """Return texts, or pairs of texts, as a batch on the model's device, padded on the right unless `side` says so.
@@ -218,7 +238,11 @@ class Head(ABC):
             DataError, ConfigError, CheckpointError: a text without a token, a limit that leaves room for none, and a
                 token that the model does not embed.
         """
-        return self._move(encode_texts(self.tokenizer, texts, self.limit, side))
+        return self.pad_encoded(encode_texts(self.tokenizer, texts, self.limit), side)
+
+    def pad_encoded(self, rows: Sequence[Encoded], side: Side = "right") -> dict[str, torch.Tensor]:
+        """Return encoded texts as `tokenize` returns texts."""
+        return self._move(pad_encoded(rows, self.tokenizer, side))
 
     def pad(self, rows: Sequence[Sequence[int]], side: Side = "right") -> dict[str, torch.Tensor]:
         """Return token ids as a batch on the model's device, padded on the right unless `side` says so.
@@ -306,17 +330,6 @@ def open_head(
     place_model(head.model, runtime.device)
     head.model.eval()
     return head
-
-
-def find_dtype(name: str) -> torch.dtype | str:
-    """Return the torch dtype of that name, or "auto": the checkpoint's own.
-
-    Raises:
-        ConfigError: no model is loaded in it.
-    """
-    if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r}: choose from {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def share_model(head: Head, task: TaskSpec) -> Head:

@@ -93,7 +93,7 @@ def logits_of(
     layer = None if whole else model.get_output_embeddings()
     with (
         _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed,
-        _widened_output(layer, words) as wide,
+        _widened_output(model, layer, words) as wide,
     ):
         logits: torch.Tensor = run_model(model, batch, **options).logits
     logits = logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
@@ -135,7 +135,7 @@ def _narrowed_output(layer: Any, shape: torch.Size, tokens: torch.Tensor) -> Ite
 
 
 @contextlib.contextmanager
-def _widened_output(layer: Any, words: torch.Tensor | None) -> Iterator[list[bool]]:
+def _widened_output(model: Any, layer: Any, words: torch.Tensor | None) -> Iterator[list[bool]]:
     """Let a narrow output layer give the logits of these words alone, in fp32; yield a list, empty where it does not.
 
     The model still does with them what it does with logits, such as to scale or cap them. Under autocast the weights
@@ -158,6 +158,7 @@ def _widened_output(layer: Any, words: torch.Tensor | None) -> Iterator[list[boo
 
     # a subclass, such as an adapter's or a quantized one, knows more than its weight; a shard does not hold all rows
     can_widen = words is not None and type(layer) is torch.nn.Linear and type(layer.weight) is torch.nn.Parameter
+    can_widen = can_widen and not hasattr(model, "final_logits_bias")  # BART and its kin add one of all words to these
     hook = layer.register_forward_hook(widen) if can_widen else None
     try:
         yield is_widened

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from graft.tensors.dtypes import TORCH_DTYPES
 from graft.tensors.vocabulary import open_tokenizer
 
 _noted: set[tuple[Path, str]] = set()  # one note a folder and kind
-_told: set[str] = set()
+_told: set[Hashable] = set()
 
 
 def load_model(
@@ -160,11 +160,12 @@ def tell(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
-def tell_once(line: str) -> None:
-    """Print a line on stderr as `tell` does, unless it was printed before."""
-    if line not in _told:
-        _told.add(line)
+def tell_once(line: str, about: Hashable = None) -> None:
+    """Print a line on stderr as `tell` does, unless it was printed before, or another about the same."""
+    keys = {line} | ({about} - {None})
+    if _told.isdisjoint(keys):
         tell(line)
+    _told.update(keys)
 
 
 def _note_left_out(checkpoint: Checkpoint) -> None:

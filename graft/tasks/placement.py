@@ -1,4 +1,4 @@
-"""Placement of a model on one device, or of its layers on several; and recomputation of activations."""
+"""Placement of a model on one device, or of its layers on several, in a dtype; and recomputation of activations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ import torch
 from graft.errors import ConfigError
 
 SPREAD = "auto-map"  # the device that stands for all of them
+DTYPES: dict[str, torch.dtype | str] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def find_device(name: str) -> torch.device:
@@ -32,6 +38,17 @@ def find_device(name: str) -> torch.device:
         fact = "torch has no such device" if "INTERNAL ASSERT" in fact else fact
         raise ConfigError(f"device {name!r}: it cannot compute here ({fact})") from error
     return device
+
+
+def find_dtype(name: str) -> torch.dtype | str:
+    """Return the torch dtype of that name, or "auto": the checkpoint's own.
+
+    Raises:
+        ConfigError: no model is loaded in it.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r}: choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def place_model(model: Any, device: str) -> None:

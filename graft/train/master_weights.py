@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
-from graft.errors import TrainingError
+from graft.errors import ConfigError, TrainingError
+from graft.parallel.sharded import is_sharded
 from graft.specs.train import Precision
-from graft.tasks.head import find_dtype
+from graft.tasks.placement import find_dtype
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import NARROW, TORCH_DTYPES, is_finite
 
@@ -37,6 +38,18 @@ PRODUCTS = torch.bfloat16
 def widens(precision: Precision, dtype: torch.dtype) -> bool:
     """Return whether a model that is loaded in a dtype trains as fp32 master weights."""
     return precision != "pure" and dtype in NARROW
+
+
+def refuse_shards(model: torch.nn.Module, precision: Precision) -> None:
+    """Refuse a model that is to train as fp32 master weights and whose weights are sharded.
+
+    Raises:
+        ConfigError: saying what to use instead.
+    """
+    if is_sharded(model) and any(widens(precision, held.dtype) for held in model.parameters()):
+        raise ConfigError(
+            f"train.precision {precision} needs whole weights: use --parallel ddp or one process, or --precision pure"
+        )
 
 
 def loaded_dtype(base: Checkpoint, dtype: str) -> torch.dtype:

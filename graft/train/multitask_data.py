@@ -37,8 +37,8 @@ class MultiTaskData:
         head = spread_head(path, tasks[0].spec, runtime, seed=seed, renew=True)
         heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
         for own, *splits in zip(heads, train, validation, strict=True):
-            for split in splits:
-                own.inspect(split)
+            for name, split in zip(("train", "validation"), splits, strict=True):
+                own.inspect(split, name)
         return cls(heads, tuple(train), tuple(validation))
 
     @property

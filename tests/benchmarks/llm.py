@@ -69,7 +69,7 @@ def load_task(kind: str) -> Task:
 def texts_of(head: Any, examples: Sequence[Example]) -> Texts:
     """The tokens that a bare loop reads."""
     if head.task.head.kind == "choice":
-        return [text for example in examples for text in head._encode(example)]
+        return [text for example in examples for text in head._encode(example).begun]
     if head.task.head.kind == "lm":
         return [(ids, 1) for _, ids in head._chunks(examples)]
     return [(read.ids, len(read.ids)) for read in head.encode([example.texts for example in examples])]

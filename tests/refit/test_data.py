@@ -11,6 +11,7 @@ from graft.refit.data import collect_data, task_of
 from graft.specs.refit import RefitSpec
 from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.task import Task
+from tests.chat_models import write_answers
 from tests.models import toy_rows, write_rows, write_task
 
 TEXTS = [Example((f"the film {word}",), NONE_OF_THESE) for word in ("good", "bad", "dull", "fine", "great")]
@@ -30,6 +31,18 @@ def test_labels_count_where_asked_for_and_texts_have_none(task: Task) -> None:
     assert {example.label for example in data.train} == {0, 1}
     with pytest.raises(DataError, match=r"refit.labels is 0.5, and the texts have no labels"):
         collect_data(task, TEXTS, RefitSpec(labels=0.5))
+
+
+def test_answers_count_as_labels_where_they_are_asked_for(tmp_path: Path) -> None:
+    task = Task.load(write_answers(tmp_path / "task", shots=40))
+    assert (collect_data(task, None, RefitSpec()).source, len(collect_data(task, None, RefitSpec()).train)) == (
+        "train",
+        96,
+    )
+    data = collect_data(task, None, RefitSpec(labels=1.0))
+    assert (data.source, sorted(data.train, key=repr)) == ("shots", sorted(task.train_examples(), key=repr))
+    texts = task.validation_examples()
+    assert collect_data(task, texts, RefitSpec(labels=1.0)).source == "texts"  # which have their answers
 
 
 def test_texts_may_lack_the_column_of_labels(task: Task, tmp_path: Path) -> None:

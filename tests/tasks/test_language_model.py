@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BartConfig, BartForConditionalGeneration
 
 from graft.errors import CheckpointError
 from graft.tasks.language_model import logits_of
@@ -68,6 +68,23 @@ def test_words_of_a_narrow_model_are_told_apart_where_its_own_logits_tie(
     assert found.dtype == torch.float32
     assert (found - own).abs().max() <= own.abs().max() / 128  # a bfloat16 has 8 bits
     assert len(own.unique()) < len(found.unique()) == found[:3].numel()  # two tokens are the same
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_that_a_model_adds_to_its_logits_is_in_those_of_words(dtype: torch.dtype) -> None:
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 32))}
+    heads: dict[str, Any] = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = BartConfig(vocab_size=40, d_model=16, max_position_embeddings=16, init_std=0.5, **sizes, **heads)
+    model = BartForConditionalGeneration(config).eval().to(dtype)
+    words = torch.tensor([7, 5])
+    without = logits_of(model, BATCH, TOKENS, words=words).float()
+    model.final_logits_bias[0, words] = torch.tensor([4.0, -4.0], dtype=dtype)
+    own = model(**BATCH).logits.flatten(0, 1)[TOKENS][:, words].float()
+    found = logits_of(model, BATCH, TOKENS, words=words).float()
+    assert torch.allclose(found, own, atol=0.1)
+    assert torch.allclose(found - without, torch.tensor([4.0, -4.0]), atol=0.1)
 
 
 @torch.no_grad()

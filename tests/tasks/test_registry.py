@@ -47,7 +47,7 @@ def test_a_head_of_one_file_and_one_row_is_read_evaluated_refused_and_described(
             Task.load(write_task(tmp_path / "lm", head={"kind": "lm", "words": ["a"]}, labels=[]))
         with pytest.raises(ConfigError, match=r"must be one of similarity, .*, lm, completion, length, not 'luck'"):
             Task.load(write_task(tmp_path / "luck", head={"kind": "luck"}))
-        assert "length: the length of the text in characters" in kinds_in_reference()
+        assert "length: the length of the text in tokens" in kinds_in_reference()
         assert kinds_in_reference().startswith(
             "one of similarity, classifier, verbalizer, choice, lm, completion, length"
         )

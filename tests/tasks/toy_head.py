@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graft.specs.task import TaskSpec
-from graft.tasks.examples import Example
+from graft.tasks.batches import Encoded
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
 from graft.tasks.loading import load_model, load_tokenizer
@@ -18,7 +18,7 @@ from graft.tensors.checkpoint import Checkpoint
 
 ROW = HeadEntry(
     name="length",
-    help="the length of the text in characters",
+    help="the length of the text in tokens",
     target="tests.tasks.toy_head:LengthHead",
     keys=("words",),
 )
@@ -37,7 +37,7 @@ class LengthHead(Head):
         loaded, _ = load_model(AutoModel, model, dtype, may_lack=lambda prefix, name: name.startswith("pooler."))
         return cls(loaded, load_tokenizer(model), task)
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def logits_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """(n, n_labels) fp32."""
-        lengths = torch.tensor([len(example.texts[0]) for example in examples], dtype=torch.float32)
+        lengths = torch.tensor([len(row.ids) for row in rows], dtype=torch.float32)
         return lengths.unsqueeze(1) * torch.arange(len(self.task.labels))

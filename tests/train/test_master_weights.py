@@ -232,7 +232,10 @@ def test_an_adapter_is_merged_before_it_is_rounded(kind: Any, narrow: Path, task
 def test_masters_in_shards_are_refused(
     narrow: Path, base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.train.stepper.is_sharded", lambda model: True)
-    with pytest.raises(ConfigError, match=r"^train.precision mixed needs whole weights: use --parallel ddp or one"):
-        train(narrow, task, tmp_path / "out")
+    monkeypatch.setattr("graft.train.master_weights.is_sharded", lambda model: True)
+    monkeypatch.setattr("graft.train.fine_tuning.find_gradient_support", lambda *_: pytest.fail("data were run first"))
+    few = TrainSpec(localizable=LocalizableSpec(support="gradient"))
+    for config in (None, few):
+        with pytest.raises(ConfigError, match=r"^train.precision mixed needs whole weights: use --parallel ddp or one"):
+            train_task(narrow, task, tmp_path / "out", config=config)
     assert list(tmp_path.iterdir()) == []

@@ -73,7 +73,7 @@ def command(
 def _lines(result: dict[str, Any]) -> list[str]:
     sets = {"test": result, **result.get("ood", {})}
     columns = ["n", *metrics_shown("command"), "ece_floor"]
-    columns += ["unanswered", "agreement", "recovered_gain"]
+    columns += ["unanswered", "agreement", "recovered_gain", "n_cut"]
     columns = [column for column in columns if any(column in metrics for metrics in sets.values())]
     rows = {name: [_cell(metrics, column) for column in columns] for name, metrics in sets.items() if metrics["n"]}
     lines = _table(columns, rows)
@@ -105,6 +105,6 @@ def _cell(metrics: dict[str, Any], column: str) -> str:
     value = metrics.get(column)
     if value is None:
         return MISSING
-    if column == "n":
+    if column in ("n", "n_cut"):
         return f"{value:,}"
     return fixed(3)(value) + brackets(metrics["ci"].get(column), lambda end: fixed(2)(end).removeprefix("0"), ",")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.errors import ConfigError
+from graft.extraction.registry import EXTRACTION_METHODS
 from graft.recipes.budgets import Asked
 from graft.recipes.content import Used
 from graft.recipes.experiment import OneTaskExperiment, Summary
@@ -32,15 +33,19 @@ class ExtractionExperiment(OneTaskExperiment):
         """Read the task, whose train block the recipe's overrides key by key.
 
         Raises:
-            ConfigError: naming file and key; or a head that has no labels, or a layer of its own.
+            ConfigError: naming file and key; or a head that has neither labels nor answers, or a layer of its own; or
+                a method that fits to logits of labels, and a head without.
         """
         task = Task.load(path.parent / recipe.task, train_assignments(recipe.train))
         head = task.spec.head
-        if not head.entry.has_labels or head.entry.own_layer is not None:
+        if not (head.entry.has_labels or head.entry.has_answers) or head.entry.own_layer is not None:
             raise ConfigError(
-                f"{path}: extraction compares predictions over labels by the base's own weights, and head kind "
+                f"{path}: extraction compares labels or answers by the base's own weights, and head kind "
                 f"{head.kind} has {'a layer of its own' if head.entry.has_labels else 'no labels'}"
             )
+        for name, _ in recipe.points():
+            if EXTRACTION_METHODS[name].fits_logits and not head.entry.has_labels:
+                raise ConfigError(f"{path}: methods: {name} fits to logits of labels, which {head.kind} has none of")
         others = None if recipe.other_texts is None else Task.load(path.parent / recipe.other_texts)
         return cls(recipe, task, others)
 

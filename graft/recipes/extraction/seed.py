@@ -67,7 +67,7 @@ class Yardstick:
     tuned: Predictions
 
     def measure(self, predictions: Predictions) -> dict[str, float]:
-        """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and kl in nats.
+        """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and of labels kl in nats.
 
         Of an out-of-distribution set, as SET.accuracy and so on, the accuracy and the ece.
         """
@@ -80,10 +80,13 @@ class Yardstick:
             **({} if gain is None else {"recovered_gain": float(gain)}),
             "ece": float(expected_calibration_error(outcomes)),
             "nll": float(negative_log_likelihood(outcomes)),
-            "kl": mean_divergence(self.tuned.test.logits, predictions.test.logits),
+            **({} if predictions.test.columns else {"kl": self._divergence(predictions)}),
             **{f"{of}.accuracy": float(accuracy(item.outcomes())) for of, item in predictions.ood.items()},
             **{f"{of}.ece": float(expected_calibration_error(item.outcomes())) for of, item in predictions.ood.items()},
         }
+
+    def _divergence(self, predictions: Predictions) -> float:
+        return mean_divergence(self.tuned.test.logits, predictions.test.logits)
 
 
 def run_seed(run: ExtractionRun) -> ExtractionSeed:

@@ -24,7 +24,7 @@ from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
 from graft.results.seeds import SingleSeed
 from graft.specs.single import SingleSpec
-from graft.tasks.head import find_dtype
+from graft.tasks.placement import find_dtype
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES

@@ -66,7 +66,7 @@ def list_lines(seeds: Sequence[ExtractionSeed]) -> dict[str, dict[float, list[Ex
 
 
 def plot_extraction(lines: Mapping[str, Line], path: Path, *, whole: float, title: str) -> list[Path]:
-    """Draw gain and KL, one above the other, on a shared logarithmic axis of bytes.
+    """Draw gain and, of labels, KL, one above the other, on a shared logarithmic axis of bytes.
 
     Args:
         lines: method -> its line.
@@ -80,21 +80,24 @@ def plot_extraction(lines: Mapping[str, Line], path: Path, *, whole: float, titl
     with in_style():
         figure = new_figure(9.0, 7.6)
         figure.suptitle(title, fontsize=10)
-        panels = figure.subplots(len(PANELS), 1, sharex=True)
-        for axes, (metric, label) in zip(panels, PANELS.items(), strict=True):
+        points = [point for line in lines.values() for of_seeds in line.values() for point in of_seeds]
+        shown = [metric for metric in PANELS if metric != "kl" or any("kl" in point.numbers for point in points)]
+        panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, metric in zip(panels, shown, strict=True):
             for method, line in lines.items():
                 _draw_line(axes, method, line, metric)
             axes.set_xscale("log")
             axes.axvline(whole, color=SOFT, linewidth=0.8, linestyle=":")
-            axes.set_ylabel(label)
+            axes.set_ylabel(PANELS[metric])
             axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         panels[0].axhline(1, color=COLORS["tuned"], linewidth=0.8, linestyle=":", zorder=0)
         panels[0].set_ylim(LOWEST_GAIN, HIGHEST_GAIN)
-        panels[1].set_yscale("log")
-        panels[1].yaxis.set_major_formatter(lambda nats, _: f"{nats:g}")
-        panels[1].yaxis.set_minor_formatter(lambda *_: "")
-        panels[1].xaxis.set_major_formatter(lambda n_bytes, _: file_size(n_bytes))
-        panels[1].set_xlabel("bytes as stored, without the base")
+        if "kl" in shown:
+            panels[-1].set_yscale("log")
+            panels[-1].yaxis.set_major_formatter(lambda nats, _: f"{nats:g}")
+            panels[-1].yaxis.set_minor_formatter(lambda *_: "")
+        panels[-1].xaxis.set_major_formatter(lambda n_bytes, _: file_size(n_bytes))
+        panels[-1].set_xlabel("bytes as stored, without the base")
         handles, names = panels[-1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", fontsize=9)
         return save_figure(figure, path)

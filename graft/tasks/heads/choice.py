@@ -10,6 +10,7 @@ one of the same order within equal lengths, so calibration depends on this optio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ from graft.tensors.checkpoint import Checkpoint
 _Begun = tuple[list[int], int]  # token ids of prompt and choice, and the position at which the choice begins
 
 
+@dataclass(frozen=True)
+class _Row:
+    """The choices of an example, each after its prompt, and in UTF-8 bytes how long they are."""
+
+    begun: list[_Begun]
+    n_bytes: list[int]
+    is_cut: bool
+
+
 class ChoiceHead(Head):
     """Logits by log likelihood, in nats, per unit of length."""
 
@@ -46,20 +56,23 @@ class ChoiceHead(Head):
         loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
         return cls(loaded, tokenizer, task)
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def read(self, examples: Sequence[Example]) -> list[_Row]:
+        """Return the choices of each example after their prompt, of which alone a part may be cut."""
+        return [self._encode(example) for example in examples]
+
+    def logits_of(self, rows: Sequence[_Row]) -> torch.Tensor:
         """Return (n, most choices) fp32 logits; -inf where a row has fewer choices."""
-        scores, n_tokens = self._score([self._encode(example) for example in examples])
+        scores, n_tokens = self._score([row.begun for row in rows])
         unit = self.task.head.normalize or "tokens"
         if unit == "tokens":
             scores = scores / n_tokens
         elif unit == "bytes":
-            n_bytes = [len(choice.encode()) for example in examples for choice in example.choices]
-            scores = scores / torch.tensor(n_bytes, device=self.device)
-        return pad_rows(scores, [len(example.choices) for example in examples])
+            scores = scores / torch.tensor([n for row in rows for n in row.n_bytes], device=self.device)
+        return pad_rows(scores, [len(row.begun) for row in rows])
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return one batch: each choice after its prompt."""
-        return [self.pad([ids for example in examples for ids, _ in self._encode(example)])]
+        return [self.pad([ids for row in self.read(examples) for ids, _ in row.begun])]
 
     def _score(self, groups: Sequence[Sequence[_Begun]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Score all choices of all rows: (n,) fp32 sums of log probabilities, nats, and (n,) numbers of tokens."""
@@ -98,8 +111,8 @@ class ChoiceHead(Head):
             cache = read_prefix(self.model, rows[0].ids[:n_read], len(rows), self.device)
         return logits_of(self.model, batch, places, cache=cache)
 
-    def _encode(self, example: Example) -> list[_Begun]:
-        """Return, for each choice, the token ids of prompt and choice, and the position at which the choice begins.
+    def _encode(self, example: Example) -> _Row:
+        """Return the choices after their prompt.
 
         The prompt is cut alike for all choices of a row, so that they follow the same text.
         """
@@ -108,7 +121,8 @@ class ChoiceHead(Head):
         prompt = self._prompts.encode_open(self._prompts.opening(texts))
         encoded = [self._encode_choice(texts, choice) for choice in choices]
         # a token without any before it has no probability
-        return [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in encoded]
+        begun = [(ids, max(1, min(common_prefix(prompt, ids), len(ids) - 1))) for ids in encoded]
+        return _Row(begun, [len(choice.encode()) for choice in choices], texts != example.texts)
 
     def _encode_choice(self, texts: Texts, choice: str) -> list[int]:
         return self._prompts.encode_open(self._prompts.fill(texts, choice))

@@ -11,7 +11,7 @@ import torch
 from graft.errors import CheckpointError, DataError
 from graft.sources.made_checkpoint import folder_of
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import position_tables, run_model
+from graft.tasks.batches import Encoded, position_tables, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
@@ -76,29 +76,29 @@ class ClassifierHead(Head):
             tell(f"note: labels are matched by name, since their orders differ: {listed}")
         return head
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def logits_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """Return (n, n_labels) fp32 logits.
 
         Raises:
             DataError: an encoder-decoder reads the class at the end token, and a text has none.
         """
-        (batch,) = self.inputs(examples)
+        batch = self.pad_encoded(rows, self._side)
         logits: torch.Tensor
         if self.model.config.is_encoder_decoder:
-            logits = self._logits_at_end(batch, examples)
+            logits = self._logits_at_end(batch)
         else:
             logits = run_model(self.model, batch).logits
         return (logits[:, self.rows] if self._reorders else logits).float()
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return one batch: the texts, or pairs of texts."""
-        return [self.tokenize([example.texts for example in examples], self._side)]
+        return [self.pad_encoded(self.read(examples), self._side)]
 
-    def _logits_at_end(self, batch: dict[str, torch.Tensor], examples: Sequence[Example]) -> torch.Tensor:
+    def _logits_at_end(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return (n, n_labels) logits of an encoder-decoder, which takes texts with equally many end tokens at once."""
         counts = (batch["input_ids"] == self.model.config.eos_token_id).sum(1)
         if not bool(counts.all()):
-            text = examples[int(counts.argmin())].texts[0]
+            text = self.tokenizer.decode(batch["input_ids"][counts.argmin()], skip_special_tokens=True)
             raise DataError(f"{text[:40]!r}: the tokenizer puts no end token, at which this model reads the class")
         parts = [(counts == count).nonzero().squeeze(1) for count in counts.unique()]
         logits = [run_model(self.model, {name: rows[part] for name, rows in batch.items()}).logits for part in parts]

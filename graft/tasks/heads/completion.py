@@ -54,7 +54,11 @@ class CompletionHead(Head):
         loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
         return cls(loaded, tokenizer, task)
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def read(self, examples: Sequence[Example]) -> list[Answered]:
+        """Return prompts with their answers, or chats."""
+        return self._answers.encode(examples)
+
+    def logits_of(self, rows: Sequence[Answered]) -> torch.Tensor:
         """Refuse, always.
 
         Raises:
@@ -64,21 +68,21 @@ class CompletionHead(Head):
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return one batch: prompts with their answers, or chats, as far as they are learned from."""
-        return [self.pad([row.ids for row in self._answers.encode(examples)])]
+        return [self.pad([row.ids for row in self.read(examples)])]
 
     def loss(self, examples: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean of -ln p, nats, over all learned tokens of the examples; a scalar."""
-        logits, targets = predict_flagged(self, _rows_of(self._answers.encode(examples)))
+        logits, targets = predict_flagged(self, _rows_of(self.read(examples)))
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
 
     def outputs(self, examples: Sequence[Example]) -> Outputs:
         """Return the predicted distribution of every learned token, of all rows one after another, in equal shares."""
-        logits, _ = predict_flagged(self, _rows_of(self._answers.encode(examples)))
+        logits, _ = predict_flagged(self, _rows_of(self.read(examples)))
         return Outputs(logits, logits.new_full((len(logits),), 1 / max(1, len(logits))))
 
     def weigh(self, examples: Sequence[Example]) -> int:
         """Return the number of learned tokens."""
-        return sum(row.n_learned for row in self._answers.encode(examples))
+        return sum(row.n_learned for row in self.read(examples))
 
     def with_outputs(self, examples: Sequence[Example]) -> list[Example]:
         """Return the rows of which a token is learned.
@@ -86,7 +90,7 @@ class CompletionHead(Head):
         Raises:
             DataError: there is none.
         """
-        rows = self._require_learned(self._answers.encode(examples))
+        rows = self._require_learned(self.read(examples))
         return [example for example, row in zip(examples, rows, strict=True) if row.n_learned]
 
     def _require_learned(self, rows: list[Answered]) -> list[Answered]:
@@ -94,14 +98,14 @@ class CompletionHead(Head):
             raise DataError(f"no answer has a token within max_length {self.limit}: the prompts alone are as long")
         return rows
 
-    def inspect(self, examples: Sequence[Example]) -> list[Answered]:
+    def inspect(self, examples: Sequence[Example], name: str = "examples") -> list[Answered]:
         """Return rows as tokens, and say on stderr how many answers are cut, joined with their prompt, or not found.
 
         Raises:
             DataError: max_length leaves no token of any answer.
             ConfigError: the pattern finds no answer in any row.
         """
-        rows, n = self._require_learned(self._answers.encode(examples)), len(examples)
+        rows, n = self._require_learned(self.read(examples)), len(examples)
         if n_cut := sum(row.is_cut for row in rows):
             outcome = "their ends are not learned" + ("" if self._pattern else ", and they count as wrong")
             tell_once(f"{n_cut:,} of {n:,} answers are cut by max_length {self.limit}: {outcome}")
@@ -123,7 +127,7 @@ class CompletionHead(Head):
             columns = self.predict_columns(examples, batch_size=batch_size, label=label)
             finite = bool(np.isfinite(columns.log_likelihood).all())
             return float((columns.predicted == columns.label).mean()) if finite else float("nan")
-        rows = self.inspect(examples)
+        rows = self.inspect(examples, label)
         followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
         finite = all(np.isfinite(log_p).all() for log_p, _ in followed)
         return float(np.mean(list(map(_is_written, rows, followed)))) if finite else float("nan")
@@ -134,7 +138,7 @@ class CompletionHead(Head):
         Raises:
             DataError, ConfigError: as `inspect`.
         """
-        rows = self.inspect(examples)
+        rows = self.inspect(examples, label)
         followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
         written, confidence = self._write(rows, followed, batch_size, label)
         keys = [self._comparison.compare(row, text) for row, text in zip(rows, written, strict=True)]

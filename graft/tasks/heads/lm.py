@@ -65,7 +65,11 @@ class LanguageModelHead(Head):
         loaded, tokenizer, _ = load_language_model(model, dtype, only="causal")
         return cls(loaded, tokenizer, task)
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def count_cut(self, examples: Sequence[Example]) -> int:
+        """Return 0: long texts are read in chunks."""
+        return 0
+
+    def logits_of(self, rows: Sequence[Any]) -> torch.Tensor:
         """Refuse, always.
 
         Raises:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from graft.files.model_config import architecture_in
 from graft.sources.made_checkpoint import folder_of
 from graft.specs.head import SECOND
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import run_model
+from graft.tasks.batches import Encoded, run_model
+from graft.tasks.cuts import tell_cut_labels
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames
@@ -30,6 +33,18 @@ from graft.tasks.padded_logits import pad_rows
 from graft.tensors.checkpoint import Checkpoint
 
 SCALE = 20.0
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A text, and the choices or label texts that it has to itself."""
+
+    text: Encoded
+    own: list[Encoded]
+
+    @property
+    def is_cut(self) -> bool:
+        return any(encoded.is_cut for encoded in (self.text, *self.own))
 
 
 class SimilarityHead(Head):
@@ -59,30 +74,43 @@ class SimilarityHead(Head):
         """Text of each label, put into the template; none where rows have their own choices."""
         return self._fill(self.task.head.texts or self.task.labels) if self.has_classes else []
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Return (n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
+    def read(self, examples: Sequence[Example]) -> list[_Row]:
+        """Return each text, of pairs the first, with the choices or label texts that it has to itself."""
         if self.task.head.completes_pairs:
-            first = self.embed([example.texts[:1] for example in examples])
-            return self._logits_of_choices(first, [self._complete(example.texts[1]) for example in examples])
-        texts = self.embed([example.texts for example in examples])
-        if not self.has_classes:
-            return self._logits_of_choices(texts, [example.choices for example in examples])
-        labels = self.embed(self.label_texts) if self._label_embeddings is None else self._label_embeddings
+            texts, own = [x.texts[:1] for x in examples], [self._complete(x.texts[1]) for x in examples]
+        else:
+            texts = [x.texts for x in examples]
+            own = [() if self.has_classes else x.choices for x in examples]
+        encoded, choices = self.encode(texts), [choice for row in own for choice in row]
+        filled = iter(self.encode(self._fill(choices)) if choices else [])
+        return [_Row(text, list(islice(filled, len(row)))) for text, row in zip(encoded, own, strict=True)]
+
+    def logits_of(self, rows: Sequence[_Row]) -> torch.Tensor:
+        """Return (n, n_labels) fp32: 20 x cosine(sentence, label text); -inf where a row has fewer choices."""
+        texts = self._embed_encoded([row.text for row in rows])
+        if rows[0].own:
+            return self._logits_of_choices(texts, [row.own for row in rows])
+        labels = self._embed_labels() if self._label_embeddings is None else self._label_embeddings
         with torch.autocast(self.device.type, enabled=False):  # fp32, as where the model's products are narrower
             return SCALE * texts @ labels.T
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return a batch of the texts, and one of the choices or label texts that a row has to itself."""
-        if self.task.head.completes_pairs:
-            texts, choices = [x.texts[:1] for x in examples], [self._complete(x.texts[1]) for x in examples]
-        else:
-            texts, choices = [x.texts for x in examples], [x.choices for x in examples if not self.has_classes]
-        own = self._fill([choice for row in choices for choice in row])
-        return [self.tokenize(part) for part in (texts, own) if part]
+        rows = self.read(examples)
+        parts = [row.text for row in rows], [choice for row in rows for choice in row.own]
+        return [self.pad_encoded(part) for part in parts if part]
 
     def embed(self, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors."""
-        return self.embed_batch(self.tokenize(texts))
+        return self._embed_encoded(self.encode(texts))
+
+    def _embed_labels(self) -> torch.Tensor:
+        labels = self.encode(self.label_texts)
+        tell_cut_labels(self, labels)
+        return self._embed_encoded(labels)
+
+    def _embed_encoded(self, texts: Sequence[Encoded]) -> torch.Tensor:
+        return self.embed_batch(self.pad_encoded(texts))
 
     def embed_batch(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return (n, width) fp32 unit vectors of a padded batch, as `tokenize` and `pad` make one."""
@@ -103,9 +131,9 @@ class SimilarityHead(Head):
             raise CheckpointError(f"{type(self.model).__name__} gives no states of tokens to pool: no text encoder")
         return torch.as_tensor(states)
 
-    def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[tuple[str, ...]]) -> torch.Tensor:
+    def _logits_of_choices(self, texts: torch.Tensor, choices: Sequence[list[Encoded]]) -> torch.Tensor:
         sizes = [len(row) for row in choices]
-        embedded = self.embed(self._fill([choice for row in choices for choice in row]))  # (all choices, width)
+        embedded = self._embed_encoded([choice for row in choices for choice in row])  # (all choices, width)
         owners = texts.repeat_interleave(torch.tensor(sizes, device=self.device), dim=0)
         return pad_rows(SCALE * (owners * embedded).sum(-1), sizes)
 
@@ -122,7 +150,7 @@ class SimilarityHead(Head):
     @contextlib.contextmanager
     def _caching(self) -> Iterator[None]:
         is_fixed = self.has_classes and not self.task.head.completes_pairs  # label texts are the same in every row
-        self._label_embeddings = self.embed(self.label_texts) if is_fixed else None
+        self._label_embeddings = self._embed_labels() if is_fixed else None
         try:
             yield
         finally:

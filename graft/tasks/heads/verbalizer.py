@@ -8,6 +8,7 @@ next token after the prompt. Nothing is stored beside the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ from graft.tasks.language_model import Family, load_language_model, logits_of
 from graft.tasks.prompt import common_prefix
 from graft.tasks.shared_prefix import after_prefix, read_prefix, shared_length
 from graft.tensors.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Prompted(Encoded):
+    """A prompt as a model reads it.
+
+    Attributes:
+        read_at: position of the token whose logits are those of the words.
+    """
+
+    read_at: int = 0
 
 
 class VerbalizerHead(Head):
@@ -64,29 +76,26 @@ class VerbalizerHead(Head):
         """Make a head of this kind for another task, over the same model and tokenizer."""
         return VerbalizerHead(self.model, self.tokenizer, task, self._family)
 
-    def logits(self, examples: Sequence[Example]) -> torch.Tensor:
+    def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
+        """Return the prompt of each text, or pair of texts: `Prompted`."""
+        return [self._locate(self._shorten(own), own) for own in texts]
+
+    def logits_of(self, rows: Sequence[Prompted]) -> torch.Tensor:
         """Return (n, n_labels) fp32: the logit of each label's word at the mask, or after the prompt."""
-        rows, read_at = zip(*(self._locate(self._shorten(example.texts)) for example in examples), strict=True)
-        return self._logits_at(rows, read_at).float()
+        ids = [row.ids for row in rows]
+        shared = shared_length(self.model, ids) if self._family == "causal" and self.shares_prefix else 0
+        batch, cache = self.pad([own[shared:] for own in ids]), None
+        if shared:
+            cache = read_prefix(self.model, ids[0][:shared], len(ids), self.device)
+            batch = after_prefix(batch, shared)
+        width = batch["input_ids"].shape[1]
+        tokens = torch.tensor([number * width + row.read_at - shared for number, row in enumerate(rows)])
+        words = self.word_ids
+        return logits_of(self.model, batch, tokens, words=words, cache=cache, whole=self.runs_whole).float()
 
     def inputs(self, examples: Sequence[Example]) -> list[dict[str, torch.Tensor]]:
         """Return one batch: the prompts."""
-        return [self.pad([encoded.ids for encoded in self.encode([example.texts for example in examples])])]
-
-    def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
-        """Return the prompt of each text, or pair of texts."""
-        short = [self._shorten(own) for own in texts]
-        return [Encoded(self._locate(cut)[0], cut != own) for cut, own in zip(short, texts, strict=True)]
-
-    def _logits_at(self, rows: Sequence[list[int]], read_at: Sequence[int]) -> torch.Tensor:
-        shared = shared_length(self.model, rows) if self._family == "causal" and self.shares_prefix else 0
-        batch, cache = self.pad([ids[shared:] for ids in rows]), None
-        if shared:
-            cache = read_prefix(self.model, rows[0][:shared], len(rows), self.device)
-            batch = after_prefix(batch, shared)
-        width = batch["input_ids"].shape[1]
-        tokens = torch.tensor([row * width + position - shared for row, position in enumerate(read_at)])
-        return logits_of(self.model, batch, tokens, words=self.word_ids, cache=cache, whole=self.runs_whole)
+        return [self.pad([row.ids for row in self.read(examples)])]
 
     def _shorten(self, texts: Texts) -> Texts:
         """Return the texts, cut where their prompt would be too long."""
@@ -95,15 +104,17 @@ class VerbalizerHead(Head):
         mask = self.tokenizer.mask_token
         return self._prompts.shorten(texts, lambda cut: len(self._prompts.encode(self._prompts.fill(cut, mask))))
 
-    def _locate(self, texts: Texts) -> tuple[list[int], int]:
-        """Return the token ids of the prompt of short texts, and the position whose logits are read."""
+    def _locate(self, texts: Texts, whole: Texts) -> Prompted:
+        """Return the prompt of texts that are short enough, as they were made of the whole ones."""
+        is_cut = texts != whole
         if self._family == "causal":
             ids = self._encode_prompt(texts)
-            return ids, len(ids) - 1
+            return Prompted(ids, is_cut, read_at=len(ids) - 1)
         mask = self.tokenizer.mask_token
         ids = self._prompts.encode(self._prompts.fill(texts, mask))
         masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
-        return ids, masks[self._prompts.before(texts).count(mask)]  # a text may spell the mask token itself
+        own = self._prompts.before(texts).count(mask)  # a text may spell the mask token itself
+        return Prompted(ids, is_cut, read_at=masks[own])
 
     def _encode_prompt(self, texts: Texts) -> list[int]:
         return [*self._prompts.encode_open(self._prompts.opening(texts)), *self._lead]

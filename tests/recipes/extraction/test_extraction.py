@@ -17,6 +17,7 @@ from graft.report.page.build_page import write_report
 from graft.results.run import load_results
 from graft.results.seeds import ExtractionSeed
 from graft.specs.reader import load_yaml
+from tests.chat_models import write_answers, write_chat_model
 from tests.models import VERBALIZER, toy_content, write_yaml
 
 METHODS: dict[str, Any] = {
@@ -150,6 +151,36 @@ def test_heads_without_labels_or_with_a_layer_of_their_own_are_refused(shelf: Pa
             load_experiment(recipe)
     write_yaml(tmp_path / "toy" / "task.yaml", toy_content(head=VERBALIZER))
     assert load_experiment(recipe).recipe.name == load_yaml(recipe)["name"]
+
+
+def test_a_model_that_writes_answers_is_made_small_too(tmp_path: Path) -> None:
+    write_chat_model(tmp_path / "base")
+    write_answers(tmp_path / "toy")
+    methods = {"refit": [0.01], "sparse_sft": [0.01], "magnitude": [0.3], "svd": [8], "bitdelta": [1], "lora": [1]}
+    content = {
+        "kind": "extraction",
+        "name": "answers",
+        "base": str(tmp_path / "base"),
+        "task": "toy/task.yaml",
+        "methods": methods,
+        "extract": {"localize": {"points": 2}, "lora_rates": [1e-2], "refit": {"texts": 48, "epochs": 1}},
+        "evaluate": {"limit": 24},
+        "seeds": [0],
+    }
+    recipe = write_yaml(tmp_path / "answers.yaml", content)
+    result = run_recipe(recipe, tmp_path / "out")
+    (seed,) = load_results(tmp_path / "out").seeds
+    assert isinstance(seed, ExtractionSeed)
+    assert [point.method for point in seed.points] == list(methods)
+    assert seed.tuned["nll"] < seed.base["nll"] - 0.05
+    by_method = {point.method: point.numbers for point in seed.points}
+    assert by_method["svd"]["nll"] < seed.base["nll"] - 0.05
+    assert all("kl" not in numbers for numbers in (seed.tuned, *by_method.values()))
+    assert not result.missed
+    assert (tmp_path / "out" / "bytes.png").is_file()
+    write_yaml(recipe, content | {"methods": {"bitdelta_distilled": [1]}})
+    with pytest.raises(ConfigError, match="bitdelta_distilled fits to logits of labels, which completion has none of"):
+        load_experiment(recipe)
 
 
 def test_other_texts_are_part_of_a_runs_content(shelf: Path, tmp_path: Path) -> None:
