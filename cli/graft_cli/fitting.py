@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graft.tasks.task import Task
 
 _HEADER = f"{'epoch':>5}  {'values':<6}  {'loss':>7}  {'KL':>7}  {'NLL':>7}  {'accuracy':>8}"
+_NO_BETTER = "note: no values were better than BASE's own on validation: give more texts or weights, or another --lr"
 
 
 def plan_and_show(
@@ -48,7 +49,16 @@ def describe_fit(patch: Patch) -> list[str]:
     if record["tuned"] is not None:
         lines.append(_format("", "tuned", None, record["tuned"]))
     texts = record["texts"]
-    return [*lines, f"(on validation, nats; fitted to TUNED's outputs on {texts['n']:,} texts)"]
+    lines.append(f"(on validation, nats; fitted to TUNED's outputs on {texts['n']:,} texts)")
+    return lines if _is_better(patch) else [*lines, _NO_BETTER]
+
+
+def _is_better(patch: Patch) -> bool:
+    """Return whether the kept values are better than the base, by the measure that chose them."""
+    record, criterion = patch.provenance.refit, patch.provenance.method["select"]
+    kept, start = (candidate["measured"] for candidate in (record["kept"], record["candidates"][0]))
+    measure = criterion if criterion in start else "kl"  # without labels
+    return bool(kept[measure] < start[measure])
 
 
 def _row(candidate: Mapping[str, Any], is_kept: bool) -> str:

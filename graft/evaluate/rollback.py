@@ -67,7 +67,8 @@ def roll_back(
         whole_curve: measure all densities, also above the one that is taken.
 
     Raises:
-        BudgetError: nothing comes back within the tolerance, or no density can be had.
+        NothingRestored: nothing comes back within the tolerance; its `curve` says what does at which price.
+        BudgetError: no density can be had.
         DataError: a restore task lost nothing, or its data cannot be read.
         MismatchError, PatchMismatchError, CheckpointError, ConfigError: an input is refused; it says why.
     """

@@ -102,10 +102,10 @@ class RollbackCurve:
         """Return the chosen point.
 
         Raises:
-            BudgetError: nothing comes back within the tolerance.
+            NothingRestored: nothing comes back within the tolerance.
         """
         if self.chosen is None:
-            raise BudgetError(self.sentence.rstrip(".") + ": raise --tolerance, or look at --curve")
+            raise NothingRestored(self)
         return self.chosen
 
     def describe(self, point: RollbackPoint) -> dict[str, Any]:
@@ -130,3 +130,15 @@ class RollbackCurve:
         plain: dict[str, Any] = to_plain(self)
         more = {"reached": self.reached is not None, "chosen": chosen.k if chosen else None, "sentence": self.sentence}
         return plain | more
+
+
+class NothingRestored(BudgetError):
+    """Nothing comes back within the tolerance.
+
+    Attributes:
+        curve: what was measured, which may have taken long.
+    """
+
+    def __init__(self, curve: RollbackCurve) -> None:
+        super().__init__(curve.sentence.rstrip(".") + ": raise --tolerance")
+        self.curve = curve

@@ -97,7 +97,7 @@ class BothOutputs:
     def record_base(self, head: Head) -> None:
         """Record the base's outputs."""
         self._teachers = [
-            RecordedTeacher(ability.on(head), [*(train if number else ()), *held_out])
+            RecordedTeacher(ability.on(head), train if number else (), held_out)
             for number, (ability, train, held_out) in enumerate(
                 zip(self._abilities, self._train, self._held_out, strict=True)
             )
@@ -106,7 +106,7 @@ class BothOutputs:
     def objective(self, head: Head) -> MixedObjective:
         """Return the loss over the live tuned model, whose outputs are recorded now."""
         heads = [ability.on(head) for ability in self._abilities]
-        stays = RecordedTeacher(heads[0], [*self._train[0], *self._held_out[0]])
+        stays = RecordedTeacher(heads[0], self._train[0], self._held_out[0])
         teachers = [stays, *self._teachers[1:]]
         lost = [RecordedTeacher(*both) for both in zip(heads[1:], self._held_out[1:], strict=True)]
         ends = [self._teachers[0], *lost]
@@ -141,7 +141,7 @@ class Refit(Values):
             self._made[k] = entries, fit_values(self._objective, entries, self._data, self._config)
             yield entries.mask
         finally:
-            entries.write(entries.base)
+            entries.return_to_base()
 
     def finish(self, patch: Patch, k: int) -> Patch:
         """Return the patch with the fitted values, which says so."""

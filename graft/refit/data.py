@@ -83,10 +83,28 @@ def collect_data(task: Task, texts: Sequence[Example] | None, config: RefitSpec)
     train = [train[i] for i in drawn]
     if not config.hold_out:
         return RefitData(train, task.validation_examples(), source)
-    n_held_out = round(config.hold_out * len(train))
-    if not n_held_out:
-        raise DataError(f"{len(train)} texts are too few to hold out a share of {config.hold_out:g} to choose by")
-    return RefitData(train[n_held_out:], train[:n_held_out], source)
+    held_out, remaining = _hold_out(train, config.hold_out)
+    return RefitData(remaining, held_out, source)
+
+
+def _hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Part examples into those held out, the first ones, and the others; copies of a text lie on one side.
+
+    Raises:
+        DataError: one side would be empty.
+    """
+    copies: dict[tuple[tuple[str, ...], ...], list[Example]] = {}
+    for example in examples:
+        copies.setdefault((example.texts, example.choices, example.roles), []).append(example)
+    wanted = round(share * len(examples))
+    held_out: list[Example] = []
+    remaining: list[Example] = []
+    for group in copies.values():
+        (held_out if len(held_out) < wanted else remaining).extend(group)
+    if not held_out or not remaining:
+        distinct = f", {len(copies)} of them distinct," if len(copies) < len(examples) else ""
+        raise DataError(f"{len(examples)} texts{distinct} are too few to hold out a share of {share:g} to choose by")
+    return held_out, remaining
 
 
 def task_of(description: Mapping[str, Any], texts: Path) -> Task:

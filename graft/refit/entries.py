@@ -1,7 +1,8 @@
 """The entries of a refit: k weights of a live model as one vector that trains, whatever the model's dtype.
 
-The vector is kept in fp32 and rounded to the weights' dtype as it is written, so that updates below half a step of
-bf16 are not lost. No other weight is ever written.
+The vector is kept in fp32 and rounded to the checkpoint's dtype as it is written, so that updates below half a step of
+bf16 are not lost, and a model that is loaded in a wider dtype holds what a patch of these values will give it. No other
+weight is ever written.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Entries(LiveCoordinates):
         self.values = torch.nn.Parameter(self.base.clone())
 
     def write(self, values: torch.Tensor) -> None:
-        """Write (k,) fp32 values into the model, each rounded to nearest-even in its tensor's dtype."""
-        for name, part in self.slices.items():
-            self.assign(name, values[part].to(self.weights[name].dtype))
+        """Write (k,) fp32 values into the model, as it would load them from a checkpoint that stores them."""
+        for name, stored in self.rounded(values).items():
+            self.assign(name, stored.to(self.weights[name].dtype))
 
     def return_to_base(self) -> None:
         """Set the live weights to what a model of the base holds, bit for bit."""
@@ -52,6 +53,6 @@ class Entries(LiveCoordinates):
         return self
 
     def rounded(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return (k,) fp32 values by tensor, rounded to the checkpoint's dtype: base name -> (k_i,)."""
+        """Return (k,) fp32 values by tensor, rounded to nearest-even in the checkpoint's dtype: base name -> (k_i,)."""
         specs = self.mask.specs
         return {name: values[part].to(TORCH_DTYPES[specs[name].dtype]) for name, part in self.slices.items()}

@@ -10,11 +10,9 @@ import torch
 
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective, divergences
-from graft.refit.teacher import RecordedTeacher, Teacher
+from graft.refit.teacher import BATCH_SIZE, RecordedTeacher, Teacher
 from graft.specs.refit import Criterion
 from graft.tasks.examples import NONE_OF_THESE, Example
-
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)

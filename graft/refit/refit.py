@@ -197,7 +197,7 @@ def _refuse_equal(objective: Objective, data: RefitData) -> None:
 def _open_teacher(pair: CheckpointPair, task: Task, data: RefitData, runtime: Runtime) -> Teacher:
     """Open the tuned model and record its outputs; the model is dropped where they are few."""
     head = spread_head(pair.tuned, task.spec, runtime, seed=task.spec.seed, rows=tuned_rows(pair, task))
-    return make_teacher(head, [*data.train, *data.validation])
+    return make_teacher(head, data.train, data.validation)
 
 
 def _describe(

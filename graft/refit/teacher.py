@@ -17,6 +17,8 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.padded_logits import are_finite
 
+BATCH_SIZE = 64  # of what is recorded and of what is measured against it
+
 
 class Teacher(ABC):
     """The outputs of a tuned model."""
@@ -29,26 +31,29 @@ class Teacher(ABC):
 class RecordedTeacher(Teacher):
     """Logits that were computed once: n_labels numbers per example.
 
+    A model's logits depend in their last bits on what shares the batch. Each set goes through the model by itself, as
+    it will be measured, so that a student of the teacher's own weights is at a divergence of 0.
+
     Args:
         head: over the tuned model, which is not held.
-        examples: all that will be asked for.
+        sets: all that will be asked for, those to measure on last.
 
     Raises:
         CheckpointError: an output is not finite.
     """
 
-    def __init__(self, head: Head, examples: Sequence[Example]) -> None:
-        unique = list(dict.fromkeys(examples))
-        logits = head.predict(unique, label="tuned model")
-        if not are_finite(logits, unique):
-            raise CheckpointError("the tuned model's outputs are not finite: nothing can be fitted to them")
-        self._rows = dict(zip(unique, logits, strict=True))
+    def __init__(self, head: Head, *sets: Sequence[Example]) -> None:
+        self._rows: dict[Example, torch.Tensor] = {}
+        for examples in filter(None, sets):
+            logits = head.predict(examples, batch_size=BATCH_SIZE, label="tuned model")
+            if not are_finite(logits, examples):
+                raise CheckpointError("the tuned model's outputs are not finite: nothing can be fitted to them")
+            self._rows |= {example: _own(row, example) for example, row in zip(examples, logits, strict=True)}
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return the recorded rows, as wide as the widest row of choices among these examples."""
-        rows = torch.stack([self._rows[example] for example in examples])
-        width = max(len(example.choices) for example in examples)
-        return rows[:, :width] if width else rows
+        rows = [self._rows[example] for example in examples]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
 
 
 class ResidentTeacher(Teacher):
@@ -64,6 +69,11 @@ class ResidentTeacher(Teacher):
         return logits.clone()  # a tensor made in inference mode takes no part in gradients
 
 
-def make_teacher(head: Head, examples: Sequence[Example]) -> Teacher:
-    """Return the teacher that a head is best served by."""
-    return ResidentTeacher(head) if head.predicts_tokens else RecordedTeacher(head, examples)
+def make_teacher(head: Head, *sets: Sequence[Example]) -> Teacher:
+    """Return the teacher that a head is best served by; the sets are those of `RecordedTeacher`."""
+    return ResidentTeacher(head) if head.predicts_tokens else RecordedTeacher(head, *sets)
+
+
+def _own(row: torch.Tensor, example: Example) -> torch.Tensor:
+    """Return the logits of an example's own choices, without those that pad its row to another's."""
+    return row[: len(example.choices)] if example.choices else row

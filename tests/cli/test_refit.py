@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from graft_cli.fitting import describe_fit
 
 from graft.patch.format.reading import load_patch
 from graft.refit import fitting
+from tests.checkpoints import sample_patch
 from tests.cli.conftest import Cli
 from tests.models import toy_rows, write_rows
 
@@ -41,6 +44,23 @@ def test_a_refit_says_what_validation_measured_and_inspect_tells_it_from_a_cut(
     cut = json.loads(cli("inspect", skill, "--json").out)
     assert (cut["values"], "refit" in cut) == ("tuned", False)
     assert ["values", "tuned"] in [line.split() for line in cli("inspect", skill).out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("select", "start"), [("nll", {"kl": 0.1, "nll": 0.6}), ("nll", {"kl": 0.2}), ("kl", {"kl": 0.2})]
+)
+def test_values_that_are_no_better_than_the_bases_are_told(select: str, start: dict[str, float]) -> None:
+    worse = {measure: value + 0.01 for measure, value in start.items()}
+    better = {measure: value - 0.01 for measure, value in start.items()}
+    for kept, is_told in ((worse, True), (start, True), (better, False)):
+        candidates = [
+            {"epoch": epoch, "kind": "last", "measured": dict(measured)} for epoch, measured in enumerate((start, kept))
+        ]
+        record = {"kept": candidates[1], "candidates": candidates, "tuned": None, "texts": {"n": 3}}
+        patch = sample_patch()
+        origin = dataclasses.replace(patch.provenance, values="refit", refit=record, method={"select": select})
+        lines = describe_fit(dataclasses.replace(patch, provenance=origin))
+        assert any("no values were better than BASE's own" in line for line in lines) == is_told
 
 
 def test_json_is_one_object_and_the_seed_is_the_tasks(

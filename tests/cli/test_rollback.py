@@ -48,7 +48,7 @@ def test_rollback_apply_and_undo(lost: Path, shelf: Path, tmp_path: Path, cli: C
     assert cli(*asked, "--refit", "--method", "taylor", "--curve").code == 2
 
 
-def test_the_curve_needs_no_output_and_wrong_usage_is_told(lost: Path, shelf: Path, cli: Cli) -> None:
+def test_the_curve_needs_no_output_and_wrong_usage_is_told(lost: Path, shelf: Path, tmp_path: Path, cli: Cli) -> None:
     keep, restore = lost / "other/task.yaml", shelf / "toy/task.yaml"
     asked = ["rollback", shelf / "tuned", lost / "further", "--keep", keep, "--restore", restore]
     shown = cli(*asked, "--curve", "--method", "magnitude", "--set", "densities=[0.01,0.5]", "--batch-size", 64)
@@ -58,6 +58,12 @@ def test_the_curve_needs_no_output_and_wrong_usage_is_told(lost: Path, shelf: Pa
     assert [line.split()[0] for line in lines[1:5]] == ["tuned", "0.01", "0.5", "base"]
     assert cli(*asked).code == 2
     assert cli(*asked, "--curve", "--budget", 3).code == 2
+    tries = ["--method", "magnitude", "--set", "densities=[0.01,0.5]", "--batch-size", 64]
+    out = tmp_path / "back.safetensors"  # the one task's accuracy is what the other lacks: nothing is free
+    none = cli(*asked, *tries, "--tolerance", 0, "-o", out)
+    assert (none.code, out.exists()) == (1, False)
+    assert none.out.splitlines()[:5] == lines[:5]
+    assert "nothing comes back at that price: raise --tolerance" in none.err
     refused = cli(*asked, "--curve", "--set", "share=0")
     assert (refused.code, refused.err.strip()) == (1, "error: command line: share must be above 0")
 

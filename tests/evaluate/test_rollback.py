@@ -11,7 +11,7 @@ from graft.evaluate.abilities import RefusalAbility
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.registry import RESTORABLE, RestorableEntry
 from graft.evaluate.rollback import RolledBack, roll_back, start_trial, trace_rollback
-from graft.evaluate.rollback_curve import RollbackCurve, RollbackPoint
+from graft.evaluate.rollback_curve import NothingRestored, RollbackCurve, RollbackPoint
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
@@ -263,5 +263,8 @@ def test_the_fewest_entries_that_reach_the_goal_are_taken(found: RollbackCurve, 
 
 
 def test_nothing_within_the_price_is_refused() -> None:
-    with pytest.raises(BudgetError, match=r"cannot be had: up to 100 entries nothing comes back at that price"):
-        curve((10, -0.1, 0.0), (100, 0.9, 0.2)).require()
+    found = curve((10, -0.1, 0.0), (100, 0.9, 0.2))
+    with pytest.raises(NothingRestored, match=r"cannot be had: up to 100 entries nothing comes back at") as error:
+        found.require()
+    assert isinstance(error.value, BudgetError)
+    assert error.value.curve == found

@@ -33,7 +33,7 @@ def data() -> RefitData:
 @pytest.fixture
 def objective(base: Path, tuned: Path, task: Task, data: RefitData) -> Objective:
     """The divergence of the live base from the tuned model."""
-    teacher = make_teacher(open_head(tuned, task.spec), [*data.train, *data.validation])
+    teacher = make_teacher(open_head(tuned, task.spec), data.train, data.validation)
     return Objective(open_head(base, task.spec), teacher)
 
 

@@ -62,6 +62,11 @@ def test_texts_that_are_held_out_are_not_fitted_to(task: Task) -> None:
     data = collect_data(task, TEXTS, RefitSpec(hold_out=0.4))
     assert (len(data.train), len(data.validation)) == (3, 2)
     assert {*data.train, *data.validation} == set(TEXTS)
+    copies = collect_data(task, TEXTS * 3, RefitSpec(hold_out=0.4))
+    assert (len(copies.train), len(copies.validation)) == (9, 6)
+    assert not {*copies.train} & {*copies.validation}
+    with pytest.raises(DataError, match="9 texts, 1 of them distinct, are too few"):
+        collect_data(task, TEXTS[:1] * 9, RefitSpec(hold_out=0.4))
     with pytest.raises(DataError, match=r"1 texts are too few to hold out a share of 0\.2"):
         collect_data(task, TEXTS[:1], RefitSpec(hold_out=0.2))
     with pytest.raises(DataError, match="no text to fit to"):

@@ -19,6 +19,7 @@ from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
 from graft.refit.refit import refit_skill
 from graft.specs.refit import RefitSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -81,6 +82,19 @@ def test_the_saved_values_give_the_outputs_that_were_measured(
     assert head.accuracy(validation) == measured["accuracy"]
     with torch.no_grad():
         assert head.loss(validation).item() == pytest.approx(measured["nll"], rel=1e-4)
+
+
+def test_of_a_base_of_16_bits_in_fp32_the_measured_values_are_the_stored_ones(
+    base: Path, tuned: Path, task: Task, tmp_path: Path
+) -> None:
+    folder = copy_with(base, tmp_path / "bf16", lambda *_: None, torch.bfloat16)
+    config = dataclasses.replace(CONFIG, epochs=1, lr=1e-3)
+    patch = refit_skill(folder, tuned, task, config, dtype="float32")
+    merge_patches(Checkpoint.open(folder), [patch], tmp_path / "merged")
+    head = open_head(tmp_path / "merged", task.spec, Runtime(dtype="float32"))
+    kept = patch.provenance.refit["kept"]["measured"]
+    with torch.no_grad():
+        assert head.loss(task.validation_examples()).item() == pytest.approx(kept["nll"], rel=1e-6)
 
 
 def test_the_entries_that_tuning_changed_can_reach_the_tuned_outputs(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from graft.errors import CheckpointError
 from graft.refit.data import RefitData
+from graft.refit.measured import measure
+from graft.refit.objective import Objective
 from graft.refit.teacher import RecordedTeacher, ResidentTeacher, make_teacher
 from graft.specs.head import HeadSpec
 from graft.tasks.examples import Example
@@ -23,6 +26,32 @@ def test_recorded_outputs_are_the_models_own_in_any_order(tuned: Path, task: Tas
     assert torch.equal(teacher.logits(data.train), expected)
     assert torch.equal(teacher.logits(data.train[::-1]), expected.flip(0))
     assert torch.equal(teacher.logits([data.train[3]] * 2), expected[[3, 3]])
+
+
+def test_a_student_of_the_teachers_own_weights_is_at_a_divergence_of_zero_whatever_shares_a_batch(
+    tuned: Path, task: Task, data: RefitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = open_head(tuned, task.spec)
+    plain = head.logits
+
+    def rounded_by_batch(examples: Sequence[Example]) -> torch.Tensor:
+        return plain(examples) * (1 + 1e-4 * len(examples))  # as kernels do for other shapes, but in plain sight
+
+    monkeypatch.setattr(head, "logits", rounded_by_batch)
+    train = [*data.train, data.validation[0]]  # a text of both sets
+    objective = Objective(head, make_teacher(head, train, data.validation))
+    assert measure(objective, data.validation).kl == 0
+    assert measure(objective, data.validation[:5]).kl != 0  # positive control: in another batch
+
+
+def test_rows_of_choices_are_as_wide_as_the_widest_that_is_asked_for(tmp_path: Path) -> None:
+    spec = toy_spec(labels=(), choices="choices", head=HeadSpec("choice", template="{text} {choice}"))
+    head = open_head(write_causal(tmp_path / "causal", steps=1), spec)
+    two, three = (Example(("the film",), 0, ("good", "bad", "fine")[:n]) for n in (2, 3))
+    teacher = make_teacher(head, [two, three], [two])
+    assert torch.allclose(teacher.logits([three, two]), head.predict([three, two]), atol=1e-5)
+    assert teacher.logits([three, two])[1, 2] == -torch.inf
+    assert teacher.logits([two]).shape == (1, 2)
 
 
 def test_outputs_that_are_not_finite_are_refused(tuned: Path, task: Task, data: RefitData) -> None:

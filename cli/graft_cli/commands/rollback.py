@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -16,6 +16,8 @@ from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.rollback_curve import RollbackCurve
+    from graft.files.claims import Claim
+    from graft.tasks.task import Task
 
 
 @click.command("rollback")
@@ -46,8 +48,8 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance", type=float, default=0.01, show_default=True, help="The most accuracy that it may cost the keep task."
 )
-@options.density
-@options.budget
+@click.option("--density", type=float, help="Share of TUNED's parameters to put back, such as 1e-4.")
+@click.option("--budget", type=int, help="Number of weights to put back, instead of --density.")
 @click.option(
     "--method",
     type=click.Choice(get_args(RollbackMethod)),
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--refit",
     is_flag=True,
-    help="Fit the values of the weights to both models' outputs, in place of the base's; no labels are needed.",
+    help="Fit the values of the weights to both models' outputs, in place of the base's; the fit needs no labels.",
 )
 @click.option(
     "--curve",
@@ -68,7 +70,9 @@ if TYPE_CHECKING:
 @options.seed
 @options.batch_size(32)
 @options.assignments
-@options.with_base_values
+@click.option(
+    "--with-base-values", is_flag=True, help="Also store TUNED's values there, so that a merged patch can be undone."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Patch file to write.")
 @options.runs_model_backwards
 @options.plan
@@ -97,14 +101,15 @@ def command(
 
     The result is a patch of TUNED: `graft apply TUNED PATCH`. Without --density or --budget the fewest weights are
     searched for that bring back the --share at no more than the --tolerance, on validation; where there are none, those
-    that bring back most at that price are taken, and a line says so.
+    that bring back most at that price are taken, and a line says so; where nothing comes back, no patch is made, and
+    the curve is shown.
 
     \b
     Example:
       graft rollback embedded:all-MiniLM-L6-v2 runs/tuned --keep reviews.yaml --restore topics.yaml -o back.safetensors
       graft apply runs/tuned back.safetensors -o runs/both
     """
-    from graft.evaluate.rollback import roll_back, trace_rollback
+    from graft.evaluate.rollback import trace_rollback
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
     from graft.memory.rollback import plan_rollback
@@ -128,8 +133,30 @@ def command(
         traced = trace_rollback(base, tuned, keep, restore, config, runtime=runtime)
         options.show(traced.to_json(), as_json, _curve_lines(traced))
         return
-    more = {"with_base_values": with_base_values, "whole_curve": curve}
-    found = roll_back(base, tuned, keep, restore, config, runtime=runtime, **more)
+    more = {"runtime": runtime, "with_base_values": with_base_values, "whole_curve": curve}
+    _roll_back(base, tuned, keep, restore, config, claim, as_json, more)
+
+
+def _roll_back(
+    base: str,
+    tuned: str,
+    keep: Task,
+    restore: Sequence[Task],
+    config: RollbackSpec,
+    claim: Claim,
+    as_json: bool,
+    more: Mapping[str, Any],
+) -> None:
+    """Save the patch and print it with its curve; where nothing comes back, print the curve, which took the work."""
+    from graft.evaluate.rollback import roll_back
+    from graft.evaluate.rollback_curve import NothingRestored
+
+    try:
+        found = roll_back(base, tuned, keep, restore, config, **more)
+    except NothingRestored as error:
+        *lines, _ = _curve_lines(error.curve)  # the error says the last
+        options.show({"curve": error.curve.to_json()}, as_json, lines)
+        raise
     lines = ["", *_curve_lines(found.curve), ""]
     save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
 
