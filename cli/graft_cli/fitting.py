@@ -43,14 +43,19 @@ def refit_and_show(
 
 
 def describe_fit(patch: Patch) -> list[str]:
-    """Format the candidates that a refit chose from, one a line, and the tuned model."""
+    """Format the candidates that a refit chose from, one a line, the tuned model, and what is kept of its gain."""
+    from graft.evaluate.kept_gain import kept_by_refit
+
     record = patch.provenance.refit
     lines = [_HEADER, *(_row(candidate, candidate == record["kept"]) for candidate in record["candidates"])]
     if record["tuned"] is not None:
         lines.append(_format("", "tuned", None, record["tuned"]))
     texts = record["texts"]
     lines.append(f"(on validation, nats; fitted to TUNED's outputs on {texts['n']:,} texts)")
-    return lines if _is_better(patch) else [*lines, _NO_BETTER]
+    if not _is_better(patch):
+        return [*lines, _NO_BETTER]
+    kept = kept_by_refit(patch)
+    return lines if kept is None else [*lines, kept.sentence]
 
 
 def _is_better(patch: Patch) -> bool:

@@ -28,8 +28,9 @@ class KeptGain:
         n: validation examples.
         base, tuned, graft: accuracy of the three models on them, 0 to 1.
         gain: (graft - base) / (tuned - base); None where tuning changed nothing.
-        chosen_by: the method, where it chose the entries by the same examples; None for one that did not.
+        chosen_by: what chose the entries or values by the same examples; None where nothing did.
         suggested: a larger density that is likely to hold more; None where there is none, or none is needed.
+        is_refit: whether the values were fitted, so that other advice helps.
     """
 
     n: int
@@ -39,6 +40,7 @@ class KeptGain:
     gain: float | None
     chosen_by: str | None = None
     suggested: float | None = None
+    is_refit: bool = False
 
     @property
     def is_enough(self) -> bool:
@@ -57,6 +59,8 @@ class KeptGain:
 
     @property
     def _advice(self) -> str:
+        if self.is_refit:
+            return "what would keep more: a larger --density, or more texts like those of the task"
         denser = f"--density {self.suggested:g}, " if self.suggested else ""
         return f"what would keep more: {denser}--refit, or `graft train --localizable`"
 
@@ -101,6 +105,20 @@ def measure_kept(
     return (
         kept if kept.is_enough else dataclasses.replace(kept, suggested=_find_denser(base, tuned, patch, config.scope))
     )
+
+
+def kept_by_refit(patch: Patch) -> KeptGain | None:
+    """Return what a refit measured of the values that it kept; None where no labels told, or it is not recorded.
+
+    No model is run: the patch says it.
+    """
+    record = patch.provenance.refit
+    n, tuned = record.get("n_validation"), record["tuned"]
+    start, kept = record["candidates"][0]["measured"], record["kept"]["measured"]
+    if not n or tuned is None or any("accuracy" not in measured for measured in (start, kept, tuned)):
+        return None
+    base, graft, whole = (float(measured["accuracy"]) for measured in (start, kept, tuned))
+    return KeptGain(n, base, whole, graft, recovered_gain(graft, base, whole), "the refit", is_refit=True)
 
 
 def _chooses_by_validation(method: str) -> bool:

@@ -214,6 +214,7 @@ def _describe(
     record = {
         "teacher": digest_of(pair.tuned),
         "texts": data.describe(),
+        "n_validation": len(data.validation),
         "kept": to_plain(fit.kept),
         "candidates": [to_plain(candidate) for candidate in fit.candidates],
         "tuned": None if fit.tuned is None else to_plain(fit.tuned),

@@ -32,6 +32,7 @@ def test_a_refit_says_what_validation_measured_and_inspect_tells_it_from_a_cut(
     assert kinds == ["start", "last", "mean"]
     assert sum(line[-2:] == ["<-", "kept"] for line in lines) == 1
     assert "(on validation, nats; fitted to TUNED's outputs on 48 texts)" in shown.out
+    assert "of the gain on validation (base " in shown.out
     text = cli("inspect", out).out
     (values,) = (line for line in text.splitlines() if line.startswith("values"))
     content = json.loads(cli("inspect", out, "--json").out)
