@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ class Drawn(list[Figure]):
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
+    """Whatever a test draws has no label that is a formula of matplotlib's, which the style would show as it is."""
     figures, save = Drawn(), Figure.savefig
 
     def keep(figure: Figure, *arguments: Any, **settings: Any) -> None:
@@ -24,4 +26,5 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
         figures.append(figure)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
+    yield figures
+    assert not [number for number in range(len(figures)) if "mathdefault" in figures.words(number)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.report.plots.plot import Plot
-from graft.report.plots.style import COLORS, SOFT, in_style, new_figure, save_figure, short_label
+from graft.report.plots.style import COLORS, SOFT, in_style, label_log, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
 from graft.results.cells import file_size
 from graft.results.seeds import ExtractedPoint, ExtractionSeed
@@ -94,9 +94,8 @@ def plot_extraction(lines: Mapping[str, Line], path: Path, *, whole: float, titl
         panels[0].set_ylim(LOWEST_GAIN, HIGHEST_GAIN)
         if "kl" in shown:
             panels[-1].set_yscale("log")
-            panels[-1].yaxis.set_major_formatter(lambda nats, _: f"{nats:g}")
-            panels[-1].yaxis.set_minor_formatter(lambda *_: "")
-        panels[-1].xaxis.set_major_formatter(lambda n_bytes, _: file_size(n_bytes))
+            label_log(panels[-1].yaxis, lambda nats: f"{nats:g}")
+        label_log(panels[-1].xaxis, file_size)
         panels[-1].set_xlabel("bytes as stored, without the base")
         handles, names = panels[-1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", fontsize=9)

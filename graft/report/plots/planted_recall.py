@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from graft.report.plots.plot import Plot
-from graft.report.plots.style import in_style, new_figure, save_figure, short_label
+from graft.report.plots.style import in_style, label_log, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
 from graft.results.planted import PlantedSeed
 
@@ -68,6 +68,7 @@ def plot_recall(panels: Mapping[str, Lines], path: Path, *, title: str) -> list[
                 if len(dots) > len(line):
                     axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
             axes.set_xscale("log")
+            label_log(axes.xaxis, lambda ratio: f"{ratio:g}")
             axes.set_title(name, fontsize=9)
             axes.set_xlabel("drift over planted movement")
         row[0].set_ylabel("recall of planted entries")

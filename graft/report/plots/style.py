@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def is_plot(file: Path) -> bool:
         return False
     with file.open("rb") as stream:
         return f"Software\0{_SOFTWARE}".encode() in stream.read(1024)
+
+
+def label_log(axis: Any, show: Callable[[float], str]) -> None:
+    """Label the ticks of a logarithmic axis: powers of ten, and 2 and 5 times these where it spans two decades or less.
+
+    Matplotlib's own labels are formulas, which the style does not parse.
+    """
+
+    def show_between(value: float, _: object) -> str:
+        low, high = axis.get_view_interval()
+        leading = round(value / 10 ** math.floor(math.log10(value)))
+        return show(value) if high <= 100 * low and leading in (2, 5) else ""
+
+    axis.set_major_formatter(lambda value, _: show(value))
+    axis.set_minor_formatter(show_between)
 
 
 def short_label(name: str) -> str:

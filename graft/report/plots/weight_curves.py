@@ -11,7 +11,7 @@ from typing import Any
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.report.plots.extraction_curves import OTHER_STYLE, Line, list_lines, name_line
 from graft.report.plots.plot import Plot
-from graft.report.plots.style import COLORS, in_style, new_figure, save_figure
+from graft.report.plots.style import COLORS, in_style, label_log, new_figure, save_figure
 from graft.report.run_folder import FinishedRun
 
 ENOUGH = 0.9  # of the gain
@@ -78,7 +78,7 @@ def plot_weights(lines: Mapping[str, Line], path: Path, *, tuned_ece: float, tit
             axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         panels[0].set_ylim(LOWEST_GAIN, HIGHEST_GAIN)
         panels[1].set_ylim(bottom=0)
-        panels[1].xaxis.set_major_formatter(lambda k, _: f"{k:,.0f}")
+        label_log(panels[1].xaxis, lambda k: f"{k:,.0f}")
         panels[1].set_xlabel("weights of the patch")
         handles, names = panels[1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", fontsize=9)
