@@ -23,8 +23,7 @@ from graft.patch.index_join import Ints
 from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.scope import kind_of
-from graft.tensors.transposed import find_told_axes, may_be_transposed, packs_experts
+from graft.tensors.transposed import find_told_axes, guess_input_axis, packs_experts
 
 Shape = tuple[int, ...]
 Axes = Mapping[str, int]
@@ -41,18 +40,12 @@ def find_axes(specs: Mapping[str, TensorSpec], base: str | Path | None) -> dict[
         PatchMismatchError: the base has no such tensors.
         CheckpointError: it cannot be found or read.
     """
-    axes = {name: _tell_by_name(name, spec.shape) for name, spec in specs.items()}
+    axes = {name: guess_input_axis(name, spec.shape) for name, spec in specs.items()}
     if base is not None:
         checkpoint = Checkpoint.open(locate(base).path)
         check_specs(specs, {}, (), StoredTarget(checkpoint), cast=True).require(str(base))
         axes |= find_told_axes(checkpoint, [name for name, spec in specs.items() if len(spec.shape) > 1])
     return {name: axis for name, axis in axes.items() if axis is not None}
-
-
-def _tell_by_name(name: str, shape: Shape) -> int | None:
-    if len(shape) == 2 and kind_of(name) == "embeddings":
-        return 0
-    return None if packs_experts(name, shape) or (len(shape) == 2 and may_be_transposed(name)) else 1
 
 
 def view_matrices(name: str, shape: Shape) -> tuple[int, int, int]:

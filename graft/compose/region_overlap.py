@@ -179,8 +179,10 @@ def measure_overlap(
     require_one_base(sources)
     n = max(source.provenance.base.n_parameters for source in sources) or None
     names = [source.label for source in sources]
-    axes = find_axes(join_specs(sources), base)
-    pairs, untold = _count_pairs(sources, axes, n, samples, seed)
+    specs = join_specs(sources)
+    axes = find_axes(specs, base)
+    pairs = _count_pairs(sources, axes, n, samples, seed)
+    untold = tuple(name for name in sorted({*specs} - {*axes}) if sum(name in own.specs for own in sources) > 1)
     m = len(sources)
     similarity = np.zeros((m, m))
     similarity[np.triu_indices(m, 1)] = [pair.jaccard for pair in pairs]
@@ -241,13 +243,11 @@ class _Table:
 
 def _count_pairs(
     sources: Sequence[Source], axes: Axes, n: int | None, samples: int | None, seed: int
-) -> tuple[tuple[PairOverlap, ...], tuple[str, ...]]:
-    """Return the overlap of every pair, and the matrices that two regions touch and whose axes are not known."""
+) -> tuple[PairOverlap, ...]:
     table = _Table(len(sources))
     if samples is None:
         is_quick = len(sources) <= MOST_BY_LAYER and sum(source.k for source in sources) <= MOST_ENTRIES
         samples = SAMPLES if is_quick else 0
-    untold: list[str] = []
     for name in sorted({name for source in sources for name in source.specs}):
         owners = [i for i, source in enumerate(sources) if name in source.specs]
         spec, indices = sources[owners[0]].specs[name], [sources[i].read(name).indices for i in owners]
@@ -258,7 +258,6 @@ def _count_pairs(
         table.add(name, np.diag(overlaps).copy(), overlaps, spec.numel)
         matrices = view_matrices(name, spec.shape)
         table.total.by_column[np.ix_(owners, owners)] += expect_by_column(matrices, indices, axes.get(name))
-        untold += [name] if name not in axes and len(owners) > 1 else []
         if samples and len(spec.shape) < 2:
             table.null.add_vector(spec.numel, owners, indices)
         elif samples:
@@ -267,8 +266,7 @@ def _count_pairs(
     # counts are (m, m) whatever the masks' size, so that 1,000 regions take megabytes while files are read once
     rows, columns = np.triu_indices(len(sources), 1)
     drawn = table.null.sample(samples, seed=seed)
-    pairs = (_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
-    return tuple(pairs), tuple(untold)
+    return tuple(_describe_pair(table, labels, int(i), int(j), n, drawn) for i, j in zip(rows, columns, strict=True))
 
 
 def _describe_pair(

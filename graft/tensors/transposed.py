@@ -49,6 +49,13 @@ def packs_experts(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 3 and "expert" in name
 
 
+def guess_input_axis(name: str, shape: Sequence[int]) -> int | None:
+    """Return which axis of a tensor's matrices its inputs number by its name: 1, of embeddings 0; None if both may."""
+    if len(shape) == 2 and kind_of(name) == "embeddings":
+        return 0
+    return None if packs_experts(name, shape) or (len(shape) == 2 and may_be_transposed(name)) else 1
+
+
 def find_transposed(base: Checkpoint, weights: Sequence[str]) -> dict[str, bool]:
     """Tell for each weight whether it is stored as (in, out).
 
@@ -111,9 +118,12 @@ def find_input_axes(base: Checkpoint, matrices: Sequence[str]) -> dict[str, int]
         CheckpointError: a name that may be a Conv1D's, and nothing describes the base's modules.
     """
     told = find_told_axes(base, matrices)
+    axes: dict[str, int] = {}
     for name in matrices:
-        if name not in told and may_be_transposed(name):
+        axis = told[name] if name in told else guess_input_axis(name, base.spec(name).shape)
+        if axis is None:
             raise CheckpointError(
                 f"tensor {name!r}: which axis is its input is told by the model's config.json, which is not at hand"
             )
-    return {name: told[name] if name in told else 0 if kind_of(name) == "embeddings" else 1 for name in matrices}
+        axes[name] = axis
+    return axes
