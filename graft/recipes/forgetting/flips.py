@@ -14,15 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graft.evaluate.outcomes import Booleans
-
 FLIPS = ("lost", "won")
 
 
-def count_flips(before: Sequence[bool], after: Booleans) -> dict[str, float]:
+def count_flips(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
     """Return the share of rows, in 0..1, that were "lost" and "won"; `before` and `after` (n,) are true where right."""
-    was = np.asarray(before, dtype=bool)
-    return {"lost": float((was & ~after).mean()), "won": float((~was & after).mean())}
+    was, now = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    return {"lost": float((was & ~now).mean()), "won": float((~was & now).mean())}
 
 
 def expect_flips(before: float, after: float) -> dict[str, float]:

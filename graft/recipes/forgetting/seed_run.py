@@ -16,7 +16,6 @@ from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.recipes.forgetting.flips import count_flips
 from graft.recipes.seed_run import Model, SeedRun, summarize_outcomes, with_shots
-from graft.recipes.state import find_or_read
 from graft.specs.forgetting import ForgettingSpec, MethodSpec, ProtectSpec
 from graft.specs.importance import ImportanceSpec
 from graft.specs.reader import read_config, to_plain
@@ -39,6 +38,27 @@ class MeasuredTask:
     def name(self) -> str:
         """Name of the task."""
         return self.task.spec.name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on some tasks.
+
+    Attributes:
+        metrics: of each task on test and validation.
+        right: general task with answers -> which rows of its test split are right.
+    """
+
+    metrics: Metrics
+    right: Mapping[str, Sequence[bool]]
+
+    def since(self, before: Measured) -> Metrics:
+        """Return the metrics, on test with the flips since another model, which was measured on these general tasks."""
+        flips = {task: count_flips(before.right[task], now) for task, now in self.right.items()}
+        return {
+            task: {**of_splits, "test": {**of_splits["test"], **flips.get(task, {})}}
+            for task, of_splits in self.metrics.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -95,41 +115,20 @@ class ForgettingRun(SeedRun):
         assert how.share is not None
         return self._important(ImportanceSpec(how.by, how.scope, how.micro_batch)).core(how.share)
 
-    @cached_property
-    def known(self) -> Mapping[str, Sequence[bool]]:
-        """Which rows of the test split of each general task with answers the start gets right."""
-        return find_or_read(self.folder / "points" / "known.json", Mapping[str, Sequence[bool]], self._find_known)
-
-    def _find_known(self) -> dict[str, list[bool]]:
-        items = [item for item in self.general if not is_text(item.task)]
-        heads, size = self.open_heads(self.start, [item.task for item in items]), self.recipe.evaluate.batch_size
-        found: dict[str, list[bool]] = {}
-        for head, item in zip(heads, items, strict=True):
-            outcomes = predict_examples(head, item.task.test_examples(item.limit), size, item.name).outcomes()
-            found[item.name] = outcomes.correct.tolist()
-        return found
-
-    def measure(
-        self, model: Model, tasks: Sequence[MeasuredTask], known: Mapping[str, Sequence[bool]] | None = None
-    ) -> Metrics:
-        """Return the metrics of a model on validation and test of some tasks.
-
-        Args:
-            model: a checkpoint.
-            tasks: to measure it on.
-            known: task -> which rows of test were right before, from which flips are counted.
-        """
+    def measure(self, model: Model, tasks: Sequence[MeasuredTask]) -> Measured:
+        """Measure a model on validation and test of some tasks."""
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
         metrics: Metrics = {}
+        right: dict[str, Sequence[bool]] = {}
         for head, item in zip(heads, tasks, strict=True):
             task = item.task
             sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
             outcomes = {key: predict_examples(head, rows, size, key).outcomes() for key, rows in sets.items()}
             measured = {key: summarize_outcomes(found) for key, found in outcomes.items()}
             metrics[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
-            if known and item.name in known:
-                metrics[item.name]["test"] |= count_flips(known[item.name], outcomes["test"].correct)
-        return metrics
+            if item in self.general and not is_text(task):
+                right[item.name] = outcomes["test"].correct.tolist()
+        return Measured(metrics, right)
 
     def drop_models(self) -> None:
         """Remove the checkpoints but the start, as large as the model each; their settings make them again."""
