@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from graft.evaluate.evaluation import not_finite
+from graft.evaluate.evaluation import not_finite, predict_examples
 from graft.localize.localization import tuned_rows
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, open_pair
 from graft.specs.runtime import DEFAULT, Runtime
-from graft.tasks.cuts import tell_cut
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.padded_logits import are_finite
 from graft.tasks.task import Task
 from graft.tasks.vocabulary import make_room
 
@@ -106,9 +104,6 @@ def _answer(head: Head, examples: list[Example], batch_size: int) -> Answers:
         if math.isnan(accuracy):
             raise not_finite("validation")
         return Answers(accuracy)
-    logits, n_cut = head.predict_counting(examples, batch_size=batch_size, label="validation")
-    tell_cut(head, n_cut, examples, "validation")
-    if not are_finite(logits, examples):
-        raise not_finite("validation")
-    right = logits.argmax(-1).numpy() == np.array([example.label for example in examples])
+    prediction = predict_examples(head, examples, batch_size, "validation")
+    right = prediction.logits.argmax(-1) == prediction.labels
     return Answers(float(right.mean()), right.astype(np.float64))

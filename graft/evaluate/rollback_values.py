@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 
@@ -21,17 +20,15 @@ from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
-from graft.refit.fitting import Fit, fit_values
+from graft.refit.fitting import Fit, fit_values, record_fit
 from graft.refit.mixture import MixedObjective, PartExample, assign_part
 from graft.refit.objective import Objective, divergences
 from graft.refit.support import SupportContext, largest_gradients, match_weights
 from graft.refit.teacher import RecordedTeacher
 from graft.scores.weighted_path import WeightedPath
-from graft.specs.reader import to_plain
 from graft.specs.refit import RefitSpec
 from graft.specs.rollback import RollbackSpec
 from graft.tasks.head import Head
-from graft.tensors.hashing import digest_of
 
 
 class Values(ABC):
@@ -146,13 +143,7 @@ class Refit(Values):
     def finish(self, patch: Patch, k: int) -> Patch:
         """Return the patch with the fitted values, which says so."""
         entries, fit = self._made[k]
-        record: Mapping[str, Any] = {
-            "teacher": digest_of(self._rollback.pair.tuned),
-            "texts": self._data.describe(),
-            "kept": to_plain(fit.kept),
-            "candidates": [to_plain(candidate) for candidate in fit.candidates],
-            "tuned": None,
-        }
+        record = record_fit(self._rollback.pair.tuned, self._data, fit)
         provenance = dataclasses.replace(patch.provenance, values="refit", refit=record)
         return dataclasses.replace(patch, values=entries.rounded(fit.values), provenance=provenance)
 

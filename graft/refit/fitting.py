@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -30,8 +30,11 @@ from graft.refit.objective import Objective
 from graft.scores.candidates import CandidateSum
 from graft.scores.entry_gradients import capture_entry_gradients
 from graft.scores.gradients import backpropagate
+from graft.specs.reader import to_plain
 from graft.specs.refit import RefitSpec
 from graft.tasks.examples import Example, split_by_length
+from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.hashing import digest_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,18 @@ def fit_values(objective: Objective | MixedObjective, entries: Entries, data: Re
     entries.values.data.copy_(values)
     entries.write(values)
     return Fit(values, kept, tuple(candidates), measure_teacher(objective.teacher, data.validation))
+
+
+def record_fit(teacher: Checkpoint, data: RefitData, fit: Fit) -> dict[str, Any]:
+    """Return the record that a patch keeps of the fitting of its values: to which model, on which texts, what came."""
+    return {
+        "teacher": digest_of(teacher),
+        "texts": data.describe(),
+        "n_validation": len(data.validation),
+        "kept": to_plain(fit.kept),
+        "candidates": [to_plain(candidate) for candidate in fit.candidates],
+        "tuned": None if fit.tuned is None else to_plain(fit.tuned),
+    }
 
 
 class Fitting:

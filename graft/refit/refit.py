@@ -26,7 +26,7 @@ from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
-from graft.refit.fitting import Fit
+from graft.refit.fitting import Fit, record_fit
 from graft.refit.measured import measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
@@ -39,7 +39,6 @@ from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import spread_head
 from graft.tasks.task import Task
-from graft.tensors.hashing import digest_of
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 
@@ -211,12 +210,4 @@ def _describe(
         method |= {"structure": support.provenance.method["structure"]}
     elif config.has_lines:
         method |= {"lines": count_lines(mask, find_codes(pair.base, list(mask), str(config.structure)))}
-    record = {
-        "teacher": digest_of(pair.tuned),
-        "texts": data.describe(),
-        "n_validation": len(data.validation),
-        "kept": to_plain(fit.kept),
-        "candidates": [to_plain(candidate) for candidate in fit.candidates],
-        "tuned": None if fit.tuned is None else to_plain(fit.tuned),
-    }
-    return method, record
+    return method, record_fit(pair.tuned, data, fit)

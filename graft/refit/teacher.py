@@ -15,7 +15,7 @@ import torch
 from graft.errors import CheckpointError
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
-from graft.tasks.padded_logits import are_finite
+from graft.tasks.padded_logits import are_finite, pad_rows
 
 BATCH_SIZE = 64  # of what is recorded and of what is measured against it
 
@@ -53,7 +53,7 @@ class RecordedTeacher(Teacher):
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return the recorded rows, as wide as the widest row of choices among these examples."""
         rows = [self._rows[example] for example in examples]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
+        return pad_rows(torch.cat(rows), list(map(len, rows)))
 
 
 class ResidentTeacher(Teacher):
