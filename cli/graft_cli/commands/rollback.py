@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -16,8 +17,6 @@ from graft_cli.saving import save_and_show
 
 if TYPE_CHECKING:
     from graft.evaluate.rollback_curve import RollbackCurve
-    from graft.files.claims import Claim
-    from graft.tasks.task import Task
 
 
 @click.command("rollback")
@@ -109,7 +108,7 @@ def command(
       graft rollback embedded:all-MiniLM-L6-v2 runs/tuned --keep reviews.yaml --restore topics.yaml -o back.safetensors
       graft apply runs/tuned back.safetensors -o runs/both
     """
-    from graft.evaluate.rollback import trace_rollback
+    from graft.evaluate.rollback import roll_back, trace_rollback
     from graft.files.claims import claim_output
     from graft.files.location import local_paths
     from graft.memory.rollback import plan_rollback
@@ -133,32 +132,24 @@ def command(
         traced = trace_rollback(base, tuned, keep, restore, config, runtime=runtime)
         options.show(traced.to_json(), as_json, _curve_lines(traced))
         return
-    more = {"runtime": runtime, "with_base_values": with_base_values, "whole_curve": curve}
-    _roll_back(base, tuned, keep, restore, config, claim, as_json, more)
+    more = {"with_base_values": with_base_values, "whole_curve": curve}
+    with _showing_curve(as_json):
+        found = roll_back(base, tuned, keep, restore, config, runtime=runtime, **more)
+    lines = ["", *_curve_lines(found.curve), ""]
+    save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
 
 
-def _roll_back(
-    base: str,
-    tuned: str,
-    keep: Task,
-    restore: Sequence[Task],
-    config: RollbackSpec,
-    claim: Claim,
-    as_json: bool,
-    more: Mapping[str, Any],
-) -> None:
-    """Save the patch and print it with its curve; where nothing comes back, print the curve, which took the work."""
-    from graft.evaluate.rollback import roll_back
+@contextlib.contextmanager
+def _showing_curve(as_json: bool) -> Iterator[None]:
+    """Print the curve, which took the work, where nothing comes back and there is no patch to print it with."""
     from graft.evaluate.rollback_curve import NothingRestored
 
     try:
-        found = roll_back(base, tuned, keep, restore, config, **more)
+        yield
     except NothingRestored as error:
         *lines, _ = _curve_lines(error.curve)  # the error says the last
         options.show({"curve": error.curve.to_json()}, as_json, lines)
         raise
-    lines = ["", *_curve_lines(found.curve), ""]
-    save_and_show(found.patch, claim, as_json=as_json, more={"curve": found.curve.to_json()}, lines=lines)
 
 
 def _block(settings: Mapping[str, object], density: float | None, refit: bool) -> dict[str, object]:
