@@ -37,8 +37,8 @@ STYLES = {
     # variants of a refit, which stand beside each other in recipes of their own
     "refit_again": ("#0072B2", "+", ":"),
     "refit_magnitude": ("#009E73", "^", "-"),
-    "refit_attribution": ("#56B4E9", "s", ":"),
-    "refit_labels": ("#E69F00", "P", ":"),
+    "refit_attribution": ("#56B4E9", "s", "-"),
+    "refit_labels": ("#0072B2", "P", ":"),
     "refit_texts": ("#A6761D", "d", "--"),
     "refit_other_texts": ("#D55E00", "*", ":"),
     "lt_sft": ("#CC79A7", "D", ":"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.report.plots.extraction_curves import OTHER_STYLE, Line, list_lines, name_line
+from graft.report.plots.extraction_curves import STYLES as ALL_STYLES
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import COLORS, in_style, label_log, new_figure, save_figure
 from graft.report.run_folder import FinishedRun
@@ -17,15 +18,9 @@ from graft.report.run_folder import FinishedRun
 ENOUGH = 0.9  # of the gain
 PANELS = {"recovered_gain": "recovered gain", "ece": "ECE"}
 LOWEST_GAIN, HIGHEST_GAIN = -0.25, 1.25
-# refits in one color by support, cut values in another; labels dotted
-STYLES = {
-    "refit": ("#0072B2", "o", "-"),
-    "refit_attribution": ("#56B4E9", "s", "-"),
-    "refit_magnitude": ("#009E73", "^", "-"),
-    "refit_random": ("#5a6675", "x", "-"),
-    "refit_labels": ("#0072B2", "P", ":"),
+# here what is cut and what labels fit stand apart from the refits, which have the colors of the other plot
+STYLES = ALL_STYLES | {
     "sparse_sft": ("#A6761D", "*", ":"),
-    "lt_sft": ("#CC79A7", "D", ":"),
     "cut": ("#D55E00", "v", "--"),
     "magnitude": ("#E69F00", "h", "--"),
 }
