@@ -31,11 +31,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(function)
 
     @functools.cache
-    def hints() -> dict[str, Any]:  # on the first call: they name what is slow to import
+    def hints() -> dict[str, Any]:
+        """Return the function's annotations, on its first call: they name what is slow to import."""
         return typing.get_type_hints(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Check the arguments, then call the function."""
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             parameter, hint = signature.parameters[name], hints().get(name, Any)
             several = parameter.kind is parameter.VAR_POSITIONAL

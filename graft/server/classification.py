@@ -131,6 +131,7 @@ def _compute_with(resident: Resident, head: Head) -> Any:
     """Return what runs a head that reads its logits off one forward pass."""
 
     def compute(questions: Sequence[Question]) -> list[Answer]:
+        """Return an answer for each question."""
         encoded, limits = head.encode([question.texts for question in questions]), resident.limits
         answers: dict[int, Answer] = {}
         for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):

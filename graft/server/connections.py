@@ -69,11 +69,13 @@ def protocol_with_room(most: int) -> Any:
         waiting_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
+            """Wait from now on, and make room."""
             super().connection_made(transport)
             self.waiting_since = self.loop.time()
             make_room(self.connections, most, newest=self)
 
         def on_response_complete(self) -> None:
+            """Wait anew."""
             self.waiting_since = self.loop.time()
             super().on_response_complete()
 

@@ -1,4 +1,4 @@
-"""Bodies: read as they come, and no further than the limit."""
+"""Bodies: read as they come; past the limit nothing is kept, and little more is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from graft.server.forms import read_form
 from graft.server.refusal import Refusal
 
 T = TypeVar("T")
-READ_OUT = 4  # times the limit
+READ_OUT = 4  # times the limit: up to so many bytes are read of a body that is too large
 
 
 async def read_body(kind: type[T], request: Any, most_bytes: int) -> T:
