@@ -76,9 +76,7 @@ def _work(kind: str, tuned: Path, density: float = 1e-4, texts: int = 2000) -> N
         train_task(BASE, task, tuned, config=ADAMW)
     else:
         if kind == "plain":
-            fitting.capture_entry_gradients = lambda model, sink: capture_gradients(
-                model, sink.candidates.weights, sink
-            )  # type: ignore[assignment]
+            fitting.capture_entry_gradients = _capture_whole  # type: ignore[assignment]
             fitting.split_by_length = lambda part: [part]  # type: ignore[assignment]
         repeated = [dataclasses.replace(examples[i % len(examples)]) for i in range(texts)]
         refit_skill(BASE, tuned, task, RefitSpec(density=density, texts=texts), texts=repeated)

@@ -11,8 +11,9 @@ from graft.errors import ConfigError
 from graft.localize.localization import localize_skill
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
+from graft.tasks import loading, placement
 from graft.tasks.head import open_head
-from graft.tasks.placement import checkpoint_layers
+from graft.tasks.placement import checkpoint_layers, multiplies_fast
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.checkpoints import bits_of
@@ -87,3 +88,31 @@ def test_a_model_that_would_be_swapped_in_and_out_is_refused(
     monkeypatch.setattr(accelerate, "infer_auto_device_map", lambda *_, **__: places)
     with pytest.raises(ConfigError, match="does not fit the GPUs here"):
         open_head(base, task.spec, runtime=Runtime(device="auto-map"))
+
+
+@pytest.mark.parametrize(("dtype", "is_told"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_a_large_model_that_the_processor_multiplies_slowly_is_told_once(
+    causal: Path,
+    tmp_path: Path,
+    dtype: torch.dtype,
+    is_told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(placement, "_LARGE", 1)
+    monkeypatch.setattr(placement, "multiplies_fast", lambda dtype: dtype is torch.float32)
+    monkeypatch.setattr(loading, "_told", set())
+    spec = Task.load(write_task(tmp_path, head=VERBALIZER)).spec
+    for _ in range(2):
+        open_head(causal, spec, runtime=Runtime(dtype=str(dtype).removeprefix("torch.")))
+    told = capsys.readouterr().err
+    assert told.count("this processor multiplies bfloat16 several times slower") == is_told
+    monkeypatch.setattr(placement, "_LARGE", 10**9)
+    monkeypatch.setattr(loading, "_told", set())
+    open_head(causal, spec, runtime=Runtime(dtype="bfloat16"))
+    assert not capsys.readouterr().err
+
+
+def test_a_processor_multiplies_fp32_fast_and_what_torch_does_not_tell() -> None:
+    assert multiplies_fast(torch.float32)
+    assert multiplies_fast(torch.float64)
