@@ -21,8 +21,8 @@ MADE_OF_OTHERS = {
     "each), and its map; the diagonal is one task over seeds",
     "rollback": "`examples/rollback.py`: sentiment brought back into an encoder that lost it to another task, by refit "
     "and by put-back values, beside random weights, magnitude and interpolation",
-    "defaults": "`examples/defaults.py`: a TASK without a train block against AdamW on all weights, nine tasks, one "
-    "seed so far, from which a further run goes on",
+    "defaults": "`examples/defaults.py`: a TASK without a train block against AdamW on all weights, nine tasks, three "
+    "seeds; a run with further seeds goes on from it",
     "overview": "`graft report` of the ten runs on single tasks: accuracy and ECE of the graft against its controls",
 }
 HEAD = """\
