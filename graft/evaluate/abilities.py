@@ -20,7 +20,8 @@ from graft.evaluate.registry import METRICS
 from graft.scores.gradients import split_examples
 from graft.scores.soft_targets import aim_at
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, share_model
+from graft.tasks.head import Head
+from graft.tasks.sharing import share_model
 from graft.tasks.task import Task
 
 

@@ -27,9 +27,10 @@ from graft.sources.opening import Model, open_model, open_pair, refuse_idle_toke
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
-from graft.tasks.head import Head, share_model, spread_head
+from graft.tasks.head import Head, spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows
 from graft.tasks.loading import tokenizer_digest
+from graft.tasks.sharing import can_share, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
@@ -238,9 +239,7 @@ def _with_data(
     context = dataclasses.replace(context, path=path, validation=validation)
     if general is None:
         return context
-    kind = general.spec.head
-    can_share = kind.kind == task.spec.head.kind and kind.entry.own_layer is None
-    general_head = share_model(head, general.spec) if can_share else None
+    general_head = share_model(head, general.spec) if can_share(task.spec, general.spec) else None
     return dataclasses.replace(context, general=general.train_examples(), general_head=general_head)
 
 

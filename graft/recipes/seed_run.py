@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graft.errors import ConfigError
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import predict_examples
@@ -25,7 +26,8 @@ from graft.specs.reader import read_config, to_plain
 from graft.specs.runtime import Runtime
 from graft.specs.train import TrainSpec, once_told
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, open_head, share_model
+from graft.tasks.head import Head, open_head
+from graft.tasks.sharing import can_share, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.adapter import content_of_adapter, train_adapter
@@ -130,13 +132,10 @@ class SeedRun:
         return out
 
     def open_heads(self, model: Model, tasks: Sequence[Task]) -> list[Head]:
-        """Open a model with the head of every task: loaded once for each kind of head that can share it."""
+        """Open a model with the head of every task: loaded once for all heads that can share it."""
         heads: list[Head] = []
         for task in tasks:
-            kind = task.spec.head.kind
-            first = next(
-                (head for head in heads if head.task.head.kind == kind and head.task.head.entry.own_layer is None), None
-            )
+            first = next((head for head in heads if can_share(head.task, task.spec)), None)
             heads.append(self._open(model, task) if first is None else share_model(first, task.spec))
         return heads
 
@@ -164,6 +163,21 @@ def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
     if not changes:
         return task.spec.train
     return read_config(TrainSpec, {**to_plain(once_told(task.spec.train)), **changes}, f"{task.spec.name}: train")
+
+
+def refuse_apart(tasks: Sequence[Task], where: str) -> None:
+    """Refuse tasks of which one model is to be trained, and whose heads cannot be on one.
+
+    Raises:
+        ConfigError: naming two of them.
+    """
+    first = tasks[0].spec
+    for other in (task.spec for task in tasks[1:]):
+        if not can_share(first, other):
+            raise ConfigError(
+                f"{where}: {first.name!r} ({first.head.kind}) and {other.name!r} ({other.head.kind}) cannot be trained "
+                "in one model"
+            )
 
 
 def with_shots(task: Task, shots: int | None) -> Task:

@@ -20,10 +20,11 @@ from graft.specs.data import DataSpec
 from graft.specs.head import HeadSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.task import TaskSpec
-from graft.tasks.head import Head, open_head, share_model
+from graft.tasks.head import Head, open_head
 from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.label_order import find_rows, has_head, rows_in
 from graft.tasks.language_model import family_of
+from graft.tasks.sharing import share_model
 
 Names = tuple[str, ...]  # the skills of one row; () for the base
 BASE, AUTO = "base", "auto"  # what a request names for no skill, and for the router's choice
@@ -186,6 +187,8 @@ class Resident:
             return ClassifierHead(model, tokenizer, spec, order)
         if kind == "classifier" and skill.patch.dense:
             return CarriedClassifier(self.mixed, tokenizer, spec, skill.patch)
+        if kind != self.head.task.head.kind:
+            raise ConfigError(f"labels of a {kind} head are read only where the server was opened with one")
         return share_model(self.head, spec)
 
 

@@ -28,6 +28,7 @@ class TaskUse(Block):
         shots, max_length: at most so many; the task's own where they are fewer.
         limit: rows of its test split, the first so many.
         train: overrides of the train block, where it is a domain.
+        replay: where it is a general task, methods that replay train on its examples too.
     """
 
     task: str
@@ -35,6 +36,7 @@ class TaskUse(Block):
     max_length: int | None = None
     limit: int | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
+    replay: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class MethodSpec(Block):
         regularize: moving a weight costs; its `importance` is "fisher" or "saliency", the mean over the general tasks'
             training examples at the start, or "uniform" (L2 to the start). By Fisher without layers it is EWC.
         replay: training examples per class of each general task, in all where it has no classes, that are trained
-            along; of the tasks that have the domain's kind of head.
+            along.
         peft: an adapter trains in place of the weights, and is merged.
         graft: of what was learned only these entries are kept, on the start.
         grid: one dotted key of this block -> the values that it takes in turn, such as {train.lr: [1e-4, 3e-4]}.

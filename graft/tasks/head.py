@@ -101,9 +101,15 @@ class Head(ABC):
             ConfigError: the task's words or template do not fit the tokenizer.
         """
 
-    def of_task(self, task: TaskSpec) -> Head:
-        """Make a head of this kind for another task, over the same model and tokenizer."""
-        return type(self)(self.model, self.tokenizer, task)
+    @classmethod
+    def on(cls, head: Head, task: TaskSpec) -> Head:
+        """Make a head of this kind for a task on the model and tokenizer of another."""
+        return cls(head.model, head.tokenizer, task)
+
+    @property
+    def kind_of_model(self) -> str:
+        """The kind of the model at hand, one of those that the registry has for the head."""
+        return self.task.head.entry.models[0]
 
     @property
     def device(self) -> torch.device:
@@ -331,20 +337,3 @@ def open_head(
     note_slow_products(head.model)
     head.model.eval()
     return head
-
-
-def share_model(head: Head, task: TaskSpec) -> Head:
-    """Return a head for another task over the same loaded model, of the same kind; training one trains both.
-
-    Raises:
-        ConfigError: the task asks for another kind of head, or for one with a layer of its own.
-    """
-    kind, other_kind = head.task.head.kind, task.head.kind
-    if kind != other_kind or task.head.entry.own_layer is not None:
-        raise ConfigError(
-            f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({other_kind}) cannot share a model: "
-            "heads of one kind can, and none with a layer of its own"
-        )
-    other_head = head.of_task(task)
-    other_head.ranks = head.ranks
-    return other_head

@@ -26,6 +26,7 @@ class HeadEntry(Entry):
         embeds_labels: each forward pass also takes a text per label, as memory plans count it.
         own_layer: name of a layer that the head has beside the base model, which is stored dense in the patch, cannot
             be shared by two tasks, and is made for the task's labels; None without one.
+        models: the kinds of model that it is put on; heads on one kind can share a model.
         more_metrics: metrics that an evaluation reports beside those of every head.
         auto_class: the class of transformers that loads its model, as a model card shows.
         pipeline: the Hub's pipeline tag of such a task.
@@ -41,6 +42,7 @@ class HeadEntry(Entry):
     has_answers: bool = False
     embeds_labels: bool = False
     own_layer: str | None = None
+    models: tuple[str, ...] = ("encoder",)
     more_metrics: tuple[str, ...] = ()
     auto_class: str = "AutoModel"
     pipeline: str = "text-classification"
@@ -65,6 +67,7 @@ HEADS = Registry(
             help="AutoModelForSequenceClassification, its new layer stored dense in the patch",
             target="graft.tasks.heads.classifier:ClassifierHead",
             own_layer="the classification layer",
+            models=("classifier",),
             auto_class="AutoModelForSequenceClassification",
         ),
         HeadEntry(
@@ -75,6 +78,7 @@ HEADS = Registry(
             keys=("words", "template", "chat", "system"),
             slot="{mask}",
             example="{text} It was {mask}.",
+            models=("masked", "causal"),
         ),
         HeadEntry(
             name="choice",
@@ -86,6 +90,7 @@ HEADS = Registry(
             template="{text} {choice}",
             ends_with_slot=True,
             choices="required",
+            models=("causal",),
             pipeline="multiple-choice",
         ),
         HeadEntry(
@@ -93,6 +98,7 @@ HEADS = Registry(
             help="the next token of the text itself, by a causal language model; it needs no label",
             target="graft.tasks.heads.lm:LanguageModelHead",
             has_labels=False,
+            models=("causal",),
             more_metrics=("perplexity",),
             auto_class="AutoModelForCausalLM",
             pipeline="text-generation",
@@ -107,6 +113,7 @@ HEADS = Registry(
             ends_with_slot=True,
             has_labels=False,
             has_answers=True,
+            models=("causal",),
             more_metrics=("perplexity", "unanswered"),
             auto_class="AutoModelForCausalLM",
             pipeline="text-generation",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
-from graft.tasks.head import Head, share_model, spread_head
+from graft.tasks.head import Head, spread_head
+from graft.tasks.sharing import share_model
 from graft.tasks.task import Task
 
 Tasks = Task | Sequence[Task]

@@ -14,7 +14,8 @@ from graft.evaluate.evaluation import evaluate_task, predict_task
 from graft.localize.localization import localize_skill
 from graft.patch.live import apply_patch
 from graft.specs.localize import LocalizeSpec
-from graft.tasks.head import Head, open_head, share_model
+from graft.tasks.head import Head, open_head
+from graft.tasks.sharing import share_model
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.chat_models import chat_rows, write_answers

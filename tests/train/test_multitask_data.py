@@ -71,7 +71,7 @@ def test_tasks_that_cannot_share_a_model_are_refused(base: Path, tasks: list[Tas
     spec = dataclasses.replace(tasks[1].spec, head=HeadSpec("classifier"))
     other = dataclasses.replace(tasks[1], spec=spec)
     for given in ([tasks[0], other], [other, other]):
-        with pytest.raises(ConfigError, match=r"cannot share a model: heads of one kind can"):
+        with pytest.raises(ConfigError, match=r"cannot share a model: heads on one kind of model can"):
             train_task(base, given, tmp_path / "out")
     with pytest.raises(ConfigError, match="no task to train on"):
         train_task(base, [], tmp_path / "out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graft.errors import ConfigError
@@ -14,7 +14,7 @@ from graft.recipes.forgetting.seed import run_seed
 from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
 from graft.recipes.forgetting.summary import Units, summarize
 from graft.recipes.forgetting.table import tabulate_run
-from graft.recipes.seed_run import SeedContext, load_capped, train_config
+from graft.recipes.seed_run import SeedContext, load_capped, refuse_apart, train_config
 from graft.results.seeds import ForgettingSeed
 from graft.specs.forgetting import MEAN, ForgettingSpec, TaskUse
 from graft.tasks.task import Task
@@ -51,6 +51,8 @@ class ForgettingExperiment(Experiment):
             raise ConfigError(f"{path}: two tasks have one name, or one is called {MEAN}: {', '.join(names)}")
         for point in recipe.points():  # what is wrong in it is said before the first costly step
             train_config(domains[0].task, point.how.train)
+            if point.how.replay:
+                _refuse_replay(general, domains, f"{path}: methods.{point.name}.replay")
         skill = None if recipe.start is None else _load_task(path, recipe, recipe.start.task).task
         return cls(recipe, general, domains, skill)
 
@@ -80,7 +82,7 @@ class ForgettingExperiment(Experiment):
     def at(self, context: SeedContext) -> ForgettingRun:
         """Return one seed at work."""
         general, domains = (
-            tuple(MeasuredTask(item.task.with_seed(context.seed), item.limit) for item in tasks)
+            tuple(replace(item, task=item.task.with_seed(context.seed)) for item in tasks)
             for tasks in (self.general, self.domains)
         )
         skill = None if self.skill is None else self.skill.with_seed(context.seed)
@@ -108,4 +110,17 @@ def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> Measur
     shots = recipe.shots if use.shots is None else use.shots
     longest = recipe.max_length if use.max_length is None else use.max_length
     task = load_capped(path.parent / use.task, {**recipe.train, **use.train}, shots, longest)
-    return MeasuredTask(task, recipe.evaluate.limit if use.limit is None else use.limit)
+    return MeasuredTask(task, recipe.evaluate.limit if use.limit is None else use.limit, use.replay)
+
+
+def _refuse_replay(general: Sequence[MeasuredTask], domains: Sequence[MeasuredTask], where: str) -> None:
+    """Refuse a replay of nothing, or of a task that cannot be trained along with a domain.
+
+    Raises:
+        ConfigError: naming the tasks.
+    """
+    replayed = [item.task for item in general if item.replay]
+    if not replayed:
+        raise ConfigError(f"{where}: every general task has `replay: false`")
+    for domain in domains:
+        refuse_apart([domain.task, *replayed], where)

@@ -29,10 +29,11 @@ Metrics = dict[str, dict[str, dict[str, float]]]  # task -> "test", "validation"
 
 @dataclass(frozen=True)
 class MeasuredTask:
-    """A task, and how many rows of its test split are measured."""
+    """A task, how many rows of its test split are measured, and whether it is replayed."""
 
     task: Task
     limit: int | None
+    replay: bool = True
 
     @property
     def name(self) -> str:
@@ -96,7 +97,7 @@ class ForgettingRun(SeedRun):
 
     def learn(self, domain: Task, how: MethodSpec) -> Path:
         """Return the checkpoint that learned a domain by a method."""
-        tasks = [domain, *self._replayed(domain, how.replay)]
+        tasks = [domain, *self._replayed(how.replay)]
         protect = [] if how.protect is None else [self.region(how.protect)]
         tuned = self.train(self.start, tasks, dict(how.train) | self._regularized(how), protect, how.peft)
         if how.graft is None:
@@ -136,11 +137,9 @@ class ForgettingRun(SeedRun):
             if folder.name != "start":
                 shutil.rmtree(folder)
 
-    def _replayed(self, domain: Task, shots: int) -> list[Task]:
-        """Return the general tasks that can be trained along, since they have the domain's kind of head."""
-        kind = domain.spec.head.kind
-        alike = [item.task for item in self.general if item.task.spec.head.kind == kind]
-        return [with_shots(task, shots) for task in alike] if shots else []
+    def _replayed(self, shots: int) -> list[Task]:
+        """Return the general tasks, few examples of each, that are trained along."""
+        return [with_shots(item.task, shots) for item in self.general if item.replay] if shots else []
 
     def _regularized(self, how: MethodSpec) -> dict[str, Any]:
         """Return the method's block, in which a file takes the place of a score's name."""

@@ -16,7 +16,7 @@ from graft.recipes.multitask.seed import SHARED, run_seed
 from graft.recipes.multitask.seed_run import MultitaskRun
 from graft.recipes.multitask.summary import agree, summarize
 from graft.recipes.multitask.table import tabulate_run
-from graft.recipes.seed_run import SeedContext, load_capped, train_config
+from graft.recipes.seed_run import SeedContext, load_capped, refuse_apart, train_config
 from graft.results.layout import patch_path
 from graft.results.seeds import MultitaskSeed
 from graft.specs.multitask import MultitaskSpec
@@ -53,6 +53,8 @@ class MultitaskExperiment(Experiment):
             raise ConfigError(f"{path}: two tasks have one name: {', '.join(names)}")
         for changes in [how.train for how in recipe.sequences.values()] + [mix.train for mix in recipe.mixes.values()]:
             train_config(learned[0], changes)  # what is wrong in it is said before the first costly step
+        if recipe.mixes or recipe.sequences or recipe.fusions:
+            refuse_apart(learned, f"{path}: tasks")
         return cls(recipe, learned, beside)
 
     @property

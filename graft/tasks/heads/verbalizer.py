@@ -72,9 +72,15 @@ class VerbalizerHead(Head):
         loaded, tokenizer, family = load_language_model(model, dtype)
         return cls(loaded, tokenizer, task, family)
 
-    def of_task(self, task: TaskSpec) -> VerbalizerHead:
-        """Make a head of this kind for another task, over the same model and tokenizer."""
-        return VerbalizerHead(self.model, self.tokenizer, task, self._family)
+    @classmethod
+    def on(cls, head: Head, task: TaskSpec) -> VerbalizerHead:
+        """Make a head of this kind for a task on the model and tokenizer of another."""
+        return cls(head.model, head.tokenizer, task, "masked" if head.kind_of_model == "masked" else "causal")
+
+    @property
+    def kind_of_model(self) -> str:
+        """The kind of the model at hand, masked or causal."""
+        return self._family
 
     def encode(self, texts: Sequence[Texts]) -> list[Encoded]:
         """Return the prompt of each text, or pair of texts: `Prompted`."""

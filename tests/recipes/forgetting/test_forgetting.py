@@ -20,7 +20,7 @@ from graft.recipes.seed_run import SeedContext
 from graft.specs.forgetting import MethodSpec
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import changed_entries, count
-from tests.models import write_yaml
+from tests.models import write_task, write_yaml
 from tests.recipes.toy_tasks import write_toy_tasks
 
 SLOW: dict[str, Any] = {"lr": 0.05}
@@ -232,6 +232,21 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: str, said: str, recipe: Pat
     assert load_experiment(recipe).recipe.name == "tiny"
     with pytest.raises(ConfigError, match=said):
         load_experiment(recipe, (changes,))
+
+
+def test_a_replay_that_would_train_on_nothing_is_refused_before_anything_is_trained(recipe: Path) -> None:
+    general = "general=[{task: meals/task.yaml, replay: false}]"
+    with pytest.raises(ConfigError, match=r"methods\.replay\.replay: every general task has `replay: false`"):
+        load_experiment(recipe, (general,))
+    assert load_experiment(recipe, (general, "methods={full: {}}"))
+
+
+def test_a_replay_of_a_task_that_no_model_shares_is_refused_by_name(recipe: Path) -> None:
+    write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
+    said = r"methods\.replay\.replay: 'films' \(similarity\) and 'own' \(classifier\) cannot be trained in one model"
+    with pytest.raises(ConfigError, match=said):
+        load_experiment(recipe, ("general=[meals/task.yaml, own/task.yaml]",))
+    assert load_experiment(recipe, ("general=[meals/task.yaml, {task: own/task.yaml, replay: false}]",))
 
 
 def test_without_peft_an_adapter_is_refused_in_a_line(

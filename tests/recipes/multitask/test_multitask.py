@@ -30,7 +30,7 @@ from graft.specs.reader import read_config, to_plain
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import take
 from tests.checkpoints import changed_entries, count
-from tests.models import write_yaml
+from tests.models import write_task, write_yaml
 from tests.recipes.toy_tasks import write_toy_tasks
 
 PLAIN: dict[str, Any] = {"train": {"l1": 0.0}}
@@ -271,6 +271,13 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: str, said: str, recipe: Pat
     assert load_experiment(recipe).recipe.name == "tiny"
     with pytest.raises(ConfigError, match=said):
         load_experiment(recipe, (changes,))
+
+
+def test_tasks_that_no_model_shares_are_refused_before_anything_is_trained(recipe: Path) -> None:
+    write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
+    tasks = "tasks=[films/task.yaml, own/task.yaml]"
+    with pytest.raises(ConfigError, match=r"tasks: 'films' \(similarity\) and 'own' \(classifier\) cannot be trained"):
+        load_experiment(recipe, (tasks,))
 
 
 def test_caps_lower_what_a_task_asks_for_and_never_raise_it(recipe: Path) -> None:
