@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from graft.errors import ConfigError
 from graft.mixture.mixed_model import MixedModel, serve_patches
 from graft.mixture.routing.router import Router
 from graft.patch.overlap_rules import OverlapRule
