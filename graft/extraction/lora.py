@@ -1,7 +1,7 @@
 """Trained LoRA (Hu et al., arXiv 2106.09685): an adapter learns the task anew from its labels.
 
 It is no extraction, since the tuned checkpoint has no part in it; it is what people would train in place of one. The
-same examples, loss, optimizer and epochs as the tuned model's; the learning rate is that of a few which validates best.
+same examples, loss and epochs as the tuned model's, by AdamW; the learning rate is that of a few which validates best.
 The trained product has its rank exactly, so that its SVD gives the factors back, in fp16 as those of `svd`.
 """
 
@@ -15,7 +15,7 @@ from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
 from graft.extraction.svd import extract_svd
 from graft.specs.adapter import AdapterSpec
-from graft.train.adapter import train_adapter
+from graft.train.adapter import train_adapter, train_plainly
 
 _QUERY_VALUE = r".*\b(query|value|q_proj|v_proj|q_lin|v_lin|q|v)"
 
@@ -35,7 +35,7 @@ def _train_best(inputs: ExtractionInput, adapter: AdapterSpec) -> Extracted:
     validated: dict[float, float] = {}
     try:
         for rate in inputs.config.lora_rates:
-            config = dataclasses.replace(inputs.task.spec.train, lr=rate)
+            config = dataclasses.replace(train_plainly(inputs.task.spec.train), optimizer="adamw", lr=rate)
             out = _folder_at(inputs, rate)
             train_adapter(inputs.base, inputs.task, out, adapter, config=config, runtime=inputs.runtime, force=True)
             validated[rate] = inputs.open(out).accuracy(inputs.task.validation_examples(), label="validation")

@@ -37,6 +37,21 @@ from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.schedule import TrainingSchedule
 from graft.train.stepper import Stepper, make_optimizer
 
+# keys of a train block that are about the model's own weights, as plain training has them
+_OF_WEIGHTS: dict[str, Any] = {
+    "l1": 0.0,
+    "average": False,
+    "localizable": None,
+    "record": None,
+    "regularize": None,
+    "stop_at": None,
+}
+
+
+def train_plainly(config: TrainSpec) -> TrainSpec:
+    """Return a train block without what only the model's own weights can train with."""
+    return dataclasses.replace(config, **_OF_WEIGHTS)
+
 
 def train_adapter(
     base: str | Path,
@@ -63,8 +78,8 @@ def train_adapter(
     """
     out, tasks, located = Path(out), list_tasks(task), locate(base)
     config, seed = resolve_settings(tasks, config)
-    if config.l1 or config.average or config.localizable or config.record or config.regularize or config.stop_at:
-        raise ConfigError("an adapter trains plainly: without l1, average, localizable, record, regularize and stop_at")
+    if config != train_plainly(config):
+        raise ConfigError(f"an adapter trains plainly: without {', '.join(_OF_WEIGHTS)}")
     claim = claim_output(out, is_folder=True, force=force, inputs=[located.path])
     data = MultiTaskData.open(located.path, tasks, runtime, seed)
     head, schedule = data.heads[0], TrainingSchedule(data.sizes, config, seed)

@@ -176,6 +176,12 @@ def test_a_trained_adapter_is_the_best_on_validation_and_leaves_nothing_behind(i
     assert all("query" in name or "value" in name for name in attention.patch.mask)
 
 
+def test_an_adapter_is_trained_for_a_model_that_was_pulled_to_the_base(inputs: ExtractionInput) -> None:
+    pulled = dataclasses.replace(inputs.task.spec, train=dataclasses.replace(inputs.task.spec.train, l1=1e-4))
+    beside = dataclasses.replace(inputs, task=dataclasses.replace(inputs.task, spec=pulled))
+    assert extract(beside, "lora", 2).found == extract(inputs, "lora", 2).found
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_signs_are_stored_in_a_bit_each_with_the_nearest_scale(rows: int, columns: int, seed: int) -> None:
     delta = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
