@@ -135,7 +135,7 @@ def _compute_with(resident: Resident, head: Head) -> Any:
         encoded, limits = head.encode([question.texts for question in questions]), resident.limits
         answers: dict[int, Answer] = {}
         for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):
-            with head.evaluating(), resident.mixed.skills([questions[i].skills for i in batch]):
+            with head.evaluating(), resident.passing([questions[i].skills for i in batch]):
                 logits = head.logits_of([encoded[i] for i in batch]).float().cpu()
             answers |= {i: Answer(row, encoded[i].is_cut) for i, row in zip(batch, logits, strict=True)}
         return [answers[i] for i in range(len(questions))]

@@ -78,12 +78,7 @@ class Answers:
         Raises:
             Refusal: there is no room for all of them.
         """
-        try:
-            for job in self._jobs:
-                self._service.thread.submit(job)
-        except Refusal:
-            self.abandon()
-            raise
+        self._service.thread.submit(*self._jobs)
 
     def abandon(self) -> None:
         """Drop what is still written."""

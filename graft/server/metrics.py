@@ -11,7 +11,7 @@ class Metrics:
     Attributes:
         requests: answered requests by route and status.
         seconds: time to the end of an answer, by route.
-        batches: rows of a batch.
+        batches: rows of each pass of the model over texts, and of each token that is written.
         waiting: rows that wait for the model.
         tokens: tokens written.
         skills: that are resident.

@@ -40,7 +40,7 @@ class Service:
         # a tokenizer cannot be used by two threads at once: the model's has one, and those of requests their own
         self._encoder, self.decoder = (copy.deepcopy(resident.head.tokenizer) for _ in range(2))
         self._reader = ThreadPoolExecutor(1, "reader")
-        self.metrics.skills.set(len(resident.skills))
+        self.metrics.skills.set_function(lambda: len(resident.skills))
         self.stop_tokens = ends_of(resident.head.model, resident.head.tokenizer)
         self.context = min(resident.embedding.limit, 2**31)
 
@@ -108,10 +108,7 @@ class Service:
 
     async def call(self, function: Any, request: Any, *, leaves: str | None = None) -> Any:
         """Call a function that needs the model to itself, on its thread."""
-        try:
-            return await self.run(CallJob(call=function, leaves=leaves), request)
-        finally:
-            self.metrics.skills.set(len(self.resident.skills))
+        return await self.run(CallJob(call=function, leaves=leaves), request)
 
     def authorize(self, header: str | None) -> None:
         """Refuse a request that changes the server, and does not carry its token.
