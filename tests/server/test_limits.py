@@ -47,6 +47,7 @@ def hasty(shelf: Path, patches: dict[str, Path]) -> Iterator[tuple[Service, Clie
         (b'{"model": "moods"}', "the key 'input' is missing"),
         (b'{"model": 3, "input": "x"}', "request: model: must be"),
         (b'{"input": [1, 2]}', "request: input: must be"),
+        (b'{"input": "x", "input": "y"}', "a key occurs twice in one object"),
         (b'{"input": "x", "dimensions": 8}', "dimensions is not offered"),
         (b'{"input": "x", "path": "/etc/passwd"}', "unknown key 'path'"),
         (b'{"input": "x", "encoding_format": "hex"}', "must be one of float, base64, not 'hex'"),
