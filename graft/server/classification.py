@@ -72,7 +72,7 @@ class Classifier:
         """
         heads = {name: self.resident.head_of(name) for name in {question.task for question in questions}}
         for question in questions:
-            _require_arity(question, heads[question.task])
+            require_arity(question.task, question.texts, heads[question.task])
         answers: dict[int, Answer] = {}
         for own, compute in self._groups(questions, heads):
             answers |= dict(zip(own, compute([questions[i] for i in own]), strict=True))
@@ -148,8 +148,13 @@ def _rows(questions: Sequence[Question], encoded: Sequence[Encoded]) -> list[Row
     return [Row(item.ids, question.skills) for question, item in zip(questions, encoded, strict=True)]
 
 
-def _require_arity(question: Question, head: Head) -> None:
+def require_arity(skill: str, texts: Texts, head: Head) -> None:
+    """Refuse a pair where a skill's head reads one text, and the other way round.
+
+    Raises:
+        Refusal: saying what it reads.
+    """
     wanted = 1 if isinstance(head.task.text, str) else 2
-    if len(question.texts) != wanted:
+    if len(texts) != wanted:
         kind = "one text" if wanted == 1 else "a pair of texts"
-        raise Refusal(400, f"skill {question.task!r} reads {kind}, and was given {len(question.texts)}")
+        raise Refusal(400, f"skill {skill!r} reads {kind}, and was given {len(texts)}")
