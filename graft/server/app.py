@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from graft.server.routes.classify import label_texts
 from graft.server.routes.completions import answer_chat, complete
 from graft.server.routes.embeddings import embed, list_models, show_model
 from graft.server.routes.skills import add_skill, list_skills, remove_skill
+from graft.server.routes.sse import EventStream
 from graft.server.routes.status import show_health, show_metrics
 from graft.server.service import Hangup, Service
 
@@ -67,20 +67,28 @@ def _guard(service: Service, path: str, handler: Handler, only_loopback: bool) -
     """Return an endpoint that answers in time, or says in one form why not."""
 
     async def endpoint(request: Any) -> Any:
-        start = time.perf_counter()
+        clock, seconds = asyncio.get_running_loop().time, service.limits.seconds
+        start = clock()
+
+        def count(status: int) -> None:
+            service.metrics.requests.labels(path, status).inc()
+            service.metrics.seconds.labels(path).observe(clock() - start)
+
         try:
             if only_loopback and not _LOOPBACK.fullmatch(request.headers.get("host", "")):
                 raise Refusal(421, "this server answers under the name of this machine alone")
-            async with asyncio.timeout(service.limits.seconds):
-                response = _respond(await handler(service, request))
+            async with asyncio.timeout_at(start + seconds):
+                answer = await handler(service, request)
+            if isinstance(answer, EventStream):
+                return answer.respond(path, seconds, start + seconds, count)
+            response = _respond(answer)
         except TimeoutError:
-            response = _refuse(refuse_late(service.limits.seconds))
+            response = _refuse(refuse_late(seconds))
         except Hangup:
             response = _refuse(Refusal(499, "the client is gone"))
         except Exception as error:
             response = _refuse(note_failure(error, path))
-        service.metrics.requests.labels(path, response.status_code).inc()
-        service.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+        count(response.status_code)
         return response
 
     return endpoint

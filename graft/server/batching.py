@@ -51,7 +51,7 @@ def embed_rows(resident: Resident, rows: Sequence[Row], head: SimilarityHead | N
     vectors: list[torch.Tensor | None] = [None] * len(rows)
     with head.evaluating():
         for batch in make_batches(rows, limits.batch_rows, limits.batch_tokens):
-            with resident.mixed.skills([rows[i].skills for i in batch]):
+            with resident.passing([rows[i].skills for i in batch]):
                 of_batch = head.embed_batch(head.pad([rows[i].ids for i in batch])).cpu()
             for i, vector in zip(batch, of_batch, strict=True):
                 vectors[i] = vector

@@ -72,7 +72,7 @@ class Classifier:
         """
         heads = {name: self.resident.head_of(name) for name in {question.task for question in questions}}
         for question in questions:
-            _require_arity(question, heads[question.task])
+            require_arity(question.task, question.texts, heads[question.task])
         answers: dict[int, Answer] = {}
         for own, compute in self._groups(questions, heads):
             answers |= dict(zip(own, compute([questions[i] for i in own]), strict=True))
@@ -135,7 +135,7 @@ def _compute_with(resident: Resident, head: Head) -> Any:
         encoded, limits = head.encode([question.texts for question in questions]), resident.limits
         answers: dict[int, Answer] = {}
         for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):
-            with head.evaluating(), resident.mixed.skills([questions[i].skills for i in batch]):
+            with head.evaluating(), resident.passing([questions[i].skills for i in batch]):
                 logits = head.logits_of([encoded[i] for i in batch]).float().cpu()
             answers |= {i: Answer(row, encoded[i].is_cut) for i, row in zip(batch, logits, strict=True)}
         return [answers[i] for i in range(len(questions))]
@@ -148,8 +148,13 @@ def _rows(questions: Sequence[Question], encoded: Sequence[Encoded]) -> list[Row
     return [Row(item.ids, question.skills) for question, item in zip(questions, encoded, strict=True)]
 
 
-def _require_arity(question: Question, head: Head) -> None:
+def require_arity(skill: str, texts: Texts, head: Head) -> None:
+    """Refuse a pair where a skill's head reads one text, and the other way round.
+
+    Raises:
+        Refusal: saying what it reads.
+    """
     wanted = 1 if isinstance(head.task.text, str) else 2
-    if len(question.texts) != wanted:
+    if len(texts) != wanted:
         kind = "one text" if wanted == 1 else "a pair of texts"
-        raise Refusal(400, f"skill {question.task!r} reads {kind}, and was given {len(question.texts)}")
+        raise Refusal(400, f"skill {skill!r} reads {kind}, and was given {len(texts)}")

@@ -46,6 +46,11 @@ class StreamOptions(Block):
     include_usage: bool = False
     include_obfuscation: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is not offered."""
+        super().__post_init__()
+        _refuse_given(self, include_obfuscation=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationForm(Block):
@@ -123,13 +128,20 @@ class Message(Block):
     """One turn of a chat."""
 
     role: Literal["system", "user", "assistant", "developer"]
-    content: str | tuple[ContentPart, ...]
+    content: str | tuple[ContentPart, ...] | None = None
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not offered, and a turn that says nothing, as one that calls a tool would."""
+        super().__post_init__()
+        _refuse_given(self, name=None)
+        if self.content is None:
+            raise ValueError("content must be a text, or a list of parts of type text: there is none")
 
     @property
     def text(self) -> str:
         """What it says."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +159,8 @@ class ChatForm(GenerationForm):
         _refuse_given(self, logprobs=False)
         if not self.messages:
             raise ValueError("messages must hold one or more")
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens and max_completion_tokens mean the same: give one of them")
 
     @property
     def most_tokens(self) -> int:
@@ -209,23 +223,28 @@ def check_name(name: str) -> None:
 
 
 def read_form(kind: type[T], body: bytes) -> T:
-    """Read a request's body.
+    """Read a request's body, in which a key whose value is null is as good as absent, however deep it lies.
 
     Raises:
         Refusal: it is not JSON, or says something else than the form may; the line says what.
     """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_read_object)
         json.dumps(value, ensure_ascii=False).encode()  # halves of a character can be escaped, and are no text
     except (ValueError, RecursionError) as error:  # not UTF-8, and numbers of thousands of digits, among them
         fact = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refusal(400, f"the body is not JSON ({fact})") from error
-    if isinstance(value, dict):  # null is as good as absent
-        value = {key: item for key, item in value.items() if item is not None}
     try:
         return read_config(kind, value, "request")
     except ConfigError as error:
         raise Refusal(400, str(error)[:500]) from error
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return {key: item for key, item in pairs if item is not None}
 
 
 def _refuse_constant(name: str) -> Any:

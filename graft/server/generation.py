@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graft.mixture.generation.request import GenerationRequest
 from graft.server.forms import GenerationForm
 from graft.server.jobs import GenerateJob
-from graft.server.refusal import Refusal
+from graft.server.refusal import Refusal, refuse_tokens
 from graft.server.resident import Names
 from graft.server.service import Service
 from graft.server.text_writer import TextWriter
@@ -38,13 +38,10 @@ class Answers:
 
     Args:
         service: what runs them.
-        prompts: their tokens.
+        prompts: their tokens, which `check_lengths` has let pass.
         form: how to write.
         chosen: what each is written with.
         most_tokens: of each answer.
-
-    Raises:
-        Refusal: the base does not generate, prompts are too long, or there is no room for them.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class Answers:
         chosen: Sequence[Names],
         most_tokens: int,
     ) -> None:
-        check_lengths(service, prompts, most_tokens)
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._events: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
@@ -78,12 +74,7 @@ class Answers:
         Raises:
             Refusal: there is no room for all of them.
         """
-        try:
-            for job in self._jobs:
-                self._service.thread.submit(job)
-        except Refusal:
-            self.abandon()
-            raise
+        self._service.thread.submit(*self._jobs)
 
     def abandon(self) -> None:
         """Drop what is still written."""
@@ -153,4 +144,4 @@ def check_lengths(service: Service, prompts: Sequence[Sequence[int]], most_token
             fact = f"{len(ids):,} tokens of the prompt and {most_tokens:,} to write"
             raise Refusal(400, f"{fact} are more than the model reads: {longest:,}", code="context_length_exceeded")
     if (n_tokens := sum(len(ids) + most_tokens for ids in prompts)) > limits.tokens:
-        raise Refusal(400, f"{n_tokens:,} tokens are more than {limits.tokens:,} in one request", code="tokens")
+        raise refuse_tokens(n_tokens, limits.tokens)

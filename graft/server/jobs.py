@@ -87,7 +87,14 @@ class CallJob(Job):
     Attributes:
         call: what is called, on the model's thread.
         leaves: a skill that no generation may carry when it is called; it waits for those that do.
+        n_texts: that the model reads in it.
     """
 
     call: Callable[[], Any]
     leaves: str | None = None
+    n_texts: int = 1
+
+    @property
+    def n_rows(self) -> int:
+        """One a text."""
+        return self.n_texts

@@ -9,9 +9,9 @@ class Metrics:
     """Counters and histograms of one server, in a registry of its own.
 
     Attributes:
-        requests: answered requests by route and status.
+        requests: answered requests by route and status; a stream that an error ends has the error's.
         seconds: time to the end of an answer, by route.
-        batches: rows of a batch.
+        batches: rows of each pass of the model over texts, and of each token that is written.
         waiting: rows that wait for the model.
         tokens: tokens written.
         skills: that are resident.

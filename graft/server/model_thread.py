@@ -32,6 +32,8 @@ class ModelThread:
         self.resident = resident
         self.queue = JobQueue(resident.limits)
         self._metrics = metrics
+        metrics.waiting.set_function(self.queue.__len__)
+        resident.note_pass = metrics.batches.observe
         self._classifier = Classifier(resident)
         self._writing = self._open_writing()
         self._leaving: deque[CallJob] = deque()
@@ -55,10 +57,9 @@ class ModelThread:
         """Start."""
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Add a job; raise `Refusal` where there is no room, or no more is taken in."""
-        self.queue.put(job)
-        self._metrics.waiting.set(len(self.queue))
+    def submit(self, *jobs: Job) -> None:
+        """Add the jobs of a request, all or none; raise `Refusal` where there is no room, or no more is taken in."""
+        self.queue.put(*jobs)
 
     def close(self, seconds: float) -> None:
         """Finish what was taken in, for so long at most, and take in nothing more."""
@@ -73,16 +74,22 @@ class ModelThread:
 
     def _turn(self) -> bool:
         """Take what waits and run it, then write a token of every generation; return whether to go on."""
-        is_busy = self._writing is not None and not self._writing.idle
-        jobs = self.queue.take(self.resident.limits.batch_rows, block=not is_busy and not self._leaving)
-        if not jobs and not is_busy and not self._leaving and self.queue.is_closed:
+        is_busy, leaves = self._writing is not None and not self._writing.idle, bool(self._leaving)
+        block = not is_busy and not leaves
+        jobs = self.queue.take(self.resident.limits.batch_rows, block=block, fits=self._fits)
+        if not jobs and block and self.queue.is_closed:
             return False
-        self._metrics.waiting.set(len(self.queue))
         self._start(jobs)
         if self._writing is not None and not self._writing.idle:
-            self._metrics.tokens.inc(self._writing.step())
+            n_rows = self._writing.step()
+            self._metrics.tokens.inc(n_rows)
+            if n_rows:
+                self._metrics.batches.observe(n_rows)
         self._call_leaving()
         return True
+
+    def _fits(self, jobs: Sequence[GenerateJob]) -> bool:
+        return self._writing is None or self._writing.fits(jobs)
 
     def _start(self, jobs: Sequence[Job]) -> None:
         """Run jobs in their order, those of one kind that follow each other together."""
@@ -99,7 +106,6 @@ class ModelThread:
     def _together(self, jobs: Sequence[Job], compute: Callable[[Sequence[Any]], Sequence[Any] | None]) -> None:
         """Run jobs as one batch; where that fails each alone, so that one request's error is no other's."""
         try:
-            self._metrics.batches.observe(sum(job.n_rows for job in jobs))
             results = compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
@@ -135,7 +141,7 @@ class ModelThread:
             self.resident.prepare(names)
 
     def _call(self, job: CallJob) -> None:
-        if job.leaves is not None and self._writing is not None and self._writing.carries(job.leaves):
+        if job.leaves is not None and self._is_carried(job.leaves):
             self._leaving.append(job)
             return
         if job.leaves is not None:
@@ -146,6 +152,11 @@ class ModelThread:
             _fail(job, error)
         else:
             job.result.set_result(value)
+
+    def _is_carried(self, name: str) -> bool:
+        """Return whether a generation that runs, or waits for room to, has a skill."""
+        running = set() if self._writing is None else self._writing.carried
+        return any(name in names for names in (*running, *(job.skills for job in self.queue.generations)))
 
     def _call_leaving(self) -> None:
         for _ in range(len(self._leaving)):

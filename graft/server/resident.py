@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Resident:
         limits: how many skills there may be, among others.
         why_silent: why the model does not write on; None where it does.
         router: chooses the skills of requests that name none; None without one.
+        note_pass: called with the number of rows of every pass of the model over texts.
     """
 
     def __init__(self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits) -> None:
@@ -62,6 +64,7 @@ class Resident:
         self._heads: dict[str, Head] = {}
         self._changes_output = False
         self._composed: dict[Names, None] = {}  # the least recently used first
+        self.note_pass: Callable[[int], Any] = lambda n_rows: None
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +86,13 @@ class Resident:
             if name not in self.skills or name in self.leaving:
                 raise refuse_unknown_model(name, self.names)
         return names
+
+    @contextlib.contextmanager
+    def passing(self, rows: Sequence[Names]) -> Iterator[None]:
+        """Let the model read a batch within the block, each row with its own skills."""
+        self.note_pass(len(rows))
+        with self.mixed.skills(rows):
+            yield
 
     def prepare(self, names: Names) -> None:
         """Compose a row's skills, where that was not done before.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import hmac
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from graft.server.jobs import CallJob, Job
 from graft.server.metrics import Metrics
 from graft.server.model_thread import ModelThread
-from graft.server.refusal import Refusal, refuse_late
+from graft.server.refusal import Refusal
 from graft.server.resident import Resident
 from graft.server.stop_tokens import ends_of
 
@@ -40,7 +40,7 @@ class Service:
         # a tokenizer cannot be used by two threads at once: the model's has one, and those of requests their own
         self._encoder, self.decoder = (copy.deepcopy(resident.head.tokenizer) for _ in range(2))
         self._reader = ThreadPoolExecutor(1, "reader")
-        self.metrics.skills.set(len(resident.skills))
+        self.metrics.skills.set_function(lambda: len(resident.skills))
         self.stop_tokens = ends_of(resident.head.model, resident.head.tokenizer)
         self.context = min(resident.embedding.limit, 2**31)
 
@@ -89,29 +89,9 @@ class Service:
             gone.cancel()
             result.cancel()
 
-    async def in_time(self, parts: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Yield what comes before a request's time is over.
-
-        Raises:
-            Refusal: it is (504).
-        """
-        end = asyncio.get_running_loop().time() + self.limits.seconds
-        try:
-            while True:
-                async with asyncio.timeout_at(end):
-                    part = await anext(parts)
-                yield part
-        except StopAsyncIteration:
-            return
-        except TimeoutError as error:
-            raise refuse_late(self.limits.seconds) from error
-
-    async def call(self, function: Any, request: Any, *, leaves: str | None = None) -> Any:
-        """Call a function that needs the model to itself, on its thread."""
-        try:
-            return await self.run(CallJob(call=function, leaves=leaves), request)
-        finally:
-            self.metrics.skills.set(len(self.resident.skills))
+    async def call(self, function: Any, request: Any, *, leaves: str | None = None, n_texts: int = 1) -> Any:
+        """Call a function that needs the model to itself, on its thread; `leaves` and `n_texts` as in `CallJob`."""
+        return await self.run(CallJob(call=function, leaves=leaves, n_texts=n_texts), request)
 
     def authorize(self, header: str | None) -> None:
         """Refuse a request that changes the server, and does not carry its token.

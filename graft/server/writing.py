@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import CancelledError
 
@@ -28,39 +27,36 @@ class Writing:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._running: dict[Hashable, GenerateJob] = {}
-        self._pending: deque[GenerateJob] = deque()
         self._prefixes = open_prefixes(resident)
-        self._batch = self._open()
+        self._batch, self._empty = self._open(), self._open()
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to write."""
-        return not self._running and not self._pending
+        return not self._running
 
     @property
     def carried(self) -> set[Names]:
-        """The skills of the rows that run, or wait to."""
-        return {job.skills for job in (*self._running.values(), *self._pending)}
+        """The skills of the rows that run."""
+        return {job.skills for job in self._running.values()}
 
-    def carries(self, name: str) -> bool:
-        """Return whether one of these rows has a skill."""
-        return any(name in names for names in self.carried)
+    def fits(self, jobs: Sequence[GenerateJob]) -> bool:
+        """Return whether rows can join now; also where the last never could, which `join` says without delay."""
+        return self._batch.fits([job.request for job in jobs]) or not self._empty.fits([jobs[-1].request])
 
     def join(self, jobs: Sequence[GenerateJob]) -> None:
-        """Let rows join before the next token, as soon as there is room.
+        """Let rows join before the next token; an error leaves those that run as they were.
 
         Raises:
-            ConfigError: one of them could not join an empty batch; then none does.
+            ConfigError: there is no room for them, or one of them could not join an empty batch; then none does.
         """
-        for job in jobs:
-            self._batch.check(job.request)
-        self._pending.extend(jobs)
+        self._batch.join([job.request for job in jobs])
+        self._running |= {job.request.id: job for job in jobs}
 
     def step(self) -> int:
-        """Write a token of every row; return how many were written."""
+        """Write a token of every row; return how many rows there were."""
         self._drop_abandoned()
         try:
-            self._admit()
             events = self._batch.step() if self._running else []
         except Exception as error:
             self._fail(error)
@@ -81,23 +77,13 @@ class Writing:
         limits = self._resident.limits
         return ContinuousBatch(self._resident.mixed, max_rows=limits.batch_rows, prefixes=self._prefixes)
 
-    def _admit(self) -> None:
-        """Let those that wait join, in their order, as far as there is room."""
-        joining: list[GenerateJob] = []
-        while self._pending and self._batch.fits([job.request for job in (*joining, self._pending[0])]):
-            joining.append(self._pending.popleft())
-        if joining:
-            self._running |= {job.request.id: job for job in joining}
-            self._batch.join([job.request for job in joining])
-
     def _drop_abandoned(self) -> None:
-        self._pending = deque(job for job in self._pending if not _is_dropped(job))
         for name in [name for name, job in self._running.items() if _is_dropped(job)]:
             del self._running[name]
             self._batch.cancel(name)
 
     def _fail(self, error: Exception) -> None:
-        """Tell all that run, and begin anew with those that wait."""
+        """Tell all that run, and begin anew."""
         failed, self._running = list(self._running.values()), {}
         for job in failed:
             job.result.set_exception(error)

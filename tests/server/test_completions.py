@@ -131,6 +131,40 @@ def test_a_chat_goes_by_the_template(client: Client, folder: Path) -> None:
     assert again.choices[0].message.content == expected[0]
 
 
+def test_a_chat_goes_on_from_what_the_client_was_given(client: Client) -> None:
+    """As OpenAI's client has its messages: an object, or what that dumps, in which what was not said is null."""
+    create: Any = client.openai.chat.completions.create
+    first = {"role": "user", "content": "add one"}
+    said = create(model="soft", messages=[first], **GREEDY).choices[0].message
+    assert said.refusal is None
+    plain = {"role": "assistant", "content": said.content}
+    answers = {
+        create(model="soft", messages=[first, turn, first], **GREEDY).choices[0].message.content
+        for turn in (plain, said, said.model_dump())
+    }
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "more", "line"),
+    [
+        ({"role": "assistant", "content": None}, {}, "messages[1]: content must be a text, or a list of parts"),
+        ({"role": "assistant"}, {}, "messages[1]: content must be a text, or a list of parts"),
+        ({"role": "user", "content": "x", "name": "bob"}, {}, "messages[1]: name is not offered"),
+        ({"role": "assistant", "content": "x", "refusal": "no"}, {}, "messages[1]: unknown key 'refusal'"),
+        ({}, {"max_completion_tokens": N + 1}, "max_tokens and max_completion_tokens mean the same"),
+        ({}, {"stream": True, "stream_options": {"include_obfuscation": True}}, "include_obfuscation is not offered"),
+    ],
+)
+def test_what_a_chat_may_not_hold_is_refused(
+    client: Client, turn: dict[str, Any], more: dict[str, Any], line: str
+) -> None:
+    messages: Any = [{"role": "user", "content": "add"}, *([turn] if turn else [])]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.openai.chat.completions.create(model="base", messages=messages, **(GREEDY | more))
+    assert line in str(refused.value)
+
+
 def test_a_stop_text_ends_an_answer_and_is_left_out(client: Client, alone: dict[str, tuple[str, str]]) -> None:
     text = alone["loud"][0]
     stop = text[4:6]
@@ -179,6 +213,8 @@ def test_what_is_not_offered_is_refused(client: Client, changes: dict[str, Any],
 def test_other_refusals(client: Client) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no skill 'quiet'"):
         client.openai.completions.create(model="quiet", prompt=PROMPT)
+    with pytest.raises(openai.NotFoundError, match="there is no skill ''"):
+        client.openai.completions.create(model="", prompt=PROMPT)
     status, message = client.refusal("/v1/chat/completions", model="base", messages=[])
     assert (status, message) == (400, "request: messages must hold one or more")
     status, message = client.refusal("/v1/chat/completions", model="base", messages=[{"role": "cook", "content": "x"}])

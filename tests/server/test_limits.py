@@ -47,6 +47,7 @@ def hasty(shelf: Path, patches: dict[str, Path]) -> Iterator[tuple[Service, Clie
         (b'{"model": "moods"}', "the key 'input' is missing"),
         (b'{"model": 3, "input": "x"}', "request: model: must be"),
         (b'{"input": [1, 2]}', "request: input: must be"),
+        (b'{"input": "x", "input": "y"}', "a key occurs twice in one object"),
         (b'{"input": "x", "dimensions": 8}', "dimensions is not offered"),
         (b'{"input": "x", "path": "/etc/passwd"}', "unknown key 'path'"),
         (b'{"input": "x", "encoding_format": "hex"}', "must be one of float, base64, not 'hex'"),
@@ -136,10 +137,10 @@ def test_who_hangs_up_is_not_waited_for(client: Client, service: Service) -> Non
             with pytest.raises(httpx.ReadTimeout):
                 client.http.post("/v1/embeddings", json=TEXT, timeout=0.1)
         end = time.monotonic() + 20
-        while not all(job.result.cancelled() for job in service.thread.queue._jobs) and time.monotonic() < end:
+        while not all(job.result.cancelled() for job in service.thread.queue._others) and time.monotonic() < end:
             time.sleep(0.01)
-        assert len(service.thread.queue._jobs) == 5
-        assert all(job.result.cancelled() for job in service.thread.queue._jobs)
+        assert len(service.thread.queue._others) == 5
+        assert all(job.result.cancelled() for job in service.thread.queue._others)
     assert client.post("/v1/embeddings", **TEXT)["data"]
 
 

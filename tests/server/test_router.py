@@ -53,6 +53,21 @@ def test_each_text_gets_the_labels_of_its_skill(routed: Client) -> None:
         assert np.abs(np.array(item["probabilities"]) - own["probabilities"]).max() < 1e-5
 
 
+def test_a_task_that_is_named_must_be_there(routed: Client) -> None:
+    ask = {"texts": [FILM], "skill": "auto"}
+    assert routed.post("/classify", task="few", **ask)["results"][0]["predictions"][0]["task"] == "few"
+    status, message = routed.refusal("/classify", task="nobody", **ask)
+    assert (status, "there is no skill 'nobody'" in message) == (404, True)
+    status, message = routed.refusal("/classify", task="noise", **ask)
+    assert (status, "skill 'noise' has no labels to read" in message) == (422, True)
+
+
+def test_too_many_tokens_are_refused_before_they_are_routed(routed: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.mixture.routing.router.Router.choose", lambda *_: pytest.fail("it was asked"))
+    status, message = routed.refusal("/v1/embeddings", input=["the " * 28] * 20)
+    assert (status, message) == (400, "600 tokens are more than 500 in one request")
+
+
 def test_a_skill_that_is_gone_gets_nothing(routed: Client) -> None:
     headers = {"Authorization": f"Bearer {'x' * 16}"}
     assert routed.http.delete("/skills/few", headers=headers).status_code == 200

@@ -18,10 +18,10 @@ async def choose_skills(service: Service, request: Any, model: str | None, texts
     """
     router = service.resident.router
     if not is_routed(service, model):
-        return [service.resident.find(model or BASE)] * len(texts)
+        return [service.resident.find(BASE if model is None else model)] * len(texts)
     if router is None:
         raise Refusal(422, "this server has no router: name a skill, or base", code="no_router")
-    chosen = await service.call(lambda: router.choose(list(texts)), request)
+    chosen = await service.call(lambda: router.choose(list(texts)), request, n_texts=len(texts))
     return [() if name is None else (name,) for name in chosen]
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graft.server.classification import Answer, Question
+from graft.server.classification import Answer, Question, require_arity
 from graft.server.forms import ClassifyForm, Text
 from graft.server.jobs import ClassifyJob
-from graft.server.refusal import Refusal
+from graft.server.refusal import Refusal, refuse_tokens
 from graft.server.resident import AUTO, Names
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of
 from graft.server.routes.embeddings import check_count
 from graft.server.service import Service
+from graft.server.token_count import TokenCounter
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,24 @@ async def label_texts(service: Service, request: Any) -> dict[str, Any]:
         for reading in readings
         if reading.task is not None
     ]
+    await service.read(_check_tokens, questions, service)
     answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
     results = []
     for name, readings in zip(form.wanted, columns, strict=True):
         found = [_label(item, None if item.task is None else next(answers)) for item in readings]
         results.append(_gather(name, found))
     return {"results": results}
+
+
+def _check_tokens(tokenizer: Any, questions: Sequence[Question], service: Service) -> None:
+    """Refuse texts that the model would read as too many tokens, those of every skill and label together."""
+    counter, n_tokens = TokenCounter(tokenizer), 0
+    for question in questions:
+        head = service.resident.head_of(question.task)
+        require_arity(question.task, question.texts, head)
+        n_tokens += counter.count(head, question.texts)
+    if n_tokens > service.limits.tokens:
+        raise refuse_tokens(n_tokens, service.limits.tokens)
 
 
 async def _read(service: Service, request: Any, form: ClassifyForm, name: str) -> list[Reading]:
@@ -61,9 +75,10 @@ async def _read(service: Service, request: Any, form: ClassifyForm, name: str) -
 
 
 def _task_of(service: Service, form: ClassifyForm, skills: Names, *, is_routed: bool) -> str | None:
-    name = form.task or (skills[0] if skills else None)
-    if is_routed and (name is None or service.resident.skills[name].task is None):
-        return None
+    if form.task is None and is_routed:
+        chosen = service.resident.skills.get(skills[0]) if skills else None
+        return None if chosen is None or chosen.task is None else chosen.name
+    name = skills[0] if form.task is None and skills else form.task
     if name is None:
         raise Refusal(422, "the base has no labels of its own: name the skill whose labels are meant as task")
     service.resident.head_of(name)

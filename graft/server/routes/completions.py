@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.server.forms import ChatForm, CompletionForm, GenerationForm, Message
-from graft.server.generation import Answers, Part
-from graft.server.refusal import Refusal, note_failure
-from graft.server.resident import Names
+from graft.server.generation import Answers, Part, check_lengths
+from graft.server.refusal import Refusal
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of_all
 from graft.server.routes.embeddings import check_count
-from graft.server.routes.sse import DONE, respond_with, write_event
+from graft.server.routes.sse import EventStream
 from graft.server.service import Service
 from graft.tasks.chat import Turn, prompt_ids
 from graft.tasks.prompt import PromptEncoder
@@ -55,8 +54,10 @@ async def complete(service: Service, request: Any) -> Any:
     """Continue prompts."""
     form = await read_body(CompletionForm, request, service.limits.body_bytes)
     check_count(len(form.prompts), service)
-    chosen = await _choose(service, request, form, form.prompts)
+    _require_writer(service)
     prompts = await service.read(_encode_prompts, form.prompts)
+    check_lengths(service, prompts, form.most_tokens)
+    chosen = await choose_skills(service, request, form.model, form.prompts)
     answers = Answers(service, prompts, form, chosen, form.most_tokens)
     return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
 
@@ -64,18 +65,19 @@ async def complete(service: Service, request: Any) -> Any:
 async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
     form = await read_body(ChatForm, request, service.limits.body_bytes)
-    said = "\n".join(message.text for message in form.messages if message.role == "user")
-    chosen = await _choose(service, request, form, [said])
+    _require_writer(service)
     prompt = await service.read(_encode_chat, form.messages)
+    check_lengths(service, [prompt], form.most_tokens)
+    said = "\n".join(message.text for message in form.messages if message.role == "user")
+    chosen = await choose_skills(service, request, form.model, [said])
     answers = Answers(service, [prompt], form, chosen, form.most_tokens)
     return await _answer(service, request, form, CHAT, answers, name_of_all(chosen))
 
 
-async def _choose(service: Service, request: Any, form: GenerationForm, texts: Sequence[str]) -> list[Names]:
-    """Choose the skills of each prompt, where the base writes at all."""
+def _require_writer(service: Service) -> None:
+    """Refuse to write where the base does not."""
     if service.resident.why_silent is not None:
         raise Refusal(422, service.resident.why_silent, code="no_lm")
-    return await choose_skills(service, request, form.model, texts)
 
 
 def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -97,7 +99,7 @@ async def _answer(
     answers.start()
     head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
     if form.stream:
-        return respond_with(_stream(service, answers, form, shape, head | {"object": shape.part}))
+        return EventStream(_stream(answers, form, shape, head | {"object": shape.part}), answers.abandon)
     parts = await service.unless_gone(_gather(answers), request)
     choices = [
         {"index": index, **shape.choice(text), "logprobs": None, "finish_reason": finished}
@@ -114,21 +116,15 @@ async def _gather(answers: Answers) -> dict[int, tuple[str, str | None]]:
 
 
 async def _stream(
-    service: Service, answers: Answers, form: GenerationForm, shape: Shape, head: dict[str, Any]
-) -> AsyncIterator[bytes]:
-    """Yield an event for each part, then the usage where it is asked for; an error is the last event."""
+    answers: Answers, form: GenerationForm, shape: Shape, head: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield an event for each part, then the usage where it is asked for."""
     begun: set[int] = set()
-    try:
-        async for part in service.in_time(answers.parts()):
-            yield write_event({**head, "choices": [_chunk(shape, part, part.index not in begun)]})
-            begun.add(part.index)
-        if form.wants_usage:
-            yield write_event({**head, "choices": [], "usage": answers.usage})
-        yield DONE
-    except Exception as error:
-        yield write_event(note_failure(error, shape.part).to_json())
-    finally:
-        answers.abandon()
+    async for part in answers.parts():
+        yield {**head, "choices": [_chunk(shape, part, part.index not in begun)]}
+        begun.add(part.index)
+    if form.wants_usage:
+        yield {**head, "choices": [], "usage": answers.usage}
 
 
 def _chunk(shape: Shape, part: Part, first: bool) -> dict[str, Any]:

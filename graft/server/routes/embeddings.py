@@ -11,8 +11,7 @@ import torch
 from graft.server.batching import Row
 from graft.server.forms import EmbeddingForm
 from graft.server.jobs import EmbedJob
-from graft.server.refusal import Refusal
-from graft.server.resident import Names
+from graft.server.refusal import Refusal, refuse_tokens
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of, name_of_all
 from graft.server.service import Service
@@ -37,8 +36,9 @@ async def embed(service: Service, request: Any) -> dict[str, Any]:
     """Embed texts: mean-pooled over tokens and normalized, as the similarity head does."""
     form = await read_body(EmbeddingForm, request, service.limits.body_bytes)
     check_count(len(form.texts), service)
+    encoded = await service.read(_encode, form.texts, service)
     chosen = await choose_skills(service, request, form.model, form.texts)
-    rows = await service.read(_encode, form.texts, chosen, service)
+    rows = [Row(ids, skills) for ids, skills in zip(encoded, chosen, strict=True)]
     vectors = await service.run(EmbedJob(rows=rows), request)
     n_tokens = sum(len(row.ids) for row in rows)
     data = [
@@ -73,13 +73,13 @@ def check_tokens(texts: Sequence[Sequence[int]], longest: int, service: Service)
                 400, f"text {number} has {len(ids):,} tokens, and the model reads {longest:,}", code="context"
             )
     if (n_tokens := sum(map(len, texts))) > service.limits.tokens:
-        raise Refusal(400, f"{n_tokens:,} tokens are more than {service.limits.tokens:,} in one request", code="tokens")
+        raise refuse_tokens(n_tokens, service.limits.tokens)
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], chosen: Sequence[Names], service: Service) -> list[Row]:
+def _encode(tokenizer: Any, texts: Sequence[str], service: Service) -> list[list[int]]:
     encoded = run_tokenizer(tokenizer, list(texts), verbose=False)["input_ids"]
     check_tokens(encoded, service.resident.embedding.limit, service)
-    return [Row(list(ids), skills) for ids, skills in zip(encoded, chosen, strict=True)]
+    return [list(ids) for ids in encoded]
 
 
 def _write(vector: torch.Tensor, encoding: str) -> list[float] | str:

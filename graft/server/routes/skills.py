@@ -45,7 +45,7 @@ async def remove_skill(service: Service, request: Any) -> dict[str, Any]:
     """Remove a skill; generations that carry it are finished first."""
     service.authorize(request.headers.get("authorization"))
     name = request.path_params["name"]
-    if name not in service.resident.skills:
+    if name not in service.resident.skills or name in service.resident.leaving:
         raise refuse_unknown_model(name, service.resident.names)
     service.resident.leaving.add(name)
     try:

@@ -1,0 +1,186 @@
+"""The model's thread: generations wait in the queue for room, and nothing else waits for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import openai
+import pytest
+
+from graft.mixture.generation.request import GenerationRequest
+from graft.server.batching import Row
+from graft.server.jobs import CallJob, EmbedJob, GenerateJob
+from graft.server.opening import open_service
+from graft.server.refusal import Refusal
+from graft.server.service import Service
+from tests.server.conftest import SMALL
+from tests.server.holding import Held, holding, n_running, until, value_of
+from tests.server.writer import write_writer
+from tests.shared_builds import build_once
+
+FEW = dataclasses.replace(SMALL, batch_rows=2, waiting=4, wait_seconds=0.0, seconds=60)
+ASK: dict[str, Any] = {"prompt": "add one", "temperature": 0, "max_tokens": 2}
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Room for two rows, and for four that wait; not started: a turn at a time."""
+    folder = build_once(tmp_path_factory, "writer", write_writer)
+    skills = {name: folder / f"{name}.safetensors" for name in ("loud", "soft")}
+    return open_service(str(folder / "base"), skills, limits=FEW, token="x" * 16)
+
+
+def generation(name: str, n_tokens: int = 3, skill: str | None = None) -> GenerateJob:
+    request = GenerationRequest(name, (5, 6), skill, max_new_tokens=n_tokens)
+    return GenerateJob(request=request, take=lambda token: None)
+
+
+def test_generations_wait_where_they_are_counted(service: Service) -> None:
+    thread = service.thread
+    jobs = [generation(name) for name in "abcdef"]
+    thread.submit(*jobs[:2])
+    thread._turn()
+    for job in jobs[2:]:
+        thread.submit(job)
+    thread._turn()
+    assert len(thread.queue) == value_of(service, "graft_waiting_rows") == 4
+    with pytest.raises(Refusal) as refused:
+        thread.submit(generation("g"))
+    assert refused.value.status == 429
+    for _ in range(20):
+        thread._turn()
+        if all(job.result.done() for job in jobs):
+            break
+    assert [job.result.result() for job in jobs] == ["length"] * 6
+    assert value_of(service, "graft_waiting_rows") == 0
+
+
+def test_what_is_no_generation_passes_those_that_wait(service: Service) -> None:
+    thread = service.thread
+    thread.submit(*(generation(name, 50) for name in "ab"))
+    thread._turn()
+    thread.submit(*(generation(name) for name in "cdef"))
+    embeds = EmbedJob(rows=[Row([5, 6], ()), Row([7], ())])
+    calls = CallJob(call=lambda: "done")
+    thread.submit(embeds)
+    thread.submit(calls)
+    for _ in range(2):
+        thread._turn()
+    assert len(embeds.result.result(0)) == 2
+    assert calls.result.result(0) == "done"
+    assert len(thread.queue) == 4
+
+
+def test_the_batch_rows_are_those_that_decode_together(service: Service) -> None:
+    thread = service.thread
+    thread.submit(generation("a", 4))
+    thread._turn()
+    thread.submit(generation("b", 2))
+    while n_running(service) or len(thread.queue):
+        thread._turn()
+    assert value_of(service, "graft_batch_rows_count") == 4
+    assert value_of(service, "graft_batch_rows_sum") == 1 + 2 + 2 + 1
+
+
+def test_the_batch_rows_of_other_jobs_are_those_of_each_pass(service: Service) -> None:
+    service.thread.submit(EmbedJob(rows=[Row([5, 6], ()) for _ in range(5)]))
+    service.thread._turn()
+    assert value_of(service, "graft_batch_rows_count") == 3
+    assert value_of(service, "graft_batch_rows_sum") == 5
+
+
+def test_who_gave_up_takes_no_room(service: Service) -> None:
+    thread = service.thread
+    thread.submit(*(generation(name, 50) for name in "ab"))
+    thread._turn()
+    waiting = [generation(name) for name in "cdef"]
+    thread.submit(*waiting)
+    waiting[1].abandon()
+    thread.submit(generation("g"))
+    assert [job.request.id for job in thread.queue.generations] == ["c", "e", "f", "g"]
+    waiting[0].abandon()
+    thread._turn()
+    assert len(thread.queue) == 3
+
+
+def test_the_prompts_of_one_request_wait_all_or_none(service: Service) -> None:
+    thread = service.thread
+    thread.submit(*(generation(str(i)) for i in range(9)))  # alone it may be larger than the queue
+    assert len(thread.queue) == 9
+    with pytest.raises(Refusal):
+        thread.submit(generation("x"), generation("y"))
+    assert len(thread.queue) == 9
+
+
+def test_what_no_batch_could_hold_is_refused_at_once(service: Service) -> None:
+    thread = service.thread
+    thread.submit(*(generation(name, 50) for name in "ab"))
+    thread._turn()
+    too_long, later = generation("c", 2**17), generation("d", 50)
+    thread.submit(too_long)
+    thread.submit(later)
+    thread._turn()
+    assert "are more than" in str(too_long.result.exception(0))
+    assert thread.queue.generations == [later]
+
+
+def test_a_removal_waits_for_generations_that_wait(service: Service) -> None:
+    thread, resident = service.thread, service.resident
+    thread.submit(*(generation(name, 6) for name in "ab"))
+    thread._turn()
+    carries = generation("c", 2, "loud")
+    removal = CallJob(call=lambda: resident.remove("loud"), leaves="loud")
+    thread.submit(carries)
+    thread.submit(removal)
+    thread._turn()
+    assert removal.result.running()
+    assert "loud" in resident.skills
+    for _ in range(20):
+        thread._turn()
+        if removal.result.done():
+            break
+    assert carries.result.result(0) == "length"
+    assert "loud" not in resident.skills
+
+
+@pytest.fixture
+def held(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    with holding(service, monkeypatch) as made:
+        yield made
+
+
+def test_clients_are_told_to_come_again_while_generations_run(held: Held) -> None:
+    service, client = held.service, held.client
+    with ThreadPoolExecutor(6) as pool:
+        ask = partial(pool.submit, client.openai.completions.create, model="loud", **ASK)
+        answers = [ask() for _ in range(2)]
+        until(lambda: n_running(service) == 2)
+        answers += [ask() for _ in range(4)]
+        until(lambda: len(service.thread.queue) == 4)
+        assert "graft_waiting_rows 4.0" in client.http.get("/metrics").text
+        with pytest.raises(openai.RateLimitError):
+            client.openai.completions.create(model="soft", **ASK)
+        assert client.openai.embeddings.create(model="soft", input="add").data
+        held.release()
+        assert len({answer.result().choices[0].text for answer in answers}) == 1
+
+
+def test_of_two_removals_of_a_skill_one_finds_none(held: Held) -> None:
+    service, client = held.service, held.client
+    headers = {"Authorization": f"Bearer {'x' * 16}"}
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(client.openai.completions.create, model="loud", **ASK)
+        until(lambda: n_running(service) == 1)
+        removal = pool.submit(client.http.delete, "/skills/loud", headers=headers)
+        until(lambda: "loud" in service.resident.leaving)
+        again = pool.submit(client.http.delete, "/skills/loud", headers=headers)
+        time.sleep(0.1)
+        held.release()
+        assert (removal.result().status_code, again.result().status_code) == (200, 404)
+        assert answer.result().choices
+    assert service.resident.names == ["base", "soft"]
