@@ -111,8 +111,8 @@ class Site(ABC, Generic[Content]):
             f"{self.call.n_rows} rows of the batch: skills that touch it can be grafted, not mixed"
         )
 
-    def by_row(self, tensor: torch.Tensor) -> torch.Tensor:
-        """View (rows, ..., n) or (rows * tokens, n) as (rows, tokens, n).
+    def by_row(self, tensor: torch.Tensor, *, write: bool = False) -> torch.Tensor:
+        """Return (rows, ..., n) or (rows * tokens, n) as (rows, tokens, n), never a copy where it is to be written to.
 
         Raises:
             ConfigError: its first dimension is not that of the batch.
@@ -121,7 +121,8 @@ class Site(ABC, Generic[Content]):
         flat = tensor.dim() == 2 and tensor.shape[0] % n_rows == 0
         if tensor.shape[0] != n_rows and not flat:
             raise self.refuse_rows(tensor)
-        return tensor.reshape(n_rows, -1, tensor.shape[-1])
+        shape = (n_rows, -1, tensor.shape[-1])
+        return tensor.view(shape) if write else tensor.reshape(shape)
 
 
 def _places(module: torch.nn.Module) -> dict[str, tuple[int, torch.dtype]]:
