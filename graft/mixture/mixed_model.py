@@ -17,6 +17,7 @@ from graft.arguments import checked
 from graft.errors import ConfigError, PatchMismatchError
 from graft.mixture.carried_head import CarriedHead, lacks_head, take_rows
 from graft.mixture.entries import find_modules
+from graft.mixture.row_proof import RowProof
 from graft.mixture.rows import Call, RowSkills, Skill
 from graft.mixture.sites.choice import make_site
 from graft.mixture.sites.site import Site, untraced
@@ -51,7 +52,9 @@ class MixedModel:
         self._heads: dict[str, CarriedHead] = {}
         self._prepared: dict[Skill, PreparedPatch] = {}
         self._sites: dict[str, Site[Any]] = {}
+        self._proof = RowProof(model, self._call)
         self._assigned: weakref.WeakSet[RowSkills] = weakref.WeakSet()
+        self._entered: list[RowSkills] = []  # of the blocks that are under way, the innermost last
         self._lock = threading.RLock()
         self._hooks = [hook for part in _callable_parts(model) for hook in self._watch(part)]
 
@@ -134,9 +137,11 @@ class MixedModel:
             self._check_place()
             call, before = self._call, (self._call.rows, self._call.exact)
             call.rows, call.exact = wanted, before[1] if exact is None else exact
+            self._entered.append(wanted)
             try:
                 yield self
             finally:
+                self._entered.pop()
                 call.rows, call.exact = before
 
     def head_logits(self, **batch: Any) -> list[torch.Tensor]:
@@ -249,11 +254,14 @@ class MixedModel:
     def _load(self, skill: Skill, patches: Sequence[Patch]) -> None:
         prepared = prepare_patch(self.model, *patches, on_overlap=self._on_overlap, cast=self._cast)
         try:
+            new = []
             for name, (module, entries) in find_modules(self.model, prepared.writes()).items():
                 if name not in self._sites:
                     self._sites[name] = make_site(self.model, name, module, self._call)
+                    new.append(self._sites[name])
                     _forget_graphs()
                 self._sites[name].contents[skill] = self._sites[name].prepare(entries)
+            self._proof.add(new)
         except BaseException:
             self._drop(skill)
             raise
@@ -261,7 +269,7 @@ class MixedModel:
         self._prepared[skill] = prepared
 
     def _unload(self, skills: Sequence[Skill]) -> None:
-        carried = {skill for rows in (*self._assigned, self._call.rows) if rows is not None for skill in rows.skills}
+        carried = {skill for rows in (*self._assigned, *self._entered) for skill in rows.skills}
         for skill in carried.intersection(skills):
             raise ConfigError(f"rows carry the skill {'+'.join(skill)!r} at the moment")
         for skill in skills:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from graft.errors import CheckpointError, ConfigError, DataError
+from graft.errors import CheckpointError, ConfigError, DataError, GraftError
 from graft.tensors.out_of_memory import is_out_of_memory
 
 Texts = tuple[str, ...]
@@ -114,6 +114,8 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
         inputs.pop("token_type_ids", None)
     try:
         return model(**inputs, **options)
+    except GraftError:  # in its own line, as of rows whose skills cannot be mixed
+        raise
     except Exception as error:  # of many kinds, where config and weights disagree
         if is_out_of_memory(error):
             raise

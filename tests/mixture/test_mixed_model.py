@@ -120,6 +120,31 @@ def test_generation(options: dict[str, Any], side: str) -> None:
     assert not torch.equal(run(), wanted)
 
 
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "BartForConditionalGeneration"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_generation_beside_an_encoder(name: str, options: dict[str, Any]) -> None:
+    """Keys and values of the encoder are computed once, and read from a cache from the second token on."""
+    model = next(kind for kind in KINDS if kind.name == name).build(0)
+    patches = {name: draw_patch(model, seed, 0.3, APART[model.__class__.__name__]) for seed, name in enumerate("ab", 1)}
+    ids = torch.randint(4, 60, (4, 6), generator=torch.Generator().manual_seed(0))
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0, **options}
+    settings["decoder_start_token_id"] = 0
+
+    def run() -> torch.Tensor:
+        tokens: torch.Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        return tokens.view(4, -1)
+
+    wanted = one_by_one(model, patches, ROWS, run)
+    assert not torch.equal(run(), wanted)
+    with graft.serve_patches(model, patches, on_overlap="last") as mixed:
+        with mixed.skills(ROWS):
+            assert torch.equal(run(), wanted)
+        read = model(input_ids=ids, decoder_input_ids=ids[:, :1], use_cache=True)  # by the base, no row's skill
+        more = {"encoder_outputs": (read.encoder_last_hidden_state,), "past_key_values": read.past_key_values}
+        with mixed.skills(ROWS), pytest.raises(ConfigError, match="was not called by"):
+            model(decoder_input_ids=ids[:, 1:2], **more)
+
+
 @torch.no_grad()
 def test_a_compiled_model() -> None:
     """Graphs that were compiled before a skill came do not go on without it."""
@@ -149,6 +174,8 @@ def test_skills_come_and_go() -> None:
             assert torch.equal(model(ids).logits, alone)
             with mixed.skills([None, "second"]):
                 assert not torch.equal(model(ids).logits, alone)
+                with pytest.raises(ConfigError, match="carry the skill 'first'"):
+                    mixed.remove("first")  # which the outer rows carry
             assert torch.equal(model(ids).logits, alone)  # the outer rows again
             with pytest.raises(ConfigError, match="carry"):
                 mixed.remove("first")

@@ -12,12 +12,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+import graft
 from graft.errors import CheckpointError, ConfigError, DataError
 from graft.memory.activations import estimate_activations
 from graft.specs.head import HeadSpec
-from graft.tasks.batches import longest_input
+from graft.tasks.batches import longest_input, run_model
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
+from tests.mixture.mixing import draw_patch
 from tests.models import SIZES, SPECIAL, WORDS, toy_rows, toy_spec
 
 PLACES = 24
@@ -233,3 +235,17 @@ def test_activations_are_those_of_the_longest_input_there_can_be(tmp_path: Path)
     assert kept[0] is not None
     assert kept[1] is not None
     assert kept[0].total == kept[1].total > 0
+
+
+def test_an_error_of_ours_keeps_its_line() -> None:
+    """As that of rows whose skills cannot be mixed, which is no fault of the checkpoint."""
+    model = transformers.BertModel(transformers.BertConfig(**ENCODER)).eval()
+    patch = draw_patch(model, 1)
+    with (
+        graft.serve_patches(model, {"a": patch}) as mixed,
+        mixed.skills(["a", None]),
+        pytest.raises(ConfigError, match=r"^the batch has 3 rows, but skills were named for 2$"),
+    ):
+        run_model(model, {"input_ids": torch.ones(3, 4, dtype=torch.int64)})
+    with pytest.raises(CheckpointError, match="BertModel cannot be run on texts alone"):
+        run_model(model, {"input_ids": torch.full((1, 4), 10**6)})

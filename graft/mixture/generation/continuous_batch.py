@@ -51,7 +51,9 @@ class ContinuousBatch:
     ) -> None:
         if max_rows < 1 or max_tokens < 1:
             raise ConfigError("a batch needs room for at least one row and one token")
-        self._mixed, self._decoder, self._prefixes = mixed, Decoder(mixed.model), prefixes
+        self._mixed, self._prefixes = mixed, prefixes
+        with mixed.skills([None]):
+            self._decoder = Decoder(mixed.model)
         self._max_rows, self._max_tokens = max_rows, max_tokens
         self._rows: list[_Row] = []
         self._cache = RowCache()

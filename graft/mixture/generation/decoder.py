@@ -9,7 +9,12 @@ from typing import Any
 import torch
 
 from graft.errors import ConfigError
-from graft.mixture.generation.row_cache import RowCache
+from graft.mixture.drawn_texts import draw_texts
+from graft.mixture.generation.row_cache import RowCache, stack_rows
+from graft.mixture.trial import trial_of
+from graft.tensors.out_of_memory import is_out_of_memory
+
+_LONG, _SHORT = 6, 2  # tokens of the rows on which a model is tried
 
 
 class Decoder:
@@ -35,6 +40,8 @@ class Decoder:
         self.n_words: int = model.get_input_embeddings().weight.shape[0]
         self.n_layers = len(self._open(RowCache()).layers)
         self._parameters = inspect.signature(model.forward).parameters
+        if reason := self._try_out():
+            raise _refusal(model, reason)
 
     def check(self, tokens: Sequence[int], n_new: int = 0) -> None:
         """Refuse tokens that the model cannot read, or go on from by so many.
@@ -80,6 +87,33 @@ class Decoder:
         logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs).logits[:, -1]
         return logits, RowCache(lengths, tuple((layer.keys, layer.values) for layer in cache.layers))
 
+    def _try_out(self) -> str | None:
+        """Read a short row beside a longer one, and say what is wrong where it is not read as it is alone."""
+        texts = draw_texts(self.model, 2, min(_LONG, (self.max_length or 2 * _LONG) // 2) + 1)
+        if texts is None or (n_long := texts["input_ids"].shape[1] - 1) <= _SHORT:
+            return None
+        long, short = (ids[:n].tolist() for ids, n in zip(texts["input_ids"], (n_long, _SHORT), strict=True))
+        none = RowCache((0,))
+        try:
+            with trial_of(self.model):
+                _, joint = self.run([long[:-1], short[:-1]], RowCache((0, 0)))
+                if len(joint.layers) < self.n_layers or any(part is None for layer in joint.layers for part in layer):
+                    return "keeps no keys and values"
+                # read together, and read apart and then put under each other
+                stacked = stack_rows([self.run([row[:-1]], none)[1] for row in (long, short)])
+                beside = [self.run([long[-1:], short[-1:]], past)[0] for past in (joint, stacked)]
+                alone = torch.cat([self.run([row], none)[0] for row in (long, short)])
+                # what it comes to where padding is read: how much is much is another thing for every model
+                padded = torch.cat([self.run([[0] * n_long + row], none)[0] for row in (long, short)])
+        except Exception as error:  # of many kinds: a cache or a mask that the model does not know
+            if is_out_of_memory(error):
+                raise
+            return f"cannot be run on rows of different lengths ({' '.join(str(error).split())[:100]})"
+        eps = torch.finfo(alone.dtype).eps
+        rounding = 4 * eps * alone.float().abs().mean(1) + min(0.25, 4 * eps**0.5) * _distance(padded, alone)
+        wrong = any((_distance(found, alone) > rounding).any() for found in beside)
+        return "reads a row in another way beside a longer one" if wrong else None
+
     def _open(self, past: RowCache) -> Any:
         """Return transformers' form of a cache, which the model extends without writing into the tensors of ours."""
         from transformers import DynamicCache
@@ -91,6 +125,10 @@ class Decoder:
         return cache
 
 
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return (found.float() - wanted.float()).abs().mean(1)
+
+
 def refuse_unsupported(model: Any) -> None:
     """Refuse a model whose rows cannot be of different lengths, or which keeps something else than keys and values.
 
@@ -98,7 +136,11 @@ def refuse_unsupported(model: Any) -> None:
         ConfigError: saying what it is.
     """
     if reason := _why_unsupported(model):
-        raise ConfigError(f"{type(model).__name__} {reason}: its skills can be grafted and generate one by one")
+        raise _refusal(model, reason)
+
+
+def _refusal(model: Any, reason: str) -> ConfigError:
+    return ConfigError(f"{type(model).__name__} {reason}: its skills can be grafted and generate one by one")
 
 
 def _why_unsupported(model: Any) -> str | None:

@@ -53,7 +53,9 @@ class PrefixCache:
     """
 
     def __init__(self, mixed: MixedModel, *, max_bytes: int = 2**30) -> None:
-        self._mixed, self._decoder, self._max_bytes = mixed, Decoder(mixed.model), max_bytes
+        self._mixed, self._max_bytes = mixed, max_bytes
+        with mixed.skills([None]):
+            self._decoder = Decoder(mixed.model)
         self._prefixes: set[Prefix] = set()
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._layers = find_layers(mixed.model, self._decoder.n_layers)

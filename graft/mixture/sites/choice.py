@@ -19,7 +19,7 @@ from graft.tensors.transposed import is_plain_conv1d, is_plain_linear
 
 # tables that are called with one number a token; others, such as T5's of relative positions, are shared by all rows
 _BY_TOKEN = re.compile(r"(^|\.)(word_embeddings|position_embeddings|token_type_embeddings|tok_embeddings|wte|wpe)$")
-_EXPERTS = re.compile(r"(^|\.)experts\.\d+(\.|$)")  # a list of modules, each called with the tokens that chose it
+_EXPERTS = re.compile(r"(^|\.)experts\.[^.]*\d(\.|$)")  # a list of modules, each called with the tokens that chose it
 
 
 def make_site(model: torch.nn.Module, name: str, module: torch.nn.Module, call: Call) -> Site[Any]:

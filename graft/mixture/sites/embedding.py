@@ -31,6 +31,8 @@ class TokenContent:
 class EmbeddingSite(Site[TokenContent]):
     """A table of embeddings that is called with the tokens of every row."""
 
+    may_share = True
+
     def prepare(self, entries: Owned) -> TokenContent:
         """Sort the entries by their token."""
         entry = entries["weight"]

@@ -88,7 +88,7 @@ class MatrixSite(Site[MatrixContent]):
         """Add to the rows of each run what its skill adds to the base's product."""
         inputs = self.by_row(self.inputs(arguments))  # (rows, tokens, inputs)
         result: torch.Tensor = output.contiguous()
-        outputs = self.by_row(result)
+        outputs = self.by_row(result, write=True)
         if self.call.exact:
             for run in runs:
                 touched = self._touch(self.contents[run.skill])  # not kept: rows of weights, of many skills gigabytes

@@ -33,8 +33,8 @@ class NormSite(MatrixSite):
         """Add to the rows of each run what its skill adds; exactly, run the norm again with its weights."""
         if not self.call.exact:
             return super().change(arguments, output, runs)
-        result: torch.Tensor = output.clone()
-        outputs = self.by_row(result)
+        result: torch.Tensor = output.clone(memory_format=torch.contiguous_format)
+        outputs = self.by_row(result, write=True)
         for run in runs:
             delta = self.contents[run.skill].delta
             weights = {"weight": (delta.matrix.rows, delta.new), "bias": (delta.bias.rows, delta.new_bias)}

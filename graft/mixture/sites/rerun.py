@@ -21,6 +21,8 @@ class RerunSite(Site[Owned]):
     bits are those of the grafted model's module, given the rows of the run.
     """
 
+    may_share = True
+
     def prepare(self, entries: Owned) -> Owned:
         """Keep the entries as they are."""
         return entries
@@ -28,14 +30,14 @@ class RerunSite(Site[Owned]):
     def change(self, arguments: Arguments, output: Any, runs: tuple[Run, ...]) -> Any:
         """Put in place of each run's rows what the module gives with the skill's weights."""
         outputs = output if isinstance(output, tuple) else (output,)
-        results = tuple(self._copy(part) if isinstance(part, torch.Tensor) else part for part in outputs)
+        results = tuple(self.copy(part) if isinstance(part, torch.Tensor) else part for part in outputs)
         for run in runs:
             # exactly: on all rows, of which these are taken, so that its products are as large as the graft's
             given = Run(0, self.call.n_rows, run.skill) if self.call.exact else run
             again = self._run_again(arguments, given)
             for result, part in zip(results, again if isinstance(again, tuple) else (again,), strict=True):
                 if isinstance(result, torch.Tensor):
-                    self._rows_of(result, run).copy_(self._rows_of(part, run) if self.call.exact else part)
+                    self.rows_of(result, run).copy_(self.rows_of(part, run) if self.call.exact else part)
         return results if isinstance(output, tuple) else results[0]
 
     def _run_again(self, arguments: Arguments, run: Run) -> Any:
@@ -48,28 +50,15 @@ class RerunSite(Site[Owned]):
         with with_parameters(self.module, weights), self.call.alone(run):
             return self.module.forward(*args, **kwargs)
 
-    def _copy(self, output: torch.Tensor) -> torch.Tensor:
-        """Copy an output, once a row where the base's is the same for every row."""
-        shared = output.dim() > 1 and output.shape[0] == 1
-        return output.expand(self.call.n_rows, *output.shape[1:]).clone() if shared else output.clone()
-
     def _argument(self, value: Any, run: Run) -> Any:
         if isinstance(value, torch.Tensor) and value.dim():
-            return value if value.shape[0] == 1 < self.call.n_rows else self._rows_of(value, run)
+            return value if value.shape[0] == 1 < self.call.n_rows else self.rows_of(value, run)
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         raise ConfigError(
             f"module {self.name!r} is called with a {type(value).__name__}: skills that touch it can be grafted, "
             "not mixed"
         )
-
-    def _rows_of(self, tensor: torch.Tensor, run: Run) -> torch.Tensor:
-        """View the part of a tensor that belongs to the rows of a run: rows, or tokens of all rows laid end to end."""
-        n_rows = self.call.n_rows
-        if tensor.shape[0] != n_rows and (tensor.dim() > 2 or tensor.shape[0] % n_rows):
-            raise self.refuse_rows(tensor)
-        tokens = tensor.shape[0] // n_rows
-        return tensor[run.start * tokens : run.stop * tokens]
 
 
 def with_entries(module: torch.nn.Module, name: str, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,11 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 
+SIDES: dict[str, Any] = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
+SIDES |= {"init_std": 0.4, "is_decoder": True, "is_encoder_decoder": False}
+
+BESIDE = "reads a row in another way beside a longer one"
+
 
 def build(name: str, **more: Any) -> Any:
     torch.manual_seed(0)
@@ -43,6 +48,13 @@ def build(name: str, **more: Any) -> Any:
         (lambda: next(kind for kind in KINDS if kind.name == "MambaForCausalLM").build(0), "states other than keys"),
         (lambda: next(kind for kind in KINDS if kind.name.startswith("T5")).build(0), "an encoder beside its decoder"),
         (lambda: torch.nn.Linear(2, 2), "does not generate"),
+        (lambda: build("MvpForCausalLM", **SIDES), BESIDE),
+        (lambda: build("TrOCRForCausalLM", **SIDES), BESIDE),
+        (
+            lambda: build("RoFormerForCausalLM", is_decoder=True, initializer_range=0.4),
+            BESIDE,
+        ),
+        (lambda: build("OpenAIGPTLMHeadModel", n_embd=16, n_layer=2, n_head=2), "keeps no keys and values"),
         (
             lambda: build(
                 "LlamaForCausalLM", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
@@ -86,6 +98,19 @@ def test_what_a_row_generates_beside_others_is_what_it_generates_alone(kind: Any
         batch = ContinuousBatch(mixed, prefixes=prefixes)
         found = run_all(batch, [GenerationRequest(name, text, None, 8) for name, text in texts.items()])
     assert found == {name: alone(text) for name, text in texts.items()}
+
+
+@pytest.mark.parametrize("kind", DECODERS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_no_reason(kind: Any, dtype: torch.dtype) -> None:
+    if kind.name.startswith("Mixtral"):
+        pytest.skip("a CPU's products of packed experts want sizes that are larger")
+    model = kind.build(0).to(dtype).train()
+    state = torch.get_rng_state()
+    with graft.serve_patches(model) as mixed:
+        ContinuousBatch(mixed)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_model_in_training_mode_does_not_generate() -> None:

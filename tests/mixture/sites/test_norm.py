@@ -6,7 +6,9 @@ import torch
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+import graft
 from graft.mixture.sites.norm import is_norm, normalize
+from tests.mixture.mixing import draw_patch, one_by_one
 
 
 class Squared(torch.nn.Module):
@@ -51,3 +53,29 @@ def test_what_a_weight_is_multiplied_with() -> None:
     torch.testing.assert_close(found * norm.weight + norm.bias, norm(inputs))
     assert torch.equal(norm.weight, before)
     assert isinstance(norm.weight, torch.nn.Parameter)
+
+
+class Turned(torch.nn.Module):
+    """Norms heads that lie across tokens, as an attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = LlamaRMSNorm(8)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(inputs.transpose(1, 2))
+        return normed.transpose(1, 2)
+
+
+@torch.no_grad()
+def test_a_norm_whose_output_is_not_contiguous() -> None:
+    model, inputs = Turned(), torch.randn(4, 3, 2, 8)
+    patches = {name: draw_patch(model, seed, 0.5) for seed, name in enumerate("ab", 1)}
+    rows = ["a", None, "b", "a"]
+    assert not model.norm(inputs.transpose(1, 2)).is_contiguous()
+    wanted = one_by_one(model, patches, rows, lambda: model(inputs))
+    assert (wanted[0] - model(inputs)[0]).abs().max() > 0.01
+    with graft.serve_patches(model, patches) as mixed:
+        for exact in (False, True):
+            with mixed.skills(rows, exact=exact):
+                torch.testing.assert_close(model(inputs), wanted)
