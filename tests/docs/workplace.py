@@ -45,6 +45,7 @@ graft.files.embedded.find_content = lambda entry: Path("base")
 """
 TASK = "recipes/starter/topics/task.yaml"
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
+PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
 RECIPE = {
     "kind": "single",
     "name": "quickstart",
@@ -121,13 +122,14 @@ class Workplace:
         self.hub.close()
 
     def enter(self, page: str) -> Path:
-        """A fresh copy of the prepared folder for a page, with an empty Hub namespace of `me` and no Python names.
+        """A fresh copy of the prepared folder for a page: Python has no names yet, the Hub only the published encoder.
 
         The embedded encoder's name leads to the tiny base, for graft alone: transformers does not know it.
         """
         folder = self.folder / page.replace("/", "-")
         shutil.copytree(self.prepared, folder)
         self.hub.repositories.clear()
+        self.hub.add(PUBLISHED, {"README.md": b"---\nlicense: apache-2.0\n---\n"})
         self.client.run(NEW_PAGE)
         return folder
 
