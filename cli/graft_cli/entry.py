@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="graft")
 def group() -> None:
-    """Find the few weights that hold a skill, cut them out as a patch, graft it onto a model, take it off bit for bit.
+    """Find the few weights that hold a skill, graft them on, and take them off again bit for bit.
 
     \b
     MODEL is a local path, a Hub id (ORG/NAME[@revision]) or a model that a package
@@ -88,8 +88,9 @@ def group() -> None:
     \b
     Start here:
       graft run recipes/quickstart.yaml -o runs/quickstart
-      graft localize BASE TUNED --task task.yaml -o skill.safetensors
-      graft inspect skill.safetensors
+      graft train BASE --task task.yaml -o runs/tuned
+      graft refit BASE runs/tuned --task task.yaml -o skill.safetensors
+      graft evaluate BASE --task task.yaml --patch skill.safetensors
     """
 
 

@@ -105,9 +105,7 @@ seed = _option(
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of few-shot sampling, example order and random masks. [default: the task's]",
 )
-_scope = _option(
-    "--scope", help="Tensors to look at: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regex."
-)
+_SCOPE = "Tensors to look at: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regex."
 _from_layer = _option(
     "--from-layer",
     type=click.IntRange(0),
@@ -130,7 +128,7 @@ def takes_scope(default: str) -> Callable[[F], F]:
                 arguments["scope"] = f"{arguments['scope'] or default}>={first}"
             return function(**arguments)
 
-        return _scope(_from_layer(cast(F, command)))
+        return _option("--scope", help=f"{_SCOPE} [default: {default}]")(_from_layer(cast(F, command)))
 
     return declare
 

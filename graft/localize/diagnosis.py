@@ -110,25 +110,28 @@ class Diagnosis:
             return f"No weight in the scope {self.scope} moved: there is nothing to localize."
         first = self.top[0]
         fact = f"{_percent(first.squared)} of the squared movement lies in {_percent(first.density)} of the weights"
-        forecast = f"{fact}: a patch of {first.density:g} is likely to hold {_FORECAST[self.verdict]} of the skill."
+        forecast = f"{fact}: a patch of that size is likely to hold {_FORECAST[self.verdict]} of the skill."
         return forecast if self.verdict == "local" else f"{forecast} {self._advice}"
 
     @property
     def _advice(self) -> str:
-        remedy = "tuning with a pull towards the base (train.l1) gathers it in fewer"
+        remedy = (
+            "`graft refit` fits as few values to the tuned model's answers; "
+            "`graft train --localizable` trains so that few weights change"
+        )
         if self.suggested is None:
             widest = self.top[-1].density
-            return f"Nor is one of {widest:g} to hold more than half: too many weights moved alike; {remedy}."
-        return f"One of {self.suggested:g} is likely to hold more than half of it; {remedy}."
+            return f"Nor is one of {_percent(widest)} to hold more than half: too many weights moved alike; {remedy}."
+        return f"One of {_percent(self.suggested)} is likely to hold more than half of it; {remedy}."
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The facts and the verdict for a person."""
         if self.verdict == "still":
             return (self.sentence,)
-        sampled = "" if self.n_seen == self.n_scope else f" (told from {self.n_seen:,} of them, evenly spaced)"
+        sampled = "" if self.n_seen == self.n_scope else f"; estimated from {self.n_seen:,} of them, evenly spaced"
         return (
-            f"{_percent(self.changed)} of the {self.n_scope:,} weights in the scope {self.scope} moved{sampled}.",
+            f"{_percent(self.changed)} of the {self.n_scope:,} weights moved (scope: {self.scope}{sampled}).",
             f"The movement is as concentrated as if {_percent(self.effective)} of them had moved alike "
             f"(excess kurtosis {self.excess_kurtosis:,.3g}).",
             self.sentence,

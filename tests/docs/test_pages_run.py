@@ -20,15 +20,22 @@ from graft.recipes.registry import find_kind
 from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 from tests.docs.blocks import Block, find_pages, read_blocks
-from tests.docs.workplace import Workplace, make_tiny, write_workplace
+from tests.docs.workplace import EMBEDDED, Workplace, make_tiny, write_workplace
 
 PAGES = [page for page in find_pages() if read_blocks(page)]
 MADE = {  # what a page makes itself, and so must not find
-    "README.md": ["runs/tuned", "skill.safetensors"],
-    "docs/tutorial.md": ["runs/tuned", "skill.safetensors"],
+    "README.md": ["runs/tuned", "runs/merged", "skill.safetensors"],
+    "docs/tutorial.md": ["runs/tuned", "runs/merged", "skill.safetensors"],
+    "docs/guides/compose.md": ["runs/topics", "runs/reviews", "topics.safetensors", "reviews.safetensors"],
+}
+AGAIN = {  # what two pages make: the second of them says what to do about it
+    "runs/tuned": {"README.md", "docs/tutorial.md"},
+    "runs/merged": {"README.md", "docs/tutorial.md"},
+    "skill.safetensors": {"README.md", "docs/tutorial.md"},
+    "runs/quickstart": {"README.md", "docs/guides/evaluate.md"},
 }
 ONLY_PARSED = {  # page and words of a block -> why it does not run here
-    ("README.md", "make demo"): "installs packages and trains a real encoder for minutes",
+    ("README.md", "make demo    #"): "installs packages and trains a real encoder for minutes",
     ("README.md", "pip install"): "installs packages",
     ("README.md", "trainer.model"): "shows a call within a program of the reader's",
     ("docs/index.md", "make demo"): "installs packages and trains a real encoder for minutes",
@@ -74,7 +81,7 @@ def check_block(block: Block, folder: Path, workplace: Workplace, where: str) ->
         finished = workplace.run_bash(folder, make_tiny(block.code))
         assert finished.returncode == 0, f"{where}: {finished.stderr}"
     elif block.language == "python":
-        ran = workplace.run_python(folder, make_tiny(block.code))
+        ran = workplace.run_python(folder, block.code)
         assert ran.code == 0, f"{where}: {ran.err}"
     elif block.language == "yaml":
         content = yaml.safe_load(block.code)
@@ -85,9 +92,18 @@ def check_block(block: Block, folder: Path, workplace: Workplace, where: str) ->
         assert block.language == "text", f"{where}: a block in a language that no test knows: {block.language!r}"
 
 
+def test_a_page_that_uses_what_it_does_not_define_would_be_seen(workplace: Workplace) -> None:
+    folder = workplace.enter("no-page")
+    for code in ("print(BASE)", "print(TASK)"):
+        assert "NameError" in workplace.run_python(folder, code).err
+    ran = workplace.run_python(folder, f"import transformers\ntransformers.AutoModel.from_pretrained({EMBEDDED!r})")
+    assert ran.code == 1
+    assert EMBEDDED in ran.err
+
+
 def commands_in(code: str) -> list[str]:
     lines = code.replace("\\\n", " ").splitlines()
-    found = (re.search(r"(?:^|; |-m )graft(?:_cli)? (\w.*)", line) for line in lines)
+    found = (re.search(r"(?:^\s*|; |-m )graft(?:_cli)? (\w.*)", line) for line in lines)
     return [match[1] for match in found if match]
 
 
@@ -109,6 +125,16 @@ def test_every_block_parses(page: str) -> None:
             assert subprocess.run(["bash", "-n"], input=block.code, text=True).returncode == 0
             for line in commands_in(block.code):
                 parse_command(line)
+
+
+def test_no_page_writes_what_another_one_has_written() -> None:
+    made: dict[str, set[str]] = {}
+    for page in PAGES:
+        for block in read_blocks(page):
+            if block.language == "bash" and why_only_parsed(page, block) is None:
+                for output in re.findall(r"-o (\S+)", block.code):
+                    made.setdefault(output, set()).add(page)
+    assert {output: pages for output, pages in made.items() if len(pages) > 1} == AGAIN
 
 
 def test_an_option_that_is_not_there_would_be_seen() -> None:

@@ -19,7 +19,9 @@ from typing import Any
 
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.writing import save_patch
+from graft.patch.merge import merge_patches
 from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from graft.train.fine_tuning import train_task
 from tests.hub.client import Client, Finished
 from tests.hub.local_hub import LocalHub
@@ -34,8 +36,16 @@ sys.stdout.write(answer["out"])
 sys.stderr.write(answer["err"])
 sys.exit(answer["code"])
 """
+NEW_PAGE = """
+import builtins
+from pathlib import Path
+import graft.files.embedded
+builtins.page = {}
+graft.files.embedded.find_content = lambda entry: Path("base")
+"""
 TASK = "recipes/starter/topics/task.yaml"
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
+PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
 RECIPE = {
     "kind": "single",
     "name": "quickstart",
@@ -63,11 +73,14 @@ def write_workplace(folder: Path, base: Path, tuned: Path) -> Path:
     for name, model in {"skill": "topics", "topics": "topics", "reviews": "reviews"}.items():
         patch = diff_checkpoints(folder / "base", folder / "runs" / model, budget=300, scope="layers")
         save_patch(patch, folder / f"{name}.safetensors")
+        if name == "skill":
+            merge_patches(Checkpoint.open(folder / "base"), [patch], folder / "runs" / "merged")
     for task, model in {"trec": "topics", "mpqa": "reviews"}.items():
-        (folder / "artifacts" / task).mkdir(parents=True)
+        patches = folder / "artifacts" / task / "patches"
+        patches.mkdir(parents=True)
         for seed in (0, 1):
             patch = diff_checkpoints(folder / "base", folder / "runs" / model, budget=200 + 50 * seed)
-            save_patch(patch, folder / "artifacts" / task / f"seed-{seed}.safetensors")
+            save_patch(patch, patches / f"learned-seed-{seed}.safetensors")
     return folder
 
 
@@ -109,11 +122,15 @@ class Workplace:
         self.hub.close()
 
     def enter(self, page: str) -> Path:
-        """A fresh copy of the prepared folder for a page, with an empty Hub namespace of `me`."""
+        """A fresh copy of the prepared folder for a page: Python has no names yet, the Hub only the published encoder.
+
+        The embedded encoder's name leads to the tiny base, for graft alone: transformers does not know it.
+        """
         folder = self.folder / page.replace("/", "-")
         shutil.copytree(self.prepared, folder)
         self.hub.repositories.clear()
-        self.client.run(f"import builtins; builtins.page = {{'BASE': './base', 'TASK': {TASK!r}}}")
+        self.hub.add(PUBLISHED, {"README.md": b"---\nlicense: apache-2.0\n---\n"})
+        self.client.run(NEW_PAGE)
         return folder
 
     def run_command(self, folder: Path, arguments: list[str]) -> Finished:

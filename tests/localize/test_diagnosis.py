@@ -94,7 +94,7 @@ def test_a_large_model_is_judged_from_evenly_spaced_weights(tmp_path: Path, monk
     monkeypatch.setattr(diagnosis_module, "SAMPLE", N // 10)
     found = diagnose_movement(*folders)
     assert (exact.n_seen, found.n_seen, found.n_scope) == (N // 2, N // 10, N // 2)
-    assert f"moved (told from {N // 10:,} of them, evenly spaced)." in found.sentences[0]
+    assert f"moved (scope: layers; estimated from {N // 10:,} of them, evenly spaced)." in found.sentences[0]
     assert found.top[2].squared == pytest.approx(exact.top[2].squared, rel=0.15)
     assert found.top[2].k == pytest.approx(exact.top[2].k, rel=0.1)
     assert (found.verdict, found.changed) == (exact.verdict, exact.changed)
@@ -116,7 +116,10 @@ def diagnosis(*squared: float) -> Diagnosis:
     return Diagnosis("layers", 20_000, 10_000, 10_000, 0.5, 1234.5, 0.0125, 0.2, tuple(top))
 
 
-PULL = "tuning with a pull towards the base (train.l1) gathers it in fewer."
+REMEDY = (
+    "`graft refit` fits as few values to the tuned model's answers; "
+    "`graft train --localizable` trains so that few weights change."
+)
 
 
 @pytest.mark.parametrize(
@@ -127,20 +130,20 @@ PULL = "tuning with a pull towards the base (train.l1) gathers it in fewer."
             (LOCAL - 0.01, LOCAL, 0.9),
             "between",
             1e-3,
-            f"likely to hold a part of the skill. One of 0.001 is likely to hold more than half of it; {PULL}",
+            f"likely to hold a part of the skill. One of 0.1 % is likely to hold more than half of it; {REMEDY}",
         ),
         (
             (SPREAD, SPREAD, LOCAL),
             "between",
             1e-2,
-            f"likely to hold a part of the skill. One of 0.01 is likely to hold more than half of it; {PULL}",
+            f"likely to hold a part of the skill. One of 1 % is likely to hold more than half of it; {REMEDY}",
         ),
         (
             (SPREAD - 0.01, SPREAD, LOCAL - 0.01),
             "spread",
             None,
             "likely to hold little of the skill. "
-            f"Nor is one of 0.01 to hold more than half: too many weights moved alike; {PULL}",
+            f"Nor is one of 1 % to hold more than half: too many weights moved alike; {REMEDY}",
         ),
     ],
 )
@@ -150,9 +153,9 @@ def test_the_verdict_follows_the_share_of_the_squared_movement(
     found = diagnosis(*squared)
     assert (found.verdict, found.suggested) == (verdict, suggested)
     fact = f"{100 * squared[0]:.2g} % of the squared movement lies in 0.01 % of the weights"
-    assert found.sentence == f"{fact}: a patch of 0.0001 is {said}"
+    assert found.sentence == f"{fact}: a patch of that size is {said}"
     moved, alike, last = found.sentences
-    assert moved == "50 % of the 10,000 weights in the scope layers moved."
+    assert moved == "50 % of the 10,000 weights moved (scope: layers)."
     assert alike == "The movement is as concentrated as if 1.2 % of them had moved alike (excess kurtosis 1.23e+03)."
     assert last == found.sentence
     plain = json.loads(json.dumps(found.to_json()))

@@ -58,7 +58,7 @@ def test_a_toy_score_is_at_once_a_method(base: Path, tuned: Path, task_file: Pat
     with SCORES.extended(SCORE):
         shown = " ".join(cli("localize", "--help").out.split())
         assert "|random|toy]" in shown.replace(" ", "")
-        assert "toy: the sign of the movement" in shown
+        assert "toy the sign of the movement" in shown.partition("Methods:")[2]
         made = cli(*asked, "-o", tmp_path / "toy", "--json")
         assert json.loads(made.out)["method"]["method"] == "toy"
         plan = plan_localization(base, Task.load(task_file), LocalizeSpec("toy"), runtime=Runtime(device="cpu"))

@@ -26,18 +26,18 @@ _OF_PATCH = ("density", "budget", "lines", "bytes", "with_base_values", "force")
 _REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines", "bytes", "scope")
 
 
-@click.command("localize")
+@click.command("localize", cls=options.RegistryCommand, registry=LOCALIZATION_METHODS)
 @click.argument("base")
 @click.argument("tuned")
 @options.task
 @options.density
 @options.budget
-@options.choose(
+@click.option(
     "--method",
-    registry=LOCALIZATION_METHODS,
+    type=options.RegistryChoice(LOCALIZATION_METHODS),
     default="attribution",
     show_default=True,
-    help="How to choose the weights.",
+    help="How to choose the weights; the methods are listed below.",
 )
 @click.option(
     "--general",
@@ -99,8 +99,8 @@ _REFIT_TAKES = ("method", "density", "budget", "structure", "max_rank", "lines",
     "--refit",
     is_flag=True,
     help="Fit the values of the weights to TUNED's outputs instead of copying them, for a checkpoint whose skill lies "
-    "in no few of its weights; the weights are those with the largest gradients, or those of --method (graft refit "
-    "has more options).",
+    "in no small set of its weights; the weights are those with the largest gradients, or those of --method (graft "
+    "refit has more options).",
 )
 @options.assignments
 @options.with_base_values

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     help="Samples of chance by row and column; 0 leaves it out. [default: 100, and none for more than 64 patches or "
     "200,000 entries in all, where they take minutes]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these samples.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples of --samples.")
 @click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
 @click.option("--base", metavar="MODEL", help="The base model, which tells the columns of GPT-2's kin and of experts.")
 @options.force

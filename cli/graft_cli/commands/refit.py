@@ -37,7 +37,12 @@ _OF_SUPPORT = ("density", "budget", "support", "structure", "max_rank", "lines",
 )
 @options.density
 @options.budget
-@options.choose("--support", registry=SUPPORTS, help="How to choose the weights, without PATCH. [default: gradient]")
+@click.option(
+    "--support",
+    type=options.RegistryChoice(SUPPORTS),
+    help="How to choose the weights, without PATCH: gradient (largest gradient of the refit's loss at the base) or any "
+    "method of `graft localize --help`. [default: gradient]",
+)
 @structures.takes_structure
 @options.takes_scope("layers")
 @click.option(
@@ -86,9 +91,10 @@ def command(
 ) -> None:
     """Fit the values of few weights of BASE so that it answers as TUNED does, and save them as a patch.
 
-    For a checkpoint of any training, such as by AdamW, whose skill lies in no few of its weights. Texts suffice: TUNED
-    labels them. The weights are those of PATCH (a patch or a mask), or exactly round(density x parameters) chosen by
-    --support; all others stay as they are. After each pass validation is measured, and the best values are kept.
+    For a checkpoint of any training, such as by AdamW, whose skill lies in no small set of its weights. Texts
+    suffice: TUNED labels them. The weights are those of PATCH (a patch or a mask), or exactly round(density x
+    parameters) chosen by --support; all others stay as they are. After each pass validation is measured, and the best
+    values are kept.
 
     Without --task the head and labels that PATCH names are used, and a fifth of --texts is held out to choose by.
 

@@ -49,7 +49,11 @@ from graft_cli import options
 @click.option("--batch-rows", type=click.IntRange(1), default=64, show_default=True, help="Most rows of a batch.")
 @click.option("--waiting", type=click.IntRange(1), default=1024, show_default=True, help="Most rows that may wait.")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds a request."
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Most seconds that one request may take.",
 )
 @options.data_root
 @options.runs_model

@@ -37,8 +37,9 @@ _NOT_HOW = {"localizable", "precision", "micro_batch_size"}  # keys whose change
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
-    help="Of a base in bfloat16 or float16. mixed: fp32 master weights, products in bfloat16. pure: all in the base's "
-    "dtype. full: products in fp32 too. The result is saved in the base's dtype. [default: the task's, or mixed]",
+    help="How a base in bfloat16 or float16 is trained. mixed: fp32 master weights, products in bfloat16. pure: all in "
+    "the base's dtype. full: products in fp32 too. The result is saved in the base's dtype. [default: the task's, or "
+    "mixed]",
 )
 @click.option("--scope", help="Tensors that train: all, layers, a sum, or a regex. [default: the task's]")
 @click.option(
