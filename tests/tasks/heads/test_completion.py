@@ -179,38 +179,6 @@ def test_a_pattern_that_finds_nothing_is_refused_and_one_that_finds_some_says_so
         HeadSpec("completion", answer="(")
 
 
-def test_answers_that_are_cut_are_counted_and_wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taught: CompletionHead
-) -> None:
-    monkeypatch.setattr(loading, "_told", set())
-    examples = answer_examples(30, seed=9)
-    right = taught.predict_columns(examples)
-    assert capsys.readouterr().err == ""
-    lengths = [len(row.ids) for row in taught._answers.encode(examples)]
-    limit = max(np.array(lengths)[right.predicted == right.label]) - 1  # some that are right are cut
-    head = CompletionHead(taught.model, taught.tokenizer, answer_spec(max_length=limit))
-    n_cut = sum(length > limit for length in lengths)
-    columns = head.predict_columns(examples)
-    assert f"{n_cut} of 30 answers are cut by max_length {limit}" in capsys.readouterr().err
-    cut = np.array(lengths) > limit
-    assert (columns.predicted[cut] != columns.label[cut]).all()
-    assert (columns.predicted[~cut] == right.predicted[~cut]).all()
-    assert head.accuracy(examples) == (columns.predicted == columns.label).mean() < taught.accuracy(examples)
-
-
-def test_prompts_as_long_as_the_limit_leave_nothing_to_learn() -> None:
-    head = completion_head(answer_spec(max_length=8))
-    long, short = Example(("a very long prompt", " one"), 0), Example(("a", " one"), 0)
-    assert head.weigh([long]) == 0
-    assert head.weigh([short]) > 0
-    assert head.loss([long]).item() == 0
-    torch.testing.assert_close(head.loss([long, short]), head.loss([short]))
-    assert head.with_outputs([long, short]) == [short]
-    assert len(head.predict_columns([long, short]).label) == 2
-    with pytest.raises(DataError, match="no answer has a token within max_length 8"):
-        head.inspect([long])
-
-
 def test_a_boundary_within_a_token_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taught: CompletionHead
 ) -> None:
