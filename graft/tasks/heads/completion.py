@@ -104,10 +104,10 @@ class CompletionHead(Head):
         """Return rows as tokens, and say on stderr how many answers are cut, too long, joined, or not found.
 
         Raises:
-            DataError: max_length leaves no token of any answer.
+            DataError: max_length leaves no token of any answer, or the chat template refuses a row, which is named.
             ConfigError: the pattern finds no answer in any row.
         """
-        rows, n = self._require_learned(self.read(examples)), len(examples)
+        rows, n = self._require_learned(self._answers.encode(examples, name)), len(examples)
         if n_cut := sum(row.is_cut for row in rows):
             outcome = "their ends are not learned" + ("" if self._pattern else ", and they count as wrong")
             tell_once(f"{n_cut:,} of {n:,} answers are cut by max_length {self.limit}: {outcome}")

@@ -255,6 +255,21 @@ def test_rows_that_are_no_chat_are_refused_by_number(case: str) -> None:
         make_examples([good, row], SplitSpec("rows"), spec)
 
 
+def test_a_chat_that_the_template_refuses_is_named_by_its_set_its_place_and_its_words() -> None:
+    twice = "messages[2:] and messages[1]['role'] == messages[2]['role']"
+    strict = f"{{% if {twice} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+    head = completion_head(answer_spec(messages="messages"), template=strict + CHATML)
+    good = chat_examples(2)
+    assert len(head.inspect(good, "test")) == 2
+    bad = Example(("add\none", "one", "two"), 0, roles=("user", "assistant", "assistant"))
+    of_row = r"example 3 of 3, which begins 'add one': the tokenizer's chat template refuses turns of user, .* \(no\)"
+    for measure in (head.accuracy, head.predict_columns):
+        with pytest.raises(DataError, match=f"^test, {of_row}"):
+            measure([*good, bad], label="test")
+    with pytest.raises(DataError, match=f"^{of_row}"):
+        head.loss([*good, bad])
+
+
 def test_an_empty_completion_is_refused_by_number() -> None:
     rows = [*answer_rows(2), {"prompt": "x", "completion": "\n"}]
     assert len(make_examples(rows[:2], SplitSpec("rows"), answer_spec())) == 2
