@@ -242,6 +242,15 @@ WRONG_ROWS: dict[str, tuple[Any, str]] = {
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"name": "f"}]}]},
         "a message has 'tool_calls'; only role and content are read",
     ),
+    "a picture": (
+        {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}]},
+        "a message has a part of type 'image'; only parts of type 'text' are read",
+    ),
+    "a part without its text": (
+        {"messages": [{"role": "assistant", "content": [{"type": "text"}]}]},
+        "a message has a part without its text",
+    ),
+    "no parts": ({"messages": [{"role": "assistant", "content": []}]}, "an empty answer in 'messages'"),
 }
 
 
@@ -268,6 +277,18 @@ def test_a_chat_that_the_template_refuses_is_named_by_its_set_its_place_and_its_
             measure([*good, bad], label="test")
     with pytest.raises(DataError, match=f"^{of_row}"):
         head.loss([*good, bad])
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "text", "text": "one", "image": None}, {"type": "text", "text": " two"}]
+    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}]}
+    (example,) = make_examples([row], SplitSpec("rows"), answer_spec(messages="messages"))
+    assert example.texts == ("x", "one two")
+
+
+def test_prompts_without_answers_are_told_that_they_are_not_enough() -> None:
+    with pytest.raises(DataError, match=r"no column 'completion'; it has prompt: .* prompts alone are not enough"):
+        make_examples([{"prompt": "x"}], SplitSpec("rows"), answer_spec(), labeled=False)
 
 
 def test_an_empty_completion_is_refused_by_number() -> None:
