@@ -24,9 +24,10 @@ from graft.errors import TrainingError
 from graft.parallel.sharded import is_sharded
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
-from graft.refit.measured import Measured, measure, measure_teacher
+from graft.refit.measured import Measured, add_accuracy, measure, measure_resident, measure_teacher
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective
+from graft.refit.teacher import ResidentTeacher
 from graft.scores.candidates import CandidateSum
 from graft.scores.entry_gradients import capture_entry_gradients
 from graft.scores.gradients import backpropagate
@@ -66,7 +67,7 @@ class Fit:
         values: (k,) fp32, those that were kept.
         kept: which they are.
         candidates: all that were measured, in order.
-        tuned: the tuned model; None where it predicts tokens.
+        tuned: the tuned model; None where it predicts tokens and `measure_ends` has not measured it.
     """
 
     values: torch.Tensor
@@ -105,6 +106,24 @@ def fit_values(objective: Objective | MixedObjective, entries: Entries, data: Re
     entries.values.data.copy_(values)
     entries.write(values)
     return Fit(values, kept, tuple(candidates), measure_teacher(objective.teacher, data.validation))
+
+
+def measure_ends(fit: Fit, objective: Objective, entries: Entries, data: RefitData) -> Fit:
+    """Return a fit with what it keeps of the gain where a model predicts tokens; of classes it is known already.
+
+    The accuracy of tokens takes passes of its own, or writing, so that it is that of the base, of the kept values and
+    of the tuned model, not of every candidate. The live model holds the kept values before, the base's afterwards.
+    """
+    head, teacher, first = objective.head, objective.teacher, fit.candidates[0]
+    if not isinstance(teacher, ResidentTeacher):
+        entries.return_to_base()
+        return fit
+    kept = dataclasses.replace(fit.kept, measured=add_accuracy(fit.kept.measured, head, data.validation))
+    entries.return_to_base()
+    start = dataclasses.replace(first, measured=add_accuracy(first.measured, head, data.validation))
+    candidates = [kept if candidate == fit.kept else candidate for candidate in fit.candidates[1:]]
+    tuned = measure_resident(teacher, data.validation)
+    return dataclasses.replace(fit, kept=kept, candidates=(start, *candidates), tuned=tuned)
 
 
 def record_fit(teacher: Checkpoint, data: RefitData, fit: Fit) -> dict[str, Any]:

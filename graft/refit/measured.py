@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective, divergences
-from graft.refit.teacher import BATCH_SIZE, RecordedTeacher, Teacher
+from graft.refit.teacher import BATCH_SIZE, RecordedTeacher, ResidentTeacher, Teacher
 from graft.specs.refit import Criterion
 from graft.tasks.examples import NONE_OF_THESE, Example
+from graft.tasks.head import Head
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Measured:
     Attributes:
         kl: mean KL(teacher || student), nats.
         nll: mean loss of the labels, nats; None where the examples have none.
-        accuracy: 0 to 1; None without labels, and of predicted tokens.
+        accuracy: 0 to 1; None without labels; of predicted tokens, whose accuracy takes passes of its own or writing,
+            that of the base, of the kept values and of the tuned model alone.
     """
 
     kl: float
@@ -54,6 +57,18 @@ def measure_teacher(teacher: Teacher | None, examples: Sequence[Example]) -> Mea
     return measure_logits(teacher.logits(examples), 0.0, examples) if isinstance(teacher, RecordedTeacher) else None
 
 
+def measure_resident(teacher: ResidentTeacher, examples: Sequence[Example]) -> Measured:
+    """Measure a teacher that predicts tokens, its accuracy too."""
+    nll = _mean_over_batches(teacher.head, examples, teacher.head.loss)
+    return add_accuracy(Measured(0.0, nll), teacher.head, examples)
+
+
+def add_accuracy(measured: Measured, head: Head, examples: Sequence[Example]) -> Measured:
+    """Return a measure of predicted tokens with the accuracy of a head, which is left out where it is no number."""
+    accuracy = head.accuracy(examples, batch_size=BATCH_SIZE, label="validation")
+    return measured if math.isnan(accuracy) else dataclasses.replace(measured, accuracy=accuracy)
+
+
 def measure_logits(logits: torch.Tensor, kl: float, examples: Sequence[Example]) -> Measured:
     """Measure (n, n_labels) logits on the CPU by the labels of those examples that have one."""
     labels = torch.tensor([example.label for example in examples])
@@ -66,13 +81,17 @@ def measure_logits(logits: torch.Tensor, kl: float, examples: Sequence[Example])
 
 
 def _measure_tokens(objective: Objective, examples: Sequence[Example]) -> Measured:
-    """Measure next tokens, a batch of texts at a time; of several processes each takes some of the batches."""
-    head, ordered = objective.head, sorted(examples, key=lambda example: example.n_characters)
-    batches = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
-    rows = []
-    with head.evaluating():
-        for batch, _ in head.ranks.shard(batches):
-            share = head.share(batch, ordered)
-            rows.append((share * float(objective.divergence(batch)), share * float(head.loss(batch))))
-    kl, nll = (sum(head.ranks.collect(column, len(batches))) for column in zip(*rows, strict=True))
+    """Measure next tokens, or those of answers."""
+    kl, nll = (_mean_over_batches(objective.head, examples, of) for of in (objective.divergence, objective.head.loss))
     return Measured(kl, nll)
+
+
+def _mean_over_batches(
+    head: Head, examples: Sequence[Example], measure_batch: Callable[[Sequence[Example]], torch.Tensor]
+) -> float:
+    """Return a mean over examples, a batch of similar length at a time; of several processes each takes some."""
+    ordered = sorted(examples, key=lambda example: example.n_characters)
+    batches = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
+    with head.evaluating():
+        shares = [head.share(batch, ordered) * float(measure_batch(batch)) for batch, _ in head.ranks.shard(batches)]
+    return float(sum(head.ranks.collect(shares, len(batches))))

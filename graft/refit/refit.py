@@ -26,7 +26,7 @@ from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
-from graft.refit.fitting import Fit, record_fit
+from graft.refit.fitting import Fit, measure_ends, record_fit
 from graft.refit.measured import measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
@@ -146,7 +146,7 @@ class Refitter:
         context = self._context(sorted(names), len(mask), config)
         entries = Entries(context.weights, mask, pair.base)
         entries, fit = fit_in_rounds(context, entries, self.data, config)
-        entries.return_to_base()
+        fit = measure_ends(fit, self.objective, entries, self.data)  # the model is the base again
         method, record = _describe(pair, self.data, fit, config, support, mask)
         provenance = describe_origin(self.opened.located, pair, scope, method, self.task)
         provenance = dataclasses.replace(provenance, values=REFIT, refit=record)

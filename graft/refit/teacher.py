@@ -57,15 +57,15 @@ class RecordedTeacher(Teacher):
 
 
 class ResidentTeacher(Teacher):
-    """A tuned model that stays in memory."""
+    """A tuned model that stays in memory, under its head."""
 
     def __init__(self, head: Head) -> None:
-        self._head = head
+        self.head = head
 
     def logits(self, examples: Sequence[Example]) -> torch.Tensor:
         """Run the model."""
-        with self._head.evaluating():
-            logits = self._head.outputs(examples).logits
+        with self.head.evaluating():
+            logits = self.head.outputs(examples).logits
         return logits.clone()  # a tensor made in inference mode takes no part in gradients
 
 

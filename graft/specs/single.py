@@ -40,7 +40,8 @@ class AnalysisSpec(Block):
     Attributes:
         controls: for "it merely moved less", each chosen on validation to match the main graft's accuracy
             (`graft.recipes.single.controls`): "interpolation" from base to tuned, "early_stopping" of the same
-            training, "larger_random" masks; and "temperature" scaling of the tuned model.
+            training, "larger_random" masks; and "temperature" scaling of the tuned model, left out where a head has no
+            labels.
         necessity: also measure the tuned model without the main method's region, and without that of "random" where it
             is a control; and, of a curve, without each point's region.
         detection: also measure AUROC and FPR@95 wherever a set has rows of novel classes.

@@ -19,12 +19,15 @@ class AnswerPattern:
         self._pattern = re.compile(pattern)
 
     def find(self, text: str) -> str | None:
-        """Return the first answer in a text, without space around it and without commas within numbers; None: none."""
+        """Return the first answer in a text, without space around it and without commas within numbers.
+
+        None where there is none: nothing matches, or what matches is empty, as of a pattern of which all is optional.
+        """
         found = self._pattern.search(text)
         if found is None:
             return None
         answer = found[1] if self._pattern.groups else found[0]
-        return re.sub(r"(?<=\d),(?=\d{3})", "", (answer or "").strip())
+        return re.sub(r"(?<=\d),(?=\d{3})", "", (answer or "").strip()) or None
 
     def find_all(self, texts: Sequence[str]) -> list[str | None]:
         """Return the answers of the reference texts of a set.

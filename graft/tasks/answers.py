@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graft.errors import CheckpointError, ConfigError
+from graft.errors import CheckpointError, ConfigError, DataError
 from graft.specs.task import TaskSpec
 from graft.tasks.chat import ASSISTANT, Turn, end_token, render, render_answer, require_template
 from graft.tasks.examples import Example
@@ -77,16 +77,23 @@ class AnswerEncoder:
         elif not self.ends:
             raise CheckpointError("the tokenizer has no token for the end of a text, by which a completion ends")
 
-    def encode(self, examples: Sequence[Example]) -> list[Answered]:
-        """Return the tokens of rows.
+    def encode(self, examples: Sequence[Example], name: str = "") -> list[Answered]:
+        """Return the tokens of rows, of a set that goes by a name.
 
         Raises:
-            ConfigError: the chat template refuses a row's turns, or marks none of the assistant's tokens.
+            DataError: the chat template refuses a row's turns, or marks none of the assistant's tokens; the row is
+                named by its place among these examples and by its first words.
         """
         size = len(self._tokenizer)  # a patch may have added tokens
-        for example in examples:
-            if (example, size) not in self._known:
+        for number, example in enumerate(examples, start=1):
+            if (example, size) in self._known:
+                continue
+            try:
                 self._known[example, size] = self._encode(example)
+            except ConfigError as error:
+                first = " ".join(example.texts[0].split())[:40]
+                where = f"{name and f'{name}, '}example {number:,} of {len(examples):,}, which begins {first!r}"
+                raise DataError(f"{where}: {error}") from error
         return [self._known[example, size] for example in examples]
 
     def _encode(self, example: Example) -> Answered:

@@ -57,10 +57,10 @@ def render(tokenizer: Any, turns: Sequence[Turn]) -> tuple[list[int], list[bool]
     ids = list(_encode(tokenizer, turns)["input_ids"])
     said = [False] * len(ids)
     for i in (i for i, turn in enumerate(turns) if turn.role == ASSISTANT):
-        opened, alone = _text(tokenizer, turns[:i], opens=True), _text(tokenizer, turns[: i + 1])
+        opened, alone = _text_before(tokenizer, turns, i), _text(tokenizer, turns[: i + 1])
         # as far as both go: some templates close the whole conversation by one token more
         _require_continued(opened, text[: common_prefix(alone, text)], turns[i].content)
-        start = common_prefix(prompt_ids(tokenizer, turns[:i]), ids)
+        start = common_prefix(_tokenize(tokenizer, opened), ids)
         end = common_prefix(_encode(tokenizer, turns[: i + 1])["input_ids"], ids)
         said[start:end] = [True] * (end - start)
     return ids, said
@@ -108,6 +108,26 @@ def end_token(tokenizer: Any) -> int | None:
 
 def _marks_answers(tokenizer: Any) -> bool:
     return re.search(r"\{%-?\+?\s*generation\s*-?\+?%\}", str(tokenizer.chat_template)) is not None
+
+
+def _text_before(tokenizer: Any, turns: Sequence[Turn], i: int) -> str:
+    """Return a conversation up to what the assistant says in its turn i, which is opened.
+
+    Templates render no conversation without turns. What comes before a first turn is therefore how the conversation
+    begins whatever that turn says, as far as the opening that the template gives a turn elsewhere.
+    """
+    if i:
+        return _text(tokenizer, turns[:i], opens=True)
+    texts = [_text(tokenizer, [Turn(ASSISTANT, content), *turns[1:]]) for content in "xy"]
+    before = texts[0][: common_prefix(*texts)]
+    asked = (Turn("user", "x"),)
+    opening = _text(tokenizer, asked, opens=True).removeprefix(_text(tokenizer, asked))
+    return before[: before.rindex(opening) + len(opening)] if opening in before else before
+
+
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a rendered text, which holds all special tokens already."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _require_continued(opened: str, whole: str, content: str = "") -> None:

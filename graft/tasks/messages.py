@@ -24,6 +24,7 @@ def read_messages(row: Row, column: str, spec: SplitSpec, number: int) -> tuple[
     messages = cell_of(row, column, spec, number)
     if not isinstance(messages, list) or not messages or not all(isinstance(item, Mapping) for item in messages):
         raise refuse_row(spec, number, f"{column!r} is not a list of messages, each with role and content")
+    messages = [{**message, "content": _join_parts(message.get("content"), spec, number)} for message in messages]
     for message in messages:
         others = [key for key, value in message.items() if key not in _KEYS and value not in (None, [], "")]
         if others:
@@ -37,12 +38,31 @@ def read_messages(row: Row, column: str, spec: SplitSpec, number: int) -> tuple[
     return tuple(str(message["content"]) for message in messages), roles
 
 
-def refuse_empty_answer(row: Row, column: str, spec: SplitSpec, number: int) -> None:
-    """Refuse a completion that says nothing.
+def _join_parts(content: Any, spec: SplitSpec, number: int) -> Any:
+    """Return the text of a content that is a list of parts, as chats with pictures have it; any other as it is.
 
     Raises:
-        DataError: it is empty, or white space; the row is named.
+        DataError: a part is no text; the row is named.
     """
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            found = f"of type {kind!r}" if kind != "text" else "without its text"
+            raise refuse_row(spec, number, f"a message has a part {found}; only parts of type 'text' are read")
+    return "".join(part["text"] for part in content)
+
+
+def refuse_empty_answer(row: Row, column: str, spec: SplitSpec, number: int) -> None:
+    """Refuse a completion that is missing or says nothing.
+
+    Raises:
+        DataError: there is no such column, or it is empty, or white space; the row is named.
+    """
+    if column not in row:
+        fact = f"no column {column!r}; it has {', '.join(map(str, row))}"
+        raise refuse_row(spec, number, f"{fact}: head.kind completion reads answers, and prompts alone are not enough")
     value = cell_of(row, column, spec, number)
     if isinstance(value, str) and not value.strip():
         raise refuse_row(spec, number, f"an empty answer in {column!r}: there is nothing to learn")

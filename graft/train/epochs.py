@@ -38,7 +38,11 @@ def run_epochs(stepper: Stepper, data: MultiTaskData, state: TrainingState) -> t
     done, steps = len(epochs), 0
     with tqdm(initial=done, total=schedule.epochs, desc="train", unit="epoch", disable=None) as bar:
         for number in range(done, schedule.epochs):
-            epoch, steps = train_epoch(stepper, data, number)
+            try:
+                epoch, steps = train_epoch(stepper, data, number)
+            except TrainingError as error:  # before the first epoch's end there is no state to go on from
+                kept = "; the last good epoch is kept for --resume" if epochs else ""
+                raise TrainingError(f"{error}{kept}") from error
             epochs.append(epoch)
             if stepper.protection is not None:
                 stepper.protection.check()
@@ -71,7 +75,5 @@ def _accuracy(stepper: Stepper, data: MultiTaskData) -> float:
     with stepper.masters.rounded():
         accuracy = data.validate()
     if math.isnan(accuracy):  # the last step may have diverged without a loss that shows it
-        raise TrainingError(
-            "the model's outputs are not finite: lower train.lr; the last good epoch is kept for --resume"
-        )
+        raise TrainingError("the model's outputs are not finite: lower train.lr")
     return accuracy

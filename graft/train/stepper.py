@@ -44,13 +44,11 @@ def _advise_on_failure() -> Iterator[None]:
     except (MemoryError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
             advice = "lower train.micro_batch_size or max_length, or use --gradient-checkpointing"
-            raise TrainingError(f"out of memory: {advice}; the last good epoch is kept for --resume") from error
+            raise TrainingError(f"out of memory: {advice}") from error
         # torch refuses a learning rate that the weights' dtype cannot hold
         if any(words in str(error).lower() for words in ("overflow", "must be in range")):
             advice = "lower train.lr, or what else in the train block is that large"
-            raise TrainingError(
-                f"the step is not finite: {advice}; the last good epoch is kept for --resume"
-            ) from error
+            raise TrainingError(f"the step is not finite: {advice}") from error
         raise
 
 
@@ -162,7 +160,7 @@ class Stepper:
         loss = self.loss.backward(head, batch)
         value = loss.item()
         if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value}: lower train.lr; the last good epoch is kept for --resume")
+            raise TrainingError(f"the loss is {value}: lower train.lr")
         return value
 
 

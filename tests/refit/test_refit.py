@@ -12,6 +12,7 @@ import torch
 from tokenizers import processors
 
 from graft.errors import BudgetError, DataError, PatchMismatchError
+from graft.evaluate.kept_gain import kept_by_refit
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
@@ -240,7 +241,11 @@ def test_a_language_model_is_fitted_over_its_tokens(tmp_path: Path) -> None:
     patch = refit(base, tmp_path / "tuned", task, batch_size=4, lr=0.02)  # some batches of 4 could hold no token
     assert (len(patch), patch.provenance.refit["texts"]["n"]) == (80, len(rows))
     assert kept_of(patch) < 0.8 * start_of(patch)
-    assert "tuned" not in patch.provenance.refit or patch.provenance.refit["tuned"] is None
+    record = patch.provenance.refit
+    assert record["tuned"]["nll"] < record["candidates"][0]["measured"]["nll"]
+    told = ["accuracy" in candidate["measured"] for candidate in record["candidates"]]  # of base and kept values alone
+    assert told == [candidate["epoch"] == 0 or candidate == record["kept"] for candidate in record["candidates"]]
+    assert kept_by_refit(patch) is not None
     names = {name for group in patch.provenance.tied for name in group}
     assert len(names & set(patch.mask)) <= 1  # tied embeddings have one name
     mixed = refit(base, tmp_path / "tuned", task, batch_size=1, epochs=1, labels=0.5)

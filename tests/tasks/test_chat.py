@@ -22,6 +22,22 @@ def test_the_assistants_tokens_are_its_texts_with_their_ends(template: str) -> N
     assert tokenizer.decode([i for i, flag in zip(ids, said, strict=True) if flag]) == "one<|im_end|>\ntwo<|im_end|>\n"
 
 
+def test_a_first_turn_of_the_assistant_is_learned_as_a_later_one_is() -> None:
+    begun = [Turn("assistant", "hello"), *TURNS]
+    # the second opens a turn by its role alone and writes an empty thought before what is said
+    thinking = CHATML.replace(
+        "message['content']", "('<t></t>' if message['role'] == 'assistant' else '') + message['content']"
+    )
+    system = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nx<|im_end|>\n{% endif %}"
+    for template, thought in ((CHATML, ""), (thinking, "<t></t>"), (system + CHATML, "")):
+        tokenizer = byte_tokenizer(template)
+        for turns in (begun, begun[:1]):
+            ids, said = render(tokenizer, turns)
+            texts = [turn.content for turn in turns if turn.role == "assistant"]
+            learned = tokenizer.decode([i for i, flag in zip(ids, said, strict=True) if flag])
+            assert learned == "".join(f"{thought}{text}<|im_end|>\n" for text in texts)
+
+
 def test_an_answer_begins_where_its_prompt_ends() -> None:
     tokenizer = byte_tokenizer()
     ids, start = render_answer(tokenizer, TURNS)

@@ -10,6 +10,7 @@ import torch
 
 from graft.evaluate.comparison import evaluate_against
 from graft.evaluate.curve import measure_curve
+from graft.evaluate.kept_gain import kept_by_refit
 from graft.localize.localization import localize_skill
 from graft.memory.localize import plan_localization
 from graft.patch.live import apply_patch
@@ -61,9 +62,17 @@ def test_a_graft_is_compared_with_base_and_tuned_and_its_values_are_refit(skill:
     assert 0 <= (reports[1].agreement or 0) <= 1
     assert set(of_base.ood) == {"other"}
     measured = refit.provenance.refit["kept"]["measured"]
-    head = open_head(base, task.spec)
+    head, validation = open_head(base, task.spec), task.validation_examples()
+    accuracy = {"base": head.accuracy(validation), "tuned": open_head(tuned, task.spec).accuracy(validation)}
     with apply_patch(head.model, refit), head.evaluating():
-        assert measured["nll"] == pytest.approx(float(head.loss(task.validation_examples())), rel=1e-4)
+        assert measured["nll"] == pytest.approx(float(head.loss(validation)), rel=1e-4)
+        accuracy["graft"] = head.accuracy(validation)
+    kept = kept_by_refit(refit)
+    assert kept is not None
+    assert (kept.base, kept.tuned, kept.graft, kept.n) == (*accuracy.values(), len(validation))
+    assert task.spec.messages or accuracy["base"] < accuracy["tuned"]  # the control
+    whole = refit.provenance.refit["tuned"]
+    assert (whole["kl"], whole["nll"] < measured["nll"]) == (0, True)
 
 
 def test_a_patch_tells_the_task_that_its_texts_are_read_by(skill: Any) -> None:

@@ -31,6 +31,14 @@ def conversational(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
+def greeted_rows(n: int) -> list[dict[str, Any]]:
+    """Chats that the assistant begins."""
+    return [
+        {"messages": [{"role": "assistant", "content": f"hello {i}"}, *row["messages"]]}
+        for i, row in enumerate(chat_rows(2 * n)[::2])  # short ones, since a template may write much around a turn
+    ]
+
+
 def trainer_of(rows: list[dict[str, Any]], folder: Path, tokenizer: Any, **options: Any) -> SFTTrainer:
     config = SFTConfig(
         str(folder), report_to=[], use_cpu=True, bf16=False, disable_tqdm=True, dataset_num_proc=None, **options
@@ -72,6 +80,20 @@ CASES: dict[str, tuple[Any, Any, Any, str, dict[str, Any]]] = {
         MARKED,
         {"assistant_only_loss": True, "max_length": 30},
     ),
+    "messages that the assistant begins, marked": (
+        greeted_rows,
+        lambda rows: rows,
+        {"messages": "messages"},
+        MARKED,
+        {"assistant_only_loss": True},
+    ),
+    "messages that the assistant begins, of Llama 3's template, which TRL marks itself": (
+        greeted_rows,
+        lambda rows: rows,
+        {"messages": "messages"},
+        llama3_chat_template,
+        {"assistant_only_loss": True},
+    ),
     **{
         f"messages, of {name}'s template, which TRL marks itself": (
             chat_rows,
@@ -102,8 +124,9 @@ def test_the_same_tokens_are_learned_and_the_loss_is_equal(case: str, tmp_path: 
     assert_equal_loss(trainer, spec, examples, tokenizer)
 
 
-def test_a_template_without_marks_gives_the_tokens_that_one_with_marks_does(tmp_path: Path) -> None:
-    rows, spec = chat_rows(6), answer_spec(messages="messages")
+@pytest.mark.parametrize("make", [chat_rows, greeted_rows])
+def test_a_template_without_marks_gives_the_tokens_that_one_with_marks_does(make: Any, tmp_path: Path) -> None:
+    rows, spec = make(6), answer_spec(messages="messages")
     trainer = trainer_of(rows, tmp_path, byte_tokenizer(MARKED), assistant_only_loss=True)
     theirs = [(row["input_ids"], [label != -100 for label in row["labels"]]) for row in trainer.train_dataset]
     examples = make_examples(rows, SplitSpec("rows"), spec)

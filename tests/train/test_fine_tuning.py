@@ -15,8 +15,10 @@ from graft.specs.head import HeadSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
-from graft.train import fine_tuning
+from graft.train import epochs, fine_tuning
+from graft.train.epochs import Epoch
 from graft.train.fine_tuning import TrainResult, train_task
+from graft.train.multitask_data import MultiTaskData
 from graft.train.schedule import TrainingSchedule
 from graft.train.stepper import Stepper, make_optimizer
 from tests.checkpoints import equal_tensors
@@ -143,9 +145,26 @@ def test_a_schedule_by_hand() -> None:
 def test_a_loss_or_weight_that_is_not_finite_leaves_no_output(
     changes: dict[str, Any], base: Path, task: Task, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match=r"lower train.lr; the last good epoch is kept for --resume"):
+    with pytest.raises(TrainingError, match=r"lower train.lr$"):  # no epoch is done that could be kept
         train(base, task, tmp_path / "out", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_fails_after_an_epoch_says_that_it_is_kept(
+    base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = epochs.train_epoch
+
+    def failing(stepper: Stepper, data: MultiTaskData, number: int) -> tuple[Epoch, int]:
+        if number:
+            raise TrainingError("the loss is nan: lower train.lr")
+        return plain(stepper, data, number)
+
+    monkeypatch.setattr(epochs, "train_epoch", failing)
+    with pytest.raises(TrainingError, match=r"lower train.lr; the last good epoch is kept for --resume$"):
+        train(base, task, tmp_path / "out", epochs=2)
+    (state,) = tmp_path.iterdir()
+    assert (state / "state.pt").is_file()
 
 
 def test_a_base_with_nan_is_refused(base: Path, task: Task, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ _OF_SUPPORT = ("density", "budget", "support", "structure", "max_rank", "lines",
     "--texts",
     "texts_file",
     type=click.Path(path_type=Path),
-    help="File of texts to fit to (jsonl, csv, parquet), in the task's columns and without labels. [default: the "
-    "task's whole training split, whose labels are not read]",
+    help="File of texts to fit to (jsonl, csv, parquet), in the task's columns and without labels; of completion tasks "
+    "with their answers. [default: the task's whole training split, whose labels are not read]",
 )
 @options.density
 @options.budget

@@ -5,8 +5,9 @@ of a batch is the mean over its answers' tokens (`graft.tasks.answers` says whic
 
 A row is right if the model writes its answer. The greedy answer is the reference, end included, exactly if each of the
 reference's tokens is the most probable one after those before it: one forward pass over the reference tells, and only
-rows that fail are written out, for what the model says in place of it. Where a pattern finds the answer in a longer
-text, what it finds in both is compared. The confidence is the probability of the whole answer that the model writes.
+rows that fail are written out, for what the model says in place of it. A reference of more tokens than the model may
+write fails. Where a pattern finds the answer in a longer text, what it finds in both is compared. The confidence is the
+probability of the whole answer that the model writes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class CompletionHead(Head):
         super().__init__(model, tokenizer, task)
         self._answers = AnswerEncoder(tokenizer, task, self.limit)
         self._pattern = None if task.head.answer is None else AnswerPattern(task.head.answer)
+        self._most = task.head.max_new_tokens
         self._comparison = Comparison(tokenizer, self._answers.ends, self._pattern)
 
     @classmethod
@@ -99,16 +101,19 @@ class CompletionHead(Head):
         return rows
 
     def inspect(self, examples: Sequence[Example], name: str = "examples") -> list[Answered]:
-        """Return rows as tokens, and say on stderr how many answers are cut, joined with their prompt, or not found.
+        """Return rows as tokens, and say on stderr how many answers are cut, too long, joined, or not found.
 
         Raises:
-            DataError: max_length leaves no token of any answer.
+            DataError: max_length leaves no token of any answer, or the chat template refuses a row, which is named.
             ConfigError: the pattern finds no answer in any row.
         """
-        rows, n = self._require_learned(self.read(examples)), len(examples)
+        rows, n = self._require_learned(self._answers.encode(examples, name)), len(examples)
         if n_cut := sum(row.is_cut for row in rows):
             outcome = "their ends are not learned" + ("" if self._pattern else ", and they count as wrong")
             tell_once(f"{n_cut:,} of {n:,} answers are cut by max_length {self.limit}: {outcome}")
+        if n_long := sum(not self._is_within(row) for row in rows):
+            outcome = "what is written within it is compared" if self._pattern else "they count as wrong"
+            tell_once(f"{n_long:,} of {n:,} answers take more than max_new_tokens {self._most}: {outcome}")
         if n_joined := sum(row.is_joined for row in rows):
             tell_once(
                 f"{n_joined:,} of {n:,} answers begin within the prompt's last token: put a space or a line between "
@@ -130,7 +135,7 @@ class CompletionHead(Head):
         rows = self.inspect(examples, label)
         followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
         finite = all(np.isfinite(log_p).all() for log_p, _ in followed)
-        return float(np.mean(list(map(_is_written, rows, followed)))) if finite else float("nan")
+        return float(np.mean(list(map(self._is_written, rows, followed)))) if finite else float("nan")
 
     def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> AnswerColumns:
         """Let the model answer, in evaluation mode and without gradients.
@@ -152,14 +157,23 @@ class CompletionHead(Head):
             n_tokens=np.array([len(log_p) for log_p, _ in followed]),
         )
 
+    def _is_within(self, row: Answered) -> bool:
+        """Return whether the model may write as many tokens as the reference has."""
+        return self._most is None or len(row.answer) <= self._most
+
+    def _is_written(self, row: Answered, followed: Followed) -> bool:
+        """Return whether greedy decoding writes the reference: each of its tokens is the most probable one."""
+        return not row.is_cut and self._is_within(row) and bool(_of_answer(row, followed).is_best.all())
+
     def _write(
         self, rows: Sequence[Answered], followed: Sequence[Followed], batch_size: int, label: str
     ) -> tuple[list[Sequence[int]], np.ndarray]:
         """Return the tokens that the model writes for each row, and (n,) fp64 their probabilities."""
         written: list[Sequence[int]] = [row.answer for row in rows]
         log_p = np.array([_of_answer(row, found).log_p.sum() for row, found in zip(rows, followed, strict=True)])
-        missed = [i for i, (row, found) in enumerate(zip(rows, followed, strict=True)) if not _is_written(row, found)]
-        most = self.task.head.max_new_tokens or max(len(row.answer) for row in rows) + _MARGIN
+        pairs = enumerate(zip(rows, followed, strict=True))
+        missed = [i for i, (row, found) in pairs if not self._is_written(row, found)]
+        most = self._most or max(len(row.answer) for row in rows) + _MARGIN
         contexts = [rows[i].context[: self.limit] for i in missed]
         with self.evaluating():
             texts = self._write_within(contexts, most, batch_size, f"{label}: answers")
@@ -197,8 +211,3 @@ def _of_answer(row: Answered, followed: Followed) -> Followed:
     start = len(row.context)
     inside = (places >= start) & (places < start + len(row.answer))
     return Followed(followed.log_p[inside], followed.is_best[inside])
-
-
-def _is_written(row: Answered, followed: Followed) -> bool:
-    """Return whether greedy decoding writes the reference: each of its tokens is the most probable one."""
-    return not row.is_cut and bool(_of_answer(row, followed).is_best.all())

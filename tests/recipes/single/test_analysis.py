@@ -4,13 +4,16 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from graft.controls.registry import CONTROLS, is_made_of_patch
 from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import controls
+from graft.recipes.single import seed as single_seed
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
 from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed import run_seed
@@ -20,7 +23,9 @@ from graft.results.gain_split import split_gain
 from graft.results.models import graft_name, name_models
 from graft.specs.reader import read_config
 from graft.specs.single import SingleSpec
+from graft.tasks import loading
 from graft.tasks.task import Task
+from tests.chat_models import answer_spec
 
 FULL: dict[str, Any] = {
     "controls": ["temperature", "interpolation", "early_stopping", "larger_random"],
@@ -55,6 +60,21 @@ def bench(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> SingleRun:
 def seed(bench: SingleRun) -> dict[str, Any]:
     found: dict[str, Any] = to_json(run_seed(bench))
     return found
+
+
+def test_a_temperature_is_left_out_aloud_where_a_head_has_no_labels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_told", set())
+    spec = SimpleNamespace(analysis=SimpleNamespace(controls=("temperature",)))
+    run: Any = SimpleNamespace(recipe=spec, tuned=None, open=lambda _: None, task=SimpleNamespace(spec=answer_spec()))
+    monkeypatch.setattr(single_seed, "scale_tuned", lambda *_: "scaled")
+    for n_labels, found, said in ((2, ["scaled"], ""), (0, [], "head.kind completion has no labels")):
+        tuned: Any = SimpleNamespace(test=SimpleNamespace(logits=np.zeros((3, n_labels))))
+        patch: Any = None
+        assert list(single_seed._measure_controls(run, patch, {"tuned": tuned}).values()) == found
+        assert said in (err := capsys.readouterr().err)
+        assert bool(err) is bool(said)
 
 
 def test_every_model_is_measured_like_the_grafts(seed: dict[str, Any], bench: SingleRun) -> None:

@@ -179,38 +179,6 @@ def test_a_pattern_that_finds_nothing_is_refused_and_one_that_finds_some_says_so
         HeadSpec("completion", answer="(")
 
 
-def test_answers_that_are_cut_are_counted_and_wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taught: CompletionHead
-) -> None:
-    monkeypatch.setattr(loading, "_told", set())
-    examples = answer_examples(30, seed=9)
-    right = taught.predict_columns(examples)
-    assert capsys.readouterr().err == ""
-    lengths = [len(row.ids) for row in taught._answers.encode(examples)]
-    limit = max(np.array(lengths)[right.predicted == right.label]) - 1  # some that are right are cut
-    head = CompletionHead(taught.model, taught.tokenizer, answer_spec(max_length=limit))
-    n_cut = sum(length > limit for length in lengths)
-    columns = head.predict_columns(examples)
-    assert f"{n_cut} of 30 answers are cut by max_length {limit}" in capsys.readouterr().err
-    cut = np.array(lengths) > limit
-    assert (columns.predicted[cut] != columns.label[cut]).all()
-    assert (columns.predicted[~cut] == right.predicted[~cut]).all()
-    assert head.accuracy(examples) == (columns.predicted == columns.label).mean() < taught.accuracy(examples)
-
-
-def test_prompts_as_long_as_the_limit_leave_nothing_to_learn() -> None:
-    head = completion_head(answer_spec(max_length=8))
-    long, short = Example(("a very long prompt", " one"), 0), Example(("a", " one"), 0)
-    assert head.weigh([long]) == 0
-    assert head.weigh([short]) > 0
-    assert head.loss([long]).item() == 0
-    torch.testing.assert_close(head.loss([long, short]), head.loss([short]))
-    assert head.with_outputs([long, short]) == [short]
-    assert len(head.predict_columns([long, short]).label) == 2
-    with pytest.raises(DataError, match="no answer has a token within max_length 8"):
-        head.inspect([long])
-
-
 def test_a_boundary_within_a_token_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taught: CompletionHead
 ) -> None:
@@ -274,6 +242,15 @@ WRONG_ROWS: dict[str, tuple[Any, str]] = {
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"name": "f"}]}]},
         "a message has 'tool_calls'; only role and content are read",
     ),
+    "a picture": (
+        {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}]},
+        "a message has a part of type 'image'; only parts of type 'text' are read",
+    ),
+    "a part without its text": (
+        {"messages": [{"role": "assistant", "content": [{"type": "text"}]}]},
+        "a message has a part without its text",
+    ),
+    "no parts": ({"messages": [{"role": "assistant", "content": []}]}, "an empty answer in 'messages'"),
 }
 
 
@@ -285,6 +262,33 @@ def test_rows_that_are_no_chat_are_refused_by_number(case: str) -> None:
     row, fact = WRONG_ROWS[case]
     with pytest.raises(DataError, match=f"rows, row 2: .*{fact}"):
         make_examples([good, row], SplitSpec("rows"), spec)
+
+
+def test_a_chat_that_the_template_refuses_is_named_by_its_set_its_place_and_its_words() -> None:
+    twice = "messages[2:] and messages[1]['role'] == messages[2]['role']"
+    strict = f"{{% if {twice} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+    head = completion_head(answer_spec(messages="messages"), template=strict + CHATML)
+    good = chat_examples(2)
+    assert len(head.inspect(good, "test")) == 2
+    bad = Example(("add\none", "one", "two"), 0, roles=("user", "assistant", "assistant"))
+    of_row = r"example 3 of 3, which begins 'add one': the tokenizer's chat template refuses turns of user, .* \(no\)"
+    for measure in (head.accuracy, head.predict_columns):
+        with pytest.raises(DataError, match=f"^test, {of_row}"):
+            measure([*good, bad], label="test")
+    with pytest.raises(DataError, match=f"^{of_row}"):
+        head.loss([*good, bad])
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "text", "text": "one", "image": None}, {"type": "text", "text": " two"}]
+    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}]}
+    (example,) = make_examples([row], SplitSpec("rows"), answer_spec(messages="messages"))
+    assert example.texts == ("x", "one two")
+
+
+def test_prompts_without_answers_are_told_that_they_are_not_enough() -> None:
+    with pytest.raises(DataError, match=r"no column 'completion'; it has prompt: .* prompts alone are not enough"):
+        make_examples([{"prompt": "x"}], SplitSpec("rows"), answer_spec(), labeled=False)
 
 
 def test_an_empty_completion_is_refused_by_number() -> None:
