@@ -132,19 +132,12 @@ def test_a_shift_is_what_the_entries_add_to_the_mean_input(shelf: Path, own: Pat
     assert isinstance(made, OutputShift)
     head = open_base_head(inputs.pair, inputs.task, inputs.runtime)
     name = max(made.shifts, key=lambda name: len(own.mask[name]))
-    layer = next(m for m in head.model.modules() if getattr(m, "weight", None) is not None and _is(head, m, name))
-    means = measure_mean_inputs(head, {name: layer}, inputs.task.train_examples())[name].float()
+    means = measure_mean_inputs(head, [name], inputs.task.train_examples())[name].float()
     delta = torch.zeros(own.mask.specs[name].shape).flatten()
     at = torch.tensor(own.mask[name])
     delta[at] = own.values[name] - inputs.pair.base.read(name).flatten()[at]
     assert torch.allclose(made.shifts[name], delta.view(own.mask.specs[name].shape) @ means, atol=1e-5)
     assert made.k == own.k
-
-
-def _is(head: object, module: torch.nn.Module, name: str) -> bool:
-    from graft.patch.live import LiveTarget
-
-    return LiveTarget(head.model).require([name], "")[name] is module.weight  # type: ignore[attr-defined]
 
 
 def test_a_shift_comes_off_again_and_does_something_before(shelf: Path, own: Patch) -> None:
@@ -161,16 +154,23 @@ def test_a_shift_comes_off_again_and_does_something_before(shelf: Path, own: Pat
     assert torch.equal(head.predict(examples), before)
 
 
-def test_mean_inputs_do_not_count_padding(shelf: Path, own: Patch) -> None:
+def test_mean_inputs_count_neither_padding_nor_label_texts(shelf: Path, own: Patch) -> None:
     inputs = inputs_of(shelf, own, "constant_shift")
     head = open_base_head(inputs.pair, inputs.task, inputs.runtime)
-    layers = {"x": next(m for m in head.model.modules() if isinstance(m, torch.nn.Linear) and m.weight.ndim == 2)}
+    name = "encoder.layer.0.attention.self.query.weight"
     examples = inputs.task.train_examples()[:6]
-    one_by_one = measure_mean_inputs(head, layers, examples)["x"]
-    predict = head.predict
-    head.predict = lambda examples, **_: predict(examples, batch_size=6)  # type: ignore[method-assign]
+    states: list[torch.Tensor] = []
+    layer = head.model.get_submodule(name.removesuffix(".weight"))
+    hook = layer.register_forward_pre_hook(lambda _, given: states.append(given[0][0]))
+    with torch.no_grad():
+        for example in examples:  # alone, without padding, and without the head, which embeds label texts too
+            head.model(**head.tokenize([example.texts]))
+    hook.remove()
     assert len({len(example.texts[0].split()) for example in examples}) > 1  # so that a batch of all is padded
-    assert torch.allclose(measure_mean_inputs(head, layers, examples)["x"], one_by_one, atol=1e-5)
+    expected = torch.cat(states).double().mean(0)
+    for batch_size in (1, 6):
+        found = measure_mean_inputs(head, [name], examples, batch_size=batch_size)[name]
+        assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_trained_entries_are_as_many_and_not_the_tuned_values(shelf: Path, own: Patch) -> None:
