@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from graft.patch.skill_patch import Patch
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
+from tests.models import copy_with
 
 PATCH_CONTROLS = [name for name in CONTROLS if is_made_of_patch(name)]
 KEEPING = {"random_rows": "columns", "random_columns": "rows"}
@@ -82,6 +84,33 @@ def test_entries_are_as_many_changed_and_have_tuned_values(name: str, shelf: Pat
         assert np.array_equal(made.mask[tensor], own.mask[tensor])
     if name != "whole_columns":
         assert all(len(made.mask[tensor]) == len(own.mask[tensor]) for tensor in inputs.matrices)
+
+
+@pytest.fixture(scope="module")
+def barely_tuned(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with a third of its entries moved, so that whole lines hold others too."""
+    torch.manual_seed(0)
+
+    def move(_: str, tensor: torch.Tensor) -> None:
+        tensor += 0.1 * torch.randn_like(tensor) * (torch.rand_like(tensor) < 1 / 3)
+
+    return copy_with(shelf / "base", tmp_path_factory.mktemp("barely") / "tuned", move)
+
+
+@pytest.mark.parametrize("structure", ["columns", "rows"])
+def test_controls_of_whole_lines_move_as_many_weights(structure: Any, shelf: Path, barely_tuned: Path) -> None:
+    config = LocalizeSpec(method="magnitude", structure=structure, lines=5)
+    lines = localize_skill(shelf / "base", barely_tuned, None, config)
+    pair, task = CheckpointPair.open(shelf / "base", barely_tuned), Task.load(shelf / "toy" / "task.yaml")
+    n_moved = sum(len(set(lines.mask[name].tolist()) & set(pair.changed(name).tolist())) for name in lines.mask)
+    assert 0 < n_moved < len(lines) / 2
+    names = ("random_rows", "random_columns", "random_in_tensors", "whole_columns")
+    for name in names:
+        made = make_control(ControlInput(name, lines, pair, task))
+        assert isinstance(made, Patch)
+        assert len(made) == n_moved, name
+        assert all(set(made.mask[tensor].tolist()) <= set(pair.changed(tensor).tolist()) for tensor in made.mask)
+    assert ControlInput("sparta", lines, pair, task).n_moved == n_moved
 
 
 @pytest.mark.parametrize("name", ["random_rows", "random_columns", "random_in_tensors"])
