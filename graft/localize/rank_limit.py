@@ -104,7 +104,7 @@ def _within_lines(pool: Mask, scores: torch.Tensor, groups: Groups, max_rank: in
 def _choose_lines(pool: Mask, scores: Mapping[str, npt.NDArray[np.float64]], k: int, max_rank: int) -> Bools:
     """Return which entries of some matrices, one after another, lie in the best lines."""
     flat = np.concatenate(list(scores.values()))
-    threshold, best, highest = _kth_largest(flat, k), np.zeros(len(flat), np.bool_), -np.inf
+    threshold, best, highest = _kth_largest(flat, k), np.zeros(len(flat), np.bool_), (False, -np.inf)
     for _ in range(ROUNDS):
         within = np.concatenate(
             [_cover_greedily(pool, name, values - threshold, max_rank) for name, values in scores.items()]
@@ -112,7 +112,7 @@ def _choose_lines(pool: Mask, scores: Mapping[str, npt.NDArray[np.float64]], k: 
         n = int(within.sum())
         top = np.partition(flat[within], n - k)[n - k :] if n >= k else flat[within]
         # too few is worse than any total; among those the most
-        total = float(top.sum()) if n >= k else -1e300 + n
+        total = (True, float(top.sum())) if n >= k else (False, float(n))
         if total > highest:
             best, highest = within, total
         lower = _kth_largest(flat[within], k) if n >= k else -np.inf

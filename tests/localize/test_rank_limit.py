@@ -159,3 +159,6 @@ def test_a_refusal_says_whether_other_entries_could_fill_the_lines() -> None:
     assert len(choose(matrices, 4, 1)[0]) == 4
     with pytest.raises(BudgetError, match=r"5 entries, but those in 1 rows and columns of each matrix are 4: raise"):
         choose(matrices, 5, 1)
+    small = {"v": torch.rand(4, 4), "w": torch.rand(4, 4) + 2}
+    with pytest.raises(BudgetError, match=r"9 entries, but those in 1 rows and columns of each matrix are 8: raise"):
+        choose(small, 9, 1)
