@@ -20,11 +20,13 @@ from graft.controls.vectors import keep_tensors
 from graft.localize.localization import open_base_head
 from graft.patch.live import LiveTarget, apply_patch
 from graft.patch.skill_patch import Patch
-from graft.scores.activations import InputSums
+from graft.scores.activations import sum_inputs
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import take
 from graft.tensors.transposed import is_plain_conv1d, is_plain_linear
+
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class OutputShift:
 
     Attributes:
         shifts: base name of a layer's weight -> (outputs,) fp32.
-        rest: the patch's entries that no linear layer of its own reads: biases, norms, embeddings, packed experts.
+        rest: the patch's other entries: of biases, norms, embeddings and packed experts, which no linear layer of their
+            own reads, and of layers whose inputs cannot be measured (`measure_mean_inputs`).
         k: entries of the patch, which all of this stands for.
     """
 
@@ -57,20 +60,20 @@ class OutputShift:
 def shift_outputs(inputs: ControlInput) -> OutputShift:
     """Measure the mean input of each layer of the base over the training texts, and shift its output by delta E[x].
 
-    The mean is over all tokens that attention sees, one text at a time, so that no padding counts.
+    The mean is over all tokens of the texts as the head reads them; padding and label texts do not count.
     """
     head = open_base_head(inputs.pair, inputs.task, inputs.runtime)
     layers = find_linear(head.model, inputs.matrices)
-    means = measure_mean_inputs(head, layers, inputs.task.train_examples())
+    means = measure_mean_inputs(head, list(layers), inputs.task.train_examples())
     shifts = {}
-    for name in layers:
+    for name in means:
         indices = inputs.patch.mask[name]
         base = take(inputs.pair.base.read(name), torch.tensor(indices)).double()
         terms = (inputs.patch.values[name].double() - base) * means[name][inputs.columns(name, indices)]
         n_outputs = inputs.patch.mask.specs[name].numel // len(means[name])
         shift = torch.zeros(n_outputs, dtype=torch.float64)
         shifts[name] = shift.index_add_(0, torch.tensor(inputs.rows(name, indices)), terms).float()
-    rest = tuple(name for name in inputs.patch.mask if name not in layers)
+    rest = tuple(name for name in inputs.patch.mask if name not in shifts)
     return OutputShift(shifts, keep_tensors(inputs, rest), inputs.patch.k)
 
 
@@ -95,40 +98,22 @@ def _is_product(module: torch.nn.Module) -> bool:
 
 
 def measure_mean_inputs(
-    head: Head, layers: Mapping[str, torch.nn.Module], examples: Sequence[Example]
+    head: Head, names: Sequence[str], examples: Sequence[Example], *, batch_size: int = BATCH
 ) -> dict[str, torch.Tensor]:
-    """Return name -> (inputs,) fp64 mean input of each layer over the tokens of all examples, on the CPU."""
-    seen = _Seen()
-    hooks: list[Any] = [head.model.register_forward_pre_hook(seen.note_mask, with_kwargs=True)]
-    hooks += [layer.register_forward_pre_hook(partial(seen.add, name)) for name, layer in layers.items()]
-    try:
-        if head.predicts_tokens:
-            with head.evaluating():
-                for example in head.with_outputs(examples):
-                    head.loss([example])
-        else:
-            head.predict(examples, batch_size=1, label="mean inputs")
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: sums.total / sums.n for name, sums in seen.sums.items()}
+    """Measure the mean inputs of layers over the tokens of examples, as the head reads them.
 
+    Args:
+        head: over the model.
+        names: of the layers' weights, as in the base.
+        examples: those of which the head predicts nothing are left out.
+        batch_size: examples at once, which no mean depends on beyond rounding.
 
-class _Seen:
-    """Sums of what layers were given, over the tokens that attention sees."""
-
-    def __init__(self) -> None:
-        self.mask: torch.Tensor | None = None
-        self.sums: dict[str, InputSums] = {}
-
-    def note_mask(self, module: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        self.mask = kwargs.get("attention_mask")
-
-    def add(self, name: str, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].detach()
-        if self.mask is not None and self.mask.shape == x.shape[:-1]:
-            x = x[self.mask.bool()]
-        self.sums.setdefault(name, InputSums()).add(x.reshape(-1, x.shape[-1]))
+    Returns:
+        Name -> (inputs,) fp64, on the CPU. Layers are left out whose inputs cannot be told apart by token, or that are
+        never called: Mamba's dt_proj, whose weight is read without a call.
+    """
+    sums, _ = sum_inputs(head, names, head.with_outputs(examples), batch_size=batch_size, as_task=True)
+    return {name: of_layer.total / of_layer.n for name, of_layer in sums.items() if of_layer.n and not of_layer.missed}
 
 
 def _add(shift: torch.Tensor, module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,18 @@ class ControlInput:
         """The patch's other tensors."""
         return tuple(name for name in self.patch.mask if name not in self.matrices)
 
+    def moved(self, name: str) -> Indices:
+        """Return the patch's entries of a tensor that tuning changed, as flat indices, ascending.
+
+        A patch of whole lines has others too, which hold the base's values and do nothing.
+        """
+        return np.intersect1d(self.patch.mask[name], self.pair.changed(name).numpy(), assume_unique=True)
+
+    @property
+    def n_moved(self) -> int:
+        """The number of the patch's entries that tuning changed."""
+        return sum(len(self.moved(name)) for name in self.patch.mask)
+
     @cached_property
     def _axes(self) -> Mapping[str, int]:
         return find_input_axes(self.pair.base, self.matrices)

@@ -1,8 +1,10 @@
 """Patches redrawn at random within what the patch has in common with its own columns, rows or tensors.
 
-All keep the number of entries in every matrix exactly, take tuned values, and draw among changed entries: one that did
-not change would say less than it seems. Random rows in the patch's own columns keep which input dimensions it reads,
-and how often; random columns in its own rows keep which outputs it writes.
+All take tuned values and draw among changed entries: one that did not change would say less than it seems. In every
+matrix they have exactly as many entries as the patch has changed ones there, so that they move as many weights as it
+moves; only a patch of whole lines holds unchanged entries beside, which do nothing and are not counted. Random rows in
+the patch's own columns keep which input dimensions it reads, and how often; random columns in its own rows keep which
+outputs it writes.
 """
 
 from __future__ import annotations
@@ -20,24 +22,24 @@ Grouping = Callable[[ControlInput, str, Indices], Indices]
 
 
 def redraw_rows(inputs: ControlInput) -> Patch:
-    """Cut random rows: as many entries as the patch has in each column of each matrix."""
+    """Cut random rows: as many as the patch has changed entries in each column of each matrix."""
     return _redraw(inputs, ControlInput.columns)
 
 
 def redraw_columns(inputs: ControlInput) -> Patch:
-    """Cut random columns: as many entries as the patch has in each row of each matrix."""
+    """Cut random columns: as many as the patch has changed entries in each row of each matrix."""
     return _redraw(inputs, ControlInput.rows)
 
 
 def redraw_entries(inputs: ControlInput) -> Patch:
-    """Cut random entries: as many as the patch has in each matrix."""
+    """Cut random entries: as many as the patch has changed entries in each matrix."""
     return _redraw(inputs, lambda inputs, name, indices: np.zeros_like(indices))
 
 
 def _redraw(inputs: ControlInput, group: Grouping) -> Patch:
     indices = {}
     for name in inputs.matrices:
-        quotas = np.bincount(group(inputs, name, inputs.patch.mask[name]))
+        quotas = np.bincount(group(inputs, name, inputs.moved(name)), minlength=1)
         indices[name] = draw_changed(inputs, name, group, quotas)
     return inputs.cut(indices)
 

@@ -15,10 +15,10 @@ EPOCHS = 8  # of labels there are some hundreds
 
 
 def train_random(inputs: ControlInput) -> Patch:
-    """Train the values of as many random entries of the patch's scope as the patch has, on the task's labels."""
+    """Train the values of as many random entries of the patch's scope as the patch moves, on the task's labels."""
     config = RefitSpec(
         support="random",
-        budget=inputs.patch.k,
+        budget=inputs.n_moved,
         scope=inputs.patch.provenance.scope or "all",
         labels=1.0,
         epochs=EPOCHS,

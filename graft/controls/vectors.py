@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
-
 from graft.controls.inputs import ControlInput
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
+from graft.patch.whole_tensors import keep_whole_tensors
 from graft.tensors.dtypes import take
-from graft.tensors.hashing import hash_values
 
 
 def keep_vectors(inputs: ControlInput) -> Patch:
@@ -21,16 +19,12 @@ def keep_vectors(inputs: ControlInput) -> Patch:
 def keep_tensors(inputs: ControlInput, names: tuple[str, ...]) -> Patch:
     """Keep the patch's entries in some tensors, and its whole tensors.
 
-    Where those hold none, one entry of the patch is kept at the base's value: a patch has at least one, whole tensors
-    go with it, and this one changes nothing.
+    Where those hold none, the whole tensors are kept alone (`graft.patch.whole_tensors`).
     """
     patch, provenance = inputs.patch, inputs.describe()
     if not names:
-        name = next(iter(patch.mask))
-        one = patch.mask[name][:1]
-        value = take(inputs.pair.base.read(name), torch.tensor(one))
-        mask = Mask.of(patch.mask.specs, {name: one})
-        return Patch(mask, {name: value}, {name: hash_values(value)}, provenance, dense=patch.dense)
+        whole = keep_whole_tensors(patch, lambda name, indices: take(inputs.pair.base.read(name), indices))
+        return dataclasses.replace(whole, provenance=provenance)
     mask = Mask.of(patch.mask.specs, {name: patch.mask[name] for name in names})
     return dataclasses.replace(
         patch,

@@ -1,5 +1,7 @@
 """The patch's commonest columns, whole: every changed entry of an input dimension of a layer.
 
+Of the patch too changed entries alone are counted: a patch of whole lines holds others, which do nothing.
+
 A gradient is error times input, so that plain SGD moves whole columns of large inputs, and a patch cut by size or
 attribution gathers there (outlier dimensions, arXiv 2310.17715).
 """
@@ -13,11 +15,11 @@ from graft.controls.redrawn import draw_changed
 from graft.patch.mask import Indices
 from graft.patch.skill_patch import Patch
 
-MOST = 0.8  # of a matrix's entries
+MOST = 0.8  # of a matrix's changed entries
 
 
 def take_whole_columns(inputs: ControlInput) -> Patch:
-    """Cut whole columns of all matrices, the commonest in the patch first, until there are as many entries as in it.
+    """Cut whole columns of all matrices, the commonest in the patch first, until as many entries move as of the patch.
 
     Columns compete across matrices; ties go by name, then column. Of the last one so many random entries are taken as
     are left.
@@ -25,7 +27,7 @@ def take_whole_columns(inputs: ControlInput) -> Patch:
     listed = [
         (-count, name, column, size) for name in inputs.matrices for column, count, size in _count_columns(inputs, name)
     ]
-    left, quotas = sum(len(inputs.patch.mask[name]) for name in inputs.matrices), _no_quotas(inputs)
+    left, quotas = sum(len(inputs.moved(name)) for name in inputs.matrices), _no_quotas(inputs)
     for _, name, column, size in sorted(listed):
         quotas[name][column] = min(size, left)
         left -= min(size, left)
@@ -33,10 +35,10 @@ def take_whole_columns(inputs: ControlInput) -> Patch:
 
 
 def take_main_columns(inputs: ControlInput) -> Patch:
-    """Cut of each matrix the fewest columns that hold `MOST` of its entries in the patch, whole; ties by column."""
+    """Cut of each matrix the fewest columns with `MOST` of its changed entries in the patch, whole; ties by column."""
     quotas = _no_quotas(inputs)
     for name in inputs.matrices:
-        missing = MOST * len(inputs.patch.mask[name])
+        missing = MOST * len(inputs.moved(name))
         for column, count, size in sorted(_count_columns(inputs, name), key=lambda item: -item[1]):
             if missing > 0:
                 quotas[name][column] = size
@@ -50,8 +52,8 @@ def _no_quotas(inputs: ControlInput) -> dict[str, Indices]:
 
 
 def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int]]:
-    """Return (column, its entries in the patch, its changed entries) of the columns that the patch has."""
-    own = np.bincount(inputs.columns(name, inputs.patch.mask[name]))
+    """Return (column, its changed entries in the patch, and in all) of the columns that the patch has."""
+    own = np.bincount(inputs.columns(name, inputs.moved(name)))
     changed = np.bincount(inputs.columns(name, inputs.pair.changed(name).numpy()))
     return [(int(column), int(own[column]), int(changed[column])) for column in np.flatnonzero(own)]
 

@@ -24,6 +24,7 @@ from graft.sources.opening import Model, open_pair
 from graft.specs.localize import LocalizeSpec
 from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
+from graft.tasks.loading import tell
 from graft.tasks.task import Task
 from graft.tensors.scope import Scope
 
@@ -126,7 +127,8 @@ def measure_curve(
         task: training examples for the localization, validation examples for the measurement.
         config: how to choose; its density and budget are replaced.
         general: general texts, as for `localize_skill`.
-        densities: shares of all parameters; those that keep no entry, or more than changed, are left out.
+        densities: shares of all parameters; those that cannot be had are left out, with a line on stderr that says why:
+            they keep no entry or more than changed, or no mask of the structure or rank asked for has their size.
         runtime: where and how the models run.
 
     Raises:
@@ -136,18 +138,48 @@ def measure_curve(
     config = config or LocalizeSpec()
     budgets = _budgets(base, tuned, config.scope, densities)
     validation = OnValidation.open(base, tuned, task, config.batch_size, runtime)
-    points, answers = [], []
+    points, answers, refusals = [], [], list[BudgetError]()
     # scores that follow the budget would be of no use again
     cache: ScoreCache | None = None if follows_budget(config.method, config) else {}
     for density, k in budgets.items():
         at_density = dataclasses.replace(config.at(density), budget=k)
-        patch = localize_skill(base, tuned, task, at_density, general=general, score_cache=cache, **runtime.options)
+        try:
+            patch = localize_skill(base, tuned, task, at_density, general=general, score_cache=cache, **runtime.options)
+        except BudgetError as error:
+            tell_left_out(density, error)
+            refusals.append(error)
+            continue
         answers.append(validation.answer(patch))
         gain = recovered_gain(answers[-1].accuracy, validation.base, validation.tuned)
         points.append(CurvePoint(density, len(patch), answers[-1].accuracy, gain))
-    interval = _interval(validation, list(budgets), answers)
+    if not points:
+        raise BudgetError(f"none of the densities can be had: at {max(budgets):g} {refusals[-1]}") from refusals[-1]
+    interval = _interval(validation, [point.density for point in points], answers)
     n, base_accuracy, tuned_accuracy = len(validation.examples), validation.base, validation.tuned
     return GainCurve(config.method, n, base_accuracy, tuned_accuracy, tuple(points), interval)
+
+
+def tell_left_out(density: float, why: object, method: str = "") -> None:
+    """Say on stderr that a curve has no point at a density, and why."""
+    tell(f"note: {method and f'{method} at '}density {density:g} is left out of the curve: {why}")
+
+
+def split_densities(
+    densities: Sequence[float], n_parameters: int, n_changed: int
+) -> tuple[dict[float, int], dict[float, str]]:
+    """Return the densities that keep at least 1 and at most the changed entries, and why the others do not.
+
+    Returns:
+        Density -> entries, by ascending density; and density -> reason.
+    """
+    budgets = {density: int(density * n_parameters + 0.5) for density in sorted(densities)}
+    possible = {density: k for density, k in budgets.items() if 1 <= k <= n_changed}
+    reasons = {
+        density: f"it keeps {k:,} entries, and {n_changed:,} in scope changed" if k else "it keeps no entry"
+        for density, k in budgets.items()
+        if density not in possible
+    }
+    return possible, reasons
 
 
 def _interval(validation: OnValidation, densities: Sequence[float], answers: Sequence[Answers]) -> Interval | None:
@@ -162,8 +194,9 @@ def _budgets(base: Model, tuned: Model, scope: str, densities: Sequence[float]) 
     pair = open_pair(base, tuned).without_rounding()
     names = pair.names_in(Scope(scope))
     changed = sum(Changes(pair, names).counts.values())
-    budgets = {density: int(density * pair.base.n_parameters + 0.5) for density in sorted(densities)}
-    possible = {density: k for density, k in budgets.items() if 1 <= k <= changed}
+    possible, left_out = split_densities(densities, pair.base.n_parameters, changed)
     if not possible:
         raise BudgetError(f"none of the densities keeps at least 1 and at most the {changed:,} entries that changed")
+    for density, why in left_out.items():
+        tell_left_out(density, why)
     return possible

@@ -1,7 +1,13 @@
-"""The texts whose predictions a patch changes most, by KL from the base to the graft."""
+"""The texts whose predictions a patch changes most, by KL from the base to the graft.
+
+Whole tensors that a patch brings, such as a classifier head, stand on both sides: the base has no such layer, and one
+that is drawn at random predicts at random. New rows of a vocabulary stand on the graft's side alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,13 +16,15 @@ from tqdm import tqdm
 
 from graft.errors import ConfigError
 from graft.evaluate.evaluation import not_finite
-from graft.patch.live import apply_patch, prepare_patch
+from graft.patch.live import LiveTarget, apply_patch, prepare_patch
 from graft.patch.skill_patch import Patch
+from graft.patch.whole_tensors import keep_whole_tensors
 from graft.refit.objective import divergences
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.padded_logits import are_finite
 from graft.tasks.vocabulary import make_room
+from graft.tensors.dtypes import take
 
 MOST = 10
 
@@ -57,7 +65,7 @@ class ChangedTexts:
 
 
 def find_changed_texts(head: Head, patch: Patch, examples: Sequence[Example], *, batch_size: int) -> ChangedTexts:
-    """Find the texts with the largest KL from base to graft.
+    """Find the texts with the largest KL from base to graft, both with the whole tensors that the patch brings.
 
     Args:
         head: over the base, which is left as it was but for rows that the patch adds to its vocabulary.
@@ -73,7 +81,9 @@ def find_changed_texts(head: Head, patch: Patch, examples: Sequence[Example], *,
     """
     if head.predicts_tokens:
         return _compare_tokens(head, patch, examples)
-    before = _predict(head, examples, batch_size, "base")
+    whole = _whole_tensors(head, patch)
+    with contextlib.nullcontext() if whole is None else apply_patch(head.model, whole):
+        before = _predict(head, examples, batch_size, "base")
     make_room(head, [patch])
     with apply_patch(head.model, patch):
         after = _predict(head, examples, batch_size, "graft")
@@ -82,6 +92,20 @@ def find_changed_texts(head: Head, patch: Patch, examples: Sequence[Example], *,
     best = _find_most(kl, examples)
     shown = (_describe(head, examples[i], float(kl[i]), before[i].softmax(-1), after[i].softmax(-1)) for i in best)
     return ChangedTexts(len(examples), float(kl.mean()), flipped, tuple(shown))
+
+
+def _whole_tensors(head: Head, patch: Patch) -> Patch | None:
+    """Return the whole tensors of a patch alone, without new rows of a vocabulary; None where it brings none."""
+    dense = {name: tensor for name, tensor in patch.dense.items() if name not in patch.provenance.grown}
+    if not dense:
+        return None
+    without_rows = dataclasses.replace(patch.provenance, grown={})
+    target = LiveTarget(head.model)
+
+    def read(name: str, indices: torch.Tensor) -> torch.Tensor:
+        return take(target.require([name], "has an entry of the patch")[name], indices).cpu()
+
+    return keep_whole_tensors(dataclasses.replace(patch, dense=dense, provenance=without_rows), read)
 
 
 def _predict(head: Head, examples: Sequence[Example], batch_size: int, label: str) -> torch.Tensor:
@@ -114,11 +138,13 @@ def _compare_tokens(head: Head, patch: Patch, examples: Sequence[Example]) -> Ch
     if patch.provenance.grown:  # the base reads other tokens than the graft, and no two distributions can be compared
         raise ConfigError("the patch adds tokens to the vocabulary: explain it without a task")
     usable = head.with_outputs(examples)
-    prepared = prepare_patch(head.model, patch)
+    prepared, whole = prepare_patch(head.model, patch), _whole_tensors(head, patch)
+    base = None if whole is None else prepare_patch(head.model, whole)
     means = []
     with head.evaluating():
         for example in tqdm(usable, desc="base and graft", disable=None, leave=False):
-            before = head.outputs([example])
+            with contextlib.nullcontext() if base is None else base.apply():
+                before = head.outputs([example])
             with prepared.apply():
                 after = head.outputs([example])
             means.append(float((divergences(before.logits, after.logits).double() * before.shares).sum()))

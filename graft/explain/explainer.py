@@ -11,16 +11,20 @@ from graft.explain.activations import measure_activations
 from graft.explain.changed_texts import find_changed_texts
 from graft.explain.explanation import Explanation, explain_mask
 from graft.explain.residual import find_width
+from graft.patch.compatibility import compare_digests
 from graft.patch.format.reading import load_region
 from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget
+from graft.patch.provenance import Provenance
 from graft.patch.region_placement import place_region
 from graft.patch.skill_patch import Patch
 from graft.sources.opening import Model, OpenModel, open_model
 from graft.specs.runtime import Runtime
 from graft.tasks.head import open_head
 from graft.tasks.label_order import rows_in
+from graft.tasks.loading import tell
 from graft.tasks.task import Task
+from graft.tensors.hashing import digest_of
 from graft.tensors.transposed import find_transposed
 from graft.tensors.vocabulary import open_tokenizer
 
@@ -41,7 +45,8 @@ def explain_patch(
     """Explain what a patch or mask is made of; without a task no model runs.
 
     Args:
-        patch: the patch or mask, or a local file or folder of one.
+        patch: the patch or mask, or a local file or folder of one. A mask whose file names another base is explained
+            as if it were the base's, and a line on stderr says so.
         base: the model that it was cut from: a local folder, the embedded encoder, a Hub id, or a live model.
         task: adds the activations of its dimensions on the task's validation texts and, of a patch, the texts whose
             predictions it changes most.
@@ -55,12 +60,14 @@ def explain_patch(
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ConfigError("batch_size and limit are 1 at least")
-    region = load_region(patch)[0] if isinstance(patch, (str, Path)) else patch
+    region, origin = load_region(patch) if isinstance(patch, (str, Path)) else (patch, None)
     if not len(region):
         raise ConfigError("the mask has no entry: there is nothing to explain")
     opened = open_model(base)
     checkpoint = opened.checkpoint
     mask = place_region(region, StoredTarget(checkpoint), opened.located.name)
+    if isinstance(region, Mask) and origin is not None:
+        _note_other_base(origin, opened)
     weights = [name for name, spec in mask.specs.items() if len(spec.shape) > 1]
     width = find_width(checkpoint.path, (checkpoint.spec(name).shape for name in checkpoint.names))
     explanation = explain_mask(mask, width=width, transposed=find_transposed(checkpoint, weights))
@@ -69,6 +76,13 @@ def explain_patch(
     explanation = dataclasses.replace(explanation, dense=dense, tokens=tokens)
     runtime = Runtime(device, dtype)
     return explanation if task is None else _run(explanation, region, opened, task, limit, batch_size, runtime)
+
+
+def _note_other_base(origin: Provenance, base: OpenModel) -> None:
+    """Say on stderr that a mask's file names another base; a mask holds no values by which that would show."""
+    recorded = origin.base.digest
+    if recorded and (difference := compare_digests(recorded, digest_of(base.checkpoint))):
+        tell(f"note: the mask was made for another base than {base.located.name}: {difference}")
 
 
 def _name_tokens(explanation: Explanation, folder: Path) -> list[tuple[str | None, int, int]]:

@@ -37,7 +37,7 @@ _WRITERS = frozenset(
     }
 )
 _PLAIN = frozenset({"dense", "proj", "linear"})  # names of layers that only the name before them tells apart
-_NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm\d*|ln_?\w*)$", re.IGNORECASE)
+_NORM = re.compile(r"(^|[._])(\w*layer_?norm\w*|\w*norm(\d*|_f)|ln_?\w*)$", re.IGNORECASE)
 _INNER_NORM = re.compile(r"(^|[._])(q|k|query|key|kv_a|q_a)_?(layer)?norm$")  # of queries and keys, beside the stream
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")  # keys of configs for the stream's width
 

@@ -65,7 +65,7 @@ def find_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mappi
     """Return the `multiple` x k best-scored entries less those outside R lines of each matrix; at least k are left.
 
     Raises:
-        BudgetError: the lines hold fewer than k.
+        BudgetError: the lines hold fewer than k, of all entries or of the candidates where these alone have a score.
     """
     k, before = sum(share for _, share in groups), 0
     while True:
@@ -75,10 +75,12 @@ def find_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mappi
         if len(_keep_top(within, scores.at(within), groups)) == k:
             return within
         if len(pool) == before:
-            raise BudgetError(
-                f"a budget of {k:,} entries, but those in {max_rank} rows and columns of each matrix are "
-                f"{len(within):,}: raise max_rank or lower the budget"
-            )
+            there = f"those in {max_rank} rows and columns of each matrix are {len(within):,}"
+            advice = "raise max_rank or lower the budget"
+            if len(pool) < sum(n for _, n in wider):  # no more have a score, and the others could fill these lines
+                there = f"of the {len(pool):,} candidates that have a score {there}"
+                advice = f"score every weight (--exact-scores), {advice}"
+            raise BudgetError(f"a budget of {k:,} entries, but {there}: {advice}")
         before, multiple = len(pool), multiple * _GROWTH
 
 
@@ -102,7 +104,7 @@ def _within_lines(pool: Mask, scores: torch.Tensor, groups: Groups, max_rank: in
 def _choose_lines(pool: Mask, scores: Mapping[str, npt.NDArray[np.float64]], k: int, max_rank: int) -> Bools:
     """Return which entries of some matrices, one after another, lie in the best lines."""
     flat = np.concatenate(list(scores.values()))
-    threshold, best, highest = _kth_largest(flat, k), np.zeros(len(flat), np.bool_), -np.inf
+    threshold, best, highest = _kth_largest(flat, k), np.zeros(len(flat), np.bool_), (False, -np.inf)
     for _ in range(ROUNDS):
         within = np.concatenate(
             [_cover_greedily(pool, name, values - threshold, max_rank) for name, values in scores.items()]
@@ -110,7 +112,7 @@ def _choose_lines(pool: Mask, scores: Mapping[str, npt.NDArray[np.float64]], k: 
         n = int(within.sum())
         top = np.partition(flat[within], n - k)[n - k :] if n >= k else flat[within]
         # too few is worse than any total; among those the most
-        total = float(top.sum()) if n >= k else -1e300 + n
+        total = (True, float(top.sum())) if n >= k else (False, float(n))
         if total > highest:
             best, highest = within, total
         lower = _kth_largest(flat[within], k) if n >= k else -np.inf

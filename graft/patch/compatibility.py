@@ -164,8 +164,12 @@ def check_digest(patch: Patch, checkpoint: Checkpoint) -> str | None:
 
 def compare_digest(patch: Patch, actual: str) -> str | None:
     """Compare a checkpoint's digest with that of a patch's base; return a reason, or None where equal or unknown."""
-    recorded = patch.provenance.base.digest
-    if recorded in (None, actual):
+    return compare_digests(patch.provenance.base.digest, actual)
+
+
+def compare_digests(recorded: str | None, actual: str) -> str | None:
+    """Compare a checkpoint's digest with a recorded one of a base; return a reason, or None where equal or unknown."""
+    if recorded is None or recorded == actual:
         return None
     return f"the base's digest is {recorded[:16]}…, this checkpoint's {actual[:16]}…"
 

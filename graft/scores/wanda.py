@@ -33,7 +33,8 @@ def score_wanda(inputs: ScoreInput) -> ScoreTable:
     """Score every weight in scope by |delta| times the root mean square of its input.
 
     Raises:
-        ConfigError: the inputs of a tensor cannot be measured, such as those of experts and convolutions.
+        ConfigError: the inputs of a tensor cannot be measured, such as those of experts, convolutions and layers whose
+            weight is read without a call of the layer, as Mamba's dt_proj.
     """
     sizes = measure_input_sizes(inputs, inputs.model.examples, inputs.model.head)
     return {name: partial(_weigh, inputs.pair, name, sizes[name]) for name in inputs.names}
@@ -62,7 +63,7 @@ def measure_input_sizes(inputs: ScoreInput, texts: Sequence[Example], head: Head
 
 def _size(name: str, shape: tuple[int, ...], sums: InputSums | None) -> torch.Tensor:
     """Return the root mean squares of a matrix's inputs, along its axis."""
-    if sums is None or sums.axis is None or sums.missed or len(shape) != 2:
+    if sums is None or sums.axis is None or sums.missed or not sums.n or len(shape) != 2:
         raise ConfigError(
             f"tensor {name!r}: the sizes of its inputs cannot be measured, token by token; choose a scope without it"
         )

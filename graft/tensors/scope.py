@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 _LAYER = re.compile(r"(^|[._])(layers?|h|blocks?|groups?|stages?|attentions|ffns|cells)\.\d+\.")
 _FROM = re.compile(r"(.*)>=(\d+)", re.DOTALL)  # no tensor's name holds ">=", which a regular expression could mean
 _EMBEDDING = re.compile(r"(^|[._])(embeddings?|embed|embed_\w+|\w+_embeddings?|wte|wpe|shared)(\.|$)")
+# beside tables of embeddings, what the first block reads: norms and projections of embeddings (ELECTRA's
+# embeddings_project, BLOOM's word_embeddings_layernorm, XLM's layer_norm_emb) or into the width of the blocks (OPT's
+# project_in); and what every block reads: the norm of DeBERTa's relative positions, Gemma's inputs per layer. Where a
+# module stands in the model does not tell: OPT's final norm comes before its blocks
+_BEFORE_BLOCKS = re.compile(
+    r"(^|[._])(emb[a-z]*|inputs?)([._]|$)|_in\.(weight|bias)$|(^|\.)encoder\.LayerNorm\.|(^|\.)per_layer_"
+)
 KINDS = ("layers", "embeddings", "heads")
 
 
@@ -26,7 +33,8 @@ class Scope:
         name: "layers" (numbered transformer blocks; the default, as in arXiv 2302.06600), "embeddings",
             "heads" (everything else: poolers, final norms, output heads), several joined by "+", "all",
             or a regular expression that is searched in tensor names. With ">=L" at its end, such as "layers>=6", the
-            numbered blocks before L and the embeddings are left out, so that until block L all is as in the base.
+            numbered blocks before L, the embeddings and what lies between these and the blocks are left out, so that
+            until block L all is as in the base.
 
     Raises:
         ConfigError: the name is neither a known choice nor a valid regular expression.
@@ -77,7 +85,9 @@ class Scope:
 def _begins_at(tensor: str, first: int) -> bool:
     """Return whether a tensor lies in a block of this number or a later one, or after all of them."""
     block = block_of(tensor)
-    return kind_of(tensor) == "heads" if block is None else int(block.rpartition(".")[2]) >= first
+    if block is None:
+        return kind_of(tensor) == "heads" and _BEFORE_BLOCKS.search(tensor) is None
+    return int(block.rpartition(".")[2]) >= first
 
 
 def kind_of(tensor: str) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from graft.controls.application import put_on
 from graft.controls.constant_shift import find_linear, shift_outputs
 from graft.controls.inputs import ControlInput
 from graft.controls.redrawn import redraw_rows
+from graft.errors import ConfigError
 from graft.localize.localization import localize_skill, open_base_head
 from graft.patch.skill_patch import Patch
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from tests.models import word_tokenizer, write_causal, write_task
+from tests.models import WORDS, toy_rows, word_tokenizer, write_causal, write_task
 
 
 def move(model: torch.nn.Module, folder: Path) -> Path:
@@ -25,6 +27,10 @@ def move(model: torch.nn.Module, folder: Path) -> Path:
     with torch.no_grad():
         for tensor in model.parameters():
             tensor += 0.1 * torch.randn_like(tensor)
+    return save(model, folder)
+
+
+def save(model: torch.nn.Module, folder: Path) -> Path:
     model.save_pretrained(folder)  # type: ignore[operator]
     word_tokenizer(pad_token="[PAD]", eos_token="[SEP]").save_pretrained(folder)
     return folder
@@ -76,6 +82,21 @@ def test_a_shift_needs_no_bias_and_leaves_tied_weights_to_the_patch(tmp_path: Pa
             assert head.loss(example) != before
         assert head.loss(example) == before
     assert made.k == patch.k
+
+
+def test_a_layer_that_is_never_called_keeps_its_entries(tmp_path: Path) -> None:
+    sizes: dict[str, int] = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "time_step_rank": 4}
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(WORDS), **sizes))
+    base = save(model, tmp_path / "base")
+    tuned = move(model, tmp_path / "tuned")
+    toy = Task.of(train=toy_rows(8, 0), validation=toy_rows(4, 1), head="lm")
+    scope = r"mixer\.(dt|x)_proj\.weight$"
+    patch = localize_skill(base, tuned, None, LocalizeSpec(method="magnitude", budget=200, scope=scope))
+    made = shift_outputs(ControlInput("constant_shift", patch, CheckpointPair.open(base, tuned), toy))
+    assert [name.split(".")[-2] for name in made.shifts] == ["x_proj"]
+    assert [name.split(".")[-2] for name in made.rest.mask] == ["dt_proj"]
+    with pytest.raises(ConfigError, match=r"dt_proj.weight': the sizes of its inputs cannot be measured"):
+        localize_skill(base, tuned, toy, LocalizeSpec(method="wanda", budget=5, scope=scope))
 
 
 def test_a_layer_that_computes_otherwise_is_not_shifted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from graft.patch.skill_patch import Patch
 from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
+from tests.models import copy_with
 
 PATCH_CONTROLS = [name for name in CONTROLS if is_made_of_patch(name)]
 KEEPING = {"random_rows": "columns", "random_columns": "rows"}
@@ -84,6 +86,33 @@ def test_entries_are_as_many_changed_and_have_tuned_values(name: str, shelf: Pat
         assert all(len(made.mask[tensor]) == len(own.mask[tensor]) for tensor in inputs.matrices)
 
 
+@pytest.fixture(scope="module")
+def barely_tuned(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with a third of its entries moved, so that whole lines hold others too."""
+    torch.manual_seed(0)
+
+    def move(_: str, tensor: torch.Tensor) -> None:
+        tensor += 0.1 * torch.randn_like(tensor) * (torch.rand_like(tensor) < 1 / 3)
+
+    return copy_with(shelf / "base", tmp_path_factory.mktemp("barely") / "tuned", move)
+
+
+@pytest.mark.parametrize("structure", ["columns", "rows"])
+def test_controls_of_whole_lines_move_as_many_weights(structure: Any, shelf: Path, barely_tuned: Path) -> None:
+    config = LocalizeSpec(method="magnitude", structure=structure, lines=5)
+    lines = localize_skill(shelf / "base", barely_tuned, None, config)
+    pair, task = CheckpointPair.open(shelf / "base", barely_tuned), Task.load(shelf / "toy" / "task.yaml")
+    n_moved = sum(len(set(lines.mask[name].tolist()) & set(pair.changed(name).tolist())) for name in lines.mask)
+    assert 0 < n_moved < len(lines) / 2
+    names = ("random_rows", "random_columns", "random_in_tensors", "whole_columns")
+    for name in names:
+        made = make_control(ControlInput(name, lines, pair, task))
+        assert isinstance(made, Patch)
+        assert len(made) == n_moved, name
+        assert all(set(made.mask[tensor].tolist()) <= set(pair.changed(tensor).tolist()) for tensor in made.mask)
+    assert ControlInput("sparta", lines, pair, task).n_moved == n_moved
+
+
 @pytest.mark.parametrize("name", ["random_rows", "random_columns", "random_in_tensors"])
 def test_draws_follow_the_seed_alone(name: str, shelf: Path, own: Patch) -> None:
     assert control_of(shelf, own, name).mask == control_of(shelf, own, name).mask
@@ -132,19 +161,12 @@ def test_a_shift_is_what_the_entries_add_to_the_mean_input(shelf: Path, own: Pat
     assert isinstance(made, OutputShift)
     head = open_base_head(inputs.pair, inputs.task, inputs.runtime)
     name = max(made.shifts, key=lambda name: len(own.mask[name]))
-    layer = next(m for m in head.model.modules() if getattr(m, "weight", None) is not None and _is(head, m, name))
-    means = measure_mean_inputs(head, {name: layer}, inputs.task.train_examples())[name].float()
+    means = measure_mean_inputs(head, [name], inputs.task.train_examples())[name].float()
     delta = torch.zeros(own.mask.specs[name].shape).flatten()
     at = torch.tensor(own.mask[name])
     delta[at] = own.values[name] - inputs.pair.base.read(name).flatten()[at]
     assert torch.allclose(made.shifts[name], delta.view(own.mask.specs[name].shape) @ means, atol=1e-5)
     assert made.k == own.k
-
-
-def _is(head: object, module: torch.nn.Module, name: str) -> bool:
-    from graft.patch.live import LiveTarget
-
-    return LiveTarget(head.model).require([name], "")[name] is module.weight  # type: ignore[attr-defined]
 
 
 def test_a_shift_comes_off_again_and_does_something_before(shelf: Path, own: Patch) -> None:
@@ -161,16 +183,23 @@ def test_a_shift_comes_off_again_and_does_something_before(shelf: Path, own: Pat
     assert torch.equal(head.predict(examples), before)
 
 
-def test_mean_inputs_do_not_count_padding(shelf: Path, own: Patch) -> None:
+def test_mean_inputs_count_neither_padding_nor_label_texts(shelf: Path, own: Patch) -> None:
     inputs = inputs_of(shelf, own, "constant_shift")
     head = open_base_head(inputs.pair, inputs.task, inputs.runtime)
-    layers = {"x": next(m for m in head.model.modules() if isinstance(m, torch.nn.Linear) and m.weight.ndim == 2)}
+    name = "encoder.layer.0.attention.self.query.weight"
     examples = inputs.task.train_examples()[:6]
-    one_by_one = measure_mean_inputs(head, layers, examples)["x"]
-    predict = head.predict
-    head.predict = lambda examples, **_: predict(examples, batch_size=6)  # type: ignore[method-assign]
+    states: list[torch.Tensor] = []
+    layer = head.model.get_submodule(name.removesuffix(".weight"))
+    hook = layer.register_forward_pre_hook(lambda _, given: states.append(given[0][0]))
+    with torch.no_grad():
+        for example in examples:  # alone, without padding, and without the head, which embeds label texts too
+            head.model(**head.tokenize([example.texts]))
+    hook.remove()
     assert len({len(example.texts[0].split()) for example in examples}) > 1  # so that a batch of all is padded
-    assert torch.allclose(measure_mean_inputs(head, layers, examples)["x"], one_by_one, atol=1e-5)
+    expected = torch.cat(states).double().mean(0)
+    for batch_size in (1, 6):
+        found = measure_mean_inputs(head, [name], examples, batch_size=batch_size)[name]
+        assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_trained_entries_are_as_many_and_not_the_tuned_values(shelf: Path, own: Patch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,23 @@ def test_no_density_that_can_be_had_is_refused(base: Path, tuned: Path, task: Ta
         measure_curve(base, tuned, task, config, densities=(1e-9, 1.0))  # all of the layers are less than all
     with pytest.raises(BudgetError, match=r"equal in scope"):
         measure_curve(base, base, task, config)
+
+
+@pytest.mark.parametrize("structure", [{"structure": "columns"}, {"max_rank": 1, "scope": r"0\.attention.*weight$"}])
+def test_a_density_that_a_structure_cannot_have_is_left_out(
+    structure: dict[str, Any], base: Path, tuned: Path, task: Task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = LocalizeSpec("magnitude", **structure)
+    dense, sparse = (0.1, 1e-3) if config.has_lines else (0.02, 1e-3)
+    refused = sparse if config.has_lines else dense
+    found = measure_curve(base, tuned, task, config, densities=(sparse, 1e-9, dense, 5e-3))
+    said = capsys.readouterr().err
+    assert [point.density for point in found.points] == sorted({sparse, dense, 5e-3} - {refused})
+    assert f"note: density {refused:g} is left out of the curve: " in said
+    assert "note: density 1e-09 is left out of the curve: it keeps no entry" in said
+    assert found.interval is not None  # of those that are there
+    with pytest.raises(BudgetError, match=rf"none of the densities can be had: at {refused:g} "):
+        measure_curve(base, tuned, task, config, densities=(refused,))
 
 
 def curve(base: float, tuned: float, gains: list[float]) -> GainCurve:

@@ -13,6 +13,7 @@ from graft.patch.format.writing import save_patch
 from graft.report.plots.style import is_plot
 from tests.cli.conftest import Cli as Cli
 from tests.cli.conftest import cli as cli
+from tests.models import write_bert
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,16 @@ def test_a_mask_file_is_explained_too(skill: Path, base: Path, tmp_path: Path, c
     save_patch(load_patch(skill).mask, tmp_path / "mask.safetensors")
     told = cli("explain", tmp_path / "mask.safetensors", "--base", base)
     assert (told.code, told.out) == (0, cli("explain", skill, "--base", base).out)
+
+
+def test_a_mask_of_another_base_is_noted(skill: Path, base: Path, tmp_path: Path, cli: Cli) -> None:
+    patch = load_patch(skill)
+    save_patch(patch.mask, tmp_path / "mask.safetensors", provenance=patch.provenance)
+    own = cli("explain", tmp_path / "mask.safetensors", "--base", base)
+    assert (own.code, "another base" in own.err) == (0, False)
+    other = cli("explain", tmp_path / "mask.safetensors", "--base", write_bert(tmp_path / "other", seed=9))
+    assert (other.code, other.out) == (0, own.out)
+    assert "note: the mask was made for another base than other: the base's digest is " in other.err
 
 
 def test_what_would_do_nothing_is_refused(skill: Path, base: Path, tmp_path: Path, cli: Cli) -> None:

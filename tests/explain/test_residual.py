@@ -126,6 +126,8 @@ def test_what_cannot_be_placed_says_why() -> None:
     square = place_tensor("layers.0.mystery.weight", (32, 32), 32, {})
     assert (square.role, square.why) == ("unknown", "square, and its name tells no layer that is known")
     assert place_tensor("layers.0.self_attn.q_norm.weight", (32,), 32, {}).role == "within"
+    for name in ("backbone.norm_f.weight", "transformer.ln_f.weight", "model.norm.weight", "encoder.norm1.weight"):
+        assert place_tensor(name, (32,), 32, {}).role == "scales", name
     assert place_tensor("embeddings.word_embeddings.weight", (99, 8), 32, {}).role == "unknown"
 
 

@@ -14,15 +14,18 @@ from graft.explain.changed_texts import find_changed_texts
 from graft.explain.explainer import explain_patch
 from graft.files.tensor_spec import TensorSpec
 from graft.localize.diff import diff_checkpoints
+from graft.localize.localization import localize_skill
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.specs.head import HeadSpec
+from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.heads.lm import LanguageModelHead
 from graft.tasks.task import Task
+from graft.train.fine_tuning import train_task
 from tests.checkpoints import nudged
-from tests.models import toy_examples, toy_spec, write_bert, write_causal
+from tests.models import MOODS, toy_examples, toy_spec, write_bert, write_causal, write_task
 
 READER = "encoder.layer.0.attention.self.query.weight"
 
@@ -115,6 +118,28 @@ def test_a_language_model_is_compared_token_by_token(tmp_path: Path) -> None:
     assert explained.texts.mean_kl == pytest.approx(found.mean_kl)
     assert explained.activations is not None
     assert explained.activations.n_matrices == len(explained.readers) > 0
+
+
+def test_a_head_that_the_patch_brings_predicts_before_too(shelf: Path, tmp_path: Path) -> None:
+    options = {"head": {"kind": "classifier"}, "ood": {}, "train": {"optimizer": "adamw", "lr": 3e-3, "epochs": 1}}
+    task = Task.load(write_task(tmp_path / "toy", **options))
+    base = shelf / "base"
+    train_task(base, task, tmp_path / "tuned")
+    patch = localize_skill(base, tmp_path / "tuned", task, LocalizeSpec("magnitude", budget=50))
+    assert patch.dense
+    first, other = (explain_patch(patch, base, task=task.with_seed(seed), device="cpu").texts for seed in (1, 2))
+    assert first is not None
+    assert first == other  # though the base's own head is drawn by the seed
+    head = open_head(base, task.spec, Runtime("cpu"))
+    with torch.no_grad():
+        for name, tensor in patch.dense.items():
+            head.model.get_parameter(name).copy_(tensor)
+    before = head.predict(task.validation_examples()).double().softmax(-1)
+    shown = {example.texts: row for example, row in zip(task.validation_examples(), before.tolist(), strict=True)}
+    for text in first.most:
+        assert text.before is not None
+        for label, p in text.before.items():
+            assert p == pytest.approx(shown[text.texts][MOODS.index(label)], abs=1e-6)
 
 
 def test_answers_are_compared_by_their_tokens(tmp_path: Path) -> None:

@@ -136,3 +136,29 @@ def test_what_cannot_keep_to_a_rank_is_refused(base: Path, tuned: Path, task: Ta
         localize_skill(base, tuned, task, LocalizeSpec("magnitude", max_rank=4, scope="bias$"))
     with pytest.raises(BudgetError, match=r"1 rows and columns of each matrix are [\d,]+: raise max_rank"):
         localize_skill(base, tuned, task, LocalizeSpec("magnitude", max_rank=1, budget=5000))
+
+
+class Few(Table):
+    """The same where the best few entries alone have a score."""
+
+    def __init__(self, matrices: dict[str, torch.Tensor], n: int) -> None:
+        super().__init__(matrices)
+        best = self.values.sort(descending=True, stable=True).indices[:n].sort().values
+        self.coordinates = Coordinates(
+            self.coordinates.mask_of(torch.zeros(len(self.values)).index_fill(0, best, 1) > 0)
+        )
+        self.values = self.values[best]
+
+
+def test_a_refusal_says_whether_other_entries_could_fill_the_lines() -> None:
+    matrices = {"w": torch.eye(4) + torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) / 2}
+    scored = r"of the 5 candidates that have a score those in 1 .* are \d: score every weight \(--exact-scores\), raise"
+    few = Few(matrices, 5)
+    with pytest.raises(BudgetError, match=scored):
+        select_within_rank(few, [(("w",), 4)], 1, few.sizes)
+    assert len(choose(matrices, 4, 1)[0]) == 4
+    with pytest.raises(BudgetError, match=r"5 entries, but those in 1 rows and columns of each matrix are 4: raise"):
+        choose(matrices, 5, 1)
+    small = {"v": torch.rand(4, 4), "w": torch.rand(4, 4) + 2}
+    with pytest.raises(BudgetError, match=r"9 entries, but those in 1 rows and columns of each matrix are 8: raise"):
+        choose(small, 9, 1)

@@ -8,7 +8,7 @@ import click
 
 from graft.specs.runtime import Runtime
 from graft_cli import options
-from graft_cli.regions import load_with_provenance
+from graft_cli.regions import locate_regions
 
 
 @click.command("explain")
@@ -39,8 +39,8 @@ def command(
 
     Entries are counted by the input and output dimensions of every matrix, and by the dimensions of the residual stream
     across layers, beside what chance would give. With --task the model reads the task's validation texts: how strongly
-    these dimensions are activated, and the texts whose predictions the patch changes most, by KL from base to graft.
-    --json adds every tensor and layer.
+    these dimensions are activated, and the texts whose predictions the patch changes most, by KL from base to graft;
+    a head that the patch brings predicts on both sides. --json adds every tensor and layer.
 
     \b
     Example:
@@ -58,9 +58,9 @@ def command(
     if plot is not None:
         inputs = [*local_paths(patch, base), *(options.files_of((task_file, task)) if task else [])]
         claim = claim_output(plot, is_folder=False, force=force, inputs=inputs)
-    region, _ = load_with_provenance(patch)
+    (file,), _ = locate_regions([patch])
     settings = {"device": runtime.device, "dtype": runtime.dtype}
-    explanation = explain_patch(region, base, task=task, limit=limit, batch_size=batch_size, **settings)
+    explanation = explain_patch(file, base, task=task, limit=limit, batch_size=batch_size, **settings)
     lines = describe_explanation(explanation)
     lines += [] if explanation.texts is None else describe_texts(explanation.texts)
     if claim is not None:

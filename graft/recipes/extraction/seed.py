@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from graft.errors import BudgetError
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.correctness import accuracy
@@ -25,6 +26,7 @@ from graft.recipes.state import find_or_read
 from graft.results.seeds import ExtractedPoint, ExtractionSeed
 from graft.specs.extraction import ExtractionSpec
 from graft.tasks.head import Head
+from graft.tasks.loading import tell
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 
@@ -90,20 +92,32 @@ class Yardstick:
 
 
 def run_seed(run: ExtractionRun) -> ExtractionSeed:
-    """Run one seed: its state has a file per method and size, so that a broken run loses one at most."""
+    """Run one seed: its state has a file per method and size, so that a broken run loses one at most.
+
+    A size that a method cannot have of this checkpoint is left out, with a line on stderr that says why.
+
+    Raises:
+        BudgetError: no method can have any of its sizes.
+    """
     tuned = run.train(run.recipe.base, [run.task])
     inputs = run.open(tuned)
     head = inputs.open(run.recipe.base)
     with_ood = bool(run.recipe.ood)
     of_tuned = run.predict(inputs.open(tuned), "tuned", with_ood=with_ood)
     yardstick = Yardstick(run.predict(head, "base", with_ood=with_ood), of_tuned)
-    points = []
+    points, refusals = [], list[BudgetError]()
     bar = tqdm(run.recipe.points(), desc=f"seed {run.seed}", unit="point", disable=None, leave=False)
     for method, size in bar:
         bar.set_postfix_str(f"{method} {size:g}")
         file = run.folder / "points" / f"{method}-{size:g}.json"
         find = partial(_run_point, run, inputs, head, yardstick, method, size)
-        points.append(find_or_read(file, ExtractedPoint, find))
+        try:
+            points.append(find_or_read(file, ExtractedPoint, find))
+        except BudgetError as error:
+            tell(f"note: seed {run.seed}: {EXTRACTION_METHODS[method].name_at(size)} is left out: {error}")
+            refusals.append(error)
+    if not points:
+        raise refusals[-1]
     whole = Checkpoint.open(tuned)
     n_bytes = sum(whole.spec(name).n_bytes for name in whole.parameters)
     ends = [yardstick.measure(item) for item in (yardstick.base, yardstick.tuned)]

@@ -27,10 +27,11 @@ def summarize(seeds: Sequence[ExtractionSeed]) -> dict[str, dict[str, dict[str, 
     """Return model -> metric -> mean, half-width of the 95 % t-interval over seeds, and values.
 
     Models are base, tuned, and each point by a name such as "svd, rank 4"; metrics are those of the seeds, with
-    n_bytes and, of points, seconds. A metric that a seed lacks is left out.
+    n_bytes and, of points, seconds. A model or metric that a seed lacks is left out.
     """
     tables = [_name_models(seed) for seed in seeds]
-    return {name: mean_intervals([table[name] for table in tables]) for name in tables[0]}
+    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: mean_intervals([table[name] for table in tables]) for name in shared}
 
 
 def tabulate_run(metrics: Metrics) -> TextTable:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from graft.controls.application import put_on
+from graft.errors import BudgetError
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.correctness import accuracy
+from graft.evaluate.curve import split_densities, tell_left_out
 from graft.evaluate.necessity import cut_removal, lost_gain
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
@@ -23,24 +25,33 @@ def trace_curve(run: SingleRun, base: float, tuned: float) -> list[CurvePoint]:
 
     Returns:
         accuracy, recovered_gain, ece and nll of each point and, where the recipe measures necessity, lost_gain. A
-        density that keeps no entry, or more than changed in scope, has none.
+        density that cannot be had has none, and a line on stderr says why: it keeps no entry or more than changed in
+        scope, or no mask of the recipe's structure or rank has its size.
     """
     curve = run.recipe.analysis.curve
     if curve is None:
         return []
     n, n_changed = run.pair.base.n_parameters, run.count_changed()
-    possible = [density for density in curve.densities if 1 <= int(density * n + 0.5) <= n_changed]
+    possible, left_out = split_densities(curve.densities, n, n_changed)
+    for density, why in left_out.items():
+        tell_left_out(density, why)
     head = run.open(run.recipe.base)
     points = [(method, density) for method in run.recipe.curve_methods for density in possible]
     whole = run.open(run.tuned) if run.recipe.analysis.necessity and points else None
-    return [_measure(run, head, whole, point, (base, tuned)) for point in points]
+    measured = (_measure(run, head, whole, point, (base, tuned)) for point in points)
+    return [point for point in measured if point is not None]
 
 
 def _measure(
     run: SingleRun, head: Head, whole: Head | None, point: tuple[str, float], ends: tuple[float, float]
-) -> CurvePoint:
+) -> CurvePoint | None:
+    """Measure a method at a density; None where it has no mask of that size."""
     method, density = point
-    graft = run.find_graft(method, density=density, budget=None, lines=None, bytes=None)
+    try:
+        graft = run.find_graft(method, density=density, budget=None, lines=None, bytes=None)
+    except BudgetError as error:  # all that was measured before, training among it, would be lost
+        tell_left_out(density, error, method)
+        return None
     with put_on(head.model, graft):
         outcomes = run.predict_test(head).outcomes()
     gain = recovered_gain(accuracy(outcomes), *ends)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from graft.errors import ConfigError
+from graft.errors import BudgetError, ConfigError
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.recipes import run as running
 from graft.recipes.extraction import seed as seeding
+from graft.recipes.extraction.summary import summarize
 from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.report.page.build_page import write_report
 from graft.results.run import load_results
@@ -119,6 +121,24 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
     run_recipe(recipe, tmp_path / "out")
     assert measured == [0.01, 0.02]
     assert {path.name for path in (tmp_path / "out" / "state" / "seed-0").iterdir()} == {"seed.json", "points"}
+
+
+def test_a_size_that_a_method_cannot_have_costs_its_point_alone(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(shelf, tmp_path, methods={"columns": [9999, 2]}, seeds=[0], expect={})
+    result = run_recipe(recipe, tmp_path / "out")
+    (seed,) = load_results(tmp_path / "out").seeds
+    assert isinstance(seed, ExtractionSeed)
+    assert [(point.method, point.size) for point in seed.points] == [("columns", 2)]
+    assert "note: seed 0: columns, columns 9999 is left out: a budget of 9,999 lines" in capsys.readouterr().err
+    assert "columns, columns 9999" not in result.table
+    one = dataclasses.replace(seed.points[0], size=4)
+    assert set(summarize([dataclasses.replace(seed, points=(one, *seed.points)), seed])) == {
+        *("base", "tuned", "columns, columns 2"),
+    }
+    with pytest.raises(BudgetError, match=r"a budget of 9,999 lines"):
+        run_recipe(write_recipe(shelf, tmp_path, methods={"columns": [9999]}, seeds=[0], expect={}), tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,24 @@ def test_a_recipe_without_a_curve_has_no_points(bench: SingleRun) -> None:
     assert trace_curve(plain, 0.5, 0.9) == []
 
 
+def test_a_density_that_the_structure_cannot_have_costs_its_point_alone(
+    bench: SingleRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(Path(bench.recipe.base), {"curve": {"densities": [1e-9, 1e-3, 0.05]}})
+    localize = dataclasses.replace(recipe.localize, budget=None, lines=5, structure="columns")
+    run = dataclasses.replace(bench, recipe=dataclasses.replace(recipe, localize=localize), located={})
+    assert [(point.method, point.density) for point in trace_curve(run, 0.5, 0.9)] == [
+        ("magnitude", 0.05),
+        ("random", 0.05),
+    ]
+    said = capsys.readouterr().err
+    for method in ("magnitude", "random"):
+        assert (
+            f"note: {method} at density 0.001 is left out of the curve: no line of a matrix fits a budget of 2" in said
+        )
+    assert "note: density 1e-09 is left out of the curve: it keeps no entry" in said
+
+
 def test_controls_of_the_patch_are_measured_beside_it_and_along_the_curve(bench: SingleRun, tmp_path: Path) -> None:
     shutil.copytree(bench.tuned, tmp_path / "tuned")
     names = [name for name in CONTROLS if is_made_of_patch(name)]
