@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,12 +33,12 @@ def test_a_student_of_the_teachers_own_weights_is_at_a_divergence_of_zero_whatev
     tuned: Path, task: Task, data: RefitData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = open_head(tuned, task.spec)
-    plain = head.logits
+    plain = head.logits_of
 
-    def rounded_by_batch(examples: Sequence[Example]) -> torch.Tensor:
-        return plain(examples) * (1 + 1e-2 * len(examples))  # as kernels do for other shapes, but in plain sight
+    def rounded_by_batch(rows: Sequence[Any]) -> torch.Tensor:
+        return plain(rows) * (1 + 1e-2 * len(rows))  # as kernels do for other shapes, but in plain sight
 
-    monkeypatch.setattr(head, "logits", rounded_by_batch)
+    monkeypatch.setattr(head, "logits_of", rounded_by_batch)
     train = [*data.train, data.validation[0]]  # a text of both sets
     objective = Objective(head, make_teacher(head, train, data.validation))
     assert measure(objective, data.validation).kl == 0
