@@ -35,6 +35,8 @@ def test_each_row_has_its_own_head(tmp_path: Path) -> None:
     with graft.serve_patches(model, {"three": three, "two": two}) as mixed:
         rows = ["three", "two", "two", "three", "two"]
         with mixed.skills(rows):
+            mixed.head_logits(**batch)  # the first batch proves that rows are kept apart
+            runs.clear()
             found = mixed.head_logits(**batch)
         for row, (name, logits) in enumerate(zip(rows, found, strict=True)):
             expected = {"three": first, "two": second}[name](**batch).logits[row]

@@ -136,7 +136,7 @@ def test_both_scores_read_what_the_heads_read(
 
     for module in ("wanda", "mathneuro"):
         monkeypatch.setattr(f"graft.scores.{module}.measure_input_sizes", measure)
-    other = path.head.of_task(path.head.task)
+    other = type(path.head).on(path.head, path.head.task)
     SCORES[method].load()(ScoreInput(path.pair, (GATE,), path=path, general_head=other))
     assert read == [path.head, *([other] if method == "mathneuro" else [])]
 

@@ -150,7 +150,7 @@ def test_a_task_that_the_base_has_no_head_for_cannot_calibrate(
     task = write_task(tmp_path, head={"kind": "classifier"})
     finished = cli("serve", base, "--skill", f"moods={patches['moods']}", "--task", f"moods={task}", "--calibrate")
     assert finished.code == 1
-    assert "error: skill 'moods' has no labels to read: tasks 'resident' (similarity) and" in finished.err
+    assert "error: skill 'moods' has no labels to read: labels of a classifier head are read only where" in finished.err
     assert "a bug" not in finished.err
 
 

@@ -77,7 +77,7 @@ def test_each_head_counts_what_it_cuts_and_says_so_once(
     limit = sorted(lengths)[len(lengths) // 2]
     n_cut = sum(length > limit for length in lengths)
     assert 0 < n_cut < len(examples)  # some have exactly as many tokens as they may
-    head = whole.of_task(dataclasses.replace(task.spec, max_length=limit))
+    head = type(whole).on(whole, dataclasses.replace(task.spec, max_length=limit))
     assert predict_examples(whole, examples, 7, "test").n_cut == 0
     assert cut_lines(capsys) == []
     assert [predict_examples(head, examples, size, name).n_cut for size, name in ((7, "test"), (64, "seed 2"))] == [
@@ -97,7 +97,7 @@ def test_a_report_has_the_count_of_every_set(base: Path, tmp_path: Path, capsys:
     head = open_head(base, task.spec)
     lengths = lengths_of(head, task.test_examples())
     short = dataclasses.replace(task.spec, max_length=max(lengths) - 1)
-    report = predict_task(head.of_task(short), task).report()
+    report = predict_task(type(head).on(head, short), task).report()
     assert report.to_json()["n_cut"] == report.n_cut == lengths.count(max(lengths))
     assert "n_cut" not in evaluate_task(base, task).to_json()
     meals = lengths_of(head, task.ood_examples("meals"))
@@ -163,7 +163,7 @@ def test_texts_in_chunks_are_not_cut_and_answers_have_their_own_line(
     head: Head = open_head(chatting, answers.spec)
     examples = answers.test_examples()
     lengths = sorted(len(row.ids) for row in head.read(examples))
-    head = head.of_task(dataclasses.replace(answers.spec, max_length=lengths[-1] - 1))
+    head = type(head).on(head, dataclasses.replace(answers.spec, max_length=lengths[-1] - 1))
     n_cut = lengths.count(lengths[-1])
     capsys.readouterr()
     assert predict_examples(head, examples, 8, "test").n_cut == n_cut < len(examples)

@@ -111,20 +111,20 @@ def test_prompts_of_very_different_lengths_are_read_in_groups(exact: bool) -> No
     texts = [tuple(range(1, n + 1)) for n in (1, 2, 30, 3, 17)]
     requests = [GenerationRequest(n, text, "all" if n % 2 else None, 6) for n, text in enumerate(texts)]
     with serve("llama", exact=exact) as mixed:
-        widths: list[tuple[int, ...]] = []
+        batch, widths = ContinuousBatch(mixed), list[tuple[int, ...]]()
         hook = decoder("llama").register_forward_pre_hook(
             lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
         )
-        found = run_all(ContinuousBatch(mixed), requests)
+        found = run_all(batch, requests)
         hook.remove()
     assert found == {request.id: expect("llama", request) for request in requests}
     assert widths == [(1, 1), (1, 2), (2, 29), *[(5, 1)] * 6]
 
 
 def test_only_the_last_logits_are_computed(mixed: graft.MixedModel) -> None:
-    shapes: list[tuple[int, ...]] = []
+    batch, shapes = ContinuousBatch(mixed), list[tuple[int, ...]]()
     hook = decoder("llama").lm_head.register_forward_hook(lambda *given: shapes.append(tuple(given[2].shape)))
-    run_all(ContinuousBatch(mixed), [GenerationRequest(0, tuple(range(20)), "all", 2)])
+    run_all(batch, [GenerationRequest(0, tuple(range(20)), "all", 2)])
     hook.remove()
     assert shapes == [(1, 1, N_WORDS)] * 3
 
