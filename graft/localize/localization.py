@@ -239,7 +239,7 @@ def _with_data(
     context = dataclasses.replace(context, path=path, validation=validation)
     if general is None:
         return context
-    general_head = share_model(head, general.spec) if can_share(task.spec, general.spec) else None
+    general_head = share_model(head, general.spec) if can_share(head, general.spec) else None
     return dataclasses.replace(context, general=general.train_examples(), general_head=general_head)
 
 

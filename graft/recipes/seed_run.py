@@ -27,7 +27,7 @@ from graft.specs.runtime import Runtime
 from graft.specs.train import TrainSpec, once_told
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
-from graft.tasks.sharing import can_share, share_model
+from graft.tasks.sharing import can_share, could_share, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train.adapter import content_of_adapter, train_adapter
@@ -135,7 +135,7 @@ class SeedRun:
         """Open a model with the head of every task: loaded once for all heads that can share it."""
         heads: list[Head] = []
         for task in tasks:
-            first = next((head for head in heads if can_share(head.task, task.spec)), None)
+            first = next((head for head in heads if can_share(head, task.spec)), None)
             heads.append(self._open(model, task) if first is None else share_model(first, task.spec))
         return heads
 
@@ -173,7 +173,7 @@ def refuse_apart(tasks: Sequence[Task], where: str) -> None:
     """
     first = tasks[0].spec
     for other in (task.spec for task in tasks[1:]):
-        if not can_share(first, other):
+        if not could_share(first, other):
             raise ConfigError(
                 f"{where}: {first.name!r} ({first.head.kind}) and {other.name!r} ({other.head.kind}) cannot be trained "
                 "in one model"

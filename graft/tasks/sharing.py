@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graft.errors import ConfigError
 from graft.specs.task import TaskSpec
 from graft.tasks.head import Head
@@ -13,18 +15,26 @@ def share_model(head: Head, task: TaskSpec) -> Head:
     Raises:
         ConfigError: the task's head is put on another kind of model, or has a layer of its own.
     """
-    kind, entry = head.task.head.kind, task.head.entry
-    if head.kind_of_model not in entry.models or entry.own_layer is not None:
+    if not can_share(head, task):
         raise ConfigError(
-            f"tasks {head.task.name!r} ({kind}) and {task.name!r} ({task.head.kind}) cannot share a model: "
-            "heads on one kind of model can, and none with a layer of its own"
+            f"tasks {head.task.name!r} ({head.task.head.kind}) and {task.name!r} ({task.head.kind}) cannot share a "
+            "model: heads on one kind of model can, and none with a layer of its own"
         )
-    made: Head = entry.load().on(head, task)
+    made: Head = task.head.entry.load().on(head, task)
     made.ranks = head.ranks
     return made
 
 
-def can_share(task: TaskSpec, other: TaskSpec) -> bool:
+def can_share(head: Head, task: TaskSpec) -> bool:
+    """Return whether a task's head can be on the model that another head is on."""
+    return _can_be_on([head.kind_of_model], task)
+
+
+def could_share(task: TaskSpec, other: TaskSpec) -> bool:
     """Return whether the heads of two tasks can be on one model, as far as can be told before it is loaded."""
-    entry = other.head.entry
-    return entry.own_layer is None and not set(task.head.entry.models).isdisjoint(entry.models)
+    return _can_be_on(task.head.entry.models, other)
+
+
+def _can_be_on(models: Collection[str], task: TaskSpec) -> bool:
+    entry = task.head.entry
+    return entry.own_layer is None and not set(models).isdisjoint(entry.models)

@@ -10,7 +10,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.tasks.head import open_head
-from graft.tasks.sharing import can_share, share_model
+from graft.tasks.sharing import can_share, could_share, share_model
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.checkpoints import bits_of
@@ -39,7 +39,8 @@ def test_heads_of_any_kind_are_on_one_causal_model(
     shared = share_model(head, tasks[second].spec)
     assert shared.model is head.model
     assert type(shared) is type(alone)
-    assert can_share(tasks[first].spec, tasks[second].spec)
+    assert can_share(head, tasks[second].spec)
+    assert could_share(tasks[first].spec, tasks[second].spec)
     examples = tasks[second].train_examples()[:5]
     with shared.evaluating(), alone.evaluating():
         assert float(shared.loss(examples)) == float(alone.loss(examples))
@@ -53,6 +54,8 @@ def test_a_masked_model_takes_verbalizers_alone(masked: Path, causal: Path, task
     texts = [example.texts for example in tasks["verbalizer"].train_examples()[:3]]
     with again.evaluating():
         assert torch.equal(again.logits_of(again.encode(texts)), alone.logits_of(alone.encode(texts)))
+    assert could_share(tasks["verbalizer"].spec, tasks["lm"].spec)  # before it is known that the model is masked
+    assert not can_share(head, tasks["lm"].spec)
     with pytest.raises(ConfigError, match=r"'words' \(verbalizer\) and 'texts' \(lm\) cannot share a model"):
         share_model(head, tasks["lm"].spec)
 
