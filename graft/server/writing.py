@@ -25,10 +25,9 @@ class Writing:
     """
 
     def __init__(self, resident: Resident) -> None:
-        self._resident = resident
         self._running: dict[Hashable, GenerateJob] = {}
         self._prefixes = open_prefixes(resident)
-        self._batch, self._empty = self._open(), self._open()
+        self._batch = ContinuousBatch(resident.mixed, max_rows=resident.limits.batch_rows, prefixes=self._prefixes)
 
     @property
     def idle(self) -> bool:
@@ -42,7 +41,7 @@ class Writing:
 
     def fits(self, jobs: Sequence[GenerateJob]) -> bool:
         """Return whether rows can join now; also where the last never could, which `join` says without delay."""
-        return self._batch.fits([job.request for job in jobs]) or not self._empty.fits([jobs[-1].request])
+        return self._batch.fits([job.request for job in jobs]) or not self._batch.has_room(jobs[-1].request)
 
     def join(self, jobs: Sequence[GenerateJob]) -> None:
         """Let rows join before the next token; an error leaves those that run as they were.
@@ -73,22 +72,17 @@ class Writing:
                 job.result.set_result(event.finished)
         return len(events)
 
-    def _open(self) -> ContinuousBatch:
-        limits = self._resident.limits
-        return ContinuousBatch(self._resident.mixed, max_rows=limits.batch_rows, prefixes=self._prefixes)
-
     def _drop_abandoned(self) -> None:
         for name in [name for name, job in self._running.items() if _is_dropped(job)]:
             del self._running[name]
             self._batch.cancel(name)
 
     def _fail(self, error: Exception) -> None:
-        """Tell all that run, and begin anew."""
+        """Tell all that run, and let them leave."""
         failed, self._running = list(self._running.values()), {}
         for job in failed:
             job.result.set_exception(error)
         self._batch.close()
-        self._batch = self._open()
 
 
 def open_prefixes(resident: Resident) -> PrefixCache:

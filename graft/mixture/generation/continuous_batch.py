@@ -52,8 +52,7 @@ class ContinuousBatch:
         if max_rows < 1 or max_tokens < 1:
             raise ConfigError("a batch needs room for at least one row and one token")
         self._mixed, self._prefixes = mixed, prefixes
-        with mixed.skills([None]):
-            self._decoder = Decoder(mixed.model)
+        self._decoder = Decoder.of(mixed) if prefixes is None else prefixes.decoder
         self._max_rows, self._max_tokens = max_rows, max_tokens
         self._rows: list[_Row] = []
         self._cache = RowCache()
@@ -77,9 +76,13 @@ class ContinuousBatch:
                 batch can take.
         """
         self._decoder.check(request.tokens, request.max_new_tokens)
-        if request.n_tokens > self._max_tokens:
+        if not self.has_room(request):
             raise ConfigError(f"{request.n_tokens} tokens are more than the {self._max_tokens} that a batch may keep")
         self._mixed.patches(request.skill)
+
+    def has_room(self, request: GenerationRequest) -> bool:
+        """Return whether there is room for a request where there are no other rows."""
+        return request.n_tokens <= self._max_tokens
 
     def fits(self, requests: Sequence[GenerationRequest]) -> bool:
         """Return whether there is room for requests beside the rows of the moment."""

@@ -11,6 +11,7 @@ import torch
 from graft.errors import ConfigError
 from graft.mixture.drawn_texts import draw_texts
 from graft.mixture.generation.row_cache import RowCache, stack_rows
+from graft.mixture.mixed_model import MixedModel
 from graft.mixture.trial import trial_of
 from graft.tensors.out_of_memory import is_out_of_memory
 
@@ -42,6 +43,12 @@ class Decoder:
         self._parameters = inspect.signature(model.forward).parameters
         if reason := self._try_out():
             raise _refusal(model, reason)
+
+    @classmethod
+    def of(cls, mixed: MixedModel) -> Decoder:
+        """Open the model of a mixed one; rows without a skill try it out."""
+        with mixed.skills([None]):
+            return cls(mixed.model)
 
     def check(self, tokens: Sequence[int], n_new: int = 0) -> None:
         """Refuse tokens that the model cannot read, or go on from by so many.

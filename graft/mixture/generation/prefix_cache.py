@@ -48,19 +48,21 @@ class PrefixCache:
         mixed: the model and its skills.
         max_bytes: bound of what is kept; what was used least lately makes room.
 
+    Attributes:
+        decoder: the model as it reads, tried out already.
+
     Raises:
         ConfigError: the model is no decoder whose layers attend to all tokens before.
     """
 
     def __init__(self, mixed: MixedModel, *, max_bytes: int = 2**30) -> None:
         self._mixed, self._max_bytes = mixed, max_bytes
-        with mixed.skills([None]):
-            self._decoder = Decoder(mixed.model)
+        self.decoder = Decoder.of(mixed)
         self._prefixes: set[Prefix] = set()
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
-        self._layers = find_layers(mixed.model, self._decoder.n_layers)
+        self._layers = find_layers(mixed.model, self.decoder.n_layers)
         with mixed.skills([None]):
-            self._done = trace_layers(mixed.model, self._layers, lambda: self._decoder.run([[0]], RowCache((0,))))
+            self._done = trace_layers(mixed.model, self._layers, lambda: self.decoder.run([[0]], RowCache((0,))))
 
     @property
     def n_bytes(self) -> int:
@@ -75,7 +77,7 @@ class PrefixCache:
         """
         if not len(tokens):
             raise ConfigError("a prefix needs at least one token")
-        self._decoder.check(tokens)
+        self.decoder.check(tokens)
         self._prefixes.add(tuple(tokens))
 
     def remove(self, tokens: Sequence[int]) -> None:
@@ -91,7 +93,7 @@ class PrefixCache:
 
     def first_layer(self, skill: Named) -> int:
         """Return the number of the first layer whose keys and values a skill may change: as many are shared."""
-        return min((self._done.get(name, 0) for name in self._mixed.touched(skill)), default=self._decoder.n_layers)
+        return min((self._done.get(name, 0) for name in self._mixed.touched(skill)), default=self.decoder.n_layers)
 
     def fetch(self, skill: Named, prefix: Sequence[int]) -> RowCache:
         """Return the keys and values of a prefix with a skill, as one row; computed where they are not kept."""
@@ -109,7 +111,7 @@ class PrefixCache:
     def _extend_base(self, skill: Named, patches: tuple[Patch, ...], prefix: Prefix, start: int) -> tuple[Layer, ...]:
         base = self._get(((), prefix), lambda: self._read(None, prefix, start, {}))
         layers = base.layers[:start]
-        if start < self._decoder.n_layers:
+        if start < self.decoder.n_layers:
             own = self._get((patches, prefix), lambda: self._read(skill, prefix, start, base.outputs))
             layers += own.layers
         self._kept.move_to_end(((), prefix))  # it stays as long as what builds on it
@@ -135,7 +137,7 @@ class PrefixCache:
             stack.enter_context(self._mixed.skills([skill]))
             stack.enter_context(skip_layers(self._layers[:known], outputs.get(known)))
             seen = stack.enter_context(keep_output(self._layers[start - 1])) if start else []
-            layers = self._decoder.run([prefix], RowCache((0,)))[1].layers
+            layers = self.decoder.run([prefix], RowCache((0,)))[1].layers
         if start:
             outputs[start] = seen[0]
         return _Kept(layers, outputs) if skill is None else _Kept(layers[start:])
