@@ -53,6 +53,7 @@ def interpolate(alpha: float) -> Mix:
     """Return base + alpha · (tuned - base) in fp32, rounded to the base's dtype; exactly the ends at 0 and 1."""
 
     def mix(name: str, base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+        """Mix a tensor of the base with the tuned one."""
         return tuned if alpha == 1 else torch.lerp(base.float(), tuned.float(), alpha).to(base.dtype)
 
     return mix

@@ -49,6 +49,7 @@ def build_app(service: Service, *, only_loopback: bool = True) -> Any:
 
     @contextlib.asynccontextmanager
     async def live(_: Any) -> AsyncIterator[None]:
+        """Run the service for as long as the application answers."""
         service.start()
         try:
             yield
@@ -67,10 +68,12 @@ def _guard(service: Service, path: str, handler: Handler, only_loopback: bool) -
     """Return an endpoint that answers in time, or says in one form why not."""
 
     async def endpoint(request: Any) -> Any:
+        """Answer a request within its time, or refuse it."""
         clock, seconds = asyncio.get_running_loop().time, service.limits.seconds
         start = clock()
 
         def count(status: int) -> None:
+            """Count the request and its seconds, once it has ended with a status."""
             service.metrics.requests.labels(path, status).inc()
             service.metrics.seconds.labels(path).observe(clock() - start)
 

@@ -38,6 +38,7 @@ class EventStream:
         from starlette.responses import StreamingResponse
 
         async def respond(scope: Any, receive: Any, send: Any) -> None:
+            """Send the parts, then drop what is left of the work and count the answer."""
             parts = self._write(path, seconds, end)
             response = StreamingResponse(parts, media_type="text/event-stream", headers=_HEADERS)
             try:
