@@ -278,6 +278,10 @@ def test_tasks_that_no_model_shares_are_refused_before_anything_is_trained(recip
     tasks = "tasks=[films/task.yaml, own/task.yaml]"
     with pytest.raises(ConfigError, match=r"tasks: 'films' \(similarity\) and 'own' \(classifier\) cannot be trained"):
         load_experiment(recipe, (tasks,))
+    apart = ("mixes={}", "shared=null", "unions={}", "beside=[]")  # no training is of both
+    assert load_experiment(recipe, (tasks, *apart))
+    with pytest.raises(ConfigError, match="cannot be trained in one model"):
+        load_experiment(recipe, (tasks, *apart, "sequences.sequential.replay=4"))
 
 
 def test_caps_lower_what_a_task_asks_for_and_never_raise_it(recipe: Path) -> None:
