@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from graft.errors import CheckpointError
 from graft.parallel.ranks import Ranks
 from graft.tensors.scope import layer_of
 from graft.tensors.shards import is_distributed, local_of, shard_of
@@ -14,21 +15,36 @@ from graft.tensors.shards import is_distributed, local_of, shard_of
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def shard_weights(model: Model, device: torch.device) -> Model:
+def shard_weights(model: Model, device: torch.device, products: torch.dtype | None = None) -> Model:
     """Shard a model over all processes in place: one group of tensors per numbered layer, one for the rest.
 
     Args:
         model: the whole model, in host memory: each layer goes to the device alone and leaves its shard there.
         device: where the shards go.
+        products: the dtype of weights whose shards are to be fp32 all the same: they are gathered and multiplied
+            rounded to it, and gradients are added up in fp32; where absent every shard has its weight's dtype.
+
+    Raises:
+        CheckpointError: a weight is in another dtype than `products`, in which it would be multiplied.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    strays = (
+        {} if products is None else {name: held for name, held in model.named_parameters() if held.dtype != products}
+    )
+    for name, weight in strays.items():
+        raise CheckpointError(
+            f"{name} is in {weight.dtype} beside weights in {products}, and shards must be of one dtype"
+        )
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for name, module in model.named_modules():
-        if name and layer_of(f"{name}.") == name:
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    policy = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=None if products is None else torch.float32)
+    layers = [module for name, module in model.named_modules() if name and layer_of(f"{name}.") == name]
+    for module in (*layers, model):
+        for weight in module.parameters():
+            if products is not None and not is_distributed(weight):  # those of the layers are sharded before the rest
+                weight.data = weight.data.float()
+        fully_shard(module, mesh=mesh, mp_policy=policy)
     return model
 
 

@@ -66,9 +66,11 @@ class Head(ABC):
         tokenizer: its tokenizer, with a padding token.
         task: the content of the TASK file.
         ranks: the processes that share this head's work; alone unless `spread_head` says otherwise.
+        shards_of: the dtype of weights whose shards `spread_head` has made fp32; None where it has not.
     """
 
     ranks = Ranks()
+    shards_of: torch.dtype | None = None
     predicts_tokens = False  # where it does, outputs are as wide as the vocabulary, and too many to keep
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec) -> None:
@@ -282,13 +284,18 @@ def spread_head(
     seed: int = 0,
     rows: RowNames | None = None,
     renew: bool = False,
+    products: torch.dtype | None = None,
 ) -> Head:
     """Open a head on every process of this run: each has the whole model ("ddp"), or a shard of each tensor ("fsdp").
 
     Alone it is `open_head`, whatever `runtime.parallel` says.
 
+    Args:
+        model, task, runtime, seed, rows, renew: as in `open_head`.
+        products: as in `shard_weights`, where weights are sharded.
+
     Raises:
-        CheckpointError, ConfigError: as `open_head`; and for no such engine.
+        CheckpointError, ConfigError: as `open_head` and `shard_weights`; and for no such engine.
     """
     if runtime.parallel not in ENGINES:
         raise ConfigError(f"parallel {runtime.parallel!r}: choose from {', '.join(ENGINES)}")
@@ -300,7 +307,8 @@ def spread_head(
     head = open_head(model, task, opening, seed=seed, rows=rows, renew=renew)
     head.ranks = ranks
     if sharded:
-        shard_weights(head.model, find_device(runtime.device))
+        shard_weights(head.model, find_device(runtime.device), products)
+        head.shards_of = products
     return head
 
 

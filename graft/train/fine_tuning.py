@@ -32,7 +32,7 @@ from graft.train.gradient_support import find_gradient_support
 from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.localizable import Changes, check_density, configure_proximal, configure_restart, count_changes
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
-from graft.train.master_weights import refuse_shards
+from graft.train.master_weights import products_of_shards
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet
 from graft.train.schedule import TrainingSchedule
@@ -190,8 +190,8 @@ class _Surroundings:
 def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) -> TrainResult:
     located, tasks, runtime = locate(around.base), around.tasks, around.runtime
     pulled = _pull(around, config)
-    data = MultiTaskData.open(located.path, tasks, runtime, seed)
-    refuse_shards(data.heads[0].model, config.precision)  # before a pass over the data that finds what trains
+    products = products_of_shards(Checkpoint.open(located.path), runtime, config.precision)
+    data = MultiTaskData.open(located.path, tasks, runtime, seed, products)
     core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())

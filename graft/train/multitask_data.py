@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example
 from graft.tasks.head import Head, spread_head
@@ -29,13 +31,15 @@ class MultiTaskData:
     validation: tuple[list[Example], ...]
 
     @classmethod
-    def open(cls, path: Path, tasks: Sequence[Task], runtime: Runtime, seed: int) -> MultiTaskData:
-        """Read the examples, then load the model; the errors are those of `spread_head`.
+    def open(
+        cls, path: Path, tasks: Sequence[Task], runtime: Runtime, seed: int, products: torch.dtype | None = None
+    ) -> MultiTaskData:
+        """Read the examples, then load the model; the errors are those of `spread_head`, which takes `products`.
 
         A head for other labels is replaced by a new one.
         """
         train, validation = ([read(task) for task in tasks] for read in (Task.train_examples, Task.validation_examples))
-        head = spread_head(path, tasks[0].spec, runtime, seed=seed, renew=True)
+        head = spread_head(path, tasks[0].spec, runtime, seed=seed, renew=True, products=products)
         heads = (head, *(share_model(head, task.spec) for task in tasks[1:]))
         for own, *splits in zip(heads, train, validation, strict=True):
             for name, split in zip(("train", "validation"), splits, strict=True):

@@ -25,7 +25,7 @@ from graft.train.distribution import SharedLoss
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.l1_proximal import L1Proximal
-from graft.train.master_weights import MasterWeights, refuse_shards
+from graft.train.master_weights import MasterWeights
 from graft.train.penalty import Penalty, open_penalty
 from graft.train.protection.guard import How, Protection
 from graft.train.protection.protected_set import ProtectedSet
@@ -101,8 +101,7 @@ class Stepper:
         refuse_copied(head.model)
         if (config.record or config.regularize) and is_sharded(head.model):
             raise ConfigError("train.record and train.regularize need whole weights: use --parallel ddp or one process")
-        refuse_shards(head.model, config.precision)
-        masters = MasterWeights(head.model, config.precision)
+        masters = MasterWeights(head.model, config.precision, head.shards_of)
         set_trainable(head.model, config)
         regions = core.regions(head.model) if core else []
         freeze_protected(head.model, regions)

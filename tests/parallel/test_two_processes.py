@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from graft.patch.format.reading import load_patch
+from graft.tasks.head import open_head
+from graft.tasks.task import Task
+from graft.tensors.checkpoint import Checkpoint
 from tests.parallel import worker
 from tests.parallel.conftest import distance, torchrun
 
@@ -51,11 +54,25 @@ def test_two_processes_weigh_answer_tokens_as_one_does(
         assert distance(tmp_path / "one", out / f"{name}-{parallel}") < 1e-4 * moved
 
 
-def test_two_processes_train_master_weights_as_one_does(folder: Path, out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_master_weights_as_one_does(
+    parallel: str, folder: Path, out: Path, results: Any, tmp_path: Path
+) -> None:
     worker.train(folder, "micro", tmp_path / "one", dtype="bfloat16")
     worker.train(folder, "micro", tmp_path / "narrow", dtype="bfloat16", config={"lr": 1e-9})
-    moved = distance(tmp_path / "narrow", tmp_path / "one")
-    assert distance(tmp_path / "one", out / "mixed") < 0.1 * moved
+    worker.train(folder, "micro", tmp_path / "pure", dtype="bfloat16", config={"precision": "pure"})
+    moved, made = distance(tmp_path / "narrow", tmp_path / "one"), out / f"mixed-{parallel}"
+    assert distance(tmp_path / "one", made) < 0.1 * moved < distance(tmp_path / "one", tmp_path / "pure")
+    saved = Checkpoint.open(made)
+    assert {saved.spec(name).dtype for name in saved.names} == {"BF16"}
+    task = Task.load(folder / "toy" / "task.yaml")
+    validated = open_head(made, task.spec).accuracy(task.validation_examples())
+    assert results["mixed"][parallel] == pytest.approx(validated)  # measured as it is saved
+
+
+def test_master_weights_in_shards_read_chats_as_one_process_does(folder: Path, results: Any, tmp_path: Path) -> None:
+    loss = worker.train_answers(folder, "chats", tmp_path / "one", dtype="bfloat16")
+    assert results["mixed"]["chats"] == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", worker.SEARCHES)

@@ -49,10 +49,11 @@ SEARCHES = {
 }
 
 
-def train(folder: Path, name: str, out: Path, *, config: Any = None, **how: Any) -> None:
+def train(folder: Path, name: str, out: Path, *, config: Any = None, **how: Any) -> float:
+    """Train; return the last accuracy on validation."""
     task = Task.load(folder / "toy" / "task.yaml")
     config = dataclasses.replace(task.spec.train, **{**TRAININGS[name], **(config or {})})
-    train_task(folder / "base", task, out, config=config, **how)
+    return train_task(folder / "base", task, out, config=config, **how).epochs[-1].validation_accuracy
 
 
 def train_answers(folder: Path, name: str, out: Path, **how: Any) -> float:
@@ -127,7 +128,11 @@ def main(folder: Path, out: Path) -> None:
     for name in TRAININGS:
         for parallel in ("ddp", "fsdp"):
             train(folder, name, out / f"{name}-{parallel}", parallel=parallel)
-    train(folder, "micro", out / "mixed", dtype="bfloat16")
+    results["mixed"] = {
+        parallel: train(folder, "micro", out / f"mixed-{parallel}", dtype="bfloat16", parallel=parallel)
+        for parallel in ("ddp", "fsdp")
+    }
+    results["mixed"]["chats"] = train_answers(folder, "chats", out / "m", dtype="bfloat16", parallel="fsdp")
     results["answers"] = {
         f"{name}-{parallel}": train_answers(folder, name, out / f"{name}-{parallel}", parallel=parallel)
         for name in ANSWERS

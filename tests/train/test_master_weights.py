@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 
 from graft.errors import ConfigError, TrainingError
 from graft.localize.diff import diff_checkpoints
+from graft.parallel.ranks import Ranks
 from graft.patch.mask import Mask
 from graft.specs.adapter import AdapterSpec
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
+from graft.specs.runtime import Runtime
 from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
@@ -28,7 +30,7 @@ from graft.train.content import content_of_training
 from graft.train.fine_tuning import find_training, train_task
 from graft.train.importance.importance_file import find_importance, load_importance
 from graft.train.importance.importance_weights import check_anchor
-from graft.train.master_weights import MasterWeights, loaded_dtype
+from graft.train.master_weights import MasterWeights, loaded_dtype, products_of_shards
 from tests.checkpoints import bits_of, changed_entries, count, equal_tensors, small_llama
 from tests.models import copy_with
 
@@ -229,13 +231,17 @@ def test_an_adapter_is_merged_before_it_is_rounded(kind: Any, narrow: Path, task
     assert made.epochs[-1].validation_accuracy == accuracy
 
 
-def test_masters_in_shards_are_refused(
-    narrow: Path, base: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "mixed"), ("bfloat16", "full")])
+def test_masters_in_shards_are_measured_as_saved_or_refused(
+    dtype: str, precision: Any, narrow: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graft.train.master_weights.is_sharded", lambda model: True)
-    monkeypatch.setattr("graft.train.fine_tuning.find_gradient_support", lambda *_: pytest.fail("data were run first"))
-    few = TrainSpec(localizable=LocalizableSpec(support="gradient"))
-    for config in (None, few):
-        with pytest.raises(ConfigError, match=r"^train.precision mixed needs whole weights: use --parallel ddp or one"):
-            train_task(narrow, task, tmp_path / "out", config=config)
+    monkeypatch.setattr("graft.train.master_weights.find_ranks", lambda: Ranks(0, 2))
+    monkeypatch.setattr("graft.tasks.head.find_ranks", lambda: pytest.fail("the model was loaded first"))
+    few = LocalizableSpec(support="gradient")
+    for config in (TrainSpec(precision=precision), TrainSpec(precision=precision, localizable=few)):
+        with pytest.raises(ConfigError, match=rf"^train.precision {precision} of weights in {dtype} needs them whole"):
+            train_task(narrow, task, tmp_path / "out", config=config, dtype=dtype, parallel="fsdp")
     assert list(tmp_path.iterdir()) == []
+    sharded = Runtime(dtype="bfloat16", parallel="fsdp")
+    assert products_of_shards(Checkpoint.open(narrow), sharded, "mixed") == torch.bfloat16
+    assert products_of_shards(Checkpoint.open(narrow), sharded, "pure") is None
