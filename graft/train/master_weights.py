@@ -145,7 +145,7 @@ class MasterWeights:
                 raise TrainingError(f"a trained weight is not finite in {narrow.dtype}: lower train.lr")
             if self._are_shards:  # a DTensor's data cannot change its dtype
                 for tensors, name in held:
-                    tensors[name] = narrow
+                    tensors[name] = narrow.requires_grad_(master.requires_grad)
             else:
                 master.data = narrow.data
         self._dtypes = {}

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.chat_models import chat_rows, write_answers, write_chat_model
+from tests.models import copy_with
 from tests.shared_builds import build_once
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,7 @@ def folder(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = json.loads((folder / "base" / "config.json").read_text())
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         (folder / "base" / "config.json").write_text(json.dumps(config))
+        copy_with(folder / "base", folder / "narrow", lambda *_: None, torch.bfloat16)
         write_chat_model(folder / "chatting", steps=0)
         write_answers(folder / "answers")
         write_answers(folder / "chats", chat_rows, messages="messages")

@@ -45,13 +45,15 @@ def core_of(base: Path, share: float) -> Mask:
     return Mask.of({name: checkpoint.spec(name) for name in indices}, indices)
 
 
-def train(folder: Path, name: str, out: Path, *, protect: bool = True, **how: Any) -> dict[str, Any]:
+def train(
+    folder: Path, name: str, out: Path, *, protect: bool = True, base: str = "base", **how: Any
+) -> dict[str, Any]:
     """Train once; return the steps it took, and the accuracy after each epoch."""
     share, changes, _ = TRAININGS[name]
     task = Task.load(folder / "toy" / "task.yaml")
     core = [core_of(folder / "base", share)] if protect else []
     config = dataclasses.replace(task.spec.train, batch_size=16, **changes)
-    result = train_task(folder / "base", task, out, config=config, protect=core, **how)
+    result = train_task(folder / base, task, out, config=config, protect=core, **how)
     return {"steps": result.steps, "accuracies": [epoch.validation_accuracy for epoch in result.epochs]}
 
 
@@ -59,13 +61,17 @@ def train_all(folder: Path, out: Path, parallel: str) -> dict[str, Any]:
     """Run each training without and with an interruption; collective."""
     results = {name: train(folder, name, out / f"{name}-{parallel}", parallel=parallel) for name in TRAININGS}
     for name in BROKEN[parallel]:
-        again = out / f"{name}-{parallel}-again"
-        break_off(folder, name, again, parallel)
-        results[f"{name}-again"] = train(folder, name, again, parallel=parallel, resume=True)
+        results[f"{name}-again"] = go_on(folder, name, out / f"{name}-{parallel}-again", parallel)
     return results
 
 
-def break_off(folder: Path, name: str, out: Path, parallel: str) -> None:
+def go_on(folder: Path, name: str, out: Path, parallel: str, **how: Any) -> dict[str, Any]:
+    """Interrupt a training and let it go on."""
+    break_off(folder, name, out, parallel, **how)
+    return train(folder, name, out, parallel=parallel, resume=True, **how)
+
+
+def break_off(folder: Path, name: str, out: Path, parallel: str, **how: Any) -> None:
     """Interrupt a training by Ctrl-C in all processes, after the same number of steps."""
     steps, take = iter(range(TRAININGS[name][2])), Stepper.take
 
@@ -76,7 +82,7 @@ def break_off(folder: Path, name: str, out: Path, parallel: str) -> None:
 
     Stepper.take = step  # type: ignore[assignment]
     try:
-        train(folder, name, out, parallel=parallel)
+        train(folder, name, out, parallel=parallel, **how)
     except KeyboardInterrupt:
         return
     finally:

@@ -83,3 +83,12 @@ def test_what_goes_on_ends_in_the_same_bits(engine: str, name: str, out: Path, r
     assert results["trainings"][engine][f"{name}-again"] == results["trainings"][engine][name]
     again = changed_entries(out / f"{name}-{engine}", out / f"{name}-{engine}-again")
     assert not count(again)
+
+
+def test_master_weights_in_shards_keep_the_core_and_go_on(folder: Path, out: Path, results: Any) -> None:
+    assert results["mixed"]["again"] == results["mixed"]["whole"]
+    assert not count(changed_entries(out / "narrow", out / "narrow-again"))
+    core, base = protected.core_of(folder / "base", 0.3), Checkpoint.open(folder / "narrow")
+    changed = changed_entries(folder / "narrow", out / "narrow")
+    assert not any(changed[tensor][torch.tensor(core[tensor])].any() for tensor in core)
+    assert 100 < count(changed) <= int(protected.BY_GRADIENT.density * base.n_parameters + 0.5)

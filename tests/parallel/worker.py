@@ -25,7 +25,7 @@ from graft.tasks.task import Task
 from graft.tensors.dtypes import assign, same_bits, take
 from graft.tensors.shards import local_of, shard_of
 from graft.train.fine_tuning import train_task
-from tests.parallel.protected import train_all
+from tests.parallel import protected
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"l1": 1e-4, "epochs": 1},
@@ -138,7 +138,10 @@ def main(folder: Path, out: Path) -> None:
         for name in ANSWERS
         for parallel in ("ddp", "fsdp")
     }
-    results["trainings"] = {parallel: train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
+    narrow = {"parallel": "fsdp", "base": "narrow"}
+    results["mixed"]["whole"] = protected.train(folder, "by gradient", out / "narrow", **narrow)
+    results["mixed"]["again"] = protected.go_on(folder, "by gradient", out / "narrow-again", **narrow)
+    results["trainings"] = {parallel: protected.train_all(folder, out, parallel) for parallel in ("ddp", "fsdp")}
     for parallel, names in (("ddp", SEARCHES), ("fsdp", ("attribution",))):
         for name in names:
             patch = localize(folder, name, parallel=parallel)
