@@ -138,28 +138,37 @@ def predict_model(
         return predict_task(head, task, limit=limit, batch_size=batch_size)
 
 
-def predict_task(head: Head, task: Task, *, limit: int | None = None, batch_size: int = 64) -> Predictions:
-    """Compute the logits of a loaded model on the test split and the out-of-distribution sets."""
-    test = predict_examples(head, task.test_examples(limit), batch_size, "test")
-    ood = {name: predict_examples(head, task.ood_examples(name, limit), batch_size, name) for name in task.spec.ood}
+def predict_task(
+    head: Head, task: Task, *, limit: int | None = None, batch_size: int = 64, temperature: float = 1.0
+) -> Predictions:
+    """Compute the logits of a loaded model on the test split and the other sets, as `predict_examples`."""
+    test = predict_examples(head, task.test_examples(limit), batch_size, "test", temperature)
+    ood = {
+        name: predict_examples(head, task.ood_examples(name, limit), batch_size, name, temperature)
+        for name in task.spec.ood
+    }
     return Predictions(test, ood)
 
 
-def predict_examples(head: Head, examples: list[Example], batch_size: int, name: str) -> Prediction:
+def predict_examples(
+    head: Head, examples: list[Example], batch_size: int, name: str, temperature: float = 1.0
+) -> Prediction:
     """Compute the logits of a loaded model on some examples; the progress bar and the error call them `name`.
+
+    Logits are divided by the temperature.
 
     Raises:
         CheckpointError: an output is not finite.
     """
     labels = np.array([example.label for example in examples])
     if isinstance(head, LanguageModelHead | CompletionHead):
-        columns = head.predict_columns(examples, batch_size=batch_size, label=name)
+        columns = head.predict_columns(examples, batch_size=batch_size, label=name, temperature=temperature)
         prediction = Prediction(np.empty((len(examples), 0)), labels, columns, head.count_cut(examples))
         finite = bool(np.isfinite(columns.log_likelihood).all())
     else:
         logits, n_cut = head.predict_counting(examples, batch_size=batch_size, label=name)
         tell_cut(head, n_cut, examples, name)
-        prediction = Prediction(logits.double().numpy(), labels, n_cut=n_cut)
+        prediction = Prediction(logits.double().numpy() / temperature, labels, n_cut=n_cut)
         finite = are_finite(logits, examples)
     if not finite:
         raise not_finite(name)

@@ -6,14 +6,21 @@ is better calibrated", since it costs one pass over the validation examples and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from graft.errors import DataError
 from graft.evaluate.evaluation import Prediction, Predictions
 from graft.evaluate.outcomes import Floats
+from graft.tasks.examples import Example
+from graft.tasks.following import nll_at
+from graft.tasks.heads.completion import CompletionHead
+from graft.tasks.heads.lm import LanguageModelHead
 
 COLDEST, HOTTEST = 1e-2, 1e2  # bounds, since the best temperature of a faultless model is 0, of a useless one ∞
+_GRID = tuple(np.geomspace(0.25, 8, 16).tolist())  # temperatures of tokens: each is 1.26 times the one before
 
 
 def fit_temperature(validation: Prediction) -> float:
@@ -37,6 +44,29 @@ def fit_temperature(validation: Prediction) -> float:
     if _slope(logits, labels, high) <= 0:
         return COLDEST
     return float(np.exp(-brentq(lambda log_b: _slope(logits, labels, log_b), low, high, xtol=1e-15)))
+
+
+def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Sequence[Example], size: int) -> float:
+    """Return the T that minimizes the mean NLL of softmax(logits / T) over the tokens that the head predicts.
+
+    Logits over a vocabulary are too many to keep: one pass over the examples sums the NLL at `_GRID`, and the least of
+    the cubic spline through it in ln T is returned; an end of the grid where there is none between.
+
+    Args:
+        head: over the model.
+        examples: of validation.
+        size: examples per forward pass.
+
+    Raises:
+        DataError, ConfigError: as the head's `inspect`.
+    """
+    from scipy.interpolate import CubicSpline
+
+    rows = head.flag(examples, "validation")
+    spline = CubicSpline(np.log(_GRID), nll_at(head, rows, _GRID, batch_size=size, label="validation"))
+    turns = spline.derivative().roots(extrapolate=False)
+    least = min((*turns, *np.log([_GRID[0], _GRID[-1]])), key=spline)
+    return float(np.exp(least))
 
 
 def scale_logits(prediction: Prediction, temperature: float) -> Prediction:

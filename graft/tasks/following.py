@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,25 +33,52 @@ def predict_flagged(head: Head, rows: Sequence[Flagged]) -> tuple[torch.Tensor, 
     return logits.float(), targets
 
 
-def follow(head: Head, rows: Sequence[Flagged], *, batch_size: int, label: str) -> list[Followed]:
+def follow(
+    head: Head, rows: Sequence[Flagged], *, batch_size: int, label: str, temperature: float = 1.0
+) -> list[Followed]:
     """Follow rows, in evaluation mode and without gradients; one row's probabilities are held at a time.
 
     Args:
         head: over the model.
-        rows: in any order; those of similar length share a batch.
+        rows: in any order.
         batch_size: rows at once.
         label: of the progress bar.
+        temperature: what divides the logits.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     followed: list[Any] = [None] * len(rows)
     with head.evaluating():
-        for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
-            chosen = order[start : start + batch_size]
-            logits, targets = run_flagged(head, [rows[i] for i in chosen])
-            sizes = [len(_places(rows[i])) for i in chosen]
-            for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
-                followed[i] = _read(*part)
+        for i, logits, targets in each_flagged(head, rows, batch_size=batch_size, label=label):
+            log_p = _log_p(logits.float() / temperature, targets)
+            followed[i] = Followed(log_p.double().cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy())
     return followed
+
+
+def nll_at(
+    head: Head, rows: Sequence[Flagged], temperatures: Sequence[float], *, batch_size: int, label: str
+) -> np.ndarray:
+    """Return (n,) fp64: the mean of -ln p over all tokens that count, nats, with logits divided by each temperature."""
+    totals, n_tokens = np.zeros(len(temperatures)), 0
+    with head.evaluating():
+        for _, logits, targets in each_flagged(head, rows, batch_size=batch_size, label=label):
+            wide = logits.float()
+            totals -= [float(_log_p(wide / one, targets).double().sum()) for one in temperatures]
+            n_tokens += len(targets)
+    return totals / max(1, n_tokens)
+
+
+def each_flagged(
+    head: Head, rows: Sequence[Flagged], *, batch_size: int, label: str
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Yield each row's position, logits and true tokens as `run_flagged` has them.
+
+    Rows of similar length share a batch, so that they come in another order.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
+        chosen = order[start : start + batch_size]
+        logits, targets = run_flagged(head, [rows[i] for i in chosen])
+        sizes = [len(_places(rows[i])) for i in chosen]
+        yield from zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True)
 
 
 def run_flagged(head: Head, rows: Sequence[Flagged]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,6 +95,5 @@ def _places(row: Flagged) -> list[int]:
     return [place for place, flag in enumerate(row.counts) if flag and place]
 
 
-def _read(logits: torch.Tensor, targets: torch.Tensor) -> Followed:
-    of_target = logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    return Followed(of_target.double().cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy())
+def _log_p(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)

@@ -2,14 +2,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from graft.errors import DataError
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
-from graft.evaluate.evaluation import Prediction, Predictions
-from graft.evaluate.temperature import COLDEST, HOTTEST, fit_temperature, scale_logits, scale_predictions
+from graft.evaluate.evaluation import Prediction, Predictions, predict_examples
+from graft.evaluate.temperature import (
+    COLDEST,
+    HOTTEST,
+    fit_temperature,
+    fit_token_temperature,
+    scale_logits,
+    scale_predictions,
+)
+from graft.specs.head import HeadSpec
+from graft.tasks.examples import Example
+from graft.tasks.heads.completion import CompletionHead
+from graft.tasks.heads.lm import LanguageModelHead
+from tests.chat_models import answer_examples, completion_head
+from tests.models import toy_spec
 
 
 def calibrated(n: int, seed: int, classes: int = 3, spread: float = 2.0) -> Prediction:
@@ -74,3 +88,36 @@ def test_rows_of_no_class_and_labels_that_a_row_lacks_take_no_part() -> None:
     assert fit_temperature(fewer) == pytest.approx(fit_temperature(known), rel=1e-12)
     with pytest.raises(DataError, match=r"fitted on labeled examples, and there are none"):
         fit_temperature(Prediction(np.eye(2), np.array([-1, -1])))
+
+
+def heads() -> list[tuple[LanguageModelHead | CompletionHead, list[Example]]]:
+    answers = completion_head(steps=60)
+    texts = [Example((text,), 0) for text in ("he saw a red dog", "it was late", "we met him there again")]
+    return [
+        (answers, answer_examples(24, seed=5)),
+        (LanguageModelHead(answers.model, answers.tokenizer, toy_spec(labels=(), head=HeadSpec("lm"))), texts),
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_other_temperature_of_tokens_has_a_smaller_nll(which: int) -> None:
+    head, examples = heads()[which]
+
+    def measure(temperature: float) -> Prediction:
+        return predict_examples(head, examples, 8, "validation", temperature)
+
+    found = fit_token_temperature(head, examples, 8)
+    assert abs(np.log(found)) > 0.05  # there is something to mend
+    best = minimize_scalar(lambda log_t: nll(measure(float(np.exp(log_t)))), bounds=(-1.3, 2), method="bounded")
+    assert nll(measure(found)) <= best.fun + 1e-3
+    plain, scaled = measure(1.0).outcomes(), measure(found).outcomes()
+    assert (plain.predicted == scaled.predicted).all()
+    assert not np.allclose(plain.confidence, scaled.confidence)
+
+
+def test_a_factor_of_the_logits_is_found_again() -> None:
+    head, examples = heads()[0]
+    before = fit_token_temperature(head, examples, 8)
+    with torch.no_grad():
+        head.model.get_output_embeddings().weight.mul_(2)
+    assert fit_token_temperature(head, examples, 8) == pytest.approx(2 * before, rel=0.01)

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from graft.evaluate.correctness import accuracy
 from graft.evaluate.evaluation import Predictions
 from graft.evaluate.interpolation import Mix, RandomShare, interpolate, interpolated, match_accuracy
-from graft.evaluate.temperature import fit_temperature, scale_predictions
+from graft.evaluate.temperature import fit_temperature, fit_token_temperature, scale_predictions
 from graft.recipes.single.seed_run import SingleRun
 from graft.results.models import CONTROL_NAMES
 from graft.results.seeds import Control
 from graft.tasks.head import Head
+from graft.tasks.heads.completion import CompletionHead
+from graft.tasks.heads.lm import LanguageModelHead
 from graft.train.fine_tuning import train_task
 from graft.train.schedule import TrainingSchedule
 
@@ -91,6 +93,10 @@ def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
 
 def scale_tuned(run: SingleRun, head: Head, predictions: Predictions) -> MeasuredControl:
     """Measure the tuned model in `head`, its predictions made milder by the temperature that fits validation best."""
+    if isinstance(head, LanguageModelHead | CompletionHead):
+        examples, size = run.task.validation_examples(), run.recipe.evaluate.batch_size
+        temperature = fit_token_temperature(head, examples, size)
+        return MeasuredControl("temperature", temperature, run.validate(head), run.predict(head, temperature))
     validation = run.predict_validation(head)
     temperature = fit_temperature(validation)
     reached = accuracy(validation.outcomes())

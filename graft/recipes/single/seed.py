@@ -26,7 +26,6 @@ from graft.recipes.timer import Timer
 from graft.results.figures import ModelFigures
 from graft.results.models import CONTROL_NAMES, REFIT, TEACHER, graft_name, without_name
 from graft.results.seeds import Detection, Diagnosis, Reliability, SingleSeed
-from graft.tasks.loading import tell_once
 from graft.train.fine_tuning import find_training, train_task
 
 Models = dict[str, Predictions]
@@ -109,10 +108,7 @@ def _refit(run: SingleRun, models: Models) -> dict[str, Patch]:
 def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predictions]) -> dict[str, MeasuredControl]:
     """Measure the controls that the recipe asks for, in the order of `CONTROL_NAMES`."""
     asked, controls = run.recipe.analysis.controls, {}
-    if "temperature" in asked and not models["tuned"].test.logits.shape[1]:
-        kind = run.task.spec.head.kind
-        tell_once(f"analysis.controls: head.kind {kind} has no labels whose logits a temperature divides: left out")
-    elif "temperature" in asked:
+    if "temperature" in asked:
         controls[CONTROL_NAMES["temperature"]] = scale_tuned(run, run.open(run.tuned), models["tuned"])
     if set(asked) - {"temperature"}:
         head = run.open(run.recipe.base)

@@ -109,10 +109,11 @@ class SingleRun(SeedRun):
         config = dataclasses.replace(self.recipe.refit.settings, seed=self.seed)
         return refit_skill(self.recipe.base, teacher, self.task, config, **self.runtime.options)
 
-    def predict(self, head: Head) -> Predictions:
-        """Predict the test split and all out-of-distribution sets."""
+    def predict(self, head: Head, temperature: float = 1.0) -> Predictions:
+        """Predict the test split and all out-of-distribution sets, with logits divided by the temperature."""
         evaluate = self.recipe.evaluate
-        return predict_task(head, self.task, limit=evaluate.limit, batch_size=evaluate.batch_size)
+        limit, size = evaluate.limit, evaluate.batch_size
+        return predict_task(head, self.task, limit=limit, batch_size=size, temperature=temperature)
 
     def predict_test(self, head: Head) -> Prediction:
         """Predict the test split alone."""

@@ -12,7 +12,8 @@ probability of the whole answer that the model writes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,22 @@ class CompletionHead(Head):
         finite = all(np.isfinite(log_p).all() for log_p, _ in followed)
         return float(np.mean(list(map(self._is_written, rows, followed)))) if finite else float("nan")
 
-    def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> AnswerColumns:
-        """Let the model answer, in evaluation mode and without gradients.
+    def flag(self, examples: Sequence[Example], label: str = "") -> list[Flagged]:
+        """Return the rows of tokens that count: those of each answer; raise as `inspect`."""
+        return _rows_of(self.inspect(examples, label))
+
+    def predict_columns(
+        self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "", temperature: float = 1.0
+    ) -> AnswerColumns:
+        """Let the model answer, each token's logits divided by a temperature, in evaluation mode, without gradients.
 
         Raises:
             DataError, ConfigError: as `inspect`.
         """
         rows = self.inspect(examples, label)
-        followed = follow(self, _rows_of(rows), batch_size=batch_size, label=label)
-        written, confidence = self._write(rows, followed, batch_size, label)
+        follows = partial(follow, self, batch_size=batch_size, label=label, temperature=temperature)
+        followed = follows(_rows_of(rows))
+        written, confidence = self._write(rows, followed, follows, batch_size, label)
         keys = [self._comparison.compare(row, text) for row, text in zip(rows, written, strict=True)]
         target, predicted = (np.array(column, dtype=np.int64) for column in zip(*keys, strict=True))
         return AnswerColumns(
@@ -166,7 +174,12 @@ class CompletionHead(Head):
         return not row.is_cut and self._is_within(row) and bool(_of_answer(row, followed).is_best.all())
 
     def _write(
-        self, rows: Sequence[Answered], followed: Sequence[Followed], batch_size: int, label: str
+        self,
+        rows: Sequence[Answered],
+        followed: Sequence[Followed],
+        follows: Callable[[Sequence[Flagged]], list[Followed]],
+        batch_size: int,
+        label: str,
     ) -> tuple[list[Sequence[int]], np.ndarray]:
         """Return the tokens that the model writes for each row, and (n,) fp64 their probabilities."""
         written: list[Sequence[int]] = [row.answer for row in rows]
@@ -181,8 +194,7 @@ class CompletionHead(Head):
             Flagged([*context, *text], [False] * len(context) + [True] * len(text))
             for context, text in zip(contexts, texts, strict=True)
         ]
-        again = follow(self, flagged, batch_size=batch_size, label=label)
-        for i, text, found in zip(missed, texts, again, strict=True):
+        for i, text, found in zip(missed, texts, follows(flagged), strict=True):
             written[i], log_p[i] = text, found.log_p.sum() if text else -np.inf
         return written, np.minimum(np.exp(log_p), 1.0)
 

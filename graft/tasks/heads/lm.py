@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from graft.errors import ConfigError, DataError
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import run_tokenizer
 from graft.tasks.examples import Example
-from graft.tasks.following import Flagged, run_flagged
+from graft.tasks.following import Flagged, each_flagged, run_flagged
 from graft.tasks.head import Head, Outputs
 from graft.tasks.label_order import RowNames
 from graft.tasks.language_model import load_language_model
@@ -119,7 +118,7 @@ class LanguageModelHead(Head):
 
     def _predict_chunks(self, chunks: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (m, vocabulary) and true tokens (m,) of all tokens but the chunks' first, chunk by chunk."""
-        return run_flagged(self, [Flagged(ids, [True] * len(ids)) for ids in chunks])
+        return run_flagged(self, list(map(_flag, chunks)))
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
         """Return the share of tokens that the model gave the highest probability; NaN where an output is not finite."""
@@ -128,8 +127,18 @@ class LanguageModelHead(Head):
             return float("nan")
         return float((tokens.predicted == tokens.label).mean())
 
-    def predict_columns(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> TokenColumns:
-        """Predict each token, in evaluation mode and without gradients.
+    def flag(self, examples: Sequence[Example], label: str = "") -> list[Flagged]:
+        """Return the rows of tokens that count: every token of each chunk but the first.
+
+        Raises:
+            DataError: no text has a token to predict.
+        """
+        return [_flag(ids) for _, ids in self._chunks(examples)]
+
+    def predict_columns(
+        self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "", temperature: float = 1.0
+    ) -> TokenColumns:
+        """Predict each token, its logits divided by a temperature, in evaluation mode and without gradients.
 
         One chunk's probabilities over the vocabulary are held at a time.
 
@@ -137,16 +146,11 @@ class LanguageModelHead(Head):
             DataError: no text has a token to predict.
         """
         chunks = self._chunks(examples)
-        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i][1]))
         columns: list[list[np.ndarray]] = [[] for _ in chunks]
-        n_classes = 0
+        n_classes, rows = 0, [_flag(ids) for _, ids in chunks]
         with self.evaluating():
-            for start in tqdm(range(0, len(order), batch_size), desc=label, disable=None, leave=False):
-                chosen = order[start : start + batch_size]
-                logits, targets = self._predict_chunks([chunks[i][1] for i in chosen])
-                n_classes, sizes = logits.shape[-1], [len(chunks[i][1]) - 1 for i in chosen]
-                for i, *part in zip(chosen, torch.split(logits, sizes), torch.split(targets, sizes), strict=True):
-                    columns[i] = _columns(*part)
+            for i, logits, targets in each_flagged(self, rows, batch_size=batch_size, label=label):
+                columns[i], n_classes = _columns(logits.float() / temperature, targets), logits.shape[-1]
         group = np.repeat([text for text, _ in chunks], [len(ids) - 1 for _, ids in chunks])
         target, predicted, confidence, log_likelihood, squared = map(np.concatenate, zip(*columns, strict=True))
         return TokenColumns(target, predicted, confidence, log_likelihood, squared, group, n_classes)
@@ -166,9 +170,12 @@ class LanguageModelHead(Head):
         return chunks
 
 
+def _flag(ids: list[int]) -> Flagged:
+    return Flagged(ids, [True] * len(ids))
+
+
 def _columns(logits: torch.Tensor, target: torch.Tensor) -> list[np.ndarray]:
-    """Return `TokenColumns`' first five of one chunk: logits (tokens, vocabulary) and target (tokens,)."""
-    logits = logits.float()
+    """Return `TokenColumns`' first five of one chunk: fp32 logits (tokens, vocabulary) and target (tokens,)."""
     p = logits.softmax(-1)
     confidence, predicted = p.max(-1)
     # ln p by the most probable token's, since a p may be too small for its own logarithm

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from graft.controls.registry import CONTROLS, is_made_of_patch
+from graft.evaluate.calibration import negative_log_likelihood
+from graft.evaluate.evaluation import Predictions, predict_examples
 from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import controls
-from graft.recipes.single import seed as single_seed
-from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random
+from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random, scale_tuned
 from graft.recipes.single.curve import trace_curve
 from graft.recipes.single.seed import run_seed
 from graft.recipes.single.seed_run import SingleRun
@@ -23,9 +23,8 @@ from graft.results.gain_split import split_gain
 from graft.results.models import graft_name, name_models
 from graft.specs.reader import read_config
 from graft.specs.single import SingleSpec
-from graft.tasks import loading
 from graft.tasks.task import Task
-from tests.chat_models import answer_spec
+from tests.chat_models import answer_examples, completion_head
 
 FULL: dict[str, Any] = {
     "controls": ["temperature", "interpolation", "early_stopping", "larger_random"],
@@ -62,19 +61,18 @@ def seed(bench: SingleRun) -> dict[str, Any]:
     return found
 
 
-def test_a_temperature_is_left_out_aloud_where_a_head_has_no_labels(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "_told", set())
-    spec = SimpleNamespace(analysis=SimpleNamespace(controls=("temperature",)))
-    run: Any = SimpleNamespace(recipe=spec, tuned=None, open=lambda _: None, task=SimpleNamespace(spec=answer_spec()))
-    monkeypatch.setattr(single_seed, "scale_tuned", lambda *_: "scaled")
-    for n_labels, found, said in ((2, ["scaled"], ""), (0, [], "head.kind completion has no labels")):
-        tuned: Any = SimpleNamespace(test=SimpleNamespace(logits=np.zeros((3, n_labels))))
-        patch: Any = None
-        assert list(single_seed._measure_controls(run, patch, {"tuned": tuned}).values()) == found
-        assert said in (err := capsys.readouterr().err)
-        assert bool(err) is bool(said)
+def test_a_temperature_divides_the_logits_of_answers_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, examples = completion_head(steps=60), answer_examples(24, seed=5)
+    task = SimpleNamespace(validation_examples=lambda: examples)
+    run: Any = SimpleNamespace(task=task, recipe=SimpleNamespace(evaluate=SimpleNamespace(batch_size=8)))
+    run.validate = lambda head: head.accuracy(examples)
+    run.predict = lambda head, temperature=1.0: Predictions(predict_examples(head, examples, 8, "test", temperature))
+    control = scale_tuned(run, head, run.predict(head))
+    plain, scaled = run.predict(head).test.outcomes(), control.predictions.test.outcomes()
+    assert control.validation_accuracy == plain.correct.mean()
+    assert (scaled.correct == plain.correct).all()
+    assert negative_log_likelihood(scaled) < negative_log_likelihood(plain)
+    assert control.value < 1 < (scaled.confidence / plain.confidence).min()
 
 
 def test_every_model_is_measured_like_the_grafts(seed: dict[str, Any], bench: SingleRun) -> None:

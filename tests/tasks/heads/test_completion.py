@@ -336,3 +336,16 @@ def test_a_split_may_name_its_own_columns() -> None:
     assert make_examples(
         rows, SplitSpec("rows"), answer_spec(prompt="question", completion="answer")
     ) == answer_examples(2)
+
+
+@torch.no_grad()
+def test_a_temperature_divides_the_logits_of_every_token_that_is_written(taught: CompletionHead) -> None:
+    (example,) = [row for row in answer_examples(12, seed=1) if taught.accuracy([row]) == 1][:1]
+    found = taught.predict_columns([example], temperature=2.5)
+    prompt, answer = example.texts
+    ids = taught.tokenizer(prompt + answer + taught.tokenizer.eos_token, return_tensors="pt")["input_ids"]
+    start = len(taught.tokenizer(prompt)["input_ids"])
+    log_p = (taught.model(ids).logits[0, :-1] / 2.5).log_softmax(-1).gather(1, ids[0, 1:, None])[start - 1 :, 0]
+    np.testing.assert_allclose(found.log_likelihood, float(log_p.sum()), rtol=1e-4)
+    np.testing.assert_allclose(found.confidence, math.exp(float(log_p.sum())), rtol=1e-3)
+    assert found.confidence[0] < taught.predict_columns([example]).confidence[0]
