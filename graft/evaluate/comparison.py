@@ -76,8 +76,11 @@ def compare_without(without: Predictions, base: Predictions, tuned: Predictions)
 
 
 def recovered_gain(graft: float, base: float, tuned: float) -> float | None:
-    """Return (graft - base) / (tuned - base) on the task metric; None where tuning changed nothing."""
-    return None if tuned == base else (graft - base) / (tuned - base)
+    """Return (graft - base) / (tuned - base) on the task metric; None where tuning gained nothing.
+
+    Of a loss it would be a share too, and 1 where the graft loses as much as tuning did.
+    """
+    return None if tuned <= base else (graft - base) / (tuned - base)
 
 
 def agreement(left: Outcomes, right: Outcomes) -> float:

@@ -40,7 +40,7 @@ class CurvePoint:
         density: share of all parameters, as requested.
         k: entries kept.
         accuracy: of the graft, 0 to 1.
-        gain: (accuracy - base) / (tuned - base); None where tuning changed nothing.
+        gain: (accuracy - base) / (tuned - base); None where tuning gained nothing.
     """
 
     density: float

@@ -27,7 +27,7 @@ class KeptGain:
     Attributes:
         n: validation examples.
         base, tuned, graft: accuracy of the three models on them, 0 to 1.
-        gain: (graft - base) / (tuned - base); None where tuning changed nothing.
+        gain: (graft - base) / (tuned - base); None where tuning gained nothing.
         chosen_by: what chose the entries or values by the same examples; None where nothing did.
         suggested: a larger density that is likely to hold more; None where there is none, or none is needed.
         is_refit: whether the values were fitted, so that other advice helps.

@@ -58,8 +58,8 @@ def cut_removal(base: Model, tuned: Model, *regions: Patch | Mask) -> Patch:
 
 
 def lost_gain(without: float, base: float, tuned: float) -> float | None:
-    """Return (tuned - without) / (tuned - base) on the task metric; None where tuning changed nothing.
+    """Return (tuned - without) / (tuned - base) on the task metric; None where tuning gained nothing.
 
     It is 1 where the region was all of the gain, 0 where the rest makes up for it.
     """
-    return None if tuned == base else (tuned - without) / (tuned - base)
+    return None if tuned <= base else (tuned - without) / (tuned - base)

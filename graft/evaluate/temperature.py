@@ -18,8 +18,10 @@ from graft.tasks.examples import Example
 from graft.tasks.following import nll_at
 from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead
+from graft.tasks.loading import tell_once
 
 COLDEST, HOTTEST = 1e-2, 1e2  # bounds, since the best temperature of a faultless model is 0, of a useless one ∞
+_UNKNOWN = "validation is answered without a fault, which says of no temperature that it is too low: 1 is taken"
 _GRID = tuple(np.geomspace(0.25, 8, 16).tolist())  # temperatures of tokens: each is 1.26 times the one before
 
 
@@ -27,7 +29,9 @@ def fit_temperature(validation: Prediction) -> float:
     """Return the T > 0 that minimizes the mean NLL of softmax(logits / T) on the rows whose label is the task's.
 
     In b = 1/T the NLL is convex, with slope mean(E_p[z] - z_label), so that the minimum is the slope's one root. It is
-    sought in ln b between the ends `COLDEST` and `HOTTEST`, which are returned where there is no root between them.
+    sought in ln b between the ends `COLDEST` and `HOTTEST`. Of a useless model, whose best T is above, `HOTTEST` is
+    returned; of a faultless one, whose NLL falls as T falls to 0, 1, and a note on stderr: 0 would make it sure of its
+    errors elsewhere.
 
     Raises:
         DataError: no row has one of the task's labels.
@@ -42,7 +46,8 @@ def fit_temperature(validation: Prediction) -> float:
     if _slope(logits, labels, low) >= 0:
         return HOTTEST
     if _slope(logits, labels, high) <= 0:
-        return COLDEST
+        tell_once(_UNKNOWN)
+        return 1.0
     return float(np.exp(-brentq(lambda log_b: _slope(logits, labels, log_b), low, high, xtol=1e-15)))
 
 
@@ -50,7 +55,8 @@ def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Se
     """Return the T that minimizes the mean NLL of softmax(logits / T) over the tokens that the head predicts.
 
     Logits over a vocabulary are too many to keep: one pass over the examples sums the NLL at `_GRID`, and the least of
-    the cubic spline through it in ln T is returned; an end of the grid where there is none between.
+    the cubic spline through it in ln T is returned. Where there is none between its ends, it is 1 at the cold end, as
+    in `fit_temperature`, or the hot end.
 
     Args:
         head: over the model.
@@ -66,7 +72,10 @@ def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Se
     spline = CubicSpline(np.log(_GRID), nll_at(head, rows, _GRID, batch_size=size, label="validation"))
     turns = spline.derivative().roots(extrapolate=False)
     least = min((*turns, *np.log([_GRID[0], _GRID[-1]])), key=spline)
-    return float(np.exp(least))
+    if least > np.log(_GRID[0]):
+        return float(np.exp(least))
+    tell_once(_UNKNOWN)
+    return 1.0
 
 
 def scale_logits(prediction: Prediction, temperature: float) -> Prediction:

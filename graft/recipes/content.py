@@ -38,22 +38,28 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
         CheckpointError, DataError: base or data cannot be read.
     """
     blocks = {key: value for key, value in hash_named_files(to_plain(recipe)).items() if key not in _ASIDE}
+    fits = "refit" in blocks or "extract" in blocks
+    if "general" in (plain := to_plain(recipe)):  # all else that these blocks say is in their tasks' content
+        blocks["replay"] = [isinstance(use, str) or use.get("replay", True) for use in plain["general"]]
     if "start" in blocks:
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}
     order = {key: [task.spec.name for task, _ in used] for key, used in tasks.items()}
     contents = {
-        key: {task.spec.name: _content_of(task, limit, base, dtype) for task, limit in tasks[key]} for key in tasks
+        key: {task.spec.name: _content_of(task, limit, base, dtype, fits=fits) for task, limit in tasks[key]}
+        for key in tasks
     }
     content: Content = {"tool": __version__, "recipe": blocks, "dtype": dtype, "order": order, **contents}
     return content | {"base": content_of_base(base)}
 
 
-def _content_of(task: Task, limit: int | None, base: Path, dtype: str) -> Content:
-    """Return the content of a task for every seed: training draws from whole splits."""
+def _content_of(task: Task, limit: int | None, base: Path, dtype: str, *, fits: bool) -> Content:
+    """Return the content of a task for every seed: training draws from whole splits, refits from all texts."""
     unsampled = dataclasses.replace(task, spec=dataclasses.replace(task.spec, shots=None))
     reported = {"test": task.test_examples(limit), **{name: task.ood_examples(name) for name in task.spec.ood}}
+    texts = {"texts": digest_of_examples(task.training_texts())} if fits else {}
     return {
         **content_of_task(unsampled),
+        **texts,
         "shots": task.spec.shots,
         "train": describe_settings(task.spec.train, base, dtype),
         **{f"{name} examples": digest_of_examples(examples) for name, examples in reported.items()},

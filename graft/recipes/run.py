@@ -17,6 +17,7 @@ from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
+from graft.recipes.copies import tell_copies
 from graft.recipes.experiment import Experiment, Metrics
 from graft.recipes.registry import find_kind
 from graft.recipes.seed_run import SeedContext
@@ -92,6 +93,7 @@ def run_recipe(
     for task in experiment.tasks:
         for split in (task.train_examples, task.validation_examples):
             split()  # too few for the shots, said before the first costly step
+        tell_copies(task)
     refuse_budgets(base, experiment.list_budgets())
     content = content_of_run(recipe, base, experiment.used, dtype)
     inputs = inputs_of(path, recipe.base, experiment.files, experiment.tasks)

@@ -166,7 +166,7 @@ def train_config(task: Task, changes: Mapping[str, Any]) -> TrainSpec:
 
 
 def refuse_apart(tasks: Sequence[Task], where: str) -> None:
-    """Refuse tasks of which one model is to be trained, and whose heads cannot be on one.
+    """Refuse tasks of which there is to be one model, and whose heads cannot be on one.
 
     Raises:
         ConfigError: naming two of them.
@@ -175,8 +175,8 @@ def refuse_apart(tasks: Sequence[Task], where: str) -> None:
     for other in (task.spec for task in tasks[1:]):
         if not could_share(first, other):
             raise ConfigError(
-                f"{where}: {first.name!r} ({first.head.kind}) and {other.name!r} ({other.head.kind}) cannot be trained "
-                "in one model"
+                f"{where}: {first.name!r} ({first.head.kind}) and {other.name!r} ({other.head.kind}) cannot share a "
+                "model: heads on one kind of model can, and none with a layer of its own"
             )
 
 

@@ -40,15 +40,14 @@ def claim_run(out: Path, recipe: Mapping[str, Any], content: Content, force: boo
             whatever `force` says.
     """
     begun = _read_mapping(out / STATE / MARK)
-    if begun is not None and "recipe" in begun and not (out / RESULTS).exists():
+    if begun is not None and "recipe" in begun and not (out / RESULTS).exists() and not force:
         differing = describe_differences(begun.get("content"), content)
         if differing is None:
             return
-        if not force:
-            raise OutputError(
-                f"{out} holds an unfinished run of other content: {differing}; pass --force to begin anew, or choose "
-                "another folder"
-            )
+        raise OutputError(
+            f"{out} holds an unfinished run of other content: {differing}; pass --force to begin anew, or choose "
+            "another folder"
+        )
     with new_folder(claim_output(out, is_folder=True, force=force, inputs=inputs)) as folder:
         (folder / STATE).mkdir()
         mark = {"recipe": recipe, "content": content}

@@ -110,7 +110,7 @@ def gain_of(run: RunFolder, model: str) -> Estimate | None:
 def seed_gain(seed: SingleSeed, accuracy: float | None) -> float | None:
     """Return (accuracy - base) / (tuned - base) in one seed, None where tuning raised nothing."""
     base, tuned = accuracy_of(seed, "base"), accuracy_of(seed, "tuned")
-    if accuracy is None or base is None or tuned is None or tuned <= base:
+    if accuracy is None or base is None or tuned is None:
         return None
     return recovered_gain(accuracy, base, tuned)
 
@@ -167,8 +167,7 @@ def curve_of(run: RunFolder) -> dict[str, dict[float, dict[str, Estimate]]]:
     table: dict[str, dict[float, list[Mapping[str, float]]]] = {}
     for seed in run.seeds:
         for point in seed.curve:
-            gain = seed_gain(seed, point.numbers.get("accuracy"))
-            numbers = {**({} if gain is None else {"recovered_gain": gain}), **point.numbers, "k": point.k}
+            numbers = {**point.numbers, "k": point.k}
             table.setdefault(point.method, {}).setdefault(point.density, []).append(numbers)
     return {
         method: {density: _means(rows) for density, rows in sorted(points.items()) if len(rows) == len(run.seeds)}

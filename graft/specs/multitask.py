@@ -151,6 +151,8 @@ class MultitaskSpec(Block):
         if len(self.tasks) < 2 or len({*self.tasks, *self.beside}) != len(self.tasks) + len(self.beside):
             raise ValueError("tasks must be two or more different files, and beside others than these")
         check_seeds(self.seeds)
+        if "random" in (self.localize.method, self.shared.method if self.shared else None):
+            raise ValueError("method random draws the same entries for every task of a seed: regions would be one")
         self._check_names()
         for name, mix in self.mixes.items():
             self._check_start(name, mix)

@@ -122,6 +122,18 @@ def test_folders_are_tasks_over_several_seeds(skills: Path, tmp_path: Path, cli:
     assert (refused.code, refused.err.splitlines()[-1]) == (2, "Error: --by-folder: two folders have one name")
 
 
+def test_the_patches_of_a_run_are_seeds_of_one_method_each(skills: Path, tmp_path: Path, cli: Cli) -> None:
+    patches = tmp_path / "run" / "patches"
+    patches.mkdir(parents=True)
+    for name in ("learned-seed-0", "learned-seed-1", "random-seed-0", "random-seed-1"):
+        source = "top.safetensors" if name.startswith("learned") else "layer.safetensors"
+        shutil.copy(skills / source, patches / f"{name}.safetensors")
+    found = json.loads(cli("overlap", *sorted(patches.iterdir()), "--by-folder", "--json").out)
+    assert found["names"] == ["run, learned", "run, random"]
+    assert found["jaccard"][0][0] == found["jaccard"][1][1] == 1  # two seeds, not two methods
+    assert found["jaccard"][0][1] < 1
+
+
 def test_fuse_writes_a_model_and_says_what_it_did(
     skills: Path, base: Path, tuned: Path, tmp_path: Path, cli: Cli
 ) -> None:

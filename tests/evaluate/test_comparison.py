@@ -47,6 +47,7 @@ def test_a_model_agrees_with_itself_and_has_its_own_gain() -> None:
     assert compare(BASE, BASE, TUNED).recovered_gain == 0
     assert compare(TUNED, BASE, TUNED).agreement == 1
     assert recovered_gain(0.5, 0.7, 0.7) is None
+    assert recovered_gain(0.6, 0.8, 0.7) is lost_gain(0.6, 0.8, 0.7) is None  # a share of a loss is no gain
 
 
 def test_the_lost_gain_is_what_the_region_alone_held() -> None:

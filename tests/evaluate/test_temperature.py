@@ -73,10 +73,13 @@ def test_predictions_stay_and_every_set_is_scaled_alike() -> None:
         assert after.labels is before.labels
 
 
-def test_a_faultless_model_is_cooled_and_a_useless_one_heated_to_the_ends() -> None:
+def test_a_faultless_model_stays_as_it_is_and_a_useless_one_is_heated_to_the_end() -> None:
     labels = np.arange(30) % 3
     right = Prediction(np.eye(3)[labels], labels)
-    assert fit_temperature(right) == COLDEST
+    assert fit_temperature(right) == 1
+    assert nll(scale_logits(right, COLDEST)) < nll(right)  # by its own rows, which say nothing of others
+    wrong = Prediction(right.logits, np.append(labels[:-1], (labels[-1] + 1) % 3))
+    assert COLDEST < fit_temperature(wrong) < 1
     assert fit_temperature(Prediction(-right.logits, labels)) == HOTTEST
 
 

@@ -257,3 +257,27 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_first_training(kind: 
         match=r"at most|unknown key|belongs to a recipe of kind",
     ):
         run_recipe(recipe, recipe.parent / "fresh")
+
+
+@pytest.mark.parametrize("kind", ["forgetting"], indirect=True)
+def test_whether_a_task_is_replayed_counts_and_so_does_force(recipe: Path) -> None:
+    out = recipe.parent / "out"
+    (out / "state" / "seed-0").mkdir()
+    edit(recipe, lambda r: r.update(general=[{"task": "meals/task.yaml", "replay": False}]))
+    with pytest.raises(OutputError, match=r"other content: recipe.replay"):
+        run_recipe(recipe, out)
+    edit(recipe, lambda r: r.update(general=[{"task": "meals/task.yaml", "replay": True}]))  # as where nothing is said
+    with pytest.raises(Begun):
+        run_recipe(recipe, out)
+    assert (out / "state" / "seed-0").exists()
+    with pytest.raises(Begun):
+        run_recipe(recipe, out, force=True)  # anew, though the content is the same
+    assert not (out / "state" / "seed-0").exists()
+
+
+@pytest.mark.parametrize("kind", ["extraction"], indirect=True)
+def test_texts_without_a_label_count_where_they_are_fitted_to(recipe: Path) -> None:
+    rows = recipe.parent / "films" / "train.jsonl"
+    rows.write_text(rows.read_text() + json.dumps({"text": "of no class", "label": -1}) + "\n")
+    with pytest.raises(OutputError, match=r"other content: task.films.texts"):
+        run_recipe(recipe, recipe.parent / "out")

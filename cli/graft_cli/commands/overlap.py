@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     "200,000 entries in all, where they take minutes]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples of --samples.")
-@click.option("--by-folder", is_flag=True, help="Take the patches in one folder as one task with several seeds.")
+@click.option(
+    "--by-folder",
+    is_flag=True,
+    help="Take the patches of one folder as one task with several seeds; in a run's, those of one method or task.",
+)
 @click.option("--base", metavar="MODEL", help="The base model, which tells the columns of GPT-2's kin and of experts.")
 @options.force
 @options.as_json
@@ -90,13 +95,16 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **how
     from graft.compose.task_overlap import measure_task_overlap
     from graft.results.layout import split_patch_path
 
-    folders: dict[Path, list[Path]] = {}
+    groups: dict[tuple[Path, str], list[Path]] = {}
     for path in map(Path.resolve, paths):
-        run = split_patch_path(path)  # all runs keep their patches in folders of one name
-        folders.setdefault(path.parent if run is None else run[0], []).append(path)
-    if len({folder.name for folder in folders}) < len(folders):
+        found = split_patch_path(path)  # a run keeps the patches of all its methods, or tasks, in one folder
+        folder, name = (path.parent, "") if found is None else (found[0], found[1])
+        groups.setdefault((folder, name), []).append(path)
+    n_names = Counter(folder for folder, _ in groups)
+    if len({folder.name for folder in n_names}) < len(n_names):
         raise click.UsageError("--by-folder: two folders have one name")
-    result = measure_task_overlap({folder.name: files for folder, files in folders.items()}, **how)
+    labels = {key: f"{key[0].name}, {key[1]}" if n_names[key[0]] > 1 else key[0].name for key in groups}
+    result = measure_task_overlap({labels[key]: files for key, files in groups.items()}, **how)
     if claim is not None:
         from graft.report.plots.overlap_map import write_task_overlap
 

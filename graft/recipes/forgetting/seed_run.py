@@ -51,7 +51,7 @@ class Measured:
     """
 
     metrics: Metrics
-    right: Mapping[str, Sequence[bool]]
+    right: Mapping[str, tuple[bool, ...]]
 
     def since(self, before: Measured) -> Metrics:
         """Return the metrics, on test with the flips since another model, which was measured on these general tasks."""
@@ -120,7 +120,7 @@ class ForgettingRun(SeedRun):
         """Measure a model on validation and test of some tasks."""
         heads, size = self.open_heads(model, [item.task for item in tasks]), self.recipe.evaluate.batch_size
         metrics: Metrics = {}
-        right: dict[str, Sequence[bool]] = {}
+        right: dict[str, tuple[bool, ...]] = {}
         for head, item in zip(heads, tasks, strict=True):
             task = item.task
             sets = {"test": task.test_examples(item.limit), "validation": task.validation_examples()}
@@ -128,7 +128,7 @@ class ForgettingRun(SeedRun):
             measured = {key: summarize_outcomes(found) for key, found in outcomes.items()}
             metrics[item.name] = {key: {"score": score_of(task, row), **row} for key, row in measured.items()}
             if item in self.general and not is_text(task):
-                right[item.name] = outcomes["test"].correct.tolist()
+                right[item.name] = tuple(outcomes["test"].correct.tolist())
         return Measured(metrics, right)
 
     def drop_models(self) -> None:

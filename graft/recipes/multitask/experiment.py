@@ -53,8 +53,7 @@ class MultitaskExperiment(Experiment):
             raise ConfigError(f"{path}: two tasks have one name: {', '.join(names)}")
         for changes in [how.train for how in recipe.sequences.values()] + [mix.train for mix in recipe.mixes.values()]:
             train_config(learned[0], changes)  # what is wrong in it is said before the first costly step
-        if recipe.mixes or any(how.replay for how in recipe.sequences.values()):
-            refuse_apart(learned, f"{path}: tasks")
+        refuse_apart(learned, f"{path}: tasks")  # every method is about one model for all tasks
         return cls(recipe, learned, beside)
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from graft.compose.task_overlap import TaskOverlap
 from graft.evaluate.continual_metrics import follow_stages
 from graft.evaluate.mantel import mantel_test
-from graft.evaluate.t_interval import mean_interval
+from graft.evaluate.t_interval import mean_intervals
 from graft.results.seeds import MultitaskSeed
 from graft.specs.multitask import BASE
 
@@ -25,14 +25,14 @@ def summarize(seeds: Seeds) -> dict[str, dict[str, dict[str, Any]]]:
     so on; "scale" and "validation_accuracy" where something was chosen.
     """
     rows = [{name: _metrics_of(seed, name) for name in seed.methods} for seed in seeds]
-    return {name: {key: mean_interval([row[name][key] for row in rows]) for key in rows[0][name]} for name in rows[0]}
+    return {name: mean_intervals([row[name] for row in rows]) for name in rows[0]}
 
 
 def _metrics_of(seed: MultitaskSeed, name: str) -> dict[str, float]:
     methods = seed.methods
     metrics = _over_tasks(methods[name])
     base, tuned = (_over_tasks(methods[other])["accuracy"] for other in (BASE, "tuned"))
-    if name != BASE and tuned != base:
+    if name != BASE and tuned > base:
         metrics["gain_kept"] = (metrics["accuracy"] - base) / (tuned - base)
     if name in seed.stages:
         last = follow_stages(seed.stages[name])[-1]

@@ -132,10 +132,9 @@ def _measure_without(run: SingleRun, patches: Mapping[str, Patch]) -> Models:
 
 def _report(models: Mapping[str, Predictions], without: Mapping[str, Predictions]) -> dict[str, Report]:
     base, tuned = models["base"], models["tuned"]
-    teachers = {graft_name(REFIT): models.get(TEACHER, tuned)}
-    reports = {name: item.report() for name, item in models.items() if name in ("base", "tuned", TEACHER)}
+    reports = {name: models[name].report() for name in ("base", "tuned")}
     others = {name: item for name, item in models.items() if name not in reports}
-    reports |= {name: compare(item, base, teachers.get(name, tuned)) for name, item in others.items()}
+    reports |= {name: compare(item, base, tuned) for name, item in others.items()}
     return reports | {name: compare_without(item, base, tuned) for name, item in without.items()}
 
 

@@ -71,8 +71,8 @@ def _gains_table(runs: Sequence[RunFolder]) -> Html:
         *(f"gain, {method}" for method in methods),
     ]
     text = note(
-        "Gain: (graft − base) / (tuned − base) in accuracy on the test split, at the same number of entries for every "
-        f"method; mean ± 95 % t-interval over seeds. The graft of a task is the one by its own method: {_mains(runs)}."
+        "Gain: (graft − base) / (tuned − base) in accuracy on the test split, none where tuning gained nothing; mean "
+        f"± 95 % t-interval over seeds. The graft of a task is the one by its own method: {_mains(runs)}."
     )
     return element("div", Table(head, rows).render("Recovered gain of every task and method"), text)
 

@@ -10,6 +10,7 @@ from graft.report.page.markup import Html
 from graft.report.page.plot_writer import PlotWriter
 from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import RunFolder
+from graft.results.models import REFIT, graft_name
 
 
 @dataclass(frozen=True)
@@ -41,5 +42,7 @@ class RunPage:
 def share_of(run: RunFolder, patch: Patch | None) -> Share:
     """Return the size of a run's main patch; of all parameters where the patch knows how many there are."""
     n = patch.provenance.base.n_parameters if patch else 0
-    density = run.settings.get("localize.density")
+    by_other = {"localize.budget", "localize.lines", "localize.bytes"} & set(run.settings)  # in place of a density
+    is_by_density = run.main != graft_name(REFIT) and not by_other
+    density = run.settings.get("localize.density") if is_by_density else None
     return Share(run.seeds[0].k, n or None, float(density) if density and not n else None)

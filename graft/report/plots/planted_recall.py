@@ -41,6 +41,9 @@ def list_panels(seeds: Sequence[PlantedSeed]) -> dict[str, Lines]:
                 line = panel.setdefault(method, {})  # also where no budget is filled: colors stay
                 if "recall" in numbers:
                     line.setdefault(place.ratio, []).append(numbers["recall"])
+    for panel in panels.values():  # a mean over some of the seeds would stand beside means over all
+        for method, line in panel.items():
+            panel[method] = {ratio: values for ratio, values in line.items() if len(values) == len(seeds)}
     return panels  # type: ignore[return-value]
 
 
