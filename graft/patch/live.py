@@ -86,6 +86,19 @@ class LiveTarget:
         own = [name for name, weight in self._model.named_parameters() if weight.requires_grad]
         return own + [name for name, part in self._parts.items() if part.owner in own]
 
+    def match_trained(self, names: Iterable[str]) -> dict[str, str]:
+        """Match those that take gradients to a checkpoint's names: name here -> the checkpoint's.
+
+        A tied one is found under whichever of its names the checkpoint lists; those that it lacks are left out.
+
+        Raises:
+            CheckpointError, MismatchError: as `match`.
+        """
+        listed = {live: name for name, live in self.match(names).found.items()}
+        by_tensor = {id(self.tensors[live]): name for live, name in reversed(listed.items()) if live in self.tensors}
+        found = {name: listed.get(name, by_tensor.get(id(self.tensors[name]))) for name in self.trained}
+        return {name: match for name, match in found.items() if match is not None}
+
     def spec(self, name: str) -> TensorSpec:
         """Return dtype and shape of a tensor.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -29,13 +29,20 @@ def place_region(region: Patch | Mask, target: Target, what: str) -> Mask:
     return _renamed(region.mask, target, check_compatible(region, target).require(what).names)
 
 
-def place_mask(mask: Mask, target: Target, what: str) -> Mask:
+def place_mask(mask: Mask, target: Target, what: str, tied: Sequence[Collection[str]] = ()) -> Mask:
     """Return the coordinates of a mask by a target's own names; the target may be in another dtype.
+
+    Args:
+        mask: the mask.
+        target: where its tensors are looked for.
+        what: its name for an error.
+        tied: names of one tensor each, any of which the target may list.
 
     Raises:
         PatchMismatchError: it lacks a tensor, or has it in another shape.
     """
-    return _renamed(mask, target, check_specs(mask.specs, {}, (), target, cast=True).require(what).names)
+    groups = [sorted(names) for names in tied]
+    return _renamed(mask, target, check_specs(mask.specs, {}, groups, target, cast=True).require(what).names)
 
 
 def _renamed(mask: Mask, target: Target, names: Mapping[str, str]) -> Mask:

@@ -29,7 +29,7 @@ Content = dict[str, Any]
 SHOWN = 4  # differences that a message names
 _REPLACED = ("data", "ood", "train", "seed")  # keys of a task in whose place the examples themselves count
 _TOKENIZER = re.compile(
-    r"(tokenizer|special_tokens|added_tokens|vocab|merges|dict|emoji|spiece).*|.*\.(model|tiktoken|spm|codes)"
+    r"(tokenizer|chat_template|special_tokens|added_tokens|vocab|merges|dict|emoji|spiece).*|.*\.(model|tiktoken|spm|codes)"
 )
 _UNUSED = ("_name_or_path", "transformers_version")  # of a config: where it was saved, and by what
 
@@ -70,6 +70,7 @@ def content_of_base(base: Path) -> Content:
         CheckpointError: it cannot be read.
     """
     files = [file for file in base.iterdir() if _TOKENIZER.fullmatch(file.name)] if base.is_dir() else []
+    files += base.glob("additional_chat_templates/*")
     tokenizer = [[file.name, digest_of_file(file)] for file in sorted(files) if file.is_file()]
     return {
         "weights": digest_of(Checkpoint.open(base)),

@@ -34,7 +34,7 @@ from graft.train.localizable import Changes, check_density, configure_proximal, 
 from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
 from graft.train.master_weights import products_of_shards
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
-from graft.train.protection.protected_set import ProtectedSet
+from graft.train.protection.protected_set import ProtectedSet, refuse_rounding
 from graft.train.schedule import TrainingSchedule
 from graft.train.stepper import Stepper
 from graft.train.training_state import TrainingState
@@ -192,10 +192,12 @@ def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) ->
     pulled = _pull(around, config)
     products = products_of_shards(Checkpoint.open(located.path), runtime, config.precision)
     data = MultiTaskData.open(located.path, tasks, runtime, seed, products)
+    refuse_rounding(data.heads[0].model, Checkpoint.open(located.path), around.core, products)
     core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())
     staged = {**content, "train": describe_settings(stage, located.path, runtime.dtype), "protected": core.digest()}
+    staged |= {} if products is None else {"sharded masters": str(products)}  # their forward pass rounds otherwise
     state = TrainingState(around.out, staged, head.ranks)
     stepper = Stepper.start(head, schedule, located.path, core, read_importance(config, located.path))
     epochs, steps = run_epochs(stepper, data, state if around.resume else state.cleared())
@@ -230,6 +232,7 @@ def _confine(
     """Return what is held in a training, and how what is left trains: all as it says, unless only few weights train."""
     if (few := config.localizable) is None:
         return around.core, config
+    around.core.matched_values(data.heads[0].model)  # refuses a patch of another base
     base = Checkpoint.open(locate(around.base).path)
     mask = find_gradient_support(data, base, config, few.density, around.core) if pulled is None else pulled
     return ProtectedSet(train_only=mask, names=base.names), configure_restart(config, few, len(mask))

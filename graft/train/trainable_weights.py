@@ -14,7 +14,7 @@ def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str,
     Weights that the checkpoint lacks, such as a new head, are left out.
 
     Raises:
-        MismatchError: a name is ambiguous.
+        CheckpointError, MismatchError: as `LiveTarget.match`.
     """
     return find_owners(model, find_trainable(model, names))
 
@@ -22,6 +22,4 @@ def match_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str,
 def find_trainable(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Match them to live tensors, parameters and parts of one: checkpoint name -> tensor; errors as above."""
     target = LiveTarget(model)
-    target.match(names)  # refuses an ambiguous name
-    matches = target.name_map.match(target.trained, names).found
-    return {matches[name]: target.tensors[name] for name in target.trained if name in matches}
+    return {listed: target.tensors[name] for name, listed in target.match_trained(names).items()}

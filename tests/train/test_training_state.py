@@ -15,6 +15,7 @@ from graft.errors import OutputError, TrainingError
 from graft.files.workplaces import MARK, make_workplace
 from graft.specs.reader import load_yaml
 from graft.tasks.task import Task
+from graft.train.content import content_of_base
 from graft.train.fine_tuning import train_task
 from graft.train.stepper import Stepper
 from tests.checkpoints import equal_tensors
@@ -205,3 +206,13 @@ def test_the_state_is_loaded_without_running_what_it_holds(tmp_path: Path, base:
     with pytest.raises(TrainingError, match=r"not readable"):
         train(base, task, tmp_path / "out", resume=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_a_chat_template_is_part_of_what_a_training_depends_on(file: str, base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    before = content_of_base(copy)
+    (copy / file).parent.mkdir(exist_ok=True)
+    (copy / file).write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    after = content_of_base(copy)
+    assert {key for key in before if before[key] != after[key]} == {"tokenizer"}

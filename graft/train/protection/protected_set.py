@@ -13,11 +13,12 @@ from graft.patch.compatibility import check_specs
 from graft.patch.format.writing import patch_bytes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
+from graft.patch.merge import StoredTarget
+from graft.patch.region_placement import place_mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.hashing import hash_values
-from graft.tensors.names import NameMap
 from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside, unite
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
@@ -84,8 +85,39 @@ class ProtectedSet:
 
 
 def protected_entries(base: Checkpoint, core: ProtectedSet) -> Mask:
-    """Return the coordinates that `include` less `exclude` protects, by the base's names."""
-    return unite(*((_rename(mask, base) for mask in masks) for masks in core.masks))
+    """Return the coordinates that `include` less `exclude` protects, by the base's names.
+
+    Raises:
+        PatchMismatchError: the base lacks a tensor, or has it in another shape.
+    """
+    target = StoredTarget(base)
+    return unite(*((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in core.masks))
+
+
+def refuse_rounding(
+    model: torch.nn.Module, base: Checkpoint, core: ProtectedSet, shards_of: torch.dtype | None = None
+) -> None:
+    """Refuse protected entries whose values a just loaded model does not hold as the base's files do.
+
+    A model is loaded, and saved, in one dtype: an fp32 tensor among bfloat16 ones loses bits before it can be held.
+
+    Args:
+        model: just loaded.
+        base: its checkpoint.
+        core: what is protected.
+        shards_of: the dtype of weights that are sharded, and fp32, already (`products_of_shards`).
+
+    Raises:
+        PatchMismatchError: naming a tensor and both dtypes.
+    """
+    target, protected = LiveTarget(model), protected_entries(base, core)
+    for name, live in target.match(protected).found.items():
+        stored, held = TORCH_DTYPES[base.spec(name).dtype], shards_of or target.tensors[live].dtype
+        if torch.promote_types(stored, held) != held:
+            raise PatchMismatchError(
+                f"protected tensor {name!r} is stored in {stored}, and loaded, trained and saved in {held}, which "
+                "rounds its values: use --dtype float32"
+            )
 
 
 def count_free(base: Checkpoint, trained: Iterable[str], core: ProtectedSet) -> dict[str, int]:
@@ -100,14 +132,6 @@ def _as_list(masks: Masks) -> list[Mask | Patch]:
 
 def _mask_of(item: Mask | Patch) -> Mask:
     return item.mask if isinstance(item, Patch) else item
-
-
-def _rename(mask: Mask, base: Checkpoint) -> Mask:
-    """Rename a mask's tensors as the base does; those that the base lacks, or has in another shape, are left out."""
-    names = NameMap().match(mask, base.names).found
-    shared = [name for name in mask if name in names and mask.specs[name].shape == base.spec(names[name]).shape]
-    specs = {names[name]: base.spec(names[name]) for name in shared}
-    return Mask.of(specs, {names[name]: mask[name] for name in shared})
 
 
 def _name_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:

@@ -96,8 +96,7 @@ def regions_outside(model: torch.nn.Module, mask: Mask, names: Sequence[str]) ->
         names: of the base's tensors.
     """
     target = LiveTarget(model)
-    base_names = target.name_map.match(target.trained, names).found
-    trained = {name: mask[base_names[name]] for name in target.trained if name in base_names}
+    trained = {name: mask[listed] for name, listed in target.match_trained(names).items()}
     free = _in_owners(trained, target, Owners(model))
     return [ProtectedRegion(owner, target.tensors[owner], indices, inverted=True) for owner, indices in free.items()]
 

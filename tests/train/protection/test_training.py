@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from graft.errors import ProtectionError, TrainingError
+from graft.errors import PatchMismatchError, ProtectionError, TrainingError
+from graft.localize.diff import diff_checkpoints
 from graft.patch.mask import Mask
+from graft.patch.provenance import Provenance
+from graft.patch.skill_patch import Patch
 from graft.specs.localizable import LocalizableSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
@@ -22,6 +26,7 @@ from graft.train.fine_tuning import find_training, train_task
 from graft.train.protection.protected_set import ProtectedSet
 from graft.train.schedule import TrainingSchedule
 from graft.train.stepper import Stepper
+from tests.models import copy_with, write_causal, write_task
 
 
 def draw_mask(base: Checkpoint, share: float = 0.1, seed: int = 0) -> Mask:
@@ -144,3 +149,75 @@ def test_localizable_training_stays_out_of_the_core(base: Path, task: Task, tmp_
     assert changed_at(checkpoint, tensors_of(free), mask) > 100  # the control
     assert changed_at(checkpoint, tensors_of(kept), mask) == 0
     assert changed_at(checkpoint, tensors_of(kept), mask, outside=True) > 100
+
+
+FEW = LocalizableSpec(density=0.02, support="gradient", lr=3e-2, epochs=2)
+
+
+def train_few(base: Path, task: Task, out: Path, **more: Any) -> Path:
+    config = TrainSpec(scope=more.pop("scope", "layers"), localizable=FEW)
+    return train_task(base, task, out, config=config, **more).path
+
+
+@pytest.mark.parametrize("prefix", ["", "bert.", "module."])
+def test_few_weights_leave_out_what_a_mask_protects_under_any_of_its_names(
+    prefix: str, base: Path, task: Task, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.open(base)
+    free = diff_checkpoints(base, train_few(base, task, tmp_path / "free")).mask
+    assert len(free) > 100
+    specs = {f"{prefix}{name}": checkpoint.spec(name) for name in free}
+    core = Mask.of(specs, {f"{prefix}{name}": free[name] for name in free})
+    kept = diff_checkpoints(base, train_few(base, task, tmp_path / "kept", protect=[core])).mask
+    assert len(kept) > 100
+    assert not kept & free
+
+
+def test_few_weights_are_refused_beside_a_patch_of_another_base(base: Path, task: Task, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(base)
+    name = next(name for name in checkpoint.parameters if "layer" in name)
+    mask = Mask.of({name: checkpoint.spec(name)}, {name: [0, 1, 2]})
+    strange = Patch(mask, {name: torch.full((3,), 7.0)}, {name: "0" * 16}, Provenance())
+    with pytest.raises(PatchMismatchError, match="a patch to protect is neither in BertModel nor absent from it"):
+        train_few(base, task, tmp_path / "out", protect=[strange])
+    wrong = Mask.of({"no.such": checkpoint.spec(name)}, {"no.such": [0]})
+    with pytest.raises(PatchMismatchError, match=r"tensor 'no.such': the model has no such tensor"):
+        train_few(base, task, tmp_path / "out", protect=[wrong])
+
+
+@pytest.mark.parametrize("listed", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_tied_weight_is_one_of_few_and_protected_under_either_name(listed: str, tmp_path: Path) -> None:
+    base, embedding = write_causal(tmp_path / "base", steps=2), "model.embed_tokens.weight"
+    tensors = load_file(base / "model.safetensors")
+    tensors[listed] = tensors.pop(embedding)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    task = Task.load(write_task(tmp_path / "task", head={"kind": "lm"}, labels=[], ood={}))
+
+    def changed(name: str, **more: Any) -> int:
+        saved = load_file(train_few(base, task, tmp_path / name, scope="all", **more) / "model.safetensors")
+        (weight,) = (saved[key] for key in (embedding, "lm_head.weight") if key in saved)
+        return int((weight != tensors[listed]).sum())
+
+    k = int(FEW.density * Checkpoint.open(base).n_parameters + 0.5)
+    assert 0 < changed("free") <= k
+    for name in (embedding, "lm_head.weight"):
+        assert changed(f"kept {name}", protect=[Mask.full({name: Checkpoint.open(base).spec(listed)})]) == 0
+
+
+def test_a_mask_whose_values_loading_would_round_is_refused(base: Path, task: Task, tmp_path: Path) -> None:
+    mixed = copy_with(base, tmp_path / "mixed", lambda *_: None, torch.bfloat16)
+    tensors = load_file(mixed / "model.safetensors")
+    wide, narrow = (f"encoder.layer.{i}.attention.self.query.weight" for i in (0, 1))
+    tensors[wide] = torch.randn(tensors[wide].shape)
+    save_file(tensors, mixed / "model.safetensors", metadata={"format": "pt"})
+    specs = Checkpoint.open(mixed).spec
+    plain, said = TrainSpec(epochs=1), r"stored in torch.float32, and loaded, trained and saved in torch.bfloat16"
+    for config in (plain, TrainSpec(scope="layers", localizable=FEW)):
+        with pytest.raises(PatchMismatchError, match=said):
+            train_task(mixed, task, tmp_path / "out", config=config, protect=[Mask.full({wide: specs(wide)})])
+    made = train_task(mixed, task, tmp_path / "out", config=plain, protect=[Mask.full({narrow: specs(narrow)})])
+    assert torch.equal(Checkpoint.open(made.path).read(narrow), tensors[narrow])
+    wider = {"config": plain, "protect": [Mask.full({wide: specs(wide)})], "dtype": "float32"}
+    assert torch.equal(
+        Checkpoint.open(train_task(mixed, task, tmp_path / "wide", **wider).path).read(wide), tensors[wide]
+    )
