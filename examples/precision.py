@@ -131,12 +131,13 @@ def draw_curves(seeds: Sequence[dict[str, Result]], path: Path) -> None:
 
     figure, axis = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
     for number, name in enumerate(SETTINGS):
+        look = {"color": "black", "linestyle": ":"} if "not" in name else {"color": f"C{number}"}  # upon that of full
         for seed in seeds:
             losses = seed[name]["losses"]
             points = [losses[start : start + WINDOW] for start in range(0, len(losses), WINDOW)]
             steps = [WINDOW * (i + 0.5) for i in range(len(points))]
             label = name if seed is seeds[0] else None
-            axis.plot(steps, [sum(part) / len(part) for part in points], color=f"C{number}", label=label)
+            axis.plot(steps, [sum(part) / len(part) for part in points], label=label, **look)
     axis.set(xlabel="step", ylabel="training loss, nats")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
