@@ -23,7 +23,7 @@ MADE_OF_OTHERS = {
     "and by put-back values, beside random weights, magnitude and interpolation",
     "defaults": "`examples/defaults.py`: a TASK without a train block against AdamW on all weights, nine tasks, three "
     "seeds; a run with further seeds goes on from it",
-    "precision": "`examples/precision.py`: a language model in bfloat16, tuned by AdamW at 2e-5 in bfloat16 alone, with "
+    "precision": "`examples/precision.py`: a language model in bfloat16, tuned by AdamW at 2e-5 in bfloat16, with "
     "fp32 master weights, with fp32 products too, and without rounding at the end; three seeds",
     "overview": "`graft report` of the ten runs on single tasks: accuracy and ECE of the graft against its controls",
 }
