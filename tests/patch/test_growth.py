@@ -231,13 +231,23 @@ def test_a_file_with_rows_that_contradict_it_is_refused(grown: Any, tmp_path: Pa
         load_region(tmp_path / "bad")
 
 
-def test_without_the_key_a_reader_refuses_by_shape(tmp_path: Path) -> None:
+def test_without_the_key_a_reader_refuses_by_shape_or_what_has_entries_too(tmp_path: Path) -> None:
     header, meta, payload = split_file(patch_bytes(grown_patch()))
     del meta["grown"]
     (tmp_path / "older").write_bytes(join_file(header, meta, payload))
+    with pytest.raises(PatchFormatError, match=r"older: tensor 'embed\.weight': a patch holds entries .* not both"):
+        load_patch(tmp_path / "older")
     target = StoredTarget(Checkpoint.open(write_single(tmp_path / "base", BASE)))
     assert check_compatible(grown_patch(), target).fits
-    assert "cannot be replaced whole by [2, 4]" in check_compatible(load_patch(tmp_path / "older"), target).reasons[0]
+    rows = make_patch(BASE, {"layers.0.w": {0: 2.0}}, dense=grown_patch().dense)
+    assert "cannot be replaced whole by [2, 4]" in check_compatible(rows, target).reasons[0]
+
+
+def test_entries_and_the_whole_of_one_tensor_make_no_patch() -> None:
+    changes = {"layers.0.w": {0: 2.0}}
+    make_patch(BASE, changes, dense={"layers.1.w": torch.ones(3)})  # the control
+    with pytest.raises(PatchError, match=r"'layers\.0\.w': a patch holds entries .* not both"):
+        make_patch(BASE, changes, dense={"layers.0.w": torch.ones(3)})
 
 
 def test_a_mask_says_nothing_of_rows(tmp_path: Path) -> None:
