@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.errors import OverlapError
+from graft.errors import OverlapError, PatchMismatchError
 from graft.files.claims import Output, claim_output
 from graft.files.header import read_header
 from graft.files.outputs import new_folder
@@ -27,7 +27,7 @@ from graft.patch.stack import Assignment, OverlapRule, stack_patches
 from graft.patch.unused_weights import drop_tensors, find_unused
 from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, as_bits, take
 from graft.tensors.relayout import relay_all
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
@@ -182,8 +182,19 @@ def name_head(names: Sequence[str], patches: Sequence[Patch], on_overlap: Overla
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
+    """Assign entries, whose bits are written as they are.
+
+    Raises:
+        PatchMismatchError: the values have another dtype than the file's, in which their bits mean other numbers.
+    """
     for target_name, (indices, values) in assignment.entries.items():
         for name in checkpoint.tied.listed(target_name, checkpoint.files):
+            dtype = copy.stored[name].spec.dtype
+            if values.dtype != TORCH_DTYPES[dtype]:
+                raise PatchMismatchError(
+                    f"the patch does not fit {checkpoint.path.name}: tensor {name!r}: dtype {dtype}, the values are "
+                    f"{DTYPE_NAMES[values.dtype]}"
+                )
             _stored_bits(copy, name)[indices.numpy()] = as_bits(values).numpy()
 
 
