@@ -23,7 +23,7 @@ from graft.patch.head_config import head_of_patches, read_head, write_head
 from graft.patch.model_folder import copy_side_files, find_side_files
 from graft.patch.resizing import copy_shard, declare_sizes, resized_tensors
 from graft.patch.skill_patch import Patch
-from graft.patch.stack import Assignment, OverlapRule, stack_patches
+from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
 from graft.patch.unused_weights import drop_tensors, find_unused
 from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
@@ -91,6 +91,8 @@ def merge_patches(
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
     assignment = assign_in_files(checkpoint, patches, on_overlap, allow_mismatch=allow_mismatch)
+    n_assigned = len(assignment)  # new rows are none of these, also where files have room for them
+    assignment = with_rows(assignment, checkpoint.spec)
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
         side_files = find_side_files(checkpoint)
@@ -110,7 +112,7 @@ def merge_patches(
         dropped = [f"{name} (a {read_head(folder)['architecture']} has no such weight)" for name in unused]
     for name in (*side_files.left_out, *dropped):
         say(f"left out: {name}")
-    return len(assignment)
+    return n_assigned
 
 
 def assign_in_files(

@@ -122,19 +122,27 @@ def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Gro
 def with_rows(assignment: Assignment, spec: Callable[[str], TensorSpec]) -> Assignment:
     """Return the same writes with new rows as entries, for tensors that have the rows already.
 
+    Entries that a patch, of such a model, has in those rows stay on top of them.
+
     Args:
         assignment: the writes.
         spec: gives a target tensor's dtype and shape.
     """
-    entries = dict(assignment.entries)
-    for target_name, rows in assignment.rows.items():
-        n = spec(target_name).numel
-        indices, values = torch.arange(n - rows.numel(), n), rows.flatten().to(TORCH_DTYPES[spec(target_name).dtype])
+    entries, rows, growths = dict(assignment.entries), dict[str, torch.Tensor](), dict[str, Growth]()
+    for target_name, new_rows in assignment.rows.items():
+        own = spec(target_name)
+        if own.shape[0] == assignment.growths[target_name].start:  # it grows when it is written
+            rows[target_name], growths[target_name] = new_rows, assignment.growths[target_name]
+            continue
+        indices = torch.arange(own.numel - new_rows.numel(), own.numel)
+        values = new_rows.flatten().to(TORCH_DTYPES[own.dtype])
         if target_name in entries:
             patched, patched_values = entries[target_name]
-            indices, values = torch.cat([patched, indices]), _append(patched_values, values)
+            is_free = ~torch.isin(indices, patched)
+            indices = torch.cat([patched, indices[is_free]])
+            values = _append(patched_values, values[is_free])
         entries[target_name] = indices, values
-    return Assignment(entries, assignment.dense)
+    return Assignment(entries, assignment.dense, rows, growths)
 
 
 def _append(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from graft.patch.compatibility import check_compatible
 from graft.patch.format.reading import load_patch, load_region
 from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
+from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget, merge_patches
 from graft.patch.provenance import Provenance
 from graft.patch.resizing import describe_vocabulary
@@ -283,6 +284,41 @@ def test_rows_that_files_hold_already_are_left_or_refused(tmp_path: Path) -> Non
     assert Checkpoint.open(tmp_path / "out").spec("embed.weight").shape == (9, 4)
     with pytest.raises(PatchMismatchError, match="other rows than the patch brings, from row 7 on"):
         merge_patches(checkpoint, [grown_patch(value=3.0)], tmp_path / "none")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_are_written_over_others_where_a_mismatch_is_allowed_as_on_a_live_model(
+    tied: bool, tmp_path: Path
+) -> None:
+    base, tuned = pair_on_disk(tmp_path, small_llama(tied=tied), ["<a>", "<b>"])
+    patch = diff_checkpoints(base, tuned)
+    other = grow(LlamaForCausalLM.from_pretrained(base), N + 2)
+    with torch.no_grad():
+        other.model.embed_tokens.weight[N:] += 3
+    target = Checkpoint.open(save_model(other, tmp_path / "other"))
+    with pytest.raises(PatchMismatchError):
+        merge_patches(target, [patch], tmp_path / "none")
+    n = merge_patches(target, [patch], tmp_path / "out", allow_mismatch=True)
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    before = bits_of(other)
+    with apply_patch(other, patch, allow_mismatch=True) as grafted:
+        assert n == grafted.k == len(patch)
+        assert bits_of(merged) == bits_of(other) != before
+        for name, rows in patch.dense.items():
+            assert torch.equal(merged.state_dict()[name][N:], rows)
+    assert AutoConfig.from_pretrained(tmp_path / "out").vocab_size == N + 2
+
+
+def test_entries_within_rows_that_are_there_stay_on_top_of_them(tmp_path: Path) -> None:
+    tensors = BASE | {"embed.weight": torch.cat([BASE["embed.weight"], torch.zeros(2, 4)])}
+    checkpoint = Checkpoint.open(write_single(tmp_path / "held", tensors))
+    above = make_patch(tensors, {"embed.weight": {1: 4.0, 30: 6.0}})
+    without = replace(grown_patch(), mask=Mask.of(grown_patch().mask.specs, {"layers.0.w": [0]}))
+    for number, patches in enumerate(([without, above], [above, without])):
+        merge_patches(checkpoint, patches, tmp_path / f"{number}", allow_mismatch=True)
+        merged = Checkpoint.open(tmp_path / f"{number}").read("embed.weight").flatten()
+        goal = torch.cat([torch.zeros(28), torch.ones(8)]).index_put((torch.tensor([1, 30]),), torch.tensor([4.0, 6.0]))
+        assert torch.equal(merged, goal)
 
 
 def test_buffers_are_no_weights_in_what_a_patch_counts(tmp_path: Path) -> None:
