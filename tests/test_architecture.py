@@ -23,11 +23,11 @@ LIGHT = re.compile(
 
 # from the ground up: a file imports from its own line and from those above it; a folder's registry lies with `registry`
 LAYERS = (
-    {"errors", "version"},
+    {"errors", "interrupts", "version"},
     {"registry"},
     {"files"},
     {"specs"},
-    {"arguments", "interrupts"},
+    {"arguments"},
     {"tensors"},
     {"sources"},
     {"parallel"},

@@ -23,7 +23,8 @@ class OverlapTally:
         shared: coordinates that two or more patches hold.
         differing: of these, the ones where the patches have different bits.
         cancelled: of these, the ones that the rule "sign" left at the base's value.
-        whole: names of the whole tensors that several patches bring with different bits.
+        whole: names of the tensors that several patches bring whole with different bits, or one whole and another in
+            part.
         pair_overlaps: (m, m) int64 shared coordinates of each pair of patches.
     """
 

@@ -22,6 +22,7 @@ from graft.patch.overlap_rules import OverlapRule, join_entries
 from graft.patch.registry import OVERLAP_RULES
 from graft.patch.skill_patch import Patch
 from graft.patch.stack import choose_growth, choose_whole
+from graft.patch.torn_tensors import Touched, settle_torn
 from graft.tensors.dtypes import same_bits
 from graft.tensors.growth import Growth
 
@@ -48,7 +49,8 @@ def compose_patches(
         labels: names of the parts in the provenance; by default file or task names.
 
     Raises:
-        OverlapError: patches disagree and the rule is "error", or it cannot be applied.
+        OverlapError: patches disagree and the rule is "error", or it cannot be applied; or one brings a tensor whole
+            that another changes, and the rule is neither "first" nor "last".
         PatchMismatchError: patches of different bases, or one that does not fit `base`.
         PatchError: the base's values are needed and not known.
         PatchFormatError: a file that is no patch, or a mask.
@@ -56,11 +58,33 @@ def compose_patches(
     if on_overlap not in OVERLAP_RULES:
         raise ConfigError(f"on_overlap {on_overlap!r}: choose from {', '.join(OVERLAP_RULES)}")
     regions: Sequence[Region] = patches
-    sources = open_sources(regions, labels, values=True)
+    sources, torn = _settle(open_sources(regions, labels, values=True), on_overlap)
     composer = _Composer(sources, on_overlap, BaseValues(sources, base), with_base_values)
     for name in sorted({name for source in sources for name in source.specs}):
         composer.add(name, {i: source.read(name) for i, source in enumerate(sources) if name in source.specs})
+    composer.tally.whole += torn
     return composer.finish()
+
+
+def _settle(sources: Sequence[Source], rule: OverlapRule) -> tuple[list[Source], list[str]]:
+    """Let only one part give each tensor that one brings whole and another changes, by the rule.
+
+    Returns:
+        The parts without what they leave to others, and the names of the tensors that were decided upon.
+    """
+    left = settle_torn([Touched.of(source.specs, source.dense, source.provenance.grown) for source in sources], rule)
+    settled = [_without(source, names) if names else source for source, names in zip(sources, left, strict=True)]
+    return settled, sorted(frozenset[str]().union(*left))
+
+
+def _without(source: Source, names: frozenset[str]) -> Source:
+    grown = {name: growth for name, growth in source.provenance.grown.items() if name not in names}
+    return replace(
+        source,
+        specs={name: spec for name, spec in source.specs.items() if name not in names},
+        dense={name: read for name, read in source.dense.items() if name not in names},
+        provenance=replace(source.provenance, grown=grown),
+    )
 
 
 class _Composer:
@@ -69,7 +93,7 @@ class _Composer:
     def __init__(self, sources: Sequence[Source], rule: OverlapRule, base_values: BaseValues, keep_base: bool) -> None:
         self._sources, self._rule, self._base_values = sources, rule, base_values
         self._keep_base = keep_base or all(source.has_base for source in sources)
-        self._tally = OverlapTally(len(sources))
+        self.tally = OverlapTally(len(sources))
         self._specs: dict[str, TensorSpec] = {}
         self._indices: dict[str, Indices] = {}
         self._values: dict[str, torch.Tensor] = {}
@@ -80,7 +104,7 @@ class _Composer:
         """Join the entries that the sources have in one tensor."""
         parts = [(entries.indices, _values_of(entries)) for entries in entries_of.values()]
         joined = join_entries(parts, self._rule, name, partial(self._base_at, name, entries_of))
-        self._tally.add(list(entries_of), joined.join, joined.differing, joined.cancelled)
+        self.tally.add(list(entries_of), joined.join, joined.differing, joined.cancelled)
         union = joined.join.union
         base = self._base_values.at(name, union, entries_of)
         self._specs[name] = self._sources[next(iter(entries_of))].specs[name]
@@ -93,7 +117,7 @@ class _Composer:
         """Return the composed patch, whose provenance lists its parts."""
         dense, grown = self._join_whole(), self._join_growths()
         identity = require_one_base(self._sources)
-        provenance = describe_composition(self._sources, identity, self._rule, self._tally)
+        provenance = describe_composition(self._sources, identity, self._rule, self.tally)
         provenance = replace(provenance, grown=grown)
         base = self._base if self._keep_base else None
         return Patch(Mask.of(self._specs, self._indices), self._values, self._hashes, provenance, base, dense)
@@ -120,7 +144,7 @@ class _Composer:
                 new = read()
                 old = dense.get(name)
                 if old is not None and not (old.shape == new.shape and same_bits(old, new)):
-                    self._tally.whole.append(name)
+                    self.tally.whole.append(name)
                 try:
                     dense[name] = new if old is None else choose_whole(old, new, self._rule, name)
                 except OverlapError as error:

@@ -12,6 +12,9 @@ import errno
 import os
 from pathlib import Path
 
+from graft.interrupts import hold_signals
+
+OLD = "old"  # name of what an exchange took away from its place, for as long as it is the only copy
 _AT_FDCWD = -100  # relative paths start at the working folder
 _NO_REPLACE, _EXCHANGE = 1, 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -31,22 +34,25 @@ def move_new(source: Path, target: Path) -> None:
 def exchange(source: Path, target: Path) -> None:
     """Exchange two files, folders or links.
 
-    Without the system's help `target` is away for a moment; a process that is killed then leaves it beside `source`, as
-    "old".
+    Without the system's help `target` is away for a moment, in which signals wait; a process that is killed outright
+    then leaves it beside `source`, as "old".
 
     Raises:
-        OSError: the disk refuses, or `target` was taken in that moment; nothing was moved.
+        OSError: the disk refuses, or `target` was taken in that moment; nothing was moved, unless an "old" beside
+            `source` holds what could not be put back.
     """
     if _rename(source, target, _EXCHANGE):
         return
-    aside = source.with_name("old")
-    target.rename(aside)
-    try:
-        move_new(source, target)
-    except BaseException:
-        move_new(aside, target)
-        raise
-    aside.rename(source)
+    aside = source.with_name(OLD)
+    with hold_signals():
+        try:
+            target.rename(aside)
+            move_new(source, target)
+        except BaseException:
+            if os.path.lexists(aside):
+                move_new(aside, target)
+            raise
+        aside.rename(source)
 
 
 def _move_reserved(source: Path, target: Path) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from graft.errors import OutputError
 from graft.files.claims import Claim, Output, claim_output, take_snapshot
-from graft.files.moves import exchange, move_new
+from graft.files.moves import OLD, exchange, move_new
 from graft.files.workplaces import MARK, is_marked, put_mark
+from graft.interrupts import hold_signals
 
 _PREFIX = ".graft-"  # short, so that the output's own name may be as long as the disk allows
 
@@ -70,9 +71,10 @@ def _temporary_of(claim: Claim) -> Iterator[tuple[Path, int]]:
         holder, handle, rights = _make_holder(claim.path)
         try:
             yield holder / "new", rights
-            _move_in(holder / "new", claim)
-        except BaseException:
-            shutil.rmtree(holder, ignore_errors=True)
+            with hold_signals():  # between two moves the folder may hold the only copy of what stood at the path
+                _move_in(holder / "new", claim)
+        except BaseException as error:
+            _remove_failed(holder, claim.path, error)
             raise
         else:
             _remove_replaced(holder, claim.path)  # still locked, or others would take it for a dead process's
@@ -108,7 +110,11 @@ def _move_in(finished: Path, claim: Claim) -> None:
         raise _changed_error(claim.path)
     exchange(finished, claim.path)
     if take_snapshot(finished) != claim.snapshot:  # it was changed at the last moment
-        exchange(finished, claim.path)
+        try:
+            exchange(finished, claim.path)
+        except OSError:
+            finished.rename(finished.with_name(OLD))  # where it is not taken for this process's own
+            raise
         raise _changed_error(claim.path)
 
 
@@ -117,6 +123,22 @@ def _changed_error(path: Path) -> OutputError:
         f"{path} was written by something else while this ran, and is not overwritten: "
         "move it, or choose another name, and start again"
     )
+
+
+def _remove_failed(holder: Path, path: Path, error: BaseException) -> None:
+    """Remove the temporary folder of a failure, unless what stood at the path is in it and could not be put back.
+
+    Such a folder loses its mark, so that nobody takes it for a temporary.
+
+    Raises:
+        OutputError: saying where it is.
+    """
+    if not os.path.lexists(holder / OLD):
+        shutil.rmtree(holder, ignore_errors=True)
+        return
+    (holder / MARK).unlink(missing_ok=True)
+    reason = getattr(error, "strerror", None) or error
+    raise OutputError(f"{path}: cannot be replaced ({reason}); what stood there before is {holder / OLD}") from error
 
 
 def _remove_replaced(holder: Path, path: Path) -> None:
@@ -164,7 +186,7 @@ def _remove_stale(path: Path) -> None:
         if not is_marked(leftover, path):
             _remove_unmarked(leftover)
             continue
-        if os.path.lexists(leftover / "old") and not os.path.lexists(path):
+        if os.path.lexists(leftover / OLD) and not os.path.lexists(path):
             continue
         with contextlib.suppress(FileNotFoundError), _locked(leftover) as is_free:  # another process may be quicker
             if is_free:

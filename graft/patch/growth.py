@@ -1,4 +1,4 @@
-"""Rows that a tuned vocabulary added, as a patch describes them, and the check that the description is consistent."""
+"""Rows that a tuned vocabulary added, as a patch describes them, and the check that all it holds is consistent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def grown_rows(pair: CheckpointPair, names: Collection[str]) -> dict[str, Growth
 def find_contradiction(
     grown: Mapping[str, Growth], specs: Mapping[str, TensorSpec], dense: Mapping[str, TensorSpec]
 ) -> str | None:
-    """Find where the description of grown rows contradicts the tensors that a patch holds; None where all agrees.
+    """Find where what a patch holds contradicts itself, or its description of grown rows; None where all agrees.
 
     Args:
         grown: name -> rows, as the patch describes them.
@@ -45,6 +45,8 @@ def find_contradiction(
             return f"tensor {quote(name)}: new rows {rows} from row {growth.start} on do not continue {base}"
         if lengths.setdefault(growth.start, rows.shape[0]) != rows.shape[0]:
             return f"tensor {quote(name)}: {rows.shape[0]} new rows, but another of the vocabulary has others"
+    if torn := specs.keys() & dense.keys() - grown.keys():
+        return f"tensor {quote(min(torn))}: a patch holds entries of a tensor or all of it, not both"
     return None
 
 

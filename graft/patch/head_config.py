@@ -13,6 +13,7 @@ from typing import Any
 
 from graft.files.model_config import read_model_config
 from graft.patch.skill_patch import Patch
+from graft.patch.torn_tensors import Touched, settle_torn
 from graft.tensors.scope import kind_of
 
 # further keys that a head's outputs depend on: where it pools, and by which token it finds the end
@@ -46,12 +47,13 @@ def head_of_patches(patches: Sequence[Patch], architecture: str | None) -> Mappi
         patches: in the order in which they win.
         architecture: the base's.
     """
-    for patch in patches:
+    left = settle_torn([Touched.of(patch.mask, patch.dense, patch.provenance.grown) for patch in patches], "first")
+    for patch, elsewhere in zip(patches, left, strict=True):
         task = patch.provenance.task
         head = task.get("head") if task else None
         declared = head.get("architecture") if isinstance(head, Mapping) else None
-        touched = declared == architecture and any(kind_of(name) == "heads" for name in patch.mask)
-        if isinstance(declared, str) and declared.isidentifier() and (patch.dense or touched):
+        touched = declared == architecture and any(kind_of(name) == "heads" for name in set(patch.mask) - elsewhere)
+        if isinstance(declared, str) and declared.isidentifier() and (patch.dense.keys() - elsewhere or touched):
             return task
     return None
 

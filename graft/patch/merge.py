@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graft.errors import OverlapError
+from graft.errors import OverlapError, PatchMismatchError
 from graft.files.claims import Output, claim_output
 from graft.files.header import read_header
 from graft.files.outputs import new_folder
@@ -23,11 +23,11 @@ from graft.patch.head_config import head_of_patches, read_head, write_head
 from graft.patch.model_folder import copy_side_files, find_side_files
 from graft.patch.resizing import copy_shard, declare_sizes, resized_tensors
 from graft.patch.skill_patch import Patch
-from graft.patch.stack import Assignment, OverlapRule, stack_patches
+from graft.patch.stack import Assignment, OverlapRule, stack_patches, with_rows
 from graft.patch.unused_weights import drop_tensors, find_unused
 from graft.tensors.architecture import name_map_of
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import TORCH_DTYPES, as_bits, take
+from graft.tensors.dtypes import DTYPE_NAMES, TORCH_DTYPES, as_bits, take
 from graft.tensors.relayout import relay_all
 
 _EXTRA_SHARD = "model-graft-{}.safetensors"  # numbered: the base may be a merged checkpoint itself
@@ -91,6 +91,8 @@ def merge_patches(
     """
     claim = claim_output(out, is_folder=True, force=force, inputs=[checkpoint.path])
     assignment = assign_in_files(checkpoint, patches, on_overlap, allow_mismatch=allow_mismatch)
+    n_assigned = len(assignment)  # new rows are none of these, also where files have room for them
+    assignment = with_rows(assignment, checkpoint.spec)
     resized = resized_tensors(checkpoint, assignment)
     with new_folder(claim) as folder:
         side_files = find_side_files(checkpoint)
@@ -110,7 +112,7 @@ def merge_patches(
         dropped = [f"{name} (a {read_head(folder)['architecture']} has no such weight)" for name in unused]
     for name in (*side_files.left_out, *dropped):
         say(f"left out: {name}")
-    return len(assignment)
+    return n_assigned
 
 
 def assign_in_files(
@@ -182,8 +184,19 @@ def name_head(names: Sequence[str], patches: Sequence[Patch], on_overlap: Overla
 
 
 def _assign_entries(checkpoint: Checkpoint, assignment: Assignment, copy: Checkpoint) -> None:
+    """Assign entries, whose bits are written as they are.
+
+    Raises:
+        PatchMismatchError: the values have another dtype than the file's, in which their bits mean other numbers.
+    """
     for target_name, (indices, values) in assignment.entries.items():
         for name in checkpoint.tied.listed(target_name, checkpoint.files):
+            dtype = copy.stored[name].spec.dtype
+            if values.dtype != TORCH_DTYPES[dtype]:
+                raise PatchMismatchError(
+                    f"the patch does not fit {checkpoint.path.name}: tensor {name!r}: dtype {dtype}, the values are "
+                    f"{DTYPE_NAMES[values.dtype]}"
+                )
             _stored_bits(copy, name)[indices.numpy()] = as_bits(values).numpy()
 
 

@@ -27,7 +27,7 @@ def resized_tensors(checkpoint: Checkpoint, assignment: Assignment) -> dict[str,
     planned = {}
     for target_name, rows in assignment.rows.items():
         spec = checkpoint.spec(target_name)
-        if spec.shape[0] == assignment.growths[target_name].start:
+        if spec.shape[0] == assignment.growths[target_name].start:  # else the files have the rows already
             grown = TensorSpec(spec.dtype, (spec.shape[0] + rows.shape[0], *spec.shape[1:]))
             for name in checkpoint.tied.listed(target_name, checkpoint.files):
                 planned[name] = Planned(grown, partial(_append_rows, checkpoint, name, rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from graft.patch.mask import Indices
 from graft.patch.overlap_rules import OverlapRule as OverlapRule
 from graft.patch.overlap_rules import join_entries
 from graft.patch.skill_patch import Patch
+from graft.patch.torn_tensors import Touched, settle_torn
 from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.growth import Growth
 
@@ -54,37 +55,51 @@ def stack_patches(
 
     Raises:
         OverlapError: two patches disagree and the rule is "error", or it cannot be followed; one replaces what the
-            other patches under another name; or two vocabularies are of different tokens.
+            other patches, under another name or where the rule is neither "first" nor "last"; or two vocabularies are
+            of different tokens.
     """
-    growths = join_growths(patches, outcomes, rule)
+    _refuse_torn_ties(patches, outcomes)
+    left = settle_torn([_touched(*pair) for pair in zip(patches, outcomes, strict=True)], rule)
+    growths = join_growths(patches, outcomes, rule, left)
     by_target: dict[str, list[tuple[Indices, torch.Tensor]]] = {}
     dense: dict[str, torch.Tensor] = {}
-    _refuse_torn_ties(patches, outcomes)
-    for patch, outcome in zip(patches, outcomes, strict=True):
+    for patch, outcome, elsewhere in zip(patches, outcomes, left, strict=True):
         for name, target_name in outcome.names.items():
-            by_target.setdefault(target_name, []).append((patch.mask[name], patch.values[name]))
+            if target_name not in elsewhere:
+                by_target.setdefault(target_name, []).append((patch.mask[name], patch.values[name]))
         for name, tensor in patch.dense.items():
             target_name = outcome.dense.get(name, name)
             old = dense.get(target_name)
-            dense[target_name] = tensor if old is None else choose_whole(old, tensor, rule, target_name)
+            if target_name not in elsewhere:
+                dense[target_name] = tensor if old is None else choose_whole(old, tensor, rule, target_name)
     entries = {target_name: _join(parts, rule, target_name, gather) for target_name, parts in by_target.items()}
     rows = {target_name: dense.pop(target_name) for target_name in growths}
     return Assignment(entries, dense, rows, growths)
 
 
-def join_growths(patches: Sequence[Patch], outcomes: Sequence[Compatibility], rule: OverlapRule) -> dict[str, Growth]:
+def join_growths(
+    patches: Sequence[Patch],
+    outcomes: Sequence[Compatibility],
+    rule: OverlapRule,
+    left: Sequence[Collection[str]],
+) -> dict[str, Growth]:
     """Join the new rows of several patches: target tensor -> the row where they begin, and their tokens.
+
+    Args:
+        patches, outcomes, rule: as in `stack_patches`.
+        left: for each patch the target tensors that it leaves to another one.
 
     Raises:
         OverlapError: they bring different tokens, or rows from different places on, and the rule is neither "first"
             nor "last".
     """
     by_target: dict[str, Growth] = {}
-    for patch, outcome in zip(patches, outcomes, strict=True):
+    for patch, outcome, elsewhere in zip(patches, outcomes, left, strict=True):
         for name, growth in patch.provenance.grown.items():
             target_name = outcome.dense.get(name, name)
             old = by_target.get(target_name)
-            by_target[target_name] = growth if old is None else choose_growth(old, growth, rule, target_name)
+            if target_name not in elsewhere:
+                by_target[target_name] = growth if old is None else choose_growth(old, growth, rule, target_name)
     return by_target
 
 
@@ -107,19 +122,27 @@ def choose_growth(old: Growth, new: Growth, rule: OverlapRule, name: str) -> Gro
 def with_rows(assignment: Assignment, spec: Callable[[str], TensorSpec]) -> Assignment:
     """Return the same writes with new rows as entries, for tensors that have the rows already.
 
+    Entries that a patch, of such a model, has in those rows stay on top of them.
+
     Args:
         assignment: the writes.
         spec: gives a target tensor's dtype and shape.
     """
-    entries = dict(assignment.entries)
-    for target_name, rows in assignment.rows.items():
-        n = spec(target_name).numel
-        indices, values = torch.arange(n - rows.numel(), n), rows.flatten().to(TORCH_DTYPES[spec(target_name).dtype])
+    entries, rows, growths = dict(assignment.entries), dict[str, torch.Tensor](), dict[str, Growth]()
+    for target_name, new_rows in assignment.rows.items():
+        own = spec(target_name)
+        if own.shape[0] == assignment.growths[target_name].start:  # it grows when it is written
+            rows[target_name], growths[target_name] = new_rows, assignment.growths[target_name]
+            continue
+        indices = torch.arange(own.numel - new_rows.numel(), own.numel)
+        values = new_rows.flatten().to(TORCH_DTYPES[own.dtype])
         if target_name in entries:
             patched, patched_values = entries[target_name]
-            indices, values = torch.cat([patched, indices]), _append(patched_values, values)
+            is_free = ~torch.isin(indices, patched)
+            indices = torch.cat([patched, indices[is_free]])
+            values = _append(patched_values, values[is_free])
         entries[target_name] = indices, values
-    return Assignment(entries, assignment.dense)
+    return Assignment(entries, assignment.dense, rows, growths)
 
 
 def _append(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -133,15 +156,24 @@ def _first_tokens(growth: Growth) -> str:
 
 def _refuse_torn_ties(patches: Sequence[Patch], outcomes: Sequence[Compatibility]) -> None:
     """Refuse a whole tensor that the target ties with another one whose entries are patched."""
-    patched = {target_name: name for outcome in outcomes for name, target_name in outcome.names.items()}
+    patched: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        for name, target_name in outcome.names.items():
+            patched.setdefault(target_name, set()).add(name)
     for patch, outcome in zip(patches, outcomes, strict=True):
         for name in patch.dense:
-            other = patched.get(outcome.dense.get(name, name), name)
-            if other != name:
+            others = patched.get(outcome.dense.get(name, name), set()) - {name}
+            if others:
                 raise OverlapError(
-                    f"a patch brings the whole tensor {name!r}, which is one with {other!r} in this model, and that is "
-                    "patched too: untie them, or leave one out"
+                    f"a patch brings the whole tensor {name!r}, which is one with {min(others)!r} in this model, and "
+                    "that is patched too: untie them, or leave one out"
                 )
+
+
+def _touched(patch: Patch, outcome: Compatibility) -> Touched:
+    """Return the target's names of what a patch touches."""
+    dense = {name: outcome.dense.get(name, name) for name in patch.dense}
+    return Touched.of(outcome.names.values(), dense.values(), [dense[name] for name in patch.provenance.grown])
 
 
 def choose_whole(old: torch.Tensor, new: torch.Tensor, rule: OverlapRule, name: str) -> torch.Tensor:

@@ -158,11 +158,13 @@ def quantization_of(folder: Path) -> str | None:
 
 
 def _model_class(config: Any) -> Any:
+    """Return the model that a config names; what else transformers has by a stranger's name is never called."""
     import transformers
 
     for name in config.architectures or ():
-        if hasattr(transformers, name):  # else a class of somebody's own, around a model that is known
-            return getattr(transformers, name)
+        named = getattr(transformers, name, None)  # None of a class of somebody's own, around a model that is known
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
     return transformers.MODEL_MAPPING[type(config)]
 
 

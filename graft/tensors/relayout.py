@@ -67,6 +67,8 @@ def relay(
 ) -> tuple[dict[str, Relaid], set[str]]:
     """Find tensors that a checkpoint holds in another layout than they are wanted in.
 
+    Parts of unlike dtypes make no tensor: it would have one dtype, and the bits of the others would be taken for it.
+
     Args:
         checkpoint: the checkpoint.
         wanted: name -> dtype and shape, of what no stored tensor stands for.
@@ -89,6 +91,7 @@ def relay(
             relaid[name] = Relaid(spec, {packed_name: parts[own]}, True)
         elif own in owners and all(part in stored for part in owners[own]):
             sources = {stored[part]: parts[part] for part in owners[own]}
-            dtype = checkpoint.spec(next(iter(sources))).dtype
-            relaid[name] = Relaid(TensorSpec(dtype, wanted[name].shape), sources, False)
+            dtypes = {checkpoint.spec(source).dtype for source in sources}
+            if len(dtypes) == 1:
+                relaid[name] = Relaid(TensorSpec(dtypes.pop(), wanted[name].shape), sources, False)
     return relaid, {source for item in relaid.values() for source in item.sources}

@@ -28,6 +28,7 @@ from graft.patch.compatibility import check_compatible
 from graft.patch.format.reading import load_patch, load_region
 from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.live import apply_patch
+from graft.patch.mask import Mask
 from graft.patch.merge import StoredTarget, merge_patches
 from graft.patch.provenance import Provenance
 from graft.patch.resizing import describe_vocabulary
@@ -231,13 +232,23 @@ def test_a_file_with_rows_that_contradict_it_is_refused(grown: Any, tmp_path: Pa
         load_region(tmp_path / "bad")
 
 
-def test_without_the_key_a_reader_refuses_by_shape(tmp_path: Path) -> None:
+def test_without_the_key_a_reader_refuses_by_shape_or_what_has_entries_too(tmp_path: Path) -> None:
     header, meta, payload = split_file(patch_bytes(grown_patch()))
     del meta["grown"]
     (tmp_path / "older").write_bytes(join_file(header, meta, payload))
+    with pytest.raises(PatchFormatError, match=r"older: tensor 'embed\.weight': a patch holds entries .* not both"):
+        load_patch(tmp_path / "older")
     target = StoredTarget(Checkpoint.open(write_single(tmp_path / "base", BASE)))
     assert check_compatible(grown_patch(), target).fits
-    assert "cannot be replaced whole by [2, 4]" in check_compatible(load_patch(tmp_path / "older"), target).reasons[0]
+    rows = make_patch(BASE, {"layers.0.w": {0: 2.0}}, dense=grown_patch().dense)
+    assert "cannot be replaced whole by [2, 4]" in check_compatible(rows, target).reasons[0]
+
+
+def test_entries_and_the_whole_of_one_tensor_make_no_patch() -> None:
+    changes = {"layers.0.w": {0: 2.0}}
+    make_patch(BASE, changes, dense={"layers.1.w": torch.ones(3)})  # the control
+    with pytest.raises(PatchError, match=r"'layers\.0\.w': a patch holds entries .* not both"):
+        make_patch(BASE, changes, dense={"layers.0.w": torch.ones(3)})
 
 
 def test_a_mask_says_nothing_of_rows(tmp_path: Path) -> None:
@@ -273,6 +284,41 @@ def test_rows_that_files_hold_already_are_left_or_refused(tmp_path: Path) -> Non
     assert Checkpoint.open(tmp_path / "out").spec("embed.weight").shape == (9, 4)
     with pytest.raises(PatchMismatchError, match="other rows than the patch brings, from row 7 on"):
         merge_patches(checkpoint, [grown_patch(value=3.0)], tmp_path / "none")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_are_written_over_others_where_a_mismatch_is_allowed_as_on_a_live_model(
+    tied: bool, tmp_path: Path
+) -> None:
+    base, tuned = pair_on_disk(tmp_path, small_llama(tied=tied), ["<a>", "<b>"])
+    patch = diff_checkpoints(base, tuned)
+    other = grow(LlamaForCausalLM.from_pretrained(base), N + 2)
+    with torch.no_grad():
+        other.model.embed_tokens.weight[N:] += 3
+    target = Checkpoint.open(save_model(other, tmp_path / "other"))
+    with pytest.raises(PatchMismatchError):
+        merge_patches(target, [patch], tmp_path / "none")
+    n = merge_patches(target, [patch], tmp_path / "out", allow_mismatch=True)
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    before = bits_of(other)
+    with apply_patch(other, patch, allow_mismatch=True) as grafted:
+        assert n == grafted.k == len(patch)
+        assert bits_of(merged) == bits_of(other) != before
+        for name, rows in patch.dense.items():
+            assert torch.equal(merged.state_dict()[name][N:], rows)
+    assert AutoConfig.from_pretrained(tmp_path / "out").vocab_size == N + 2
+
+
+def test_entries_within_rows_that_are_there_stay_on_top_of_them(tmp_path: Path) -> None:
+    tensors = BASE | {"embed.weight": torch.cat([BASE["embed.weight"], torch.zeros(2, 4)])}
+    checkpoint = Checkpoint.open(write_single(tmp_path / "held", tensors))
+    above = make_patch(tensors, {"embed.weight": {1: 4.0, 30: 6.0}})
+    without = replace(grown_patch(), mask=Mask.of(grown_patch().mask.specs, {"layers.0.w": [0]}))
+    for number, patches in enumerate(([without, above], [above, without])):
+        merge_patches(checkpoint, patches, tmp_path / f"{number}", allow_mismatch=True)
+        merged = Checkpoint.open(tmp_path / f"{number}").read("embed.weight").flatten()
+        goal = torch.cat([torch.zeros(28), torch.ones(8)]).index_put((torch.tensor([1, 30]),), torch.tensor([4.0, 6.0]))
+        assert torch.equal(merged, goal)
 
 
 def test_buffers_are_no_weights_in_what_a_patch_counts(tmp_path: Path) -> None:

@@ -218,7 +218,8 @@ def test_whole_tensors_are_replaced_and_restored() -> None:
         assert grafted.k == 1
         assert bits_of(model)["b"] == to_bytes(tensor)
     assert bits_of(model) == before
-    with apply_patch(model, patch_for(model, {"b": {1: 9.0}}, dense={"b": tensor})):  # both for one tensor
+    entries = patch_for(model, {"b": {1: 9.0}})
+    with apply_patch(model, entries, patch, on_overlap="last"):  # both for one tensor
         assert bits_of(model)["b"] == to_bytes(tensor)
     assert bits_of(model) == before
     del model.b

@@ -17,6 +17,7 @@ from graft.patch import merge
 from graft.patch.live import apply_patch
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.patch.stack import Assignment
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import (
     bits_of,
@@ -231,3 +232,17 @@ def test_a_base_in_a_cache_of_links_is_copied_as_files(base: Path, tmp_path: Pat
     out = merged(snapshot, [GOOD], tmp_path / "out")
     assert not (out / "model.safetensors").is_symlink()
     assert (base / "model.safetensors").read_bytes() == before
+
+
+def test_bits_of_another_dtype_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_single(tmp_path / "base", sample_tensors(dtype=torch.bfloat16))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        entries = {"layers.0.w": (torch.tensor([3]), torch.tensor([0.5], dtype=dtype))}
+        monkeypatch.setattr(merge, "assign_in_files", lambda *_, held=entries, **__: Assignment(held, {}))
+        if dtype == torch.bfloat16:  # the control
+            merged(base, [], tmp_path / "out")
+            assert Checkpoint.open(tmp_path / "out").read("layers.0.w").flatten()[3] == 0.5
+            continue
+        with pytest.raises(PatchMismatchError, match=r"fit base: tensor 'layers\.0\.w': dtype BF16, the values are F"):
+            merge_patches(Checkpoint.open(base), [], tmp_path / "none")
+        assert files_below(tmp_path) == ["base/model.safetensors", "out/model.safetensors"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,26 @@ from safetensors.torch import load_file
 from transformers import MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import graft
-from graft.errors import OverlapError
+from graft.errors import MismatchError, OverlapError, PatchMismatchError
 from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.scores.gradients import DenseSum, capture_gradients
 from graft.specs.regularize import RegularizeSpec
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import same_bits
+from graft.tensors.dtypes import same_bits, take
 from graft.tensors.hashing import hash_values
 from graft.tensors.live_weight import Owners
 from graft.tensors.packed import PackedPart
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.relayout import relay_all
 from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.l1_proximal import L1Proximal
 from graft.train.penalty import Penalty
 from graft.train.trainable_weights import match_trainable
 from tests.architectures import DECODER, KINDS, VOCABULARY
+from tests.checkpoints import make_patch, write_single
 
 MIXTRAL = next(kind for kind in KINDS if kind.name == "MixtralForCausalLM")
 EXPERT = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
@@ -182,6 +185,27 @@ def test_patches_go_on_files_of_either_layout(base: Path, tmp_path: Path) -> Non
     with pytest.raises(OverlapError, match=r"whole and in parts"):
         merge_patches(Checkpoint.open(base), [cut["apart"], other], tmp_path / "none", on_overlap="last")
     assert not (tmp_path / "none").exists()
+
+
+def test_experts_of_unlike_dtypes_are_no_packed_parameter(base: Path, tmp_path: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(base / "model.safetensors").items()}
+    folders = []
+    for name, mixed in (("alike", {}), ("mixed", {EXPERT: tensors[EXPERT].float()})):
+        folders.append(write_single(tmp_path / name, tensors | mixed, json.loads((base / "config.json").read_text())))
+    alike = Checkpoint.open(folders[0])
+    alike.relaid |= relay_all(alike)
+    place = relay_all(alike)[OWNER].sources[EXPERT].locate(torch.arange(5))
+    assert same_bits(take(alike.read(OWNER), place), tensors[EXPERT].flatten()[:5])
+    patch = make_patch({OWNER: alike.read(OWNER)}, {OWNER: dict.fromkeys(sorted(place.tolist()), 0.5)})
+    merge_patches(alike, [patch], tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")[EXPERT].flatten()[:5].eq(0.5).all()  # the control
+    with pytest.raises(PatchMismatchError, match=rf"does not fit mixed: tensor '{OWNER}': the model has no such"):
+        merge_patches(Checkpoint.open(folders[1]), [patch], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    MIXTRAL.build(0).save_pretrained(tmp_path / "packed")
+    MIXTRAL.rewrite(tmp_path / "packed")
+    with pytest.raises(MismatchError, match=OWNER):
+        CheckpointPair.open(tmp_path / "packed", folders[1])
 
 
 def test_a_packed_parameter_may_be_named_whole_and_by_its_parts_where_both_agree(

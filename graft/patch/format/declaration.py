@@ -79,7 +79,7 @@ def read_declaration(header: Header, where: str) -> Declaration:
         provenance = Provenance.from_json(meta)
     except ValueError as error:
         raise PatchFormatError(f"{where}: {error}") from error
-    _check_growth(provenance, rows, header, where)
+    _check_whole(provenance, rows, header, where)
     try:
         seal = Seal.read(meta, meta["tensors"], header.tensors, where)
     except CheckpointError as error:
@@ -114,12 +114,12 @@ def _check_codes(rows: tuple[TensorRow, ...], declared: object, where: str) -> N
         raise PatchFormatError(f"{where}: of format {FORMAT_OF_LINES}, and none of its tensors is coded by lines")
 
 
-def _check_growth(provenance: Provenance, rows: tuple[TensorRow, ...], header: Header, where: str) -> None:
-    if provenance.grown:
-        dense = _dense_specs(header, (name for name in header.tensors if name.startswith("dense/")))
-        fact = find_contradiction(provenance.grown, {row.name: row.spec for row in rows}, dense)
-        if fact:
-            raise PatchFormatError(f"{where}: {clip_text(fact)}")
+def _check_whole(provenance: Provenance, rows: tuple[TensorRow, ...], header: Header, where: str) -> None:
+    """Refuse whole tensors and new rows that contradict the rows of the table, or one another."""
+    dense = _dense_specs(header, (name for name in header.tensors if name.startswith("dense/")))
+    fact = find_contradiction(provenance.grown, {row.name: row.spec for row in rows}, dense)
+    if fact:
+        raise PatchFormatError(f"{where}: {clip_text(fact)}")
 
 
 def _dense_specs(header: Header, stored_names: Iterable[str]) -> dict[str, TensorSpec]:
