@@ -243,7 +243,7 @@ def test_a_replay_that_would_train_on_nothing_is_refused_before_anything_is_trai
 
 def test_a_replay_of_a_task_that_no_model_shares_is_refused_by_name(recipe: Path) -> None:
     write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
-    said = r"methods\.replay\.replay: 'films' \(similarity\) and 'own' \(classifier\) cannot be trained in one model"
+    said = r"methods\.replay\.replay: 'films' \(similarity\) and 'own' \(classifier\) cannot share a model"
     with pytest.raises(ConfigError, match=said):
         load_experiment(recipe, ("general=[meals/task.yaml, own/task.yaml]",))
     assert load_experiment(recipe, ("general=[meals/task.yaml, {task: own/task.yaml, replay: false}]",))
