@@ -11,6 +11,7 @@ import torch
 from graft.arguments import checked
 from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.files.location import Located
+from graft.files.training_manifest import read_few
 from graft.localize.budget import resolve_budget
 from graft.localize.changes import Changes
 from graft.localize.context import LocalizationContext, ScoreCache
@@ -29,7 +30,7 @@ from graft.specs.reader import to_plain
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, spread_head
 from graft.tasks.label_order import RowNames, labels_in, read_rows
-from graft.tasks.loading import tokenizer_digest
+from graft.tasks.loading import tell_once, tokenizer_digest
 from graft.tasks.sharing import can_share, share_model
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -124,10 +125,23 @@ def _resolve_k(changes: Changes, config: LocalizeSpec) -> int:
     """Return the number of entries to choose; of whole lines, about how many they will be."""
     base = changes.pair.base
     if not config.has_lines:
-        return resolve_budget(base.n_parameters, config.density, config.budget)
+        k = resolve_budget(base.n_parameters, config.density, config.budget)
+        return k if config.budget is not None else _within_few(changes, k)
     specs = {name: base.spec(name) for name in changes.counts}
     find_codes(base, list(specs), str(config.structure))  # refuses before the costly part
     return count_on_path(find_budget(base.n_parameters, config), specs, sum(changes.counts.values()))
+
+
+def _within_few(changes: Changes, k: int) -> int:
+    """Return the entries of a density: of a training of few weights no more than changed, where the density has more.
+
+    Of k weights that trained alone in a narrow dtype some may round back to the base's: the others are all there is.
+    """
+    n_changed, few = sum(changes.counts.values()), read_few(changes.pair.tuned.path)
+    if few is None or not n_changed < k <= few[0] or not n_changed:
+        return k
+    tell_once(f"{n_changed:,} of the {few[0]:,} weights that trained have other values than the base: all are taken")
+    return n_changed
 
 
 def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[str, ...]:

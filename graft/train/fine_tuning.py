@@ -15,6 +15,7 @@ from graft.errors import ConfigError, OutputError
 from graft.files.claims import Claim, Output, claim_output
 from graft.files.location import local_paths, locate
 from graft.files.outputs import new_folder
+from graft.files.training_manifest import MANIFEST
 from graft.files.workplaces import drop_workplace, open_workplace, refuse_unmarked, workplace_of
 from graft.localize.diff import find_core
 from graft.parallel.sharded import gather_state, is_sharded
@@ -31,7 +32,7 @@ from graft.train.epochs import Epoch, run_epochs
 from graft.train.gradient_support import find_gradient_support
 from graft.train.importance.importance_file import FILE, save_importance
 from graft.train.localizable import Changes, check_density, configure_proximal, configure_restart, count_changes
-from graft.train.manifest import MANIFEST, find_manifest, read_importance, write_manifest
+from graft.train.manifest import find_manifest, read_importance, write_manifest
 from graft.train.master_weights import products_of_shards
 from graft.train.multitask_data import MultiTaskData, Tasks, list_tasks
 from graft.train.protection.protected_set import ProtectedSet, refuse_rounding

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import CheckpointError
+from graft.files.training_manifest import MANIFEST, read_manifest
 from graft.specs.regularize import UNIFORM
 from graft.specs.train import TrainSpec
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.hashing import digest_of
 from graft.train.importance.importance_file import find_importance, load_importance
 from graft.train.importance.importance_weights import ImportanceWeights
-
-MANIFEST = "graft_training.json"
 
 
 def read_importance(config: TrainSpec, base: Path) -> ImportanceWeights | None:
@@ -39,15 +38,6 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any], content_hash: str)
     """
     manifest = {**manifest, "print": content_hash, "weights": digest_of(Checkpoint.open(folder))}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a training in a folder; empty where there is none that can be read."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def find_manifest(folder: Path, content_hash: str) -> dict[str, Any] | None:

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from graft import __version__
 from graft.evaluate.curve import CurvePoint, GainCurve
 from graft.evaluate.report import Report
+from graft.files.training_manifest import read_manifest
 from graft.files.workplaces import make_workplace
 from graft.localize.diagnosis import diagnose_movement
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.patch.mask import Mask
 from graft.recipes.run import RunResult
-from graft.train.manifest import read_manifest
 from tests.checkpoints import equal_tensors, make_patch, write_single
 from tests.cli.conftest import Cli, Finished
 from tests.models import write_yaml

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from graft.files.training_manifest import read_manifest
 from graft.localize.diff import diff_checkpoints
 from graft.patch.format.reading import load_patch
 from graft.specs.localizable import LocalizableSpec
@@ -16,7 +17,6 @@ from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.train import fine_tuning
-from graft.train.manifest import read_manifest
 from tests.cli.conftest import Cli
 from tests.models import write_task, write_yaml
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from graft.errors import TrainingError
+from graft.files.training_manifest import MANIFEST, read_manifest
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
 from graft.train import epochs
 from graft.train.fine_tuning import TrainResult, find_training, train_task
-from graft.train.manifest import MANIFEST, read_manifest
 from graft.train.stepper import Stepper
 from tests.checkpoints import equal_tensors
 from tests.models import write_base, write_rows, write_task

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from graft.errors import ConfigError, DataError, OutputError, TrainingError
 from graft.evaluate.evaluation import evaluate_task
+from graft.files.training_manifest import MANIFEST
 from graft.specs.head import HeadSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
-from graft.train import epochs, fine_tuning
+from graft.train import epochs
 from graft.train.epochs import Epoch
 from graft.train.fine_tuning import TrainResult, train_task
 from graft.train.multitask_data import MultiTaskData
@@ -47,11 +48,9 @@ def test_training_teaches(base: Path, task: Task, tmp_path: Path) -> None:
 
 
 def test_the_folder_holds_model_tokenizer_and_record(base: Path, task: Task, tuned: Path) -> None:
-    assert {"config.json", "model.safetensors", "tokenizer.json", fine_tuning.MANIFEST} <= {
-        f.name for f in tuned.iterdir()
-    }
+    assert {"config.json", "model.safetensors", "tokenizer.json", MANIFEST} <= {f.name for f in tuned.iterdir()}
     assert not tuned.with_name("tuned.resume").exists()
-    text = (tuned / fine_tuning.MANIFEST).read_text()
+    text = (tuned / MANIFEST).read_text()
     record = json.loads(text)
     assert (record["base"], record["task"]["name"], record["train"]["lr"]) == ("base", "moods", 0.1)
     assert len(record["epochs"]) == 5

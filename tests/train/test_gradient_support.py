@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from graft.errors import BudgetError
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
@@ -19,6 +20,7 @@ from graft.specs.localizable import LocalizableSpec
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import DEFAULT
 from graft.specs.train import TrainSpec, once_told, train_unless_told
+from graft.tasks import loading
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
@@ -29,7 +31,7 @@ from graft.train.importance.general import draw_region
 from graft.train.multitask_data import MultiTaskData
 from graft.train.protection.protected_set import ProtectedSet
 from graft.train.stepper import Stepper
-from tests.models import VERBALIZER, toy_spec, write_causal, write_task
+from tests.models import VERBALIZER, copy_with, toy_spec, write_causal, write_task
 
 DENSITY = 0.02
 FEW = LocalizableSpec(density=DENSITY, support="gradient", lr=3e-2, epochs=8)
@@ -193,3 +195,22 @@ def test_the_plan_counts_the_sum_of_gradients(base: Path, task: Task) -> None:
     pulled = dataclasses.replace(pure, localizable=LocalizableSpec(density=DENSITY))
     assert gradients(pure, "float32") == gradients(pulled, "float32")
     assert gradients(pure, "bfloat16") == 2 * gradients(pulled, "bfloat16")
+
+
+def test_what_rounds_back_to_the_base_is_left_out_of_a_density_and_not_of_a_budget(
+    base: Path, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_told", set())
+    narrow = copy_with(base, tmp_path / "narrow", lambda *_: None, torch.bfloat16)
+    config = dataclasses.replace(CONFIG, localizable=dataclasses.replace(FEW, lr=2e-5, epochs=1))
+    result = train_task(narrow, task, tmp_path / "few", config=config)
+    assert result.changes is not None
+    trained, changed = result.changes.trained, result.changes.changed
+    assert 0 < changed < trained
+    patch = localize_skill(narrow, result.path, task, LocalizeSpec("magnitude", density=DENSITY))
+    assert patch.mask == diff_checkpoints(narrow, result.path).mask
+    assert len(patch) == changed
+    assert f"{changed:,} of the {trained:,} weights that trained have other values" in capsys.readouterr().err
+    for more in ({"budget": trained}, {"density": 2 * DENSITY}):
+        with pytest.raises(BudgetError, match="in scope changed"):
+            localize_skill(narrow, result.path, task, LocalizeSpec("magnitude", **more))

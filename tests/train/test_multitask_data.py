@@ -11,10 +11,11 @@ import pytest
 
 from graft.errors import ConfigError
 from graft.evaluate.evaluation import evaluate_task
+from graft.files.training_manifest import MANIFEST
 from graft.specs.head import HeadSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
-from graft.train.fine_tuning import MANIFEST, find_training, train_task
+from graft.train.fine_tuning import find_training, train_task
 from graft.train.schedule import TrainingSchedule
 from tests.models import FILMS, toy_rows, write_rows, write_task
 
