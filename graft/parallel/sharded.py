@@ -30,13 +30,9 @@ def shard_weights(model: Model, device: torch.device, products: torch.dtype | No
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    strays = (
-        {} if products is None else {name: held for name, held in model.named_parameters() if held.dtype != products}
-    )
-    for name, weight in strays.items():
-        raise CheckpointError(
-            f"{name} is in {weight.dtype} beside weights in {products}, and shards must be of one dtype"
-        )
+    for name, weight in model.named_parameters():
+        if products not in (None, weight.dtype):
+            raise CheckpointError(f"{name} is in {weight.dtype}, others in {products}: shards must be of one dtype")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=None if products is None else torch.float32)
     layers = [module for name, module in model.named_modules() if name and layer_of(f"{name}.") == name]
