@@ -122,7 +122,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "NaN to train": (r"the loss is nan", lambda b: ["train", b / "nan", *task(b)]),
     "NaN to evaluate": (r"test: the model's outputs are not finite", lambda b: ["evaluate", b / "nan", *task(b)]),
     "a core of another model": (
-        r"does not fit BertModel: tensor 'layers.0.w': the model has no such tensor",
+        r"does not fit (BertModel|base): tensor 'layers.0.w': the model has no such tensor",
         lambda b: ["train", b / "base", *task(b), "--protect", b / "elsewhere"],
     ),
     "a core of another base": (
