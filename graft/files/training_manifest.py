@@ -18,10 +18,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def read_few(folder: Path) -> tuple[int, int] | None:
-    """Read how many few weights alone a training let move, and how many of them changed; None of any other folder."""
-    few = read_manifest(folder).get("changes")
-    if not isinstance(few, dict):
-        return None
-    trained, changed = few.get("trained"), few.get("changed")
-    return (trained, changed) if isinstance(trained, int) and isinstance(changed, int) else None
+def read_few(folder: Path) -> int:
+    """Read how many weights alone a training of few let move; 0 of any other folder."""
+    changes = read_manifest(folder).get("changes")
+    trained = changes.get("trained") if isinstance(changes, dict) else None
+    return trained if isinstance(trained, int) else 0

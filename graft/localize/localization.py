@@ -138,9 +138,9 @@ def _within_few(changes: Changes, k: int) -> int:
     Of k weights that trained alone in a narrow dtype some may round back to the base's: the others are all there is.
     """
     n_changed, few = sum(changes.counts.values()), read_few(changes.pair.tuned.path)
-    if few is None or not n_changed < k <= few[0] or not n_changed:
+    if not 0 < n_changed < k <= few:
         return k
-    tell_once(f"{n_changed:,} of the {few[0]:,} weights that trained have other values than the base: all are taken")
+    tell_once(f"{n_changed:,} of the {few:,} weights that trained have other values than the base: all are taken")
     return n_changed
 
 

@@ -37,9 +37,10 @@ def content_of_run(recipe: Any, base: Path, tasks: Mapping[str, Sequence[Used]],
     Raises:
         CheckpointError, DataError: base or data cannot be read.
     """
-    blocks = {key: value for key, value in hash_named_files(to_plain(recipe)).items() if key not in _ASIDE}
+    plain = to_plain(recipe)
+    blocks = {key: value for key, value in hash_named_files(plain).items() if key not in _ASIDE}
     fits = "refit" in blocks or "extract" in blocks
-    if "general" in (plain := to_plain(recipe)):  # all else that these blocks say is in their tasks' content
+    if "general" in plain:  # all else that these blocks say is in their tasks' content
         blocks["replay"] = [isinstance(use, str) or use.get("replay", True) for use in plain["general"]]
     if "start" in blocks:
         blocks["start"] = {key: value for key, value in blocks["start"].items() if key != "task"}

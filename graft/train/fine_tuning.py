@@ -190,10 +190,10 @@ class _Surroundings:
 
 def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) -> TrainResult:
     located, tasks, runtime = locate(around.base), around.tasks, around.runtime
-    pulled = _pull(around, config)
-    products = products_of_shards(Checkpoint.open(located.path), runtime, config.precision)
+    base, pulled = Checkpoint.open(located.path), _pull(around, config)
+    products = products_of_shards(base, runtime, config.precision)
     data = MultiTaskData.open(located.path, tasks, runtime, seed, products)
-    refuse_rounding(data.heads[0].model, Checkpoint.open(located.path), around.core, products)
+    refuse_rounding(data.heads[0].model, base, around.core, products)
     core, stage = _confine(around, config, data, pulled)
     schedule, head = TrainingSchedule(data.sizes, stage, seed), data.heads[0]
     content = content_of_training(located.path, tasks, config, seed, runtime.dtype, around.core.digest())
@@ -207,7 +207,7 @@ def _train(around: _Surroundings, config: TrainSpec, seed: int, claim: Claim) ->
     stepper.masters.round()
     changes = None
     if core.train_only is not None:
-        changes = count_changes(head.model, Checkpoint.open(located.path), core.train_only)
+        changes = count_changes(head.model, base, core.train_only)
         manifest |= {"changes": dataclasses.asdict(changes)}
     _save(stepper, manifest, claim, hash_content(content))
     return TrainResult(around.out, tuple(epochs), steps, changes)

@@ -97,14 +97,16 @@ def _show_by_folder(paths: list[Path], claim: Claim | None, as_json: bool, **how
 
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in map(Path.resolve, paths):
-        found = split_patch_path(path)  # a run keeps the patches of all its methods, or tasks, in one folder
-        folder, name = (path.parent, "") if found is None else (found[0], found[1])
-        groups.setdefault((folder, name), []).append(path)
+        key = split_patch_path(path) or (path.parent, "")  # a run keeps those of all methods, or tasks, in one folder
+        groups.setdefault(key, []).append(path)
     n_names = Counter(folder for folder, _ in groups)
     if len({folder.name for folder in n_names}) < len(n_names):
         raise click.UsageError("--by-folder: two folders have one name")
-    labels = {key: f"{key[0].name}, {key[1]}" if n_names[key[0]] > 1 else key[0].name for key in groups}
-    result = measure_task_overlap({labels[key]: files for key, files in groups.items()}, **how)
+    labelled = {
+        f"{folder.name}, {name}" if n_names[folder] > 1 else folder.name: files
+        for (folder, name), files in groups.items()
+    }
+    result = measure_task_overlap(labelled, **how)
     if claim is not None:
         from graft.report.plots.overlap_map import write_task_overlap
 

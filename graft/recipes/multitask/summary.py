@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graft.compose.task_overlap import TaskOverlap
+from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.continual_metrics import follow_stages
 from graft.evaluate.mantel import mantel_test
 from graft.evaluate.t_interval import mean_intervals
@@ -32,8 +33,9 @@ def _metrics_of(seed: MultitaskSeed, name: str) -> dict[str, float]:
     methods = seed.methods
     metrics = _over_tasks(methods[name])
     base, tuned = (_over_tasks(methods[other])["accuracy"] for other in (BASE, "tuned"))
-    if name != BASE and tuned > base:
-        metrics["gain_kept"] = (metrics["accuracy"] - base) / (tuned - base)
+    gain = recovered_gain(metrics["accuracy"], base, tuned)
+    if name != BASE and gain is not None:
+        metrics["gain_kept"] = gain
     if name in seed.stages:
         last = follow_stages(seed.stages[name])[-1]
         metrics |= {"forgetting": last.forgetting, "transfer": last.transfer}

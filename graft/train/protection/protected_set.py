@@ -90,6 +90,8 @@ def protected_entries(base: Checkpoint, core: ProtectedSet) -> Mask:
     Raises:
         PatchMismatchError: the base lacks a tensor, or has it in another shape.
     """
+    if not core.include:
+        return Mask.of({}, {})
     target = StoredTarget(base)
     return unite(*((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in core.masks))
 
@@ -110,7 +112,9 @@ def refuse_rounding(
     Raises:
         PatchMismatchError: naming a tensor and both dtypes.
     """
-    target, protected = LiveTarget(model), protected_entries(base, core)
+    if not (protected := protected_entries(base, core)):
+        return
+    target = LiveTarget(model)
     for name, live in target.match(protected).found.items():
         stored, held = TORCH_DTYPES[base.spec(name).dtype], shards_of or target.tensors[live].dtype
         if torch.promote_types(stored, held) != held:
