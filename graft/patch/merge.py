@@ -141,8 +141,7 @@ def place_in_files(checkpoint: Checkpoint, assignment: Assignment) -> Assignment
         return assignment
     parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for name, (indices, values) in assignment.entries.items():
-        relaid = checkpoint.relaid.get(name)
-        for stored, chosen, local in relaid.locate(indices) if relaid else [(name, slice(None), indices)]:
+        for stored, chosen, local in checkpoint.locate(name, indices):
             parts.setdefault(stored, []).append((local, values[chosen]))
     entries = {stored: _join(stored, pieces) for stored, pieces in parts.items()}
     return dataclasses.replace(assignment, entries={stored: pair for stored, pair in entries.items() if len(pair[0])})

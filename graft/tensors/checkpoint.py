@@ -146,6 +146,12 @@ class Checkpoint:
     def _sources_of(self, name: str) -> tuple[str, ...]:
         return tuple(self.relaid[name].sources) if name in self.relaid else (name,)
 
+    def locate(self, name: str, indices: torch.Tensor) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Locate (k,) flat indices of a tensor in those that the files list, as `Relaid.locate`; most are listed."""
+        if name in self.relaid:
+            return self.relaid[name].locate(indices)
+        return [(name, torch.arange(len(indices)), indices)]
+
     @cached_property
     def architecture(self) -> Architecture | None:
         """Its architecture, by config.json; None for a bare file or an unknown architecture."""

@@ -32,6 +32,7 @@ from graft.train.importance.importance_weights import ImportanceWeights
 from graft.train.importance.synaptic_intelligence import SynapticIntelligence
 from graft.train.l1_proximal import L1Proximal
 from graft.train.penalty import Penalty
+from graft.train.protection.protected_set import ProtectedSet, protected_entries
 from graft.train.trainable_weights import match_trainable
 from tests.architectures import DECODER, KINDS, VOCABULARY
 from tests.checkpoints import make_patch, write_single
@@ -237,3 +238,15 @@ def test_qwen_experts_have_names_too(tmp_path: Path) -> None:
     assert matched.missing == ()
     for name, own_name in matched.found.items():
         assert same_bits(target.tensors[own_name].detach().contiguous(), checkpoint.read(name)), name
+
+
+def test_a_packed_mask_protects_the_experts_that_the_files_list(base: Path) -> None:
+    files = Checkpoint.open(base)
+    owner = next(name for name in relay_all(files) if name.endswith(OWNER.removeprefix("model.")))
+    packed = relay_all(files)[owner].read(files)
+    core = Mask.of({owner: relay_all(files)[owner].spec}, {owner: [0, 7, packed.numel() - 1]})
+    protected = protected_entries(files, ProtectedSet([core]))
+    assert set(protected) <= set(files.names)
+    assert len(protected) == len(core)
+    held = torch.cat([take(files.read(name), torch.tensor(protected[name])) for name in protected])
+    assert sorted(held.tolist()) == sorted(packed.flatten()[[0, 7, -1]].tolist())

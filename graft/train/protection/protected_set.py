@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from graft.errors import PatchMismatchError
 from graft.patch.compatibility import check_specs
 from graft.patch.format.writing import patch_bytes
 from graft.patch.live import LiveTarget
-from graft.patch.mask import Mask
+from graft.patch.mask import NOTHING, Indices, Mask
 from graft.patch.merge import StoredTarget
 from graft.patch.region_placement import place_mask
 from graft.patch.skill_patch import Patch
@@ -93,7 +94,8 @@ def protected_entries(base: Checkpoint, core: ProtectedSet) -> Mask:
     if not core.include:
         return Mask.of({}, {})
     target = StoredTarget(base)
-    return unite(*((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in core.masks))
+    placed = ((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in core.masks)
+    return _as_listed(unite(*placed), base)
 
 
 def refuse_rounding(
@@ -136,6 +138,15 @@ def _as_list(masks: Masks) -> list[Mask | Patch]:
 
 def _mask_of(item: Mask | Patch) -> Mask:
     return item.mask if isinstance(item, Patch) else item
+
+
+def _as_listed(mask: Mask, base: Checkpoint) -> Mask:
+    """Return the same entries by the names that a base's files list: experts one by one, or packed."""
+    indices: dict[str, Indices] = {}
+    for name in mask:
+        for stored, _, local in base.locate(name, torch.tensor(mask[name])):
+            indices[stored] = np.union1d(indices.get(stored, NOTHING), local.numpy())
+    return Mask.of({name: base.spec(name) for name in indices}, indices)
 
 
 def _name_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
