@@ -10,7 +10,7 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ Written by `make bench`, and by `make bench-gpu` where there is a GPU. Ratios ar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure each section and put it into the file as soon as it is there."""
+    """Measure each section and put every row into the file as soon as it is there."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(section.name for section in SECTIONS))
     parser.add_argument("--gpu", action="store_true", help="the sections that run on a GPU, on it")
@@ -38,16 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := [name for name in chosen.names if name not in possible]:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(possible)}")
     for name in chosen.names or possible:
-        title, text = run_section(possible[name], gpu=chosen.gpu)
-        put_section(OUT, title, text)
+        for title, text in run_section(possible[name], gpu=chosen.gpu):
+            put_section(OUT, title, text)
         print(f"## {title}\n\n{text}")
 
 
-def run_section(section: Section, *, gpu: bool = False) -> tuple[str, str]:
-    """The heading and the text of a section: intro, hardware, table."""
+def run_section(section: Section, *, gpu: bool = False) -> Iterator[tuple[str, str]]:
+    """The heading and the text of a section, anew with each row: intro, hardware, table; the last text is whole."""
     title = f"{section.title}, on {torch.cuda.get_device_name()}" if gpu else section.title
-    rows = section.measure(**({"device": "cuda"} if gpu else {}))
-    return title, f"{section.intro}\n\n{_about(gpu=gpu)}\n\n{format_table(rows)}"
+    start, rows = f"{section.intro}\n\n{_about(gpu=gpu)}", []
+    for row in section.measure(**({"device": "cuda"} if gpu else {})):
+        rows.append(row)
+        yield title, f"{start}\n\n{format_table(rows)}\n\n*Not finished.*"
+    yield title, f"{start}\n\n{format_table(rows)}"
 
 
 def put_section(path: Path, title: str, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tests.benchmarks.llm_others import harness_scores, trainer_steps
 from tests.benchmarks.timing import ratio_of, times_in_turn
 
 BASE, TASKS = "embedded:SmolLM2-135M-Instruct", Path("recipes/tasks")
-ROUNDS, BATCH = 15, 8
+ROUNDS, BATCH = 9, 8
 WORDS = "[short, description, thing, person, place, number]"
 VERBALIZER = f'{{kind: verbalizer, template: "Question: {{text}}\\nType of answer: {{mask}}", words: {WORDS}}}'
 FILES = {"verbalizer": "trec.yaml", "choice": "arc_easy_choice.yaml", "lm": "lm_wikitext2.yaml"}
@@ -41,24 +41,23 @@ Row = dict[str, object]
 Texts = list[tuple[list[int], int]]  # token ids, and the first that is predicted (of their number: the next one)
 
 
-def measure(device: str = "cpu", rounds: int = ROUNDS, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Row]:
+def measure(device: str = "cpu", rounds: int = ROUNDS, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Row]:
     """Rows for evaluation, for training, and for training at several lengths and batch sizes."""
     try:
         path = locate(BASE).path
         tasks = {kind: load_task(kind) for kind in FILES}
         examples = {kind: task.test_examples(64) for kind, task in tasks.items()}
     except GraftError as error:
-        return [{"run": "not measured", "reason": str(error)}]
-    rows: list[Row] = []
+        yield {"run": "not measured", "reason": str(error)}
+        return
     for kind, task in tasks.items():
         head = open_head(path, task.spec, Runtime(device))
-        rows += _evaluation(kind, head, examples[kind][:32], rounds, device)
-        rows += _training(kind, head, path, examples[kind][:BATCH], rounds, device)
+        yield from _evaluation(kind, head, examples[kind][:32], rounds, device)
+        yield from _training(kind, head, path, examples[kind][:BATCH], rounds, device)
     head = open_head(path, tasks["lm"].spec, Runtime(device))
     for length, batch in sizes:
         texts = _texts(head, examples["lm"], length, batch)
-        rows += _training(f"lm, {32 * length} tokens x {4 * batch}", head, path, texts, rounds, device)
-    return rows
+        yield from _training(f"lm, {32 * length} tokens x {4 * batch}", head, path, texts, rounds, device)
 
 
 def load_task(kind: str) -> Task:

@@ -6,7 +6,7 @@ A module's `measure()` gives the rows of its table; with `on_gpu` it takes `devi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,10 @@ class Section:
     options: Mapping[str, Any] = field(default_factory=dict)
     on_gpu: bool = False
 
-    def measure(self, **more: object) -> list[dict[str, object]]:
-        """The rows."""
+    def measure(self, **more: object) -> Iterator[dict[str, object]]:
+        """The rows, as they come."""
         module = importlib.import_module(f"tests.benchmarks.{self.module}")
-        rows: list[dict[str, object]] = module.measure(**self.options, **more)
-        return rows
+        yield from module.measure(**self.options, **more)
 
 
 SIZE = "Bound: log2 C(N, k) bits and 16 bits a value. Random masks over the layers of real geometries; entries "

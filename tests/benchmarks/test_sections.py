@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,18 @@ def test_every_section_can_be_called_with_its_options(section: Section) -> None:
 
 def test_sections_have_names_and_titles_of_their_own() -> None:
     assert len({section.name for section in SECTIONS}) == len({section.title for section in SECTIONS}) == len(SECTIONS)
+
+
+def test_an_interrupted_section_leaves_the_rows_that_it_had(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(section: Section) -> Iterator[dict[str, object]]:
+        yield {"what": section.name, "n": 1}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Section, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        frame.main(["one"])
+    assert "| one | 1 |" in out.read_text()
+    assert "Not finished" in out.read_text()
+    monkeypatch.setattr(Section, "measure", lambda section: iter([{"what": section.name, "n": 2}]))
+    frame.main(["one"])
+    assert "Not finished" not in out.read_text()

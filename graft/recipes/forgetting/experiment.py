@@ -49,6 +49,7 @@ class ForgettingExperiment(Experiment):
         names = [item.name for item in (*general, *domains)]
         if len(set(names)) != len(names) or MEAN in names:
             raise ConfigError(f"{path}: two tasks have one name, or one is called {MEAN}: {', '.join(names)}")
+        _refuse_own_layers(general, f"{path}: general")
         for point in recipe.points():  # what is wrong in it is said before the first costly step
             train_config(domains[0].task, point.how.train)
             if point.how.replay:
@@ -111,6 +112,21 @@ def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> Measur
     longest = recipe.max_length if use.max_length is None else use.max_length
     task = load_capped(path.parent / use.task, {**recipe.train, **use.train}, shots, longest)
     return MeasuredTask(task, recipe.evaluate.limit if use.limit is None else use.limit, use.replay)
+
+
+def _refuse_own_layers(general: Sequence[MeasuredTask], where: str) -> None:
+    """Refuse a general task whose head is a layer that a model of another head does not hold.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    for task in (item.task.spec for item in general):
+        if task.head.entry.own_layer is not None:  # learning a domain drops it: a new one would be measured
+            raise ConfigError(
+                f"{where}: task {task.name!r}: {task.head.entry.own_layer} of a {task.head.kind} head is lost while a "
+                "domain is learned, so that what was forgotten cannot be measured: use a head without a layer of its "
+                "own, such as similarity"
+            )
 
 
 def _refuse_replay(general: Sequence[MeasuredTask], domains: Sequence[MeasuredTask], where: str) -> None:

@@ -243,10 +243,16 @@ def test_a_replay_that_would_train_on_nothing_is_refused_before_anything_is_trai
 
 def test_a_replay_of_a_task_that_no_model_shares_is_refused_by_name(recipe: Path) -> None:
     write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
-    said = r"methods\.replay\.replay: 'films' \(similarity\) and 'own' \(classifier\) cannot share a model"
+    said = r"methods\.replay\.replay: 'own' \(classifier\) and 'meals' \(similarity\) cannot share a model"
     with pytest.raises(ConfigError, match=said):
-        load_experiment(recipe, ("general=[meals/task.yaml, own/task.yaml]",))
-    assert load_experiment(recipe, ("general=[meals/task.yaml, {task: own/task.yaml, replay: false}]",))
+        load_experiment(recipe, ("domains=[own/task.yaml]",))
+    assert load_experiment(recipe, ("domains=[own/task.yaml]", "methods={full: {}}"))
+
+
+def test_a_general_task_whose_layer_is_lost_while_a_domain_is_learned_is_refused(recipe: Path) -> None:
+    write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
+    with pytest.raises(ConfigError, match=r"general: task 'own': the classification layer of a classifier head is lost"):
+        load_experiment(recipe, ("general=[meals/task.yaml, {task: own/task.yaml, replay: false}]",))
 
 
 def test_without_peft_an_adapter_is_refused_in_a_line(
