@@ -27,7 +27,7 @@ from tests.benchmarks.live_peft import LINEAR
 from tests.benchmarks.timing import Step, ratio_of, times_in_turn
 
 BASE, TOKENS = "embedded:SmolLM2-135M-Instruct", 32
-SIZES = {torch.float32: (8, 32), torch.bfloat16: (32,)}
+SIZES = {torch.float32: (8, 32, 64), torch.bfloat16: (8, 32, 64)}
 Row = dict[str, object]
 
 
@@ -65,13 +65,13 @@ def measure(
     rounds: int = 3,
     sizes: Mapping[torch.dtype, Sequence[int]] = SIZES,
     densities: Sequence[float] = (1e-4, 1e-3),
-) -> list[Row]:
+) -> Iterator[Row]:
     """One row a dtype, number of rows, density and phase: milliseconds of the base, the others as multiples of it."""
     try:
         path = locate(BASE).path
     except GraftError as error:
-        return [{"run": "not measured", "reason": str(error)}]
-    table: list[Row] = []
+        yield {"run": "not measured", "reason": str(error)}
+        return
     for dtype in sizes:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
         for n_rows in sizes[dtype]:
@@ -80,9 +80,9 @@ def measure(
                 loras = {rank: stack.enter_context(adapted(model, rank, n_rows)) for rank in (8, 16)}
                 for density in densities:
                     patches = {f"skill {seed}": draw_patch(model, density, seed) for seed in range(n_rows)}
-                    table += [_measure(phase, texts, model, patches, loras, rounds, device)
-                              | {"density": density} for phase in ("prefill", "decoding")]  # fmt: skip
-    return table
+                    for phase in ("prefill", "decoding"):
+                        found = _measure(phase, texts, model, patches, loras, rounds, device)
+                        yield found | {"density": density}
 
 
 @contextlib.contextmanager
