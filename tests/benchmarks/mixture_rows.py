@@ -1,12 +1,14 @@
 """Rows of a mixed batch beside the rows of each skill's own grafted model on the same batch: how far they differ.
 
-Skills at 1e-4 of random entries over the matrices of all layers, as many as rows but where said. The grafted model is
-run on the whole batch for up to eight of the rows. Last tokens: those that the largest logit chooses.
+Skills at 1e-4 of random entries over the matrices of all layers, as many as rows but where said, and those that the
+recipes found, as they lie under artifacts/. The grafted model is run on the whole batch for up to eight of the rows.
+Last tokens: those that the largest logit chooses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,22 +31,36 @@ Row = dict[str, object]
 
 
 @torch.no_grad()
-def measure(cases: Sequence[tuple[str, torch.dtype, Sequence[tuple[int, int]]]] = CASES) -> list[Row]:
+def measure(cases: Sequence[tuple[str, torch.dtype, Sequence[tuple[int, int]]]] = CASES) -> Iterator[Row]:
     """Two rows a case: as rows are computed by default, and exactly."""
-    table: list[Row] = []
     for base, dtype, sizes in cases:
         try:
             path = locate(base).path
         except GraftError as error:
-            table.append({"base": base, "reason": str(error)})
+            yield {"base": base, "reason": str(error)}
             continue
         kind: Any = AutoModel if base == ENCODER else AutoModelForCausalLM
         model = kind.from_pretrained(path, dtype=dtype).eval()
+        about = {"base": base.removeprefix("embedded:"), "dtype": str(dtype).removeprefix("torch.")}
         for n_rows, n_skills in sizes:
-            patches = {f"skill {seed}": draw_patch(model, 1e-4, seed) for seed in range(n_skills)}
-            about = {"base": base.removeprefix("embedded:"), "dtype": str(dtype).removeprefix("torch.")}
-            table += [about | row for row in compare_rows(model, patches, n_rows)]
-    return table
+            drawn = {f"skill {seed}": draw_patch(model, 1e-4, seed) for seed in range(n_skills)}
+            for row in compare_rows(model, drawn, n_rows):
+                yield about | {"of": "random"} | row
+        if found := find_skills(base, model.dtype):
+            for row in compare_rows(model, found, 32):
+                yield about | {"of": "recipes"} | row
+
+
+def find_skills(base: str, dtype: torch.dtype) -> dict[str, Patch]:
+    """The patches of recipes' first seeds on this base, in this dtype, by their paths."""
+    files = sorted(Path("artifacts").glob("*/patches/*-seed-0.safetensors"))
+    patches = {str(file): graft.load_patch(file) for file in files}
+    return {
+        name: patch
+        for name, patch in patches.items()
+        if str(patch.provenance.base.name).startswith(base.removeprefix("embedded:"))
+        and {values.dtype for values in patch.values.values()} == {dtype}
+    }
 
 
 def compare_rows(model: Any, patches: dict[str, Patch], n_rows: int) -> Iterator[Row]:
