@@ -62,3 +62,29 @@ def test_routing_judges_every_method_on_the_same_texts(tmp_path: Path) -> None:
     assert found["random skill"]["right"] < 0.5
     table = functions["format_table"]([found, found])
     assert len(table.splitlines()) == 2 + len(found)
+
+
+def test_trained_heads_are_judged_on_the_texts_of_the_others_and_kept(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds its neighbour
+    functions = functions_of("routing_trained.py")
+    domains = [("films", "film actor scene"), ("meals", "soup bread salad")]
+    intents = [(name, word) for name, words in domains for word in words.split()]
+    texts = [f"the {word} was {end} {n}" for n in range(120) for end in ("good", "bad") for _, word in intents]
+    rows = [{"text": text, "domain": intents[i % 6][0], "label": i % 6} for i, text in enumerate(texts)]
+    (tmp_path / "clinc150").mkdir()
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "clinc150" / f"{split}.jsonl", rows)
+    write_rows(tmp_path / "clinc150" / "test.jsonl", rows[:60])
+    (tmp_path / "clinc150_oos").mkdir()
+    write_rows(tmp_path / "clinc150_oos" / "test.jsonl", [{"text": f"nothing {n}"} for n in range(30)])
+    run = lambda: functions["run_seed"](str(base), tmp_path, [w for _, w in intents], tmp_path / "skills", 0)  # noqa: E731
+    found = run()
+    assert set(found) == {"own trained head, msp", "own trained head, energy"}
+    for scores in found.values():
+        assert all(0 <= score <= 1 for score in scores.values())
+        assert scores["right"] + scores["lost"] <= 1
+    assert {path.parent.name for path in (tmp_path / "skills").glob("*/tuned")} == {"films-0", "meals-0"}
+    monkeypatch.setitem(functions["run_seed"].__globals__, "train_task", None)
+    assert run() == found  # from the skills that are there
