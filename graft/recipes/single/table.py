@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from graft.evaluate.registry import metrics_shown
@@ -15,6 +16,7 @@ from graft.results.seeds import SingleSeed
 from graft.results.tables import Block, TextTable
 
 Metrics = Mapping[str, Mapping[str, Any]]  # "METRIC" or "SET.METRIC" -> mean, half, values
+MUCH = 0.01  # of the weights that moved
 FIRST = ("accuracy", "ece")  # metrics that lead; the others follow in the registry's order
 Pooled = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]  # of `graft.evaluate.pooling.pool_seeds`
 
@@ -43,7 +45,7 @@ def tabulate_run(
         seeds: results of each seed.
         pooled: paired differences.
     """
-    blocks: list[Block] = [tabulate_models(pick_main(summary, models), sets)]
+    blocks: list[Block] = [tabulate_models(pick_main(summary, models), sets), *_describe_share(seeds)]
     controls = tabulate_controls(summary, models, seeds)
     if controls is not None:
         blocks += [f"Controls, chosen on validation to match {main}; the tuned model without a region:", controls]
@@ -58,6 +60,18 @@ def tabulate_run(
         ]
     over = "mean over seeds [95 % for the choice of test examples]"
     return [*blocks, f"{main} minus each other model, paired by example, {over}:", tabulate_differences(pooled)]
+
+
+def _describe_share(seeds: Sequence[SingleSeed]) -> Iterator[str]:
+    """Say what share of all that moved a graft holds, where it is much: random ones are drawn from the same weights."""
+    found = [(seed.k, seed.diagnosis.numbers) for seed in seeds if seed.diagnosis is not None]
+    moved = [numbers["changed"] * numbers["n_scope"] for _, numbers in found]
+    shares = [k / n for (k, _), n in zip(found, moved, strict=True)]
+    if shares and min(shares) >= MUCH:
+        yield (
+            f"Tuning moved about {mean(moved):,.0f} weights in scope, of which each graft holds {mean(shares):.0%}, a "
+            "random one too: random grafts are drawn from what moved, so that theirs is a share of the whole tuning."
+        )
 
 
 def pick_main(summary: Mapping[str, Metrics], models: Mapping[str, Model]) -> dict[str, Metrics]:

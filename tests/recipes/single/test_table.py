@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from graft.evaluate.registry import METRICS, MetricEntry
@@ -13,7 +14,7 @@ from graft.recipes.single.table import (
 )
 from graft.results.figures import ModelFigures
 from graft.results.models import name_models
-from graft.results.seeds import Control, CurvePoint, SingleSeed
+from graft.results.seeds import Control, CurvePoint, Diagnosis, SingleSeed
 from graft.results.tables import TextTable, to_markdown
 
 MODELS = name_models(["random"])
@@ -100,6 +101,17 @@ def test_all_tables_together() -> None:
     assert parts[4].splitlines() == lines_of(tabulate_differences(pooled))
     few = tabulate_run("base", [], {"base": {}}, MODELS, [], pooled)
     assert len(few) == 3
+
+
+def test_a_graft_that_is_much_of_all_that_moved_is_said_to_be() -> None:
+    def shown(n_scope: float | None) -> str:
+        diagnosis = None if n_scope is None else Diagnosis((), {"changed": 0.25, "n_scope": n_scope})
+        seeds = [dataclasses.replace(with_control(0.25, 0.75), k=k, diagnosis=diagnosis) for k in (80, 120)]
+        return to_markdown(tabulate_run("graft (random)", [], summarize(seeds), MODELS, seeds, {}))
+
+    assert "Tuning moved about 400 weights in scope, of which each graft holds 25%, a random one too" in shown(1600)
+    assert "Tuning moved" not in shown(1_600_000)
+    assert "Tuning moved" not in shown(None)
 
 
 def test_a_new_metric_has_its_column() -> None:
