@@ -69,8 +69,8 @@ def _describe_share(seeds: Sequence[SingleSeed]) -> Iterator[str]:
     shares = [k / n for (k, _), n in zip(found, moved, strict=True)]
     if shares and min(shares) >= MUCH:
         yield (
-            f"Tuning moved about {mean(moved):,.0f} weights in scope, of which each graft holds {mean(shares):.0%}, a "
-            "random one too: random grafts are drawn from what moved, so that theirs is a share of the whole tuning."
+            f"Tuning moved about {mean(moved):,.0f} weights in scope. Each graft holds {100 * mean(shares):.0f} % of them, a "
+            "random one too, since it is drawn from what moved: what it gains is a share of the whole tuning."
         )
 
 
