@@ -68,9 +68,10 @@ def _describe_share(seeds: Sequence[SingleSeed]) -> Iterator[str]:
     moved = [numbers["changed"] * numbers["n_scope"] for _, numbers in found]
     shares = [k / n for (k, _), n in zip(found, moved, strict=True)]
     if shares and min(shares) >= MUCH:
+        share = f"{100 * mean(shares):.0f} %"
         yield (
-            f"Tuning moved about {mean(moved):,.0f} weights in scope. Each graft holds {100 * mean(shares):.0f} % of them, a "
-            "random one too, since it is drawn from what moved: what it gains is a share of the whole tuning."
+            f"Tuning moved about {mean(moved):,.0f} weights in scope. Each graft holds {share} of them, a random one too, "
+            "since it is drawn from what moved: what it gains is a share of the whole tuning."
         )
 
 
