@@ -70,7 +70,7 @@ def _describe_share(seeds: Sequence[SingleSeed]) -> Iterator[str]:
     if shares and min(shares) >= MUCH:
         share = f"{100 * mean(shares):.0f} %"
         yield (
-            f"Tuning moved about {mean(moved):,.0f} weights in scope. Each graft holds {share} of them, a random one too, "
+            f"Tuning moved about {mean(moved):,.0f} weights in scope. A graft holds {share} of them, a random one too, "
             "since it is drawn from what moved: what it gains is a share of the whole tuning."
         )
 

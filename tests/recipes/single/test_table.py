@@ -109,7 +109,7 @@ def test_a_graft_that_is_much_of_all_that_moved_is_said_to_be() -> None:
         seeds = [dataclasses.replace(with_control(0.25, 0.75), k=k, diagnosis=diagnosis) for k in (80, 120)]
         return to_markdown(tabulate_run("graft (random)", [], summarize(seeds), MODELS, seeds, {}))
 
-    assert "Tuning moved about 400 weights in scope. Each graft holds 25 % of them, a random one too" in shown(1600)
+    assert "Tuning moved about 400 weights in scope. A graft holds 25 % of them, a random one too" in shown(1600)
     assert "Tuning moved" not in shown(1_600_000)
     assert "Tuning moved" not in shown(None)
 
