@@ -25,3 +25,13 @@ def make_control(inputs: ControlInput) -> Graft:
 def put_on(model: torch.nn.Module, graft: Graft) -> contextlib.AbstractContextManager[Any]:
     """Put a patch, or what stands in for one, on a model of the base for the length of a block."""
     return apply_patch(model, graft) if isinstance(graft, Patch) else graft.put_on(model)
+
+
+def measure_own_share(control: Graft, patch: Patch) -> float | None:
+    """Return the share of a control's entries of matrices that are the patch's own; None where it has none there."""
+    if not isinstance(control, Patch):
+        return None
+    mask, own = control.mask, control.mask & patch.mask
+    matrices = [name for name in mask if len(mask.specs[name].shape) == 2]
+    n = sum(len(mask[name]) for name in matrices)
+    return sum(len(own[name]) for name in matrices if name in own) / n if n else None

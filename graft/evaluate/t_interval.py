@@ -26,6 +26,25 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "half": half, "values": list(values)}
 
 
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, Any]:
+    """Divide the mean of parts by the mean of their wholes, one of each a seed.
+
+    A mean of ratios would be decided by the seed whose whole is nearest to 0. The variance is that of the linearized
+    ratio, of the residuals part - ratio · whole (Cochran 1977, section 6.3).
+
+    Returns:
+        "mean", the ratio; "half", the half-width of its 95 % t-interval over seeds, None for one seed; and "values",
+        each part by the mean whole.
+
+    Raises:
+        ZeroDivisionError: the wholes' mean is 0.
+    """
+    whole = sum(wholes) / len(wholes)
+    ratio = sum(parts) / len(parts) / whole
+    residuals = [(part - ratio * own) / whole for part, own in zip(parts, wholes, strict=True)]
+    return {"mean": ratio, "half": mean_interval(residuals)["half"], "values": [part / whole for part in parts]}
+
+
 def mean_intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     """Average the metrics of several seeds, as `mean_interval` does; one that a seed lacks is left out."""
     return {key: mean_interval([row[key] for row in rows]) for key in rows[0] if all(key in row for row in rows)}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from graft.controls.registry import CONTROLS, PatchControl
-from graft.evaluate.t_interval import mean_interval
+from graft.evaluate.t_interval import mean_interval, ratio_interval
+from graft.results.cells import MISSING
 from graft.results.figures import TEST
 from graft.results.models import REFIT, Model
 from graft.results.seeds import SingleSeed
 from graft.results.tables import TextTable
+
+NOTABLE = 0.05  # share of a control's entries that are the patch's own, from which on the sentence says so
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,16 @@ class GainShare:
         control: name in `graft.controls.registry`.
         reached_by: the control in words.
         gain: of the control, control - base, as mean, half-width of the 95 % t-interval over seeds, and values.
-        share: gain of the control / gain of the patch, likewise, of each seed; None where the patch gains nothing in
-            some seed.
+        share: mean gain of the control / mean gain of the patch, as `ratio_interval` gives it; None where the patch
+            gains nothing.
+        own: mean share of the control's entries of matrices that are the patch's own; None where that is not known.
     """
 
     control: str
     reached_by: str
     gain: Mapping[str, Any]
     share: Mapping[str, Any] | None
+    own: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,15 @@ class GainSplit:
     def sentence(self) -> str:
         """The shares in words."""
         if any(item.share is None for item in self.shares):
-            return f"{self.patch} gains nothing in some seed, so that there is nothing to split."
-        parts = [f"{_percent(item.share)} by {item.reached_by}" for item in self.shares if item.share]
+            return f"{self.patch} gains nothing, so that there is nothing to split."
+        parts = [f"{_percent(item.share)} by {item.reached_by}{_of_own(item)}" for item in self.shares if item.share]
         return f"Of the gain of {self.patch} in accuracy is reached: {'; '.join(parts)}."
 
     def table(self) -> TextTable:
-        """Return a row for the patch and for each control: gain in accuracy, and share of the patch's."""
-        rows = [[self.patch, _points(self.gain), "100 %"]]
-        rows += [[item.control, _points(item.gain), _percent(item.share)] for item in self.shares]
-        return TextTable(["control of the patch", "accuracy - base", "share"], rows)
+        """Return a row for the patch and for each control: gain in accuracy, share of the patch's, its own entries."""
+        rows = [[self.patch, _points(self.gain), "100 %", "100 %"]]
+        rows += [[item.control, _points(item.gain), _percent(item.share), _own(item.own)] for item in self.shares]
+        return TextTable(["control of the patch", "accuracy - base", "share", "of its matrices the patch's own"], rows)
 
 
 def split_gain(seeds: Sequence[SingleSeed], models: Mapping[str, Model]) -> GainSplit | None:
@@ -76,9 +82,9 @@ def split_gain(seeds: Sequence[SingleSeed], models: Mapping[str, Model]) -> Gain
     shares = []
     for name, row in controls.items():
         gains = _gains(seeds, name)
-        ratios = [gain / whole for gain, whole in zip(gains, own, strict=True)] if min(own) > 0 else None
-        share = None if ratios is None else mean_interval(ratios)
-        shares.append(GainShare(row.name, row.reached_by, mean_interval(gains), share))
+        share = ratio_interval(gains, own) if sum(own) > 0 else None
+        known = [seed.own_shares[name] for seed in seeds if name in seed.own_shares]
+        shares.append(GainShare(row.name, row.reached_by, mean_interval(gains), share, mean(known) if known else None))
     return GainSplit(patch, mean_interval(own), tuple(shares))
 
 
@@ -97,9 +103,17 @@ def _gains(seeds: Sequence[SingleSeed], name: str) -> list[float]:
 
 def _percent(share: Mapping[str, Any] | None) -> str:
     if share is None:
-        return "–"
+        return MISSING
     half = "" if share["half"] is None else f" ± {100 * share['half']:.0f}"
     return f"{100 * share['mean']:.0f}{half} %"
+
+
+def _own(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.0f} %"
+
+
+def _of_own(item: GainShare) -> str:
+    return "" if item.own is None or item.own < NOTABLE else f" (of these {_own(item.own)} are the patch's own)"
 
 
 def _points(gain: Mapping[str, Any]) -> str:

@@ -166,6 +166,7 @@ class SingleSeed:
         curve: patches over densities.
         detection: set -> model -> how well it tells the set's novel rows apart; empty where nobody asked.
         diagnosis: of the tuned checkpoint; None where nobody asked.
+        own_shares: model of a control made of the patch -> share of its entries of matrices that are the patch's own.
         seconds: stage -> seconds.
     """
 
@@ -178,12 +179,14 @@ class SingleSeed:
     curve: tuple[CurvePoint, ...] = ()
     detection: Mapping[str, Mapping[str, Detection]] = field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+    own_shares: Numbers = field(default_factory=dict)
     seconds: Numbers = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields; no detection where nobody asked."""
+        """Return all fields; no detection where nobody asked, and no shares without controls of the patch."""
         content = write_fields(self)
-        return content if self.detection else {key: value for key, value in content.items() if key != "detection"}
+        absent = {key for key in ("detection", "own_shares") if not content[key]}
+        return {key: value for key, value in content.items() if key not in absent}
 
 
 @dataclass(frozen=True)

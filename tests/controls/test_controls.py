@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.controls.application import make_control, put_on
+from graft.controls.application import make_control, measure_own_share, put_on
 from graft.controls.constant_shift import OutputShift, measure_mean_inputs
 from graft.controls.inputs import ControlInput
 from graft.controls.redrawn import draw_quotas
@@ -69,6 +69,31 @@ def test_the_counts_of_one_side_are_kept_and_those_of_the_other_are_not(name: st
     assert counts(inputs, made, KEEPING[name]) == counts(inputs, own, KEEPING[name])
     assert counts(inputs, made, other) != counts(inputs, own, other)
     assert made.mask != own.mask
+
+
+@pytest.mark.parametrize("name", ["random_rows", "random_columns", "random_in_tensors"])
+def test_the_patchs_own_entries_are_drawn_only_where_no_others_are_left(name: str, shelf: Path, own: Patch) -> None:
+    inputs, made = inputs_of(shelf, own, name), control_of(shelf, own, name)
+    group = {"random_rows": inputs.columns, "random_columns": inputs.rows}.get(name, lambda _, at: np.zeros_like(at))
+    n_forced = 0
+    for tensor in inputs.matrices:
+        mine, changed = own.mask[tensor], inputs.pair.changed(tensor).numpy()
+        wanted, there = Counter(group(tensor, mine).tolist()), Counter(group(tensor, changed).tolist())
+        forced = sum(max(0, 2 * n - there[line]) for line, n in wanted.items())  # all n others are not to be had
+        assert len(np.intersect1d(made.mask[tensor], mine)) == forced
+        n_forced += forced
+    assert measure_own_share(made, own) == n_forced / sum(len(own.mask[tensor]) for tensor in inputs.matrices)
+    assert n_forced < 0.1 * len(own)
+
+
+def test_a_control_of_all_that_changed_is_the_patch(shelf: Path, own: Patch) -> None:
+    pair = CheckpointPair.open(shelf / "base", shelf / "tuned").without_rounding()
+    config = LocalizeSpec(method="magnitude", budget=17_000, scope="layers")  # of the 17,045 that changed
+    everything = localize_skill(shelf / "base", shelf / "tuned", None, config)
+    inputs = ControlInput("random_rows", everything, pair, Task.load(shelf / "toy" / "task.yaml"))
+    made = make_control(inputs)
+    assert measure_own_share(made, everything) > 0.99
+    assert measure_own_share(make_control(inputs_of(shelf, own, "constant_shift")), own) is None
 
 
 @pytest.mark.parametrize("name", ["random_rows", "random_columns", "random_in_tensors", "whole_columns"])

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from graft.controls.application import Graft, put_on
+from graft.controls.application import Graft, measure_own_share, put_on
+from graft.controls.registry import is_made_of_patch
 from graft.evaluate.calibration import reliability_bins
 from graft.evaluate.comparison import compare, compare_without, differences
 from graft.evaluate.correctness import accuracy
@@ -70,8 +71,17 @@ def run_seed(run: SingleRun) -> SingleSeed:
         curve=tuple(curve),
         detection=_detect(everything) if analysis.detection else {},
         diagnosis=_diagnose(run) if analysis.diagnosis else None,
+        own_shares=_find_own_shares(run, grafts),
         seconds=timer.seconds,
     )
+
+
+def _find_own_shares(run: SingleRun, grafts: Mapping[str, Graft]) -> dict[str, float]:
+    """Return the share of each control's entries that are those of the patch that it is made of."""
+    of = grafts[run.recipe.localize.method]
+    assert isinstance(of, Patch)
+    made = {name: measure_own_share(graft, of) for name, graft in grafts.items() if is_made_of_patch(name)}
+    return {graft_name(name): share for name, share in made.items() if share is not None}
 
 
 def _train(run: SingleRun) -> None:
