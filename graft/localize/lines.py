@@ -124,8 +124,11 @@ def find_codes(base: Checkpoint, names: Sequence[str], structure: str) -> dict[s
 
 
 def total_lines(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, ...], code: str) -> torch.Tensor:
-    """Return (lines,) fp64 sums of (n,) scores over what may be taken, -inf for a line of which nothing may."""
-    axis = 0 if code == "columns" else 1
+    """Return (lines,) fp64 sums of (n,) scores over what may be taken, -inf for a line of which nothing may.
+
+    What scores -inf may not be taken for its own sake, and adds nothing.
+    """
+    axis, may_take = 0 if code == "columns" else 1, may_take & (scores != -torch.inf)
     sums = scores.masked_fill(~may_take, 0).view(shape).sum(axis, dtype=torch.float64)
     return sums.masked_fill(~may_take.view(shape).any(axis), -torch.inf)
 
@@ -187,7 +190,9 @@ def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping
     mask = Mask.of(specs, indices)
     n_lines = count_lines(mask, codes)
     if budget.unit == "lines" and n_lines < budget.size:
-        raise BudgetError(f"a budget of {budget.size:,} lines, but only {n_lines:,} in scope changed: lower it")
+        raise BudgetError(
+            f"a budget of {budget.size:,} lines, but only {n_lines:,} in scope changed and have a score: lower it"
+        )
     return mask
 
 

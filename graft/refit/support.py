@@ -149,12 +149,14 @@ class RankedGradients:
     Attributes:
         gradients: base name -> (n,) fp32.
         base: the base checkpoint.
+        advice: none, since every entry has a gradient.
     """
 
     gradients: Gradients
     base: Checkpoint
+    advice: str = ""
 
-    def select(self, groups: Groups) -> Mask:
+    def select(self, groups: Groups, *, at_most: bool = False) -> Mask:
         """Return the entries with the largest sizes, of each group as many as its share."""
         ((_, k),) = groups
         return select_largest(self.gradients, self.base, k)

@@ -99,6 +99,13 @@ def test_a_line_that_does_not_fit_is_passed_over() -> None:
         choose({"w": torch.tensor([[torch.nan, 1]])}, {"w": "columns"}, LineBudget("lines", 1))
 
 
+def test_what_has_no_score_adds_nothing_and_a_line_of_such_alone_is_not_taken() -> None:
+    none = -float("inf")
+    scores, changed = torch.tensor([[3.0, none, none], [none, none, none]]), torch.tensor([[True] * 3, [False] * 3])
+    for code, expected in (("columns", [3.0, none, none]), ("rows", [3.0, none])):
+        assert total_lines(scores.flatten(), changed.flatten(), (2, 3), code).tolist() == expected
+
+
 @pytest.mark.parametrize("structure", ["columns", "rows"])
 @pytest.mark.parametrize("method", [name for name in SCORES if name != "talos"])
 def test_every_score_chooses_whole_lines(method: str, structure: Any, base: Path, tuned: Path, task: Task) -> None:
