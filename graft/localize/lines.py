@@ -4,7 +4,8 @@ SGD gathers a skill in few input dimensions (outlier dimensions, arXiv 2310.1771
 costs little of it, and a file names each line once (`graft.patch.format.lines`). A line is worth the sum of its changed
 entries' scores, to first order what all of it would do; the best are taken while they fit a budget of entries, of lines
 or of bytes (of values and of lines' names, the header aside). One that does not fit is passed over for the next that
-does, so that a budget is never exceeded, and what is left of it is less than any line that might still be had.
+does, so that a budget is never exceeded, and what is left of it is less than any line that might still be had. Where an
+allocation shares it out, what the groups leave of their shares goes to the best lines of all that fit.
 
 Columns of two layers y = W x of shapes (2, 3) and (1, 2), stored (out, in), and a budget of 5 entries:
 
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from graft.errors import BudgetError, CheckpointError
@@ -177,11 +179,11 @@ def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping
         BudgetError: no line fits, or there are fewer than a budget of lines asks for.
         CheckpointError: a total is NaN.
     """
-    indices: dict[str, Indices] = {}
     costs = {name: budget.cost(spec, codes[name]) for name, spec in specs.items()}
-    for names, share in budget.share(specs):
-        for name, lines in _take(totals, costs, sorted(names), share).items():
-            indices[name] = expand_lines(codes[name], lines, specs[name].shape)
+    lines = _Lines({name: total().numpy() for name, total in totals.items()}, costs)
+    left = sum(lines.take(names, share) for names, share in budget.share(specs))
+    lines.take(tuple(specs), left)
+    indices = {name: expand_lines(codes[name], taken, specs[name].shape) for name, taken in lines.taken().items()}
     if not indices:
         raise BudgetError(
             f"no line of a matrix fits a budget of {budget.size:,} {budget.unit}: the shortest in scope takes "
@@ -201,18 +203,39 @@ def count_lines(mask: Mask, codes: Mapping[str, str]) -> int:
     return sum(len(mask[name]) // measure_lines(codes[name], mask.specs[name].shape)[1] for name in mask)
 
 
-def _take(totals: Totals, costs: Mapping[str, int], names: Sequence[str], share: int) -> dict[str, Indices]:
-    """Return the ascending lines of each matrix that are taken, the best first, while they fit."""
-    values = [totals[name]().numpy() for name in names]
-    flat, sizes = np.concatenate(values), [len(part) for part in values]
-    if np.isnan(flat).any():
-        raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
-    cost = np.repeat([costs[name] for name in names], sizes)
-    taken, shortest = np.zeros(len(flat), np.bool_), int(cost.min())
-    for position in np.argsort(-flat, kind="stable"):
-        if share < shortest or flat[position] == -np.inf:
-            break
-        if cost[position] <= share:
-            taken[position], share = True, share - int(cost[position])
-    parts = zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True)
-    return {name: np.flatnonzero(part) for name, part in parts if part.any()}
+class _Lines:
+    """The lines of matrices that are taken so far.
+
+    Args:
+        totals: matrix -> (lines,) fp64; -inf marks what may not be taken.
+        costs: matrix -> what each of its lines takes.
+
+    Raises:
+        CheckpointError: a total is NaN.
+    """
+
+    def __init__(self, totals: Mapping[str, npt.NDArray[np.float64]], costs: Mapping[str, int]) -> None:
+        if any(np.isnan(part).any() for part in totals.values()):
+            raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
+        self._totals, self._costs = totals, costs
+        self._taken = {name: np.zeros(len(part), np.bool_) for name, part in totals.items()}
+
+    def take(self, names: Sequence[str], share: int) -> int:
+        """Take the lines of some matrices that are left, the best first, while they fit; return what is left over."""
+        names = sorted(names)
+        flat = np.concatenate([np.where(self._taken[name], -np.inf, self._totals[name]) for name in names])
+        sizes = [len(self._totals[name]) for name in names]
+        cost, taken = np.repeat([self._costs[name] for name in names], sizes), np.zeros(len(flat), np.bool_)
+        shortest = int(cost.min())
+        for position in np.argsort(-flat, kind="stable"):
+            if share < shortest or flat[position] == -np.inf:
+                break
+            if cost[position] <= share:
+                taken[position], share = True, share - int(cost[position])
+        for name, part in zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True):
+            self._taken[name] |= part
+        return share
+
+    def taken(self) -> dict[str, Indices]:
+        """Return the ascending numbers of the lines that are taken, of each matrix with any."""
+        return {name: np.flatnonzero(part) for name, part in sorted(self._taken.items()) if part.any()}

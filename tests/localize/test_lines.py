@@ -201,3 +201,15 @@ def test_shares_of_a_budget_hold_whole_lines(allocation: Any, base: Path, tuned:
     config = LocalizeSpec("magnitude", density=0.2, structure="columns", allocation=allocation)
     patch = localize_skill(base, tuned, None, config)
     assert 0 < len(patch) <= round(0.2 * Checkpoint.open(base).n_parameters)
+    k = round(0.2 * Checkpoint.open(base).n_parameters)
+    shortest = min(min(spec.shape) for spec in patch.mask.specs.values())
+    assert k - len(patch) < shortest  # what the groups leave of their shares is used too
+
+
+def test_what_groups_leave_goes_to_the_best_lines_of_all() -> None:
+    matrices = {name: torch.tensor([[9.0 - i, 2, 1, 1]] * 4) for i, name in enumerate("abc")}
+    codes = dict.fromkeys(matrices, "columns")
+    mask = choose(matrices, codes, LineBudget("entries", 18, "per-tensor"))  # 6 each: a column and 2 entries left
+    assert {name: sorted({int(i) % 4 for i in mask[name]}) for name in mask} == {"a": [0, 1], "b": [0], "c": [0]}
+    mask = choose(matrices, codes, LineBudget("entries", 9, "per-tensor"))  # 3 each, which no column fits into
+    assert {name: sorted({int(i) % 4 for i in mask[name]}) for name in mask} == {"a": [0], "b": [0]}
