@@ -27,6 +27,7 @@ import torch
 from graft.errors import BudgetError, CheckpointError
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.localize.budget import allocate, resolve_budget
+from graft.patch.format.coding import CONTINUE
 from graft.patch.format.lines import expand_lines, measure_lines
 from graft.patch.mask import Indices, Mask
 from graft.scores.coordinates import Groups
@@ -37,7 +38,7 @@ from graft.tensors.transposed import find_input_axes
 
 Unit = Literal["entries", "lines", "bytes"]
 Totals = Mapping[str, Callable[[], torch.Tensor]]
-NAME_BYTES = 2  # of a line in a file, but for the few that lie 65,535 lines from the one before
+NAME_BYTES = 2  # of a line in a file, and of each 65,535 lines that it lies after the one before
 
 
 class SizeOfLines(Protocol):
@@ -55,16 +56,30 @@ class SizeOfLines(Protocol):
 
 @dataclass(frozen=True)
 class LineBudget:
-    """How much whole lines may take: so many of a unit, shared out by an allocation."""
+    """How much whole lines may take: so many of a unit, shared out by an allocation.
+
+    Attributes:
+        unit: what is counted.
+        size: how many.
+        allocation: how they are shared out.
+        copies: values that a file holds of each entry.
+    """
 
     unit: Unit
     size: int
     allocation: Allocation = "global"
+    copies: int = 1
 
     def cost(self, spec: TensorSpec, code: str) -> int:
         """Return what a line of a matrix takes of the budget."""
         length = measure_lines(code, spec.shape)[1]
-        return {"entries": length, "lines": 1, "bytes": length * ITEM_SIZES[spec.dtype] + NAME_BYTES}[self.unit]
+        n_bytes = length * ITEM_SIZES[spec.dtype] * self.copies + NAME_BYTES
+        return {"entries": length, "lines": 1, "bytes": n_bytes}[self.unit]
+
+    def start_cost(self, spec: TensorSpec, code: str) -> int:
+        """Return what the first line of a matrix may take beside: its file tells far lines by steps to them."""
+        n_lines = measure_lines(code, spec.shape)[0]
+        return (n_lines - 1) // CONTINUE * NAME_BYTES if self.unit == "bytes" else 0
 
     def share(self, specs: Mapping[str, TensorSpec]) -> Groups:
         """Return the shares of groups of matrices.
@@ -77,8 +92,10 @@ class LineBudget:
         return [(tuple(specs), self.size)]
 
 
-def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
+def find_budget(n_parameters: int, config: SizeOfLines, *, with_base_values: bool = False) -> LineBudget:
     """Return the budget of the settings of a patch or of a refit: of lines or bytes where they say so, else of entries.
+
+    `with_base_values` says that the file holds the base's values too.
 
     Raises:
         BudgetError: a budget of no entry.
@@ -87,7 +104,7 @@ def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
     if config.lines is not None:
         return LineBudget("lines", config.lines)
     if config.bytes is not None:
-        return LineBudget("bytes", config.bytes)
+        return LineBudget("bytes", config.bytes, copies=1 + with_base_values)
     return LineBudget("entries", resolve_budget(n_parameters, config.density, config.budget), allocation)
 
 
@@ -141,7 +158,14 @@ def total_draws(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, 
     return scores.view(shape).select(axis, 0).double().masked_fill(~may_take.view(shape).any(axis), -torch.inf)
 
 
-def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeSpec, *, draws: bool = False) -> Mask:
+def choose_lines(
+    scores: DenseScores,
+    matrices: Sequence[str],
+    config: LocalizeSpec,
+    *,
+    draws: bool = False,
+    with_base_values: bool = False,
+) -> Mask:
     """Choose the lines of matrices with the best totals over the entries that tuning changed.
 
     Args:
@@ -149,6 +173,7 @@ def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeS
         matrices: to choose from.
         config: the structure and its budget.
         draws: the scores are random draws, of which one a line counts.
+        with_base_values: the file will hold the base's values too.
 
     Raises:
         BudgetError, CheckpointError: as `find_codes` and `select_lines`.
@@ -163,7 +188,8 @@ def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeS
         return add_up(scores.table[name](), changed, specs[name].shape, codes[name])
 
     totals = {name: partial(total, name) for name in matrices}
-    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
+    budget = find_budget(base.n_parameters, config, with_base_values=with_base_values)
+    return select_lines(totals, specs, codes, budget)
 
 
 def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping[str, str], budget: LineBudget) -> Mask:
@@ -180,14 +206,15 @@ def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping
         CheckpointError: a total is NaN.
     """
     costs = {name: budget.cost(spec, codes[name]) for name, spec in specs.items()}
-    lines = _Lines({name: total().numpy() for name, total in totals.items()}, costs)
+    starts = {name: budget.start_cost(spec, codes[name]) for name, spec in specs.items()}
+    lines = _Lines({name: total().numpy() for name, total in totals.items()}, costs, starts)
     left = sum(lines.take(names, share) for names, share in budget.share(specs))
     lines.take(tuple(specs), left)
     indices = {name: expand_lines(codes[name], taken, specs[name].shape) for name, taken in lines.taken().items()}
     if not indices:
         raise BudgetError(
             f"no line of a matrix fits a budget of {budget.size:,} {budget.unit}: the shortest in scope takes "
-            f"{min(costs.values()):,}; raise it"
+            f"{min(costs[name] + starts[name] for name in costs):,}; raise it"
         )
     mask = Mask.of(specs, indices)
     n_lines = count_lines(mask, codes)
@@ -209,15 +236,18 @@ class _Lines:
     Args:
         totals: matrix -> (lines,) fp64; -inf marks what may not be taken.
         costs: matrix -> what each of its lines takes.
+        starts: matrix -> what the first of them takes beside.
 
     Raises:
         CheckpointError: a total is NaN.
     """
 
-    def __init__(self, totals: Mapping[str, npt.NDArray[np.float64]], costs: Mapping[str, int]) -> None:
+    def __init__(
+        self, totals: Mapping[str, npt.NDArray[np.float64]], costs: Mapping[str, int], starts: Mapping[str, int]
+    ) -> None:
         if any(np.isnan(part).any() for part in totals.values()):
             raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
-        self._totals, self._costs = totals, costs
+        self._totals, self._costs, self._starts = totals, costs, starts
         self._taken = {name: np.zeros(len(part), np.bool_) for name, part in totals.items()}
 
     def take(self, names: Sequence[str], share: int) -> int:
@@ -225,13 +255,15 @@ class _Lines:
         names = sorted(names)
         flat = np.concatenate([np.where(self._taken[name], -np.inf, self._totals[name]) for name in names])
         sizes = [len(self._totals[name]) for name in names]
-        cost, taken = np.repeat([self._costs[name] for name in names], sizes), np.zeros(len(flat), np.bool_)
-        shortest = int(cost.min())
+        owner, taken = np.repeat(np.arange(len(names)), sizes), np.zeros(len(flat), np.bool_)
+        costs = [self._costs[name] for name in names]
+        starts = [0 if self._taken[name].any() else self._starts[name] for name in names]
         for position in np.argsort(-flat, kind="stable"):
-            if share < shortest or flat[position] == -np.inf:
+            if share < min(costs) or flat[position] == -np.inf:
                 break
-            if cost[position] <= share:
-                taken[position], share = True, share - int(cost[position])
+            cost = costs[owner[position]] + starts[owner[position]]
+            if cost <= share:
+                taken[position], share, starts[owner[position]] = True, share - cost, 0
         for name, part in zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True):
             self._taken[name] |= part
         return share
