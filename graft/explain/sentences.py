@@ -10,6 +10,14 @@ from graft.explain.explanation import Explanation
 from graft.explain.sharing import Sharing
 
 _FEW = 6  # names in a sentence
+_ELSEWHERE = {  # role of a matrix, or else kind of a tensor -> what such are called
+    "writes": "matrices that write to it",
+    "within": "matrices that do neither",
+    "embedding": "embeddings",
+    "norm": "norms",
+    "bias": "biases",
+    "unknown": "not placed",
+}
 _WIDTH = 90  # characters of a text in a line
 
 
@@ -51,16 +59,18 @@ def _describe_readers(explanation: Explanation) -> Iterator[str]:
     readers, common = explanation.readers, explanation.commonest
     k = sum(tensor.k for tensor in readers)
     if common is None:
-        yield f"Of {explanation.k:,} entries none lies in a matrix that reads the residual stream."
+        yield f"Of {_count(explanation.k, 'entry')} none lies in a matrix that reads the residual stream."
         return
-    where = f"the {len(readers)} touched matrices that read the residual stream" if len(readers) > 1 else "one matrix"
-    yield f"Of {explanation.k:,} entries {k:,} ({_percent(k / explanation.k)}) lie in {where}."
+    are = "the one touched matrix that reads" if len(readers) == 1 else f"the {len(readers)} touched matrices that read"
+    share = _percent(k / explanation.k)
+    yield f"Of {_count(explanation.k, 'entry')} {k:,} ({share}) {_lie(k)} in {are} the residual stream."
     listed = ", ".join(f"{dimension} ({n:,})" for dimension, n in common.counts.items())
     n = len(common.counts)
     yield (
-        f"Of these {common.k:,} ({_percent(common.share)}) lie in {n} of {explanation.width:,} input dimensions: "
+        f"Of these {common.k:,} ({_percent(common.share)}) {_lie(common.k)} in {n} of "
+        f"{_count(explanation.width, 'input dimension')}: "
         f"{listed}; as many random entries would have {_percent(common.by_chance)} in their {n} commonest. "
-        f"They are as concentrated as an even spread over {common.effective:,.3g} dimensions."
+        f"{'It is' if k == 1 else 'They are'} as concentrated as an even spread over {_spread(common.effective)}."
     )
     if len(readers) > 1:
         recur = ", ".join(f"{dimension} in {n_in}" for dimension, n_in in list(common.tensors.items())[:_FEW])
@@ -83,10 +93,11 @@ def _by_chance(sharing: Sharing) -> str:
 
 
 def _describe_rest(explanation: Explanation) -> Iterator[str]:
-    writers = [tensor for tensor in explanation.of_role("writes") if tensor.place.kind == "matrix"]
-    parts = {"matrices that write to it": sum(tensor.k for tensor in writers)}
-    parts |= {"embeddings": explanation.count_kind("embedding"), "norms": explanation.count_kind("norm")}
-    parts |= {"biases": explanation.count_kind("bias")}
+    parts = dict.fromkeys(_ELSEWHERE.values(), 0)
+    for tensor in explanation.tensors:
+        role, kind = tensor.place.role, tensor.place.kind
+        if role != "reads":
+            parts[_ELSEWHERE["unknown" if role == "unknown" else role if kind == "matrix" else kind]] += tensor.k
     told = [f"{name} {n:,} ({_percent(n / explanation.k)})" for name, n in parts.items() if n]
     if told:
         yield f"Entries elsewhere: {', '.join(told)}."
@@ -94,7 +105,8 @@ def _describe_rest(explanation: Explanation) -> Iterator[str]:
         yield f"Rows of the word embeddings with the most entries: {_list_tokens(explanation)}."
     if explanation.dense:
         whole = sum(explanation.dense.values())
-        yield f"Beside the entries it brings {len(explanation.dense)} whole tensors of {whole:,} weights."
+        tensors = _count(len(explanation.dense), "whole tensor")
+        yield f"Beside the entries it brings {tensors} of {_count(whole, 'weight')}."
 
 
 def _list_tokens(explanation: Explanation) -> str:
@@ -103,17 +115,22 @@ def _list_tokens(explanation: Explanation) -> str:
 
 
 def _describe_rank(explanation: Explanation) -> Iterator[str]:
-    if explanation.matrices:
+    n, rank, taken = len(explanation.matrices), f"{explanation.largest_rank:,}", f"{explanation.factor_bytes:,} bytes"
+    if n == 1:
+        yield f"The one matrix has exact rank {rank}; as a LoRA of that rank its factors take {taken} in float32."
+    elif n:
         yield (
-            f"The {len(explanation.matrices):,} matrices have exact rank {explanation.largest_rank:,} at most; "
-            f"as a LoRA of those ranks their factors take {explanation.factor_bytes:,} bytes in float32."
+            f"The {n:,} matrices have exact rank {rank} at most; as a LoRA of those ranks their factors take {taken} "
+            "in float32."
         )
 
 
 def _describe_unknown(explanation: Explanation) -> Iterator[str]:
     unknown = explanation.of_role("unknown")
     if unknown:
-        named = ", ".join(f"{tensor.name} ({tensor.place.why})" for tensor in unknown[:_FEW])
+        named = ", ".join(
+            f"{tensor.name} ({_count(tensor.k, 'entry')}; {tensor.place.why})" for tensor in unknown[:_FEW]
+        )
         more = f" and {len(unknown) - _FEW} more" if len(unknown) > _FEW else ""
         yield f"Not placed at the residual stream: {named}{more}."
 
@@ -126,8 +143,8 @@ def _describe_activations(activations: Activations) -> Iterator[str]:
             for row in activations.dimensions[:_FEW]
         )
         yield (
-            f"On {activations.n_texts:,} validation texts of {activations.n_tokens:,} tokens, the root mean square of "
-            f"the inputs in dimension {told}."
+            f"On {_count(activations.n_texts, 'validation text')} of {_count(activations.n_tokens, 'token')}, the root "
+            f"mean square of the inputs in dimension {told}."
         )
         largest = ", ".join(f"{row.dimension} ({_times(row.times_median)})" for row in activations.largest)
         yield f"The largest inputs, over the median dimension's, are those of {largest}."
@@ -143,6 +160,21 @@ def _list_names(names: Iterable[str]) -> str:
 def _describe_text(text: ChangedText) -> str:
     change, gold = describe_change(text), f", gold {text.gold}" if text.gold is not None else ""
     return f"{text.kl:.3f}  {f'{change}{gold}: ' if change else ''}{shorten_text(text)}"
+
+
+def _count(n: int, word: str) -> str:
+    """Return a number with its noun, in the plural but for 1."""
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{n:,} {word if n == 1 else plural}"
+
+
+def _lie(n: int) -> str:
+    return "lies" if n == 1 else "lie"
+
+
+def _spread(effective: float) -> str:
+    number = f"{effective:,.3g}"
+    return f"{number} dimension" if number == "1" else f"{number} dimensions"
 
 
 def _percent(share: float) -> str:

@@ -99,4 +99,6 @@ def _keep(codes: torch.Tensor, code: int, share: float, generator: torch.Generat
     """Return the (k,) indices of one code's entries that stay."""
     own = (codes == code).nonzero().squeeze(1)
     order = torch.randperm(len(own), generator=generator)
-    return own[order[: len(own) - round(len(own) * share)]]
+    # a fraction of an entry is the chance of one more: rounded, the rare codes, which move most, would all be dropped
+    part = float(torch.rand((), generator=generator, dtype=torch.float64))
+    return own[order[: int(len(own) * (1 - share) + part)]]

@@ -37,6 +37,7 @@ class LocalizationContext:
         validation: the validation examples; empty for methods without data.
         general: examples of general texts; empty for methods that read none.
         general_head: which reads these over the same model; None: their texts alone are read.
+        with_base_values: the patch will hold the base's values too, which a budget of bytes counts.
         score_cache: the settings that scores depend on -> scores computed before.
     """
 
@@ -47,6 +48,7 @@ class LocalizationContext:
     validation: Sequence[Example] = ()
     general: Sequence[Example] = ()
     general_head: Head | None = None
+    with_base_values: bool = False
     score_cache: ScoreCache = field(default_factory=dict)
 
     @property
@@ -93,7 +95,8 @@ class LocalizationContext:
         if self.config.has_lines:
             of_every_weight = self.score(name)
             assert isinstance(of_every_weight, DenseScores)  # as `graft.localize.localization` sees to
-            return choose_lines(of_every_weight, list(self.changes.counts), self.config, draws=name == "random")
+            matrices, stored = list(self.changes.counts), self.with_base_values
+            return choose_lines(of_every_weight, matrices, self.config, draws=name == "random", with_base_values=stored)
         scores, max_rank = self.score(name), self.config.max_rank
         if max_rank is None:
             return scores.select(self.groups)

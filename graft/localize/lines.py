@@ -4,7 +4,8 @@ SGD gathers a skill in few input dimensions (outlier dimensions, arXiv 2310.1771
 costs little of it, and a file names each line once (`graft.patch.format.lines`). A line is worth the sum of its changed
 entries' scores, to first order what all of it would do; the best are taken while they fit a budget of entries, of lines
 or of bytes (of values and of lines' names, the header aside). One that does not fit is passed over for the next that
-does, so that a budget is never exceeded, and what is left of it is less than any line that might still be had.
+does, so that a budget is never exceeded, and what is left of it is less than any line that might still be had. Where an
+allocation shares it out, what the groups leave of their shares goes to the best lines of all that fit.
 
 Columns of two layers y = W x of shapes (2, 3) and (1, 2), stored (out, in), and a budget of 5 entries:
 
@@ -20,11 +21,13 @@ from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from graft.errors import BudgetError, CheckpointError
 from graft.files.tensor_spec import ITEM_SIZES, TensorSpec
 from graft.localize.budget import allocate, resolve_budget
+from graft.patch.format.coding import CONTINUE
 from graft.patch.format.lines import expand_lines, measure_lines
 from graft.patch.mask import Indices, Mask
 from graft.scores.coordinates import Groups
@@ -35,7 +38,7 @@ from graft.tensors.transposed import find_input_axes
 
 Unit = Literal["entries", "lines", "bytes"]
 Totals = Mapping[str, Callable[[], torch.Tensor]]
-NAME_BYTES = 2  # of a line in a file, but for the few that lie 65,535 lines from the one before
+NAME_BYTES = 2  # of a line in a file, and of each 65,535 lines that it lies after the one before
 
 
 class SizeOfLines(Protocol):
@@ -53,16 +56,30 @@ class SizeOfLines(Protocol):
 
 @dataclass(frozen=True)
 class LineBudget:
-    """How much whole lines may take: so many of a unit, shared out by an allocation."""
+    """How much whole lines may take: so many of a unit, shared out by an allocation.
+
+    Attributes:
+        unit: what is counted.
+        size: how many.
+        allocation: how they are shared out.
+        copies: values that a file holds of each entry.
+    """
 
     unit: Unit
     size: int
     allocation: Allocation = "global"
+    copies: int = 1
 
     def cost(self, spec: TensorSpec, code: str) -> int:
         """Return what a line of a matrix takes of the budget."""
         length = measure_lines(code, spec.shape)[1]
-        return {"entries": length, "lines": 1, "bytes": length * ITEM_SIZES[spec.dtype] + NAME_BYTES}[self.unit]
+        n_bytes = length * ITEM_SIZES[spec.dtype] * self.copies + NAME_BYTES
+        return {"entries": length, "lines": 1, "bytes": n_bytes}[self.unit]
+
+    def start_cost(self, spec: TensorSpec, code: str) -> int:
+        """Return what the first line of a matrix may take beside: its file tells far lines by steps to them."""
+        n_lines = measure_lines(code, spec.shape)[0]
+        return (n_lines - 1) // CONTINUE * NAME_BYTES if self.unit == "bytes" else 0
 
     def share(self, specs: Mapping[str, TensorSpec]) -> Groups:
         """Return the shares of groups of matrices.
@@ -75,8 +92,10 @@ class LineBudget:
         return [(tuple(specs), self.size)]
 
 
-def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
+def find_budget(n_parameters: int, config: SizeOfLines, *, with_base_values: bool = False) -> LineBudget:
     """Return the budget of the settings of a patch or of a refit: of lines or bytes where they say so, else of entries.
+
+    `with_base_values` says that the file holds the base's values too.
 
     Raises:
         BudgetError: a budget of no entry.
@@ -85,7 +104,7 @@ def find_budget(n_parameters: int, config: SizeOfLines) -> LineBudget:
     if config.lines is not None:
         return LineBudget("lines", config.lines)
     if config.bytes is not None:
-        return LineBudget("bytes", config.bytes)
+        return LineBudget("bytes", config.bytes, copies=1 + with_base_values)
     return LineBudget("entries", resolve_budget(n_parameters, config.density, config.budget), allocation)
 
 
@@ -124,8 +143,11 @@ def find_codes(base: Checkpoint, names: Sequence[str], structure: str) -> dict[s
 
 
 def total_lines(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, ...], code: str) -> torch.Tensor:
-    """Return (lines,) fp64 sums of (n,) scores over what may be taken, -inf for a line of which nothing may."""
-    axis = 0 if code == "columns" else 1
+    """Return (lines,) fp64 sums of (n,) scores over what may be taken, -inf for a line of which nothing may.
+
+    What scores -inf may not be taken for its own sake, and adds nothing.
+    """
+    axis, may_take = 0 if code == "columns" else 1, may_take & (scores != -torch.inf)
     sums = scores.masked_fill(~may_take, 0).view(shape).sum(axis, dtype=torch.float64)
     return sums.masked_fill(~may_take.view(shape).any(axis), -torch.inf)
 
@@ -136,7 +158,14 @@ def total_draws(scores: torch.Tensor, may_take: torch.Tensor, shape: tuple[int, 
     return scores.view(shape).select(axis, 0).double().masked_fill(~may_take.view(shape).any(axis), -torch.inf)
 
 
-def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeSpec, *, draws: bool = False) -> Mask:
+def choose_lines(
+    scores: DenseScores,
+    matrices: Sequence[str],
+    config: LocalizeSpec,
+    *,
+    draws: bool = False,
+    with_base_values: bool = False,
+) -> Mask:
     """Choose the lines of matrices with the best totals over the entries that tuning changed.
 
     Args:
@@ -144,6 +173,7 @@ def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeS
         matrices: to choose from.
         config: the structure and its budget.
         draws: the scores are random draws, of which one a line counts.
+        with_base_values: the file will hold the base's values too.
 
     Raises:
         BudgetError, CheckpointError: as `find_codes` and `select_lines`.
@@ -158,7 +188,8 @@ def choose_lines(scores: DenseScores, matrices: Sequence[str], config: LocalizeS
         return add_up(scores.table[name](), changed, specs[name].shape, codes[name])
 
     totals = {name: partial(total, name) for name in matrices}
-    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
+    budget = find_budget(base.n_parameters, config, with_base_values=with_base_values)
+    return select_lines(totals, specs, codes, budget)
 
 
 def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping[str, str], budget: LineBudget) -> Mask:
@@ -174,20 +205,23 @@ def select_lines(totals: Totals, specs: Mapping[str, TensorSpec], codes: Mapping
         BudgetError: no line fits, or there are fewer than a budget of lines asks for.
         CheckpointError: a total is NaN.
     """
-    indices: dict[str, Indices] = {}
     costs = {name: budget.cost(spec, codes[name]) for name, spec in specs.items()}
-    for names, share in budget.share(specs):
-        for name, lines in _take(totals, costs, sorted(names), share).items():
-            indices[name] = expand_lines(codes[name], lines, specs[name].shape)
+    starts = {name: budget.start_cost(spec, codes[name]) for name, spec in specs.items()}
+    lines = _Lines({name: total().numpy() for name, total in totals.items()}, costs, starts)
+    left = sum(lines.take(names, share) for names, share in budget.share(specs))
+    lines.take(tuple(specs), left)
+    indices = {name: expand_lines(codes[name], taken, specs[name].shape) for name, taken in lines.taken().items()}
     if not indices:
         raise BudgetError(
             f"no line of a matrix fits a budget of {budget.size:,} {budget.unit}: the shortest in scope takes "
-            f"{min(costs.values()):,}; raise it"
+            f"{min(costs[name] + starts[name] for name in costs):,}; raise it"
         )
     mask = Mask.of(specs, indices)
     n_lines = count_lines(mask, codes)
     if budget.unit == "lines" and n_lines < budget.size:
-        raise BudgetError(f"a budget of {budget.size:,} lines, but only {n_lines:,} in scope changed: lower it")
+        raise BudgetError(
+            f"a budget of {budget.size:,} lines, but only {n_lines:,} in scope changed and have a score: lower it"
+        )
     return mask
 
 
@@ -196,18 +230,44 @@ def count_lines(mask: Mask, codes: Mapping[str, str]) -> int:
     return sum(len(mask[name]) // measure_lines(codes[name], mask.specs[name].shape)[1] for name in mask)
 
 
-def _take(totals: Totals, costs: Mapping[str, int], names: Sequence[str], share: int) -> dict[str, Indices]:
-    """Return the ascending lines of each matrix that are taken, the best first, while they fit."""
-    values = [totals[name]().numpy() for name in names]
-    flat, sizes = np.concatenate(values), [len(part) for part in values]
-    if np.isnan(flat).any():
-        raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
-    cost = np.repeat([costs[name] for name in names], sizes)
-    taken, shortest = np.zeros(len(flat), np.bool_), int(cost.min())
-    for position in np.argsort(-flat, kind="stable"):
-        if share < shortest or flat[position] == -np.inf:
-            break
-        if cost[position] <= share:
-            taken[position], share = True, share - int(cost[position])
-    parts = zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True)
-    return {name: np.flatnonzero(part) for name, part in parts if part.any()}
+class _Lines:
+    """The lines of matrices that are taken so far.
+
+    Args:
+        totals: matrix -> (lines,) fp64; -inf marks what may not be taken.
+        costs: matrix -> what each of its lines takes.
+        starts: matrix -> what the first of them takes beside.
+
+    Raises:
+        CheckpointError: a total is NaN.
+    """
+
+    def __init__(
+        self, totals: Mapping[str, npt.NDArray[np.float64]], costs: Mapping[str, int], starts: Mapping[str, int]
+    ) -> None:
+        if any(np.isnan(part).any() for part in totals.values()):
+            raise CheckpointError("a score is NaN: the model's loss or weights are not finite")
+        self._totals, self._costs, self._starts = totals, costs, starts
+        self._taken = {name: np.zeros(len(part), np.bool_) for name, part in totals.items()}
+
+    def take(self, names: Sequence[str], share: int) -> int:
+        """Take the lines of some matrices that are left, the best first, while they fit; return what is left over."""
+        names = sorted(names)
+        flat = np.concatenate([np.where(self._taken[name], -np.inf, self._totals[name]) for name in names])
+        sizes = [len(self._totals[name]) for name in names]
+        owner, taken = np.repeat(np.arange(len(names)), sizes), np.zeros(len(flat), np.bool_)
+        costs = [self._costs[name] for name in names]
+        starts = [0 if self._taken[name].any() else self._starts[name] for name in names]
+        for position in np.argsort(-flat, kind="stable"):
+            if share < min(costs) or flat[position] == -np.inf:
+                break
+            cost = costs[owner[position]] + starts[owner[position]]
+            if cost <= share:
+                taken[position], share, starts[owner[position]] = True, share - cost, 0
+        for name, part in zip(names, np.split(taken, np.cumsum(sizes)[:-1]), strict=True):
+            self._taken[name] |= part
+        return share
+
+    def taken(self) -> dict[str, Indices]:
+        """Return the ascending numbers of the lines that are taken, of each matrix with any."""
+        return {name: np.flatnonzero(part) for name, part in sorted(self._taken.items()) if part.any()}

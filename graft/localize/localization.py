@@ -86,7 +86,8 @@ def localize_skill(
     opened = open_model(base, tokenizer=tokenizer)
     pair = open_pair(opened, tuned).without_rounding()
     runtime = Runtime(device, dtype, gradient_checkpointing, parallel)
-    mask = find_entries(pair, task, config, runtime, {} if score_cache is None else score_cache, general=general)
+    cache = {} if score_cache is None else score_cache
+    mask = find_entries(pair, task, config, runtime, cache, general=general, with_base_values=with_base_values)
     method = to_plain(config) | count_of_lines(pair.base, mask, config)
     method |= {} if general is None else {"general": general.spec.name}
     provenance = describe_origin(opened.located, pair, Scope(config.scope), method, task)
@@ -108,13 +109,16 @@ def find_entries(
     score_cache: ScoreCache,
     *,
     general: Task | None = None,
+    with_base_values: bool = False,
 ) -> Mask:
     """Find the entries that hold a skill, without cutting them out; arguments and errors are `localize_skill`'s."""
     check_general(config.method, general is not None)
     if config.has_lines:  # whose sums need the score of every weight
         config = dataclasses.replace(config, exact_scores=True)
     changes = Changes(pair, _names_to_choose_from(pair, config))
-    context = LocalizationContext(changes, _resolve_k(changes, config), config, score_cache=score_cache)
+    context = LocalizationContext(
+        changes, _resolve_k(changes, config), config, with_base_values=with_base_values, score_cache=score_cache
+    )
     if LOCALIZATION_METHODS[config.method].needs_data:
         context.groups  # noqa: B018 - refuses before the costly part
         context = _with_data(context, task, general, runtime)

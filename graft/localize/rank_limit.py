@@ -38,8 +38,12 @@ Bools = npt.NDArray[np.bool_]
 class Ranked(Protocol):
     """Scores of weights, those of `graft.scores.table` among them."""
 
-    def select(self, groups: Groups) -> Mask:
-        """Return the best-scored entries, as many of each group of tensors as its share says."""
+    @property
+    def advice(self) -> str:
+        """How more entries get a score, where they can."""
+
+    def select(self, groups: Groups, *, at_most: bool = False) -> Mask:
+        """Return the best-scored entries, as many of each group of tensors as its share says, or as have a score."""
 
     def at(self, mask: Mask) -> torch.Tensor:
         """Return (k,) scores at a mask, by tensor name, then index."""
@@ -65,12 +69,12 @@ def find_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mappi
     """Return the `multiple` x k best-scored entries less those outside R lines of each matrix; at least k are left.
 
     Raises:
-        BudgetError: the lines hold fewer than k, of all entries or of the candidates where these alone have a score.
+        BudgetError: the lines hold fewer than k, of the entries that have a score.
     """
     k, before = sum(share for _, share in groups), 0
     while True:
         wider = [(names, min(multiple * share, sum(sizes[name] for name in names))) for names, share in groups]
-        pool = scores.select(wider)
+        pool = scores.select(wider, at_most=True)
         within = _within_lines(pool, scores.at(pool), groups, max_rank)
         if len(_keep_top(within, scores.at(within), groups)) == k:
             return within
@@ -78,8 +82,8 @@ def find_within_rank(scores: Ranked, groups: Groups, max_rank: int, sizes: Mappi
             there = f"those in {max_rank} rows and columns of each matrix are {len(within):,}"
             advice = "raise max_rank or lower the budget"
             if len(pool) < sum(n for _, n in wider):  # no more have a score, and the others could fill these lines
-                there = f"of the {len(pool):,} candidates that have a score {there}"
-                advice = f"score every weight (--exact-scores), {advice}"
+                there = f"of the {len(pool):,} that have a score {there}"
+                advice = ", ".join(filter(None, (scores.advice, advice)))
             raise BudgetError(f"a budget of {k:,} entries, but {there}: {advice}")
         before, multiple = len(pool), multiple * _GROWTH
 

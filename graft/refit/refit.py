@@ -140,7 +140,7 @@ class Refitter:
         if support is not None:
             given = place_region(support, StoredTarget(pair.base), self.opened.located.name)
         scope = _scope_of(config, given)
-        mask = self._choose(config, scope) if given is None else given
+        mask = self._choose(config, scope, with_base_values) if given is None else given
         # between rounds entries may grow anywhere in scope
         names = {*mask, *(pair.names_in(scope) if config.rounds > 1 else ())}
         context = self._context(sorted(names), len(mask), config)
@@ -153,12 +153,14 @@ class Refitter:
         patch = cut_patch(pair, entries.mask, provenance, with_base_values=with_base_values)
         return dataclasses.replace(patch, values=entries.rounded(fit.values))
 
-    def _choose(self, config: RefitSpec, scope: Scope) -> Mask:
+    def _choose(self, config: RefitSpec, scope: Scope, with_base_values: bool) -> Mask:
         """Return the entries to fit, by the refit's own loss or a method of localization."""
         k = resolve_budget(self.pair.base.n_parameters, config.density, config.budget)
         if is_chosen_by_loss(config):
-            return choose_by_loss(self._context(self.pair.names_in(scope), k, config))
-        return find_entries(self.pair, self.task, localization_of(config, k), self.runtime, {})
+            context = self._context(self.pair.names_in(scope), k, config)
+            return choose_by_loss(dataclasses.replace(context, with_base_values=with_base_values))
+        chooser = localization_of(config, k)
+        return find_entries(self.pair, self.task, chooser, self.runtime, {}, with_base_values=with_base_values)
 
     def _context(self, names: Sequence[str], k: int, config: RefitSpec) -> SupportContext:
         weights = match_weights(self.objective.head.model, names)

@@ -39,6 +39,7 @@ class SupportContext:
         k: how many entries.
         config: the refit block, for the structure of the support, how many texts choose it, and how many are in a
             backward pass, on which the mean does not depend beyond rounding.
+        with_base_values: the patch will hold the base's values too, which a budget of bytes counts.
     """
 
     objective: Objective | MixedObjective
@@ -47,6 +48,7 @@ class SupportContext:
     examples: Sequence[Example]
     k: int
     config: RefitSpec
+    with_base_values: bool = False
 
     def gradients(self) -> Gradients:
         """Return the gradient of the mean loss where the weights are now: base name -> (n,) fp32.
@@ -132,7 +134,7 @@ def largest_gradients(context: SupportContext) -> Mask:
     """Choose the k entries with the largest |gradient| of the mean loss at the base, in the structure asked for."""
     gradients, config, base = context.gradients(), context.config, context.base
     if config.has_lines:
-        return _largest_lines(gradients, base, config)
+        return _largest_lines(gradients, base, config, context.with_base_values)
     if config.max_rank is None:
         return select_largest(gradients, base, context.k)
     ranked = RankedGradients(
@@ -149,12 +151,14 @@ class RankedGradients:
     Attributes:
         gradients: base name -> (n,) fp32.
         base: the base checkpoint.
+        advice: none, since every entry has a gradient.
     """
 
     gradients: Gradients
     base: Checkpoint
+    advice: str = ""
 
-    def select(self, groups: Groups) -> Mask:
+    def select(self, groups: Groups, *, at_most: bool = False) -> Mask:
         """Return the entries with the largest sizes, of each group as many as its share."""
         ((_, k),) = groups
         return select_largest(self.gradients, self.base, k)
@@ -164,7 +168,7 @@ class RankedGradients:
         return torch.cat([_sizes(self.gradients[name][torch.tensor(mask[name])]) for name in mask])
 
 
-def _largest_lines(gradients: Gradients, base: Checkpoint, config: RefitSpec) -> Mask:
+def _largest_lines(gradients: Gradients, base: Checkpoint, config: RefitSpec, with_base_values: bool) -> Mask:
     """Return the lines of matrices with the largest sums of |gradient|."""
     specs = {name: base.spec(name) for name in gradients if len(base.spec(name).shape) == 2}
     codes = find_codes(base, list(specs), str(config.structure))
@@ -173,7 +177,8 @@ def _largest_lines(gradients: Gradients, base: Checkpoint, config: RefitSpec) ->
         name: partial(total_lines, gradients[name].abs(), everywhere.expand(spec.numel), spec.shape, codes[name])
         for name, spec in specs.items()
     }
-    return select_lines(totals, specs, codes, find_budget(base.n_parameters, config))
+    budget = find_budget(base.n_parameters, config, with_base_values=with_base_values)
+    return select_lines(totals, specs, codes, budget)
 
 
 def select_largest(gradients: Gradients, base: Checkpoint, k: int) -> Mask:

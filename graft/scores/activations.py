@@ -1,7 +1,9 @@
 """Sums over a task's tokens of the inputs of modules, in double precision, of real tokens alone.
 
 Texts are read as a head reads them, in its template and with what follows, or alone.
-Embeddings look up rows, which is a product with one-hot inputs: their sum is how often each row was looked up.
+Embeddings look up rows, which is a product with one-hot inputs: their sum is how often each row was looked up. That
+is known of those that look up what they are called with, a row a token: not of those that make positions of a mask, nor
+of tables of distances.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class InputSums:
     Attributes:
         n: tokens.
         total, squares: (width,) fp64 each; 0 before the first token.
-        missed: inputs that cannot be told apart by token, such as an expert's, and are in no sum.
+        missed: inputs that cannot be told apart by token, such as an expert's or a table of distances', in no sum.
         axis: of the weight, along which its inputs lie; None of a module that is no product of matrices.
     """
 
@@ -70,7 +72,7 @@ class _Recorder:
         def record(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
             states, sums = inputs[0], self.sums[name]
             if isinstance(module, torch.nn.Embedding):
-                self._add_rows(sums, states, module.num_embeddings)
+                self._add_rows(sums, states, module)
             elif states.shape[:-1] == self.mask.shape or states.shape[:-1] == (self.mask.numel(),):
                 sums.add(states.flatten(0, -2)[self.mask.flatten()])
             elif not is_layer_name(name):  # a pooler's first token, an output layer's: no padding among them
@@ -80,13 +82,22 @@ class _Recorder:
 
         return record
 
-    def _add_rows(self, sums: InputSums, rows: torch.Tensor, height: int) -> None:
+    def _add_rows(self, sums: InputSums, rows: torch.Tensor, module: torch.nn.Embedding) -> None:
         if rows.ndim == 1:  # positions, the same for every text
             rows = rows.unsqueeze(0)
-        if rows.shape[-1] != self.mask.shape[-1]:
+        alike = rows.shape in (self.mask.shape, (1, self.mask.shape[-1]))
+        if not alike or rows.is_floating_point() or not _looks_up_its_argument(module):
             sums.missed += 1
         else:
-            sums.add_rows(rows.expand_as(self.mask)[self.mask], height)
+            sums.add_rows(rows.expand_as(self.mask)[self.mask], module.num_embeddings)
+
+
+def _looks_up_its_argument(module: torch.nn.Embedding) -> bool:
+    """Return whether what a module is called with are the rows that it looks up; scaled words are, too.
+
+    OPT's positions are called with the mask, BART's with the words.
+    """
+    return type(module).forward is torch.nn.Embedding.forward or hasattr(module, "embed_scale")
 
 
 def sum_inputs(
@@ -131,12 +142,21 @@ def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, ba
     with head.evaluating():
         for start in tqdm(range(0, len(order), batch_size), desc="activations", disable=None, leave=False):
             chosen = [examples[i] for i in order[start : start + batch_size]]
-            for batch in head.inputs(chosen) if as_task else [head.tokenize(list(map(_text_of, chosen)))]:
+            batches = head.inputs(chosen) if as_task else [head.tokenize(list(map(_text_of, chosen)))]
+            for batch in (part for whole in batches for part in _cut_square(whole)):
                 recorder.mask = batch["attention_mask"].bool()
                 n_tokens += int(recorder.mask.sum())
                 first = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
                 run_model(head.model, {**batch, "decoder_input_ids": first})  # which a model without a decoder ignores
     return n_tokens
+
+
+def _cut_square(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Return a batch in two parts where it has as many texts as tokens: a table of distances would look like words."""
+    n_texts, n_tokens = batch["input_ids"].shape
+    if n_texts == 1 or n_texts != n_tokens:
+        return [batch]
+    return [{name: rows[part] for name, rows in batch.items()} for part in (slice(1), slice(1, None))]
 
 
 def _text_of(example: Example) -> Texts:

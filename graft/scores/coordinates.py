@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from graft.errors import CheckpointError
 from graft.patch.mask import Mask
 from graft.scores.running_top import indices_of_largest
 from graft.tensors.pair import CheckpointPair
@@ -32,7 +33,14 @@ class Coordinates:
         return len(self.mask)
 
     def keep_top(self, scores: torch.Tensor, groups: Groups) -> torch.Tensor:
-        """Return (n,) bool: in each group its share of the highest scores; ties go to the earlier coordinate."""
+        """Return (n,) bool: in each group its share of the highest scores; ties go to the earlier coordinate.
+
+        Raises:
+            CheckpointError: a score is NaN, by which nothing can be ordered; the tensor is named.
+        """
+        for name, part in self.slices.items():
+            if torch.isnan(scores[part]).any():
+                raise CheckpointError(f"tensor {name!r}: a score is NaN: its gradient or its weights are not finite")
         chosen = torch.zeros(len(self), dtype=torch.bool)
         for names, share in groups:
             positions = self._positions_in(names)

@@ -160,8 +160,11 @@ class GradientPath:
 
     def _with_drawn_labels(self) -> list[Example]:
         logits = self.head.predict(self.examples, batch_size=self.batch_size, label="labels")
-        generator = torch.Generator().manual_seed(self.seed)
-        labels = torch.multinomial(logits.double().softmax(-1), 1, generator=generator).squeeze(1).tolist()
+        generator, names = torch.Generator().manual_seed(self.seed), self.head.task.labels
+        n = logits.shape[1]  # a draw goes through the labels by their names, so that their order in a task is no matter
+        order = torch.tensor(sorted(range(n), key=names.__getitem__) if len(names) == n else range(n))
+        drawn = torch.multinomial(logits.double().softmax(-1)[:, order], 1, generator=generator).squeeze(1)
+        labels = order[drawn].tolist()
         return [dataclasses.replace(example, label=label) for example, label in zip(self.examples, labels, strict=True)]
 
     def _fit_offsets(self) -> torch.Tensor | None:

@@ -41,7 +41,7 @@ Places = tuple[torch.Tensor, torch.Tensor]  # (n,) int64, by the task's texts an
 
 
 def score_mathneuro(inputs: ScoreInput) -> ScoreTable:
-    """Score the entries of the skill by their rank on its texts, above 0 and at most 1, and all others 0.
+    """Score the entries of the skill by their rank on its texts, above 0 and at most 1, and all others -inf.
 
     Raises:
         BudgetError: at no share K are enough changed entries left.
@@ -114,4 +114,4 @@ def _score(find_places: Callable[[], Places], share: int) -> torch.Tensor:
     """Return (n,) fp32 scores of one tensor."""
     task, general = find_places()
     is_the_skills = (task < share) & (share <= general)
-    return (1 - task / GRID).float().masked_fill_(~is_the_skills, 0)
+    return (1 - task / GRID).float().masked_fill_(~is_the_skills, -torch.inf)

@@ -17,13 +17,14 @@ from graft.scores.running_top import RunningTop
 ScoreSource = Mapping[str, Callable[[], torch.Tensor]]
 
 
-def select_top(scores: ScoreSource, names: Sequence[str], k: int) -> dict[str, Indices]:
+def select_top(scores: ScoreSource, names: Sequence[str], k: int, *, at_most: bool = False) -> dict[str, Indices]:
     """Select the k entries with the largest scores; ties go by tensor name, then index.
 
     Args:
         scores: tensor name -> function that gives its (n,) fp32 scores; -inf marks what may not be taken.
         names: the tensors to choose from.
         k: how many, at least 1.
+        at_most: take fewer where fewer may be taken.
 
     Returns:
         tensor name -> (k_i,) int64 ascending indices, for tensors with entries; the k_i sum to exactly k.
@@ -40,9 +41,9 @@ def select_top(scores: ScoreSource, names: Sequence[str], k: int) -> dict[str, I
         top.offer(values, starts[-1])  # positions count through the tensors, so that ties go by name, then index
         starts.append(starts[-1] + len(values))
     positions = top.pop()[1].sort().values.numpy()
-    if starts[-1] < k:
+    if starts[-1] < k and not at_most:
         raise BudgetError(f"a budget of {k:,} entries, but only {starts[-1]:,} in scope")
-    if len(positions) < k:
+    if len(positions) < k and not at_most:
         raise BudgetError(f"fewer than {k:,} entries in scope may be chosen: those left have no score")
     bounds = np.searchsorted(positions, starts)
     parts = zip(names, starts, bounds, bounds[1:], strict=False)

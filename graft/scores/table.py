@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -18,11 +18,20 @@ from graft.tensors.pair import CheckpointPair
 
 
 class Scores(ABC):
-    """Scores of weights: of all in scope, or of candidates."""
+    """Scores of weights: of all in scope, or of candidates.
+
+    Attributes:
+        advice: how more entries get a score, where they can.
+    """
+
+    advice: ClassVar[str] = ""
 
     @abstractmethod
-    def select(self, groups: Groups) -> Mask:
-        """Return the best-scored changed entries, as many of each group of tensors as its share says."""
+    def select(self, groups: Groups, *, at_most: bool = False) -> Mask:
+        """Return the best-scored changed entries, as many of each group of tensors as its share says.
+
+        With `at_most` they are fewer where fewer have a score.
+        """
 
     @abstractmethod
     def at(self, mask: Mask) -> torch.Tensor:
@@ -49,12 +58,12 @@ class DenseScores(Scores):
     pair: CheckpointPair
     table: ScoreTable
 
-    def select(self, groups: Groups) -> Mask:
+    def select(self, groups: Groups, *, at_most: bool = False) -> Mask:
         """Select in one pass, with one tensor's scores in memory at a time."""
         changed_scores = {name: partial(self._score_changed, name) for name in self.table}
         indices = {}
         for group, share in groups:
-            indices.update(select_top(changed_scores, group, share))
+            indices.update(select_top(changed_scores, group, share, at_most=at_most))
         return Mask.of({name: self.pair.base.spec(name) for name in indices}, indices)
 
     def at(self, mask: Mask) -> torch.Tensor:
@@ -91,8 +100,9 @@ class CandidateScores(Scores):
     pair: CheckpointPair
     coordinates: Coordinates
     values: torch.Tensor
+    advice: ClassVar[str] = "score every weight (--exact-scores)"
 
-    def select(self, groups: Groups) -> Mask:
+    def select(self, groups: Groups, *, at_most: bool = True) -> Mask:
         """Select the best candidates; all of them in a group that has fewer than its share."""
         return self.coordinates.mask_of(self.coordinates.keep_top(self.values, groups))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -103,10 +104,45 @@ def test_edges_one_entry_a_scalar_and_a_convolution() -> None:
     specs = {"scale": spec(), "patch.projection.weight": spec(4, 3, 2, 2), QUERY.format(0): spec(8, 8)}
     explanation = explain_mask(Mask.of(specs, {name: [0] for name in specs}))
     text = "\n".join(describe_explanation(explanation))
-    assert "Not placed at the residual stream: patch.projection.weight (4 axes, so no matrix), scale" in text
+    assert "Not placed at the residual stream: patch.projection.weight (1 entry; 4 axes, so no matrix), scale" in text
     assert "share their input" not in text  # no pair of entries
     json.dumps(explanation.to_json(), allow_nan=False)
     assert find_commonest([]) is None
+
+
+def test_every_entry_is_told_of_once() -> None:
+    layer = "model.layers.0"
+    specs = {
+        f"{layer}.self_attn.q_proj.weight": spec(64, 64),
+        f"{layer}.self_attn.kv_b_proj.weight": spec(96, 24),  # meets the stream on no side
+        f"{layer}.self_attn.o_proj.weight": spec(64, 48),
+        f"{layer}.mixer.D": spec(64),
+        f"{layer}.conv.weight": spec(64, 1, 4),
+        f"{layer}.input_layernorm.weight": spec(64),
+        "model.embed_tokens.weight": spec(90, 48),  # of another width than the stream
+    }
+    mask = Mask.of(specs, {name: range(2 + i) for i, name in enumerate(specs)})
+    text = "\n".join(describe_explanation(explain_mask(mask, width=64)))
+    assert "Of 35 entries 2 (5.7 %) lie in the one touched matrix that reads the residual stream." in text
+    elsewhere = re.search("Entries elsewhere: (.*)[.]\n", text)
+    assert elsewhere is not None
+    parts = dict(re.findall(r"([a-z ]+) (\d+) [(]", elsewhere[1]))
+    assert parts == {
+        "matrices that write to it": "4", " matrices that do neither": "3", " norms": "7", " not placed": str(5 + 6 + 8)
+    }  # fmt: skip
+    assert f"{layer}.mixer.D (5 entries; " in text
+    assert f"{layer}.conv.weight (6 entries; " in text
+    assert "model.embed_tokens.weight (8 entries; an embedding 48 wide" in text
+
+
+def test_one_of_a_thing_is_told_of_in_the_singular() -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    text = "\n".join(describe_explanation(explain_mask(Mask.of({name: spec(64, 64)}, {name: [5]}), width=64)))
+    assert text.startswith("Of 1 entry 1 (100 %) lies in the one touched matrix that reads the residual stream.")
+    assert "as concentrated as an even spread over 1 dimension." in text
+    assert "The one matrix has exact rank 1; as a LoRA of that rank its factors take 512 bytes" in text
+    text = "\n".join(describe_explanation(explain_mask(Mask.of({"x": spec(1)}, {"x": [0]}), width=1)))
+    assert text.startswith("Of 1 entry none lies in a matrix")
 
 
 def test_nothing_reads() -> None:

@@ -18,10 +18,13 @@ from graft.errors import BudgetError, CheckpointError, ConfigError
 from graft.files.tensor_spec import TensorSpec
 from graft.localize.lines import LineBudget, count_lines, find_codes, select_lines, total_lines
 from graft.localize.localization import localize_skill
+from graft.patch.format.lines import encode_entries
 from graft.patch.format.writing import patch_bytes
 from graft.patch.mask import Mask
+from graft.refit.refit import refit_skill
 from graft.scores.registry import SCORES
 from graft.specs.localize import LocalizeSpec
+from graft.specs.refit import RefitSpec
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from tests.checkpoints import write_single
@@ -99,6 +102,13 @@ def test_a_line_that_does_not_fit_is_passed_over() -> None:
         choose({"w": torch.tensor([[torch.nan, 1]])}, {"w": "columns"}, LineBudget("lines", 1))
 
 
+def test_what_has_no_score_adds_nothing_and_a_line_of_such_alone_is_not_taken() -> None:
+    none = -float("inf")
+    scores, changed = torch.tensor([[3.0, none, none], [none, none, none]]), torch.tensor([[True] * 3, [False] * 3])
+    for code, expected in (("columns", [3.0, none, none]), ("rows", [3.0, none])):
+        assert total_lines(scores.flatten(), changed.flatten(), (2, 3), code).tolist() == expected
+
+
 @pytest.mark.parametrize("structure", ["columns", "rows"])
 @pytest.mark.parametrize("method", [name for name in SCORES if name != "talos"])
 def test_every_score_chooses_whole_lines(method: str, structure: Any, base: Path, tuned: Path, task: Task) -> None:
@@ -123,6 +133,33 @@ def test_a_file_of_lines_takes_hardly_more_than_its_values(base: Path, tuned: Pa
     by_bytes = localize_skill(base, tuned, None, dataclasses.replace(FREE, budget=None, structure="rows", bytes=900))
     n = by_bytes.provenance.method["lines"]
     assert 4 * len(by_bytes) + 2 * n <= 900
+
+
+@pytest.mark.parametrize("with_base_values", [False, True])
+def test_a_budget_of_bytes_counts_all_values_that_the_file_holds(
+    with_base_values: bool, base: Path, tuned: Path, task: Task
+) -> None:
+    config = LocalizeSpec("magnitude", structure="columns", bytes=1000)
+    patch = localize_skill(base, tuned, None, config, with_base_values=with_base_values)
+    refit = RefitSpec(structure="columns", bytes=1000, epochs=1)
+    for found in (patch, refit_skill(base, tuned, task, refit, with_base_values=with_base_values)):
+        data = patch_bytes(found)
+        assert 700 < len(data) - 8 - int.from_bytes(data[:8], "little") <= 1000
+
+
+def test_a_line_far_from_the_one_before_costs_the_steps_to_it() -> None:
+    spec = TensorSpec("F32", (140_000, 2))
+    total = torch.full((140_000,), -torch.inf, dtype=torch.float64)
+    total[139_990:] = 1.0
+    for size, n in ((30, 2), (34, 3), (13, 0)):  # 10 bytes a line and twice 2 to the first
+        budget = LineBudget("bytes", size)
+        if not n:
+            with pytest.raises(BudgetError, match=r"13 bytes: the shortest in scope takes 14"):
+                select_lines({"w": lambda: total}, {"w": spec}, {"w": "rows"}, budget)
+            continue
+        mask = select_lines({"w": lambda: total}, {"w": spec}, {"w": "rows"}, budget)
+        tokens = encode_entries(mask["w"], spec, by_line=True).gaps
+        assert (len(mask) // 2, tokens.nbytes + 4 * len(mask)) == (n, 4 + 10 * n)
 
 
 def test_random_lines_do_not_favor_long_ones(base: Path, tuned: Path) -> None:
@@ -194,3 +231,15 @@ def test_shares_of_a_budget_hold_whole_lines(allocation: Any, base: Path, tuned:
     config = LocalizeSpec("magnitude", density=0.2, structure="columns", allocation=allocation)
     patch = localize_skill(base, tuned, None, config)
     assert 0 < len(patch) <= round(0.2 * Checkpoint.open(base).n_parameters)
+    k = round(0.2 * Checkpoint.open(base).n_parameters)
+    shortest = min(min(spec.shape) for spec in patch.mask.specs.values())
+    assert k - len(patch) < shortest  # what the groups leave of their shares is used too
+
+
+def test_what_groups_leave_goes_to_the_best_lines_of_all() -> None:
+    matrices = {name: torch.tensor([[9.0 - i, 2, 1, 1]] * 4) for i, name in enumerate("abc")}
+    codes = dict.fromkeys(matrices, "columns")
+    mask = choose(matrices, codes, LineBudget("entries", 18, "per-tensor"))  # 6 each: a column and 2 entries left
+    assert {name: sorted({int(i) % 4 for i in mask[name]}) for name in mask} == {"a": [0, 1], "b": [0], "c": [0]}
+    mask = choose(matrices, codes, LineBudget("entries", 9, "per-tensor"))  # 3 each, which no column fits into
+    assert {name: sorted({int(i) % 4 for i in mask[name]}) for name in mask} == {"a": [0], "b": [0]}

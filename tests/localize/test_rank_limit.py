@@ -18,7 +18,7 @@ from graft.localize.rank_limit import select_within_rank
 from graft.patch.mask import Mask
 from graft.patch.vertex_cover import cover_entries, largest_rank, rank_of
 from graft.scores.coordinates import Coordinates, Groups
-from graft.scores.table import Scores
+from graft.scores.table import CandidateScores, Scores
 from graft.specs.localize import LearnSpec, LocalizeSpec
 from graft.tasks.task import Task
 
@@ -32,7 +32,7 @@ class Table(Scores):
         self.values = torch.cat([matrices[name].flatten() for name in self.coordinates.mask])
         self.sizes = {name: spec.numel for name, spec in specs.items()}
 
-    def select(self, groups: Groups) -> Mask:
+    def select(self, groups: Groups, *, at_most: bool = True) -> Mask:
         return self.coordinates.mask_of(self.coordinates.keep_top(self.values, groups))
 
     def at(self, mask: Mask) -> torch.Tensor:
@@ -141,6 +141,8 @@ def test_what_cannot_keep_to_a_rank_is_refused(base: Path, tuned: Path, task: Ta
 class Few(Table):
     """The same where the best few entries alone have a score."""
 
+    advice = CandidateScores.advice
+
     def __init__(self, matrices: dict[str, torch.Tensor], n: int) -> None:
         super().__init__(matrices)
         best = self.values.sort(descending=True, stable=True).indices[:n].sort().values
@@ -152,7 +154,7 @@ class Few(Table):
 
 def test_a_refusal_says_whether_other_entries_could_fill_the_lines() -> None:
     matrices = {"w": torch.eye(4) + torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) / 2}
-    scored = r"of the 5 candidates that have a score those in 1 .* are \d: score every weight \(--exact-scores\), raise"
+    scored = r"of the 5 that have a score those in 1 .* are \d: score every weight \(--exact-scores\), raise"
     few = Few(matrices, 5)
     with pytest.raises(BudgetError, match=scored):
         select_within_rank(few, [(("w",), 4)], 1, few.sizes)

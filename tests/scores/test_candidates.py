@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from graft.errors import CheckpointError
 from graft.patch.live import apply_patch
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import cut_patch
 from graft.scores.candidates import Candidates, CandidateSum
 from graft.scores.gradient_path import GradientPath
 from graft.scores.gradients import capture_gradients
+from graft.scores.table import CandidateScores
 from tests.checkpoints import bits_of, changed_mask
 
 K = 200
@@ -49,6 +52,19 @@ def test_each_group_keeps_its_own_share(path: GradientPath) -> None:
     candidates = Candidates(path.pair, path.weights, mask, groups)
     kept = candidates.mask_of(candidates.choose(vector(candidates, 0)))
     assert [sum(len(kept[name]) for name in group) for group, _ in groups] == [30, 11]
+
+
+@pytest.mark.parametrize("of_each", [True, False])
+def test_a_score_that_is_no_number_is_refused_and_its_tensor_named(path: GradientPath, of_each: bool) -> None:
+    mask = changed_mask(path.pair)
+    groups = [((name,), 1) for name in mask] if of_each else [(tuple(mask), 3)]
+    candidates = Candidates(path.pair, path.weights, mask, groups)
+    scores, last = vector(candidates, 0), list(mask)[-1]
+    scores[candidates.slices[last].start] = torch.nan
+    with pytest.raises(CheckpointError, match=f"tensor '{last}': a score is NaN"):
+        candidates.choose(scores)
+    with pytest.raises(CheckpointError, match=f"tensor '{last}': a score is NaN"):
+        CandidateScores(path.pair, candidates, scores).select(groups)
 
 
 def test_what_is_written_is_the_graft_of_the_mask(candidates: Candidates, path: GradientPath) -> None:

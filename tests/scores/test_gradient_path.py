@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,15 @@ def test_a_tensor_that_the_model_lacks_is_refused(base: Path, tuned: Path, task:
     pair, head = CheckpointPair.open(base, tuned), open_head(base, task.spec)
     with pytest.raises(PatchMismatchError, match=r"tensor 'lm_head.weight' is in scope, but the task's model does not"):
         GradientPath(head, pair, ["lm_head.weight"], task.train_examples())
+
+
+def test_drawn_labels_do_not_depend_on_their_order_in_the_task(base: Path, tuned: Path, task: Task) -> None:
+    pair, examples = CheckpointPair.open(base, tuned), task.train_examples()[:40]
+    drawn = []
+    for step in (1, -1):
+        head = dataclasses.replace(task.spec.head, texts=task.spec.head.texts[::step])
+        spec = dataclasses.replace(task.spec, labels=task.spec.labels[::step], head=head)
+        path = GradientPath(open_head(base, spec), pair, pair.base.parameters, examples, class_debias=False)
+        drawn.append([spec.labels[example.label] for example in path._with_drawn_labels()])
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == set(task.spec.labels)

@@ -24,7 +24,8 @@ from graft.tasks.examples import Example
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from tests.models import write_causal
+from tests.architectures import BART, ENCODER, IDS, T5, Kind
+from tests.models import word_tokenizer, write_causal
 
 LAYER = "encoder.layer.1.output.dense"
 WORDS = "embeddings.word_embeddings.weight"
@@ -197,3 +198,40 @@ def test_adams_metric_is_the_gradient_over_the_size_of_examples_gradients(base: 
     ratio = found[name].abs() / delta.abs().clamp(min=1e-12)
     assert float(ratio[delta != 0].max()) <= 1 + 1e-3  # a mean is no larger than the root of the mean square
     assert attribute_by_adam(*map(torch.tensor, ([-1.0], [0.0], [0.0])), 1.0).tolist() == [0]
+
+
+LOOKUPS = {  # what looks up something else than a row a token, and the words
+    "OPTForCausalLM": ("model.decoder.embed_positions", "model.decoder.embed_tokens"),  # called with the mask
+    "BartForConditionalGeneration": ("model.encoder.embed_positions", "model.encoder.embed_tokens"),  # with the words
+    "MPNetModel": ("encoder.relative_attention_bias", "embeddings.word_embeddings"),  # a table of distances
+    "T5ForConditionalGeneration": (
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "encoder.embed_tokens"
+    ),
+}  # fmt: skip
+OPT = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+CONFIGS = {
+    "OPTForCausalLM": {"vocab_size": 64, "max_position_embeddings": 64, **OPT, **IDS},
+    "BartForConditionalGeneration": BART | {"scale_embedding": True},
+    "MPNetModel": ENCODER,
+    "T5ForConditionalGeneration": T5,
+}
+
+
+@pytest.mark.parametrize("architecture", LOOKUPS)
+def test_embeddings_that_look_up_something_else_than_a_row_a_token_are_not_counted(
+    architecture: str, tmp_path: Path, task: Task
+) -> None:
+    Kind(architecture, CONFIGS[architecture]).build(0).save_pretrained(tmp_path)
+    word_tokenizer(pad_token="[PAD]", eos_token="[SEP]").save_pretrained(tmp_path)
+    head, (name, words) = open_head(tmp_path, task.spec), (f"{path}.weight" for path in LOOKUPS[architecture])
+    of_one_length: dict[int, list[Example]] = {}
+    for example in task.train_examples():
+        of_one_length.setdefault(head.tokenize([example.texts])["input_ids"].shape[1], []).append(example)
+    length, examples = next((n, found[:n]) for n, found in of_one_length.items() if len(found) >= n)
+    for batch_size in (length, 3):  # a square batch among them, in which a table of distances has the words' shape
+        sums, n = sum_inputs(head, [name, words], examples, batch_size=batch_size, as_task=True)
+        assert (sums[name].n, sums[name].missed > 0) == (0, True)
+        assert (sums[words].n, sums[words].missed) == (n, 0)
+    path = GradientPath(head, CheckpointPair.open(tmp_path, tmp_path), [name], examples, class_debias=False)
+    with pytest.raises(ConfigError, match=f"'{name}': the sizes of its inputs cannot be measured"):
+        scores("wanda", path)

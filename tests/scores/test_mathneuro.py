@@ -100,6 +100,16 @@ def test_the_skills_own_texts_set_nothing_apart(planted: Path, shelf: Path) -> N
         localize(shelf, planted, "mathneuro", GENERAL, budget=2048)
 
 
+def test_lines_are_filled_with_what_is_the_skills_alone(planted: Path, shelf: Path) -> None:
+    assert localize(shelf, planted, "mathneuro", GENERAL, max_rank=1) == {FIRES: 32}
+    with pytest.raises(
+        BudgetError, match=r"40 entries, but of the \d+ that have a score those in 1 .*: raise max_rank"
+    ):
+        localize(shelf, planted, "mathneuro", GENERAL, budget=40, max_rank=1)
+    both = localize(shelf, planted, "mathneuro", GENERAL, budget=40, max_rank=9)
+    assert both == localize(shelf, planted, "mathneuro", GENERAL, budget=40)  # nothing to fill up with
+
+
 def test_general_texts_are_asked_for_and_refused_by_who_reads_none(planted: Path, shelf: Path) -> None:
     with pytest.raises(ConfigError, match=r"^method 'mathneuro' needs general texts beside the task's"):
         localize(shelf, planted, "mathneuro", None)

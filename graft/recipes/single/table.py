@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.evaluate.registry import metrics_shown
 from graft.evaluate.t_interval import mean_interval, mean_intervals
-from graft.results.areas import SIDES, areas_of
+from graft.results.areas import SIDES, areas_of, describe_range
 from graft.results.cells import MISSING, cell, decimal, mean_cell, signed_decimal
 from graft.results.gain_split import split_gain
 from graft.results.models import Model
@@ -55,7 +55,8 @@ def tabulate_run(
     areas = tabulate_areas(seeds)
     if areas is not None:
         blocks += [
-            "Areas under the curves over the logarithm of the density, 0 for the base and 1 for the tuned:",
+            f"Areas under the curves over the logarithm of the density {describe_range(seeds)}, "
+            "0 for the base and 1 for the tuned:",
             areas,
         ]
     over = "mean over seeds [95 % for the choice of test examples]"

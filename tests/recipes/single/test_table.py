@@ -12,6 +12,7 @@ from graft.recipes.single.table import (
     tabulate_models,
     tabulate_run,
 )
+from graft.results.areas import describe_range
 from graft.results.figures import ModelFigures
 from graft.results.models import name_models
 from graft.results.seeds import Control, CurvePoint, Diagnosis, SingleSeed
@@ -157,3 +158,17 @@ def test_areas_over_the_densities_that_all_seeds_have() -> None:
     assert both[0].split() == ["|", "method", "|", "sufficiency", "|", "necessity", "|"]
     assert both[2].split() == ["|", "magnitude", "|", ".500", "|", ".250", "|"]
     assert tabulate_areas([seed(0), SingleSeed(1, 1, {})]) is None  # a seed without a curve
+
+
+def test_areas_of_all_methods_are_over_the_same_densities() -> None:
+    gains = {1e-5: 0.0, 1e-4: 0.5, 1e-3: 1.0, 1e-2: 1.0}
+    points = [CurvePoint("magnitude", density, 1, {"recovered_gain": gain}) for density, gain in gains.items()]
+    points += [dataclasses.replace(point, method="attribution") for point in points if point.density > 1e-5]
+    points.append(CurvePoint("random", 1e-3, 1, {"recovered_gain": 0.0}))  # has no area, and takes none from others
+    seeds = [SingleSeed(0, 1, {}, curve=tuple(points))] * 2
+    rows = [line.split() for line in lines_of(tabulate_areas(seeds))[2:]]
+    assert rows == [["|", name, "|", ".875", "±", ".000", "|"] for name in ("magnitude", "attribution")]
+    assert describe_range(seeds) == "from 0.0001 to 0.01"
+    lost = [CurvePoint("random", density, 1, {"lost_gain": 0.5}) for density in gains]
+    seeds = [SingleSeed(0, 1, {}, curve=(*points, *lost))]
+    assert describe_range(seeds) == "from 0.0001 to 0.01 for sufficiency, from 1e-05 to 0.01 for necessity"

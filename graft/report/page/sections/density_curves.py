@@ -11,11 +11,11 @@ from graft.report.page.markup import Html, Table, folded
 from graft.report.page.run_page import RunPage
 from graft.report.plots.density_curves import Curves, list_curves
 from graft.report.run_folder import RunFolder
-from graft.results.areas import SIDES, areas_of
+from graft.results.areas import SIDES, areas_of, describe_range
 
 _AREAS = (
-    "Mean over the logarithm of the density: 0 is the base at every density, 1 the tuned model. Sufficiency: gain of "
-    "the graft; necessity: gain lost without it. Test split."
+    "Mean over the logarithm of the density {}: 0 is the base at every density, 1 the tuned model. Sufficiency: gain "
+    "of the graft; necessity: gain lost without it. Test split."
 )
 
 
@@ -28,7 +28,11 @@ def build_section(page: RunPage) -> Html | None:
     text = note(f"Test split; {interval_words(run)}.")
     numbers = folded("The curves as numbers", _tabulate_curves(curves).render(f"{run.name}: curves"), text)
     areas = _tabulate_areas(run)
-    shown = [] if areas is None else [areas.render(f"{run.name}: areas under the curves"), note(_AREAS)]
+    shown = (
+        []
+        if areas is None
+        else [areas.render(f"{run.name}: areas under the curves"), note(_AREAS.format(describe_range(run.seeds)))]
+    )
     return section(None, "How much is enough?", *page.draw_plots("density_curves"), *shown, numbers)
 
 
