@@ -15,7 +15,7 @@ import torch
 
 from graft.arguments import checked
 from graft.errors import ConfigError, PatchMismatchError
-from graft.mixture.carried_head import CarriedHead, lacks_head, take_rows
+from graft.mixture.carried_head import CarriedHead, lacks_head, run_with_heads
 from graft.mixture.entries import find_modules
 from graft.mixture.row_proof import RowProof
 from graft.mixture.rows import Call, RowSkills, Skill
@@ -144,28 +144,38 @@ class MixedModel:
                 self._entered.pop()
                 call.rows, call.exact = before
 
-    def head_logits(self, **batch: Any) -> list[torch.Tensor]:
-        """Return the logits of each row by the head that its skill brings, (n_labels,) each, within `skills`.
-
-        The backbone runs once for the whole batch.
-
-        Args:
-            batch: the backbone's arguments, by name.
+    def head_labels(self, name: str) -> tuple[str, ...] | None:
+        """Return the labels of the head that a skill brings, in the order of its logits; None where it brings none.
 
         Raises:
-            ConfigError: no skills are named, or a row's skill brings no head, or several do.
+            ConfigError: there is no such skill.
+        """
+        self._require(name)
+        return tuple(self._heads[name].labels) if name in self._heads else None
+
+    def head_logits(
+        self, *, heads: Sequence[str] | None = None, pad_token_id: int | None = None, **batch: Any
+    ) -> list[torch.Tensor]:
+        """Return the logits of each row by a head that a skill brings, (n_labels,) each, within `skills`.
+
+        The backbone runs once for the whole batch, each row with its own skills.
+
+        Args:
+            heads: for every row the skill whose head reads it; absent, the one among the row's that brings a head.
+            pad_token_id: the token that pads, after which no head reads; absent, the one that a patch records. What
+                the attention mask leaves out is never read.
+            batch: the backbone's arguments, by name. Those that it does not know, segments among them, are left out.
+
+        Raises:
+            ConfigError: no skills are named, or a skill that is to read a row brings no head, or several do.
+            DataError: an encoder-decoder reads the class at the end token, and a row has none.
+            CheckpointError: the model cannot be run on this batch.
         """
         if self._call.rows is None:
             raise ConfigError("rows have heads within `skills` alone")
-        heads = [self._head_of(skill) for skill in self._call.rows.skills]
-        output = getattr(self.model, "base_model", self.model)(**batch)
-        logits: list[torch.Tensor] = [torch.empty(0)] * len(heads)
-        for head in dict.fromkeys(heads):
-            rows = [row for row, own in enumerate(heads) if own is head]
-            given = type(output)(**take_rows(output, rows, len(heads)))
-            for row, found in zip(rows, head.logits(given, take_rows(batch, rows, len(heads))), strict=True):
-                logits[row] = found
-        return logits
+        owners = self._call.rows.skills if heads is None else [self._skill_of(name) for name in heads]
+        found = [self._head_of(skill) for skill in owners]
+        return run_with_heads(getattr(self.model, "base_model", self.model), found, batch, pad_token_id)
 
     def _head_of(self, skill: Skill) -> CarriedHead:
         found = [self._heads[name] for name in skill if name in self._heads]

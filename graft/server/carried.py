@@ -1,8 +1,7 @@
-"""Heads that skills bring, as the server reads their labels: the backbone runs once for rows of many of them."""
+"""Heads that skills bring, as the server reads their labels: over rows of any skills, the backbone run once."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import torch
 
 from graft.errors import ConfigError
 from graft.mixture.mixed_model import MixedModel
-from graft.patch.head_config import head_settings
-from graft.patch.skill_patch import Patch
 from graft.specs.task import TaskSpec
 from graft.tasks.batches import Encoded
 from graft.tasks.head import Head
@@ -27,18 +24,20 @@ class CarriedClassifier(Head):
         mixed: the resident model, to which the patch was added.
         tokenizer: its tokenizer.
         task: whose labels the layer's rows have, in any order.
-        patch: brings it.
+        skill: the name of the skill that brings it.
 
     Raises:
         CheckpointError: the layer is for other labels.
+        ConfigError: the skill brings none, or there is no such skill.
     """
 
-    def __init__(self, mixed: MixedModel, tokenizer: Any, task: TaskSpec, patch: Patch) -> None:
+    def __init__(self, mixed: MixedModel, tokenizer: Any, task: TaskSpec, skill: str) -> None:
         super().__init__(mixed.model, tokenizer, task)
-        self._mixed = mixed
-        _, labels, _ = head_settings(patch.provenance.task)
+        labels = mixed.head_labels(skill)
+        if labels is None:
+            raise ConfigError(f"skill {skill!r} brings no classification layer")
+        self._mixed, self._skill = mixed, skill
         self._order = list(find_rows(labels, task.labels, "the patch"))
-        self._accepted = inspect.signature(getattr(mixed.model, "base_model", mixed.model).forward).parameters
 
     @classmethod
     def load(
@@ -52,7 +51,7 @@ class CarriedClassifier(Head):
         raise ConfigError("a head that a patch brings is read on the model that it was added to")
 
     def logits_of(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Return (n, n_labels) fp32 logits, within `skills` that name the patch for every row."""
-        batch = self.pad_encoded(rows)
-        batch = {name: part for name, part in batch.items() if name in self._accepted}
-        return torch.stack([row[self._order] for row in self._mixed.head_logits(**batch)]).float()
+        """Return (n, n_labels) fp32 logits, within `skills`: each row's own give the states that this layer reads."""
+        heads, pad = [self._skill] * len(rows), self.tokenizer.pad_token_id
+        logits = self._mixed.head_logits(heads=heads, pad_token_id=pad, **self.pad_encoded(rows))
+        return torch.stack([row[self._order] for row in logits]).float()

@@ -68,11 +68,9 @@ class Classifier:
         """Return the answer to every question.
 
         Raises:
-            Refusal: a skill has no head, or a text is a pair where one text is asked for.
+            Refusal: as `require_readable`.
         """
-        heads = {name: self.resident.head_of(name) for name in {question.task for question in questions}}
-        for question in questions:
-            require_arity(question.task, question.texts, heads[question.task])
+        heads = {question.task: require_readable(self.resident, question) for question in questions}
         answers: dict[int, Answer] = {}
         for own, compute in self._groups(questions, heads):
             answers |= dict(zip(own, compute([questions[i] for i in own]), strict=True))
@@ -148,13 +146,17 @@ def _rows(questions: Sequence[Question], encoded: Sequence[Encoded]) -> list[Row
     return [Row(item.ids, question.skills) for question, item in zip(questions, encoded, strict=True)]
 
 
-def require_arity(skill: str, texts: Texts, head: Head) -> None:
-    """Refuse a pair where a skill's head reads one text, and the other way round.
+def require_readable(resident: Resident, question: Question) -> Head:
+    """Return the head that answers a question.
 
     Raises:
-        Refusal: saying what it reads.
+        Refusal: the task's skill has none, or reads a pair where one text is given or the other way round, or the
+            row's skills make the head's rows those of other labels.
     """
+    head, n_texts = resident.head_of(question.task), len(question.texts)
     wanted = 1 if isinstance(head.task.text, str) else 2
-    if len(texts) != wanted:
+    if n_texts != wanted:
         kind = "one text" if wanted == 1 else "a pair of texts"
-        raise Refusal(400, f"skill {skill!r} reads {kind}, and was given {len(texts)}")
+        raise Refusal(400, f"skill {question.task!r} reads {kind}, and was given {n_texts}")
+    resident.require_labels(question.skills, question.task)
+    return head

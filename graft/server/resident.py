@@ -15,6 +15,7 @@ from graft.mixture.routing.router import Router
 from graft.patch.overlap_rules import OverlapRule
 from graft.server.carried import CarriedClassifier
 from graft.server.limits import Limits
+from graft.server.own_rows import OwnRows
 from graft.server.refusal import Refusal, refuse_unknown_model
 from graft.server.skill import Skill, require_name
 from graft.sources.opening import Model, open_model
@@ -23,8 +24,9 @@ from graft.specs.head import HeadSpec
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.task import TaskSpec
 from graft.tasks.head import Head, open_head
+from graft.tasks.heads.classifier import ClassifierHead
 from graft.tasks.heads.similarity import SimilarityHead
-from graft.tasks.label_order import find_rows, has_head, rows_in
+from graft.tasks.label_order import has_head, rows_in
 from graft.tasks.language_model import family_of
 from graft.tasks.sharing import share_model
 
@@ -51,10 +53,12 @@ class Resident:
         note_pass: called with the number of rows of every pass of the model over texts.
     """
 
-    def __init__(self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits) -> None:
+    def __init__(
+        self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits, own: OwnRows | None = None
+    ) -> None:
         self.base, self.head, self.mixed, self.limits = base, head, mixed, limits
-        self._family = family
-        writes = family == "causal" and head.model.get_output_embeddings() is not None
+        self._family, self._own = family, own
+        writes = family == "causal" and self._output_layer is not None
         self.why_silent = None if writes else f"{base} is no causal language model: it does not write"
         spec = TaskSpec("embedding", _NO_DATA, head=HeadSpec(), labels=("a", "b"), max_length=_UNLIMITED)
         self.embedding = SimilarityHead(_inner(head.model), head.tokenizer, spec)
@@ -65,6 +69,11 @@ class Resident:
         self._changes_output = False
         self._composed: dict[Names, None] = {}  # the least recently used first
         self.note_pass: Callable[[int], Any] = lambda n_rows: None
+
+    @property
+    def _output_layer(self) -> Any:
+        """The layer that predicts words; None where the model was loaded without one, whatever its folder holds."""
+        return None if self._family is None else self.head.model.get_output_embeddings()
 
     @property
     def names(self) -> list[str]:
@@ -132,6 +141,9 @@ class Resident:
         self.mixed.add(skill.name, skill.patch)
         self.skills[skill.name] = self._with_head(skill)
         self._note_output_layer(skill.name)
+        if self._own is not None:
+            head = self._heads.get(skill.name)
+            self._own.note(self.mixed, skill, head if isinstance(head, ClassifierHead) else None)
 
     def remove(self, name: str) -> None:
         """Remove a skill.
@@ -144,6 +156,8 @@ class Resident:
             self.router.remove(name)
         self.skills.pop(name, None)
         self._heads.pop(name, None)
+        if self._own is not None:
+            self._own.forget(name)
         self._composed = {names: None for names in self._composed if name not in names}
 
     def head_of(self, name: str) -> Head:
@@ -158,9 +172,19 @@ class Resident:
             raise Refusal(422, f"skill {name!r} has no labels to read: {self.skills[name].why_no_task}", code="no_head")
         return self._heads[name]
 
+    def require_labels(self, skills: Names, task: str) -> None:
+        """Refuse a row whose skills make the layer that a task's labels are read off one of other labels.
+
+        Raises:
+            Refusal: they do, or there is no such task.
+        """
+        head = self.head_of(task)
+        if self._own is not None and isinstance(head, ClassifierHead):
+            self._own.require(skills, task, head)
+
     def _note_output_layer(self, name: str) -> None:
         """Let verbalizers run the output layer whole from when on a skill changes it, which has its rows apart."""
-        output = self.head.model.get_output_embeddings() if self._family is not None else None
+        output = self._output_layer
         if output is None:
             return
         layers = dict(self.head.model.named_modules())
@@ -184,20 +208,16 @@ class Resident:
         kind, model, tokenizer = spec.head.kind, self.head.model, self.head.tokenizer
         if kind == "similarity":
             return SimilarityHead(_inner(model), tokenizer, spec)
-        if kind == "verbalizer" and self._family in ("masked", "causal"):
+        if kind == "verbalizer" and self._output_layer is not None:
             from graft.tasks.heads.verbalizer import VerbalizerHead
 
             head = VerbalizerHead(model, tokenizer, spec, self._family)  # type: ignore[arg-type]
             head.shares_prefix = False  # a prefix is read once for all rows, and these have their own skills
             return head
-        if kind == "classifier" and self.head.task.head.kind == kind:
-            from graft.tasks.heads.classifier import ClassifierHead
-
-            rows = rows_in([skill.patch], spec)
-            order = None if rows is None else find_rows(rows.names, spec.labels, rows.where)
-            return ClassifierHead(model, tokenizer, spec, order)
-        if kind == "classifier" and skill.patch.dense:
-            return CarriedClassifier(self.mixed, tokenizer, spec, skill.patch)
+        if kind == "classifier" and self.mixed.head_labels(skill.name) is not None:
+            return CarriedClassifier(self.mixed, tokenizer, spec, skill.name)
+        if kind == "classifier" and self._own is not None:
+            return ClassifierHead(model, tokenizer, spec, self._own.find(skill, spec))
         if kind != self.head.task.head.kind:
             raise ConfigError(f"labels of a {kind} head are read only where the server was opened with one")
         return share_model(self.head, spec)
@@ -227,7 +247,9 @@ def open_resident(
     spec, patches = _opening(skills, family, brings_head=not has_head(opened.located.path))
     head = open_head(opened.checkpoint, spec, runtime, seed=spec.seed, rows=rows_in(patches, spec))
     mixed = serve_patches(head.model, on_overlap=on_overlap, exact=exact)
-    resident = Resident(opened.located.id or opened.located.name, head, family, mixed, limits or Limits())
+    own = OwnRows(opened.located.path, head.model) if isinstance(head, ClassifierHead) else None
+    name = opened.located.id or opened.located.name
+    resident = Resident(name, head, family, mixed, limits or Limits(), own)
     for skill in skills:
         resident.add(skill)
     return resident

@@ -123,6 +123,20 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
         raise CheckpointError(f"{type(model).__name__} cannot be run on texts alone ({fact})") from error
 
 
+def split_by_end(ids: torch.Tensor, end: int) -> list[torch.Tensor]:
+    """Return the rows of (n, tokens) token ids in parts with equally many end tokens, each (m,) int64.
+
+    The classifier of an encoder-decoder reads at the last of them, and takes such rows alone at once.
+
+    Raises:
+        DataError: a row has none.
+    """
+    counts = (ids == end).sum(1)
+    if not bool(counts.all()):
+        raise DataError("a text has no end token, at which this model reads the class")
+    return [(counts == count).nonzero().squeeze(1) for count in sorted(set(counts.tolist()))]
+
+
 def longest_input(model: Any) -> int | None:
     """Return the number of tokens that the model has positions for; None for any number, as with relative positions.
 

@@ -67,10 +67,21 @@ def read_rows(path: Path, labels: Sequence[str], other: RowNames | None) -> Rows
     Raises:
         CheckpointError: the head is for other labels, or of another kind than one of several labels for each text.
     """
-    where = path.name
     names = row_names(path)
-    if names is None:
-        return None
+    return None if names is None else match_rows(names, labels, other, path.name)
+
+
+def match_rows(names: tuple[str, ...], labels: Sequence[str], other: RowNames | None, where: str) -> Rows:
+    """Match the rows of a model's own head with a task's labels.
+
+    Args:
+        names: of the rows, as the model's config gives them.
+        labels, other: as in `read_rows`.
+        where: the model, for a message.
+
+    Raises:
+        CheckpointError: the head is for other labels.
+    """
     if _are_default(names):
         ordered = tuple(labels) if other is None else other.names
         if len(ordered) == len(names):
@@ -132,6 +143,15 @@ def find_rows(names: Sequence[str], labels: Sequence[str], where: str) -> tuple[
         if len(rows) == len(names) == len(set(wanted)) and rows.keys() == set(wanted):
             return tuple(rows[name] for name in wanted)
     raise CheckpointError(f"{where}: its head has the labels {', '.join(names)}, and the task has {', '.join(labels)}")
+
+
+def are_rows_of(labels: Sequence[str], rows: Sequence[int], names: Sequence[str]) -> bool:
+    """Return whether a head whose rows have these names has each label at its row; any may be where rows have none."""
+    try:
+        found = find_rows(names, labels, "")
+    except CheckpointError:
+        return False
+    return _are_default(names) or found == tuple(rows)
 
 
 def rows_in(patches: Sequence[Patch], task: TaskSpec) -> RowNames | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graft.server.classification import Answer, Question, require_arity
+from graft.server.classification import Answer, Question, require_readable
 from graft.server.forms import ClassifyForm, Text
 from graft.server.jobs import ClassifyJob
 from graft.server.refusal import Refusal, refuse_tokens
@@ -57,9 +57,7 @@ def _check_tokens(tokenizer: Any, questions: Sequence[Question], service: Servic
     """Refuse texts that the model would read as too many tokens, those of every skill and label together."""
     counter, n_tokens = TokenCounter(tokenizer), 0
     for question in questions:
-        head = service.resident.head_of(question.task)
-        require_arity(question.task, question.texts, head)
-        n_tokens += counter.count(head, question.texts)
+        n_tokens += counter.count(require_readable(service.resident, question), question.texts)
     if n_tokens > service.limits.tokens:
         raise refuse_tokens(n_tokens, service.limits.tokens)
 

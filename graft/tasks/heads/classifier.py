@@ -11,7 +11,7 @@ import torch
 from graft.errors import CheckpointError, DataError
 from graft.sources.made_checkpoint import folder_of
 from graft.specs.task import TaskSpec
-from graft.tasks.batches import Encoded, position_tables, run_model
+from graft.tasks.batches import Encoded, position_tables, run_model, split_by_end
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
@@ -96,11 +96,12 @@ class ClassifierHead(Head):
 
     def _logits_at_end(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return (n, n_labels) logits of an encoder-decoder, which takes texts with equally many end tokens at once."""
-        counts = (batch["input_ids"] == self.model.config.eos_token_id).sum(1)
+        ids, end = batch["input_ids"], self.model.config.eos_token_id
+        counts = (ids == end).sum(1)
         if not bool(counts.all()):
-            text = self.tokenizer.decode(batch["input_ids"][counts.argmin()], skip_special_tokens=True)
+            text = self.tokenizer.decode(ids[counts.argmin()], skip_special_tokens=True)
             raise DataError(f"{text[:40]!r}: the tokenizer puts no end token, at which this model reads the class")
-        parts = [(counts == count).nonzero().squeeze(1) for count in counts.unique()]
+        parts = split_by_end(ids, end)
         logits = [run_model(self.model, {name: rows[part] for name, rows in batch.items()}).logits for part in parts]
         return torch.cat(logits)[torch.cat(parts).argsort()]
 
