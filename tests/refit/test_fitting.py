@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,20 @@ def test_parts_by_length_give_the_same_values(
         monkeypatch.setattr(fitting, "split_by_length", lambda part, kept=kept: [part[:3], part[3:]][kept])
         parted = fit(context, mask, data).values
         assert torch.allclose(parted, whole, atol=1e-5) is is_same
+
+
+@pytest.mark.parametrize(
+    ("first", "changes", "said"),
+    [(0.147, {}, True), (0.07, {}, False), (0.147, {"lr": 0.004}, False), (0.147, {"labels": 0.5}, False)],
+)
+def test_a_first_pass_that_hardly_helps_at_the_default_rate_is_told(
+    first: float, changes: dict[str, Any], said: bool, context: SupportContext, data: RefitData,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    start = measure(context.objective, data.validation).kl
+    monkeypatch.setattr(Fitting, "run_epoch", lambda self: first / 0.163 * start)
+    fit(context, largest_gradients(context), data, dataclasses.replace(CONFIG, **({"lr": None} | changes)))
+    told = capsys.readouterr().err
+    assert ("first pass ends near where it began" in told) == said
+    assert not said or f"such as {0.5 / len(largest_gradients(context)) ** 0.5 / 3:.1g} (--lr" in told
+    assert told.count("first pass") <= 1
