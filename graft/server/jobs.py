@@ -27,7 +27,7 @@ class Job:
     is_abandoned: bool = False
 
     def abandon(self) -> None:
-        """Drop it, where it has not begun; a generation ends before its next token."""
+        """Drop it, where it has not begun; what runs ends before the model's next pass, a generation's token too."""
         self.is_abandoned = True
         self.result.cancel()
 

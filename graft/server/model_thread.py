@@ -33,10 +33,11 @@ class ModelThread:
         self.queue = JobQueue(resident.limits)
         self._metrics = metrics
         metrics.waiting.set_function(self.queue.__len__)
-        resident.note_pass = metrics.batches.observe
+        resident.note_pass = self._note_pass
         self._classifier = Classifier(resident)
         self._writing = self._open_writing()
         self._leaving: deque[CallJob] = deque()
+        self._together_now: Sequence[Job] = ()  # which are computed as one batch at the moment
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def _open_writing(self) -> Writing | None:
@@ -47,6 +48,10 @@ class ModelThread:
             except ConfigError as error:
                 self.resident.why_silent = str(error)
         return None
+
+    def keeps_labels(self, skills: Names, task: str) -> bool:
+        """Return whether label texts of a task need not be embedded with skills any more."""
+        return self._classifier.keeps(skills, task)
 
     @property
     def is_alive(self) -> bool:
@@ -105,6 +110,7 @@ class ModelThread:
 
     def _together(self, jobs: Sequence[Job], compute: Callable[[Sequence[Any]], Sequence[Any] | None]) -> None:
         """Run jobs as one batch; where that fails each alone, so that one request's error is no other's."""
+        self._together_now = jobs
         try:
             results = compute(jobs)
         except Exception as error:
@@ -114,8 +120,23 @@ class ModelThread:
             for job in jobs:
                 self._together([job], compute)
             return
+        finally:
+            self._together_now = ()
         for job, result in zip(jobs, results or (), strict=False):
             job.result.set_result(result)
+
+    def _require_wanted(self) -> None:
+        """Stop what is computed where nobody waits for any of it; asked between passes of the model, and compositions.
+
+        Raises:
+            CancelledError: all jobs are abandoned.
+        """
+        if self._together_now and all(job.is_abandoned for job in self._together_now):
+            raise CancelledError
+
+    def _note_pass(self, n_rows: int) -> None:
+        self._require_wanted()
+        self._metrics.batches.observe(n_rows)
 
     def _embed(self, jobs: Sequence[EmbedJob]) -> list[torch.Tensor]:
         self._prepare(row.skills for job in jobs for row in job.rows)
@@ -138,6 +159,7 @@ class ModelThread:
         self.resident.forget_composed(set() if self._writing is None else self._writing.carried)
         sets: set[Names] = set(wanted)
         for names in sorted(sets):
+            self._require_wanted()
             self.resident.prepare(names)
 
     def _call(self, job: CallJob) -> None:

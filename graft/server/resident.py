@@ -48,7 +48,7 @@ class Resident:
         limits: how many skills there may be, among others.
         why_silent: why the model does not write on; None where it does.
         router: chooses the skills of requests that name none; None without one.
-        note_pass: called with the number of rows of every pass of the model over texts.
+        note_pass: called with the number of rows before every pass of the model over texts, which an error stops.
     """
 
     def __init__(self, base: str, head: Head, family: str | None, mixed: MixedModel, limits: Limits) -> None:

@@ -101,6 +101,14 @@ def test_what_cannot_be_answered_is_refused(client: Client, body: dict[str, Any]
     assert line in message
 
 
+def test_no_more_is_composed_for_a_request_than_is_kept(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.server.routes.classify.MOST_COMPOSED", 2)
+    sets = ["moods+few", "few+moods", "moods", "few+noise"]
+    status, message = client.refusal("/classify", texts=["good"], skills=sets)
+    assert (status, message) == (400, "3 compositions of skills in one request are more than 2")
+    assert client.post("/classify", texts=["good"], skills=sets[:3])["results"]
+
+
 def test_a_temperature_of_the_task_calibrates(shelf: Path, patches: dict[str, Path], head: Head) -> None:
     tasks = {"moods": shelf / "toy" / "task.yaml"}
     service = open_service(str(shelf / "base"), {"moods": patches["moods"]}, tasks=tasks, calibrate=True, limits=SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -92,6 +92,42 @@ def test_the_batch_rows_of_other_jobs_are_those_of_each_pass(service: Service) -
     service.thread._turn()
     assert value_of(service, "graft_batch_rows_count") == 3
     assert value_of(service, "graft_batch_rows_sum") == 5
+
+
+@pytest.mark.parametrize(("abandoned", "n_passes"), [((0, 1), 2), ((0,), 4)])
+def test_what_nobody_waits_for_is_stopped_between_passes(
+    service: Service, monkeypatch: pytest.MonkeyPatch, abandoned: tuple[int, ...], n_passes: int
+) -> None:
+    """Two requests share four passes, and are given up within the second."""
+    jobs = [EmbedJob(rows=[Row([5, 6], ()) for _ in range(4)]) for _ in range(2)]
+    passes: list[int] = []
+    embed_batch = service.resident.embedding.embed_batch
+
+    def embed(batch: Any) -> Any:
+        passes.append(len(batch["input_ids"]))
+        if len(passes) == 2:
+            for number in abandoned:
+                jobs[number].abandon()
+        return embed_batch(batch)
+
+    monkeypatch.setattr(service.resident.embedding, "embed_batch", embed)
+    service.thread._start(jobs)
+    assert passes == [2] * n_passes
+    assert all(isinstance(jobs[number].result.exception(0), CancelledError) == (n_passes == 2) for number in abandoned)
+    assert len(abandoned) == 2 or len(jobs[1].result.result(0)) == 4
+    passes.clear()
+    service.thread._start([EmbedJob(rows=[Row([5, 6], ())])])
+    assert passes == [1]
+
+
+def test_what_nobody_waits_for_is_stopped_between_compositions(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, prepared = EmbedJob(rows=[Row([5, 6], names) for names in ((), ("loud",), ("soft",))]), []
+    monkeypatch.setattr(service.resident, "prepare", lambda names: (prepared.append(names), job.abandon()))
+    service.thread._start([job])
+    assert prepared == [()]
+    assert isinstance(job.result.exception(0), CancelledError)
 
 
 def test_who_gave_up_takes_no_room(service: Service) -> None:

@@ -251,7 +251,9 @@ def test_a_replay_of_a_task_that_no_model_shares_is_refused_by_name(recipe: Path
 
 def test_a_general_task_whose_layer_is_lost_while_a_domain_is_learned_is_refused(recipe: Path) -> None:
     write_task(recipe.parent / "own", name="own", ood={}, head={"kind": "classifier"})
-    with pytest.raises(ConfigError, match=r"general: task 'own': the classification layer of a classifier head is lost"):
+    with pytest.raises(
+        ConfigError, match=r"general: task 'own': the classification layer of a classifier head is lost"
+    ):
         load_experiment(recipe, ("general=[meals/task.yaml, {task: own/task.yaml, replay: false}]",))
 
 
