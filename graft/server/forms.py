@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from graft.errors import ConfigError
+from graft.files.header import check_nodes
 from graft.server.refusal import Refusal
 from graft.specs.block import Block
 from graft.specs.ranges import Above, AtLeast, Count, Within
@@ -15,6 +16,7 @@ from graft.specs.reader import read_config
 
 T = TypeVar("T")
 Text = str | tuple[str, ...]  # one text, or a pair of them
+MOST_VALUES = 2**15  # of a body, keys among them: a message of a chat has five
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a skill
 
 
@@ -226,14 +228,16 @@ def read_form(kind: type[T], body: bytes) -> T:
     """Read a request's body, in which a key whose value is null is as good as absent, however deep it lies.
 
     Raises:
-        Refusal: it is not JSON, or says something else than the form may; the line says what.
+        Refusal: it is not JSON, holds too many values, or says something else than the form may; the line says what.
     """
     try:
         value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_read_object)
-        json.dumps(value, ensure_ascii=False).encode()  # halves of a character can be escaped, and are no text
+        n_values = check_nodes(value)  # also that no half of a character is escaped, which is no text
     except (ValueError, RecursionError) as error:  # not UTF-8, and numbers of thousands of digits, among them
         fact = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refusal(400, f"the body is not JSON ({fact})") from error
+    if n_values > MOST_VALUES:
+        raise Refusal(400, f"the body holds {n_values:,} keys and values, more than {MOST_VALUES:,}", code="values")
     try:
         return read_config(kind, value, "request")
     except ConfigError as error:

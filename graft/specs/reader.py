@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
 from graft.files.inputs import open_input
+from graft.specs.block import field_hints
 from graft.specs.ranges import OneOf
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ def read_config(kind: type[T], value: object, where: str) -> T:
     for key in value:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {key!r}{_suggest_keys(str(key), fields)}")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = field_hints(kind)  # type: ignore[arg-type]
     for name, field in fields.items():
         if name not in value and _required(field):
             raise ConfigError(f"{where}: the key {name!r} is missing")

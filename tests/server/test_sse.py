@@ -68,7 +68,7 @@ def test_the_time_of_a_stream_begins_with_its_request(folder: Path, monkeypatch:
     read = service.read
 
     async def read_slowly(*arguments: Any) -> Any:
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)  # of two reads: the body, and the prompt
         return await read(*arguments)
 
     monkeypatch.setattr(service, "read", read_slowly)

@@ -35,7 +35,7 @@ class Reading:
 
 async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     """Label texts with each of the skills that are named."""
-    form = await read_body(ClassifyForm, request, service.limits.body_bytes)
+    form = await read_body(ClassifyForm, request, service)
     check_count(len(form.texts) * len(form.wanted), service)
     columns = {name: await _read(service, request, form, name) for name in dict.fromkeys(form.wanted)}
     questions = [

@@ -52,7 +52,7 @@ CHAT = Shape(
 
 async def complete(service: Service, request: Any) -> Any:
     """Continue prompts."""
-    form = await read_body(CompletionForm, request, service.limits.body_bytes)
+    form = await read_body(CompletionForm, request, service)
     check_count(len(form.prompts), service)
     _require_writer(service)
     prompts = await service.read(_encode_prompts, form.prompts)
@@ -64,7 +64,7 @@ async def complete(service: Service, request: Any) -> Any:
 
 async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
-    form = await read_body(ChatForm, request, service.limits.body_bytes)
+    form = await read_body(ChatForm, request, service)
     _require_writer(service)
     prompt = await service.read(_encode_chat, form.messages)
     check_lengths(service, [prompt], form.most_tokens)

@@ -33,7 +33,7 @@ async def list_skills(service: Service, request: Any) -> dict[str, Any]:
 async def add_skill(service: Service, request: Any) -> dict[str, Any]:
     """Fetch a patch from the Hub, check it as a stranger's file, and make it a skill."""
     service.authorize(request.headers.get("authorization"))
-    form = await read_body(SkillForm, request, service.limits.body_bytes)
+    form = await read_body(SkillForm, request, service)
     if form.name in service.resident.skills:
         raise Refusal(409, f"there is a skill {form.name!r} already", code="exists")
     skill = await asyncio.to_thread(_fetch, form, service.limits)
