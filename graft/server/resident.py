@@ -71,6 +71,10 @@ class Resident:
         """What a request may name as its model, compositions aside."""
         return [BASE, *(name for name in list(self.skills) if name not in self.leaving)]
 
+    def offers(self, name: str) -> bool:
+        """Return whether requests may have a skill: it is there, and not about to be removed."""
+        return name in self.skills and name not in self.leaving
+
     def find(self, model: str) -> Names:
         """Return the skills that a request's `model` means: none for the base, several for "a+b".
 
@@ -83,7 +87,7 @@ class Resident:
         if len(names) > MOST_TOGETHER:
             raise Refusal(400, f"{len(names)} skills together are more than {MOST_TOGETHER}")
         for name in names:
-            if name not in self.skills or name in self.leaving:
+            if not self.offers(name):
                 raise refuse_unknown_model(name, self.names)
         return names
 

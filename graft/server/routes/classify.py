@@ -37,6 +37,19 @@ async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     """Label texts with each of the skills that are named."""
     form = await read_body(ClassifyForm, request, service)
     check_count(len(form.texts) * len(form.wanted), service)
+    columns, questions = await _ask(service, request, form)
+    while not all(service.resident.offers(name) for reading in columns.get(AUTO, ()) for name in reading.skills):
+        columns, questions = await _ask(service, request, form)  # a skill that the router chose leaves since
+    answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
+    results = []
+    for name in form.wanted:
+        found = [_label(item, None if item.task is None else next(answers)) for item in columns[name]]
+        results.append(_gather(name, found))
+    return {"results": results}
+
+
+async def _ask(service: Service, request: Any, form: ClassifyForm) -> tuple[dict[str, list[Reading]], list[Question]]:
+    """Return how every text is read with each of the skills that are named, and the questions in it, encoded."""
     columns = {name: await _read(service, request, form, name) for name in dict.fromkeys(form.wanted)}
     questions = [
         Question(reading.texts, reading.skills, reading.task)
@@ -46,13 +59,8 @@ async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     ]
     _check_compositions({question.skills for question in questions if len(question.skills) > 1})
     heads = {name: service.resident.head_of(name) for name in {question.task for question in questions}}
-    questions = await service.read(encode_questions, questions, heads, service.thread.keeps_labels, service.limits)
-    answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
-    results = []
-    for name in form.wanted:
-        found = [_label(item, None if item.task is None else next(answers)) for item in columns[name]]
-        results.append(_gather(name, found))
-    return {"results": results}
+    is_kept, limits = service.thread.keeps_labels, service.limits
+    return columns, await service.read(encode_questions, questions, heads, is_kept, limits)
 
 
 def _check_compositions(composed: Collection[Names]) -> None:
