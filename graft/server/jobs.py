@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,11 @@ class Job:
         """Drop it, where it has not begun; what runs ends before the model's next pass, a generation's token too."""
         self.is_abandoned = True
         self.result.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Give it an error for its result, unless it has one, or is canceled."""
+        with contextlib.suppress(InvalidStateError):
+            self.result.set_exception(error)
 
     @property
     def n_rows(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,12 +18,15 @@ from graft.server.classification import Answer, Classifier
 from graft.server.jobs import CallJob, ClassifyJob, EmbedJob, GenerateJob, Job
 from graft.server.metrics import Metrics
 from graft.server.queue import JobQueue
+from graft.server.refusal import SERVER, Refusal
 from graft.server.resident import Names, Resident
 from graft.server.writing import Writing
 
 
 class ModelThread:
     """Runs jobs until it is closed: those without tokens at once and together, generations a token at a time.
+
+    An error of a job is its own; should anything else fail, all jobs are, and no more are taken in.
 
     Attributes:
         resident: what it runs.
@@ -37,6 +42,7 @@ class ModelThread:
         self._classifier = Classifier(resident)
         self._writing = self._open_writing()
         self._leaving: deque[CallJob] = deque()
+        self._taken: Sequence[Job] = ()  # from the queue, within a turn
         self._together_now: Sequence[Job] = ()  # which are computed as one batch at the moment
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -73,9 +79,23 @@ class ModelThread:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        while self._turn():
-            pass
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            self._give_up(error)
         self.resident.mixed.close()
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell all that wait, and all that come, that nothing is run any more; and the operator why."""
+        logging.getLogger("graft.server").error("the model's thread ended", exc_info=error)
+        why = "the model's thread does not run"
+        self.queue.close(why)
+        for job in (*self._taken, *self._leaving, *self.queue.take_all()):
+            job.fail(Refusal(503, why, SERVER))
+        if self._writing is not None:
+            with contextlib.suppress(Exception):  # of what is kept of them, which goes with the thread
+                self._writing.fail(Refusal(503, why, SERVER))
 
     def _turn(self) -> bool:
         """Take what waits and run it, then write a token of every generation; return whether to go on."""
@@ -84,6 +104,7 @@ class ModelThread:
         jobs = self.queue.take(self.resident.limits.batch_rows, block=block, fits=self._fits)
         if not jobs and block and self.queue.is_closed:
             return False
+        self._taken = jobs
         self._start(jobs)
         if self._writing is not None and not self._writing.idle:
             n_rows = self._writing.step()
@@ -91,6 +112,7 @@ class ModelThread:
             if n_rows:
                 self._metrics.batches.observe(n_rows)
         self._call_leaving()
+        self._taken = ()
         return True
 
     def _fits(self, jobs: Sequence[GenerateJob]) -> bool:
@@ -115,7 +137,7 @@ class ModelThread:
             results = compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
-                _fail(jobs[0], error)
+                jobs[0].fail(error)
                 return
             for job in jobs:
                 self._together([job], compute)
@@ -171,7 +193,7 @@ class ModelThread:
         try:
             value = job.call()
         except Exception as error:
-            _fail(job, error)
+            job.fail(error)
         else:
             job.result.set_result(value)
 
@@ -184,7 +206,7 @@ class ModelThread:
         for _ in range(len(self._leaving)):
             job = self._leaving.popleft()
             if job.is_abandoned:  # its client was told that nothing came of it
-                _fail(job, CancelledError())
+                job.fail(CancelledError())
             else:
                 self._call(job)
 
@@ -211,8 +233,3 @@ def _runs(jobs: Sequence[Job]) -> list[tuple[type[Job], list[Job]]]:
             since_call[kind] = [job]
             runs.append((kind, since_call[kind]))
     return runs
-
-
-def _fail(job: Job, error: Exception) -> None:
-    if not job.result.done():
-        job.result.set_exception(error)

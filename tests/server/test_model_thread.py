@@ -184,6 +184,58 @@ def test_a_removal_waits_for_generations_that_wait(service: Service) -> None:
     assert "loud" not in resident.skills
 
 
+def test_an_error_of_who_is_dropped_ends_what_runs_and_not_the_thread(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread, jobs = service.thread, [generation(name, 50) for name in "abc"]
+    thread.submit(*jobs[:2])
+    thread._turn()
+    for job in jobs[:2]:
+        job.abandon()
+    with monkeypatch.context() as broken:
+        broken.setattr(thread._writing._batch, "cancel", lambda name: 1 / 0)  # type: ignore[union-attr]
+        thread._turn()
+    assert [type(job.result.exception(0)) for job in jobs[:2]] == [CancelledError] * 2
+    assert n_running(service) == 0
+    thread.submit(jobs[2])
+    thread._turn()
+    assert n_running(service) == 1
+
+
+def test_a_thread_that_cannot_go_on_tells_all_that_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = service.thread
+    jobs = [*(generation(name, 50, "loud") for name in "ab"), *(generation(name) for name in "cd")]
+    thread.submit(*jobs)  # two run, two wait
+    removal = CallJob(call=lambda: service.resident.remove("loud"), leaves="loud")
+    embeds, given_up = EmbedJob(rows=[Row([5, 6], ())]), EmbedJob(rows=[Row([5, 6], ())])
+    thread.submit(removal)
+    thread._turn()
+    thread.submit(embeds)
+    thread.submit(given_up)
+    given_up.abandon()
+    monkeypatch.setattr(thread, "_start", lambda jobs: 1 / 0)
+    thread._run()
+    for job in (*jobs, removal, embeds):
+        error = job.result.exception(0)
+        assert isinstance(error, Refusal)
+        assert (error.status, str(error)) == (503, "the model's thread does not run")
+    with pytest.raises(Refusal, match="the model's thread does not run") as refused:
+        thread.submit(generation("e"))
+    assert refused.value.status == 503
+
+
+def test_clients_of_a_thread_that_cannot_go_on_are_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with holding(service, monkeypatch) as held, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(held.client.http.post, "/v1/completions", json=ASK)
+        until(lambda: n_running(service) == 1)
+        monkeypatch.setattr(service.thread, "_call_leaving", lambda: 1 / 0)
+        held.release()
+        assert answer.result().status_code == 503
+        until(lambda: not service.thread.is_alive)
+        assert held.client.refusal("/v1/embeddings", input="x") == (503, "the model's thread does not run")
+        assert held.client.http.get("/health").status_code == 503
+
+
 @pytest.fixture
 def held(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     with holding(service, monkeypatch) as made:
