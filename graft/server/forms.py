@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from graft.errors import ConfigError
 from graft.files.header import check_nodes
@@ -94,6 +94,8 @@ class GenerationForm(Block):
 class CompletionForm(GenerationForm):
     """A request of /v1/completions."""
 
+    usual_tokens: ClassVar = 16  # OpenAI's default
+
     prompt: str | tuple[str, ...]
     max_tokens: Count | None = None
     echo: bool | None = None
@@ -112,9 +114,9 @@ class CompletionForm(GenerationForm):
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
     @property
-    def most_tokens(self) -> int:
-        """How many tokens may be written: OpenAI's default where the request does not say."""
-        return self.max_tokens or 16
+    def most_tokens(self) -> int | None:
+        """How many tokens may be written; None where the request does not say."""
+        return self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class Message(Block):
 class ChatForm(GenerationForm):
     """A request of /v1/chat/completions."""
 
+    usual_tokens: ClassVar = 256
+
     messages: tuple[Message, ...]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -165,9 +169,9 @@ class ChatForm(GenerationForm):
             raise ValueError("max_tokens and max_completion_tokens mean the same: give one of them")
 
     @property
-    def most_tokens(self) -> int:
-        """How many tokens may be written."""
-        return self.max_completion_tokens or self.max_tokens or 256
+    def most_tokens(self) -> int | None:
+        """How many tokens may be written; None where the request does not say."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 @dataclass(frozen=True)

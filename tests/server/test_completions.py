@@ -210,6 +210,30 @@ def test_what_is_not_offered_is_refused(client: Client, changes: dict[str, Any],
     assert line in message
 
 
+def test_an_absent_limit_is_what_there_is_room_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model reads 256 tokens, and a request may have 500: a chat may usually have 256 more, a completion 16."""
+
+    def written(**body: Any) -> list[int]:
+        asked.clear()
+        options = {"temperature": 0, "model": "base"} | body
+        client.post("/v1/completions" if "prompt" in body else "/v1/chat/completions", **options)
+        return [request.max_new_tokens for request in asked]
+
+    asked: list[GenerationRequest] = []
+    make = GenerationRequest.__post_init__
+    monkeypatch.setattr(GenerationRequest, "__post_init__", lambda self: (asked.append(self), make(self))[1])
+    messages = [{"role": "user", "content": "x"}]
+    n_prompt = len(prompt_ids(byte_tokenizer(), [Turn("user", "x")]))
+    assert written(messages=messages) == [256 - n_prompt]
+    assert written(messages=messages, max_tokens=5) == [5]
+    assert written(prompt=["x", "x" * 245, "x" * 155]) == [16, 11, 16]
+    assert written(prompt=["x" * 31] * 15) == [2] * 15  # of 500 tokens 35 are left
+    for prompt in ("x" * 256, ["x" * 31] * 16):
+        status, message = client.refusal("/v1/completions", model="base", prompt=prompt)
+        assert (status, "are more than" in message) == (400, True)
+    assert client.refusal("/v1/completions", model="base", prompt="x" * 245, max_tokens=16)[0] == 400
+
+
 def test_other_refusals(client: Client) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no skill 'quiet'"):
         client.openai.completions.create(model="quiet", prompt=PROMPT)

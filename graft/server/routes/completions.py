@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.server.forms import ChatForm, CompletionForm, GenerationForm, Message
-from graft.server.generation import Answers, Part, check_lengths
+from graft.server.generation import Answers, Part, limit_answers
 from graft.server.refusal import Refusal
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of_all
@@ -56,9 +56,9 @@ async def complete(service: Service, request: Any) -> Any:
     check_count(len(form.prompts), service)
     _require_writer(service)
     prompts = await service.read(_encode_prompts, form.prompts)
-    check_lengths(service, prompts, form.most_tokens)
+    most = limit_answers(service, prompts, form)
     chosen = await choose_skills(service, request, form.model, form.prompts)
-    answers = Answers(service, prompts, form, chosen, form.most_tokens)
+    answers = Answers(service, prompts, form, chosen, most)
     return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
 
 
@@ -67,10 +67,10 @@ async def answer_chat(service: Service, request: Any) -> Any:
     form = await read_body(ChatForm, request, service)
     _require_writer(service)
     prompt = await service.read(_encode_chat, form.messages)
-    check_lengths(service, [prompt], form.most_tokens)
+    most = limit_answers(service, [prompt], form)
     said = "\n".join(message.text for message in form.messages if message.role == "user")
     chosen = await choose_skills(service, request, form.model, [said])
-    answers = Answers(service, [prompt], form, chosen, form.most_tokens)
+    answers = Answers(service, [prompt], form, chosen, most)
     return await _answer(service, request, form, CHAT, answers, name_of_all(chosen))
 
 
