@@ -94,11 +94,13 @@ class CallJob(Job):
         call: what is called, on the model's thread.
         leaves: a skill that no generation may carry when it is called; it waits for those that do.
         n_texts: that the model reads in it.
+        undo: called after it where nobody waits for it any more, and was told that nothing came of it.
     """
 
     call: Callable[[], Any]
     leaves: str | None = None
     n_texts: int = 1
+    undo: Callable[[], Any] | None = None
 
     @property
     def n_rows(self) -> int:

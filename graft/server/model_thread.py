@@ -192,6 +192,9 @@ class ModelThread:
             self._classifier.forget(job.leaves)
         try:
             value = job.call()
+            if job.undo is not None and job.is_abandoned:
+                job.undo()
+                raise CancelledError
         except Exception as error:
             job.fail(error)
         else:

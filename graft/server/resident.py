@@ -121,8 +121,8 @@ class Resident:
             del self._composed[names]
             self.mixed.forget(names)
 
-    def add(self, skill: Skill) -> None:
-        """Add a skill, checked against the base.
+    def add(self, skill: Skill) -> Skill:
+        """Add a skill, checked against the base; return it as it is served.
 
         Raises:
             Refusal: there are as many as may be, or one of that name.
@@ -134,8 +134,9 @@ class Resident:
             raise Refusal(409, f"there are {len(self.skills):,} skills already, and no more may be resident")
         require_name(skill.name)
         self.mixed.add(skill.name, skill.patch)
-        self.skills[skill.name] = self._with_head(skill)
+        self.skills[skill.name] = served = self._with_head(skill)
         self._note_output_layer(skill.name)
+        return served
 
     def remove(self, name: str) -> None:
         """Remove a skill.
