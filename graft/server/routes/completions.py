@@ -16,7 +16,8 @@ from graft.server.routes.choice import choose_skills, name_of_all
 from graft.server.routes.embeddings import check_count
 from graft.server.routes.sse import EventStream
 from graft.server.service import Service
-from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.batches import run_tokenizer
+from graft.tasks.chat import Turn, mark_tokens, prompt_ids
 from graft.tasks.prompt import PromptEncoder
 
 
@@ -88,9 +89,21 @@ def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
 def _encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     if not tokenizer.chat_template:
         raise Refusal(422, "the base's tokenizer has no chat template: use /v1/completions", code="no_template")
+    _refuse_marks(tokenizer, messages)
     roles = {"developer": "system"}  # newer clients' word for it
     turns = [Turn(roles.get(message.role, message.role), message.text) for message in messages]
     return prompt_ids(tokenizer, turns)
+
+
+def _refuse_marks(tokenizer: Any, messages: Sequence[Message]) -> None:
+    """Refuse texts that hold a token by which the template marks turns: they could pass for turns of any role."""
+    marks = mark_tokens(tokenizer)
+    for number, message in enumerate(messages):
+        ids = run_tokenizer(tokenizer, message.text, add_special_tokens=False, verbose=False)["input_ids"]
+        if held := [token for token in ids if token in marks]:
+            text = tokenizer.convert_ids_to_tokens(held[0])
+            fact = f"messages[{number}]: the text holds {text!r}, a token by which the model tells turns apart"
+            raise Refusal(400, fact, code="special_token")
 
 
 async def _answer(
