@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from graft.errors import PatchFormatError
+from graft.patch.format.reading import load_patch
+from graft.patch.format.writing import save_patch
 from graft.server.jobs import CallJob
 from graft.server.opening import open_service
 from graft.server.routes import skills
@@ -86,3 +91,19 @@ def test_a_skill_that_is_gone_before_it_is_told_of_is_told_of(
     monkeypatch.setattr(service.resident, "add", add_and_remove)
     response = client.http.post("/skills", json=BODY, headers=HEADERS)
     assert (response.status_code, response.json()["name"]) == (200, "new")
+
+
+@pytest.mark.parametrize("what", [{"metrics": {"test": "x" * 70_000}}, {"licence": "x" * 70_000}])
+def test_a_card_that_is_too_long_to_be_told_is_refused(
+    what: dict[str, Any], patches: dict[str, Path], tmp_path: Path
+) -> None:
+    patch = load_patch(patches["moods"])
+    for name, n in (("long", 70_000), ("short", 50_000)):
+        told = {key: json.loads(json.dumps(value).replace("x" * 70_000, "x" * n)) for key, value in what.items()}
+        provenance = dataclasses.replace(patch.provenance, **told)
+        save_patch(dataclasses.replace(patch, provenance=provenance), tmp_path / f"{name}.safetensors")
+    assert 50_000 < len(json.dumps(read_skill("x", tmp_path / "short.safetensors", "x").description["card"])) < 60_000
+    with pytest.raises(
+        PatchFormatError, match=r"metrics and licence of the patch have 70,\d\d\d bytes, more than 65,536"
+    ):
+        read_skill("x", tmp_path / "long.safetensors", "x")
