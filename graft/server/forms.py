@@ -11,7 +11,7 @@ from graft.errors import ConfigError
 from graft.files.header import check_nodes
 from graft.server.refusal import Refusal
 from graft.specs.block import Block
-from graft.specs.ranges import Above, AtLeast, Count, Within
+from graft.specs.ranges import Above, Between, Count, NoText, Within
 from graft.specs.reader import read_config
 
 T = TypeVar("T")
@@ -59,15 +59,15 @@ class GenerationForm(Block):
     """What the requests of both ways to generate have in common."""
 
     model: str | None = None
-    temperature: Annotated[float, Within(0, 2)] | None = None
-    top_p: Annotated[float, Above(0, most=1)] | None = None
-    seed: Annotated[int, AtLeast(0)] | None = None
+    temperature: Annotated[float, NoText(), Within(0, 2)] | None = None
+    top_p: Annotated[float, NoText(), Above(0, most=1)] | None = None
+    seed: Annotated[int, Between(0, 2**63 - 1)] | None = None
     stop: str | tuple[str, ...] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    presence_penalty: Annotated[float, NoText()] | None = None
+    frequency_penalty: Annotated[float, NoText()] | None = None
     user: str | None = None
 
     def __post_init__(self) -> None:

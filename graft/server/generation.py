@@ -115,7 +115,7 @@ class Answers:
             max_new_tokens=most,
             temperature=1.0 if form.temperature is None else form.temperature,
             top_p=1.0 if form.top_p is None else form.top_p,
-            seed=None if form.seed is None else form.seed + index,
+            seed=None if form.seed is None else (form.seed + index) % 2**63,
             stop_tokens=self._service.stop_tokens,
         )
         job = GenerateJob(request=request, take=lambda token: self._tell(index, token))

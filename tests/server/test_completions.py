@@ -194,6 +194,9 @@ def test_draws_follow_their_seed(client: Client) -> None:
 
     assert len({draw(seed) for seed in range(4)}) > 1
     assert draw(7) == draw(7)
+    ask: dict[str, Any] = {"model": "loud", "temperature": 1.5, "max_tokens": N}
+    last = client.openai.completions.create(prompt=[PROMPT, PROMPT], seed=2**63 - 1, **ask)
+    assert [choice.text for choice in last.choices] == [draw(2**63 - 1), draw(0)]  # a prompt's seed is the one after
     assert draw(3, top_p=1e-6) == draw(5, top_p=1e-6) == draw(3, temperature=0)
 
 
@@ -210,6 +213,11 @@ def test_draws_follow_their_seed(client: Client) -> None:
         ({"n": 2}, "n is not offered, unless it is 1"),
         ({"logprobs": 3}, "logprobs is not offered"),
         ({"temperature": 3}, "temperature must be from 0 to 2"),
+        ({"temperature": "0.5"}, "temperature: must be a number, and no text, not '0.5'"),
+        ({"top_p": "0.5"}, "top_p: must be a number, and no text, not '0.5'"),
+        ({"presence_penalty": "0"}, "presence_penalty: must be a number, and no text, not '0'"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 9223372036854775807, not -1"),
+        ({"seed": 2**63}, "seed must be a whole number from 0 to 9223372036854775807"),
         ({"stop": ["x"] * 5}, "stop must be up to 4 texts"),
         ({"stream_options": {"include_usage": True}}, "stream_options go with stream: true"),
     ],
