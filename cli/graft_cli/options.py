@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
@@ -171,6 +172,15 @@ class RegistryChoice(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Return the names that begin with `incomplete`."""
         return click.Choice(list(self.registry)).shell_complete(ctx, param, incomplete)
+
+
+class FiniteRange(click.FloatRange):
+    """Range of numbers, of which NaN and infinity are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or refuse it as click refuses one that is out of range."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{number} is no finite number.", param, ctx)
 
 
 class RegistryOption(click.Option):

@@ -123,12 +123,28 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
             parse_constant=_refuse_constant,
             parse_float=_parse_finite,
         )
-        _check_nodes(value)
+        check_nodes(value)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: the header is not a JSON object")
     return value
+
+
+def check_nodes(value: Any) -> int:
+    """Return how many keys and values parsed JSON holds; refuse deep nesting, and texts with halves of characters.
+
+    Raises:
+        ValueError: nested more than `MAX_DEPTH` levels deep, or a lone surrogate, which has no UTF-8.
+    """
+    level, count = [value], 0
+    for _ in range(MAX_DEPTH):
+        count += len(level)
+        "".join(item for item in level if isinstance(item, str)).encode()
+        level = [child for item in level for child in _children(item)]
+    if level:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    return count
 
 
 def quote(value: object) -> str:
@@ -169,15 +185,6 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key occurs twice")
     return result
-
-
-def _check_nodes(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        "".join(item for item in level if isinstance(item, str)).encode()  # a lone surrogate has no UTF-8
-        level = [child for item in level for child in _children(item)]
-    if level:
-        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -20,6 +20,21 @@ from graft.tasks.heads.similarity import SCALE, SimilarityHead
 MOST_KEPT = 2048  # tasks' label texts, as embedded with one set of skills
 
 
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What a head reads of a text, or of a pair, as tokens.
+
+    Attributes:
+        head: which reads.
+        rows: the text; of a pair whose second text stands in the label texts, the first and each of these.
+        labels: label texts that are the same for every row; None where they need not be embedded, as far as is known.
+    """
+
+    head: Head
+    rows: list[Encoded]
+    labels: list[Encoded] | None = None
+
+
 @dataclass(frozen=True)
 class Question:
     """One text that is to get a label.
@@ -28,11 +43,13 @@ class Question:
         texts: one, or a pair.
         skills: what it is read with.
         task: the skill whose labels are asked for.
+        encoding: what the task's head reads; made when it is asked where it is absent, or another head's.
     """
 
     texts: Texts
     skills: Names
     task: str
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +77,10 @@ class Classifier:
     resident: Resident
     _labels: dict[tuple[Names, str], torch.Tensor] = field(default_factory=dict)
 
+    def keeps(self, skills: Names, task: str) -> bool:
+        """Return whether the label texts of a task, as skills embed them, are kept."""
+        return (skills, task) in self._labels
+
     def forget(self, name: str) -> None:
         """Forget what was computed with a skill."""
         self._labels = {key: value for key, value in self._labels.items() if name not in (*key[0], key[1])}
@@ -86,7 +107,7 @@ class Classifier:
             head = heads[question.task]
             if not isinstance(head, SimilarityHead):  # a classifier's or verbalizer's rows, whatever their skills
                 key, compute = question.task, _compute_with(self.resident, head)
-            elif head.task.head.completes_pairs:
+            elif completes_pairs(head):
                 key, compute = question.task, lambda own, head=head: self._of_pairs(own, head)
             else:
                 key, compute = "similarity", self._of_texts
@@ -95,7 +116,7 @@ class Classifier:
 
     def _of_texts(self, questions: Sequence[Question]) -> list[Answer]:
         """Embed the texts of all tasks together, and compare each with its own task's label texts."""
-        encoded = [self.resident.head_of(question.task).encode([question.texts])[0] for question in questions]
+        encoded = [_encode(question, self.resident.head_of(question.task))[0] for question in questions]
         vectors = embed_rows(self.resident, _rows(questions, encoded))
         return [
             Answer(SCALE * self._label_vectors(question) @ vector, item.is_cut)
@@ -110,14 +131,15 @@ class Classifier:
                 self._labels.pop(next(iter(self._labels)))
             head = self.resident.head_of(question.task)
             assert isinstance(head, SimilarityHead)
-            encoded = head.encode(head.label_texts)
+            known = _known(question, head)
+            encoded = head.encode(head.label_texts) if known is None or known.labels is None else known.labels
             self._labels[key] = embed_rows(self.resident, _rows([question] * len(encoded), encoded))
         return self._labels[key]
 
     def _of_pairs(self, questions: Sequence[Question], head: SimilarityHead) -> list[Answer]:
         """Compare first texts with what the second would be under each label."""
-        texts = [text for own in questions for text in (own.texts[:1], *head.label_texts_for(own.texts[1]))]
-        encoded, n = head.encode(texts), len(texts) // len(questions)
+        encoded = [row for own in questions for row in _encode(own, head)]
+        n = len(encoded) // len(questions)
         vectors = embed_rows(self.resident, _rows([own for own in questions for _ in range(n)], encoded))
         vectors = vectors.reshape(len(questions), n, -1)  # (questions, 1 + n_labels, width)
         logits = SCALE * (vectors[:, 1:] * vectors[:, :1]).sum(-1)
@@ -130,7 +152,7 @@ def _compute_with(resident: Resident, head: Head) -> Any:
 
     def compute(questions: Sequence[Question]) -> list[Answer]:
         """Return an answer for each question."""
-        encoded, limits = head.encode([question.texts for question in questions]), resident.limits
+        encoded, limits = [_encode(question, head)[0] for question in questions], resident.limits
         answers: dict[int, Answer] = {}
         for batch in make_batches(_rows(questions, encoded), limits.batch_rows, limits.batch_tokens):
             with head.evaluating(), resident.passing([questions[i].skills for i in batch]):
@@ -139,6 +161,33 @@ def _compute_with(resident: Resident, head: Head) -> Any:
         return [answers[i] for i in range(len(questions))]
 
     return compute
+
+
+def completes_pairs(head: Head) -> bool:
+    """Return whether a head compares the first text of a pair with label texts that hold the second."""
+    return isinstance(head, SimilarityHead) and head.task.head.completes_pairs
+
+
+def encode_for(head: Head, texts: Texts) -> list[Encoded]:
+    """Return what a head reads of a text, or a pair of texts, as the rows of an `Encoding`.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: as `Head.encode`.
+    """
+    if isinstance(head, SimilarityHead) and completes_pairs(head):
+        return head.encode([texts[:1], *head.label_texts_for(texts[1])])
+    return head.encode([texts])
+
+
+def _encode(question: Question, head: Head) -> list[Encoded]:
+    """Return what a head reads of a question."""
+    known = _known(question, head)
+    return encode_for(head, question.texts) if known is None else known.rows
+
+
+def _known(question: Question, head: Head) -> Encoding | None:
+    """Return what was encoded for a question before, unless another skill has the task's name since."""
+    return question.encoding if question.encoding is not None and question.encoding.head is head else None
 
 
 def _rows(questions: Sequence[Question], encoded: Sequence[Encoded]) -> list[Row]:

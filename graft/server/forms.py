@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from graft.errors import ConfigError
+from graft.files.header import check_nodes
 from graft.server.refusal import Refusal
 from graft.specs.block import Block
-from graft.specs.ranges import Above, AtLeast, Count, Within
+from graft.specs.ranges import Above, Between, Count, NoText, Within
 from graft.specs.reader import read_config
 
 T = TypeVar("T")
 Text = str | tuple[str, ...]  # one text, or a pair of them
+MOST_VALUES = 2**15  # of a body, keys among them: a message of a chat has five
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a skill
 
 
@@ -57,15 +59,15 @@ class GenerationForm(Block):
     """What the requests of both ways to generate have in common."""
 
     model: str | None = None
-    temperature: Annotated[float, Within(0, 2)] | None = None
-    top_p: Annotated[float, Above(0, most=1)] | None = None
-    seed: Annotated[int, AtLeast(0)] | None = None
+    temperature: Annotated[float, NoText(), Within(0, 2)] | None = None
+    top_p: Annotated[float, NoText(), Above(0, most=1)] | None = None
+    seed: Annotated[int, Between(0, 2**63 - 1)] | None = None
     stop: str | tuple[str, ...] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    presence_penalty: Annotated[float, NoText()] | None = None
+    frequency_penalty: Annotated[float, NoText()] | None = None
     user: str | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +94,8 @@ class GenerationForm(Block):
 class CompletionForm(GenerationForm):
     """A request of /v1/completions."""
 
+    usual_tokens: ClassVar = 16  # OpenAI's default
+
     prompt: str | tuple[str, ...]
     max_tokens: Count | None = None
     echo: bool | None = None
@@ -110,9 +114,9 @@ class CompletionForm(GenerationForm):
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
     @property
-    def most_tokens(self) -> int:
-        """How many tokens may be written: OpenAI's default where the request does not say."""
-        return self.max_tokens or 16
+    def most_tokens(self) -> int | None:
+        """How many tokens may be written; None where the request does not say."""
+        return self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,8 @@ class Message(Block):
 class ChatForm(GenerationForm):
     """A request of /v1/chat/completions."""
 
+    usual_tokens: ClassVar = 256
+
     messages: tuple[Message, ...]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -163,9 +169,9 @@ class ChatForm(GenerationForm):
             raise ValueError("max_tokens and max_completion_tokens mean the same: give one of them")
 
     @property
-    def most_tokens(self) -> int:
-        """How many tokens may be written."""
-        return self.max_completion_tokens or self.max_tokens or 256
+    def most_tokens(self) -> int | None:
+        """How many tokens may be written; None where the request does not say."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -226,14 +232,16 @@ def read_form(kind: type[T], body: bytes) -> T:
     """Read a request's body, in which a key whose value is null is as good as absent, however deep it lies.
 
     Raises:
-        Refusal: it is not JSON, or says something else than the form may; the line says what.
+        Refusal: it is not JSON, holds too many values, or says something else than the form may; the line says what.
     """
     try:
         value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_read_object)
-        json.dumps(value, ensure_ascii=False).encode()  # halves of a character can be escaped, and are no text
+        n_values = check_nodes(value)  # also that no half of a character is escaped, which is no text
     except (ValueError, RecursionError) as error:  # not UTF-8, and numbers of thousands of digits, among them
         fact = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Refusal(400, f"the body is not JSON ({fact})") from error
+    if n_values > MOST_VALUES:
+        raise Refusal(400, f"the body holds {n_values:,} keys and values, more than {MOST_VALUES:,}", code="values")
     try:
         return read_config(kind, value, "request")
     except ConfigError as error:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from graft.mixture.generation.request import GenerationRequest
-from graft.server.forms import GenerationForm
+from graft.server.forms import ChatForm, CompletionForm, GenerationForm
 from graft.server.jobs import GenerateJob
 from graft.server.refusal import Refusal, refuse_tokens
 from graft.server.resident import Names
@@ -38,10 +38,10 @@ class Answers:
 
     Args:
         service: what runs them.
-        prompts: their tokens, which `check_lengths` has let pass.
+        prompts: their tokens.
         form: how to write.
         chosen: what each is written with.
-        most_tokens: of each answer.
+        most_tokens: of each answer, as `limit_answers` gives them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Answers:
         prompts: Sequence[list[int]],
         form: GenerationForm,
         chosen: Sequence[Names],
-        most_tokens: int,
+        most_tokens: Sequence[int],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
@@ -58,8 +58,8 @@ class Answers:
         self._writers = [TextWriter(service.decoder, prompt, form.stops) for prompt in prompts]
         self.n_prompt = sum(map(len, prompts))
         self._jobs = [
-            self._open(i, prompt, form, skills, most_tokens)
-            for i, (prompt, skills) in enumerate(zip(prompts, chosen, strict=True))
+            self._open(i, prompt, form, skills, most)
+            for i, (prompt, skills, most) in enumerate(zip(prompts, chosen, most_tokens, strict=True))
         ]
 
     @property
@@ -115,7 +115,7 @@ class Answers:
             max_new_tokens=most,
             temperature=1.0 if form.temperature is None else form.temperature,
             top_p=1.0 if form.top_p is None else form.top_p,
-            seed=None if form.seed is None else form.seed + index,
+            seed=None if form.seed is None else (form.seed + index) % 2**63,
             stop_tokens=self._service.stop_tokens,
         )
         job = GenerateJob(request=request, take=lambda token: self._tell(index, token))
@@ -128,20 +128,24 @@ class Answers:
             self._loop.call_soon_threadsafe(self._events.put_nowait, (index, token))
 
 
-def check_lengths(service: Service, prompts: Sequence[Sequence[int]], most_tokens: int) -> None:
-    """Refuse prompts that leave no room for their answers.
+def limit_answers(service: Service, prompts: Sequence[Sequence[int]], form: CompletionForm | ChatForm) -> list[int]:
+    """Return how many tokens each answer may have: what the form says, or the usual number as far as there is room.
 
     Raises:
-        Refusal: saying what there is room for.
+        Refusal: a prompt leaves no room for its answer, or too many tokens are asked for; the line says what fits.
     """
-    limits, longest = service.limits, service.context
-    if most_tokens > limits.new_tokens:
-        raise Refusal(400, f"max_tokens may be {limits.new_tokens:,}, not {most_tokens:,}", code="tokens")
-    for ids in prompts:
+    limits, longest, asked = service.limits, service.context, form.most_tokens
+    if asked is not None and asked > limits.new_tokens:
+        raise Refusal(400, f"max_tokens may be {limits.new_tokens:,}, not {asked:,}", code="tokens")
+    share = (limits.tokens - sum(map(len, prompts))) // len(prompts)
+    usual = min(form.usual_tokens, limits.new_tokens, share)
+    most = [max(1, min(usual, longest - len(ids))) if asked is None else asked for ids in prompts]
+    for ids, n_new in zip(prompts, most, strict=True):
         if not ids:
             raise Refusal(400, "the prompt has no token")
-        if len(ids) + most_tokens > longest:
-            fact = f"{len(ids):,} tokens of the prompt and {most_tokens:,} to write"
+        if len(ids) + n_new > longest:
+            fact = f"{len(ids):,} tokens of the prompt and {n_new:,} to write"
             raise Refusal(400, f"{fact} are more than the model reads: {longest:,}", code="context_length_exceeded")
-    if (n_tokens := sum(len(ids) + most_tokens for ids in prompts)) > limits.tokens:
+    if (n_tokens := sum(map(len, prompts)) + sum(most)) > limits.tokens:
         raise refuse_tokens(n_tokens, limits.tokens)
+    return most

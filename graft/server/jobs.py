@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,14 @@ class Job:
     is_abandoned: bool = False
 
     def abandon(self) -> None:
-        """Drop it, where it has not begun; a generation ends before its next token."""
+        """Drop it, where it has not begun; what runs ends before the model's next pass, a generation's token too."""
         self.is_abandoned = True
         self.result.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Give it an error for its result, unless it has one, or is canceled."""
+        with contextlib.suppress(InvalidStateError):
+            self.result.set_exception(error)
 
     @property
     def n_rows(self) -> int:
@@ -88,11 +94,13 @@ class CallJob(Job):
         call: what is called, on the model's thread.
         leaves: a skill that no generation may carry when it is called; it waits for those that do.
         n_texts: that the model reads in it.
+        undo: called after it where nobody waits for it any more, and was told that nothing came of it.
     """
 
     call: Callable[[], Any]
     leaves: str | None = None
     n_texts: int = 1
+    undo: Callable[[], Any] | None = None
 
     @property
     def n_rows(self) -> int:

@@ -16,6 +16,8 @@ class Limits(Block):
     Attributes:
         body_bytes: of a request's body; more is refused with 413.
         texts: of a request, counted once for each of its skills.
+        characters: of the texts of /classify, counted once for each head that reads them; more is refused with 400
+            before any is turned into tokens.
         tokens: of a request, prompts and what may be written together; more is refused with 400.
         new_tokens: that one prompt may be continued by.
         seconds: from a request's arrival to its answer; then it is refused with 504, and its work dropped.
@@ -32,6 +34,7 @@ class Limits(Block):
 
     body_bytes: Count = 2**20
     texts: Count = 256
+    characters: Count = 2**20
     tokens: Count = 2**15
     new_tokens: Count = 1024
     seconds: Annotated[float, Above(0)] = 60.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,12 +18,15 @@ from graft.server.classification import Answer, Classifier
 from graft.server.jobs import CallJob, ClassifyJob, EmbedJob, GenerateJob, Job
 from graft.server.metrics import Metrics
 from graft.server.queue import JobQueue
+from graft.server.refusal import SERVER, Refusal
 from graft.server.resident import Names, Resident
 from graft.server.writing import Writing
 
 
 class ModelThread:
     """Runs jobs until it is closed: those without tokens at once and together, generations a token at a time.
+
+    An error of a job is its own; should anything else fail, all jobs are, and no more are taken in.
 
     Attributes:
         resident: what it runs.
@@ -33,10 +38,12 @@ class ModelThread:
         self.queue = JobQueue(resident.limits)
         self._metrics = metrics
         metrics.waiting.set_function(self.queue.__len__)
-        resident.note_pass = metrics.batches.observe
+        resident.note_pass = self._note_pass
         self._classifier = Classifier(resident)
         self._writing = self._open_writing()
         self._leaving: deque[CallJob] = deque()
+        self._taken: Sequence[Job] = ()  # from the queue, within a turn
+        self._together_now: Sequence[Job] = ()  # which are computed as one batch at the moment
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def _open_writing(self) -> Writing | None:
@@ -47,6 +54,10 @@ class ModelThread:
             except ConfigError as error:
                 self.resident.why_silent = str(error)
         return None
+
+    def keeps_labels(self, skills: Names, task: str) -> bool:
+        """Return whether label texts of a task need not be embedded with skills any more."""
+        return self._classifier.keeps(skills, task)
 
     @property
     def is_alive(self) -> bool:
@@ -68,9 +79,23 @@ class ModelThread:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        while self._turn():
-            pass
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            self._give_up(error)
         self.resident.mixed.close()
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell all that wait, and all that come, that nothing is run any more; and the operator why."""
+        logging.getLogger("graft.server").error("the model's thread ended", exc_info=error)
+        why = "the model's thread does not run"
+        self.queue.close(why)
+        for job in (*self._taken, *self._leaving, *self.queue.take_all()):
+            job.fail(Refusal(503, why, SERVER))
+        if self._writing is not None:
+            with contextlib.suppress(Exception):  # of what is kept of them, which goes with the thread
+                self._writing.fail(Refusal(503, why, SERVER))
 
     def _turn(self) -> bool:
         """Take what waits and run it, then write a token of every generation; return whether to go on."""
@@ -79,6 +104,7 @@ class ModelThread:
         jobs = self.queue.take(self.resident.limits.batch_rows, block=block, fits=self._fits)
         if not jobs and block and self.queue.is_closed:
             return False
+        self._taken = jobs
         self._start(jobs)
         if self._writing is not None and not self._writing.idle:
             n_rows = self._writing.step()
@@ -86,6 +112,7 @@ class ModelThread:
             if n_rows:
                 self._metrics.batches.observe(n_rows)
         self._call_leaving()
+        self._taken = ()
         return True
 
     def _fits(self, jobs: Sequence[GenerateJob]) -> bool:
@@ -105,17 +132,33 @@ class ModelThread:
 
     def _together(self, jobs: Sequence[Job], compute: Callable[[Sequence[Any]], Sequence[Any] | None]) -> None:
         """Run jobs as one batch; where that fails each alone, so that one request's error is no other's."""
+        self._together_now = jobs
         try:
             results = compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
-                _fail(jobs[0], error)
+                jobs[0].fail(error)
                 return
             for job in jobs:
                 self._together([job], compute)
             return
+        finally:
+            self._together_now = ()
         for job, result in zip(jobs, results or (), strict=False):
             job.result.set_result(result)
+
+    def _require_wanted(self) -> None:
+        """Stop what is computed where nobody waits for any of it; asked between passes of the model, and compositions.
+
+        Raises:
+            CancelledError: all jobs are abandoned.
+        """
+        if self._together_now and all(job.is_abandoned for job in self._together_now):
+            raise CancelledError
+
+    def _note_pass(self, n_rows: int) -> None:
+        self._require_wanted()
+        self._metrics.batches.observe(n_rows)
 
     def _embed(self, jobs: Sequence[EmbedJob]) -> list[torch.Tensor]:
         self._prepare(row.skills for job in jobs for row in job.rows)
@@ -138,6 +181,7 @@ class ModelThread:
         self.resident.forget_composed(set() if self._writing is None else self._writing.carried)
         sets: set[Names] = set(wanted)
         for names in sorted(sets):
+            self._require_wanted()
             self.resident.prepare(names)
 
     def _call(self, job: CallJob) -> None:
@@ -148,8 +192,11 @@ class ModelThread:
             self._classifier.forget(job.leaves)
         try:
             value = job.call()
+            if job.undo is not None and job.is_abandoned:
+                job.undo()
+                raise CancelledError
         except Exception as error:
-            _fail(job, error)
+            job.fail(error)
         else:
             job.result.set_result(value)
 
@@ -162,7 +209,7 @@ class ModelThread:
         for _ in range(len(self._leaving)):
             job = self._leaving.popleft()
             if job.is_abandoned:  # its client was told that nothing came of it
-                _fail(job, CancelledError())
+                job.fail(CancelledError())
             else:
                 self._call(job)
 
@@ -189,8 +236,3 @@ def _runs(jobs: Sequence[Job]) -> list[tuple[type[Job], list[Job]]]:
             since_call[kind] = [job]
             runs.append((kind, since_call[kind]))
     return runs
-
-
-def _fail(job: Job, error: Exception) -> None:
-    if not job.result.done():
-        job.result.set_exception(error)

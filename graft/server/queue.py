@@ -26,7 +26,7 @@ class JobQueue:
         self._limits = limits
         self._generations: deque[GenerateJob] = deque()
         self._others: deque[Job] = deque()
-        self._closed = False
+        self._closed: str | None = None  # why nothing more is taken in
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -44,11 +44,11 @@ class JobQueue:
         """Add the jobs of one request, all or none; they are of one kind.
 
         Raises:
-            Refusal: their line is full (429), or the server is about to stop (503).
+            Refusal: their line is full (429), or nothing is taken in any more (503).
         """
         with self._changed:
-            if self._closed:
-                raise Refusal(503, "the server is about to stop", SERVER, "stopping", Retry_After="5")
+            if self._closed is not None:
+                raise Refusal(503, self._closed, SERVER, "stopping", Retry_After="5")
             line: deque[Any] = self._generations if isinstance(jobs[0], GenerateJob) else self._others
             self._require_room(line, _count_rows(jobs))
             line.extend(jobs)
@@ -86,21 +86,29 @@ class JobQueue:
             return [*joining, *taken]
 
     def _wait(self, n_rows: int) -> None:
-        self._changed.wait_for(lambda: self._generations or self._others or self._closed)
+        self._changed.wait_for(lambda: self._generations or self._others or self.is_closed)
         end = time.monotonic() + self._limits.wait_seconds
-        while 0 < len(self) < n_rows and not self._closed and (left := end - time.monotonic()) > 0:
+        while 0 < len(self) < n_rows and not self.is_closed and (left := end - time.monotonic()) > 0:
             self._changed.wait(left)
 
     @property
     def is_closed(self) -> bool:
         """Whether nothing more is taken in."""
-        return self._closed
+        return self._closed is not None
 
-    def close(self) -> None:
-        """Take in nothing more; what waits is still done."""
+    def close(self, why: str = "the server is about to stop") -> None:
+        """Take in nothing more, and say why; what waits is still done."""
         with self._changed:
-            self._closed = True
+            self._closed = self._closed or why
             self._changed.notify_all()
+
+    def take_all(self) -> list[Job]:
+        """Take whatever waits."""
+        with self._changed:
+            taken = [*self._generations, *self._others]
+            self._generations.clear()
+            self._others.clear()
+            return taken
 
 
 def _count_rows(jobs: Iterable[Job]) -> int:

@@ -12,7 +12,9 @@ from graft.specs.reader import read_config
 from graft.specs.task import TaskSpec
 
 MOST_LABELS, MOST_TOKENS = 1000, 2**13  # of a task; of a text, however long a stranger's patch says it may be
+MOST_CHARACTERS = 2**16  # of a task's labels with their texts and words, the template counted once a label
 _NO_DATA = dict.fromkeys(("train", "validation", "test"), "none")
+_PLACES = ("{}", "{text}", "{text_a}", SECOND)
 _KEYS = {field.name for field in dataclasses.fields(HeadSpec)} - {"answer", "max_new_tokens"}
 
 
@@ -41,6 +43,7 @@ def read_task(patch: Patch) -> TaskSpec:
     if task.get("max_length") is not None:  # patches of earlier versions do not say it
         block["max_length"] = task["max_length"]
     spec = check_task(read_config(TaskSpec, block, "the patch's task"))
+    _require_short(spec)
     return dataclasses.replace(spec, max_length=min(spec.max_length, MOST_TOKENS))
 
 
@@ -54,6 +57,21 @@ def check_task(spec: TaskSpec) -> TaskSpec:
         kind = f"head.kind {spec.head.kind}" + ("" if spec.choices is None else " with choices of each row's own")
         raise ConfigError(f"{kind} has no labels that every text can be given")
     return spec
+
+
+def _require_short(spec: TaskSpec) -> None:
+    """Refuse texts of a task that every request would pay for: long ones, and those that repeat a row's text."""
+    head = spec.head
+    written = [*spec.labels, *(head.texts or ()), *(head.words or ()), head.system or ""]
+    n_characters = sum(map(len, written)) + len(spec.labels) * len(head.pattern)
+    if n_characters > MOST_CHARACTERS:
+        raise ConfigError(
+            f"the patch's labels, with their texts and the template, have {n_characters:,} characters, "
+            f"more than {MOST_CHARACTERS:,}"
+        )
+    for text in (head.pattern, *(head.texts or ())):
+        if repeated := [place for place in _PLACES if text.count(place) > 1]:
+            raise ConfigError(f"the patch's task: {text[:40]!r} holds the place {repeated[0]} more than once")
 
 
 def _reads_pairs(head: dict[str, Any]) -> bool:

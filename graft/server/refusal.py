@@ -36,9 +36,10 @@ def refuse_unknown_model(name: str, known: list[str]) -> Refusal:
     return Refusal(404, f"there is no skill {name[:80]!r}; there are: {there}", MISSING, "model_not_found")
 
 
-def refuse_tokens(n_tokens: int, most: int) -> Refusal:
-    """Return the refusal of a request whose texts are too many tokens together."""
-    return Refusal(400, f"{n_tokens:,} tokens are more than {most:,} in one request", code="tokens")
+def refuse_tokens(n_tokens: int, most: int, n_labels: int = 0) -> Refusal:
+    """Return the refusal of a request whose texts are too many tokens together, some of them of label texts."""
+    among = f", {n_labels:,} of them of label texts," if n_labels else ""
+    return Refusal(400, f"{n_tokens:,} tokens{among} are more than {most:,} in one request", code="tokens")
 
 
 def refuse_full(seconds: float) -> Refusal:

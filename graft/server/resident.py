@@ -50,7 +50,7 @@ class Resident:
         limits: how many skills there may be, among others.
         why_silent: why the model does not write on; None where it does.
         router: chooses the skills of requests that name none; None without one.
-        note_pass: called with the number of rows of every pass of the model over texts.
+        note_pass: called with the number of rows before every pass of the model over texts, which an error stops.
     """
 
     def __init__(
@@ -80,6 +80,10 @@ class Resident:
         """What a request may name as its model, compositions aside."""
         return [BASE, *(name for name in list(self.skills) if name not in self.leaving)]
 
+    def offers(self, name: str) -> bool:
+        """Return whether requests may have a skill: it is there, and not about to be removed."""
+        return name in self.skills and name not in self.leaving
+
     def find(self, model: str) -> Names:
         """Return the skills that a request's `model` means: none for the base, several for "a+b".
 
@@ -92,7 +96,7 @@ class Resident:
         if len(names) > MOST_TOGETHER:
             raise Refusal(400, f"{len(names)} skills together are more than {MOST_TOGETHER}")
         for name in names:
-            if name not in self.skills or name in self.leaving:
+            if not self.offers(name):
                 raise refuse_unknown_model(name, self.names)
         return names
 
@@ -126,8 +130,8 @@ class Resident:
             del self._composed[names]
             self.mixed.forget(names)
 
-    def add(self, skill: Skill) -> None:
-        """Add a skill, checked against the base.
+    def add(self, skill: Skill) -> Skill:
+        """Add a skill, checked against the base; return it as it is served.
 
         Raises:
             Refusal: there are as many as may be, or one of that name.
@@ -139,11 +143,12 @@ class Resident:
             raise Refusal(409, f"there are {len(self.skills):,} skills already, and no more may be resident")
         require_name(skill.name)
         self.mixed.add(skill.name, skill.patch)
-        self.skills[skill.name] = self._with_head(skill)
+        self.skills[skill.name] = served = self._with_head(skill)
         self._note_output_layer(skill.name)
         if self._own is not None:
             head = self._heads.get(skill.name)
             self._own.note(self.mixed, skill, head if isinstance(head, ClassifierHead) else None)
+        return served
 
     def remove(self, name: str) -> None:
         """Remove a skill.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from graft.server.connections import protocol_with_room, serve_with_timeouts
 from graft.server.limits import Limits
 from graft.server.service import Service
 
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 MOST_CONNECTIONS, MOST_HEADER_BYTES = 1000, 2**16
 
 
@@ -34,7 +34,10 @@ def require_packages() -> None:
 
 def is_loopback(host: str) -> bool:
     """Return whether an address can be reached from this machine alone."""
-    return host in _LOOPBACK
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen_at(host: str, port: int) -> socket.socket:

@@ -89,9 +89,9 @@ class Service:
             gone.cancel()
             result.cancel()
 
-    async def call(self, function: Any, request: Any, *, leaves: str | None = None, n_texts: int = 1) -> Any:
-        """Call a function that needs the model to itself, on its thread; `leaves` and `n_texts` as in `CallJob`."""
-        return await self.run(CallJob(call=function, leaves=leaves, n_texts=n_texts), request)
+    async def call(self, function: Any, request: Any, **more: Any) -> Any:
+        """Call a function that needs the model to itself, on its thread; `more` is of the `CallJob`."""
+        return await self.run(CallJob(call=function, **more), request)
 
     def authorize(self, header: str | None) -> None:
         """Refuse a request that changes the server, and does not carry its token.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, PatchFormatError
 from graft.files.location import locate_patch
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_patch
@@ -17,6 +18,7 @@ from graft.server.forms import check_name
 from graft.server.recorded_task import read_task
 from graft.specs.task import TaskSpec
 
+MOST_CARD_BYTES = 2**16  # of what everybody who asks for the skills is told of one
 _CARD = ("k", "density", "bytes", "values", "method", "metrics", "licence", "tool", "base")
 
 
@@ -45,7 +47,6 @@ class Skill:
     @cached_property
     def description(self) -> dict[str, Any]:
         """Name, task, card, and where its entries lie, layer by module: plain values."""
-        card = describe_patch(self.patch, self.n_bytes, self.patch.provenance)
         task = None
         if self.task is not None:
             pair = not isinstance(self.task.text, str)
@@ -58,7 +59,7 @@ class Skill:
             "task": task,
             "why_no_task": self.why_no_task,
             "temperature": self.temperature,
-            "card": {key: card[key] for key in _CARD if card.get(key) is not None},
+            "card": _card(self.patch, self.n_bytes),
             "map": _map(self.patch),
         }
 
@@ -91,15 +92,24 @@ def read_skill(name: str, path: Path, source: str) -> Skill:
     """Load and check a patch file, or a folder's; read the task that it records.
 
     Raises:
-        PatchFormatError: it is no patch.
+        PatchFormatError: it is no patch, or its card is too long to be told.
     """
     patch = load_patch(path)
     file = path / FILE_NAME if path.is_dir() else path
     n_bytes = file.stat().st_size
+    card_bytes = len(json.dumps(_card(patch, n_bytes)))
+    if card_bytes > MOST_CARD_BYTES:
+        fact = f"method, metrics and licence of the patch have {card_bytes:,} bytes, more than {MOST_CARD_BYTES:,}"
+        raise PatchFormatError(f"{path}: {fact}")
     try:
         return Skill(name, patch, source, n_bytes, read_task(patch))
     except ConfigError as error:
         return Skill(name, patch, source, n_bytes, None, str(error)[:300])
+
+
+def _card(patch: Patch, n_bytes: int) -> dict[str, Any]:
+    described = describe_patch(patch, n_bytes, patch.provenance)
+    return {key: described[key] for key in _CARD if described.get(key) is not None}
 
 
 def _map(patch: Patch) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _CONTEXT = 6  # tokens of the prompt before an answer, which tell whether it begins with a space
+_MOST_BYTES = 4  # of a character, each of which may be a token
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a part of a character decodes to
 
 
@@ -24,12 +25,20 @@ class TextWriter:
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
-        self._tokens = list(prompt[-_CONTEXT:])
+        self._tokens = self._context_of(prompt)
         self._start, self._read = 0, len(self._tokens)  # where decoding begins, and what was decoded before
         self._stops = tuple(stops)
         self._held = ""  # decoded, and perhaps the beginning of a stop text
         self.n_tokens = 0
         self.is_stopped = False
+
+    def _context_of(self, prompt: Sequence[int]) -> list[int]:
+        """Return the last tokens of a prompt, from the beginning of a character on.
+
+        A tokenizer that writes bytes for characters it lacks decodes none of those that follow a part of one.
+        """
+        contexts = [list(prompt[-n:]) for n in range(_CONTEXT, _CONTEXT + _MOST_BYTES)]
+        return min(contexts, key=lambda context: self._decode(context).count(_BROKEN))
 
     def write(self, token: int) -> str:
         """Add a token, and return the text that is certain now."""
@@ -54,10 +63,10 @@ class TextWriter:
 
     def _release(self, more: str) -> str:
         text = self._held + more
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if found:
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:  # the one that is complete first ends the answer, however its tokens come
             self.is_stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         n_held = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

@@ -53,12 +53,15 @@ class Writing:
         self._running |= {job.request.id: job for job in jobs}
 
     def step(self) -> int:
-        """Write a token of every row; return how many rows there were."""
-        self._drop_abandoned()
+        """Write a token of every row, after those that nobody waits for have left; return how many rows there were.
+
+        Whatever goes wrong in it is told to all that run, none of which goes on.
+        """
         try:
+            self._drop_abandoned()
             events = self._batch.step() if self._running else []
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return 0
         for event in events:
             job = self._running[event.id]
@@ -77,11 +80,11 @@ class Writing:
             del self._running[name]
             self._batch.cancel(name)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Tell all that run, and let them leave."""
         failed, self._running = list(self._running.values()), {}
         for job in failed:
-            job.result.set_exception(error)
+            job.fail(error)
         self._batch.close()
 
 
@@ -98,6 +101,6 @@ def open_prefixes(resident: Resident) -> PrefixCache:
 
 
 def _is_dropped(job: GenerateJob) -> bool:
-    if job.is_abandoned and not job.result.done():
-        job.result.set_exception(CancelledError())
+    if job.is_abandoned:
+        job.fail(CancelledError())
     return job.is_abandoned

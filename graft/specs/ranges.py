@@ -119,6 +119,19 @@ class OneOf(Range):
         return f"one of {', '.join(self.registry)}"
 
 
+@dataclass(frozen=True)
+class NoText(Range):
+    """Numbers as such: where a text is told from a number, as in JSON, one that spells a number is none."""
+
+    def holds(self, value: Any) -> bool:
+        """Return whether the value is no text."""
+        return not isinstance(value, str)
+
+    def __str__(self) -> str:
+        """Return "a number, and no text"."""
+        return "a number, and no text"
+
+
 Share = Annotated[float, Above(0, most=1)]
 Count = Annotated[int, AtLeast(1)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # what all of the generators in use take

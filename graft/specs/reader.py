@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from graft.errors import ConfigError
 from graft.files.inputs import open_input
-from graft.specs.ranges import OneOf
+from graft.specs.block import field_hints
+from graft.specs.ranges import NoText, OneOf
 
 T = TypeVar("T")
 MOST_BYTES = 64_000_000  # of a file that is read as YAML
@@ -64,7 +65,7 @@ def read_config(kind: type[T], value: object, where: str) -> T:
     for key in value:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {key!r}{_suggest_keys(str(key), fields)}")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = field_hints(kind)  # type: ignore[arg-type]
     for name, field in fields.items():
         if name not in value and _required(field):
             raise ConfigError(f"{where}: the key {name!r} is missing")
@@ -142,9 +143,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_named(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    """Convert a value to an annotated type: a name must be in its registry; the block checks other ranges itself."""
+    """Convert a value to an annotated type, its kind as it is given; the block checks other ranges itself."""
     for extent in arguments[1:]:
-        if isinstance(extent, OneOf) and not extent.holds(value):
+        if isinstance(extent, OneOf | NoText) and not extent.holds(value):
             raise ConfigError(f"{where}: must be {extent}, not {_show(value)}")
     return _convert(arguments[0], value, where)
 

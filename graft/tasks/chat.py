@@ -7,6 +7,7 @@ has beyond the first is the assistant's, the token that ends the turn among it. 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -104,6 +105,22 @@ def end_token(tokenizer: Any) -> int | None:
     after = whole[len(opened) :].partition("y")[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     return ids[0] if ids and ids[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} else None
+
+
+def mark_tokens(tokenizer: Any) -> set[int]:
+    """Return the tokens by which a chat is told apart into turns, and which what is said in them must not hold.
+
+    They are the special tokens, but for unknown text, and tokens added to the vocabulary that the template writes
+    around what is said.
+    """
+    added = tokenizer.added_tokens_decoder
+    marks = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+    if tokenizer.unk_token not in (tokenizer.bos_token, tokenizer.eos_token):
+        marks.discard(tokenizer.unk_token_id)
+    with contextlib.suppress(ConfigError):  # a template that wants other turns
+        written = _encode(tokenizer, [Turn("user", "x"), Turn(ASSISTANT, "y"), Turn("user", "x")])["input_ids"]
+        marks |= {number for number in written if number in added and added[number].content.strip()}
+    return marks
 
 
 def _marks_answers(tokenizer: Any) -> bool:

@@ -1,12 +1,17 @@
-"""Sharing of one loaded model by the heads of several tasks."""
+"""Sharing of one loaded model by the heads of several tasks, and of one head by several threads."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
+from typing import Any, TypeVar
 
 from graft.errors import ConfigError
 from graft.specs.task import TaskSpec
 from graft.tasks.head import Head
+from graft.tasks.prompt import PromptEncoder
+
+Reader = TypeVar("Reader", bound=Head | PromptEncoder)
 
 
 def share_model(head: Head, task: TaskSpec) -> Head:
@@ -23,6 +28,20 @@ def share_model(head: Head, task: TaskSpec) -> Head:
     made: Head = task.head.entry.load().on(head, task)
     made.ranks = head.ranks
     return made
+
+
+def with_tokenizer(reader: Reader, tokenizer: Any) -> Reader:
+    """Return a head, or prompts, that encode by a copy of their tokenizer, as another thread must; all else is shared.
+
+    A tokenizer cannot be used by two threads at once.
+    """
+    other = copy.copy(reader)
+    for name, part in vars(reader).items():
+        if part is reader.tokenizer:
+            setattr(other, name, tokenizer)
+        elif isinstance(part, Head | PromptEncoder):
+            setattr(other, name, with_tokenizer(part, tokenizer))
+    return other
 
 
 def can_share(head: Head, task: TaskSpec) -> bool:

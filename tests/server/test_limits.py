@@ -86,7 +86,7 @@ def test_other_types_and_hosts_are_refused(client: Client) -> None:
     assert (status, message) == (415, "send JSON, with the header Content-Type: application/json")
     for host in ("attacker.example", "127.0.0.1.attacker.example", "localhost.attacker.example:80", ""):
         assert client.http.get("/skills", headers={"Host": host}).status_code in (400, 421)
-    for host in ("localhost", "127.0.0.1:9", "[::1]:9"):
+    for host in ("localhost", "LocalHost:9", "127.0.0.1:9", "[::1]:9"):
         assert client.http.get("/skills", headers={"Host": host}).status_code == 200
     assert "access-control-allow-origin" not in client.http.get("/skills").headers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -94,6 +94,42 @@ def test_the_batch_rows_of_other_jobs_are_those_of_each_pass(service: Service) -
     assert value_of(service, "graft_batch_rows_sum") == 5
 
 
+@pytest.mark.parametrize(("abandoned", "n_passes"), [((0, 1), 2), ((0,), 4)])
+def test_what_nobody_waits_for_is_stopped_between_passes(
+    service: Service, monkeypatch: pytest.MonkeyPatch, abandoned: tuple[int, ...], n_passes: int
+) -> None:
+    """Two requests share four passes, and are given up within the second."""
+    jobs = [EmbedJob(rows=[Row([5, 6], ()) for _ in range(4)]) for _ in range(2)]
+    passes: list[int] = []
+    embed_batch = service.resident.embedding.embed_batch
+
+    def embed(batch: Any) -> Any:
+        passes.append(len(batch["input_ids"]))
+        if len(passes) == 2:
+            for number in abandoned:
+                jobs[number].abandon()
+        return embed_batch(batch)
+
+    monkeypatch.setattr(service.resident.embedding, "embed_batch", embed)
+    service.thread._start(jobs)
+    assert passes == [2] * n_passes
+    assert all(isinstance(jobs[number].result.exception(0), CancelledError) == (n_passes == 2) for number in abandoned)
+    assert len(abandoned) == 2 or len(jobs[1].result.result(0)) == 4
+    passes.clear()
+    service.thread._start([EmbedJob(rows=[Row([5, 6], ())])])
+    assert passes == [1]
+
+
+def test_what_nobody_waits_for_is_stopped_between_compositions(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, prepared = EmbedJob(rows=[Row([5, 6], names) for names in ((), ("loud",), ("soft",))]), []
+    monkeypatch.setattr(service.resident, "prepare", lambda names: (prepared.append(names), job.abandon()))
+    service.thread._start([job])
+    assert prepared == [()]
+    assert isinstance(job.result.exception(0), CancelledError)
+
+
 def test_who_gave_up_takes_no_room(service: Service) -> None:
     thread = service.thread
     thread.submit(*(generation(name, 50) for name in "ab"))
@@ -146,6 +182,58 @@ def test_a_removal_waits_for_generations_that_wait(service: Service) -> None:
             break
     assert carries.result.result(0) == "length"
     assert "loud" not in resident.skills
+
+
+def test_an_error_of_who_is_dropped_ends_what_runs_and_not_the_thread(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread, jobs = service.thread, [generation(name, 50) for name in "abc"]
+    thread.submit(*jobs[:2])
+    thread._turn()
+    for job in jobs[:2]:
+        job.abandon()
+    with monkeypatch.context() as broken:
+        broken.setattr(thread._writing._batch, "cancel", lambda name: 1 / 0)  # type: ignore[union-attr]
+        thread._turn()
+    assert [type(job.result.exception(0)) for job in jobs[:2]] == [CancelledError] * 2
+    assert n_running(service) == 0
+    thread.submit(jobs[2])
+    thread._turn()
+    assert n_running(service) == 1
+
+
+def test_a_thread_that_cannot_go_on_tells_all_that_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = service.thread
+    jobs = [*(generation(name, 50, "loud") for name in "ab"), *(generation(name) for name in "cd")]
+    thread.submit(*jobs)  # two run, two wait
+    removal = CallJob(call=lambda: service.resident.remove("loud"), leaves="loud")
+    embeds, given_up = EmbedJob(rows=[Row([5, 6], ())]), EmbedJob(rows=[Row([5, 6], ())])
+    thread.submit(removal)
+    thread._turn()
+    thread.submit(embeds)
+    thread.submit(given_up)
+    given_up.abandon()
+    monkeypatch.setattr(thread, "_start", lambda jobs: 1 / 0)
+    thread._run()
+    for job in (*jobs, removal, embeds):
+        error = job.result.exception(0)
+        assert isinstance(error, Refusal)
+        assert (error.status, str(error)) == (503, "the model's thread does not run")
+    with pytest.raises(Refusal, match="the model's thread does not run") as refused:
+        thread.submit(generation("e"))
+    assert refused.value.status == 503
+
+
+def test_clients_of_a_thread_that_cannot_go_on_are_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with holding(service, monkeypatch) as held, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(held.client.http.post, "/v1/completions", json=ASK)
+        until(lambda: n_running(service) == 1)
+        monkeypatch.setattr(service.thread, "_call_leaving", lambda: 1 / 0)
+        held.release()
+        assert answer.result().status_code == 503
+        until(lambda: not service.thread.is_alive)
+        assert held.client.refusal("/v1/embeddings", input="x") == (503, "the model's thread does not run")
+        assert held.client.http.get("/health").status_code == 503
 
 
 @pytest.fixture

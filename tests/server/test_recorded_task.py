@@ -40,3 +40,37 @@ def test_a_length_is_bounded_and_may_be_absent(recorded: int | None, taken: int,
 def test_what_is_no_length_is_refused(recorded: Any, record: Any) -> None:
     with pytest.raises(ConfigError, match="the patch's task: max_length"):
         record(max_length=recorded)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"kind": "similarity", "texts": ["{text_b} and {text_b}", "good"]},
+        {"kind": "similarity", "template": "{} or {}"},
+        {"kind": "verbalizer", "template": "{text} {text} It was {mask}."},
+        {"kind": "verbalizer", "template": "{text_a} {text_b} {text_a} {mask}"},
+    ],
+)
+def test_a_rows_text_has_one_place(head: dict[str, Any], record: Any) -> None:
+    with pytest.raises(ConfigError, match="more than once"):
+        record(head=head)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"head": {"kind": "similarity", "texts": ["bad" * 30_000, "good"]}},
+        {"head": {"kind": "similarity", "template": "It is {}." + "!" * 40_000}},
+        {"head": {"kind": "similarity"}, "labels": ["sad", "glad" * 20_000]},
+        {"head": {"kind": "verbalizer", "template": "{text} {mask}", "words": ["bad", "good" * 20_000]}},
+        {"head": {"kind": "similarity", "template": "{} " + "x" * 100}, "labels": [str(i) for i in range(1000)]},
+    ],
+)
+def test_what_every_request_would_pay_for_is_short(task: dict[str, Any], record: Any) -> None:
+    with pytest.raises(ConfigError, match="characters, more than 65,536"):
+        record(**task)
+
+
+def test_a_thousand_labels_in_a_template_are_short_enough(record: Any) -> None:
+    labels = [f"the name of label {i}" for i in range(1000)]
+    assert len(record(head={"kind": "similarity", "template": "This text is about {}."}, labels=labels).labels) == 1000

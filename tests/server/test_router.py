@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from graft.server.opening import open_service
+from graft.server.routes import classify
+from graft.server.service import Service
 from tests.server.client import Client, running
 from tests.server.conftest import SMALL
 from tests.server.references import write_references
@@ -17,10 +20,10 @@ FILM, MEAL = "the film plot was good with music", "the soup and bread was good w
 
 
 @pytest.fixture(scope="module")
-def routed(shelf: Path, patches: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def routing(shelf: Path, patches: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Service:
     """moods has texts about films, few about meals, and noise none."""
     references = write_references(shelf, tmp_path_factory.mktemp("references"))
-    service = open_service(
+    return open_service(
         str(shelf / "base"),
         patches,
         router=True,
@@ -29,7 +32,11 @@ def routed(shelf: Path, patches: dict[str, Path], tmp_path_factory: pytest.TempP
         on_overlap="last",
         token="x" * 16,
     )
-    with running(service) as client:
+
+
+@pytest.fixture(scope="module")
+def routed(routing: Service) -> Iterator[Client]:
+    with running(routing) as client:
         yield client
 
 
@@ -66,6 +73,66 @@ def test_too_many_tokens_are_refused_before_they_are_routed(routed: Client, monk
     monkeypatch.setattr("graft.mixture.routing.router.Router.choose", lambda *_: pytest.fail("it was asked"))
     status, message = routed.refusal("/v1/embeddings", input=["the " * 28] * 20)
     assert (status, message) == (400, "600 tokens are more than 500 in one request")
+
+
+@pytest.fixture
+def leaving(routing: Service) -> Iterator[set[str]]:
+    """The names of skills that are about to be removed; none is in the end."""
+    yield routing.resident.leaving
+    routing.resident.leaving.clear()
+
+
+def skills_of(routed: Client) -> list[list[str]]:
+    """What texts about a film and a meal are embedded with, and labeled with."""
+    embedded = routed.post("/v1/embeddings", input=[FILM, MEAL])["data"]
+    (labeled,) = routed.post("/classify", texts=[FILM, MEAL], skill="auto")["results"]
+    assert [item["label"] is None for item in labeled["predictions"]] == [
+        item["skill"] == "base" for item in labeled["predictions"]
+    ]
+    return [[item["skill"] for item in answers] for answers in (embedded, labeled["predictions"])]
+
+
+def test_a_skill_that_is_about_to_be_removed_is_not_chosen(routed: Client, leaving: set[str]) -> None:
+    assert skills_of(routed) == [["moods", "few"]] * 2
+    leaving.update(("moods", "few"))
+    assert skills_of(routed) == [["base", "base"]] * 2
+
+
+def test_a_skill_that_leaves_once_it_is_chosen_gives_the_base(
+    routed: Client, routing: Service, leaving: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = routing.resident.router
+    assert router is not None
+    choose, chosen = router.choose, []
+
+    def choose_then_leave(texts: list[str], **more: Any) -> list[str | None]:
+        chosen.append(choose(texts, **more))
+        leaving.add("few")
+        return chosen[-1]
+
+    monkeypatch.setattr(router, "choose", choose_then_leave)
+    assert routed.post("/v1/embeddings", input=[MEAL])["model"] == "base"
+    leaving.clear()
+    (labeled,) = routed.post("/classify", texts=[MEAL], skill="auto")["results"]
+    assert labeled["predictions"][0]["skill"] == "base"
+    assert chosen == [["few"]] * 2
+
+
+def test_a_skill_that_leaves_while_its_texts_are_encoded_is_chosen_no_more(
+    routed: Client, routing: Service, leaving: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, asked = classify.encode_questions, []
+
+    def encode_then_leave(*arguments: Any) -> Any:
+        asked.append([question.task for question in arguments[1]])
+        leaving.add("few")
+        return encode(*arguments)
+
+    monkeypatch.setattr(classify, "encode_questions", encode_then_leave)
+    (labeled,) = routed.post("/classify", texts=[FILM, MEAL], skill="auto")["results"]
+    assert asked[0] == ["moods", "few"]
+    assert asked[1][0] == labeled["predictions"][0]["skill"] == "moods"
+    assert labeled["predictions"][1]["skill"] != "few"
 
 
 def test_a_skill_that_is_gone_gets_nothing(routed: Client) -> None:

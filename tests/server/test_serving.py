@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from graft.server.running import is_loopback
 from tests.cli.conftest import Cli, cli  # noqa: F401
 from tests.hub.local_hub import LocalHub
 from tests.models import write_task
@@ -120,6 +121,13 @@ def test_a_signal_finishes_what_runs(tmp_path_factory: pytest.TempPathFactory) -
         (["--skill", "a=x", "--skill", "a=y"], 2, "--skill: a is there twice"),
         (["--calibrate"], 2, "--calibrate needs --task"),
         (["--token-env", "NOT_THERE"], 2, "NOT_THERE: the variable must hold a token of 16 characters or more"),
+        (
+            ["--token-env", "ACCENTS"],
+            2,
+            "ACCENTS: the variable must hold a token of 16 characters or more, printable ASCII",
+        ),
+        (["--timeout", "nan", "--plan"], 2, "Invalid value for '--timeout': nan is no finite number."),
+        (["--timeout", "inf", "--plan"], 2, "Invalid value for '--timeout': inf is no finite number."),
         (["--task", "a=task.yaml"], 1, "'a' is no skill: name the patch too"),
         (["--router"], 2, "--router needs --task or --reference"),
         (["--reference", "a=x"], 2, "--reference needs --router"),
@@ -135,7 +143,9 @@ def test_wrong_options_are_refused(
     arguments: list[str],
     code: int,
     line: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("ACCENTS", "un mot de passe très sûr")
     finished = cli("serve", base, *(text.replace("MOODS", str(patches["moods"])) for text in arguments))
     assert finished.code == code
     assert line in finished.err
@@ -152,6 +162,16 @@ def test_a_task_that_the_base_has_no_head_for_cannot_calibrate(
     assert finished.code == 1
     assert "error: skill 'moods' has no labels to read: labels of a classifier head are read only where" in finished.err
     assert "a bug" not in finished.err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "localhost"])
+def test_addresses_of_this_machine_alone_are_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "128.0.0.1", "10.0.0.1", "fe80::1", "localhost.example"])
+def test_other_addresses_can_be_reached_from_outside(host: str) -> None:
+    assert not is_loopback(host)
 
 
 def test_missing_packages_are_named(cli: Cli, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from graft.server.jobs import Job
 from graft.server.opening import open_service
+from graft.server.routes.sse import write_event
 from graft.server.service import Service
 from tests.server.client import running
 from tests.server.conftest import SMALL
@@ -68,7 +70,7 @@ def test_the_time_of_a_stream_begins_with_its_request(folder: Path, monkeypatch:
     read = service.read
 
     async def read_slowly(*arguments: Any) -> Any:
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)  # of two reads: the body, and the prompt
         return await read(*arguments)
 
     monkeypatch.setattr(service, "read", read_slowly)
@@ -96,3 +98,9 @@ def test_a_stream_ends_once_it_is_done(folder: Path) -> None:
     with running(open_service(str(folder / "base"), {}, limits=SMALL)) as client:
         text = client.http.post("/v1/completions", json=ASK).text
         assert text.endswith("\n\ndata: [DONE]\n\n")
+
+
+def test_an_event_is_one_line_to_any_reader() -> None:
+    value = {"text": "é\u2028one\u0085two\u2029three"}
+    line, *rest = write_event(value).decode().splitlines()
+    assert (json.loads(line.removeprefix("data: ")), rest) == (value, [""])

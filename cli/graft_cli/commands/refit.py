@@ -47,7 +47,7 @@ _OF_SUPPORT = ("density", "budget", "support", "structure", "max_rank", "lines",
 @options.takes_scope("layers")
 @click.option(
     "--labels",
-    type=click.FloatRange(0, 1),
+    type=options.FiniteRange(0, 1),
     help="Weight of the labels' loss; the rest is the divergence from TUNED's outputs. [default: 0]",
 )
 @click.option("--lr", type=float, help="Learning rate of Adam at its highest. [default: 1 / (2 sqrt(weights))]")

@@ -50,7 +50,7 @@ from graft_cli import options
 @click.option("--waiting", type=click.IntRange(1), default=1024, show_default=True, help="Most rows that may wait.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=options.FiniteRange(0, min_open=True),
     default=60.0,
     show_default=True,
     help="Most seconds that one request may take.",
@@ -155,6 +155,7 @@ def _read_token(variable: str | None) -> str | None:
     if variable is None:
         return None
     token = os.environ.get(variable, "").strip()
-    if len(token) < 16:
-        raise click.UsageError(f"--token-env {variable}: the variable must hold a token of 16 characters or more")
+    if len(token) < 16 or not (token.isascii() and token.isprintable()):  # what a header can carry as it is
+        fact = "the variable must hold a token of 16 characters or more, printable ASCII alone"
+        raise click.UsageError(f"--token-env {variable}: {fact}")
     return token

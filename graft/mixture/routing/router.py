@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -82,15 +82,19 @@ class Router:
         """
         return _score(self.embed(texts), self._references)
 
-    def choose(self, texts: Sequence[str]) -> list[str | None]:
+    def choose(self, texts: Sequence[str], *, without: Collection[str] = ()) -> list[str | None]:
         """Return for each text the name of its skill, or None where the likest skill does not accept it.
 
         Skills of the same score are told apart by their names.
 
+        Args:
+            texts: any number.
+            without: names of skills that are not to be chosen, as if they had been removed; others are no matter.
+
         Raises:
             DataError: a text has no token.
         """
-        references = self._references
+        references = {name: known for name, known in self._references.items() if name not in without}
         if not texts or not references:
             return [None] * len(texts)
         best, columns = _score(self.embed(texts), references).max(1)

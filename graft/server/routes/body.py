@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 
 from graft.server.forms import read_form
 from graft.server.refusal import Refusal
+from graft.server.service import Service
 
 T = TypeVar("T")
 READ_OUT = 4  # times the limit: up to so many bytes are read of a body that is too large
 
 
-async def read_body(kind: type[T], request: Any, most_bytes: int) -> T:
-    """Read a request's JSON into its form.
+async def read_body(kind: type[T], request: Any, service: Service) -> T:
+    """Read a request's JSON into its form, on the thread that reads texts: the loop serves others meanwhile.
 
     A body that is a little too large is read out, and dropped, before it is refused: closing a connection with bytes
     unread resets it, and the client may lose the refusal.
@@ -20,6 +21,7 @@ async def read_body(kind: type[T], request: Any, most_bytes: int) -> T:
     Raises:
         Refusal: too large (413), of another type than JSON (415), or not as the form says (400).
     """
+    most_bytes = service.limits.body_bytes
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":  # a page of another site could send others without being asked first
         raise Refusal(415, "send JSON, with the header Content-Type: application/json")
@@ -35,7 +37,8 @@ async def read_body(kind: type[T], request: Any, most_bytes: int) -> T:
             parts.append(part)
     if n_bytes > most_bytes:
         raise _too_large(most_bytes)
-    return read_form(kind, b"".join(parts))
+    form: T = await service.read(lambda _: read_form(kind, b"".join(parts)))
+    return form
 
 
 def _too_large(most_bytes: int) -> Refusal:

@@ -13,16 +13,21 @@ from graft.server.service import Service
 async def choose_skills(service: Service, request: Any, model: str | None, texts: Sequence[str]) -> list[Names]:
     """Return the skills of each text; the router's choice where the request says "auto", or nothing.
 
+    The router chooses no skill that is about to be removed, so that a removal comes however many ask; where one leaves
+    just then, the base is chosen, since the request named no skill that could be missing.
+
     Raises:
         Refusal: a skill is unknown, or there is no router.
     """
-    router = service.resident.router
+    resident, router = service.resident, service.resident.router
     if not is_routed(service, model):
-        return [service.resident.find(BASE if model is None else model)] * len(texts)
+        return [resident.find(BASE if model is None else model)] * len(texts)
     if router is None:
         raise Refusal(422, "this server has no router: name a skill, or base", code="no_router")
-    chosen = await service.call(lambda: router.choose(list(texts)), request, n_texts=len(texts))
-    return [() if name is None else (name,) for name in chosen]
+    chosen = await service.call(
+        lambda: router.choose(list(texts), without=frozenset(resident.leaving)), request, n_texts=len(texts)
+    )
+    return [() if name is None or not resident.offers(name) else (name,) for name in chosen]
 
 
 def is_routed(service: Service, model: str | None) -> bool:

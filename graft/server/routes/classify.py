@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from graft.server.classification import Answer, Question, require_readable
+from graft.server.encoding import encode_questions
 from graft.server.forms import ClassifyForm, Text
 from graft.server.jobs import ClassifyJob
-from graft.server.refusal import Refusal, refuse_tokens
-from graft.server.resident import AUTO, Names
+from graft.server.refusal import Refusal
+from graft.server.resident import AUTO, MOST_COMPOSED, Names
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of
 from graft.server.routes.embeddings import check_count
 from graft.server.service import Service
-from graft.server.token_count import TokenCounter
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,38 @@ class Reading:
 
 async def label_texts(service: Service, request: Any) -> dict[str, Any]:
     """Label texts with each of the skills that are named."""
-    form = await read_body(ClassifyForm, request, service.limits.body_bytes)
+    form = await read_body(ClassifyForm, request, service)
     check_count(len(form.texts) * len(form.wanted), service)
-    columns = [await _read(service, request, form, name) for name in form.wanted]
-    questions = [
-        Question(reading.texts, reading.skills, reading.task)
-        for readings in columns
-        for reading in readings
-        if reading.task is not None
-    ]
-    await service.read(_check_tokens, questions, service)
+    columns, questions = await _ask(service, request, form)
+    while not all(service.resident.offers(name) for reading in columns.get(AUTO, ()) for name in reading.skills):
+        columns, questions = await _ask(service, request, form)  # a skill that the router chose leaves since
     answers = iter(await service.run(ClassifyJob(questions=questions), request) if questions else ())
     results = []
-    for name, readings in zip(form.wanted, columns, strict=True):
-        found = [_label(item, None if item.task is None else next(answers)) for item in readings]
+    for name in form.wanted:
+        found = [_label(item, None if item.task is None else next(answers)) for item in columns[name]]
         results.append(_gather(name, found))
     return {"results": results}
 
 
-def _check_tokens(tokenizer: Any, questions: Sequence[Question], service: Service) -> None:
-    """Refuse texts that the model would read as too many tokens, those of every skill and label together."""
-    counter, n_tokens = TokenCounter(tokenizer), 0
-    for question in questions:
-        n_tokens += counter.count(require_readable(service.resident, question), question.texts)
-    if n_tokens > service.limits.tokens:
-        raise refuse_tokens(n_tokens, service.limits.tokens)
+async def _ask(service: Service, request: Any, form: ClassifyForm) -> tuple[dict[str, list[Reading]], list[Question]]:
+    """Return how every text is read with each of the skills that are named, and the questions in it, encoded."""
+    columns = {name: await _read(service, request, form, name) for name in dict.fromkeys(form.wanted)}
+    questions = [
+        Question(reading.texts, reading.skills, reading.task)
+        for name in form.wanted
+        for reading in columns[name]
+        if reading.task is not None
+    ]
+    _check_compositions({question.skills for question in questions if len(question.skills) > 1})
+    heads = {question.task: require_readable(service.resident, question) for question in questions}
+    is_kept, limits = service.thread.keeps_labels, service.limits
+    return columns, await service.read(encode_questions, questions, heads, is_kept, limits)
+
+
+def _check_compositions(composed: Collection[Names]) -> None:
+    """Refuse more compositions of skills than are kept prepared: each takes time and memory, however few its texts."""
+    if len(composed) > MOST_COMPOSED:
+        raise Refusal(400, f"{len(composed)} compositions of skills in one request are more than {MOST_COMPOSED}")
 
 
 async def _read(service: Service, request: Any, form: ClassifyForm, name: str) -> list[Reading]:

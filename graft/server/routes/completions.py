@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.server.forms import ChatForm, CompletionForm, GenerationForm, Message
-from graft.server.generation import Answers, Part, check_lengths
+from graft.server.generation import Answers, Part, limit_answers
 from graft.server.refusal import Refusal
 from graft.server.routes.body import read_body
 from graft.server.routes.choice import choose_skills, name_of_all
 from graft.server.routes.embeddings import check_count
 from graft.server.routes.sse import EventStream
 from graft.server.service import Service
-from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.batches import run_tokenizer
+from graft.tasks.chat import Turn, mark_tokens, prompt_ids
 from graft.tasks.prompt import PromptEncoder
 
 
@@ -52,25 +53,25 @@ CHAT = Shape(
 
 async def complete(service: Service, request: Any) -> Any:
     """Continue prompts."""
-    form = await read_body(CompletionForm, request, service.limits.body_bytes)
+    form = await read_body(CompletionForm, request, service)
     check_count(len(form.prompts), service)
     _require_writer(service)
     prompts = await service.read(_encode_prompts, form.prompts)
-    check_lengths(service, prompts, form.most_tokens)
+    most = limit_answers(service, prompts, form)
     chosen = await choose_skills(service, request, form.model, form.prompts)
-    answers = Answers(service, prompts, form, chosen, form.most_tokens)
+    answers = Answers(service, prompts, form, chosen, most)
     return await _answer(service, request, form, COMPLETION, answers, name_of_all(chosen))
 
 
 async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
-    form = await read_body(ChatForm, request, service.limits.body_bytes)
+    form = await read_body(ChatForm, request, service)
     _require_writer(service)
     prompt = await service.read(_encode_chat, form.messages)
-    check_lengths(service, [prompt], form.most_tokens)
+    most = limit_answers(service, [prompt], form)
     said = "\n".join(message.text for message in form.messages if message.role == "user")
     chosen = await choose_skills(service, request, form.model, [said])
-    answers = Answers(service, [prompt], form, chosen, form.most_tokens)
+    answers = Answers(service, [prompt], form, chosen, most)
     return await _answer(service, request, form, CHAT, answers, name_of_all(chosen))
 
 
@@ -88,9 +89,21 @@ def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
 def _encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     if not tokenizer.chat_template:
         raise Refusal(422, "the base's tokenizer has no chat template: use /v1/completions", code="no_template")
+    _refuse_marks(tokenizer, messages)
     roles = {"developer": "system"}  # newer clients' word for it
     turns = [Turn(roles.get(message.role, message.role), message.text) for message in messages]
     return prompt_ids(tokenizer, turns)
+
+
+def _refuse_marks(tokenizer: Any, messages: Sequence[Message]) -> None:
+    """Refuse texts that hold a token by which the template marks turns: they could pass for turns of any role."""
+    marks = mark_tokens(tokenizer)
+    for number, message in enumerate(messages):
+        ids = run_tokenizer(tokenizer, message.text, add_special_tokens=False, verbose=False)["input_ids"]
+        if held := [token for token in ids if token in marks]:
+            text = tokenizer.convert_ids_to_tokens(held[0])
+            fact = f"messages[{number}]: the text holds {text!r}, a token by which the model tells turns apart"
+            raise Refusal(400, fact, code="special_token")
 
 
 async def _answer(

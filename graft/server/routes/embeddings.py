@@ -34,7 +34,7 @@ async def show_model(service: Service, request: Any) -> dict[str, Any]:
 
 async def embed(service: Service, request: Any) -> dict[str, Any]:
     """Embed texts: mean-pooled over tokens and normalized, as the similarity head does."""
-    form = await read_body(EmbeddingForm, request, service.limits.body_bytes)
+    form = await read_body(EmbeddingForm, request, service)
     check_count(len(form.texts), service)
     encoded = await service.read(_encode, form.texts, service)
     chosen = await choose_skills(service, request, form.model, form.texts)

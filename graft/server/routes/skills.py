@@ -33,12 +33,13 @@ async def list_skills(service: Service, request: Any) -> dict[str, Any]:
 async def add_skill(service: Service, request: Any) -> dict[str, Any]:
     """Fetch a patch from the Hub, check it as a stranger's file, and make it a skill."""
     service.authorize(request.headers.get("authorization"))
-    form = await read_body(SkillForm, request, service.limits.body_bytes)
+    form = await read_body(SkillForm, request, service)
     if form.name in service.resident.skills:
         raise Refusal(409, f"there is a skill {form.name!r} already", code="exists")
     skill = await asyncio.to_thread(_fetch, form, service.limits)
-    await service.call(lambda: service.resident.add(skill), request)
-    return (await asyncio.to_thread(_describe, [service.resident.skills[form.name]]))[0]
+    resident = service.resident
+    added = await service.call(lambda: resident.add(skill), request, undo=lambda: resident.remove(form.name))
+    return (await asyncio.to_thread(_describe, [added]))[0]
 
 
 async def remove_skill(service: Service, request: Any) -> dict[str, Any]:

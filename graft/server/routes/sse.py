@@ -65,5 +65,5 @@ class EventStream:
 
 
 def write_event(value: dict[str, Any]) -> bytes:
-    """Write one event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+    """Write one event, in ASCII: there are readers that end a line at U+2028 and U+0085 too."""
+    return b"data: " + json.dumps(value, allow_nan=False).encode() + b"\n\n"

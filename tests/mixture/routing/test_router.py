@@ -44,6 +44,15 @@ def test_a_skill_that_is_removed_gets_nothing_and_the_others_keep_their_scores(r
     assert torch.equal(router.scores(NEW["bank"])[:, router.names.index("bank")], before)
 
 
+def test_what_is_left_out_of_a_choice_is_as_good_as_removed(router: Router) -> None:
+    texts = [text for texts in (*NEW.values(), FAR) for text in texts[:40]]
+    left_out = router.choose(texts, without={"food", "nothing of the kind"})
+    assert router.choose(texts).count("food") > 20
+    router.remove("food")
+    assert left_out == router.choose(texts)
+    assert router.choose(texts, without=("bank", "travel")) == [None] * len(texts)
+
+
 def test_the_order_of_skills_does_not_matter(references: dict[str, SkillReference]) -> None:
     texts = [text for texts in (*NEW.values(), FAR) for text in texts[:20]]
     twin = {**references, "bank again": references["bank"]}  # a tie goes by name
