@@ -17,7 +17,7 @@ from graft.tasks.batches import Encoded, Texts
 from graft.tasks.head import Head
 from graft.tasks.heads.similarity import SCALE, SimilarityHead
 
-MOST_KEPT = 2048  # tasks' label texts, as embedded with one set of skills
+MOST_KEPT, MOST_BYTES = 2048, 2**28  # tasks' label texts, as embedded with one set of skills; of all their vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,10 @@ class Classifier:
         """Embed the texts of all tasks together, and compare each with its own task's label texts."""
         encoded = [_encode(question, self.resident.head_of(question.task))[0] for question in questions]
         vectors = embed_rows(self.resident, _rows(questions, encoded))
+        asked = {(question.skills, question.task): question for question in questions}
+        labels = {key: self._label_vectors(question) for key, question in asked.items()}
         return [
-            Answer(SCALE * self._label_vectors(question) @ vector, item.is_cut)
+            Answer(SCALE * labels[question.skills, question.task] @ vector, item.is_cut)
             for question, vector, item in zip(questions, vectors, encoded, strict=True)
         ]
 
@@ -127,14 +129,20 @@ class Classifier:
         """Return (n_labels, width) fp32: a task's label texts as the row's skills embed them."""
         key = (question.skills, question.task)
         if key not in self._labels:
-            if len(self._labels) >= MOST_KEPT:
-                self._labels.pop(next(iter(self._labels)))
             head = self.resident.head_of(question.task)
             assert isinstance(head, SimilarityHead)
             known = _known(question, head)
             encoded = head.encode(head.label_texts) if known is None or known.labels is None else known.labels
-            self._labels[key] = embed_rows(self.resident, _rows([question] * len(encoded), encoded))
+            vectors = embed_rows(self.resident, _rows([question] * len(encoded), encoded))
+            self._make_room(vectors.nbytes)
+            self._labels[key] = vectors
         return self._labels[key]
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Drop what was embedded longest ago, as far as other vectors need its place."""
+        kept = sum(vectors.nbytes for vectors in self._labels.values())
+        while self._labels and (len(self._labels) >= MOST_KEPT or kept + n_bytes > MOST_BYTES):
+            kept -= self._labels.pop(next(iter(self._labels))).nbytes
 
     def _of_pairs(self, questions: Sequence[Question], head: SimilarityHead) -> list[Answer]:
         """Compare first texts with what the second would be under each label."""

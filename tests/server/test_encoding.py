@@ -13,6 +13,7 @@ import pytest
 
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
+from graft.server import classification
 from graft.server.classification import Classifier, Question
 from graft.server.encoding import HeadEncoder, encode_questions
 from graft.server.opening import open_service
@@ -90,6 +91,22 @@ def test_what_another_head_encoded_is_not_taken(similar: Resident) -> None:
     asked = Question(SHORT, ("one",), "one")
     expected, answer = Classifier(similar).answer([asked, dataclasses.replace(asked, encoding=encoding)])
     assert answer.logits == pytest.approx(expected.logits, abs=1e-6)
+
+
+def test_embedded_label_texts_have_so_much_room_and_are_embedded_once_a_batch(
+    similar: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for those of one set of skills, where questions of two take turns."""
+    asked = [Question(SHORT, (name,), "one") for name in ("one", "pairs", "one", "pairs")]
+    expected = Classifier(similar).answer(asked)
+    classifier, embedded = Classifier(similar), []
+    embed_rows = classification.embed_rows
+    monkeypatch.setattr(classification, "MOST_BYTES", 2 * 16 * 4)  # two labels, 16 wide
+    monkeypatch.setattr(classification, "embed_rows", lambda *given: (embedded.append(given), embed_rows(*given))[1])
+    answers = classifier.answer(asked)
+    assert [answer.logits.tolist() for answer in answers] == [answer.logits.tolist() for answer in expected]
+    assert len(embedded) == 3  # the texts, and the label texts twice
+    assert [classifier.keeps((name,), "one") for name in ("one", "pairs")] == [False, True]
 
 
 @pytest.fixture
