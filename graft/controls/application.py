@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graft.controls.constant_shift import OutputShift
-from graft.controls.inputs import ControlInput
+from graft.controls.inputs import ControlInput, find_matrices
 from graft.controls.registry import CONTROLS
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
@@ -31,7 +31,7 @@ def measure_own_share(control: Graft, patch: Patch) -> float | None:
     """Return the share of a control's entries of matrices that are the patch's own; None where it has none there."""
     if not isinstance(control, Patch):
         return None
-    mask, own = control.mask, control.mask & patch.mask
-    matrices = [name for name in mask if len(mask.specs[name].shape) == 2]
-    n = sum(len(mask[name]) for name in matrices)
-    return sum(len(own[name]) for name in matrices if name in own) / n if n else None
+    n, n_own = (
+        sum(len(mask[name]) for name in find_matrices(mask)) for mask in (control.mask, control.mask & patch.mask)
+    )
+    return n_own / n if n else None

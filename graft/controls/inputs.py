@@ -19,6 +19,11 @@ from graft.tensors.pair import CheckpointPair
 from graft.tensors.transposed import find_input_axes
 
 
+def find_matrices(mask: Mask) -> tuple[str, ...]:
+    """Return the tensors of a mask that have rows and columns: those of two dimensions."""
+    return tuple(name for name, spec in mask.specs.items() if len(spec.shape) == 2)
+
+
 @dataclass(frozen=True)
 class ControlInput:
     """Everything that a control is made of.
@@ -46,8 +51,7 @@ class ControlInput:
         Biases and norms have no columns, and a convolution or packed experts more than one kind of them: every control
         by columns or rows keeps those entries as the patch has them, and `vectors_only` says what they reach alone.
         """
-        specs = self.patch.mask.specs
-        return tuple(name for name in specs if len(specs[name].shape) == 2)
+        return find_matrices(self.patch.mask)
 
     @cached_property
     def vectors(self) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def compare_without(without: Predictions, base: Predictions, tuned: Predictions)
     report = compare(without, base, tuned)
 
     def add_lost_gain(report: Report, base: Prediction, tuned: Prediction) -> Report:
+        """Return a report with the share of the gain that is lost."""
         accuracies = (accuracy(item.outcomes()) for item in (base, tuned))
         return dataclasses.replace(report, lost_gain=lost_gain(report["accuracy"], *accuracies))
 

@@ -179,6 +179,7 @@ class Trial:
         ]
 
         def read(head: Head) -> list[Reading]:
+            """Return what a model reads of every ability."""
             return [ability.read(head, config.batch_size) for ability in abilities]
 
         outputs = BothOutputs(abilities, config) if config.is_refit else None

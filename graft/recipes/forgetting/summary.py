@@ -97,6 +97,7 @@ def _changes(seed: ForgettingSeed, domain: str, units: Units) -> dict[str, dict[
 
 def _change(before: Mapping[str, Any], after: MeasuredPoint, domain: str, units: Units) -> dict[str, float]:
     def moved(task: str, split: str, unit: Unit) -> float:
+        """Return by how much the score of a task moved, in its unit."""
         return SCALE[unit] * float(after.figures[task][split]["score"] - before[task][split]["score"])
 
     result: dict[str, float] = {}
@@ -144,6 +145,7 @@ def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, st
     rivals = {**positions, "doing nothing": (0.0, 0.0)}
 
     def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
+        """Return whether another point is as good in both, and not the same."""
         return other != one and other[0] >= one[0] and other[1] >= one[1]
 
     winners = {

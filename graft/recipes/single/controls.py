@@ -72,6 +72,7 @@ def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredCo
         shares.append(min(1.0, shares[-1] * DENSER))
 
     def mix(share: float) -> RandomShare:
+        """Return the base with a random share of what changed."""
         return RandomShare(names, share, run.seed)
 
     match = match_accuracy(shares, lambda share: _validate(run, head, mix(share)), target)
