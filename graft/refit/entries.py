@@ -41,6 +41,11 @@ class Entries(LiveCoordinates):
         for name, stored in self.rounded(values).items():
             self.assign(name, stored.to(self.weights[name].dtype))
 
+    def hold(self, values: torch.Tensor) -> None:
+        """Set the vector to (k,) fp32 values, and write them into the model."""
+        self.values.data.copy_(values)
+        self.write(values)
+
     def return_to_base(self) -> None:
         """Set the live weights to what a model of the base holds, bit for bit."""
         for name, values in self._stored.items():

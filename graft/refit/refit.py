@@ -205,7 +205,7 @@ def _describe(
     pair: CheckpointPair, data: RefitData, fit: Fit, config: RefitSpec, support: Patch | Mask | None, mask: Mask
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the method and the refit's own record for the provenance."""
-    method = {"method": "refit", **to_plain(config), "lr": config.rate_of(len(mask))}
+    method = {"method": "refit", **to_plain(config), "lr": fit.lr}
     if support is not None:
         method |= {"support": "given", "density": None, "budget": len(mask)}
     if isinstance(support, Patch) and support.provenance.has_lines:

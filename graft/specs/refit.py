@@ -32,7 +32,7 @@ class RefitSpec(Block):
         support_texts: most of these texts whose mean gradient chooses the support, evenly spaced among them: a
             backward pass over all weights costs more than a step of the fitting.
         lr: learning rate of Adam at its highest; 1 / (2 sqrt(k)) where absent, so that a step of all k values together
-            is as long for every k.
+            is as long for every k, or a third or a ninth of it where the first pass goes further by that.
         warmup: share of the steps over which the learning rate rises to it; it falls to 0 over the others.
         epochs: passes over the texts.
         batch_size: texts per step.

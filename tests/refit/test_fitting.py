@@ -12,7 +12,7 @@ from graft.patch.mask import Mask
 from graft.refit import fitting
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
-from graft.refit.fitting import Fit, Fitting, fit_values
+from graft.refit.fitting import SLOWER, Fit, Fitting, fit_values
 from graft.refit.measured import Measured, measure
 from graft.refit.objective import Objective
 from graft.refit.support import SupportContext, largest_gradients
@@ -156,18 +156,65 @@ def test_parts_by_length_give_the_same_values(
         assert torch.allclose(parted, whole, atol=1e-5) is is_same
 
 
-@pytest.mark.parametrize(
-    ("first", "changes", "said"),
-    [(0.147, {}, True), (0.07, {}, False), (0.147, {"lr": 0.004}, False), (0.147, {"labels": 0.5}, False)],
-)
-def test_a_first_pass_that_hardly_helps_at_the_default_rate_is_told(
-    first: float, changes: dict[str, Any], said: bool, context: SupportContext, data: RefitData,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def default_rate(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    """Set the rate where none is asked for."""
+    monkeypatch.setattr(RefitSpec, "rate_of", lambda self, k: rate if self.lr is None else self.lr)
+
+
+def test_a_default_rate_that_is_too_high_is_left_for_a_third_of_it(
+    context: SupportContext, data: RefitData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fit is that of the lower rate, bit for bit; a rate that was asked for is kept, as is one beside labels."""
+    mask, high = largest_gradients(context), 0.6
+    default_rate(monkeypatch, high)
+    found = fit(context, mask, data, dataclasses.replace(CONFIG, lr=None))
+    assert f"started again at {found.lr:.1g}, whose" in capsys.readouterr().err
+    assert found.lr in (high * SLOWER, high * SLOWER * SLOWER)
+    expected = fit(context, mask, data, dataclasses.replace(CONFIG, lr=found.lr))
+    assert torch.equal(found.values, expected.values)
+    assert found.candidates == expected.candidates
+    changes: tuple[dict[str, Any], ...] = ({"lr": high}, {"lr": None, "labels": 0.5})
+    for change in changes:
+        assert fit(context, mask, data, dataclasses.replace(CONFIG, **change)).lr == high
+    assert "rate" not in capsys.readouterr().err
+    asked = fit(context, mask, data, dataclasses.replace(CONFIG, lr=high))
+    assert found.kept.measured.nll is not None
+    assert asked.kept.measured.nll is not None
+    assert found.kept.measured.nll < asked.kept.measured.nll
+
+
+def test_a_support_that_can_do_little_keeps_the_default_rate(
+    context: SupportContext, data: RefitData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A third of a rate that is low already goes down less: the fit is that of the default rate, bit for bit."""
+    mask, low = largest_gradients(context), 1e-4
+    default_rate(monkeypatch, low)
+    epochs = watch_epochs(monkeypatch)
+    found = fit(context, mask, data, dataclasses.replace(CONFIG, lr=None))
+    assert epochs == [low, low * SLOWER, low]  # the control: a third was tried
+    assert found.lr == low
+    assert torch.equal(found.values, fit(context, mask, data, dataclasses.replace(CONFIG, lr=low)).values)
+    assert "started again" not in capsys.readouterr().err
+
+
+def test_a_rate_is_left_twice_at_most(
+    context: SupportContext, data: RefitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = measure(context.objective, data.validation).kl
-    monkeypatch.setattr(Fitting, "run_epoch", lambda self: first / 0.163 * start)
-    fit(context, largest_gradients(context), data, dataclasses.replace(CONFIG, **({"lr": None} | changes)))
-    told = capsys.readouterr().err
-    assert ("first pass ends near where it began" in told) == said
-    assert not said or f"such as {0.5 / len(largest_gradients(context)) ** 0.5 / 3:.1g} (--lr" in told
-    assert told.count("first pass") <= 1
+    told = iter(start * share for share in (0.99, 0.9, 0.8, 0.1))
+    monkeypatch.setattr(Fitting, "run_epoch", lambda self: next(told))
+    found = fit(context, largest_gradients(context), data, dataclasses.replace(CONFIG, lr=None))
+    assert found.lr == pytest.approx(0.5 / len(largest_gradients(context)) ** 0.5 * SLOWER**2)
+    assert [candidate.loss for candidate in found.candidates[1:]] == [0.8 * start, 0.1 * start]
+
+
+def watch_epochs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that grows by the rate of each pass."""
+    rates, run = [], Fitting.run_epoch
+
+    def watched(self: Fitting) -> float:
+        rates.append(self.lr)
+        return run(self)
+
+    monkeypatch.setattr(Fitting, "run_epoch", watched)
+    return rates

@@ -66,7 +66,7 @@ def test_the_best_of_all_rounds_is_kept(
         entries.values.data += kl
         entries.write(entries.values.detach())
         kept = Candidate(1, "last", kl, Measured(kl))
-        return Fit(entries.values.detach().clone(), kept, (kept,), None)
+        return Fit(entries.values.detach().clone(), kept, (kept,), None, 0.1)
 
     monkeypatch.setattr(regrow, "fit_values", fit_values)
     first = Entries(context.weights, largest_gradients(context), context.base)
