@@ -19,12 +19,14 @@ Line = Mapping[float, Sequence[ExtractedPoint]]  # size -> the point of every se
 PANELS = {"recovered_gain": "recovered gain", "kl": "KL to the tuned model, nats"}
 LOWEST_GAIN, HIGHEST_GAIN = -0.25, 1.25
 LOWEST_KL = 1e-4  # nats; what is below, down to the rounding of a dense difference, is drawn here
-# Okabe and Ito's palette; kin share a color, of which the second is dashed
+# Okabe and Ito's palette; kin share a color, and no two methods a style
 STYLES = {
     "refit": ("#0072B2", "o", "-"),
     "cut": ("#56B4E9", "s", "-"),
     "magnitude": ("#56B4E9", "^", "--"),
     "columns": ("#009E73", "|", "-"),
+    "rows": ("#009E73", "_", "--"),
+    "rank": ("#0072B2", "8", "-."),
     "svd": ("#D55E00", "D", "-"),
     "lora": ("#CC79A7", "P", "-"),
     "lora_qv": ("#CC79A7", "X", "--"),
@@ -37,11 +39,21 @@ STYLES = {
     # variants of a refit, which stand beside each other in recipes of their own
     "refit_again": ("#0072B2", "+", ":"),
     "refit_magnitude": ("#009E73", "^", "-"),
-    "refit_attribution": ("#56B4E9", "s", "-"),
+    "refit_attribution": ("#56B4E9", "s", ":"),
     "refit_labels": ("#0072B2", "P", ":"),
     "refit_texts": ("#A6761D", "d", "--"),
     "refit_other_texts": ("#D55E00", "*", ":"),
     "lt_sft": ("#CC79A7", "D", ":"),
+    "refit_columns": ("#009E73", "|", ":"),
+    "refit_rows": ("#009E73", "_", ":"),
+    "refit_rank": ("#0072B2", "8", ":"),
+    # controls of a patch
+    "random_rows": ("#5a6675", "<", ":"),
+    "random_columns": ("#5a6675", ">", ":"),
+    "whole_columns": ("#E69F00", "D", ":"),
+    "random_in_tensors": ("#5a6675", "1", ":"),
+    "vectors_only": ("#5a6675", "2", ":"),
+    "sparta": ("#A6761D", "P", ":"),
 }
 OTHER_STYLE = ("#5a6675", ".", ":")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graft.report.plots.extraction_curves import build_plot, list_lines
+from graft.extraction.registry import EXTRACTION_METHODS
+from graft.report.plots.extraction_curves import OTHER_STYLE, STYLES, build_plot, list_lines
 from graft.report.run_folder import FinishedRun
 from graft.results.run import Results
 from graft.results.seeds import ExtractedPoint, ExtractionSeed
@@ -44,3 +45,8 @@ def test_without_a_gain_the_divergence_is_drawn(tmp_path: Path, drawn: Drawn) ->
 
 def test_nothing_measured_is_no_plot(tmp_path: Path) -> None:
     assert build_plot(finished(tmp_path, ())) is None
+
+
+def test_no_two_methods_look_alike() -> None:
+    styles = [STYLES.get(method, OTHER_STYLE) for method in EXTRACTION_METHODS]
+    assert len(set(styles)) == len(styles) > 20
