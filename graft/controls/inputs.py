@@ -16,12 +16,20 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.transposed import find_input_axes
+from graft.tensors.transposed import find_input_axes, find_told_axes, packs_biases, packs_experts
 
 
 def find_matrices(mask: Mask) -> tuple[str, ...]:
-    """Return the tensors of a mask that have rows and columns: those of two dimensions."""
-    return tuple(name for name, spec in mask.specs.items() if len(spec.shape) == 2)
+    """Return the tensors of a mask that have rows and columns: matrices, and packed experts, each a matrix of its own.
+
+    The biases that packed experts have, of two axes too, are no matrix.
+    """
+    shapes = {name: spec.shape for name, spec in mask.specs.items()}
+    return tuple(
+        name
+        for name, shape in shapes.items()
+        if packs_experts(name, shape) or (len(shape) == 2 and not packs_biases(name, shape))
+    )
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,16 @@ class ControlInput:
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:
-        """Tensors of the patch that have rows and columns: those of two dimensions.
+        """Tensors of the patch that have rows and columns (`find_matrices`).
 
-        Biases and norms have no columns, and a convolution or packed experts more than one kind of them: every control
-        by columns or rows keeps those entries as the patch has them, and `vectors_only` says what they reach alone.
+        Biases and norms have no columns, and a convolution more than one kind of them: every control by columns or rows
+        keeps those entries as the patch has them, and `vectors_only` says what they reach alone. So it is with packed
+        experts of which nothing tells which axis is their input.
         """
-        return find_matrices(self.patch.mask)
+        found, specs = find_matrices(self.patch.mask), self.patch.mask.specs
+        packed = {name for name in found if packs_experts(name, specs[name].shape)}
+        untold = packed - find_told_axes(self.pair.base, sorted(packed)).keys() if packed else packed
+        return tuple(name for name in found if name not in untold)
 
     @cached_property
     def vectors(self) -> tuple[str, ...]:
@@ -75,15 +87,25 @@ class ControlInput:
         return find_input_axes(self.pair.base, self.matrices)
 
     def columns(self, name: str, indices: Indices) -> Indices:
-        """Return (k,) the column, an input dimension or a token, of entries of a matrix, given by flat indices."""
+        """Return (k,) the column, an input dimension or a token, of entries of a matrix, given by flat indices.
+
+        Those of packed experts are numbered on from one expert to the next, as their rows are: no two share a line.
+        """
         return self._split(name, indices)[0]
 
     def rows(self, name: str, indices: Indices) -> Indices:
         """Return (k,) the row, an output dimension, of entries of a matrix, given by flat indices."""
         return self._split(name, indices)[1]
 
+    def experts(self, name: str, indices: Indices) -> Indices:
+        """Return (k,) which of the matrices that a tensor packs each entry lies in; 0 where it is one matrix."""
+        n_first, n_second = self.patch.mask.specs[name].shape[-2:]
+        return indices // (n_first * n_second)
+
     def _split(self, name: str, indices: Indices) -> tuple[Indices, Indices]:
-        first, second = np.divmod(indices, self.patch.mask.specs[name].shape[1])
+        n_second = self.patch.mask.specs[name].shape[-1]
+        # flat indices by themselves number the first axis on from one expert to the next
+        first, second = indices // n_second, self.experts(name, indices) * n_second + indices % n_second
         return (second, first) if self._axes[name] else (first, second)
 
     def cut(self, indices: Mapping[str, Indices]) -> Patch:

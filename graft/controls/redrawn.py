@@ -34,7 +34,7 @@ def redraw_columns(inputs: ControlInput) -> Patch:
 
 def redraw_entries(inputs: ControlInput) -> Patch:
     """Cut random entries: as many as the patch has changed entries in each matrix."""
-    return _redraw(inputs, lambda inputs, name, indices: np.zeros_like(indices))
+    return _redraw(inputs, ControlInput.experts)
 
 
 def _redraw(inputs: ControlInput, group: Grouping) -> Patch:

@@ -8,6 +8,8 @@ attribution gathers there (outlier dimensions, arXiv 2310.17715).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from graft.controls.inputs import ControlInput
@@ -25,7 +27,9 @@ def take_whole_columns(inputs: ControlInput) -> Patch:
     are left.
     """
     listed = [
-        (-count, name, column, size) for name in inputs.matrices for column, count, size in _count_columns(inputs, name)
+        (-count, name, column, size)
+        for name in inputs.matrices
+        for _, column, count, size in _count_columns(inputs, name)
     ]
     left, quotas = sum(len(inputs.moved(name)) for name in inputs.matrices), _no_quotas(inputs)
     for _, name, column, size in sorted(listed):
@@ -38,24 +42,29 @@ def take_main_columns(inputs: ControlInput) -> Patch:
     """Cut of each matrix the fewest columns with `MOST` of its changed entries in the patch, whole; ties by column."""
     quotas = _no_quotas(inputs)
     for name in inputs.matrices:
-        missing = MOST * len(inputs.moved(name))
-        for column, count, size in sorted(_count_columns(inputs, name), key=lambda item: -item[1]):
-            if missing > 0:
+        missing = MOST * np.bincount(inputs.experts(name, inputs.moved(name)))
+        for expert, column, count, size in sorted(_count_columns(inputs, name), key=lambda item: -item[2]):
+            if missing[expert] > 0:
                 quotas[name][column] = size
-                missing -= count
+                missing[expert] -= count
     return _cut(inputs, quotas)
 
 
 def _no_quotas(inputs: ControlInput) -> dict[str, Indices]:
     shapes = {name: inputs.patch.mask.specs[name].shape for name in inputs.matrices}
-    return {name: np.zeros(max(shape), np.int64) for name, shape in shapes.items()}
+    return {name: np.zeros(math.prod(shape[:-2]) * max(shape[-2:]), np.int64) for name, shape in shapes.items()}
 
 
-def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int]]:
-    """Return (column, its changed entries in the patch, and in all) of the columns that the patch has."""
-    own = np.bincount(inputs.columns(name, inputs.moved(name)))
-    changed = np.bincount(inputs.columns(name, inputs.pair.changed(name).numpy()))
-    return [(int(column), int(own[column]), int(changed[column])) for column in np.flatnonzero(own)]
+def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int, int]]:
+    """Return (expert, column, its changed entries in the patch, and in all) of the columns that the patch has."""
+    mine, changed = inputs.moved(name), inputs.pair.changed(name).numpy()
+    own, every = (np.bincount(inputs.columns(name, indices)) for indices in (mine, changed))
+    columns, first = np.unique(inputs.columns(name, mine), return_index=True)
+    experts = inputs.experts(name, mine[first])
+    return [
+        (int(expert), int(column), int(own[column]), int(every[column]))
+        for expert, column in zip(experts, columns, strict=True)
+    ]
 
 
 def _cut(inputs: ControlInput, quotas: dict[str, Indices]) -> Patch:

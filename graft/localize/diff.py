@@ -66,7 +66,7 @@ def find_core(base: Model, tuned: Model, density: float, scope: str = "all") -> 
 
 def _find_changed(pair: CheckpointPair, scope: Scope) -> Mask:
     pair.names_in(scope)  # refuses an empty scope, and tensors that cannot be compared
-    names = [name for name in pair.names if scope.holds(name)]
+    names = [name for name in pair.names if scope.holds(name, pair.base.tied)]
     changes = stream_tensors(pair.changed, names, pair.stored, "differences")
     indices = {name: changed.numpy() for name, changed in zip(names, changes, strict=True)}
     mask = Mask.of({name: pair.base.spec(name) for name in names}, indices)

@@ -17,10 +17,10 @@ from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
-from graft.recipes.copies import tell_copies
 from graft.recipes.experiment import Experiment, Metrics
 from graft.recipes.registry import find_kind
 from graft.recipes.seed_run import SeedContext
+from graft.recipes.splits import survey_data
 from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
 from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import FinishedRun, open_run
@@ -90,12 +90,9 @@ def run_recipe(
     experiment = load_experiment(path, assignments)
     recipe, base = experiment.recipe, locate(experiment.recipe.base).path
     experiment.refuse_dtype(dtype)
-    for task in experiment.tasks:
-        for split in (task.train_examples, task.validation_examples):
-            split()  # too few for the shots, said before the first costly step
-        tell_copies(task)
+    digests = survey_data(recipe, experiment.used)
     refuse_budgets(base, experiment.list_budgets())
-    content = content_of_run(recipe, base, experiment.used, dtype)
+    content = content_of_run(recipe, base, experiment.used, digests, dtype)
     inputs = inputs_of(path, recipe.base, experiment.files, experiment.tasks)
     claim_run(out, to_plain(recipe), content, force, inputs)
     seeds = []

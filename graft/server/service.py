@@ -15,6 +15,7 @@ from graft.server.model_thread import ModelThread
 from graft.server.refusal import Refusal
 from graft.server.resident import Resident
 from graft.server.stop_tokens import ends_of
+from graft.tasks.chat import mark_tokens
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class Service:
         resident, limits, metrics, thread: as they are called.
         decoder: a tokenizer for the thread of requests, which turns tokens into text.
         stop_tokens: at which an answer ends.
+        turn_marks: the tokens by which a chat is told apart into turns; none without a chat template.
         context: tokens that the model reads.
     """
 
@@ -42,6 +44,7 @@ class Service:
         self._reader = ThreadPoolExecutor(1, "reader")
         self.metrics.skills.set_function(lambda: len(resident.skills))
         self.stop_tokens = ends_of(resident.head.model, resident.head.tokenizer)
+        self.turn_marks = _marks_of(resident.head.tokenizer)
         self.context = min(resident.embedding.limit, 2**31)
 
     def start(self) -> None:
@@ -104,6 +107,10 @@ class Service:
         scheme, _, given = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
             raise Refusal(401, "this needs the server's token: Authorization: Bearer …", WWW_Authenticate="Bearer")
+
+
+def _marks_of(tokenizer: Any) -> frozenset[int]:
+    return frozenset(mark_tokens(tokenizer)) if tokenizer.chat_template else frozenset()
 
 
 async def _wait_for_hangup(request: Any) -> None:

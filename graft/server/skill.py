@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ class Skill:
         patch: its entries.
         source: where it came from, without any path of this machine.
         n_bytes: of its file.
+        card: what is told of the patch: plain values.
         task: whose labels it reads; None without one, and `why_no_task` says why.
         why_no_task: a line.
         temperature: what its logits are divided by; None where nobody fitted one.
@@ -40,6 +42,7 @@ class Skill:
     patch: Patch
     source: str
     n_bytes: int
+    card: Mapping[str, Any]
     task: TaskSpec | None = None
     why_no_task: str = ""
     temperature: float | None = None
@@ -59,7 +62,7 @@ class Skill:
             "task": task,
             "why_no_task": self.why_no_task,
             "temperature": self.temperature,
-            "card": _card(self.patch, self.n_bytes),
+            "card": self.card,
             "map": _map(self.patch),
         }
 
@@ -97,17 +100,18 @@ def read_skill(name: str, path: Path, source: str) -> Skill:
     patch = load_patch(path)
     file = path / FILE_NAME if path.is_dir() else path
     n_bytes = file.stat().st_size
-    card_bytes = len(json.dumps(_card(patch, n_bytes)))
+    card = _write_card(patch, n_bytes)
+    card_bytes = len(json.dumps(card))
     if card_bytes > MOST_CARD_BYTES:
         fact = f"method, metrics and licence of the patch have {card_bytes:,} bytes, more than {MOST_CARD_BYTES:,}"
         raise PatchFormatError(f"{path}: {fact}")
     try:
-        return Skill(name, patch, source, n_bytes, read_task(patch))
+        return Skill(name, patch, source, n_bytes, card, read_task(patch))
     except ConfigError as error:
-        return Skill(name, patch, source, n_bytes, None, str(error)[:300])
+        return Skill(name, patch, source, n_bytes, card, None, str(error)[:300])
 
 
-def _card(patch: Patch, n_bytes: int) -> dict[str, Any]:
+def _write_card(patch: Patch, n_bytes: int) -> dict[str, Any]:
     described = describe_patch(patch, n_bytes, patch.provenance)
     return {key: described[key] for key in _CARD if described.get(key) is not None}
 

@@ -129,7 +129,15 @@ class Task:
         Raises:
             DataError: missing or malformed data, or too few examples of a class.
         """
-        return self._known_split(self.spec.data.train, draw=True, strict=True)
+        return self.draw(self.keep_known(self.spec.data.train, self.training_rows()), strict=True)
+
+    def training_rows(self) -> list[Example]:
+        """Return all rows of the training split; `shots` means nothing here, and no class of the task's is label -1.
+
+        Raises:
+            DataError: missing or malformed data.
+        """
+        return self._split(self.spec.data.train)
 
     def training_texts(self) -> list[Example]:
         """Return all rows of the training split without their labels, which are not read; `shots` means nothing here.
@@ -150,11 +158,11 @@ class Task:
 
     def validation_examples(self) -> list[Example]:
         """Return the examples that selection uses: at most `shots` per class, in all where the task has no classes."""
-        return self._known_split(self.spec.data.validation, draw=True, strict=False)
+        return self.draw(self._known_split(self.spec.data.validation), strict=False)
 
     def test_examples(self, limit: int | None = None) -> list[Example]:
         """Return the examples that are reported; never subsampled unless `limit` asks for the first few."""
-        return self._known_split(self.spec.data.test, draw=False, strict=False)[:limit]
+        return self._known_split(self.spec.data.test)[:limit]
 
     def ood_examples(self, name: str, limit: int | None = None) -> list[Example]:
         """Return the examples of an out-of-distribution set; those of a class that the task lacks have label -1."""
@@ -174,14 +182,30 @@ class Task:
         columns = {key: getattr(self.spec, key) for key in ("choices", *ANSWER_COLUMNS)}
         return described | {key: column for key, column in columns.items() if column is not None}
 
-    def _known_split(self, split: str | SplitSpec, *, draw: bool, strict: bool) -> list[Example]:
-        examples = [example for example in self._split(split) if example.label != NONE_OF_THESE]
-        if not examples:
+    def draw(self, examples: Sequence[Example], *, strict: bool) -> list[Example]:
+        """Draw `shots` examples of each class, in all where the task has no classes; without `shots` return all.
+
+        Raises:
+            DataError: as `draw_shots`.
+        """
+        if self.spec.shots is None:
+            return list(examples)
+        classes = self.spec.labels if self.spec.has_classes else ()
+        return draw_shots(examples, self.spec.shots, classes, self.spec.seed, strict=strict)
+
+    def keep_known(self, split: str | SplitSpec, examples: Sequence[Example]) -> list[Example]:
+        """Return those of a split's examples that have one of the task's labels.
+
+        Raises:
+            DataError: none has.
+        """
+        known = [example for example in examples if example.label != NONE_OF_THESE]
+        if not known:
             raise DataError(f"{_spec_of(split).path}: no example has one of the task's labels")
-        if draw and self.spec.shots is not None:
-            classes = self.spec.labels if self.spec.has_classes else ()
-            return draw_shots(examples, self.spec.shots, classes, self.spec.seed, strict=strict)
-        return examples
+        return known
+
+    def _known_split(self, split: str | SplitSpec) -> list[Example]:
+        return self.keep_known(split, self._split(split))
 
     def _split(self, split: str | SplitSpec) -> list[Example]:
         if self.rows is not None:

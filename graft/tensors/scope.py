@@ -7,21 +7,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
+from graft.tensors.tied_names import TiedNames
 
 if TYPE_CHECKING:
     from graft.tensors.checkpoint import Checkpoint
 
-# lists of blocks by every name that architectures give them, ALBERT's albert_layer_groups among them
-_LAYER = re.compile(r"(^|[._])(layers?|h|blocks?|groups?|stages?|attentions|ffns|cells)\.\d+\.")
+# lists of blocks by every name that architectures give them, ALBERT's albert_layer_groups among them, and XLM's, which
+# has one for each part of a block
+_LAYER = re.compile(r"(^|[._])(layers?|h|blocks?|groups?|stages?|attentions|ffns|layer_norm[12]|cells)\.\d+\.")
 _FROM = re.compile(r"(.*)>=(\d+)", re.DOTALL)  # no tensor's name holds ">=", which a regular expression could mean
-_EMBEDDING = re.compile(r"(^|[._])(embeddings?|embed|embed_\w+|\w+_embeddings?|wte|wpe|shared)(\.|$)")
+_EMBEDDING = re.compile(  # w is CTRL's table
+    r"(^|[._])(embeddings?|embed|embed_\w+|\w+_embeddings?|wte|wpe|shared)(\.|$)|^(transformer\.)?w\.weight$"
+)
 # beside tables of embeddings, what the first block reads: norms and projections of embeddings (ELECTRA's
 # embeddings_project, BLOOM's word_embeddings_layernorm, XLM's layer_norm_emb) or into the width of the blocks (OPT's
-# project_in); and what every block reads: the norm of DeBERTa's relative positions, Gemma's inputs per layer. Where a
-# module stands in the model does not tell: OPT's final norm comes before its blocks
+# project_in); and what every block reads: the norm of DeBERTa's relative positions, biases by relative position that
+# blocks share (MPNet's relative_attention_bias, LayoutLM's rel_pos_bias), Gemma's inputs per layer. Where a module
+# stands in the model does not tell: OPT's final norm comes before its blocks
 _BEFORE_BLOCKS = re.compile(
     r"(^|[._])(emb[a-z]*|inputs?)([._]|$)|_in\.(weight|bias)$|(^|\.)encoder\.LayerNorm\.|(^|\.)per_layer_"
+    r"|(^|[._])rel(ative)?_"
 )
+_AFTER_FIRST_BLOCK = re.compile(r"(^|\.)encoder\.conv\.")  # DeBERTa's convolution, whose output the second block reads
+_UNTIED = TiedNames()
 KINDS = ("layers", "embeddings", "heads")
 
 
@@ -33,8 +41,8 @@ class Scope:
         name: "layers" (numbered transformer blocks; the default, as in arXiv 2302.06600), "embeddings",
             "heads" (everything else: poolers, final norms, output heads), several joined by "+", "all",
             or a regular expression that is searched in tensor names. With ">=L" at its end, such as "layers>=6", the
-            numbered blocks before L, the embeddings and what lies between these and the blocks are left out, so that
-            until block L all is as in the base.
+            numbered blocks before L, the embeddings, what lies between these and the blocks, and what blocks before L
+            share with later ones are left out, so that until block L all is as in the base.
 
     Raises:
         ConfigError: the name is neither a known choice nor a valid regular expression.
@@ -48,10 +56,10 @@ class Scope:
         except re.error as error:
             raise ConfigError(f"scope {self.name!r:.80}: not a regular expression ({error})") from error
 
-    def holds(self, tensor: str) -> bool:
-        """Return whether a tensor of that name may be touched."""
+    def holds(self, tensor: str, tied: TiedNames = _UNTIED) -> bool:
+        """Return whether a tensor of that name may be touched; under another name, too, it must not act too early."""
         choice, first = self._choice
-        if first is not None and not _begins_at(tensor, first):
+        if first is not None and not all(_begins_at(name, first) for name in tied.group_of(tensor)):
             return False
         if choice == "all":
             return True
@@ -72,7 +80,7 @@ class Scope:
         Raises:
             ConfigError: none is.
         """
-        names = tuple(name for name in checkpoint.parameters if self.holds(name))
+        names = tuple(name for name in checkpoint.parameters if self.holds(name, checkpoint.tied))
         if not names:
             raise ConfigError(
                 f"scope {self.name!r:.80} holds no tensor of {checkpoint.path.name}; "
@@ -86,7 +94,8 @@ def _begins_at(tensor: str, first: int) -> bool:
     """Return whether a tensor lies in a block of this number or a later one, or after all of them."""
     block = block_of(tensor)
     if block is None:
-        return kind_of(tensor) == "heads" and _BEFORE_BLOCKS.search(tensor) is None
+        too_early = _BEFORE_BLOCKS.search(tensor) or (first > 0 and _AFTER_FIRST_BLOCK.search(tensor))
+        return kind_of(tensor) == "heads" and not too_early
     return int(block.rpartition(".")[2]) >= first
 
 

@@ -49,6 +49,11 @@ def packs_experts(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 3 and "expert" in name
 
 
+def packs_biases(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor of two axes is no matrix: the biases of several experts, one after another."""
+    return len(shape) == 2 and "expert" in name and name.endswith("bias")
+
+
 def guess_input_axis(name: str, shape: Sequence[int]) -> int | None:
     """Return which axis of a tensor's matrices its inputs number by its name: 1, of embeddings 0; None if both may."""
     if len(shape) == 2 and kind_of(name) == "embeddings":

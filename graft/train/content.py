@@ -16,6 +16,7 @@ from typing import Any
 from graft.files.model_config import read_model_config
 from graft.specs.reader import to_plain
 from graft.specs.regularize import UNIFORM
+from graft.specs.task import TaskSpec
 from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.task import Task
@@ -85,9 +86,14 @@ def content_of_task(task: Task) -> Content:
     Raises:
         DataError: missing or malformed data.
     """
-    spec = {key: value for key, value in to_plain(task.spec).items() if key not in _REPLACED}
     splits = {"train": task.train_examples(), "validation": task.validation_examples()}
-    return spec | {f"{name} examples": digest_of_examples(split) for name, split in splits.items()}
+    digests = {f"{name} examples": digest_of_examples(split) for name, split in splits.items()}
+    return describe_task(task.spec) | digests
+
+
+def describe_task(spec: TaskSpec) -> Content:
+    """Return a task's head, labels and lengths, in whose place no examples count."""
+    return {key: value for key, value in to_plain(spec).items() if key not in _REPLACED}
 
 
 def digest_of_examples(examples: Iterable[Example]) -> str:

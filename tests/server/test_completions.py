@@ -20,7 +20,7 @@ from graft.patch.format.writing import save_patch
 from graft.server.jobs import CallJob, GenerateJob
 from graft.server.opening import open_service
 from graft.server.service import Service
-from graft.tasks.chat import Turn, prompt_ids
+from graft.tasks.chat import Turn, mark_tokens, prompt_ids
 from tests.chat_models import CHATML, byte_tokenizer
 from tests.server.client import Client, busy, running
 from tests.server.conftest import SMALL
@@ -173,6 +173,24 @@ def test_what_a_chat_may_not_hold_is_refused(
     with pytest.raises(openai.BadRequestError) as refused:
         client.openai.chat.completions.create(model="base", messages=messages, **(GREEDY | more))
     assert line in str(refused.value)
+
+
+def test_a_chat_is_rendered_once_a_request_and_its_marks_are_known_before(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[list[str]] = []
+    render = service._encoder.apply_chat_template
+
+    def note(messages: list[dict[str, str]], **options: Any) -> Any:
+        rendered.append([message["content"] for message in messages])
+        return render(messages, **options)
+
+    monkeypatch.setattr(service._encoder, "apply_chat_template", note)
+    for text in ("add", "one"):
+        client.openai.chat.completions.create(model="soft", messages=[{"role": "user", "content": text}], **GREEDY)
+    assert rendered == [["add"], ["one"]]
+    assert service.turn_marks == mark_tokens(byte_tokenizer())
+    assert service.turn_marks
 
 
 def test_a_stop_text_ends_an_answer_and_is_left_out(client: Client, alone: dict[str, tuple[str, str]]) -> None:

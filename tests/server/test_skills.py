@@ -16,6 +16,7 @@ import pytest
 from graft.errors import PatchFormatError
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
+from graft.patch.summary import describe_patch
 from graft.server.jobs import CallJob
 from graft.server.opening import open_service
 from graft.server.routes import skills
@@ -107,3 +108,20 @@ def test_a_card_that_is_too_long_to_be_told_is_refused(
         PatchFormatError, match=r"metrics and licence of the patch have 70,\d\d\d bytes, more than 65,536"
     ):
         read_skill("x", tmp_path / "long.safetensors", "x")
+
+
+def test_a_card_is_written_once_and_told_as_it_was_measured(
+    patches: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, Any]] = []
+
+    def note(*arguments: Any) -> dict[str, Any]:
+        written.append(describe_patch(*arguments))
+        return written[-1]
+
+    monkeypatch.setattr("graft.server.skill.describe_patch", note)
+    skill = read_skill("moods", patches["moods"], "moods")
+    calibrated = dataclasses.replace(skill, temperature=2.0)
+    assert skill.description["card"] == calibrated.description["card"]
+    assert skill.description["card"]["k"] == written[0]["k"] == 300
+    assert len(written) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from graft.server.routes.embeddings import check_count
 from graft.server.routes.sse import EventStream
 from graft.server.service import Service
 from graft.tasks.batches import run_tokenizer
-from graft.tasks.chat import Turn, mark_tokens, prompt_ids
+from graft.tasks.chat import Turn, prompt_ids
 from graft.tasks.prompt import PromptEncoder
 
 
@@ -67,7 +67,7 @@ async def answer_chat(service: Service, request: Any) -> Any:
     """Answer a chat by the tokenizer's own template."""
     form = await read_body(ChatForm, request, service)
     _require_writer(service)
-    prompt = await service.read(_encode_chat, form.messages)
+    prompt = await service.read(_encode_chat, form.messages, service.turn_marks)
     most = limit_answers(service, [prompt], form)
     said = "\n".join(message.text for message in form.messages if message.role == "user")
     chosen = await choose_skills(service, request, form.model, [said])
@@ -86,18 +86,17 @@ def _encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return [encoder.encode_open(prompt) for prompt in prompts]
 
 
-def _encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def _encode_chat(tokenizer: Any, messages: Sequence[Message], marks: Collection[int]) -> list[int]:
     if not tokenizer.chat_template:
         raise Refusal(422, "the base's tokenizer has no chat template: use /v1/completions", code="no_template")
-    _refuse_marks(tokenizer, messages)
+    _refuse_marks(tokenizer, messages, marks)
     roles = {"developer": "system"}  # newer clients' word for it
     turns = [Turn(roles.get(message.role, message.role), message.text) for message in messages]
     return prompt_ids(tokenizer, turns)
 
 
-def _refuse_marks(tokenizer: Any, messages: Sequence[Message]) -> None:
+def _refuse_marks(tokenizer: Any, messages: Sequence[Message], marks: Collection[int]) -> None:
     """Refuse texts that hold a token by which the template marks turns: they could pass for turns of any role."""
-    marks = mark_tokens(tokenizer)
     for number, message in enumerate(messages):
         ids = run_tokenizer(tokenizer, message.text, add_special_tokens=False, verbose=False)["input_ids"]
         if held := [token for token in ids if token in marks]:
