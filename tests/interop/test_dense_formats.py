@@ -84,6 +84,16 @@ def test_base_plus_task_vector_is_the_tuned_model(dtype: torch.dtype, tmp_path: 
     assert set(vector) == set(patch.mask)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_beside_the_entries_keep_their_sign_under_a_task_vector(dtype: torch.dtype, tmp_path: Path) -> None:
+    base = {"layers.0.w": torch.tensor([[1.0, -0.0, 2.0], [0.0, -0.0, 5.0]], dtype=dtype)}
+    patch = make_patch(base, {"layers.0.w": {0: 1.5, 4: 0.5}}, with_base_values=True)
+    export_patch(patch, "task-vector", tmp_path / "vector", strict=True)
+    step = load_file(tmp_path / "vector")["layers.0.w"]
+    expected = torch.tensor([[1.5, -0.0, 2.0], [0.0, 0.5, 5.0]], dtype=dtype)
+    assert equal_tensors({"w": (base["layers.0.w"].to(step.dtype) + step).to(dtype)}, {"w": expected})
+
+
 def test_dense_import_finds_prefixed_names_and_heads(tmp_path: Path) -> None:
     base, tuned = bert_pair(tmp_path)
     encoder = small_bert()
