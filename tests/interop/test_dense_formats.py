@@ -122,8 +122,7 @@ def test_a_budget_never_buys_what_only_the_rounding_of_a_dense_file_changed(stor
     after = before.clone()
     after.view(-1)[moved] += 0.004  # less than what rounding to bf16 moves the largest weights by
     after = after.to(stored) if isinstance(stored, torch.dtype) else after.bfloat16().float()
-    base = write_single(tmp_path / "base", {"layers.0.w": before, "layers.0.scale": torch.tensor(1.0)})
-    tuned = write_single(tmp_path / "tuned", {"layers.0.w": after, "layers.0.scale": torch.tensor(1.0)})
+    base, tuned = (write_single(tmp_path / x, {"layers.0.w": w}) for x, w in (("base", before), ("tuned", after)))
     patch = import_patch(tuned, "dense", str(base), budget=20)
     assert patch.mask["layers.0.w"].tolist() == moved.tolist()
     assert equal_tensors(patch.values, diff_checkpoints(base, tuned, budget=20).values)
@@ -136,6 +135,15 @@ def test_a_budget_never_buys_what_only_the_rounding_of_a_dense_file_changed(stor
         expected = describe_differences(base, tuned, "all", whole=whole)
         assert found.to_json() == expected.to_json()
         assert bool(found.notes) == (stored != torch.float32)
+
+
+def test_a_scalar_is_imported_as_any_tensor(tmp_path: Path) -> None:
+    tensors = {"layers.0.w": torch.ones(3), "layers.0.scale": torch.tensor(1.0)}
+    base = write_single(tmp_path / "base", tensors)
+    tuned = write_single(tmp_path / "tuned", tensors | {"layers.0.scale": torch.tensor(2.0)})
+    for budget in (None, 1):
+        patch = import_patch(tuned, "dense", str(base), budget=budget)
+        assert {name: patch.values[name].tolist() for name in patch.mask} == {"layers.0.scale": [2.0]}
 
 
 def plain_patch(folder: Path, **how: Any) -> tuple[Path, Patch]:
