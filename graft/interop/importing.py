@@ -44,7 +44,7 @@ class _Imported:
     file: Path
     weights: ImportedWeights
     edits: Mapping[str, Sequence[Edit]]
-    dense: Mapping[str, torch.Tensor]
+    dense: dict[str, torch.Tensor]
 
     @classmethod
     def open(cls, file: Path, source: str, base: Path) -> _Imported:
