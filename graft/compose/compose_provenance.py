@@ -92,35 +92,46 @@ def describe_chain(sources: Sequence[Source], restored: int) -> Provenance:
     return dataclasses.replace(provenance, result=result_of(sources))
 
 
-def describe_exclusion(
-    source: Source,
-    without: Sequence[Source],
-    removed: Mapping[str, int],
-    removed_whole: Sequence[str],
-    base: BaseIdentity,
-) -> Provenance:
+@dataclasses.dataclass
+class Removed:
+    """What the regions of others took out of a patch.
+
+    Attributes:
+        by: label of a region -> entries that it took out.
+        k: all entries that were taken out.
+        k_torn: of these, the ones in modules that a region brings whole.
+        whole: names of the whole tensors, or new rows, that were left out.
+    """
+
+    by: dict[str, int]
+    k: int = 0
+    k_torn: int = 0
+    whole: Sequence[str] = ()
+
+
+def describe_exclusion(source: Source, without: Sequence[Source], removed: Removed, base: BaseIdentity) -> Provenance:
     """Describe a patch less the regions of others; metrics stay only where nothing was removed.
 
     Args:
         source: the patch that was reduced.
         without: the regions taken out of it.
-        removed: label of a region -> entries that it took out; under "" all of them.
-        removed_whole: names of the whole tensors that were left out.
+        removed: what they took out.
         base: of the patch and all regions.
     """
     method = {
         "method": "exclude",
         "of": [_describe_part(source)],
-        "without": [_describe_part(other) | {"shared": removed[other.label]} for other in without],
-        "removed": removed[""],
-        "whole": list(removed_whole),
+        "without": [_describe_part(other) | {"shared": removed.by[other.label]} for other in without],
+        "removed": removed.k,
+        "torn": removed.k_torn,
+        "whole": list(removed.whole),
         "earlier": _earlier(source),
         **_structure_of([source]),
     }
     origin = source.provenance
-    untouched = not removed[""] and not removed_whole
+    untouched = not removed.k and not removed.whole
     metrics = origin.metrics if untouched else None
-    grown = {name: growth for name, growth in origin.grown.items() if name not in removed_whole}
+    grown = {name: growth for name, growth in origin.grown.items() if name not in removed.whole}
     changed: dict[str, Any] = {"metrics": metrics, "grown": grown, "result": origin.result if untouched else None}
     if not untouched:  # what was measured was measured with all entries; teacher and texts are theirs still
         changed["refit"] = {key: origin.refit[key] for key in ("teacher", "texts") if key in origin.refit}

@@ -24,6 +24,7 @@ from graft.compose.base_values import join_specs, require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
 from graft.compose.column_null import Axes, expect_by_column, find_axes, view_matrices
 from graft.compose.degree_null import MOST_ENTRIES, SAMPLES, DegreeNull
+from graft.compose.source_names import place_sources, refuse_other_names
 from graft.compose.sources import Source, open_sources
 from graft.errors import ConfigError
 from graft.patch.index_join import Ints, count_overlaps, join_indices
@@ -161,10 +162,12 @@ def measure_overlap(
             `graft.compose.degree_null.SAMPLES`, unless there are more than `MOST_BY_LAYER` regions or, in all of them,
             more than `graft.compose.degree_null.MOST_ENTRIES` entries.
         seed: of these samples.
-        base: their base, whose modules tell which axis of a matrix is its input where its name does not, as in GPT-2.
+        base: their base, by whose names they are compared, and whose modules tell which axis of a matrix is its input
+            where its name does not, as in GPT-2.
 
     Raises:
-        PatchMismatchError: regions of different bases, or not of this one.
+        PatchMismatchError: regions of different bases, or not of this one; or, without it, that may call one tensor by
+            two names.
         CheckpointError: the base cannot be found or read.
         PatchFormatError: a file that is no patch or mask.
         ConfigError: fewer than two regions, a threshold out of its range, or one sample.
@@ -176,6 +179,10 @@ def measure_overlap(
     if samples is not None and (samples < 0 or samples == 1):
         raise ConfigError(f"{samples} samples have no spread: take 0 for none, or two or more")
     sources = open_sources(regions, labels, values=False)
+    if base is None:
+        refuse_other_names(sources)
+    else:
+        sources = place_sources(sources, base)
     require_one_base(sources)
     n = max(source.provenance.base.n_parameters for source in sources) or None
     names = [source.label for source in sources]

@@ -31,7 +31,7 @@ class TaskOverlap:
         names: of the tasks.
         means: `KEYS`, as in `PairOverlap` -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds,
             NaN for one seed; results of before have no key by column or by degrees. The interval by degrees is the
-            mean of those of single pairs of seeds.
+            mean of those of single pairs of seeds. `share_of_b` is of the later one of two tasks, in both cells.
         untold: as in `Overlap`.
     """
 

@@ -69,7 +69,7 @@ def explain_patch(
     if isinstance(region, Mask) and origin is not None:
         _note_other_base(origin, opened)
     weights = [name for name, spec in mask.specs.items() if len(spec.shape) > 1]
-    width = find_width(checkpoint.path, (checkpoint.spec(name).shape for name in checkpoint.names))
+    width = find_width(checkpoint.path, {name: checkpoint.spec(name).shape for name in checkpoint.names})
     explanation = explain_mask(mask, width=width, transposed=find_transposed(checkpoint, weights))
     dense = {name: t.numel() for name, t in region.dense.items()} if isinstance(region, Patch) else {}
     tokens = tuple(_name_tokens(explanation, checkpoint.path))

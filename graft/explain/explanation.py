@@ -144,12 +144,12 @@ def explain_mask(mask: Mask, *, width: int | None = None, transposed: Mapping[st
 
     Args:
         mask: the mask.
-        width: of the residual stream; told by the shapes of the mask's tensors where absent.
+        width: of the residual stream; told by the names and shapes of the mask's tensors where absent.
         transposed: weight -> whether it is stored as (in, out), as far as the base's modules tell.
     """
-    if width is None:
-        width = find_width(None, [mask.specs[name].shape for name in mask])
-    places = {name: place_tensor(name, mask.specs[name].shape, width, transposed or {}) for name in mask}
+    shapes, guessed = {name: mask.specs[name].shape for name in mask}, width is None
+    width = find_width(None, shapes) if width is None else width
+    places = {name: place_tensor(name, shapes[name], width, transposed or {}, guessed=guessed) for name in mask}
     names = sorted(mask, key=natural_key)
     tensors = tuple(count_entries_of(name, mask[name], mask.specs[name], places[name]) for name in names)
     return Explanation(mask, width, tensors)

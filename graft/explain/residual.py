@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,14 +60,16 @@ class Place:
     why: str = ""
 
 
+_SIDES: Mapping[Role, str] = {"reads": "reads the stream", "writes": "writes to it", "within": "lies beside it"}
 _UNTOLD = Place("other", "unknown", why="only the base's modules tell which axis is its input")
 
 
-def find_width(folder: Path | None, shapes: Iterable[Shape]) -> int:
-    """Return the width of the residual stream: of the config, or else the size that most of these shapes have.
+def find_width(folder: Path | None, shapes: Mapping[str, Shape]) -> int:
+    """Return the width of the residual stream: of the config, or else the size that most of these tensors have there.
 
-    Of two sizes as frequent the smaller is taken: inner layers are wider than the stream. The number of
-    experts that one tensor packs is no size of a layer.
+    Names tell which axis meets the stream; where they tell it of no tensor, all sizes count. Of two sizes as frequent
+    the smaller is taken: inner layers are wider than the stream. The number of experts that one tensor packs is no size
+    of a layer.
     """
     config = read_model_config(folder) if folder is not None else {}
     inner = config.get("text_config")
@@ -75,11 +77,28 @@ def find_width(folder: Path | None, shapes: Iterable[Shape]) -> int:
         for key in _WIDTHS:
             if type(width := block.get(key)) is int and width > 0:
                 return width
-    counts = Counter(size for shape in shapes for size in set(shape[-2:] if len(shape) == 3 else shape))
-    return max(counts, key=lambda size: (counts[size], -size), default=0)
+    told = Counter(size for name, shape in shapes.items() if (size := _size_at_stream(name, shape)) is not None)
+    votes = told or Counter(
+        size for name, shape in shapes.items() for size in set(shape[-2:] if packs_experts(name, shape) else shape)
+    )
+    return max(votes, key=lambda size: (votes[size], -size), default=0)
 
 
-def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, bool]) -> Place:
+def _size_at_stream(name: str, shape: Shape) -> int | None:
+    """Return the size of the axis at the stream, where a tensor's name tells it: 64 of keys of (32, 64), readers."""
+    if len(shape) == 2 and kind_of(name) == "embeddings":
+        return shape[1]
+    named = _role_of_layer(name)
+    if len(shape) == 1:
+        return shape[0] if named == "writes" else None  # a bias
+    if named is None or len(shape) != 2 or may_be_transposed(name):
+        return None
+    return shape[1] if named == "reads" else shape[0]
+
+
+def place_tensor(
+    name: str, shape: Shape, width: int, transposed: Mapping[str, bool], *, guessed: bool = False
+) -> Place:
     """Return the place of a tensor.
 
     Args:
@@ -87,8 +106,10 @@ def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, b
         shape: as it is stored; experts that are packed have three axes.
         width: of the residual stream.
         transposed: weight -> whether it is stored as (in, out), for those that the base's modules tell of.
+        guessed: the width is that of `find_width` without a config, so that a matrix whose name tells another side than
+            its shape has no known place.
     """
-    module = re.sub(r"[._](weight|bias)$", "", name)
+    module = _module_of(name)
     if len(shape) == 1:
         return _place_vector(name, module, shape[0], width)
     if len(shape) == 2 and kind_of(name) == "embeddings":
@@ -100,7 +121,11 @@ def place_tensor(name: str, shape: Shape, width: int, transposed: Mapping[str, b
         told = transposed.get(name)
         if told is None:
             told = _tell_by_shape(module, shape[-2:], width) if is_packed or may_be_transposed(name) else False
-        return _UNTOLD if told is None else _place_matrix(name, module, shape[-2:], width, told)
+        place = _UNTOLD if told is None else _place_matrix(name, shape[-2:], width, told)
+        named = _role_of_layer(name) if guessed and told is not None else None
+        if named is None or place.role in (named, "unknown"):
+            return place
+        return replace(place, role="unknown", why=f"{_SIDES[named]} by its name, and {_SIDES[place.role]} by its shape")
     return Place("other", "unknown", why=f"{len(shape)} axes, so no matrix")
 
 
@@ -126,16 +151,26 @@ def _tell_by_shape(module: str, shape: Shape, width: int) -> bool | None:
     return (shape[0] == width) == (named == "reads")
 
 
-def _place_matrix(name: str, module: str, shape: Shape, width: int, transposed: bool) -> Place:
-    named = _role_by_name(module)
+def _place_matrix(name: str, shape: Shape, width: int, transposed: bool) -> Place:
+    named = _role_of_layer(name)
     n_in, n_out = shape if transposed else shape[::-1]
     if width not in (n_in, n_out):
         return Place("matrix", "within", transposed)
     if n_in != n_out:
         return Place("matrix", "reads" if n_in == width else "writes", transposed)
-    if named is None or not (is_layer_name(name) or named == "reads"):
+    if named is None:
         return Place("matrix", "unknown", transposed, "square, and its name tells no layer that is known")
     return Place("matrix", named, transposed)
+
+
+def _module_of(name: str) -> str:
+    return re.sub(r"[._](weight|bias)$", "", name)
+
+
+def _role_of_layer(name: str) -> Literal["reads", "writes"] | None:
+    """Return the side that a tensor's name tells; outside the numbered layers, where heads are, only readers do."""
+    named = _role_by_name(_module_of(name))
+    return named if named == "reads" or is_layer_name(name) else None
 
 
 def _role_by_name(module: str) -> Literal["reads", "writes"] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -13,18 +13,87 @@ from graft.errors import BudgetError
 from graft.files.location import locate
 from graft.interop.registry import IMPORT_FORMATS
 from graft.localize.budget import resolve_budget
+from graft.localize.pair_notes import Differences, note_rounding
 from graft.patch.mask import Indices, Mask
 from graft.patch.provenance import trace_provenance
 from graft.patch.skill_patch import Patch
 from graft.scores.selection import select_top
-from graft.sources.adapters.imported_weights import Edit
+from graft.sources.adapters.imported_weights import Edit, ImportedWeights
 from graft.sources.adapters.matching import apply_edits, match_edits
 from graft.sources.adapters.sizes import cut_rows, new_rows
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.dtypes import as_bits, take
+from graft.tensors.dtypes import DTYPE_NAMES, as_bits, take
 from graft.tensors.hashing import hash_values
 from graft.tensors.pair import refuse_not_finite
+from graft.tensors.rounding import narrow_dtype, undo_rounding
 from graft.tensors.scope import Scope
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A file's changes beside their base.
+
+    Attributes:
+        base, file: the base, and the file.
+        weights: what the file holds.
+        edits: the base's tensors -> their edits.
+        dense: tensors that the base lacks, or of a head of another size.
+    """
+
+    base: Checkpoint
+    file: Path
+    weights: ImportedWeights
+    edits: Mapping[str, Sequence[Edit]]
+    dense: dict[str, torch.Tensor]
+
+    @classmethod
+    def open(cls, file: Path, source: str, base: Path) -> _Imported:
+        """Match a file's changes with their base; nothing is computed yet."""
+        import_format, checkpoint = IMPORT_FORMATS.find(source), Checkpoint.open(base)
+        weights = import_format.read(file, checkpoint)
+        edits, dense = match_edits(weights, checkpoint)
+        return cls(checkpoint, file, weights, dict(sorted(edits.items())), dense)
+
+    @property
+    def parameters(self) -> list[str]:
+        """The base's parameters that the file changes."""
+        return [name for name in self.edits if name in self.base.parameters]
+
+    @cached_property
+    def narrow(self) -> torch.dtype | None:
+        """The 16-bit dtype that holds all 32- or 64-bit parameters of a file of whole tensors, where one does."""
+        return None if self.weights.edits else narrow_dtype(map(self.read_stored, self.parameters))
+
+    def read_stored(self, name: str) -> torch.Tensor:
+        """Return the tuned values of one tensor of the base without new rows of a vocabulary, as in `Edit`.
+
+        Raises:
+            MismatchError: the file gives tied names different values.
+        """
+        return cut_rows(self.base, name, apply_edits(self.base.read(name), name, self.edits[name]))
+
+    def read(self, name: str, *, ignores_rounding: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one tensor of the base and its tuned values in the base's dtype.
+
+        Raises:
+            MismatchError: as in `read_stored`.
+            CheckpointError: a value is NaN or infinite.
+        """
+        before, stored = self.base.read(name), self.read_stored(name)
+        tuned = stored.to(before.dtype)
+        refuse_not_finite(tuned, name, self.file)
+        return before, undo_rounding(before, tuned, self.narrow or stored.dtype) if ignores_rounding else tuned
+
+    def changed(self, name: str, *, ignores_rounding: bool) -> torch.Tensor:
+        """Mark, (n,) bool, the entries whose bits differ."""
+        before, tuned = self.read(name, ignores_rounding=ignores_rounding)
+        return (as_bits(before) != as_bits(tuned)).flatten()
+
+    def measure_change(self, name: str) -> torch.Tensor:
+        """Compute (n,) fp32 |tuned - base|, -inf where tuning moved nothing."""
+        before, tuned = self.read(name, ignores_rounding=True)
+        unmoved = (as_bits(before) == as_bits(tuned)).flatten()
+        return (tuned.float() - before.float()).abs().flatten().masked_fill_(unmoved, -torch.inf)
 
 
 def import_patch(
@@ -42,7 +111,8 @@ def import_patch(
         file: the file or folder.
         source: the file's format, a name of `IMPORT_FORMATS`.
         base: the model that the file belongs to.
-        density, budget: number of entries to keep, those that change most; without them every changed entry.
+        density, budget: number of entries to keep, those that change most; entries that differ only by rounding to the
+            file's dtype do not count. Without them every changed entry is kept.
         with_base_values: also store the base's values.
 
     Raises:
@@ -51,72 +121,67 @@ def import_patch(
         MismatchError: the file does not belong to this base; the tensor is named.
         BudgetError: the file changes nothing, or less than the budget.
     """
-    import_format, located = IMPORT_FORMATS.find(source), locate(base)
-    checkpoint = Checkpoint.open(located.path)
-    weights = import_format.read(file, checkpoint)
-    edits, dense = match_edits(weights, checkpoint)
-    edited = {name: partial(_edit, checkpoint, name, edits[name], file) for name in sorted(edits)}
-    mask = _choose_entries(checkpoint, edited, density, budget)
-    rows, grown = new_rows(checkpoint, edits, file)
-    dense |= rows
+    located = locate(base)
+    imported = _Imported.open(file, source, located.path)
+    checkpoint = imported.base
+    mask = _choose_entries(imported, density, budget)
+    rows, grown = new_rows(checkpoint, imported.edits, file)
+    dense = imported.dense | rows
     for name, tensor in dense.items():
         refuse_not_finite(tensor, name, file)
-    config = {"method": "import", "from": source, "density": density, "budget": budget, **weights.config}
+    config = {"method": "import", "from": source, "density": density, "budget": budget, **imported.weights.config}
     buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
     provenance = replace(trace_provenance(located, checkpoint, Scope("all"), config), grown=grown, buffers=buffers)
-    values, before = _take_values(checkpoint, edited, mask)
+    values, before = _take_values(imported, mask)
     hashes = {name: hash_values(tensor) for name, tensor in before.items()}
     return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
 
 
-def _edit(base: Checkpoint, name: str, edits: list[Edit], file: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one tensor of the base and its tuned values, without new rows of a vocabulary.
+def describe_import(file: Path, source: str, base: str, *, whole: bool) -> Differences:
+    """Describe what a person should know of a file and its base: how many entries differ by rounding alone.
+
+    Args:
+        file, source, base: as for `import_patch`.
+        whole: the patch keeps every changed entry; else a budget selects among them.
 
     Raises:
-        MismatchError: the file gives tied names different values.
-        CheckpointError: a value is NaN or infinite.
+        ConfigError, CheckpointError, MismatchError: as `import_patch`.
     """
-    before = base.read(name)
-    without_new_rows = cut_rows(base, name, apply_edits(before, name, edits))
-    refuse_not_finite(without_new_rows, name, file)
-    return before, without_new_rows
+    imported = _Imported.open(file, source, locate(base).path)
+    pairs = {name: (imported.base.read(name).dtype, imported.read_stored(name).dtype) for name in imported.parameters}
+    rounding = [name for name, (left, right) in pairs.items() if left != right or imported.narrow is not None]
+    rounded = sum(
+        int((imported.changed(name, ignores_rounding=False) & ~imported.changed(name, ignores_rounding=True)).sum())
+        for name in rounding
+    )
+    if not rounding or not (rounded or imported.narrow is None):
+        return Differences((), (), (), None, {}, ())
+    left, right = (DTYPE_NAMES[dtype] for dtype in pairs[rounding[0]])
+    note = note_rounding(left, right, imported.narrow, rounded, whole=whole)
+    return Differences((), (), (), rounded, {}, (note,))
 
 
-Edited = Mapping[str, Callable[[], tuple[torch.Tensor, torch.Tensor]]]
-
-
-def _choose_entries(base: Checkpoint, edited: Edited, density: float | None, budget: int | None) -> Mask:
-    indices: Mapping[str, Indices]
+def _choose_entries(imported: _Imported, density: float | None, budget: int | None) -> Mask:
+    base, indices = imported.base, dict[str, Indices]()
     if density is None and budget is None:
-        indices = {name: _changed(*edit()).nonzero().squeeze(1).numpy() for name, edit in edited.items()}
+        for name in imported.edits:
+            indices[name] = imported.changed(name, ignores_rounding=False).nonzero().squeeze(1).numpy()
     else:
-        k = resolve_budget(base.n_parameters, density or 0.0, budget)
-        names = [name for name in edited if name in base.parameters]
-        n = sum(int(_changed(*edited[name]()).sum()) for name in names)
+        k, names = resolve_budget(base.n_parameters, density or 0.0, budget), imported.parameters
+        n = sum(int(imported.changed(name, ignores_rounding=True).sum()) for name in names)
         if n < k:
             raise BudgetError(f"a budget of {k:,} entries, but the imported file changes only {n:,} of the base's own")
-        indices = select_top({name: partial(_measure_change, edited[name]) for name in names}, names, k)
+        indices |= select_top({name: partial(imported.measure_change, name) for name in names}, names, k)
     mask = Mask.of({name: base.spec(name) for name in indices}, indices)
     if not len(mask):
         raise BudgetError("the imported file changes nothing of the base's own values: there is nothing to cut out")
     return mask
 
 
-def _changed(before: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
-    return (as_bits(before) != as_bits(tuned)).flatten()
-
-
-def _measure_change(edit: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Compute (n,) fp32 |tuned - base|, -inf where the bits are equal."""
-    before, tuned = edit()
-    return (tuned.float() - before.float()).abs().flatten().masked_fill_(~_changed(before, tuned), -torch.inf)
-
-
-def _take_values(
-    base: Checkpoint, edited: Edited, mask: Mask
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _take_values(imported: _Imported, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Take the tuned values at a mask, and the base's."""
     values, before = {}, {}
     for name, indices in mask.indices.items():
-        before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in edited[name]())
+        tensors = imported.read(name, ignores_rounding=False)
+        before[name], values[name] = (take(tensor, torch.tensor(indices)) for tensor in tensors)
     return values, before

@@ -1,8 +1,8 @@
 """Task vector: dense differences tuned - base of the tensors that a patch touches (Ilharco et al., arXiv 2212.04089).
 
-One safetensors file, tensor name -> difference in float32 (float64 for float64 tensors), zero where the patch has no
-entry. Adding it at scale 1 in that dtype and rounding to the base's gives the grafted values, apart from the entries
-that no difference reaches.
+One safetensors file, tensor name -> difference in float32 (float64 for float64 tensors), -0.0 where the patch has no
+entry, which alone leaves a base's -0.0 as it is. Adding it at scale 1 in that dtype and rounding to the base's gives
+the grafted values, apart from the entries that no difference reaches.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ def write_task_vector(source: ExportSource, path: Path) -> None:
 def _make_dense(source: ExportSource, name: str) -> torch.Tensor:
     difference, _ = find_difference(source.base_values(name), source.patch.values[name])
     spec = source.patch.mask.specs[name]
-    dense = torch.zeros(spec.numel, dtype=difference.dtype)
+    dense = torch.full((spec.numel,), -0.0, dtype=difference.dtype)
     dense.index_copy_(0, torch.tensor(source.patch.mask[name]), difference)
     return dense.reshape(spec.shape)

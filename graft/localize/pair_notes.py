@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from graft.files.tensor_spec import TensorSpec
 from graft.sources.made_checkpoint import MadeCheckpoint
 from graft.sources.opening import Model, open_pair
@@ -123,8 +125,20 @@ def _note_dtype(pair: CheckpointPair, names: Sequence[str], n: int, *, whole: bo
     if not names:
         return None
     left, right = (spec.dtype for spec in _specs(pair, names[0]))
-    if pair.narrow is not None:
-        right = f"{right} that holds {DTYPE_NAMES[pair.narrow]} values alone"
+    return note_rounding(left, right, pair.narrow, n, whole=whole)
+
+
+def note_rounding(left: str, right: str, narrow: torch.dtype | None, n: int, *, whole: bool) -> str:
+    """Say what becomes of n entries that differ by rounding alone.
+
+    Args:
+        left, right: the base's dtype, and the tuned checkpoint's.
+        narrow: as in `CheckpointPair`.
+        n: the entries.
+        whole: as in `describe_differences`.
+    """
+    if narrow is not None:
+        right = f"{right} that holds {DTYPE_NAMES[narrow]} values alone"
     if not n:
         return f"the base is {left}, the tuned checkpoint {right}: its values are rounded to {left}"
     fate = "kept, so that applying gives the tuned bits" if whole else "taken as not moved"

@@ -76,10 +76,11 @@ def merge_adapter(adapter: Adapter, base: Checkpoint, folder: Path | None = None
 
 
 def _plan_edit(base: Checkpoint, name: str, edits: list[Edit]) -> Planned:
-    def make() -> torch.Tensor:
-        return apply_edits(base.read(name), name, edits)
-
     spec = base.spec(name)
+
+    def make() -> torch.Tensor:
+        return apply_edits(base.read(name), name, edits).to(TORCH_DTYPES[spec.dtype])
+
     may_grow = bool(spec.shape) and spec.shape[0] in vocabulary_rows(base)
     return Planned(TensorSpec(spec.dtype, tuple(make().shape)) if may_grow else spec, make)
 

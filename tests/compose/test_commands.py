@@ -19,7 +19,7 @@ from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import same_bits
-from tests.checkpoints import files_below
+from tests.checkpoints import files_below, make_patch
 from tests.cli.conftest import Cli as Cli
 from tests.cli.conftest import Finished
 from tests.cli.conftest import cli as cli
@@ -60,6 +60,22 @@ def test_compose_inspect_and_exclude(skills: Path, base: Path, tmp_path: Path, c
     assert f"removed      {len(masks[1]):,} entries" in rest.out
     assert load_patch(tmp_path / "rest").mask == masks[0] - masks[1]
     assert cli("verify", tmp_path / "rest", "--base", base).code == 0
+
+
+def test_excluding_says_what_went_because_another_brings_it_whole(tmp_path: Path, cli: Cli) -> None:
+    tensors = {"layers.0.w": torch.zeros(4), "cls.weight": torch.zeros(2, 4)}
+    part = make_patch(tensors, {"layers.0.w": {1: 5.0}, "cls.weight": {0: 1.0, 3: 2.0}}, with_base_values=True)
+    dense = {"cls.weight": torch.ones(3, 4)}
+    whole = make_patch(tensors, {"layers.0.w": {2: 7.0}}, with_base_values=True, dense=dense)
+    for name, patch in (("part", part), ("whole", whole)):
+        save_patch(patch, tmp_path / name)
+    rest = cli("exclude", tmp_path / "part", "--without", tmp_path / "whole", "-o", tmp_path / "one")
+    assert "removed      2 entries, 2 of them in modules that the others bring whole\n" in rest.out
+    rest = cli("exclude", tmp_path / "whole", "--without", tmp_path / "part", "-o", tmp_path / "two")
+    assert "removed      0 entries; whole: cls.weight\n" in rest.out
+    again = ("exclude", tmp_path / "whole", "--without", tmp_path / "part", "-o", tmp_path / "three", "--json")
+    told = json.loads(cli(*again).out)
+    assert (told["removed"], told["torn"], told["whole"]) == (0, 0, ["cls.weight"])
 
 
 def test_a_skill_is_put_back_to_the_base_in_a_tuned_model(

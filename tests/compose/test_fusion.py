@@ -208,9 +208,40 @@ def test_coefficients_and_angles_come_from_dots_alone(seed: int, m: int, size: f
     moved = size * torch.randn(m, 20, generator=generator)
     rows = base + moved
     tuned = rows.double()
-    dots = dots_of(torch.cat([rows[:1], rows[1:] - rows[:1]]))
+    dots = dots_of(rows.clone())
     found = torch.tensor(arc_coefficients(gram_of(dots))).double() @ tuned
     assert torch.allclose(found, mean_on_sphere(tuned), rtol=1e-4, atol=1e-5)
     unit = tuned / tuned.norm(dim=1, keepdim=True)
     degrees = torch.rad2deg(2 * torch.asin((unit[0] - unit[1]).norm() / 2))
     assert float(angles_of(dots)[0, 1]) == pytest.approx(float(degrees), rel=1e-2)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([1.0, 1e-3, 1e-5, 1e-7]))
+def test_a_model_of_any_length_beside_the_others_has_its_angle(seed: int, length: float) -> None:
+    rows = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed))
+    rows[2] *= length
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        models = rows[order].double()
+        dots = dots_of(rows[order])
+        found = torch.tensor(arc_coefficients(gram_of(dots))).double() @ models
+        assert torch.allclose(found, mean_on_sphere(models), rtol=1e-5, atol=1e-6)
+        unit = models / models.norm(dim=1, keepdim=True)
+        degrees = torch.rad2deg(torch.acos(unit @ unit.T)).fill_diagonal_(0)
+        assert torch.allclose(angles_of(dots), degrees, rtol=1e-5)
+
+
+@pytest.mark.parametrize("slow", [0.1, 1e-6])  # as long as the other's, and five digits shorter
+@pytest.mark.parametrize("angle", ["tensor", "model"])
+def test_biases_from_zero_tuned_at_two_rates_fuse_alike_in_either_order(
+    angle: str, slow: float, tmp_path: Path
+) -> None:
+    base = write_single(tmp_path / "base", {"b": torch.zeros(30)})
+    rates, directions = torch.tensor([[0.1], [slow]]), torch.randn(2, 30, generator=torch.Generator().manual_seed(5))
+    biases = rates * directions
+    tuned = [write_single(tmp_path / f"t{i}", {"b": bias}) for i, bias in enumerate(biases)]
+    spec = FusionSpec("slerp", angle=angle)  # type: ignore[arg-type]
+    expected = mean_on_sphere(biases.double())
+    for out, order in (("ab", tuned), ("ba", tuned[::-1])):
+        found = fused([base, *order], tmp_path / out, spec)["b"].double()
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)

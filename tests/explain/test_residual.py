@@ -8,7 +8,10 @@ import pytest
 import torch
 import transformers
 
+from graft.explain.explanation import explain_mask
 from graft.explain.residual import find_width, place_tensor
+from graft.files.tensor_spec import TensorSpec
+from graft.patch.mask import Mask
 from graft.tensors.architecture import architecture_of
 from graft.tensors.transposed import is_conv1d
 
@@ -131,8 +134,58 @@ def test_what_cannot_be_placed_says_why() -> None:
     assert place_tensor("embeddings.word_embeddings.weight", (99, 8), 32, {}).role == "unknown"
 
 
+def numbered(*shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Matrices whose names tell nothing."""
+    return {f"layers.{i}.mystery.weight": shape for i, shape in enumerate(shapes)}
+
+
 def test_the_width_without_a_config() -> None:
-    assert find_width(None, [(64, 32), (32, 64), (32,), (32, 32)]) == 32
-    assert find_width(None, [(64, 32)]) == 32  # inner layers are wider
-    assert find_width(None, []) == 0
-    assert find_width(None, [(2, 64, 32)]) == 32  # two experts
+    assert find_width(None, numbered((64, 32), (32, 64), (32,), (32, 32))) == 32
+    assert find_width(None, numbered((64, 32))) == 32  # inner layers are wider
+    assert find_width(None, {}) == 0
+    assert find_width(None, {"layers.0.mlp.experts.up": (2, 64, 32)}) == 32  # two experts
+
+
+def test_a_known_name_votes_for_the_axis_that_meets_the_stream() -> None:
+    keys = {f"{LLAMA}self_attn.{x}_proj.weight": (32, 64) for x in "kv"}
+    assert find_width(None, keys) == 64  # grouped queries: by shape alone the smaller would be taken
+    assert find_width(None, {f"{LLAMA}self_attn.o_proj.weight": (32, 64)}) == 32
+    assert find_width(None, {"model.embed_tokens.weight": (8, 64)}) == 64
+    assert find_width(None, {f"{BERT}output.dense.bias": (32,), f"{BERT}intermediate.dense.bias": (16,)}) == 32
+    assert (
+        find_width(None, keys | numbered((32, 16), (32, 16), (32, 16))) == 64
+    )  # and counts before those that tell none
+    assert find_width(None, keys | {"classifier.out_proj.weight": (2, 64)}) == 64  # a head's output is no stream
+
+
+@pytest.mark.parametrize("model", ["BertModel", "DistilBertModel", "LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_each_part_of_a_model_alone_has_a_place_that_the_base_agrees_with(model: str) -> None:
+    config = {
+        "DistilBertModel": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64},
+        "GPT2LMHeadModel": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_inner": 64},
+        "LlamaForCausalLM": WIDTH | {"num_key_value_heads": 1, "vocab_size": 64},
+    }
+    module = on_meta(model, **config.get(model, WIDTH))  # type: ignore[arg-type]
+    told = roles(module)
+    for name, tensor in module.named_parameters():
+        shape = tuple(tensor.shape)
+        alone = place_tensor(name, shape, find_width(None, {name: shape}), {}, guessed=True).role
+        if tensor.ndim == 2 and "c_" not in name:
+            assert alone == told[name], name
+        assert {alone, told[name]} != {"reads", "writes"}, name
+
+
+def test_a_name_and_a_shape_that_disagree_about_a_guessed_width_place_nothing() -> None:
+    name = f"{LLAMA}self_attn.k_proj.weight"
+    assert place_tensor(name, (32, 64), 64, {}, guessed=True).role == "reads"
+    for width, side in ((32, "writes to it"), (16, "lies beside it")):
+        place = place_tensor(name, (32, 64), width, {}, guessed=True)
+        assert (place.role, place.why) == ("unknown", f"reads the stream by its name, and {side} by its shape")
+    assert place_tensor(name, (32, 64), 32, {}).role == "writes"  # a width that the base's config tells is true
+
+
+def test_a_mask_of_grouped_keys_alone_is_told_to_read() -> None:
+    spec = TensorSpec("F32", (32, 64))
+    mask = Mask.of(*({f"{LLAMA}self_attn.{x}_proj.weight": value for x in "kv"} for value in (spec, range(7, 640, 64))))
+    explanation = explain_mask(mask)
+    assert ({tensor.place.role for tensor in explanation.tensors}, explanation.stream) == ({"reads"}, [7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.tensors.dtypes import as_bits
+from tests.checkpoints import sample_tensors, write_single
 from tests.interop.bases import is_linear, llama_pair, stored_patch
 
 
@@ -51,6 +53,22 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert back.mask == patch.mask
     off = sum(int((as_bits(back.values[name]) != as_bits(patch.values[name])).sum()) for name in patch.mask)
     assert off == told["missed"] > 0
+
+
+def test_an_import_says_what_rounding_alone_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sample_tensors()
+    after = before | {"layers.0.w": before["layers.0.w"] + 1}
+    base, same = write_single(tmp_path / "base", before), write_single(tmp_path / "same", after)
+    other = write_single(tmp_path / "other", {name: tensor.half() for name, tensor in after.items()})
+    command = ("import", same, "--from", "dense", "--base", base, "-o", tmp_path / "skill", "--force")
+    assert run(capsys, *command)[2] == ""
+    command = ("import", other, *command[2:])
+    for budget, fate in (((), "kept, so that applying gives the tuned bits"), (("--budget", 5), "taken as not moved")):
+        code, out, err = run(capsys, *command, *budget, "--json")
+        told = json.loads(out)
+        assert (code, told["notes"]) == (0, [err.removeprefix("note: ").strip()])
+        assert re.fullmatch(rf"note: the base is F32, the tuned checkpoint F16: .*{fate}\n", err)
+        assert told["rounded"] > 0
 
 
 def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError, PatchError, PatchMismatchError
 from graft.interop.exporting import export_patch
-from graft.interop.importing import import_patch
+from graft.interop.importing import describe_import, import_patch
 from graft.localize.diff import diff_checkpoints
+from graft.localize.pair_notes import describe_differences
 from graft.patch.live import apply_patch
 from graft.patch.skill_patch import Patch
 from graft.tensors.checkpoint import Checkpoint
@@ -83,6 +84,16 @@ def test_base_plus_task_vector_is_the_tuned_model(dtype: torch.dtype, tmp_path: 
     assert set(vector) == set(patch.mask)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_beside_the_entries_keep_their_sign_under_a_task_vector(dtype: torch.dtype, tmp_path: Path) -> None:
+    base = {"layers.0.w": torch.tensor([[1.0, -0.0, 2.0], [0.0, -0.0, 5.0]], dtype=dtype)}
+    patch = make_patch(base, {"layers.0.w": {0: 1.5, 4: 0.5}}, with_base_values=True)
+    export_patch(patch, "task-vector", tmp_path / "vector", strict=True)
+    step = load_file(tmp_path / "vector")["layers.0.w"]
+    expected = torch.tensor([[1.5, -0.0, 2.0], [0.0, 0.5, 5.0]], dtype=dtype)
+    assert equal_tensors({"w": (base["layers.0.w"].to(step.dtype) + step).to(dtype)}, {"w": expected})
+
+
 def test_dense_import_finds_prefixed_names_and_heads(tmp_path: Path) -> None:
     base, tuned = bert_pair(tmp_path)
     encoder = small_bert()
@@ -102,6 +113,37 @@ def test_dense_import_reads_shards_and_budgets(tmp_path: Path) -> None:
     assert len(whole) == sum(tensor.numel() for tensor in sample_tensors().values())
     assert equal_tensors(some.values, diff_checkpoints(base, tuned, budget=11).values)
     assert some.mask == diff_checkpoints(base, tuned, budget=11).mask
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, "bf16 in fp32"], ids=str)
+def test_a_budget_never_buys_what_only_the_rounding_of_a_dense_file_changed(stored: Any, tmp_path: Path) -> None:
+    before = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    moved = (before.flatten().abs() < 0.3).nonzero().flatten()[:20]
+    after = before.clone()
+    after.view(-1)[moved] += 0.004  # less than what rounding to bf16 moves the largest weights by
+    after = after.to(stored) if isinstance(stored, torch.dtype) else after.bfloat16().float()
+    base, tuned = (write_single(tmp_path / x, {"layers.0.w": w}) for x, w in (("base", before), ("tuned", after)))
+    patch = import_patch(tuned, "dense", str(base), budget=20)
+    assert patch.mask["layers.0.w"].tolist() == moved.tolist()
+    assert equal_tensors(patch.values, diff_checkpoints(base, tuned, budget=20).values)
+    if stored != torch.float32:
+        with pytest.raises(BudgetError, match="changes only 20 of the base's own"):
+            import_patch(tuned, "dense", str(base), budget=21)
+    assert import_patch(tuned, "dense", str(base)).mask == diff_checkpoints(base, tuned).mask  # all bits, as before
+    for whole in (True, False):
+        found = describe_import(tuned, "dense", str(base), whole=whole)
+        expected = describe_differences(base, tuned, "all", whole=whole)
+        assert found.to_json() == expected.to_json()
+        assert bool(found.notes) == (stored != torch.float32)
+
+
+def test_a_scalar_is_imported_as_any_tensor(tmp_path: Path) -> None:
+    tensors = {"layers.0.w": torch.ones(3), "layers.0.scale": torch.tensor(1.0)}
+    base = write_single(tmp_path / "base", tensors)
+    tuned = write_single(tmp_path / "tuned", tensors | {"layers.0.scale": torch.tensor(2.0)})
+    for budget in (None, 1):
+        patch = import_patch(tuned, "dense", str(base), budget=budget)
+        assert {name: patch.values[name].tolist() for name in patch.mask} == {"layers.0.scale": [2.0]}
 
 
 def plain_patch(folder: Path, **how: Any) -> tuple[Path, Patch]:

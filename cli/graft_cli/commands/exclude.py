@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def command(patch: str, without: tuple[str, ...], base: str | None, output: Path, force: bool, as_json: bool) -> None:
     """Remove the regions of other skills from a PATCH, or from a tuned model.
 
-    Every entry of PATCH that lies in one of the other regions is removed, whatever its value. PATCH may also be a tuned
+    Every entry of PATCH that lies in one of the other regions is removed, whatever its value, and every tensor of a
+    module, such as a head, that one of the two brings whole and the other changes. PATCH may also be a tuned
     model; --base is then required, and a copy of the model is written in which those regions hold the base's values
     again. --without takes patches and masks of the same base; if --base is given, they must be of that one.
 
@@ -54,9 +55,11 @@ def command(patch: str, without: tuple[str, ...], base: str | None, output: Path
         return
     (path,), (label,) = locate_regions([patch])
     rest = exclude_patches(path, *regions, base=base, labels=[label, *names])
-    removed = rest.provenance.method["removed"]
-    more = {"removed": removed, "without": rest.provenance.method["without"]}
-    line = f"removed      {removed:,} entries"
+    method = rest.provenance.method
+    more = {key: method[key] for key in ("removed", "torn", "whole", "without")}
+    torn = f", {method['torn']:,} of them in modules that the others bring whole" if method["torn"] else ""
+    whole = f"; whole: {', '.join(method['whole'])}" if method["whole"] else ""
+    line = f"removed      {method['removed']:,} entries{torn}{whole}"
     save_and_show(rest, claim, as_json=as_json, more=more, lines=[line])
 
 

@@ -35,7 +35,8 @@ def command(
 ) -> None:
     """Make a patch from another tool's FILE and its base.
 
-    Every changed weight is kept or, with --density or --budget, those that changed most.
+    Every changed weight is kept or, with --density or --budget, those that changed most; weights that differ only by
+    rounding to FILE's dtype do not count among these.
 
     \b
     Example:
@@ -43,10 +44,10 @@ def command(
     """
     from graft.files.claims import claim_output
     from graft.files.location import local_paths, locate
-    from graft.interop.importing import import_patch
+    from graft.interop.importing import describe_import, import_patch
 
     claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(file, base))
-    patch = import_patch(
-        locate(file).path, source, base, density=density, budget=budget, with_base_values=with_base_values
-    )
-    save_and_show(patch, claim, as_json=as_json)
+    path = locate(file).path
+    differences = describe_import(path, source, base, whole=density is None and budget is None)
+    patch = import_patch(path, source, base, density=density, budget=budget, with_base_values=with_base_values)
+    save_and_show(patch, claim, as_json=as_json, differences=differences)

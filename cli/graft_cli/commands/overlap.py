@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Take the patches of one folder as one task with several seeds; in a run's, those of one method or task.",
 )
-@click.option("--base", metavar="MODEL", help="The base model, which tells the columns of GPT-2's kin and of experts.")
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="The base model, which tells one tensor under two names, and the columns of GPT-2's kin and of experts.",
+)
 @options.force
 @options.as_json
 @options.debug

@@ -6,43 +6,53 @@ import math
 
 import torch
 
-from graft.patch.spherical import arc_weights
+from graft.patch.spherical import STRAIGHT, arc_weights
 
 
 def dots_of(rows: torch.Tensor) -> torch.Tensor:
-    """Return (m, m) fp64 dot products of the first model and the differences from it, which keep small angles exact.
+    """Return (2, m, m) fp64 dot products: of the models, and of the first model and the differences from it.
+
+    The latter keep small angles exact. The former are not put together from them: of a model far shorter than the
+    first, as a bias from zero that was tuned more slowly, |theta_1|^2 + 2 theta_1 . delta + |delta|^2 leaves rounding.
 
     Args:
-        rows: (m, n) fp32: theta_1, then theta_i - theta_1 of each other model.
+        rows: (m, n) fp32 theta_i; the differences theta_i - theta_1 are written over all but the first.
     """
-    return (rows @ rows.T).double()
+    models = rows.double()
+    gram = models @ models.T
+    rows[1:] -= rows[0]
+    return torch.stack([gram, (rows @ rows.T).double()])
 
 
 def gram_of(dots: torch.Tensor) -> torch.Tensor:
-    """Return theta_i . theta_j, (m, m), from `dots_of`, since theta_i = theta_1 + delta_i, where delta_1 = 0."""
-    along, products = _differences(dots)
-    return dots[0, 0] + along + along[:, None] + products
+    """Return theta_i . theta_j, (m, m), from `dots_of`."""
+    return dots[0]
 
 
 def angles_of(dots: torch.Tensor) -> torch.Tensor:
     """Return the degrees between each pair of models, (m, m), from `dots_of`.
 
-    sin^2(W / 2) = (|u - v|^2 - (|u| - |v|)^2) / (4 |u| |v|): the arc cosine of u . v would round angles below a
-    hundredth of a degree to nothing.
+    Where models are nearly parallel, sin^2(W / 2) = (|u - v|^2 - (|u| - |v|)^2) / (4 |u| |v|): the arc cosine of u . v
+    would round angles below a hundredth of a degree to nothing.
     """
-    along, products = _differences(dots)
+    along, products = _differences(dots[1])
     # Example: two models 1e-3 degrees apart. The cosine is 1 - 1.5e-10, of which fp32 has no digit and fp64 six; the
     # difference has length 1.7e-5 of the models', all digits of which are in `products`.
-    norms, own = gram_of(dots).diag().clamp(min=0).sqrt(), products.diag()
+    norms, own = gram_of(dots).diag().sqrt(), products.diag()
+    lengths = norms[:, None] * norms
     apart = own[:, None] + own - 2 * products
     longer = 2 * (along[:, None] - along) + own[:, None] - own  # |u|^2 - |v|^2
     unlike = longer / (norms[:, None] + norms).clamp(min=1e-300)
-    squared = (apart - unlike**2) / (4 * norms[:, None] * norms).clamp(min=1e-300)
-    return torch.rad2deg(2 * torch.asin(squared.clamp(0, 1).sqrt())).fill_diagonal_(0.0)
+    squared = (apart - unlike**2) / (4 * lengths).clamp(min=1e-300)
+    cosines = gram_of(dots) / lengths  # NaN, and so no wide angle, where a model is zero
+    radians = torch.where(
+        cosines < STRAIGHT, torch.acos(cosines.clamp(min=-1)), 2 * torch.asin(squared.clamp(0, 1).sqrt())
+    )
+    return torch.rad2deg(radians).fill_diagonal_(0.0)
 
 
 def _differences(dots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return theta_1 . delta_i (m,) and delta_i . delta_j (m, m)."""
+    """Return theta_1 . delta_i (m,) and delta_i . delta_j (m, m), where delta_1 = 0, from the dots of differences."""
     products = dots.clone()
     products[0] = products[:, 0] = 0
     along = dots[0].clone()
@@ -63,7 +73,7 @@ def arc_coefficients(gram: torch.Tensor) -> list[float]:
     mean = torch.zeros(m, dtype=torch.float64)
     mean[0] = 1
     for j in range(1, m):
-        norms = math.sqrt(max(float(mean @ gram @ mean), 0.0) * float(gram[j, j]))
+        norms = math.sqrt(max(float(mean @ gram @ mean) * float(gram[j, j]), 0.0))
         left, right = arc_weights(float(mean @ gram[:, j]) / norms if norms else math.nan, 1 / (j + 1))
         mean = left * mean
         mean[j] += right

@@ -153,7 +153,7 @@ class _Fuser:
         self.names = [name for name in self.base.parameters if name in shared]
         m = len(self.pairs)
         self.coefficients = [1 / m] * m
-        self.dots = torch.zeros((m, m), dtype=torch.float64)
+        self.dots = torch.zeros((2, m, m), dtype=torch.float64)
         self.shared_counts = np.zeros((m, m), np.int64)
         k = max(1, math.floor((spec.share or 0) * self.base.n_parameters + 0.5))
         self.top_deltas = [TopDeltas(pair, self.names, k) for pair in self.pairs] if spec.share else []
@@ -183,7 +183,7 @@ class _Fuser:
         # no value is larger than the longest model: where that fits the dtype with room to spare, every sum does
         bound = sum(map(abs, coefficients)) * math.sqrt(gram_of(dots).diag().max()) if by_tensor else math.inf
         is_safe = bound < torch.finfo(TORCH_DTYPES[self.base.spec(name).dtype]).max / 2
-        counts = torch.zeros(dots.shape, dtype=torch.int64)
+        counts = torch.zeros(self.shared_counts.shape, dtype=torch.int64)
         selectors = [deltas.select(name) for deltas in self.top_deltas]
         for start, (base, *tuned) in self._blocks(name, LONG if selectors else None):
             selected = [select(base, values) for select, values in zip(selectors, tuned, strict=False)]
@@ -201,13 +201,12 @@ class _Fuser:
         return dots, counts
 
     def _dots_of(self, name: str) -> torch.Tensor:
-        """Return the (m, m) fp64 dot products of a tensor, which is still in a cache when it is fused next."""
+        """Return the `dots_of` a tensor, which is still in a cache when it is fused next."""
         dots, buffer = torch.zeros_like(self.dots), torch.empty(0)
         for _, (_, *tuned) in self._blocks(name):
             rows = buffer.resize_(len(tuned), len(tuned[0]))
             for row, values in zip(rows, tuned, strict=True):
                 row.copy_(values)
-            rows[1:] -= rows[0]
             dots += dots_of(rows)
         return dots
 

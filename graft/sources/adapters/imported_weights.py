@@ -9,7 +9,8 @@ import torch
 
 from graft.errors import MismatchError
 
-# the base's tensor -> the tuned one, of its dtype and shape, or with more rows where the vocabulary grew
+# the base's tensor -> the tuned one of its shape, or with more rows where the vocabulary grew; of its dtype, or, where
+# the file has the whole tensor, of the file's, from which one tells what tuning moved from what rounding did
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,13 +35,13 @@ class ImportedWeights:
 
 
 def replace_whole(name: str, read: Callable[[], torch.Tensor]) -> Edit:
-    """Make an edit that puts a tensor, which may have more rows, in the base's place, rounded to its dtype."""
+    """Make an edit that puts a tensor, which may have more rows, in the base's place, in the dtype that it has."""
 
     def edit(base: torch.Tensor) -> torch.Tensor:
         tensor = read()
-        if tensor.ndim != base.ndim or tensor.shape[1:] != base.shape[1:] or len(tensor) < len(base):
+        if tensor.ndim != base.ndim or tensor.shape[1:] != base.shape[1:] or tensor.shape[:1] < base.shape[:1]:
             check_shape(name, tensor.shape, base.shape)
-        return tensor.to(base.dtype)
+        return tensor
 
     return edit
 

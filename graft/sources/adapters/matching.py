@@ -43,14 +43,14 @@ def match_edits(weights: ImportedWeights, base: Checkpoint) -> tuple[dict[str, l
 
 
 def apply_edits(before: torch.Tensor, name: str, edits: Sequence[Edit]) -> torch.Tensor:
-    """Return the tuned values of one tensor of the base, with new rows where its vocabulary grew.
+    """Return the tuned values of one tensor of the base, with new rows where its vocabulary grew, as `Edit` does.
 
     Raises:
         MismatchError: the file gives tied names different values.
     """
     tuned = edits[0](before)
     for other in edits[1:]:
-        if not same_bits(tuned, other(before)):
+        if not same_bits(tuned.to(before.dtype), other(before).to(before.dtype)):
             raise MismatchError(
                 f"the base ties {name!r} with another tensor, but the imported file unties them: "
                 "it changes both, each in its own way"

@@ -39,7 +39,7 @@ def new_rows(
         before = base.read(name)
         tuned = edits[name][0](before) if before.ndim and len(before) in vocabulary else before
         if tuned.shape != before.shape:
-            rows[name] = tuned[len(before) :].clone()
+            rows[name] = tuned[len(before) :].to(before.dtype, copy=True)
     if not rows:
         return {}, {}
     start, n = _require_one_size(base, rows)
