@@ -42,7 +42,9 @@ def plan_training(
     unprotect: Sequence[Patch | Mask] = (),
     runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
-    """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance weights is.
+    """Plan what `train_task` with the same arguments will take.
+
+    No weight is read but those at the whole tensors of patches to protect, and a file of importance weights.
 
     Raises:
         CheckpointError, ConfigError, BudgetError: the training would be refused.

@@ -175,7 +175,7 @@ def _guard(
     config: TrainSpec,
 ) -> Protection:
     how: How = "restore" if config.l1 or config.regularize else "auto"  # both move weights outside the optimizer
-    protection = Protection(model, optimizer, regions, how, core.matched_values(model))
+    protection = Protection(model, optimizer, regions, how, core.matched_values(model), core.left_free(model))
     if core.include:
         tqdm.write(protection.describe(), file=sys.stderr)
     return protection
