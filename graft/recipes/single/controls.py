@@ -23,6 +23,7 @@ from graft.tasks.head import Head
 from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead
 from graft.train.fine_tuning import train_task
+from graft.train.localizable import configure_restart
 from graft.train.schedule import TrainingSchedule
 
 ALPHAS = tuple(i / 20 for i in range(1, 21))
@@ -83,7 +84,9 @@ def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredCo
 def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
     """Measure the same training, stopped at the first of its checks at which validation accuracy reaches the target."""
     config = run.task.spec.train
-    every = max(1, TrainingSchedule((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
+    few = config.localizable
+    stage = config if few is None else configure_restart(config, few, 1)  # which stops; of any k as many steps
+    every = max(1, TrainingSchedule((len(run.task.train_examples()),), stage, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
     made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)
