@@ -39,6 +39,16 @@ def test_the_front_holds_what_nothing_beats_and_every_beaten_point_is_beaten(pla
     assert beaten[max(places, key=lambda name: places[name])] in (None, "doing nothing")
 
 
+def test_what_is_as_good_up_to_the_rounding_of_means_beats_nothing() -> None:
+    noise = sum((0.1, 0.2, -0.3))  # 5.6e-17: the mean of +1, +2 and -3 rows of ten
+    assert noise > 0
+    assert find_dominated({"a": (3.0, 0.0), "b": (3.0, noise)}) == {"a": None, "b": None}
+    assert find_dominated({"a": (noise, 0.0), "b": (0.0, -noise)}) == {"a": None, "b": None}  # as doing nothing
+    assert find_dominated({"a": (3.0, 0.0), "b": (3.0, 1e-6)}) == {"a": "b", "b": None}  # the control
+    found = find_dominated({"a": (1.0, -1.0), "b": (3.0 + noise, 0.0), "c": (3.0, 1.0)})
+    assert found == {"a": "c", "b": "c", "c": None}  # of two with the same gain the one that loses less
+
+
 def test_texts_are_scored_in_nats_and_the_rest_in_points() -> None:
     figures = {"accuracy": 0.6, "nll": 2.5}
     text, words = setting("wiki", "lm"), setting("films")
