@@ -80,6 +80,16 @@ class Experiment(ABC):
         """
         del dtype
 
+    def refuse_data(self) -> None:
+        """Refuse rows that the experiment cannot use, such as too few for the shots.
+
+        Raises:
+            DataError, ConfigError: naming the split or the key, and why.
+        """
+        for task in self.tasks:
+            task.train_examples()
+            task.validation_examples()
+
     @abstractmethod
     def list_budgets(self) -> Iterable[Asked]:
         """Return the budgets that are refused before the first training where nothing can meet them."""

@@ -90,9 +90,8 @@ def run_recipe(
     experiment = load_experiment(path, assignments)
     recipe, base = experiment.recipe, locate(experiment.recipe.base).path
     experiment.refuse_dtype(dtype)
+    experiment.refuse_data()  # said before the first costly step
     for task in experiment.tasks:
-        for split in (task.train_examples, task.validation_examples):
-            split()  # too few for the shots, said before the first costly step
         tell_copies(task)
     refuse_budgets(base, experiment.list_budgets())
     content = content_of_run(recipe, base, experiment.used, dtype)
