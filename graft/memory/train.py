@@ -74,7 +74,10 @@ def plan_training(
             "update of the largest tensor", UPDATE_COPIES * max(sizes) * kind.itemsize if has_l1 or has_adam else 0
         ),
         *protection.allocations(kind.itemsize),
-        Allocation("mean of the weights", SUMMED * sum(sizes) if config.average and config.localizable is None else 0),
+        Allocation(
+            "mean of the weights",
+            max(SUMMED, kind.itemsize) * sum(sizes) if config.average and config.localizable is None else 0,
+        ),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
     ]
