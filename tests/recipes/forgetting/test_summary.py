@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.errors import ConfigError
 from graft.recipes.forgetting.seed_run import MeasuredTask, score_of
 from graft.recipes.forgetting.summary import Units, find_dominated, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.results.tables import to_markdown
-from graft.specs.forgetting import MEAN
+from graft.specs.forgetting import MEAN, ForgettingSpec, MethodSpec
 from graft.specs.head import HeadSpec
 from graft.tasks.task import Task
 from tests.models import toy_spec
@@ -98,9 +99,24 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[ForgettingSeed]) -
     assert moved["new"]["high"]["figures"]["gain"]["mean"] == pytest.approx(35)
 
 
-def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
-    from graft.specs.forgetting import ForgettingSpec, MethodSpec
+def test_points_have_names_of_their_own() -> None:
+    def names(methods: dict[str, MethodSpec]) -> list[str]:
+        return [point.name for point in ForgettingSpec("tiny", "base", ("old.yaml",), ("new.yaml",), methods).points()]
 
+    near = (1e-4, 1.000001e-4, 1.0000001e-4)
+    rates = ["full, lr 0.0001", "full, lr 0.0001000001", "full, lr 0.00010000001"]
+    assert names({"full": MethodSpec(grid={"train.lr": near})}) == rates
+    steps = MethodSpec(grid={"train.steps": (1000000, 1000001)})
+    assert names({"full": steps}) == ["full, steps 1000000", "full, steps 1000001"]
+    for methods in (
+        {"full": MethodSpec(grid={"train.lr": (1e-4, 0.0001)})},
+        {"full": MethodSpec(grid={"train.lr": (1e-4,)}), rates[0]: MethodSpec()},
+    ):
+        with pytest.raises(ConfigError, match=r"^methods: two settings have the name 'full, lr 0\.0001'"):
+            names(methods)
+
+
+def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
     units = Units.of([setting("old"), setting("older")], [setting("new")])
     methods = {"high": MethodSpec(), "low": MethodSpec()}
     recipe = ForgettingSpec("tiny", "base", ("old.yaml",), ("new.yaml",), methods)
