@@ -207,9 +207,9 @@ def test_some_coordinates_can_be_left_out() -> None:
     assert graft.protect(model, adamw(model), [patch, other.mask], unprotect=other).k == 2
 
 
-def with_head(n_labels: int = 2) -> tuple[dict[str, torch.Tensor], Patch, dict[str, torch.Tensor]]:
-    base, _ = patch_of()
-    head = {"classifier.weight": torch.randn(n_labels, 5), "classifier.bias": torch.tensor([0.5, -0.0])}
+def with_head() -> tuple[dict[str, torch.Tensor], Patch, dict[str, torch.Tensor]]:
+    base, row = sample_tensors(), torch.linspace(-1, 1, 5)
+    head = {"classifier.weight": torch.stack([row, -row]), "classifier.bias": torch.tensor([0.5, -0.0])}
     return base, make_patch(base, {"layers.0.w": {3: 5.0}}, dense=head), head
 
 
@@ -233,10 +233,8 @@ def test_a_patchs_head_is_held_where_the_model_has_its_values(dtype: torch.dtype
     moved, protection = moved_by_a_step(model_of({**made, **{name: 2 * made[name] for name in head}}), patch)
     assert moved["classifier.weight"] == list(range(10))
     assert protection.k == 1
-    said = "classifier.bias (of other values in the model), classifier.weight (of other values in the model)"
-    assert protection.describe().endswith(
-        f"skill values; restore in 1 tensor; the patch's whole tensors left free: {said}"
-    )
+    free = ", ".join(f"{name} (of other values in the model)" for name in sorted(head))
+    assert protection.describe().endswith(f"restore in 1 tensor; the patch's whole tensors left free: {free}")
 
 
 def test_what_a_head_cannot_be_held_by_is_said() -> None:
@@ -254,7 +252,7 @@ def test_what_a_head_cannot_be_held_by_is_said() -> None:
 def test_a_vocabularys_new_rows_are_held_beside_entries_of_the_old() -> None:
     base = sample_tensors()
     n_rows, width = base["embed.weight"].shape
-    rows, grown = torch.randn(2, width), Provenance(grown={"embed.weight": Growth(n_rows)})
+    rows, grown = torch.linspace(-1, 1, 2 * width).view(2, width), Provenance(grown={"embed.weight": Growth(n_rows)})
     changes = {"embed.weight": {1: 2.0}, "layers.0.w": {3: 5.0}}
     patch = make_patch(base, changes, provenance=grown, dense={"embed.weight": rows})
     tuned = base | tuned_of(base, patch)
