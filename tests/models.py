@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import (
@@ -246,6 +247,21 @@ def copy_with(source: Path, folder: Path, change: Any, dtype: torch.dtype = torc
     model.save_pretrained(folder)
     bert_tokenizer().save_pretrained(folder)
     return folder
+
+
+def write_rounded(base: Path, folder: Path) -> tuple[Path, Path, str]:
+    """A base with an fp32 norm among bf16 weights, what a training makes of it that saves all in bf16 and moves two
+    entries, and the name of the tensor that they are in.
+    """
+    mixed, tuned = (copy_with(base, folder / name, lambda *_: None, torch.bfloat16) for name in ("mixed", "rounded"))
+    tensors = load_file(mixed / "model.safetensors")
+    norm, matrix = "encoder.layer.0.output.LayerNorm.weight", "encoder.layer.0.attention.self.query.weight"
+    wide = 1 + torch.rand(tensors[norm].shape, generator=torch.Generator().manual_seed(0)) / 8
+    save_file({**tensors, norm: wide}, mixed / "model.safetensors", metadata={"format": "pt"})
+    tensors[norm] = wide.bfloat16()
+    tensors[matrix].view(-1)[:2] += 1
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    return mixed, tuned, matrix
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ the tuned model for what was learned.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from graft.errors import DataError
@@ -114,7 +116,7 @@ class AccuracyAbility(Ability):
 
 
 class CalibrationAbility(Ability):
-    """Stating how sure it is: the labels' loss on half of validation, since a tuned model knows its training rows."""
+    """Stating how sure it is: the labels' loss on a half of validation, since a tuned model knows its training rows."""
 
     def __init__(self, task: Task, metric: str, *, by_outputs: bool = True) -> None:
         super().__init__(task, metric, by_outputs=False)
@@ -158,9 +160,21 @@ class RefusalAbility(Ability):
 
 
 def _halve(task: Task, examples: list[Example], what: str) -> tuple[list[Example], list[Example]]:
+    """Part examples at random into two halves of as many of each label, up to one, whatever their order in the file.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
     if len(examples) < 2:
         raise DataError(f"task {task.spec.name!r}: {what} are needed to score and to measure: two at least")
-    return examples[::2], examples[1::2]
+    # in order of content first: the draw would go by the order in the file otherwise
+    ordered = sorted(examples, key=lambda example: (example.label, example.texts, example.choices, example.roles))
+    generator = np.random.default_rng(task.spec.seed)
+    dealt: list[Example] = []
+    for _, same in itertools.groupby(ordered, key=lambda example: example.label):
+        pool = list(same)
+        dealt += [pool[i] for i in generator.permutation(len(pool))]
+    return dealt[::2], dealt[1::2]
 
 
 def _mean_loss(head: Head, examples: Sequence[Example], batch_size: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from graft.errors import BudgetError
 from graft.specs.reader import to_plain
 
-_ROUNDING = 1e-9  # .01 of accuracy is a difference of shares of n
+ROUNDING = 1e-9  # .01 of accuracy is a difference of shares of n
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class RollbackPoint:
 
     def meets(self, share: float, tolerance: float) -> bool:
         """Return whether the wanted share is back at no more than the tolerance."""
-        return self.share >= share - _ROUNDING and self.is_cheap(tolerance)
+        return self.share >= share - ROUNDING and self.is_cheap(tolerance)
 
     def is_cheap(self, tolerance: float) -> bool:
         """Return whether it costs no more than the tolerance."""
-        return self.cost <= tolerance + _ROUNDING
+        return self.cost <= tolerance + ROUNDING
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from graft.patch.live import LiveTarget
 from graft.scores.gradients import GradientSink, MicroBatch, split_examples, stream_gradients
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
@@ -28,9 +29,11 @@ def compare_gradients(heads: Sequence[Head], examples: Sequence[Sequence[Example
     """Compute the (m, m) cosines of the mean gradients of the tasks' losses at the heads' common model, over a scope.
 
     Task2Vec and TaskEmb compare mean squared gradients (arXiv 1902.03545, 2005.00770); the signs are kept here, since
-    two tasks may pull one weight in opposite directions.
+    two tasks may pull one weight in opposite directions. A weight that a head does not use, such as another head's own
+    layer, has a gradient of 0.
     """
-    return _cosines([_mean_gradient(head, rows, Scope(scope)) for head, rows in zip(heads, examples, strict=True)])
+    sums = [_sum_gradients(head, rows, Scope(scope)) for head, rows in zip(heads, examples, strict=True)]
+    return _cosines(_align([_rename(found, heads[0]) for found in sums]))
 
 
 def _mean_embedding(head: SimilarityHead, rows: Sequence[Example]) -> torch.Tensor:
@@ -54,12 +57,24 @@ class _TouchedSum(GradientSink):
         self.sums[name] = self.sums[name] + flat if name in self.sums else flat.clone()
 
 
-def _mean_gradient(head: Head, rows: Sequence[Example], scope: Scope) -> torch.Tensor:
-    """Return the (n_weights in scope,) fp32 gradient on the CPU, up to a factor."""
+def _sum_gradients(head: Head, rows: Sequence[Example], scope: Scope) -> dict[str, torch.Tensor]:
+    """Return the mean gradient of each weight in scope that the loss touches, up to a factor: name -> (n,) fp32."""
     weights = {name: weight for name, weight in head.model.named_parameters() if scope.holds(name)}
     batches = [MicroBatch(batch, head.weigh(batch)) for batch in split_examples(rows, _BATCH)]
     stream_gradients(head, weights, sink := _TouchedSum(), batches)
-    return torch.cat([sink.sums[name] for name in weights if name in sink.sums])
+    return {name: sink.sums[name] for name in weights if name in sink.sums}
+
+
+def _rename(sums: Mapping[str, torch.Tensor], head: Head) -> dict[str, torch.Tensor]:
+    """Return the same by the names of a head's model: a classifier's model may have them behind a prefix."""
+    found = LiveTarget(head.model).match(sums).found
+    return {found.get(name, name): gradient for name, gradient in sums.items()}
+
+
+def _align(sums: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+    """Return each as one (n,) vector, all in one order of names, with 0 where it has no such weight."""
+    sizes = {name: len(gradient) for found in sums for name, gradient in found.items()}
+    return [torch.cat([found.get(name, torch.zeros(n)) for name, n in sizes.items()]) for found in sums]
 
 
 def _cosines(vectors: Sequence[torch.Tensor]) -> Matrix:

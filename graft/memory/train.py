@@ -42,7 +42,9 @@ def plan_training(
     unprotect: Sequence[Patch | Mask] = (),
     runtime: Runtime = DEFAULT,
 ) -> MemoryPlan:
-    """Plan what `train_task` with the same arguments will take; no weight is read, but a file of importance weights is.
+    """Plan what `train_task` with the same arguments will take.
+
+    No weight is read but those at the whole tensors of patches to protect, and a file of importance weights.
 
     Raises:
         CheckpointError, ConfigError, BudgetError: the training would be refused.
@@ -72,7 +74,10 @@ def plan_training(
             "update of the largest tensor", UPDATE_COPIES * max(sizes) * kind.itemsize if has_l1 or has_adam else 0
         ),
         *protection.allocations(kind.itemsize),
-        Allocation("mean of the weights", SUMMED * sum(sizes) if config.average and config.localizable is None else 0),
+        Allocation(
+            "mean of the weights",
+            max(SUMMED, kind.itemsize) * sum(sizes) if config.average and config.localizable is None else 0,
+        ),
         *_importance_parts(config, path, sum(sizes), kind.itemsize),
         allocate_activations(saved, gradient_checkpointing=runtime.gradient_checkpointing),
     ]
@@ -101,12 +106,16 @@ def plan_precisions(
 
 
 def _importance_parts(config: TrainSpec, base: Path, n_trained: int, width: int) -> list[Allocation]:
-    """Return the memory of a record (fp32 sums and a copy of the weights) and of a penalty (its weights and anchors).
+    """Return the memory of a record (fp32 sums and copies of the weights) and of a penalty (its weights and anchors).
 
     Anchors are read from the base's file, and take none, where every entry of a tensor has one.
     """
     importance = read_importance(config, base)
-    parts = [Allocation("record of importance", (4 + width) * n_trained if config.record is not None else 0)]
+    parts = []
+    if config.record is not None:
+        pulled = config.regularize is not None and config.regularize.step == "gradient"
+        starts = width if pulled and config.record.every > 1 else 0  # of recorded steps, for the penalty's gradient
+        parts.append(Allocation("record of importance", (4 + width + starts) * n_trained))
     if importance is not None:
         omega = sum(values.nbytes for values in importance.omega.values())
         mask = importance.mask

@@ -80,6 +80,13 @@ class Experiment(ABC):
         """
         del dtype
 
+    def refuse_data(self) -> None:  # noqa: B027 - few kinds have such rows
+        """Refuse rows that the experiment cannot use, beside those that no kind can (`graft.recipes.splits`).
+
+        Raises:
+            DataError, ConfigError: naming the split or the key, and why.
+        """
+
     @abstractmethod
     def list_budgets(self) -> Iterable[Asked]:
         """Return the budgets that are refused before the first training where nothing can meet them."""

@@ -90,7 +90,8 @@ def run_recipe(
     experiment = load_experiment(path, assignments)
     recipe, base = experiment.recipe, locate(experiment.recipe.base).path
     experiment.refuse_dtype(dtype)
-    digests = survey_data(recipe, experiment.used)
+    digests = survey_data(recipe, experiment.used)  # refuses rows before the first costly step
+    experiment.refuse_data()
     refuse_budgets(base, experiment.list_budgets())
     content = content_of_run(recipe, base, experiment.used, digests, dtype)
     inputs = inputs_of(path, recipe.base, experiment.files, experiment.tasks)

@@ -67,7 +67,8 @@ class ExtractionSpec(Block):
             methods where the key is absent.
         extract: settings of the methods.
         other_texts: the TASK file, relative to the recipe, whose training texts `refit_other_texts` fits to.
-        ood: methods that are measured on the task's out-of-distribution sets too, beside base and tuned model.
+        ood: methods that are measured on the task's out-of-distribution sets too, beside base and tuned model; on those
+            with rows of the task's labels.
         evaluate: how models are measured: batch size, and how many rows of the test split.
         seeds: seeds of few-shot draws, training order, dropout and what methods draw.
         expect: "MODEL.METRIC" -> value and tolerance, where MODEL is base, tuned, or such as "svd, rank 4".

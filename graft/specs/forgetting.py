@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from graft.errors import ConfigError
 from graft.specs.adapter import AdapterSpec
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
@@ -190,9 +192,13 @@ class ForgettingSpec(Block):
         """Every method at every setting, in their order.
 
         Raises:
-            ConfigError: a setting is none of the method's.
+            ConfigError: a setting is none of the method's, or two points have one name, which tables and results go by.
         """
-        return [point for name, how in self.methods.items() for point in _settings(name, how)]
+        points = [point for name, how in self.methods.items() for point in _settings(name, how)]
+        names = Counter(point.name for point in points)
+        if twice := [name for name, n in names.items() if n > 1]:
+            raise ConfigError(f"methods: two settings have the name {twice[0]!r}: leave one out, or rename the method")
+        return points
 
 
 def _settings(name: str, how: MethodSpec) -> Iterator[Point]:
@@ -202,7 +208,14 @@ def _settings(name: str, how: MethodSpec) -> Iterator[Point]:
     for key, values in how.grid.items():
         for value in values:
             block = override(to_plain(plain), (f"{key}={json.dumps(value)}",))
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
             yield Point(
-                f"{name}, {key.rpartition('.')[-1]} {shown}", name, read_config(MethodSpec, block, f"methods.{name}")
+                f"{name}, {key.rpartition('.')[-1]} {_show(value)}",
+                name,
+                read_config(MethodSpec, block, f"methods.{name}"),
             )
+
+
+def _show(value: object) -> str:
+    """Return a setting in six digits, or in all that tell it from others."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)

@@ -64,7 +64,7 @@ def count_changes(model: torch.nn.Module, base: Checkpoint, mask: Mask) -> Chang
 
 
 def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> TrainSpec:
-    """Return the train block of the training that finds the weights."""
+    """Return the train block of the training that finds the weights: to its end, wherever that of these stops."""
     return dataclasses.replace(
         config,
         optimizer="sgd",
@@ -73,6 +73,8 @@ def configure_proximal(config: TrainSpec, localizable: LocalizableSpec) -> Train
         steps=None,
         l1=localizable.proximal_l1,
         weight_decay=0.0,
+        stop_at=None,
+        check_every=None,
         localizable=None,
     )
 

@@ -27,6 +27,7 @@ One weight, its anchor at 0, 2 * phi * c_l * Omega_i = 40, plain SGD at lr .1, t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,10 +67,15 @@ class PenaltyTerm:
         gradient = self.weight.grad
         if gradient is None:
             return
-        added = (self._select(self.weight.values) - self._anchors()).mul_(self.factor)
-        added = added if self.omega is None else added.mul_(self.omega.float())
-        gradient = gradient.view(-1)
+        added, gradient = self._pull(self.weight.values), gradient.view(-1)
         gradient.add_(added) if self.indices is None else gradient.index_add_(0, self.indices, added)
+
+    def gradient_at(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the penalty's own gradient where the weight has other values, in their shape."""
+        pull = self._pull(values)
+        if self.indices is None:
+            return pull.view(values.shape)
+        return pull.new_zeros(values.numel()).index_add_(0, self.indices, pull).view(values.shape)
 
     def shrink(self, learning_rate: float, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step in the metric of the optimizer."""
@@ -83,6 +89,10 @@ class PenaltyTerm:
             flat.copy_(values)
         else:
             flat.index_copy_(0, self.indices.long(), values)
+
+    def _pull(self, values: torch.Tensor) -> torch.Tensor:
+        pull = (self._select(values) - self._anchors()).mul_(self.factor)
+        return pull if self.omega is None else pull.mul_(self.omega.float())
 
     def _select(self, tensor: torch.Tensor) -> torch.Tensor:
         flat = tensor.detach().view(-1)
@@ -135,6 +145,11 @@ class Penalty:
             factor = 2 * factors[name] * importance.scale
             terms.append(_make_term(weight, importance.mask[name], anchor, importance.omega[name], factor))
         return cls(terms, proximal=config.step == "proximal")
+
+    @property
+    def added_gradients(self) -> dict[tuple[object, ...], Callable[[torch.Tensor], torch.Tensor]]:
+        """What `before_step` adds to gradients, as a function of a weight's values: memory key -> function."""
+        return {} if self.proximal else {term.weight.memory_key: term.gradient_at for term in self.terms}
 
     @torch.no_grad()
     def before_step(self) -> None:

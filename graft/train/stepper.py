@@ -111,7 +111,10 @@ class Stepper:
         if config.regularize is not None:
             penalty = open_penalty(head.model, checkpoint, importance, config.regularize)
         protection = _guard(head.model, optimizer, core, regions, config) if core else None
-        recorder = None if config.record is None else SynapticIntelligence(head.model, checkpoint, config.record.every)
+        recorder = None
+        if config.record is not None:
+            added = None if penalty is None else penalty.added_gradients
+            recorder = SynapticIntelligence(head.model, checkpoint, config.record.every, added)
         average = WeightAverage(_weights_of(optimizer), regions) if config.average else None
         loss = SharedLoss(head, masters, config.micro_batch_size)
         return cls(head, optimizer, schedule, loss, masters, proximal, protection, penalty, recorder, average)
@@ -132,6 +135,8 @@ class Stepper:
         learning_rate, config = self.schedule.learning_rate(step), self.schedule.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self.recorder is not None:
+            self.recorder.before_step(step)
         if self.penalty is not None:
             self.penalty.before_step()
         norm = torch.nn.utils.clip_grad_norm_(_weights_of(self.optimizer), config.clip)
@@ -175,7 +180,7 @@ def _guard(
     config: TrainSpec,
 ) -> Protection:
     how: How = "restore" if config.l1 or config.regularize else "auto"  # both move weights outside the optimizer
-    protection = Protection(model, optimizer, regions, how, core.matched_values(model))
+    protection = Protection(model, optimizer, regions, how, core.matched_values(model), core.left_free(model))
     if core.include:
         tqdm.write(protection.describe(), file=sys.stderr)
     return protection

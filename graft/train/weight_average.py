@@ -17,7 +17,7 @@ from graft.train.protection.region import ProtectedRegion
 
 
 class WeightAverage:
-    """A running mean in fp32 of what trains: 4 bytes per weight.
+    """A running mean of what trains, in fp32, 4 bytes per weight, or in the weight's own dtype where that is wider.
 
     Args:
         weights: those that the optimizer moves.
@@ -27,7 +27,7 @@ class WeightAverage:
     def __init__(self, weights: Sequence[torch.Tensor], regions: Sequence[ProtectedRegion] = ()) -> None:
         free = {id(region.tensor): torch.tensor(region.indices) for region in regions if region.inverted}
         self._weights = [(weight, free.get(id(weight))) for weight in weights]
-        self._means = [torch.zeros_like(_read(*item), dtype=torch.float32) for item in self._weights]
+        self._means = [_start_mean(_read(*item)) for item in self._weights]
         self._n = 0
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ class WeightAverage:
         """Take up the present weights."""
         self._n += 1
         for item, mean in zip(self._weights, self._means, strict=True):
-            mean += (_read(*item).float() - mean) / self._n
+            mean += (_read(*item).to(mean.dtype) - mean) / self._n
 
     @torch.no_grad()
     def write(self) -> None:
@@ -57,6 +57,10 @@ class WeightAverage:
         self._n = state["n"]
         for mean, saved in zip(self._means, state["means"], strict=True):
             mean.copy_(spread_like(saved, mean))
+
+
+def _start_mean(weight: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def _read(weight: torch.Tensor, free: torch.Tensor | None) -> torch.Tensor:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from graft.errors import BudgetError, ConfigError, DataError
-from graft.evaluate.abilities import RefusalAbility
+from graft.evaluate.abilities import Ability, RefusalAbility
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.registry import RESTORABLE, RestorableEntry
 from graft.evaluate.rollback import RolledBack, roll_back, start_trial, trace_rollback
@@ -17,6 +20,7 @@ from graft.patch.format.writing import save_patch
 from graft.patch.live import apply_patch
 from graft.specs.rollback import RollbackRefitSpec, RollbackSpec
 from graft.specs.train import TrainSpec
+from graft.tasks.examples import Example
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
@@ -24,7 +28,7 @@ from graft.tensors.dtypes import same_bits
 from graft.tensors.hashing import digest_of
 from graft.tensors.pair import CheckpointPair
 from graft.train.fine_tuning import train_task
-from tests.models import FILMS, MEALS, toy_rows, write_rows, write_yaml
+from tests.models import FILMS, MEALS, MOODS, TEXTS, toy_rows, write_rows, write_yaml
 from tests.shared_builds import build_once
 
 QUICK = RollbackSpec(densities=(0.003, 0.03), tolerance=0.05, refine=0, batch_size=64)
@@ -183,6 +187,28 @@ def test_calibration_comes_back(metric: str, base: Path, forgetful: Path, task: 
     assert curve.tuned["topics"] > curve.base["topics"]
     assert curve.n == {"topics": 24}  # the other half scored
     assert curve.points[0].share > 0  # 200 entries of 20,577
+
+
+@pytest.mark.parametrize("metric", ["nll", "auroc"])
+def test_the_halves_are_alike_whatever_the_order_in_the_file(metric: str, tmp_path: Path) -> None:
+    sides = [[row for row in toy_rows(39, 0) if row["label"] == label] for label in (0, 1)]
+    outside = [{"text": f"the {thing} is it", "label": -1} for thing in (*FILMS, *MEALS)]
+    alternating = [row for pair in zip(*sides, strict=False) for row in pair] + sides[0][19:] + outside
+    draw = random.Random(0)
+
+    def halves(rows: list[dict[str, Any]], seed: int = 0) -> list[list[Example]]:
+        task = Task.of(train=rows, validation=rows, labels=MOODS, head={"kind": "similarity", "texts": list(TEXTS)},
+                       name="moods", seed=seed)  # fmt: skip
+        ability: Ability = RESTORABLE[metric].load()(task, metric)
+        return [list(ability.scored), list(ability.measured)]
+
+    found = halves(alternating)
+    for half in found:
+        counts = Counter(example.label for example in half)
+        assert counts == {-1: 8} if metric == "auroc" else {*map(counts.get, (0, 1))} <= {9, 10}
+    assert not {example.texts for example in found[0]} & {example.texts for example in found[1]}
+    assert found == halves(draw.sample(alternating, len(alternating))) == halves(alternating[::-1])
+    assert found != halves(alternating, seed=1)  # the positive control: it is a draw
 
 
 def test_refusal_aims_at_even_probabilities(base: Path, task: Task) -> None:

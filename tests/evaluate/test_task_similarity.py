@@ -28,3 +28,26 @@ def test_cosines_are_those_of_plain_gradients(base: Path, task: Task) -> None:
     assert found[0, 1] == pytest.approx(expected, abs=1e-4)
     assert found[0, 0] == pytest.approx(1)
     assert all(weight.grad is None for head in heads for weight in head.model.parameters())
+
+
+@pytest.mark.parametrize("scope", ["layers", "all"])
+def test_what_one_head_alone_has_counts_as_zeros_for_the_other(scope: str, base: Path, task: Task) -> None:
+    rows = task.train_examples()[:24]
+    classifier = Task.load(task.folder / "task.yaml", ("head={kind: classifier}",))
+    heads = [open_head(base, task.spec), open_head(base, classifier.spec)]
+    gradients = []
+    for head in heads:
+        head.model.eval()
+        head.loss(rows).backward()  # type: ignore[no-untyped-call]
+        named = {name.removeprefix("bert."): weight for name, weight in head.model.named_parameters()}
+        held = {name: weight for name, weight in named.items() if scope == "all" or ".layer." in name}
+        gradients.append({name: weight.grad for name, weight in held.items() if weight.grad is not None})
+        head.model.zero_grad()
+    common = gradients[0].keys() & gradients[1].keys()
+    assert (len(gradients[1]) > len(common)) == (scope == "all")  # the classifier's own layer
+    product = sum(float((gradients[0][name] * gradients[1][name]).sum()) for name in common)
+    norms = [sum(float(gradient.square().sum()) for gradient in found.values()) ** 0.5 for found in gradients]
+    expected = product / (norms[0] * norms[1])
+    assert abs(expected) < 0.99
+    for order in (heads, heads[::-1]):
+        assert compare_gradients(order, [rows, rows], scope)[0, 1] == pytest.approx(expected, abs=1e-4)

@@ -39,6 +39,19 @@ def test_what_is_trained_localizably_differs_in_few_weights_and_has_learned(
     assert {path.name for path in tmp_path.iterdir()} == {"few"}
 
 
+@pytest.mark.parametrize("stop_at", [None, 0.55])
+def test_a_training_that_stops_early_trains_the_weights_of_the_whole_one(
+    stop_at: float | None, base: Path, task: Task, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(task.spec.train, scope="all", localizable=FEW)
+    early = dataclasses.replace(config, stop_at=stop_at, check_every=stop_at and 2)
+    whole = train_task(base, task, tmp_path / "whole", config=config)
+    stopped = train_task(base, task, tmp_path / "stopped", config=early)
+    assert (stopped.steps < whole.steps) == (stop_at is not None)
+    masks = [diff_checkpoints(base, made.path).mask for made in (whole, stopped)]
+    assert 0 < len(masks[1]) <= len(masks[0] | masks[1]) <= int(0.05 * Checkpoint.open(base).n_parameters + 0.5)
+
+
 def test_a_training_is_known_again_by_how_it_was_made(base: Path, task: Task, tmp_path: Path) -> None:
     config = dataclasses.replace(task.spec.train, scope="all", localizable=dataclasses.replace(FEW, epochs=1))
     train_task(base, task, tmp_path / "few", config=config)

@@ -26,17 +26,20 @@ def walk(weight: torch.nn.Parameter, average: WeightAverage, n: int, seed: int =
     return torch.stack(seen).mean(0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_it_is_the_mean_of_the_steps_rounded_to_the_dtype(dtype: torch.dtype) -> None:
     weight = torch.nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).to(dtype))
     average = WeightAverage([weight])
     mean = walk(weight, average, 5)
     average.write()
-    assert torch.allclose(weight.detach().double(), mean, atol=1e-6 if dtype == torch.float32 else 2e-2)
+    assert torch.allclose(
+        weight.detach().double(), mean, atol={torch.float32: 1e-6, torch.float64: 1e-14}.get(dtype, 2e-2)
+    )
 
 
-def test_what_never_moved_keeps_its_bits() -> None:
-    weight = torch.nn.Parameter(torch.tensor([-0.0, 0.1, 1e-40, 3.0]))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_never_moved_keeps_its_bits(dtype: torch.dtype) -> None:
+    weight = torch.nn.Parameter(torch.tensor([-0.0, 0.1, 1e-40, 3.0], dtype=torch.float64).to(dtype))
     before, average = weight.detach().clone(), WeightAverage([weight])
     for _ in range(3):
         average.add()

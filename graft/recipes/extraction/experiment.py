@@ -17,6 +17,7 @@ from graft.recipes.seed_run import SeedContext, train_assignments
 from graft.results.seeds import ExtractionSeed
 from graft.results.tables import Block
 from graft.specs.extraction import ExtractionSpec
+from graft.tasks.examples import NONE_OF_THESE
 from graft.tasks.task import Task
 
 
@@ -58,6 +59,17 @@ class ExtractionExperiment(OneTaskExperiment):
     def files(self) -> Sequence[str]:
         """Their files."""
         return [*super().files, *([] if self.recipe.other_texts is None else [self.recipe.other_texts])]
+
+    def refuse_data(self) -> None:
+        """Refuse `ood` where none of the task's sets holds a label."""
+        if not self.recipe.ood:
+            return
+        sets = [self.task.ood_examples(name, self.recipe.evaluate.limit) for name in self.task.spec.ood]
+        if not any(row.label != NONE_OF_THESE for rows in sets for row in rows):
+            raise ConfigError(
+                f"ood: task {self.task.spec.name!r} has no out-of-distribution set with rows of its labels, on which "
+                f"{', '.join(self.recipe.ood)} could be measured: leave the key out"
+            )
 
     def list_budgets(self) -> list[Asked]:
         """Return the budget of every patch whose size is a density."""

@@ -71,9 +71,10 @@ class Yardstick:
     def measure(self, predictions: Predictions) -> dict[str, float]:
         """Return n, accuracy, recovered_gain where tuning gained anything, ece, nll, and of labels kl in nats.
 
-        Of an out-of-distribution set, as SET.accuracy and so on, the accuracy and the ece.
+        Of an out-of-distribution set with labels, as SET.accuracy and so on, the accuracy and the ece.
         """
-        outcomes = predictions.test.outcomes()
+        sets = {of: item.outcomes() for of, item in predictions.labeled().items()}
+        outcomes, ood = sets.pop("test"), sets
         base, tuned = (accuracy(item.test.outcomes()) for item in (self.base, self.tuned))
         gain = recovered_gain(accuracy(outcomes), base, tuned)
         return {
@@ -83,8 +84,8 @@ class Yardstick:
             "ece": float(expected_calibration_error(outcomes)),
             "nll": float(negative_log_likelihood(outcomes)),
             **({} if predictions.test.columns else {"kl": self._divergence(predictions)}),
-            **{f"{of}.accuracy": float(accuracy(item.outcomes())) for of, item in predictions.ood.items()},
-            **{f"{of}.ece": float(expected_calibration_error(item.outcomes())) for of, item in predictions.ood.items()},
+            **{f"{of}.accuracy": float(accuracy(item)) for of, item in ood.items()},
+            **{f"{of}.ece": float(expected_calibration_error(item)) for of, item in ood.items()},
         }
 
     def _divergence(self, predictions: Predictions) -> float:

@@ -110,7 +110,7 @@ def run_seed(run: PlantedRun) -> PlantedSeed:
     head = run.open(recipe.base)
     base = run.measure(head)
     drifted = run.train(recipe.base, [run.drift], recipe.drift_train)
-    drift = Drift(open_pair(recipe.base, drifted), run.names)
+    drift = Drift(open_pair(recipe.base, drifted).without_rounding(), run.names)
     cells = []
     places = list(product(recipe.ratios, recipe.overlaps))
     bar = tqdm(
@@ -131,7 +131,7 @@ def run_seed(run: PlantedRun) -> PlantedSeed:
 
 def _plant(run: PlantedRun, density: float) -> Planting:
     path = run.plant(density)
-    pair = open_pair(run.recipe.base, path)
+    pair = open_pair(run.recipe.base, path).without_rounding()
     mask = changed_mask(pair, run.names)
     if not len(mask):
         raise BudgetError(f"densities: at {density:g} no planted entry moved: train longer or plant more")

@@ -23,6 +23,7 @@ from graft.tasks.head import Head
 from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead
 from graft.train.fine_tuning import train_task
+from graft.train.localizable import configure_restart
 from graft.train.schedule import TrainingSchedule
 
 ALPHAS = tuple(i / 20 for i in range(1, 21))
@@ -62,7 +63,8 @@ def match_interpolation(run: SingleRun, head: Head, target: float) -> MeasuredCo
 
 def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredControl:
     """Measure random entries of doubling density, each mask holding the one before, until the target is reached."""
-    pair, config, names = run.pair, run.recipe.localize, frozenset(run.names())
+    # an entry that rounding alone moved, of a base in several dtypes, is none that tuning changed
+    pair, config, names = run.pair.without_rounding(), run.recipe.localize, frozenset(run.names())
     n, n_changed = pair.base.n_parameters, run.count_changed()
     # shares are of the changed entries, densities of all n: with n = 1,000, 400 changed and a graft of 30 entries the
     # shares are .075, .15, .3, .6 and 1; a share of .3 has 120 entries, a density of .12
@@ -83,7 +85,9 @@ def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredCo
 def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
     """Measure the same training, stopped at the first of its checks at which validation accuracy reaches the target."""
     config = run.task.spec.train
-    every = max(1, TrainingSchedule((len(run.task.train_examples()),), config, run.seed).steps // CHECKS)
+    few = config.localizable
+    stage = config if few is None else configure_restart(config, few, 1)  # which stops; of any k as many steps
+    every = max(1, TrainingSchedule((len(run.task.train_examples()),), stage, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
     config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
     made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)

@@ -3,8 +3,9 @@
     omega_i = -integral g_i dtheta_i = -sum over steps of g_i(t) * (theta_i(t + 1) - theta_i(t))
 
 (synaptic intelligence, Zenke et al. 2017, arXiv 1703.04200; recorded while tuning on general data in arXiv 2501.13669).
-No backward pass is added: the gradients are those of the training's own steps, before they were clipped. The sum of all
-omega is, for small steps, by how much the loss fell. At the end
+No backward pass is added: the gradients are those of the training's own steps, before they were clipped, and of the
+loss alone: what a penalty on moving weights added is taken off again. The sum of all omega is, for small steps, by how
+much the loss fell. At the end
 
     Omega_i = max(omega_i, 0) / (Delta_i^2 + xi * mean Delta^2),   Delta = theta(end) - theta(start)
 
@@ -24,6 +25,7 @@ One weight over three steps, in a model whose xi * mean Delta^2 is .0225:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -45,26 +47,49 @@ class SynapticIntelligence:
         model: the model in training, whose `requires_grad` marks the trained weights.
         base: its base checkpoint, where the path starts. Weights that it lacks, such as a new head, are left out.
         every: steps between records.
+        added: what is added to the loss's gradients before each step, as functions of a weight's values, by the
+            weight's memory key.
     """
 
-    def __init__(self, model: torch.nn.Module, base: Checkpoint, every: int = 1) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        base: Checkpoint,
+        every: int = 1,
+        added: Mapping[tuple[object, ...], Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> None:
         self.base = base
         self.every = every
         self.weights = match_trainable(model, base.names)
         self.omega = {name: torch.zeros_like(w.values, dtype=torch.float32) for name, w in self.weights.items()}
         self._last = {name: weight.values.clone() for name, weight in self.weights.items()}
+        keys = {name: weight.memory_key for name, weight in self.weights.items()}
+        self._added = {name: added[key] for name, key in keys.items() if key in added} if added else {}
+        self._before: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Keep where a step to record starts from, which is where gradients are added."""
+        # where every step is recorded, the last record has it
+        if self.every > 1 and self._records(step):
+            self._before = {name: self.weights[name].values.clone() for name in self._added}
 
     @torch.no_grad()
     def record(self, step: int, clipped: float) -> None:
         """Take up a step whose gradients are still there; `clipped` is the factor that clipping multiplied them by."""
-        if (step + 1) % self.every:
+        if not self._records(step):
             return
         for name, weight in self.weights.items():
             gradient = weight.grad
             if gradient is not None:
+                own, scale = gradient.float(), 1 / clipped
+                if name in self._added:
+                    start = self._before.get(name, self._last[name])
+                    own, scale = own / clipped - self._added[name](start).float(), 1.0
                 back = self._last[name].sub_(weight.values)  # -(theta(t + 1) - theta(t))
-                self.omega[name].addcmul_(gradient.float(), back.float(), value=1 / clipped)
+                self.omega[name].addcmul_(own, back.float(), value=scale)
                 back.copy_(weight.values)
+        self._before = {}
 
     def scores(self, xi: float) -> ScoreTable:
         """Return Omega by tensor name: functions that give (n,) fp32."""
@@ -91,6 +116,9 @@ class SynapticIntelligence:
         for name in self.weights:
             self.omega[name].copy_(state["omega"][name])
             self._last[name].copy_(state["last"][name])
+
+    def _records(self, step: int) -> bool:
+        return (step + 1) % self.every == 0
 
     def _movement(self, name: str) -> torch.Tensor:
         return self.weights[name].values.float().cpu() - self.base.read(name).float()

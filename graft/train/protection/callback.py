@@ -42,12 +42,13 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, masks: Masks, *, unprotect: Masks = (), how: How = "auto") -> None:
         self.core, self.how = ProtectedSet.of(masks, unprotect), how
         self.protection: Protection | None = None
-        self._matched_values = ""
+        self._matched_values, self._left_free = "", dict[str, str]()
         self._hashes: dict[str, str] = {}
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the hashes of the protected values."""
         self._matched_values = self.core.matched_values(kwargs["model"])
+        self._left_free = self.core.left_free(kwargs["model"])
         self._hashes = {region.name: hash_of_protected(region) for region in self.core.regions(kwargs["model"])}
 
     def on_train_begin(
@@ -61,7 +62,9 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
             self.protection.release()
         regions = self.core.regions(model)
         self._refuse_other_values(regions)
-        self.protection = Protection(model, kwargs["optimizer"], regions, self.how, self._matched_values)
+        self.protection = Protection(
+            model, kwargs["optimizer"], regions, self.how, self._matched_values, self._left_free
+        )
         if state.is_world_process_zero:
             tqdm.write(self.protection.describe(), file=sys.stderr)
 
@@ -84,9 +87,10 @@ class ProtectionCallback(TrainerCallback):  # type: ignore[misc]
             self.protection.end()
 
     def _refuse_other_values(self, regions: list[ProtectedRegion]) -> None:
-        for region in regions:
-            if hash_of_protected(region) != self._hashes.get(region.name):
+        present = {region.name: hash_of_protected(region) for region in regions}
+        for name in {**self._hashes, **present}:  # a whole tensor of other values is no region any more
+            if present.get(name) != self._hashes.get(name):
                 raise ProtectionError(
-                    f"tensor {region.name!r}: the protected values are not those that the model had when the Trainer "
+                    f"tensor {name!r}: the protected values are not those that the model had when the Trainer "
                     "was made: a checkpoint to resume from must come from a training with the same protection"
                 )

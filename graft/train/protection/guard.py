@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class Protection:
         regions: the protected coordinates.
         how: as in `protect`.
         matched_values: a word for the values there: "skill", "base" or "present".
+        left_free: name -> why, of the whole tensors of patches that are not held.
 
     Attributes:
         k: number of protected entries.
@@ -55,11 +56,12 @@ class Protection:
         regions: Sequence[ProtectedRegion],
         how: How = "auto",
         matched_values: str = "present",
+        left_free: Mapping[str, str] | None = None,
     ) -> None:
         self.optimizer = _innermost(optimizer)
         optimized = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
         _check_optimizer(model, self.optimizer, regions, optimized)
-        self.matched_values = matched_values
+        self.matched_values, self.left_free = matched_values, left_free or {}
         self.k = sum(region.k for region in regions)
         self.n_parameters = sum(weight.numel() for weight in model.parameters())
         elementwise = is_elementwise(self.optimizer)
@@ -141,9 +143,11 @@ class Protection:
         return ", ".join(f"{way} in {n} tensor{'s' * (n > 1)}" for way, n in sorted(ways.items()))
 
     def describe(self) -> str:
-        """Describe protection in one line: number of entries, their share, values, and implementation."""
+        """Describe protection in one line: number of entries, their share, values, implementation, and what is free."""
         share = f"{self.k / self.n_parameters:.4g} of {self.n_parameters:,}"
-        return f"protected: {self.k:,} entries ({share}), {self.matched_values} values; {self.implementation}"
+        free = ", ".join(f"{name} ({fact})" for name, fact in self.left_free.items())
+        line = f"protected: {self.k:,} entries ({share}), {self.matched_values} values; {self.implementation}"
+        return f"{line}; the patch's whole tensors left free: {free}" if free else line
 
     def __enter__(self) -> Protection:
         if self._released:
@@ -267,8 +271,9 @@ def protect(
     Args:
         model: any torch module, also within data-parallel and compiled wrappers.
         optimizer: over its parameters.
-        masks: a patch is accepted where the model holds its values, or the base's, at every entry; a mask protects
-            the present values.
+        masks: a patch is accepted where the model holds its values, or the base's, at every entry; a whole tensor
+            that it brings is protected where the model holds its values, and left free elsewhere. A mask protects the
+            present values.
         unprotect: coordinates to leave out of them.
         how: "restore" keeps the values and the indices (8 bytes an entry) and puts them back after each step; "bits"
             keeps one bit a weight in place of indices, and takes longer; "compact" lets the optimizer have nothing
@@ -281,7 +286,7 @@ def protect(
         ConfigError: the model is partitioned by DeepSpeed ZeRO-3 or FSDP1.
     """
     core = ProtectedSet.of(masks, unprotect)
-    return Protection(model, optimizer, core.regions(model), how, core.matched_values(model))
+    return Protection(model, optimizer, core.regions(model), how, core.matched_values(model), core.left_free(model))
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graft.errors import PatchMismatchError
-from graft.patch.compatibility import check_specs
+from graft.patch.compatibility import Target, check_specs
 from graft.patch.format.writing import patch_bytes
 from graft.patch.live import LiveTarget
 from graft.patch.mask import NOTHING, Indices, Mask
@@ -21,6 +21,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import TORCH_DTYPES, same_bits
 from graft.tensors.hashing import hash_values
 from graft.train.protection.region import ProtectedRegion, find_regions, regions_outside, unite
+from graft.train.protection.whole_tensors import entries_of, find_whole_tensors, narrowed
 
 Masks = Mask | Patch | Sequence[Mask | Patch]
 
@@ -57,12 +58,16 @@ class ProtectedSet:
         """
         if self.train_only is not None:
             return regions_outside(model, self.train_only, self.names)
-        return find_regions(model, *self.masks)
+        return find_regions(model, *self.masks_on(LiveTarget(model)))
 
-    @property
-    def masks(self) -> tuple[list[Mask], list[Mask]]:
-        """The masks of `include` and those of `exclude`."""
-        return [_mask_of(item) for item in self.include], [_mask_of(item) for item in self.exclude]
+    def masks_on(self, target: Target) -> tuple[list[Mask], list[Mask]]:
+        """Return the masks of `include` and those of `exclude` in a model.
+
+        Whole tensors that a patch brings are in `include` where the model holds the patch's values, and in `exclude`
+        wherever it has them.
+        """
+        include = [mask for item in self.include for mask in _masks_of(item, target, held=True)]
+        return include, [mask for item in self.exclude for mask in _masks_of(item, target, held=False)]
 
     def matched_values(self, model: torch.nn.Module) -> str:
         """Name the values that a model holds there: "skill", "base", "skill and base", or "present" values.
@@ -70,9 +75,19 @@ class ProtectedSet:
         Raises:
             PatchMismatchError: neither a patch's own values nor its base's.
         """
-        if self.train_only is not None:
-            return "base"
-        return _name_values(model, [item for item in self.include if isinstance(item, Patch)])
+        return "base" if self.train_only is not None else _name_values(model, self._patches)
+
+    def left_free(self, model: torch.nn.Module) -> dict[str, str]:
+        """Return the whole tensors that patches to protect bring and a model does not hold: name -> why."""
+        target = LiveTarget(model)
+        wholes = [find_whole_tensors(patch, target) for patch in self._patches]
+        held = {name for whole in wholes for name in whole.held}
+        free = {name: fact for whole in wholes for name, fact in whole.free.items()}
+        return {name: free[name] for name in sorted(free.keys() - held)}
+
+    @property
+    def _patches(self) -> list[Patch]:
+        return [item for item in self.include if isinstance(item, Patch)]
 
     def digest(self) -> str | None:
         """Return 64 hex digits that identify the protected set; None where nothing is protected."""
@@ -94,7 +109,8 @@ def protected_entries(base: Checkpoint, core: ProtectedSet) -> Mask:
     if not core.include:
         return Mask.of({}, {})
     target = StoredTarget(base)
-    placed = ((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in core.masks)
+    groups = core.masks_on(target)
+    placed = ((place_mask(mask, target, base.path.name, base.tied) for mask in masks) for masks in groups)
     return _as_listed(unite(*placed), base)
 
 
@@ -136,8 +152,12 @@ def _as_list(masks: Masks) -> list[Mask | Patch]:
     return [masks] if isinstance(masks, (Mask, Patch)) else list(masks)
 
 
-def _mask_of(item: Mask | Patch) -> Mask:
-    return item.mask if isinstance(item, Patch) else item
+def _masks_of(item: Mask | Patch, target: Target, *, held: bool) -> list[Mask]:
+    """Return a mask, or a patch's entries and its whole tensors: those whose values the model holds, or all."""
+    if isinstance(item, Mask):
+        return [item]
+    whole = find_whole_tensors(item, target)
+    return [entries_of(item, target), whole.held if held else whole.placed]
 
 
 def _as_listed(mask: Mask, base: Checkpoint) -> Mask:
@@ -157,11 +177,14 @@ def _name_values(model: torch.nn.Module, patches: Sequence[Patch]) -> str:
     """
     target = LiveTarget(model)
     kinds = {_match_values(patch, target, type(model).__name__) for patch in patches}
+    if any(len(find_whole_tensors(patch, target).held) for patch in patches):
+        kinds.add("skill")  # a whole tensor is held in no other values
     return " and ".join(sorted(kinds, reverse=True)) or "present"
 
 
 def _match_values(patch: Patch, target: LiveTarget, model_name: str) -> str:
-    live_names = check_specs(patch.mask.specs, {}, patch.provenance.tied, target, cast=True).require(model_name).names
+    specs = entries_of(patch, target).specs
+    live_names = check_specs(specs, {}, patch.provenance.tied, target, cast=True).require(model_name).names
     kinds = {}  # tensor name -> the kinds that its values match
     for name in patch.mask:
         kinds[name] = _match_tensor(patch, name, target.gather(live_names[name], torch.tensor(patch.mask[name])))
@@ -176,8 +199,8 @@ def _match_values(patch: Patch, target: LiveTarget, model_name: str) -> str:
 
 
 def _match_tensor(patch: Patch, name: str, values: torch.Tensor) -> set[str]:
-    narrow = values.to(TORCH_DTYPES[patch.mask.specs[name].dtype])
-    if not same_bits(narrow.to(values.dtype), values):  # in a wider dtype than the patch's, and moved since
+    narrow = narrowed(values, TORCH_DTYPES[patch.mask.specs[name].dtype])
+    if narrow is None:  # in a wider dtype than the patch's, and moved since
         return set()
     kinds = {"skill"} if same_bits(narrow, patch.values[name]) else set()
     return kinds | ({"base"} if hash_values(narrow) == patch.base_hashes[name] else set())

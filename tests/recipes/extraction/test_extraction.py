@@ -15,6 +15,7 @@ from graft.recipes import run as running
 from graft.recipes.extraction import seed as seeding
 from graft.recipes.extraction.summary import summarize
 from graft.recipes.run import RunResult, load_experiment, run_recipe
+from graft.recipes.seed_run import SeedRun
 from graft.report.page.build_page import write_report
 from graft.results.run import load_results
 from graft.results.seeds import ExtractionSeed
@@ -201,6 +202,21 @@ def test_a_model_that_writes_answers_is_made_small_too(tmp_path: Path) -> None:
     write_yaml(recipe, content | {"methods": {"bitdelta_distilled": [1]}})
     with pytest.raises(ConfigError, match="bitdelta_distilled fits to logits of labels, which completion has none of"):
         load_experiment(recipe)
+
+
+def test_a_set_of_novel_rows_is_measured_beside_none_and_refused_alone(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(shelf, tmp_path, methods={"svd": [1]}, ood=["svd"], seeds=[0], expect={})
+    metrics = run_recipe(recipe, tmp_path / "out").results["summary"]["svd, rank 1"]
+    assert {"meals.accuracy", "meals.ece"} <= metrics.keys()
+    assert not [name for name in metrics if name.startswith("novel")]
+    monkeypatch.setattr(SeedRun, "train", lambda *_: pytest.fail("it is refused before the first training"))
+    for sets in ({"novel": "novel.jsonl"}, {}):
+        write_yaml(tmp_path / "toy" / "task.yaml", toy_content(ood=sets))
+        with pytest.raises(ConfigError, match=r"^ood: task 'moods' has no out-of-distribution set with rows of its la"):
+            run_recipe(recipe, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_other_texts_are_part_of_a_runs_content(shelf: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.errors import ConfigError
 from graft.recipes.forgetting.seed_run import MeasuredTask, score_of
 from graft.recipes.forgetting.summary import Units, find_dominated, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.results.tables import to_markdown
-from graft.specs.forgetting import MEAN
+from graft.specs.forgetting import MEAN, ForgettingSpec, MethodSpec
 from graft.specs.head import HeadSpec
 from graft.tasks.task import Task
 from tests.models import toy_spec
@@ -37,6 +38,16 @@ def test_the_front_holds_what_nothing_beats_and_every_beaten_point_is_beaten(pla
         assert (by is None) == (not better)
         assert by is None or rivals[by] in better
     assert beaten[max(places, key=lambda name: places[name])] in (None, "doing nothing")
+
+
+def test_what_is_as_good_up_to_the_rounding_of_means_beats_nothing() -> None:
+    noise = sum((0.1, 0.2, -0.3))  # 5.6e-17: the mean of +1, +2 and -3 rows of ten
+    assert noise > 0
+    assert find_dominated({"a": (3.0, 0.0), "b": (3.0, noise)}) == {"a": None, "b": None}
+    assert find_dominated({"a": (noise, 0.0), "b": (0.0, -noise)}) == {"a": None, "b": None}  # as doing nothing
+    assert find_dominated({"a": (3.0, 0.0), "b": (3.0, 1e-6)}) == {"a": "b", "b": None}  # the control
+    found = find_dominated({"a": (1.0, -1.0), "b": (3.0 + noise, 0.0), "c": (3.0, 1.0)})
+    assert found == {"a": "c", "b": "c", "c": None}  # of two with the same gain the one that loses less
 
 
 def test_texts_are_scored_in_nats_and_the_rest_in_points() -> None:
@@ -88,9 +99,24 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[ForgettingSeed]) -
     assert moved["new"]["high"]["figures"]["gain"]["mean"] == pytest.approx(35)
 
 
-def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
-    from graft.specs.forgetting import ForgettingSpec, MethodSpec
+def test_points_have_names_of_their_own() -> None:
+    def names(methods: dict[str, MethodSpec]) -> list[str]:
+        return [point.name for point in ForgettingSpec("tiny", "base", ("old.yaml",), ("new.yaml",), methods).points()]
 
+    near = (1e-4, 1.000001e-4, 1.0000001e-4)
+    rates = ["full, lr 0.0001", "full, lr 0.0001000001", "full, lr 0.00010000001"]
+    assert names({"full": MethodSpec(grid={"train.lr": near})}) == rates
+    steps = MethodSpec(grid={"train.steps": (1000000, 1000001)})
+    assert names({"full": steps}) == ["full, steps 1000000", "full, steps 1000001"]
+    for methods in (
+        {"full": MethodSpec(grid={"train.lr": (1e-4, 0.0001)})},
+        {"full": MethodSpec(grid={"train.lr": (1e-4,)}), rates[0]: MethodSpec()},
+    ):
+        with pytest.raises(ConfigError, match=r"^methods: two settings have the name 'full, lr 0\.0001'"):
+            names(methods)
+
+
+def test_the_table_says_what_was_lost_where(seeds: list[ForgettingSeed]) -> None:
     units = Units.of([setting("old"), setting("older")], [setting("new")])
     methods = {"high": MethodSpec(), "low": MethodSpec()}
     recipe = ForgettingSpec("tiny", "base", ("old.yaml",), ("new.yaml",), methods)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from graft.recipes.run import RunResult, load_experiment, run_recipe
 from graft.report.page.build_page import write_report
 from graft.results.planted import PlantedSeed
 from graft.results.run import load_results
-from tests.models import MEALS, write_rows, write_task, write_yaml
+from graft.tensors.checkpoint import Checkpoint
+from tests.models import MEALS, write_rounded, write_rows, write_task, write_yaml
 
 
 def write_recipe(shelf: Path, folder: Path, **changes: Any) -> Path:
@@ -69,6 +71,16 @@ def test_tables_and_plot(finished: tuple[Path, RunResult], tmp_path: Path) -> No
     for said in ("Share of the planted entries", "Area of that share", "Gain of the graft", "Seconds a localization"):
         assert said in result.table
     assert "magnitude" in write_report([out], tmp_path / "page.html").page.read_text()
+
+
+def test_what_rounding_alone_moved_is_not_planted(base: Path, tmp_path: Path) -> None:
+    mixed, rounded, matrix = write_rounded(base, tmp_path)
+    names = [name for name in Checkpoint.open(mixed).parameters if ".layer." in name]
+    recipe = SimpleNamespace(base=str(mixed))
+    run: Any = SimpleNamespace(recipe=recipe, names=names, plant=lambda _: rounded, open=str, measure=lambda _: 0.5)
+    planting = seeding._plant(run, 0.1)
+    assert {name: planting.mask[name].tolist() for name in planting.mask} == {matrix: [0, 1]}
+    assert planting.size == pytest.approx(1, rel=0.01)
 
 
 def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

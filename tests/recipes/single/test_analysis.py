@@ -24,7 +24,9 @@ from graft.results.models import graft_name, name_models
 from graft.specs.reader import read_config
 from graft.specs.single import SingleSpec
 from graft.tasks.task import Task
+from graft.tensors.pair import CheckpointPair
 from tests.chat_models import answer_examples, completion_head
+from tests.models import write_rounded
 
 FULL: dict[str, Any] = {
     "controls": ["temperature", "interpolation", "early_stopping", "larger_random"],
@@ -181,6 +183,21 @@ def test_a_target_below_the_base_is_reached_at_once(bench: SingleRun) -> None:
     assert match_interpolation(bench, head, 0.0).value == controls.ALPHAS[0]
     assert match_larger_random(bench, head, 0.0).value == pytest.approx(0.03, abs=0.01)
     assert match_early_stopping(bench, 0.01).value == 80 // controls.CHECKS
+    few = ("train.localizable={density: 0.05, proximal_epochs: 1, epochs: 15}", "train.epochs=5")
+    task = Task.load(bench.task.folder / "task.yaml", few).with_seed(0)
+    confined = SingleRun(bench.recipe, task, context=bench.context)
+    assert match_early_stopping(confined, 0.01).value == 3 * 80 // controls.CHECKS  # of the training that can stop
+
+
+def test_random_entries_that_rounding_alone_moved_are_not_counted(bench: SingleRun, tmp_path: Path) -> None:
+    mixed, rounded, _ = write_rounded(Path(bench.recipe.base), tmp_path)
+    localize = dataclasses.replace(bench.recipe.localize, density=0.9)
+    recipe = dataclasses.replace(bench.recipe, base=str(mixed), localize=localize)
+    run = SingleRun(recipe, bench.task, context=bench.context)
+    vars(run)["pair"] = CheckpointPair.open(mixed, rounded)
+    assert run.count_changed() == 2
+    found = match_larger_random(run, run.open(mixed), 0.0)
+    assert found.value * run.pair.base.n_parameters == pytest.approx(2)
 
 
 def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(

@@ -11,8 +11,10 @@ import graft
 from graft.errors import CheckpointError, PatchMismatchError, ProtectionError
 from graft.files.tensor_spec import TensorSpec
 from graft.patch.mask import Mask
+from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
 from graft.tensors.dtypes import as_bits, spec_of
+from graft.tensors.growth import Growth
 from graft.train.protection.guard import How, Protection
 from tests.checkpoints import bits_of, make_patch, model_of, sample_tensors, small_llama
 from tests.train.protection.loops import OPTIMIZERS, Wrapper, bits_of_weights, loss_of, make_mask, make_model, moved_at
@@ -203,6 +205,69 @@ def test_some_coordinates_can_be_left_out() -> None:
     base, patch = patch_of()
     model, other = model_of(base), make_patch(base, {"layers.0.w": {7: 1.0, 8: 1.0}})
     assert graft.protect(model, adamw(model), [patch, other.mask], unprotect=other).k == 2
+
+
+def with_head() -> tuple[dict[str, torch.Tensor], Patch, dict[str, torch.Tensor]]:
+    base, row = sample_tensors(), torch.linspace(-1, 1, 5)
+    head = {"classifier.weight": torch.stack([row, -row]), "classifier.bias": torch.tensor([0.5, -0.0])}
+    return base, make_patch(base, {"layers.0.w": {3: 5.0}}, dense=head), head
+
+
+def moved_by_a_step(model: torch.nn.Module, patch: Patch, **more: Any) -> tuple[dict[str, list[int]], Protection]:
+    before, optimizer = {name: weight.detach().clone() for name, weight in model.named_parameters()}, adamw(model)
+    with graft.protect(model, optimizer, patch, **more) as protection:
+        sum_of_squares(model).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    changed = {name: (weight != before[name]).flatten() for name, weight in model.named_parameters()}
+    return {name: flags.nonzero().flatten().tolist() for name, flags in changed.items()}, protection
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_patchs_head_is_held_where_the_model_has_its_values(dtype: torch.dtype) -> None:
+    base, patch, head = with_head()
+    made = {**base, **tuned_of(base, patch), **head}
+    moved, protection = moved_by_a_step(model_of({name: tensor.to(dtype) for name, tensor in made.items()}), patch)
+    assert (moved["classifier.weight"], moved["classifier.bias"]) == ([], [])
+    assert (protection.k, protection.matched_values, dict(protection.left_free)) == (1 + 10 + 2, "skill", {})
+    assert "free" not in protection.describe()
+    moved, protection = moved_by_a_step(model_of({**made, **{name: 2 * made[name] for name in head}}), patch)
+    assert moved["classifier.weight"] == list(range(10))
+    assert protection.k == 1
+    free = ", ".join(f"{name} (of other values in the model)" for name in sorted(head))
+    assert protection.describe().endswith(f"restore in 1 tensor; the patch's whole tensors left free: {free}")
+
+
+def test_what_a_head_cannot_be_held_by_is_said() -> None:
+    base, patch, head = with_head()
+    _, protection = moved_by_a_step(model_of({**base, "classifier.weight": torch.zeros(3, 5)}), patch)
+    free = {"classifier.bias": "not in the model", "classifier.weight": "of another shape in the model"}
+    assert (protection.k, protection.matched_values, dict(protection.left_free)) == (1, "base", free)
+    moved, protection = moved_by_a_step(model_of({**base, **head}), patch)  # the head without the other entries
+    assert (moved["classifier.weight"], protection.matched_values) == ([], "skill and base")
+    row = Mask.of({"classifier.weight": TensorSpec("F32", (2, 5))}, {"classifier.weight": range(5)})
+    assert moved_by_a_step(model_of({**base, **head}), patch, unprotect=row)[0]["classifier.weight"] == [*range(5)]
+    assert moved_by_a_step(model_of({**base, **head}), patch, unprotect=patch)[1].k == 0
+
+
+def test_a_vocabularys_new_rows_are_held_beside_entries_of_the_old() -> None:
+    base = sample_tensors()
+    n_rows, width = base["embed.weight"].shape
+    rows, grown = torch.linspace(-1, 1, 2 * width).view(2, width), Provenance(grown={"embed.weight": Growth(n_rows)})
+    changes = {"embed.weight": {1: 2.0}, "layers.0.w": {3: 5.0}}
+    patch = make_patch(base, changes, provenance=grown, dense={"embed.weight": rows})
+    tuned = base | tuned_of(base, patch)
+    moved, protection = moved_by_a_step(
+        model_of(tuned | {"embed.weight": torch.cat([tuned["embed.weight"], rows])}), patch
+    )
+    assert moved["embed.weight"] == [i for i in range(n_rows * width) if i != 1]
+    assert (protection.k, protection.matched_values, dict(protection.left_free)) == (2 + 2 * width, "skill", {})
+    others = torch.cat([tuned["embed.weight"], rows + 1])
+    moved, protection = moved_by_a_step(model_of(tuned | {"embed.weight": others}), patch)
+    assert len(moved["embed.weight"]) == (n_rows + 2) * width - 1
+    assert dict(protection.left_free) == {"embed.weight": "of other values in the model"}
+    moved, protection = moved_by_a_step(model_of({**base}), patch)  # before the vocabulary grew
+    assert (protection.k, protection.matched_values) == (2, "base")
+    assert dict(protection.left_free) == {"embed.weight": "of another shape in the model"}
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from graft.errors import PatchMismatchError, ProtectionError, TrainingError
 from graft.localize.diff import diff_checkpoints
+from graft.memory.train import plan_training
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance
 from graft.patch.skill_patch import Patch
@@ -221,3 +222,36 @@ def test_a_mask_whose_values_loading_would_round_is_refused(base: Path, task: Ta
     assert torch.equal(
         Checkpoint.open(train_task(mixed, task, tmp_path / "wide", **wider).path).read(wide), tensors[wide]
     )
+
+
+def test_a_patchs_classifier_head_is_frozen_until_other_labels_need_a_new_one(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block: dict[str, Any] = {"lr": 0.05, "epochs": 1, "batch_size": 8}
+    task = Task.load(write_task(tmp_path / "toy", head={"kind": "classifier"}, train=block))
+    tuned = train_task(base, task, tmp_path / "tuned", config=TrainSpec(**block, scope="layers")).path
+    patch = diff_checkpoints(base, tuned)
+    heads = [name for name in patch.dense if name.startswith("classifier")]
+    assert heads == ["classifier.bias", "classifier.weight"]
+
+    def moved(name: str, labels: list[str] | None = None, **more: Any) -> set[str]:
+        more_labels = {} if labels is None else {"labels": labels}
+        new = Task.load(write_task(tmp_path / name, head={"kind": "classifier"}, **more_labels))
+        out = train_task(tuned, new, tmp_path / f"{name} out", config=TrainSpec(**block), **more).path
+        before, after = Checkpoint.open(tuned), Checkpoint.open(out)
+        return {name for name in heads if not torch.equal(before.read(name), after.read(name))}
+
+    assert moved("free") == set(heads)  # the control
+    capsys.readouterr()
+    assert moved("kept", protect=[patch]) == set()
+    assert "skill values" in (said := capsys.readouterr().err)
+    assert "left free" not in said
+    whole = Mask.full({name: Checkpoint.open(tuned).spec(name) for name in heads})
+    assert moved("unprotected", protect=[patch], unprotect=[whole]) == set(heads)
+    assert moved("renewed", labels=["dull", "bright"], protect=[patch]) == set(heads)
+    assert "left free: classifier.bias (of other values in the model)" in capsys.readouterr().err
+    states = []
+    for core in (patch.mask, patch):
+        plan = plan_training(tuned, task, TrainSpec(**block, optimizer="adamw"), protect=[core])
+        states.append(next(part.bytes for part in plan.parts if part.what == "optimizer state"))
+    assert states[1] < states[0]
