@@ -104,10 +104,9 @@ def command(
 
     The folder appears only when training is done; until then OUTPUT.resume holds the state after each epoch.
 
-    --protect takes patches and masks. Where BASE holds a patch's values, that skill is frozen; where it holds the
-    values that the patch would replace, those are frozen; anything else is refused. A head that the patch brings is
-    frozen where BASE holds its values, and trains elsewhere. A mask freezes whatever BASE holds. A line on stderr says
-    which it was.
+    --protect takes patches and masks. Where BASE holds a patch's values, that skill is frozen, with the head that the
+    patch brings; where it holds those that the patch would replace, these are frozen; anything else is refused. A mask
+    freezes whatever BASE holds. A line on stderr says which it was.
 
     \b
     Example:
