@@ -26,7 +26,7 @@ def test_there_are_runs_to_read() -> None:
     if not (ROOT / "artifacts").is_dir():
         pytest.skip("there is no artifacts/ here")
     assert len(COMMITTED) > 15
-    assert {load_results(run).kind for run in COMMITTED} == set(KINDS) - {"planted"}  # of which none is committed yet
+    assert {load_results(run).kind for run in COMMITTED} == set(KINDS)
     assert set(SEEDS) == set(KINDS)
 
 
