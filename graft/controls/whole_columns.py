@@ -58,13 +58,9 @@ def _no_quotas(inputs: ControlInput) -> dict[str, Indices]:
 def _count_columns(inputs: ControlInput, name: str) -> list[tuple[int, int, int, int]]:
     """Return (expert, column, its changed entries in the patch, and in all) of the columns that the patch has."""
     mine, changed = inputs.moved(name), inputs.pair.changed(name).numpy()
-    own, every = (np.bincount(inputs.columns(name, indices)) for indices in (mine, changed))
-    columns, first = np.unique(inputs.columns(name, mine), return_index=True)
-    experts = inputs.experts(name, mine[first])
-    return [
-        (int(expert), int(column), int(own[column]), int(every[column]))
-        for expert, column in zip(experts, columns, strict=True)
-    ]
+    columns, first, own = np.unique(inputs.columns(name, mine), return_index=True, return_counts=True)
+    every, experts = np.bincount(inputs.columns(name, changed))[columns], inputs.experts(name, mine[first])
+    return [*zip(experts.tolist(), columns.tolist(), own.tolist(), every.tolist(), strict=True)]
 
 
 def _cut(inputs: ControlInput, quotas: dict[str, Indices]) -> Patch:

@@ -217,5 +217,7 @@ def _settings(name: str, how: MethodSpec) -> Iterator[Point]:
 
 def _show(value: object) -> str:
     """Return a setting in six digits, or in all that tell it from others."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

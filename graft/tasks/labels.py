@@ -53,6 +53,7 @@ def _class_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Label
     positions = {name: i for i, name in enumerate(task.labels)} | {None: NONE_OF_THESE}
 
     def read(row: Row, number: int, n_choices: int) -> int:
+        """Return the position of a row's class."""
         value = _parse_position(cell_of(row, column, spec, number), names)
         if isinstance(value, str) is not by_name or isinstance(value, (bool, float)) or value is None:
             kind = "a name" if by_name else "a position"
@@ -77,6 +78,7 @@ def _choice_reader(rows: Sequence[Row], spec: SplitSpec, task: TaskSpec) -> Labe
     _refuse_two_readings([row.get(column) for row in rows], names, spec, column)
 
     def read(row: Row, number: int, n_choices: int) -> int:
+        """Return the position of a row's choice."""
         value = _parse_position(cell_of(row, column, spec, number), names)
         position = names.index(value) if value in names else value
         if not isinstance(position, int) or isinstance(position, bool) or not NONE_OF_THESE <= position < n_choices:
@@ -90,6 +92,7 @@ def _named_choice_reader(column: str, names_column: str, spec: SplitSpec) -> Lab
     """Return a reader of labels that are names of the row's own choices: "B" of A to D here, "2" of 1 to 4 there."""
 
     def read(row: Row, number: int, n_choices: int) -> int:
+        """Return the position of the choice that a row names."""
         value, names = cell_of(row, column, spec, number), cell_of(row, names_column, spec, number)
         if not isinstance(names, list) or len(names) != n_choices or names.count(value) != 1:
             raise refuse_row(spec, number, f"label {value!r} is not the name of one of its {n_choices} choices")

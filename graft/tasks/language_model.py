@@ -120,6 +120,7 @@ def _narrowed_output(layer: Any, shape: torch.Size, tokens: torch.Tensor) -> Ite
     is_narrowed: list[bool] = []
 
     def narrow(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Hand the layer the states of these tokens; None leaves its inputs as they are."""
         states = inputs[0] if inputs else None
         if not torch.is_tensor(states) or states.ndim != 3 or states.shape[:2] != shape:
             return None
@@ -144,6 +145,7 @@ def _widened_output(model: Any, layer: Any, words: torch.Tensor | None) -> Itera
     is_widened: list[bool] = []
 
     def widen(_: Any, inputs: tuple[Any, ...], __: Any) -> torch.Tensor | None:
+        """Return the logits of these words in fp32; None leaves the layer's own."""
         states, device = inputs[0], layer.weight.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
         if narrow not in NARROW:
