@@ -36,7 +36,7 @@ from graft.tasks.cuts import tell_cut
 from graft.tasks.examples import Example
 from graft.tasks.label_order import RowNames
 from graft.tasks.padded_logits import are_finite
-from graft.tasks.placement import checkpoint_layers, find_device, find_dtype, note_slow_products, place_model
+from graft.tasks.placement import checkpoint_layers, find_device, find_dtype, place_model, speed_up_products
 from graft.tensors.checkpoint import Checkpoint
 
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -342,6 +342,6 @@ def open_head(
     if runtime.gradient_checkpointing:
         checkpoint_layers(head.model)
     place_model(head.model, runtime.device)
-    note_slow_products(head.model)
+    speed_up_products(head.model)
     head.model.eval()
     return head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from graft.errors import ConfigError
 from graft.tasks.loading import tell_once
+from graft.tensors.wide_products import multiplies_fast, widen_slow_products
 
 SPREAD = "auto-map"  # the device that stands for all of them
 DTYPES: dict[str, torch.dtype | str] = {
@@ -20,10 +22,6 @@ DTYPES: dict[str, torch.dtype | str] = {
     "float16": torch.float16,
 }
 _LARGE = 20_000_000  # parameters from which it is felt how long a product takes
-_PROCESSOR_HAS = {  # dtype -> oneDNN's operator that tells whether it multiplies in it on this processor
-    torch.bfloat16: "_is_mkldnn_bf16_supported",
-    torch.float16: "_is_mkldnn_fp16_supported",
-}
 
 
 def find_device(name: str) -> torch.device:
@@ -78,25 +76,24 @@ def place_model(model: Any, device: str) -> None:
     dispatch_model(model, device_map)
 
 
-def note_slow_products(model: Any) -> None:
-    """Say on stderr, once, where a model is to compute in a dtype that this processor has no instructions for.
+def speed_up_products(model: Any) -> None:
+    """Have a narrow model's products computed in fp32 where this processor has no instructions for its dtype.
 
-    Without AVX-512 torch multiplies matrices of bfloat16 element by element, some eight times slower than fp32.
+    Of a large model it is said on stderr, once: fp32 alone spares the rounding of each product.
     """
-    sizes = {weight: weight.numel() for weight in model.parameters()}
-    widest = max(sizes, key=sizes.__getitem__)
-    if widest.device.type != "cpu" or sum(sizes.values()) < _LARGE or multiplies_fast(widest.dtype):
+    sizes: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and not multiplies_fast(weight.dtype):
+            sizes[weight.dtype] += weight.numel()
+    if not sizes:
         return
-    tell_once(
-        f"this processor multiplies {str(widest.dtype).removeprefix('torch.')} several times slower than float32: "
-        "--dtype float32 is faster, and takes twice the memory (graft train: --precision full)"
-    )
-
-
-def multiplies_fast(dtype: torch.dtype) -> bool:
-    """Return whether the processor multiplies matrices of a dtype by instructions of its own, as far as torch tells."""
-    ask = getattr(torch.ops.mkldnn, _PROCESSOR_HAS.get(dtype, ""), None)
-    return ask is None or bool(ask())
+    widen_slow_products()
+    if sizes.total() >= _LARGE:
+        dtype = str(max(sizes, key=sizes.__getitem__)).removeprefix("torch.")
+        tell_once(
+            f"this processor has no products of {dtype}: they are computed in float32 and rounded; --dtype float32 "
+            "spares the rounding, and takes twice the memory"
+        )
 
 
 def checkpoint_layers(model: Any) -> None:

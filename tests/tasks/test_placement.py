@@ -13,7 +13,7 @@ from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks import loading, placement
 from graft.tasks.head import open_head
-from graft.tasks.placement import checkpoint_layers, multiplies_fast
+from graft.tasks.placement import checkpoint_layers
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.checkpoints import bits_of
@@ -91,7 +91,7 @@ def test_a_model_that_would_be_swapped_in_and_out_is_refused(
 
 
 @pytest.mark.parametrize(("dtype", "is_told"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_a_large_model_that_the_processor_multiplies_slowly_is_told_once(
+def test_that_products_are_computed_in_fp32_is_told_once_of_a_large_model(
     causal: Path,
     tmp_path: Path,
     dtype: torch.dtype,
@@ -106,13 +106,8 @@ def test_a_large_model_that_the_processor_multiplies_slowly_is_told_once(
     for _ in range(2):
         open_head(causal, spec, runtime=Runtime(dtype=str(dtype).removeprefix("torch.")))
     told = capsys.readouterr().err
-    assert told.count("this processor multiplies bfloat16 several times slower") == is_told
+    assert told.count("this processor has no products of bfloat16") == is_told
     monkeypatch.setattr(placement, "_LARGE", 10**9)
     monkeypatch.setattr(loading, "_told", set())
     open_head(causal, spec, runtime=Runtime(dtype="bfloat16"))
     assert not capsys.readouterr().err
-
-
-def test_a_processor_multiplies_fp32_fast_and_what_torch_does_not_tell() -> None:
-    assert multiplies_fast(torch.float32)
-    assert multiplies_fast(torch.float64)
