@@ -1,4 +1,4 @@
-"""Products of 16-bit matrices in fp32: what a processor with such products computes, and torch's own everywhere else."""
+"""Products of 16-bit matrices in fp32: what a processor that has them computes, and torch's own everywhere else."""
 
 from __future__ import annotations
 
