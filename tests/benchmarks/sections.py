@@ -77,6 +77,9 @@ SECTIONS = (
     Section("refit", "Refit on the embedded encoder, beside the training that made its teacher",
             "The starter film reviews, each run in a process of its own, one thread, processor time; the texts are the "
             "256 of the training split, repeated. Peak anonymous memory above the imported interpreter.", "refit"),
+    Section("narrow-products", "Products in bfloat16 in fp32, rounded once, against torch's own",
+            "What a CPU without such instructions is given (`graft.tensors.wide_products`). Medians in turn, in "
+            "processor time.", "narrow_products"),
     Section("llm", "Training and evaluation of a language model, beside bare loops",
             "SmolLM2-135M-Instruct. A bare loop has its batches as tensors at hand, the same rows in the same batches, "
             "and computes the same products; choices one row each there. A step is forward, backward, clipping, AdamW. "
