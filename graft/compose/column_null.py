@@ -23,7 +23,7 @@ from graft.patch.index_join import Ints
 from graft.patch.mask import Indices
 from graft.patch.merge import StoredTarget
 from graft.tensors.checkpoint import Checkpoint
-from graft.tensors.transposed import find_told_axes, guess_input_axis, packs_experts
+from graft.tensors.transposed import find_told_axes, guess_input_axis, has_inputs, packs_experts
 
 Shape = tuple[int, ...]
 Axes = Mapping[str, int]
@@ -44,7 +44,7 @@ def find_axes(specs: Mapping[str, TensorSpec], base: str | Path | None) -> dict[
     if base is not None:
         checkpoint = Checkpoint.open(locate(base).path)
         check_specs(specs, {}, (), StoredTarget(checkpoint), cast=True).require(str(base))
-        axes |= find_told_axes(checkpoint, [name for name, spec in specs.items() if len(spec.shape) > 1])
+        axes |= find_told_axes(checkpoint, [name for name, spec in specs.items() if has_inputs(name, spec.shape)])
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 
@@ -52,7 +52,7 @@ def view_matrices(name: str, shape: Shape) -> tuple[int, int, int]:
     """Return a tensor as matrices of one size, one after another in flat indices: how many, and their two axes."""
     if packs_experts(name, shape):
         return shape[0], shape[1], shape[2]
-    return (1, shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape), 1)
+    return (1, shape[0], math.prod(shape[1:])) if has_inputs(name, shape) else (1, math.prod(shape), 1)
 
 
 def expect_by_column(matrices: tuple[int, int, int], indices: Sequence[Indices], axis: int | None) -> Matrix:

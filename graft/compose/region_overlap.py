@@ -33,6 +33,7 @@ from graft.patch.skill_patch import Patch
 from graft.patch.summary import natural_key
 from graft.specs.reader import to_plain
 from graft.tensors.scope import layer_of
+from graft.tensors.transposed import has_inputs
 
 THRESHOLD = 0.1  # CPI-FT joins tasks from this Jaccard similarity on (arXiv 2508.21741)
 
@@ -265,7 +266,7 @@ def _count_pairs(
         table.add(name, np.diag(overlaps).copy(), overlaps, spec.numel)
         matrices = view_matrices(name, spec.shape)
         table.total.by_column[np.ix_(owners, owners)] += expect_by_column(matrices, indices, axes.get(name))
-        if samples and len(spec.shape) < 2:
+        if samples and not has_inputs(name, spec.shape):
             table.null.add_vector(spec.numel, owners, indices)
         elif samples:
             table.null.add(matrices, owners, indices)

@@ -16,20 +16,12 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from graft.tensors.transposed import find_input_axes, find_told_axes, packs_biases, packs_experts
+from graft.tensors.transposed import find_input_axes, find_told_axes, holds_matrices, packs_experts
 
 
 def find_matrices(mask: Mask) -> tuple[str, ...]:
-    """Return the tensors of a mask that have rows and columns: matrices, and packed experts, each a matrix of its own.
-
-    The biases that packed experts have, of two axes too, are no matrix.
-    """
-    shapes = {name: spec.shape for name, spec in mask.specs.items()}
-    return tuple(
-        name
-        for name, shape in shapes.items()
-        if packs_experts(name, shape) or (len(shape) == 2 and not packs_biases(name, shape))
-    )
+    """Return the tensors of a mask that have rows and columns."""
+    return tuple(name for name, spec in mask.specs.items() if holds_matrices(name, spec.shape))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def count_entries_of(name: str, indices: Indices, spec: TensorSpec, place: Place
     """Count a tensor's entries, (k,) flat indices, by its dimensions."""
     k = len(indices)
     if place.kind in ("norm", "bias"):
-        return TensorEntries(name, place, spec, k, outputs=Side(np.bincount(indices, minlength=spec.shape[0])))
+        size = spec.shape[-1]  # of a vector, or of each of packed ones
+        return TensorEntries(name, place, spec, k, outputs=Side(np.bincount(indices % size, minlength=size)))
     if place.kind == "other":
         return TensorEntries(name, place, spec, k)
     shape = spec.shape[-2:]

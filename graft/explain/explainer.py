@@ -25,7 +25,7 @@ from graft.tasks.label_order import rows_in
 from graft.tasks.loading import tell
 from graft.tasks.task import Task
 from graft.tensors.hashing import digest_of
-from graft.tensors.transposed import find_transposed
+from graft.tensors.transposed import find_transposed, has_inputs
 from graft.tensors.vocabulary import open_tokenizer
 
 TOKENS = 10  # rows of word embeddings that are shown
@@ -68,7 +68,7 @@ def explain_patch(
     mask = place_region(region, StoredTarget(checkpoint), opened.located.name)
     if isinstance(region, Mask) and origin is not None:
         _note_other_base(origin, opened)
-    weights = [name for name, spec in mask.specs.items() if len(spec.shape) > 1]
+    weights = [name for name, spec in mask.specs.items() if has_inputs(name, spec.shape)]
     width = find_width(checkpoint.path, {name: checkpoint.spec(name).shape for name in checkpoint.names})
     explanation = explain_mask(mask, width=width, transposed=find_transposed(checkpoint, weights))
     dense = {name: t.numel() for name, t in region.dense.items()} if isinstance(region, Patch) else {}

@@ -16,7 +16,7 @@ from typing import Literal
 
 from graft.files.model_config import read_model_config
 from graft.tensors.scope import is_layer_name, kind_of
-from graft.tensors.transposed import may_be_transposed, packs_experts
+from graft.tensors.transposed import may_be_transposed, packs_biases, packs_experts
 
 Role = Literal["reads", "writes", "embeds", "scales", "within", "unknown"]
 Shape = tuple[int, ...]
@@ -89,8 +89,8 @@ def _size_at_stream(name: str, shape: Shape) -> int | None:
     if len(shape) == 2 and kind_of(name) == "embeddings":
         return shape[1]
     named = _role_of_layer(name)
-    if len(shape) == 1:
-        return shape[0] if named == "writes" else None  # a bias
+    if len(shape) == 1 or packs_biases(name, shape):
+        return shape[-1] if named == "writes" else None
     if named is None or len(shape) != 2 or may_be_transposed(name):
         return None
     return shape[1] if named == "reads" else shape[0]
@@ -110,8 +110,8 @@ def place_tensor(
             its shape has no known place.
     """
     module = _module_of(name)
-    if len(shape) == 1:
-        return _place_vector(name, module, shape[0], width)
+    if len(shape) == 1 or packs_biases(name, shape):
+        return _place_vector(name, module, shape[-1], width)
     if len(shape) == 2 and kind_of(name) == "embeddings":
         lies_on = shape[1] == width
         why = "" if lies_on else f"an embedding {shape[1]:,} wide, and the stream has {width:,}"

@@ -25,6 +25,7 @@ from graft.tasks.task import Task
 from graft.tensors.dtypes import same_bits
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
+from graft.tensors.transposed import is_matrix
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ExtractionInput:
         """Yield name and fp32 difference, in its shape, of the changed matrices, or of the other changed tensors."""
         for name in self.changed:
             shape = self.pair.base.spec(name).shape
-            if (len(shape) == 2) == matrices:
+            if is_matrix(name, shape) == matrices:
                 yield name, self.pair.read_delta(name)[0].view(shape)
 
     def attribution_at(self, density: float | None = None) -> LocalizeSpec:

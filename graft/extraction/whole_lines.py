@@ -25,6 +25,7 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.specs.localize import LocalizeSpec, Structure
 from graft.specs.reader import to_plain
 from graft.tensors.scope import Scope
+from graft.tensors.transposed import is_matrix
 
 RANK = 8  # of the LoRA that the entries of "rank" fit, whatever their number
 Cut = Callable[[ExtractionInput, float], Patch]
@@ -62,7 +63,7 @@ extract_rank, refit_rank = partial(extract_cut, cut=cut_within_rank), partial(fi
 
 def _matrices(inputs: ExtractionInput, config: LocalizeSpec) -> Changes:
     names = inputs.pair.names_in(Scope(config.scope))
-    return Changes(inputs.pair, [name for name in names if len(inputs.pair.base.spec(name).shape) == 2])
+    return Changes(inputs.pair, [name for name in names if is_matrix(name, inputs.pair.base.spec(name).shape)])
 
 
 def _cut(inputs: ExtractionInput, config: LocalizeSpec, mask: Mask) -> Patch:

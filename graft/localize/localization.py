@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.scope import Scope
 from graft.tensors.shards import local_of, shard_of
+from graft.tensors.transposed import has_inputs, is_matrix
 
 
 @checked
@@ -158,7 +159,7 @@ def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[s
     """
     names, method = pair.names_in(Scope(config.scope)), LOCALIZATION_METHODS.find(config.method)
     if method.of_matrices:
-        names = pick_dimensions(pair.base, names, range(2, 9), config.scope)
+        names = pick_tensors(pair.base, names, has_inputs, config.scope)
     if config.max_rank is None and not config.has_lines:
         return names
     if config.has_lines and config.method not in SCORES:
@@ -168,16 +169,18 @@ def _names_to_choose_from(pair: CheckpointPair, config: LocalizeSpec) -> tuple[s
         )
     if isinstance(method, LocalizationMethod) and not method.limits_rank:
         raise ConfigError(f"method {method.name!r} cannot keep to a rank: choose another, or leave out max_rank")
-    return pick_dimensions(pair.base, names, (2,), config.scope)
+    return pick_tensors(pair.base, names, is_matrix, config.scope)
 
 
-def pick_dimensions(base: Checkpoint, names: Iterable[str], numbers: Container[int], scope: str) -> tuple[str, ...]:
-    """Return the tensors of so many dimensions.
+def pick_tensors(
+    base: Checkpoint, names: Iterable[str], fits: Callable[[str, Sequence[int]], bool], scope: str
+) -> tuple[str, ...]:
+    """Return the tensors whose name and shape fit, of those that are matrices or like them.
 
     Raises:
         ConfigError: there is none.
     """
-    kept = tuple(name for name in names if len(base.spec(name).shape) in numbers)
+    kept = tuple(name for name in names if fits(name, base.spec(name).shape))
     if not kept:
         raise ConfigError(f"scope {scope!r:.80} holds no matrix, whose entries, rank or lines could be chosen")
     return kept

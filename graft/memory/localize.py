@@ -6,7 +6,7 @@ import dataclasses
 
 from graft.localize.budget import resolve_budget
 from graft.localize.lines import count_at_most, find_budget, find_codes
-from graft.localize.localization import pick_dimensions
+from graft.localize.localization import pick_tensors
 from graft.localize.registry import LOCALIZATION_METHODS
 from graft.memory.activations import estimate_activations
 from graft.memory.model import allocate_activations, allocate_weights
@@ -19,6 +19,7 @@ from graft.tasks.placement import find_device
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.scope import Scope
+from graft.tensors.transposed import is_matrix
 from graft.train.master_weights import loaded_dtype
 
 CANDIDATE = 64  # bytes: index three times, delta, both values, gradient, sum, scores, and their order
@@ -70,7 +71,7 @@ def count_entries(checkpoint: Checkpoint, config: LocalizeSpec | RefitSpec) -> i
     """
     if not config.has_lines:
         return resolve_budget(checkpoint.n_parameters, config.density, config.budget)
-    names = pick_dimensions(checkpoint, Scope(config.scope).names(checkpoint), (2,), config.scope)
+    names = pick_tensors(checkpoint, Scope(config.scope).names(checkpoint), is_matrix, config.scope)
     specs, codes = {name: checkpoint.spec(name) for name in names}, find_codes(checkpoint, names, str(config.structure))
     return count_at_most(find_budget(checkpoint.n_parameters, config), specs, codes)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graft.patch.mask import Indices, Mask
+from graft.tensors.transposed import is_matrix
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -58,7 +59,7 @@ def rank_of(indices: Indices, shape: Shape) -> int:
 
 def largest_rank(mask: Mask) -> int:
     """Return the largest rank among a mask's matrices; 0 where it has none."""
-    matrices = [(mask[name], spec.shape) for name, spec in mask.specs.items() if len(spec.shape) == 2]
+    matrices = [(mask[name], spec.shape) for name, spec in mask.specs.items() if is_matrix(name, spec.shape)]
     return max((rank_of(indices, shape) for indices, shape in matrices), default=0)
 
 

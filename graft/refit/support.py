@@ -25,6 +25,7 @@ from graft.specs.localize import LocalizeSpec
 from graft.specs.refit import RefitSpec
 from graft.tasks.examples import Example
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.transposed import is_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ def largest_gradients(context: SupportContext) -> Mask:
     if config.max_rank is None:
         return select_largest(gradients, base, context.k)
     ranked = RankedGradients(
-        {name: sizes for name, sizes in gradients.items() if len(base.spec(name).shape) == 2}, base
+        {name: sizes for name, sizes in gradients.items() if is_matrix(name, base.spec(name).shape)}, base
     )
     counts = {name: len(sizes) for name, sizes in ranked.gradients.items()}
     return select_within_rank(ranked, [(tuple(counts), context.k)], config.max_rank, counts)
@@ -170,7 +171,7 @@ class RankedGradients:
 
 def _largest_lines(gradients: Gradients, base: Checkpoint, config: RefitSpec, with_base_values: bool) -> Mask:
     """Return the lines of matrices with the largest sums of |gradient|."""
-    specs = {name: base.spec(name) for name in gradients if len(base.spec(name).shape) == 2}
+    specs = {name: base.spec(name) for name in gradients if is_matrix(name, base.spec(name).shape)}
     codes = find_codes(base, list(specs), str(config.structure))
     everywhere = torch.ones(1, dtype=torch.bool)
     totals = {

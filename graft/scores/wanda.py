@@ -27,6 +27,7 @@ from graft.scores.inputs import ScoreInput, ScoreTable
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.transposed import has_inputs
 
 
 def score_wanda(inputs: ScoreInput) -> ScoreTable:
@@ -54,7 +55,7 @@ def measure_input_sizes(inputs: ScoreInput, texts: Sequence[Example], head: Head
         ConfigError: the inputs of a tensor cannot be measured.
     """
     path = inputs.model
-    matrices = [name for name in inputs.names if len(inputs.pair.base.spec(name).shape) > 1]
+    matrices = [name for name in inputs.names if has_inputs(name, inputs.pair.base.spec(name).shape)]
     read = texts if head is None else head.with_outputs(texts)
     sums, _ = sum_inputs(head or path.head, matrices, read, batch_size=path.batch_size, as_task=head is not None)
     sizes = dict.fromkeys(inputs.names, torch.ones(()))

@@ -54,6 +54,21 @@ def packs_biases(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 2 and "expert" in name and name.endswith("bias")
 
 
+def holds_matrices(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor has rows and columns: a matrix, or packed experts, each a matrix of its own."""
+    return packs_experts(name, shape) or is_matrix(name, shape)
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor is one matrix."""
+    return len(shape) == 2 and has_inputs(name, shape)
+
+
+def has_inputs(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor's outputs are sums over inputs: of a matrix, packed experts, or a convolution."""
+    return len(shape) > 1 and not packs_biases(name, shape)
+
+
 def guess_input_axis(name: str, shape: Sequence[int]) -> int | None:
     """Return which axis of a tensor's matrices its inputs number by its name: 1, of embeddings 0; None if both may."""
     if len(shape) == 2 and kind_of(name) == "embeddings":

@@ -53,7 +53,7 @@ def register_products(dtypes: Collection[torch.dtype]) -> torch.library.Library:
     Returns:
         The registration. It ends when nothing refers to it any more.
     """
-    library = torch.library.Library("aten", "IMPL")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     aten = torch.ops.aten
     kernels = {  # name -> torch's own, which writes to a given tensor and stays; dimensions; how it is cut in parts
         "mm": (aten.mm.out, 2, _multiply_tiles),
@@ -64,7 +64,8 @@ def register_products(dtypes: Collection[torch.dtype]) -> torch.library.Library:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that a kernel is replaced
         for name, (own, n_dimensions, multiply) in kernels.items():
-            library.impl(name, _kernel(own, n_dimensions, multiply, frozenset(dtypes)), "CPU")
+            kernel = _kernel(own, n_dimensions, multiply, frozenset(dtypes))
+            library.impl(name, kernel, "CPU")  # type: ignore[no-untyped-call]
     return library
 
 
