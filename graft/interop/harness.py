@@ -21,6 +21,7 @@ from graft.files.location import is_on_hub, locate, locate_patch
 from graft.patch.format.declaration import FILE_NAME
 from graft.patch.format.reading import load_patch
 from graft.patch.live import apply_patch
+from graft.tasks.placement import speed_up_products
 
 
 @register_model("graft")
@@ -53,6 +54,7 @@ class GraftedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
             at = f"@{revision}" if revision and "@" not in pretrained and is_on_hub(pretrained) else ""
             pretrained = str(locate(f"{pretrained}{at}").path)
         super().__init__(pretrained, **options)
+        speed_up_products(self.model)
         paths = [locate_patch(one, FILE_NAME).path for one in split_patches(patch)]
         self.grafted = apply_patch(self.model, *map(load_patch, paths), cast=cast) if paths else None
 
