@@ -13,6 +13,7 @@ import torch
 from graft.arguments import checked
 from graft.compose.base_values import BaseValues, require_one_base
 from graft.compose.compose_provenance import OverlapTally, describe_composition
+from graft.compose.source_names import unify_names
 from graft.compose.sources import Region, Source, open_sources
 from graft.errors import ConfigError, OverlapError
 from graft.files.tensor_spec import TensorSpec
@@ -44,21 +45,23 @@ def compose_patches(
         patches: in memory, or paths of patch files; of one base.
         on_overlap: the rule for a coordinate at which patches have different bits (`graft.patch.overlap_rules`).
         base: the base model. It is needed where two patches touch one tensor, for the hash of the base's values there
-            and for "sign" and "slerp", unless the patches store the base's values or are of the embedded encoder.
+            and for "sign" and "slerp", unless the patches store the base's values or are of the embedded encoder; and
+            where they name its tensors in two ways.
         with_base_values: store the base's values; they are stored anyway where every part does.
         labels: names of the parts in the provenance; by default file or task names.
 
     Raises:
         OverlapError: patches disagree and the rule is "error", or it cannot be applied; or one brings a tensor whole
             that another changes, and the rule is neither "first" nor "last".
-        PatchMismatchError: patches of different bases, or one that does not fit `base`.
+        PatchMismatchError: patches of different bases, or one that does not fit `base`; or, without it, they may call
+            one tensor by two names.
         PatchError: the base's values are needed and not known.
         PatchFormatError: a file that is no patch, or a mask.
     """
     if on_overlap not in OVERLAP_RULES:
         raise ConfigError(f"on_overlap {on_overlap!r}: choose from {', '.join(OVERLAP_RULES)}")
     regions: Sequence[Region] = patches
-    sources, torn = _settle(open_sources(regions, labels, values=True), on_overlap)
+    sources, torn = _settle(unify_names(open_sources(regions, labels, values=True), base), on_overlap)
     composer = _Composer(sources, on_overlap, BaseValues(sources, base), with_base_values)
     for name in sorted({name for source in sources for name in source.specs}):
         composer.add(name, {i: source.read(name) for i, source in enumerate(sources) if name in source.specs})

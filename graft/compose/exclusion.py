@@ -11,7 +11,7 @@ import torch
 from graft.arguments import checked
 from graft.compose.base_values import BaseValues, check_base, require_one_base
 from graft.compose.compose_provenance import Removed, describe_exclusion
-from graft.compose.source_names import place_sources, refuse_other_names
+from graft.compose.source_names import unify_names
 from graft.compose.sources import Region, Source, open_sources, refuse_mask
 from graft.errors import BudgetError
 from graft.patch.format.reading import Entries
@@ -50,9 +50,7 @@ def exclude_patches(
     regions: Sequence[Region] = (patch, *without)
     sources = open_sources(regions, labels, values=False)
     refuse_mask(sources[0], patch)
-    if base is None:
-        refuse_other_names(sources)
-    source, *others = sources if base is None else place_sources(sources, base, keep_first=True)
+    source, *others = unify_names(sources, base, keep_first=True)
     identity, base_values = require_one_base([source, *others]), BaseValues([source], base)
     torn = [settle_torn([_touched(source), _touched(other)], "last")[0] for other in others]
     removed = Removed(dict.fromkeys((other.label for other in others), 0))

@@ -24,7 +24,7 @@ from graft.compose.base_values import join_specs, require_one_base
 from graft.compose.clusters import Join, Matrix, clusters_at, single_linkage
 from graft.compose.column_null import Axes, expect_by_column, find_axes, view_matrices
 from graft.compose.degree_null import MOST_ENTRIES, SAMPLES, DegreeNull
-from graft.compose.source_names import place_sources, refuse_other_names
+from graft.compose.source_names import unify_names
 from graft.compose.sources import Source, open_sources
 from graft.errors import ConfigError
 from graft.patch.index_join import Ints, count_overlaps, join_indices
@@ -179,11 +179,7 @@ def measure_overlap(
         raise ConfigError(f"threshold {threshold:g} is not above 0 and at most 1")
     if samples is not None and (samples < 0 or samples == 1):
         raise ConfigError(f"{samples} samples have no spread: take 0 for none, or two or more")
-    sources = open_sources(regions, labels, values=False)
-    if base is None:
-        refuse_other_names(sources)
-    else:
-        sources = place_sources(sources, base)
+    sources = unify_names(open_sources(regions, labels, values=False), base)
     require_one_base(sources)
     n = max(source.provenance.base.n_parameters for source in sources) or None
     names = [source.label for source in sources]

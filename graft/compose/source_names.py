@@ -23,8 +23,8 @@ from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.names import unwrap_name
 
 
-def place_sources(sources: Sequence[Source], base: str | Path, *, keep_first: bool = False) -> list[Source]:
-    """Return regions by the base's names.
+def unify_names(sources: Sequence[Source], base: str | Path | None, *, keep_first: bool = False) -> list[Source]:
+    """Return regions by one set of names: the base's, or without it their own, where none seems to have two names.
 
     Args:
         sources: patches and masks.
@@ -32,9 +32,17 @@ def place_sources(sources: Sequence[Source], base: str | Path, *, keep_first: bo
         keep_first: the first keeps its own names, and the others go by these where they name its tensors.
 
     Raises:
-        PatchMismatchError: the base lacks a tensor, or has it in another shape or, for a patch, dtype.
+        PatchMismatchError: the base lacks a tensor, or has it in another shape or, for a patch, dtype; or without it, a
+            name in one is a name in another behind a prefix or in a wrapper, and no region has both.
         CheckpointError: the base cannot be found or read.
     """
+    if base is None:
+        _refuse_other_names(sources)
+        return list(sources)
+    return _place_sources(sources, base, keep_first=keep_first)
+
+
+def _place_sources(sources: Sequence[Source], base: str | Path, *, keep_first: bool) -> list[Source]:
     checkpoint = Checkpoint.open(locate(base).path)
     if set[str]().union(*(source.specs for source in sources)) <= set(checkpoint.names):
         return list(sources)
@@ -47,12 +55,13 @@ def place_sources(sources: Sequence[Source], base: str | Path, *, keep_first: bo
     return [_rename(source, of_source) for source, of_source in zip(sources, names, strict=True)]
 
 
-def refuse_other_names(sources: Sequence[Source]) -> None:
+def _refuse_other_names(sources: Sequence[Source]) -> None:
     """Refuse regions that seem to call one tensor by two names, which only the base can tell.
 
-    Raises:
-        PatchMismatchError: a name in one is a name in another behind a prefix or in a wrapper; no region has both.
+    A base's digest takes in its names: regions that were all made from one digest call each tensor the same.
     """
+    if None not in (digests := {source.provenance.base.digest for source in sources}) and len(digests) == 1:
+        return
     holders: dict[str, set[int]] = {}
     for i, source in enumerate(sources):
         for name in source.specs:

@@ -181,6 +181,9 @@ def test_regions_with_the_names_of_another_class_are_placed_by_the_base_or_refus
                                   for key in ("values", "base_hashes", "base_values")})  # fmt: skip
     assert list(exclude_patches(live, plain, base=base).mask) == [f"bert.{name}"]  # a patch keeps its own names
     assert len(exclude_patches(live, plain, base=base)) == 3
+    with pytest.raises(PatchMismatchError, match="which may be one: give --base"):
+        compose_patches(patch, live)  # both would change the one tensor
+    assert compose_patches(patch, live, base=base).mask == patch.mask
 
 
 def test_two_tensors_of_one_base_whose_names_differ_by_a_prefix_are_told_by_a_patch_or_the_base(tmp_path: Path) -> None:
@@ -188,6 +191,10 @@ def test_two_tensors_of_one_base_whose_names_differ_by_a_prefix_are_told_by_a_pa
     first, second = (make_patch(tensors, {name: {0: 5.0}}, with_base_values=True) for name in tensors)
     with pytest.raises(PatchMismatchError, match="which may be one"):
         exclude_patches(first, second)
+    of_one_base = dataclasses.replace(first.provenance.base, digest="0" * 64)
+    origin = dataclasses.replace(first.provenance, base=of_one_base)
+    named = [dataclasses.replace(patch, provenance=origin) for patch in (first, second)]
+    assert compose_patches(*named).k == 2  # of one base, whose names are one set
     assert same_content(exclude_patches(first, second, base=write_single(tmp_path / "base", tensors)), first)
     both = make_patch(tensors, {name: {1: 5.0} for name in tensors}, with_base_values=True)
     assert same_content(exclude_patches(first, both), first)
