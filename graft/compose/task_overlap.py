@@ -22,6 +22,8 @@ KEYS = (
     *("expected_by_degrees", "low_by_degrees", "high_by_degrees", "z_by_degrees"),
 )
 
+_MIRRORED = {"share_of_b": "share_of_a"}  # key -> what it is of the pair the other way about
+
 
 @dataclass(frozen=True)
 class TaskOverlap:
@@ -29,9 +31,10 @@ class TaskOverlap:
 
     Attributes:
         names: of the tasks.
-        means: `KEYS`, as in `PairOverlap` -> (m, m) symmetric; on the diagonal the ceiling, one task over two seeds,
-            NaN for one seed; results of before have no key by column or by degrees. The interval by degrees is the
-            mean of those of single pairs of seeds. `share_of_b` is of the later one of two tasks, in both cells.
+        means: `KEYS`, as in `PairOverlap` of a row's task with a column's -> (m, m), symmetric but for `share_of_b`,
+            which is that of the column's region; on the diagonal the ceiling, one task over two seeds, NaN for one
+            seed; results of before have no key by column or by degrees, and the later task's `share_of_b` in both
+            cells. The interval by degrees is the mean of those of single pairs of seeds.
         untold: as in `Overlap`.
     """
 
@@ -89,8 +92,9 @@ def measure_task_overlap(
 def _means(by_tasks: Mapping[tuple[int, int], Sequence[PairOverlap]], key: str, m: int) -> Matrix:
     result = np.full((m, m), np.nan)
     for (i, j), pairs in by_tasks.items():
-        values = [value for pair in pairs if (value := getattr(pair, key)) is not None]
-        # a z has no value where nothing can vary; of what chance gives, a mean over fewer pairs is of other pairs
-        is_whole = len(values) == len(pairs) or (values and key.startswith("z_"))
-        result[i, j] = result[j, i] = np.mean(values) if is_whole else np.nan
+        for row, column, of_pair in ((j, i, _MIRRORED.get(key, key)), (i, j, key)):
+            values = [value for pair in pairs if (value := getattr(pair, of_pair)) is not None]
+            # a z has no value where nothing can vary; of what chance gives, a mean over fewer pairs is of other pairs
+            is_whole = len(values) == len(pairs) or (values and key.startswith("z_"))
+            result[row, column] = np.mean(values) if is_whole else np.nan
     return result

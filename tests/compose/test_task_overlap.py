@@ -33,6 +33,12 @@ def test_means_over_pairs_of_seeds_and_the_ceiling_on_the_diagonal() -> None:
     assert plain["jaccard"][0][1] == plain["jaccard"][1][0]
 
 
+def test_a_cell_s_share_is_that_of_the_column_s_region() -> None:
+    found = measure_task_overlap({"a": [region(0, 1, 2, 3)], "b": [region(3, 4)]})
+    shares = found.means["share_of_b"]
+    assert (shares[0, 1], shares[1, 0]) == (1 / 2, 1 / 4)
+
+
 def test_one_seed_each_is_the_plain_overlap() -> None:
     found = measure_task_overlap({"a": [region(0, 1)], "b": [region(1, 2)]})
     assert found.means["jaccard"][0, 1] == pytest.approx(1 / 3)
