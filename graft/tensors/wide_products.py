@@ -29,7 +29,7 @@ _PROCESSOR_HAS = {  # dtype -> oneDNN's operator that tells whether it multiplie
     torch.float16: "_is_mkldnn_fp16_supported",
 }
 _PART = 1 << 23  # values of a matrix that are fp32 at a time
-_FEW = 1 << 12  # values of a right factor up to which torch's own product takes no longer than the call of ours
+_FEW = 1 << 10  # values of a right factor up to which torch's own product takes no longer than the call of ours
 
 
 def multiplies_fast(dtype: torch.dtype) -> bool:
@@ -78,7 +78,7 @@ def _kernel(
         *added, left, right = tensors
         is_ours = left.dtype in dtypes and all(tensor.dtype == left.dtype for tensor in tensors)
         is_ours = is_ours and right.numel() > _FEW and left.ndim == right.ndim == n_dimensions
-        if not is_ours or left.shape[-1] != right.shape[-2]:
+        if not is_ours or left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
             result: torch.Tensor = own(*tensors, **scales, out=left.new_empty(0))  # which refuses what does not fit
             return result
         shape = (*left.shape[:-1], right.shape[-1])
