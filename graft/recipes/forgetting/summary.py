@@ -21,6 +21,10 @@ Row = dict[str, Any]  # "figures": metric -> mean, half, values; "beaten_by": a 
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
 SCALE = {"points": 100.0, "nats": 1.0}
+# figures of a point, beside which those of the general tasks stand by the tasks' names
+FIGURES = frozenset(
+    ("gain", "general", "validation_gain", "validation_general", "gain_against", "general_against", "seconds")
+)
 
 
 @dataclass(frozen=True)
