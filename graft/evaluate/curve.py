@@ -17,6 +17,7 @@ from graft.evaluate.areas import area_interval, area_over_density
 from graft.evaluate.bootstrap import Interval
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.on_validation import Answers, OnValidation
+from graft.evaluate.rounding import reaches
 from graft.localize.changes import Changes
 from graft.localize.context import ScoreCache, follows_budget
 from graft.localize.localization import localize_skill
@@ -82,7 +83,7 @@ class GainCurve:
         """The sparsest point with `ENOUGH` of the gain; None where there is none, or nothing was gained."""
         if self.tuned <= self.base:
             return None
-        return next((point for point in self.points if point.gain is not None and point.gain >= ENOUGH), None)
+        return next((point for point in self.points if point.gain is not None and reaches(point.gain, ENOUGH)), None)
 
     @property
     def sentence(self) -> str:

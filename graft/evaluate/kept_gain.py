@@ -8,6 +8,7 @@ from typing import Any
 
 from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.on_validation import OnValidation
+from graft.evaluate.rounding import reaches
 from graft.localize.diagnosis import LOCAL, diagnose_movement
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.patch.skill_patch import Patch
@@ -45,7 +46,7 @@ class KeptGain:
     @property
     def is_enough(self) -> bool:
         """Return whether nothing needs to be advised: enough is kept, or there is no gain to keep."""
-        return self.tuned <= self.base or self.gain is None or self.gain >= KEPT
+        return self.tuned <= self.base or self.gain is None or reaches(self.gain, KEPT)
 
     @property
     def sentence(self) -> str:

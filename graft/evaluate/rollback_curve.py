@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.errors import BudgetError
+from graft.evaluate.rounding import reaches
 from graft.specs.reader import to_plain
-
-ROUNDING = 1e-9  # .01 of accuracy is a difference of shares of n
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class RollbackPoint:
 
     def meets(self, share: float, tolerance: float) -> bool:
         """Return whether the wanted share is back at no more than the tolerance."""
-        return self.share >= share - ROUNDING and self.is_cheap(tolerance)
+        return reaches(self.share, share) and self.is_cheap(tolerance)
 
     def is_cheap(self, tolerance: float) -> bool:
         """Return whether it costs no more than the tolerance."""
-        return self.cost <= tolerance + ROUNDING
+        return reaches(tolerance, self.cost)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ is better calibrated", since it costs one pass over the validation examples and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,7 +81,7 @@ def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Se
 
 def scale_logits(prediction: Prediction, temperature: float) -> Prediction:
     """Divide the logits by the temperature."""
-    return Prediction(prediction.logits / temperature, prediction.labels)
+    return dataclasses.replace(prediction, logits=prediction.logits / temperature)
 
 
 def scale_predictions(predictions: Predictions, temperature: float) -> Predictions:

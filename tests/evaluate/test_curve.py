@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from graft.errors import BudgetError
+from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.curve import CurvePoint, GainCurve, measure_curve
 from graft.evaluate.evaluation import evaluate_task
 from graft.localize.localization import localize_skill
@@ -88,3 +89,10 @@ def test_the_sentence_says_where_the_gain_is_reached(found: GainCurve, reached: 
     assert (found.area is None) is (found.tuned <= found.base)
     plain = found.to_json()
     assert (plain["reached"], plain["sentence"], len(plain["points"])) == (reached, said, 3)
+
+
+def test_a_gain_that_is_enough_but_for_rounding_is_reached() -> None:
+    gain = recovered_gain(0.59, 0.5, 0.6)
+    assert gain is not None
+    assert gain < 0.9
+    assert curve(0.5, 0.6, [0.5, gain, 1.0]).to_json()["reached"] == 1e-3

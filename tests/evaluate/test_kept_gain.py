@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from graft.evaluate.comparison import recovered_gain
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.kept_gain import KEPT, KeptGain, kept_by_refit, measure_kept
 from graft.localize.localization import localize_skill
@@ -85,3 +86,10 @@ def test_a_patch_that_keeps_little_is_told_of_a_density_above_its_own(base: Path
 )
 def test_the_sentence(kept: KeptGain, said: str) -> None:
     assert kept.sentence == said
+
+
+def test_a_gain_that_is_enough_but_for_rounding_asks_for_nothing_more() -> None:
+    gain = recovered_gain(0.585, 0.5, 0.6)
+    assert gain is not None
+    assert gain < KEPT
+    assert KeptGain(200, 0.5, 0.6, 0.585, gain).is_enough

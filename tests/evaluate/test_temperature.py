@@ -73,6 +73,11 @@ def test_predictions_stay_and_every_set_is_scaled_alike() -> None:
         assert after.labels is before.labels
 
 
+def test_rows_that_were_cut_are_counted_of_the_scaled_model_too() -> None:
+    prediction = Prediction(np.eye(2), np.array([0, 1]), n_cut=1)
+    assert Predictions(scale_logits(prediction, 2.0)).report().n_cut == 1
+
+
 def test_a_faultless_model_stays_as_it_is_and_a_useless_one_is_heated_to_the_end() -> None:
     labels = np.arange(30) % 3
     right = Prediction(np.eye(3)[labels], labels)

@@ -12,7 +12,7 @@ from graft.recipes.content import Used
 from graft.recipes.experiment import Experiment, Summary
 from graft.recipes.forgetting.seed import run_seed
 from graft.recipes.forgetting.seed_run import ForgettingRun, MeasuredTask
-from graft.recipes.forgetting.summary import Units, summarize
+from graft.recipes.forgetting.summary import FIGURES, Units, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.recipes.seed_run import SeedContext, load_capped, refuse_apart, train_config
 from graft.results.seeds import ForgettingSeed
@@ -46,9 +46,7 @@ class ForgettingExperiment(Experiment):
         general, domains = (
             tuple(_load_task(path, recipe, use) for use in uses) for uses in (recipe.general, recipe.domains)
         )
-        names = [item.name for item in (*general, *domains)]
-        if len(set(names)) != len(names) or MEAN in names:
-            raise ConfigError(f"{path}: two tasks have one name, or one is called {MEAN}: {', '.join(names)}")
+        _refuse_names(general, domains, path)
         _refuse_own_layers(general, f"{path}: general")
         for point in recipe.points():  # what is wrong in it is said before the first costly step
             train_config(domains[0].task, point.how.train)
@@ -112,6 +110,20 @@ def _load_task(path: Path, recipe: ForgettingSpec, use: str | TaskUse) -> Measur
     longest = recipe.max_length if use.max_length is None else use.max_length
     task = load_capped(path.parent / use.task, {**recipe.train, **use.train}, shots, longest)
     return MeasuredTask(task, recipe.evaluate.limit if use.limit is None else use.limit, use.replay)
+
+
+def _refuse_names(general: Sequence[MeasuredTask], domains: Sequence[MeasuredTask], path: Path) -> None:
+    """Refuse names of tasks that something else has in tables and results.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    names = [item.name for item in (*general, *domains)]
+    if len(set(names)) != len(names) or MEAN in names:
+        raise ConfigError(f"{path}: two tasks have one name, or one is called {MEAN}: {', '.join(names)}")
+    for task in general:
+        if task.name in FIGURES:
+            raise ConfigError(f"{path}: general: {task.name!r} is the name of a figure: give the task another")
 
 
 def _refuse_own_layers(general: Sequence[MeasuredTask], where: str) -> None:

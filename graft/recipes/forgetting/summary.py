@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graft.evaluate.rollback_curve import ROUNDING
+from graft.evaluate.rounding import exceeds, reaches
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.flips import flips_of
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
@@ -21,6 +21,10 @@ Row = dict[str, Any]  # "figures": metric -> mean, half, values; "beaten_by": a 
 Summary = Mapping[str, Mapping[str, Row]]  # domain, or "mean" -> point -> row
 
 SCALE = {"points": 100.0, "nats": 1.0}
+# figures of a point, beside which those of the general tasks stand by the tasks' names
+FIGURES = frozenset(
+    ("gain", "general", "validation_gain", "validation_general", "gain_against", "general_against", "seconds")
+)
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,13 @@ def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, st
 
     def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
         """Return whether another point is as good in both and better in one, by more than means of floats round."""
-        ahead = [left - right for left, right in zip(other, one, strict=True)]
-        return min(ahead) >= -ROUNDING and max(ahead) > ROUNDING
+        pairs = list(zip(other, one, strict=True))
+        return all(reaches(*pair) for pair in pairs) and any(exceeds(*pair) for pair in pairs)
 
     def best_of(names: Sequence[str]) -> str:
         """Return the best by gain; of those as good, by the general tasks."""
         most = max(rivals[name][0] for name in names)
-        return max((name for name in names if rivals[name][0] >= most - ROUNDING), key=lambda name: rivals[name][1])
+        return max((name for name in names if reaches(rivals[name][0], most)), key=lambda name: rivals[name][1])
 
     winners = {
         point: [name for name in rivals if beats(rivals[name], position)] for point, position in positions.items()

@@ -35,8 +35,9 @@ def tabulate_run(
     """Return all tables: every method, accuracy by task, and the regions' overlap."""
     rows_of = {name: f"{row['n']:.0f}" for name, row in seeds[0].methods[BASE].items()}
     counts = ", ".join(f"{name} {n}" for name, n in rows_of.items())
+    over = f"Mean ± 95 % t-interval over {len(seeds)} seeds" if len(seeds) > 1 else "One seed"
     blocks: list[Block] = [
-        f"Test rows (the first of each split): {counts}. Mean ± 95 % t-interval over {len(seeds)} seeds.",
+        f"Test rows (the first of each split): {counts}. {over}.",
         tabulate_methods(summary),
         "Accuracy by task:",
         tabulate_tasks(summary, list(rows_of)),

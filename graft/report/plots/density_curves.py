@@ -24,7 +24,8 @@ from graft.report.plots.style import (
 )
 from graft.report.run_folder import RunFolder
 
-Curves = Mapping[str, Mapping[float, Mapping[str, Estimate]]]  # method -> density -> metric -> over seeds
+Line = Mapping[float, Mapping[str, Estimate]]  # density -> metric -> over seeds
+Curves = Mapping[str, Line]  # method -> its line
 
 
 def build_plot(run: RunFolder) -> Plot | None:
@@ -32,13 +33,11 @@ def build_plot(run: RunFolder) -> Plot | None:
     curves = list_curves(run)
     if not curves:
         return None
-    # n = k / density is known best from the largest point, where rounding k to a whole number matters least: 1,600
-    # entries at density 0.4 are of n = 4,000 weights, of which a patch of 40 is the share 0.01
-    k, density = max((row["k"].mean, density) for points in curves.values() for density, row in points.items())
-    share = run.seeds[0].k / (k / density)
+    n = _count_weights(next(iter(curves.values())))
+    shares = {method: _by_share(line, n) for method, line in curves.items()}
     title, levels = f"{run.name}: how much is enough?", _find_levels(run)
     return Plot(
-        partial(plot_density_curves, curves, title=title, levels=levels, at=share),
+        partial(plot_density_curves, shares, title=title, levels=levels, at=run.seeds[0].k / n),
         alt="Recovered gain and ECE on test against density; the numbers are in the table below.",
         caption="Lines: mean over seeds; small dots: seeds. Dashed: base and tuned model. Dotted: the patch of this "
         "run. Test split, logarithmic axis.",
@@ -49,6 +48,20 @@ def list_curves(run: RunFolder) -> Curves:
     """Return the curves that were measured, the main method's first."""
     curves = {method: points for method, points in curve_of(run).items() if points}
     return {method: curves[method] for method in sorted(curves, key=lambda method: method != run.method)}
+
+
+def _count_weights(line: Line) -> float:
+    """Return how many weights the base has, by the curve of a method that fills its budget, as the first one does."""
+    # the largest point knows it best, where rounding k to a whole number matters least: 1,600 entries at density 0.4
+    # are of n = 4,000 weights, of which a patch of 40 is the share 0.01
+    density, row = max(line.items())
+    return row["k"].mean / density
+
+
+def _by_share(line: Line, n: float) -> Line:
+    """Return a line by the share of all weights that its patches have, which may not be the density asked for."""
+    shares = {row["k"].mean / n: row for row in line.values()}
+    return {share: shares[share] for share in sorted(shares)}
 
 
 def _find_levels(run: RunFolder) -> dict[str, dict[str, float]]:
@@ -66,7 +79,7 @@ def plot_density_curves(
     """Draw a panel for each metric of `levels`: the mean over seeds as a line, each seed as a small dot.
 
     Args:
-        curves: the main method first.
+        curves: the main method first, by the share of all weights.
         path: of the file, without suffix.
         title: over the panels.
         levels: metric -> name -> a height to draw across, such as the tuned model's.
@@ -95,12 +108,12 @@ def plot_density_curves(
         return save_figure(figure, path)
 
 
-def _draw_line(axes: Any, method: str, points: Mapping[float, Mapping[str, Estimate]], metric: str, color: str) -> None:
-    line = {density: row[metric] for density, row in points.items() if metric in row}
+def _draw_line(axes: Any, method: str, points: Line, metric: str, color: str) -> None:
+    line = {share: row[metric] for share, row in points.items() if metric in row}
     marker = MARKERS.get(method, "D")
     means = [estimate.mean for estimate in line.values()]
     axes.plot(list(line), means, color=color, marker=marker, markersize=5.5, linewidth=1.8, label=short_label(method))
-    pairs = [(density, value) for density, estimate in line.items() for value in estimate.values]
+    pairs = [(share, value) for share, estimate in line.items() for value in estimate.values]
     if len(pairs) > len(line):
         axes.scatter(*zip(*pairs, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
 

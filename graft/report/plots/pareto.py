@@ -1,4 +1,4 @@
-"""Gain against loss: a panel per domain, a line per method, and the Pareto front, which no point dominates."""
+"""Gain against loss: a panel per domain, a line per method, and the Pareto front of what nothing dominates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graft.evaluate.rounding import exceeds, reaches
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import COLORS, INK, PAPER, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
@@ -28,7 +29,7 @@ class ParetoPoint:
 
     Attributes:
         gain, general: change on the domain and on the general tasks, means over seeds.
-        dominated: whether another point is, on validation, at least as good on both and better on one.
+        dominated: whether another point, or doing nothing, is on validation at least as good on both and better on one.
     """
 
     gain: float
@@ -44,12 +45,14 @@ class ParetoPlot:
         title: over it.
         gain_unit, general_unit: "points" or "nats".
         curves: method -> its settings in order.
+        before: doing nothing, which a point may dominate too.
     """
 
     title: str
     gain_unit: str
     general_unit: str
     curves: Mapping[str, Sequence[ParetoPoint]]
+    before: ParetoPoint = ParetoPoint(0.0, 0.0, False)
 
 
 def build_plot(run: FinishedRun) -> Plot:
@@ -59,7 +62,7 @@ def build_plot(run: FinishedRun) -> Plot:
         partial(plot_pareto, panels, title=run.name),
         alt=f"Gain on a new domain against the change on general tasks, by {', '.join(panels[0].curves)}.",
         caption="Right: gained on the domain; up: kept of the general tasks. Means over seeds, on test; hollow: "
-        "another setting is better on validation.",
+        "another setting, or doing nothing, is better on validation. The band joins all that nothing beats there.",
     )
 
 
@@ -76,13 +79,21 @@ def list_panels(run: FinishedRun) -> list[ParetoPlot]:
         curves: dict[str, list[ParetoPoint]] = {}
         for point in recipe.points():
             curves.setdefault(point.method, []).append(_read_point(rows[point.name]))
-        panels.append(ParetoPlot(titles[domain], units.get(domain, first), results.more["units"]["general"], curves))
+        before = ParetoPoint(0.0, 0.0, any(map(_beats_nothing, rows.values())))
+        of_general = results.more["units"]["general"]
+        panels.append(ParetoPlot(titles[domain], units.get(domain, first), of_general, curves, before))
     return panels
 
 
 def _read_point(row: Mapping[str, Any]) -> ParetoPoint:
     gain, general = row["figures"]["gain"], row["figures"]["general"]
     return ParetoPoint(gain["mean"], general["mean"], row["beaten_by"] is not None)
+
+
+def _beats_nothing(row: Mapping[str, Any]) -> bool:
+    """Return whether a point is on validation at least as good as doing nothing in both, and better in one."""
+    changes = [row["figures"][f"validation_{key}"]["mean"] for key in ("gain", "general")]
+    return all(reaches(change, 0.0) for change in changes) and any(exceeds(change, 0.0) for change in changes)
 
 
 def plot_pareto(panels: Sequence[ParetoPlot], path: Path, *, title: str) -> list[Path]:
@@ -118,11 +129,9 @@ def _draw_panel(axes: Any, panel: ParetoPlot) -> None:
     axes.axvline(0, color=SOFT, linewidth=0.8, linestyle=":", zorder=0)
     for number, (method, points) in enumerate(panel.curves.items()):
         _draw_method(axes, method, points, number)
-    points = [point for points in panel.curves.values() for point in points]
+    points = [panel.before, *(point for points in panel.curves.values() for point in points)]
     front = sorted((point.gain, point.general) for point in points if not point.dominated)
-    if front:
-        x, y = zip((0.0, 0.0), *front, strict=True)  # doing nothing is on the front
-        axes.plot(x, y, color=INK, alpha=0.18, linewidth=5, zorder=0, label="Pareto front")
+    axes.plot(*zip(*front, strict=True), color=INK, alpha=0.18, linewidth=5, zorder=0, label="Pareto front")
     axes.plot(0, 0, marker="X", color=COLORS["base"], markersize=9, linewidth=0, label="before")
     axes.set_xlabel(f"gain on the domain, {_WORDS[panel.gain_unit]} (right is better)")
     axes.set_ylabel(f"general change, {_WORDS[panel.general_unit]} (up is better)")

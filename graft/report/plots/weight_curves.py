@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from graft.evaluate.rounding import reaches
 from graft.extraction.registry import EXTRACTION_METHODS
 from graft.report.plots.extraction_curves import OTHER_STYLE, Line, list_lines, name_line
 from graft.report.plots.extraction_curves import STYLES as ALL_STYLES
@@ -84,7 +85,7 @@ def find_enough(line: Line) -> float | None:
     """Return the fewest weights whose mean gain is enough; None where no size has it."""
     means = {points[0].k: fmean([point.numbers.get("recovered_gain", 0.0) for point in points])
              for points in line.values() if points[0].k}  # fmt: skip
-    return min((k for k, gain in means.items() if k is not None and gain >= ENOUGH), default=None)
+    return min((k for k, gain in means.items() if k is not None and reaches(gain, ENOUGH)), default=None)
 
 
 def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:

@@ -234,6 +234,13 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: str, said: str, recipe: Pat
         load_experiment(recipe, (changes,))
 
 
+def test_a_general_task_that_has_the_name_of_a_figure_is_refused(recipe: Path) -> None:
+    write_task(recipe.parent / "named", name="general", ood={})
+    with pytest.raises(ConfigError, match="general: 'general' is the name of a figure: give the task another"):
+        load_experiment(recipe, ("general=[meals/task.yaml, named/task.yaml]",))
+    assert load_experiment(recipe, ("domains=[named/task.yaml]",))  # a domain stands by itself
+
+
 def test_a_replay_that_would_train_on_nothing_is_refused_before_anything_is_trained(recipe: Path) -> None:
     general = "general=[{task: meals/task.yaml, replay: false}]"
     with pytest.raises(ConfigError, match=r"methods\.replay\.replay: every general task has `replay: false`"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graft.errors import ConfigError
 from graft.recipes.forgetting.seed_run import MeasuredTask, score_of
-from graft.recipes.forgetting.summary import Units, find_dominated, summarize
+from graft.recipes.forgetting.summary import FIGURES, Units, find_dominated, summarize
 from graft.recipes.forgetting.table import tabulate_run
 from graft.results.seeds import ForgettingSeed, MeasuredPoint
 from graft.results.tables import to_markdown
@@ -97,6 +97,11 @@ def test_gain_and_loss_are_changes_from_the_start(seeds: list[ForgettingSeed]) -
     worse = {**seeds[0].base, "new": figures(0.4, 0.4)}
     moved = summarize([dataclasses.replace(seed, start=worse) for seed in seeds], units)
     assert moved["new"]["high"]["figures"]["gain"]["mean"] == pytest.approx(35)
+
+
+def test_figures_are_all_that_stand_beside_the_general_tasks(seeds: list[ForgettingSeed]) -> None:
+    summary = summarize(seeds, Units.of([setting("old"), setting("older")], [setting("new")]))
+    assert summary["new"]["high"]["figures"].keys() == {*FIGURES, "old", "older"}
 
 
 def test_points_have_names_of_their_own() -> None:

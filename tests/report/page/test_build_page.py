@@ -173,6 +173,22 @@ def test_what_was_not_measured_is_left_out(
     assert len(written.plots) == text.count("<img")
 
 
+@pytest.mark.usefixtures("unrendered")
+def test_where_tuning_gained_nothing_no_model_has_a_recovered_gain(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", seeds=2, patch=False)
+    cells = re.compile(r'<th scope="row">(base|tuned|graft \(learned\))</th>(?:<td>.*?</td>){2}<td>(.*?)</td>')
+
+    def gains(page: str) -> list[tuple[str, str]]:
+        text = write_report([folder], tmp_path / page).page.read_text(encoding="utf-8")
+        return cells.findall(text)[:3]
+
+    assert [text for _, text in gains("gained.html")[:2]] == ["0", "1"]
+    results = read_results(folder)
+    results["seeds"][1]["models"]["tuned"]["accuracy"] = 0.5  # below the base's
+    write_results(folder, results)
+    assert gains("lost.html") == [(name, "–") for name in ("base", "tuned", "graft (learned)")]
+
+
 def test_whatever_a_file_says_is_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", EVIL, seeds=2, patch=False)
     results = read_results(folder)

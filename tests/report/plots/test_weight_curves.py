@@ -25,6 +25,9 @@ def test_the_fewest_weights_whose_mean_gain_is_enough() -> None:
             1e-4: [point("refit", 1e-4, 2271, 0.97), point("refit", 1e-4, 2271, 0.91)]}  # fmt: skip
     assert find_enough(line) == 2271  # .89 on average at 227
     assert find_enough({1e-5: line[1e-5]}) is None
+    nearly = (0.59 - 0.5) / (0.6 - 0.5)
+    assert nearly < 0.9  # by rounding alone
+    assert find_enough({1e-5: [point("refit", 1e-5, 227, nearly)]}) == 227
 
 
 def test_patches_are_drawn_by_their_weights_and_nothing_else(tmp_path: Path, drawn: Drawn) -> None:

@@ -28,7 +28,8 @@ def build_section(page: RunPage) -> Html:
 
 def _main_cell(run: RunFolder, model: str, metric: str) -> Part:
     if metric == "recovered_gain":
-        return {"base": "0", "tuned": "1"}.get(model) or cell(gain_of(run, model))
+        gain = gain_of(run, model)  # where tuning gained nothing there is none, of base and tuned neither
+        return cell(gain) if gain is None else {"base": "0", "tuned": "1"}.get(model) or cell(gain)
     return cell(estimate_of(run, model, metric))
 
 

@@ -1,0 +1,31 @@
+"""Curves over density: every patch stands at the share of all weights that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from graft.report.plots.density_curves import build_plot
+from graft.report.run_folder import read_run
+from tests.report.conftest import Drawn
+from tests.report.runs import read_results, write_results, write_run
+
+
+def test_a_control_that_does_not_fill_the_budget_stands_where_its_entries_are(tmp_path: Path, drawn: Drawn) -> None:
+    folder = write_run(tmp_path / "run", seeds=2, patch=False)  # of 4,000 weights, of which the patch has 40
+    results = read_results(folder)
+    for seed in results["seeds"]:
+        points = [point for point in seed["curve"] if point["method"] == "learned" and point["k"] < 1600]
+        more = [{**point, "method": "main_columns", "k": 9 * point["k"]} for point in points]
+        seed["curve"] = points + more
+    write_results(folder, results)
+    plot = build_plot(read_run(folder))
+    assert plot is not None
+    plot.draw(tmp_path / "curves")
+    for axes in drawn[-1].axes:
+        lines = {str(line.get_label()): line.get_xdata() for line in axes.lines}
+        assert lines["learned"] == pytest.approx([0.001, 0.01, 0.1])
+        assert lines["main_columns"] == pytest.approx([0.009, 0.09, 0.9])
+        (own,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert own.get_xdata() == pytest.approx([0.01, 0.01])
