@@ -60,7 +60,7 @@ class _TouchedSum(GradientSink):
 def _sum_gradients(head: Head, rows: Sequence[Example], scope: Scope) -> dict[str, torch.Tensor]:
     """Return the mean gradient of each weight in scope that the loss touches, up to a factor: name -> (n,) fp32."""
     weights = {name: weight for name, weight in head.model.named_parameters() if scope.holds(name)}
-    batches = [MicroBatch(batch, head.weigh(batch)) for batch in split_examples(rows, _BATCH)]
+    batches = [MicroBatch(batch, head.weigh(batch)) for batch in split_examples(head.with_outputs(rows), _BATCH)]
     stream_gradients(head, weights, sink := _TouchedSum(), batches)
     return {name: sink.sums[name] for name in weights if name in sink.sums}
 

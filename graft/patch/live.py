@@ -25,6 +25,7 @@ from graft.tensors.architecture import architecture_of, unwrap_model
 from graft.tensors.dtypes import spec_of, take
 from graft.tensors.live_weight import OwnedEntries, Owners, find_parts
 from graft.tensors.names import NameMatch
+from graft.tensors.new_weights import find_new
 from graft.tensors.shards import is_distributed
 
 
@@ -89,14 +90,16 @@ class LiveTarget:
     def match_trained(self, names: Iterable[str]) -> dict[str, str]:
         """Match those that take gradients to a checkpoint's names: name here -> the checkpoint's.
 
-        A tied one is found under whichever of its names the checkpoint lists; those that it lacks are left out.
+        A tied one is found under whichever of its names the checkpoint lists; those that it lacks are left out, and
+        new ones, which only have the name of one of its tensors.
 
         Raises:
             CheckpointError, MismatchError: as `match`.
         """
         listed = {live: name for name, live in self.match(names).found.items()}
         by_tensor = {id(self.tensors[live]): name for live, name in reversed(listed.items()) if live in self.tensors}
-        found = {name: listed.get(name, by_tensor.get(id(self.tensors[name]))) for name in self.trained}
+        own = [name for name in self.trained if name not in find_new(self._model)]
+        found = {name: listed.get(name, by_tensor.get(id(self.tensors[name]))) for name in own}
         return {name: match for name, match in found.items() if match is not None}
 
     def spec(self, name: str) -> TensorSpec:

@@ -69,7 +69,8 @@ class GradientPath:
         self.seed = seed
         self.class_debias = class_debias
         head.inspect(examples, "train")
-        self.examples = sorted(examples, key=lambda example: sum(map(len, example.texts)))  # saves padding
+        counted = head.with_outputs(examples)
+        self.examples = sorted(counted, key=lambda example: sum(map(len, example.texts)))  # saves padding
         self.weights: Mapping[str, torch.Tensor] = LiveTarget(head.model).require(names, "is in scope")
         self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere
         self._location = _describe_point(0.0)

@@ -177,8 +177,8 @@ def sum_mean_gradients(
     Raises:
         CheckpointError: a loss or a gradient is not finite.
     """
-    ordered = sorted(examples, key=lambda example: example.n_characters)
-    share = len(ordered) / (n or len(ordered))
+    ordered = sorted(head.with_outputs(examples), key=lambda example: example.n_characters)
+    share = len(examples) / (n or len(examples))
     batches = [MicroBatch(part, share * head.share(part, ordered)) for part in split_examples(ordered, batch_size)]
     stream_gradients(head, weights, sink, batches, loss_of=loss_of, label="support")
     for name, total in sink.sums.items():  # the backward pass of a finite loss may overflow
@@ -251,7 +251,8 @@ class GradientMean:
     ) -> None:
         self.head = head
         self.weights = weights
-        self.examples = sorted(examples, key=lambda example: example.n_characters)  # saves padding
+        # by length, which saves padding
+        self.examples = sorted(head.with_outputs(examples), key=lambda example: example.n_characters)
         self.micro_batch = micro_batch
 
     def of(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Gradients:

@@ -66,7 +66,7 @@ def merge_adapter(adapter: Adapter, base: Checkpoint, folder: Path | None = None
         _declare_sizes(path, base, {name: plan.spec.shape for name, plan in tensors.items() if name in whole}, tensors)
     for source in (folder, base.path):
         if source is not None:
-            link_tokenizer(source, path)
+            link_tokenizer(source, path)  # an adapter's own tokenizer whole, not together with files of the base's
     merged.refuse_incomplete()
     useless = sorted(merged.left_out & {*edits, *whole})
     if useless:

@@ -20,6 +20,7 @@ import torch
 from graft.files.header import StoredTensor
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.tensor_stream import Planned
+from graft.tensors.vocabulary import has_tokenizer, is_of_tokenizer
 
 
 class MadeCheckpoint(Checkpoint):
@@ -75,9 +76,15 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def link_tokenizer(source: Path, folder: Path) -> None:
-    """Link the files of a folder that a tokenizer may be made of, where the target has none of that name."""
+    """Link the files of a folder that a tokenizer may be made of, where the target has none of that name.
+
+    Of a target that has a tokenizer it stays the tokenizer: files of two may contradict each other, such as a template
+    of its own beside one within the other's config.
+    """
+    is_complete = has_tokenizer(folder)
     for file in source.iterdir() if source.is_dir() else ():
         is_of_model = file.name.startswith(("config.json", "adapter_", "README", "training_args", "model"))
         is_text = file.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken")
-        if is_text and not is_of_model and file.is_file() and not (folder / file.name).exists():
+        is_other = is_complete and is_of_tokenizer(file.name)
+        if is_text and not (is_of_model or is_other) and file.is_file() and not (folder / file.name).exists():
             (folder / file.name).symlink_to(file.resolve())

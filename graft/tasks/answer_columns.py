@@ -50,14 +50,22 @@ class Comparison:
     def compare(self, row: Answered, written: Sequence[int]) -> tuple[int, int]:
         """Return numbers of the reference and of what is written, which are equal where the answers are."""
         if self.pattern is not None:
-            found = self.pattern.find(self.tokenizer.decode(list(written), skip_special_tokens=True))
+            found = self.pattern.find(self.text_of(written))
             said = _number_unanswered(written) if found is None else _number(found)
-            return _number(self.pattern.find(row.text)), said
+            return _number(self.pattern.find(self.text_of(row.answer))), said
         answer, text = list(row.answer), [_CUT] * row.is_cut + list(written)
         if answer[-1] not in self.ends:  # the template's turns end by plain text
             return _number(answer), _number(text[: len(answer)])
         has_end = bool(written) and written[-1] in self.ends
         return _number(answer[:-1]), _number(text[:-1]) if has_end else _number_unanswered(written)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return the text in which a pattern looks for the answer.
+
+        References are read off their tokens too: the space that a template has before an answer is in its first token,
+        and some tokenizers do not give back every space, so that equal tokens would be unequal texts.
+        """
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _number_unanswered(written: Sequence[int]) -> int:

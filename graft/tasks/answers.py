@@ -34,7 +34,6 @@ class Answered:
         learned: for each whether the loss is over it.
         context: the tokens before the answer, all of them.
         answer: its tokens, the one that ends it included, all of them.
-        text: the answer as the row has it.
         is_cut: whether the limit leaves a part of the answer out.
         is_joined: whether the answer's first characters share a token with the prompt's last.
     """
@@ -43,7 +42,6 @@ class Answered:
     learned: tuple[bool, ...]
     context: tuple[int, ...]
     answer: tuple[int, ...]
-    text: str
     is_cut: bool
     is_joined: bool = False
 
@@ -100,27 +98,24 @@ class AnswerEncoder:
         if example.roles:
             turns = self._with_system(map(Turn, example.roles, example.texts))
             ids, learned = render(self._tokenizer, turns)
-            answer = next(turn.content for turn in reversed(turns) if turn.role == ASSISTANT)
-            return self._finish(ids, learned, _last_run(learned), answer)
+            return self._finish(ids, learned, _last_run(learned))
         prompt, answer = example.texts
         if self._head.chat:
             asked = Turn("user", self._prompts.before((prompt,)).strip())
             ids, start = render_answer(self._tokenizer, self._with_system([asked, Turn(ASSISTANT, answer)]))
-            return self._finish(ids, _from(start, ids), start, answer)
+            return self._finish(ids, _from(start, ids), start)
         before, end = self._prompts.before((prompt,)), self._tokenizer.eos_token
         text = self._prompts.fill((prompt,), answer)
         ids = self._prompts.encode_open(text if text.endswith(end) else text + end)
         start = common_prefix(self._prompts.encode_open(before), ids)
         is_joined = start < len(self._prompts.encode_open(before.rstrip()))
-        return self._finish(ids, _from(start, ids), start, answer, is_joined)
+        return self._finish(ids, _from(start, ids), start, is_joined)
 
     def _with_system(self, turns: Any) -> list[Turn]:
         turns, system = list(turns), self._head.system
         return turns if system is None or turns[0].role == "system" else [Turn("system", system), *turns]
 
-    def _finish(
-        self, ids: Sequence[int], learned: Sequence[bool], start: int, text: str, is_joined: bool = False
-    ) -> Answered:
+    def _finish(self, ids: Sequence[int], learned: Sequence[bool], start: int, is_joined: bool = False) -> Answered:
         n_said = next((i for i, flag in enumerate(learned[start:]) if not flag), len(ids) - start)
         said = ids[start : start + n_said]
         end = next((i + 1 for i, token in enumerate(said) if token in self.ends), len(said))
@@ -130,7 +125,6 @@ class AnswerEncoder:
             learned=tuple(kept[: self._limit]),
             context=tuple(ids[:start]),
             answer=tuple(said[:end]),
-            text=text,
             is_cut=start + end > self._limit,
             is_joined=is_joined,
         )

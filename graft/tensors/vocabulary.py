@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from graft.errors import CheckpointError
 
 _FILES = ("tokenizer*", "*vocab*", "spiece*", "*.model", "merges.txt")
+_VOCABULARY = re.compile(r"tokenizer\.json|.*vocab.*|spiece.*|dict.*|.*\.(model|tiktoken|spm|codes)")
+_TOKENIZER = re.compile(r"(tokenizer|chat_template|special_tokens|added_tokens|merges|emoji).*")
 
 
 def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
@@ -64,6 +67,16 @@ def extend_tokenizer(folder: Path, start: int, tokens: Sequence[str | None]) -> 
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"the merged model's tokenizer cannot be saved with its new tokens ({error})") from error
     return True
+
+
+def is_of_tokenizer(file: str) -> bool:
+    """Return whether a file of that name in a model folder says what its tokenizer is."""
+    return any(pattern.fullmatch(file) for pattern in (_TOKENIZER, _VOCABULARY))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a vocabulary, and with it all of a tokenizer."""
+    return any(_VOCABULARY.fullmatch(file.name) for file in folder.iterdir())
 
 
 def open_tokenizer(folder: Path) -> Any:

@@ -27,6 +27,7 @@ from graft.specs.reader import to_plain
 from graft.specs.runtime import DEFAULT, Runtime
 from graft.specs.train import TrainSpec
 from graft.tasks.task import Task
+from graft.tensors.new_weights import find_new
 from graft.train.content import Content, content_of_training, hash_content
 from graft.train.distribution import SharedLoss
 from graft.train.epochs import Epoch, train_epoch
@@ -120,7 +121,9 @@ def content_of_adapter(
 
 
 def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
-    """Put an adapter into a live model, which then alone takes gradients; return the peft model, which can merge it.
+    """Put an adapter into a live model; return the peft model, which can merge it.
+
+    The adapter alone then takes gradients, and what the model has that is new, such as the layer of a new head.
 
     Raises:
         ConfigError: peft is not installed, or no layer is a target.
@@ -128,13 +131,17 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
     config = _configure(adapter, seed)
     from peft import get_peft_model
 
+    new = [weight for name, weight in model.named_parameters() if name in find_new(model)]
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
-            return get_peft_model(model, config)
+            adapted: Any = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
+    for weight in new:
+        weight.requires_grad_(True)
+    return adapted
 
 
 def _configure(adapter: AdapterSpec, seed: int) -> Any:

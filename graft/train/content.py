@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from graft.tasks.examples import Example
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.hashing import digest_of
+from graft.tensors.vocabulary import is_of_tokenizer
 from graft.train.importance.importance_file import FILE, digest_of_file
 from graft.train.master_weights import loaded_dtype, widens
 from graft.version import __version__
@@ -29,9 +29,6 @@ from graft.version import __version__
 Content = dict[str, Any]
 SHOWN = 4  # differences that a message names
 _REPLACED = ("data", "ood", "train", "seed")  # keys of a task in whose place the examples themselves count
-_TOKENIZER = re.compile(
-    r"(tokenizer|chat_template|special_tokens|added_tokens|vocab|merges|dict|emoji|spiece).*|.*\.(model|tiktoken|spm|codes)"
-)
 _UNUSED = ("_name_or_path", "transformers_version")  # of a config: where it was saved, and by what
 
 
@@ -70,7 +67,7 @@ def content_of_base(base: Path) -> Content:
     Raises:
         CheckpointError: it cannot be read.
     """
-    files = [file for file in base.iterdir() if _TOKENIZER.fullmatch(file.name)] if base.is_dir() else []
+    files = [file for file in base.iterdir() if is_of_tokenizer(file.name)] if base.is_dir() else []
     files += base.glob("additional_chat_templates/*")
     tokenizer = [[file.name, digest_of_file(file)] for file in sorted(files) if file.is_file()]
     return {

@@ -63,9 +63,9 @@ class TrainingSchedule:
         return [Batch(step, *part) for step, part in enumerate(parts, start=first)][: self.steps - first]
 
     def checks_after(self, steps: int) -> bool:
-        """Return whether validation is measured within an epoch, after so many steps."""
+        """Return whether validation is measured within an epoch, after so many steps; the last end the training."""
         every = self.config.check_every
-        return every is not None and steps % every == 0
+        return every is not None and steps % every == 0 and steps < self.steps
 
     def reaches(self, accuracy: float) -> bool:
         """Return whether an accuracy on validation ends the training."""

@@ -19,6 +19,7 @@ from graft.specs.train import TrainSpec
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.new_weights import find_new
 from graft.tensors.out_of_memory import is_out_of_memory
 from graft.tensors.scope import Scope
 from graft.train.distribution import SharedLoss
@@ -32,8 +33,6 @@ from graft.train.protection.protected_set import ProtectedSet
 from graft.train.protection.region import ProtectedRegion, freeze_protected
 from graft.train.schedule import TrainingSchedule
 from graft.train.weight_average import WeightAverage
-
-_HEAD_NAMES = ("classifier", "score")  # names that transformers gives a new classification layer
 
 
 @contextlib.contextmanager
@@ -187,14 +186,14 @@ def _guard(
 
 
 def set_trainable(model: torch.nn.Module, config: TrainSpec) -> None:
-    """Make the weights in scope, and those of a new head, the only ones that take gradients.
+    """Make the weights in scope, and new ones such as those of a new head, the only ones that take gradients.
 
     Raises:
         ConfigError: the scope holds no tensor of the model.
     """
-    scope = Scope(config.scope)
+    scope, new = Scope(config.scope), find_new(model)
     for name, weight in model.named_parameters():
-        weight.requires_grad_(scope.holds(name) or name.startswith(_HEAD_NAMES))  # a new head always trains
+        weight.requires_grad_(scope.holds(name) or name in new)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError(f"train.scope {config.scope!r} holds no tensor of the model")
 

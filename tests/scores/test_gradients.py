@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from graft.errors import CheckpointError
 from graft.scores.gradient_path import GradientPath
-from graft.scores.gradients import DenseSum, GradientSink, sum_mean_gradients
+from graft.scores.gradients import DenseSum, GradientMean, GradientSink, sum_mean_gradients
+from graft.specs.head import HeadSpec
+from graft.tasks.examples import Example
 from graft.tasks.head import open_head
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
-from tests.models import VERBALIZER, write_causal, write_task
+from tests.models import VERBALIZER, toy_spec, write_causal, write_task
 
 
 class Watcher(GradientSink):
@@ -96,6 +99,24 @@ def test_a_tied_weight_is_received_once_with_the_gradient_of_all_its_uses(tmp_pa
     expected = head.model.lm_head.weight.grad.flatten()
     assert expected.norm() > 0.01
     assert torch.allclose(dense.sums[name], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_texts_of_one_token_count_nowhere_whatever_the_micro_batch(batch_size: int, tmp_path: Path) -> None:
+    base = write_causal(tmp_path / "base", steps=1)
+    head = open_head(base, toy_spec(labels=(), head=HeadSpec("lm")))
+    head.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])  # no special tokens
+    counted = [Example((text,), 0) for text in ("the film was good", "the soup is very bad")]
+    examples = [Example(("film",), 0), *counted, Example(("soup",), 0)]
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights = {name: head.model.get_parameter(name)}
+    (wanted,) = torch.autograd.grad(head.loss(counted), list(weights.values()))
+    sum_mean_gradients(head, weights, whole := DenseSum(weights), examples, batch_size)
+    path = GradientPath(head, CheckpointPair.open(base, base), [name], examples, batch_size=batch_size)
+    path.stream_gradients(streamed := DenseSum(weights))
+    mean = GradientMean(head, weights, examples, 4).of(lambda gradient: gradient)
+    for found in (whole.sums[name], streamed.sums[name], mean[name]):
+        assert torch.allclose(found, wanted.flatten(), atol=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(path: GradientPath) -> None:

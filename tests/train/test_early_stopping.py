@@ -143,3 +143,9 @@ def test_a_finished_training_is_known_again_by_all_that_made_it(base: Path, task
         (tmp_path / "out" / MANIFEST).write_text(text)
         assert find_training(base, task, tmp_path / "out") is None
     assert find_training(base, task, tmp_path / "nowhere") is None
+
+
+def test_a_check_after_the_last_step_does_not_leave_out_the_mean(base: Path, task: Task, tmp_path: Path) -> None:
+    plain = train(base, task, tmp_path / "plain", steps=4, average=True)
+    checked = train(base, task, tmp_path / "checked", steps=4, average=True, stop_at=0.01, check_every=4)
+    assert equal_tensors(*(load_file(result.path / "model.safetensors") for result in (plain, checked)))

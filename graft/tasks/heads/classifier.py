@@ -17,6 +17,7 @@ from graft.tasks.head import Head
 from graft.tasks.label_order import RowNames, Rows, find_rows, has_head, read_rows
 from graft.tasks.loading import load_model, load_tokenizer, tell
 from graft.tensors.checkpoint import Checkpoint
+from graft.tensors.new_weights import mark_new
 
 
 class ClassifierHead(Head):
@@ -61,14 +62,17 @@ class ClassifierHead(Head):
         labels: dict[str, Any] = {"id2label": dict(enumerate(head_rows.names))}
         labels["label2id"] = {name: row for row, name in enumerate(head_rows.names)}
         if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
-            loaded, _ = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head)
+            loaded, lacking = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head)
             _make_room(loaded, len(head_rows.names))
             vars(loaded.config).update(labels)
         else:
             labels["num_labels"] = len(head_rows.names)
-            loaded, _ = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head, **labels)
+            kind = AutoModelForSequenceClassification
+            loaded, lacking = load_model(kind, model, dtype, may_lack=_is_head, **labels)
+        mark_new(loaded, lacking)
         if refusal is not None:
             _renew_head(loaded)
+            mark_new(loaded, [*lacking, *_head_weights(loaded)])
             tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
         head = cls(loaded, load_tokenizer(model), task, head_rows.order)
         if head._reorders:
@@ -153,6 +157,11 @@ def _renew_head(model: Any) -> None:
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
         model._init_weights(part)
+
+
+def _head_weights(model: Any) -> list[str]:
+    base = f"{model.base_model_prefix}."
+    return [name for name, _ in model.named_parameters() if not name.startswith(base)]
 
 
 def _head_parts(model: Any) -> list[Any]:

@@ -120,8 +120,10 @@ class CompletionHead(Head):
                 f"{n_joined:,} of {n:,} answers begin within the prompt's last token: put a space or a line between "
                 "them, in the rows or by head.template"
             )
-        if self._pattern and (n_lacking := self._pattern.find_all([row.text for row in rows]).count(None)):
-            tell_once(f"head.answer finds no answer in {n_lacking:,} of {n:,} completions: they count as wrong")
+        if self._pattern:
+            found = self._pattern.find_all([self._comparison.text_of(row.answer) for row in rows])
+            if n_lacking := found.count(None):
+                tell_once(f"head.answer finds no answer in {n_lacking:,} of {n:,} completions: they count as wrong")
         return rows
 
     def accuracy(self, examples: Sequence[Example], *, batch_size: int = 64, label: str = "") -> float:
