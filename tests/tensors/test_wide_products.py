@@ -135,7 +135,7 @@ def test_torch_refuses_what_does_not_fit(left: tuple[int, ...], right: tuple[int
         torch.mm(draw(left, 0, torch.bfloat16), draw(right, 1, torch.bfloat16))
     with pytest.raises(RuntimeError, match="dtype"):
         torch.mm(draw((2, 3), 0, torch.bfloat16), draw((3, 2), 1, torch.float32))
-    with pytest.raises(RuntimeError, match="batch|size"):
+    with pytest.raises(RuntimeError, match=r"batch|size"):
         torch.bmm(draw((2, 9, 9), 0, torch.bfloat16), draw((3, 9, 9), 1, torch.bfloat16))
     del registration
 
