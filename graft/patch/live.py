@@ -98,8 +98,10 @@ class LiveTarget:
         """
         listed = {live: name for name, live in self.match(names).found.items()}
         by_tensor = {id(self.tensors[live]): name for live, name in reversed(listed.items()) if live in self.tensors}
-        own = [name for name in self.trained if name not in find_new(self._model)]
-        found = {name: listed.get(name, by_tensor.get(id(self.tensors[name]))) for name in own}
+        new = find_new(self._model)
+        found = {
+            name: listed.get(name, by_tensor.get(id(self.tensors[name]))) for name in self.trained if name not in new
+        }
         return {name: match for name, match in found.items() if match is not None}
 
     def spec(self, name: str) -> TensorSpec:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -76,15 +76,20 @@ def _kernel(
 
     def compute(*tensors: torch.Tensor, **scales: Any) -> torch.Tensor:
         *added, left, right = tensors
-        is_ours = left.dtype in dtypes and all(tensor.dtype == left.dtype for tensor in tensors)
-        is_ours = is_ours and right.numel() > _FEW and left.ndim == right.ndim == n_dimensions
-        if not is_ours or left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
+        if not (left.dtype in dtypes and left.ndim == n_dimensions and _is_worth_it(tensors)):
             result: torch.Tensor = own(*tensors, **scales, out=left.new_empty(0))  # which refuses what does not fit
             return result
         shape = (*left.shape[:-1], right.shape[-1])
         return multiply(functools.partial(own, **scales), [part.expand(shape) for part in added], left, right)
 
     return compute
+
+
+def _is_worth_it(tensors: Sequence[torch.Tensor]) -> bool:
+    """Return whether the last two of some tensors are factors that fit each other, and more than a few values."""
+    left, right = tensors[-2:]
+    fits = left.ndim == right.ndim and left.shape[-1] == right.shape[-2] and left.shape[:-2] == right.shape[:-2]
+    return fits and right.numel() > _FEW and all(tensor.dtype == left.dtype for tensor in tensors)
 
 
 def _multiply_tiles(

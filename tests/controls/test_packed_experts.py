@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GptOssConfig, GptOssForCausalLM, Llama4ForCausalLM, Llama4TextConfig
+from transformers import GptOssForCausalLM, Llama4ForCausalLM, Llama4TextConfig
 
 from graft.controls.application import make_control, measure_own_share
 from graft.controls.constant_shift import find_linear
@@ -21,14 +21,8 @@ from graft.specs.localize import LocalizeSpec
 from graft.tasks.task import Task
 from graft.tensors.pair import CheckpointPair
 from graft.tensors.transposed import find_transposed
+from tests.packed_models import DOWN, EXPERTS, GATE_UP, INNER, ROUTER, SIZES, WIDTH, tiny_gpt_oss
 
-EXPERTS, WIDTH, INNER = 3, 8, 6
-GATE_UP = "model.layers.0.mlp.experts.gate_up_proj"  # (experts, in, out), as gpt-oss stores its matrices
-DOWN = "model.layers.0.mlp.experts.down_proj"
-SIZES: dict[str, Any] = {
-    "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "vocab_size": 16, "num_key_value_heads": 1, "head_dim": 4, "num_local_experts": EXPERTS, "pad_token_id": 0,
-}  # fmt: skip
 LINES = {"random_rows": "columns", "random_columns": "rows"}
 
 
@@ -54,8 +48,7 @@ def inputs_of(folders: tuple[Path, Path], task: Task, name: str) -> ControlInput
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    model = GptOssForCausalLM(GptOssConfig(layer_types=["full_attention"], **SIZES))
-    return move(model, tmp_path_factory.mktemp("gpt-oss"))
+    return move(tiny_gpt_oss(), tmp_path_factory.mktemp("gpt-oss"))
 
 
 def place(patch: Patch, name: str) -> dict[str, list[tuple[int, int]]]:
@@ -77,7 +70,7 @@ def make(folders: tuple[Path, Path], task: Task, name: str) -> tuple[ControlInpu
 
 def test_packed_experts_are_matrices_and_their_biases_are_vectors(folders: tuple[Path, Path], task: Task) -> None:
     inputs = inputs_of(folders, task, "random_rows")
-    assert {GATE_UP, DOWN, "model.layers.0.mlp.router.weight"} <= set(inputs.matrices)
+    assert {GATE_UP, DOWN, ROUTER} <= set(inputs.matrices)
     assert inputs.patch.mask.specs[f"{GATE_UP}_bias"].shape == (EXPERTS, 2 * INNER)
     assert f"{GATE_UP}_bias" in inputs.vectors
     told = find_transposed(inputs.pair.base, [GATE_UP, DOWN])

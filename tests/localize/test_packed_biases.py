@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GptOssConfig, GptOssForCausalLM
 
 from graft.compose.column_null import view_matrices
 from graft.explain.explanation import explain_mask
 from graft.localize.localization import localize_skill
 from graft.specs.localize import LocalizeSpec
 from graft.tensors.transposed import has_inputs, holds_matrices, is_matrix
+from tests.packed_models import DOWN, EXPERTS, GATE_UP, INNER, ROUTER, WIDTH, tiny_gpt_oss
 
-EXPERTS, WIDTH, INNER = 3, 8, 6
-IN, OUT = (f"model.layers.0.mlp.experts.{name}_bias" for name in ("gate_up_proj", "down_proj"))
-ROUTER = "model.layers.0.mlp.router.weight"
+IN, OUT = f"{GATE_UP}_bias", f"{DOWN}_bias"
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A gpt-oss before and after the biases of its experts moved far and everything else a little."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("gpt-oss")
-    sizes: dict[str, Any] = {
-        "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "vocab_size": 16, "num_key_value_heads": 1, "head_dim": 4, "num_local_experts": EXPERTS, "pad_token_id": 0,
-        "layer_types": ["full_attention"],
-    }  # fmt: skip
-    model = GptOssForCausalLM(GptOssConfig(**sizes))
+    model = tiny_gpt_oss()
     model.save_pretrained(folder / "base")
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -45,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ("name", "shape", "expected"),
     [
         (ROUTER, (EXPERTS, WIDTH), (True, True, True)),
-        ("model.layers.0.mlp.experts.down_proj", (EXPERTS, INNER, WIDTH), (False, True, True)),
+        (DOWN, (EXPERTS, INNER, WIDTH), (False, True, True)),
         ("encoder.conv.weight", (4, 3, 2, 2), (False, True, False)),
         (OUT, (EXPERTS, WIDTH), (False, False, False)),
         ("model.layers.0.self_attn.q_proj.bias", (WIDTH,), (False, False, False)),

@@ -69,11 +69,11 @@ class ClassifierHead(Head):
             labels["num_labels"] = len(head_rows.names)
             kind = AutoModelForSequenceClassification
             loaded, lacking = load_model(kind, model, dtype, may_lack=_is_head, **labels)
-        mark_new(loaded, lacking)
         if refusal is not None:
             _renew_head(loaded)
-            mark_new(loaded, [*lacking, *_head_weights(loaded)])
+            lacking += _head_weights(loaded)
             tell(f"note: a new head is made for {', '.join(task.labels)}: {refusal}")
+        mark_new(loaded, lacking)
         head = cls(loaded, load_tokenizer(model), task, head_rows.order)
         if head._reorders:
             listed = f"{', '.join(head_rows.names)} in {head_rows.where}, {', '.join(task.labels)} in the task"
