@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graft.evaluate.rounding import exceeds, reaches
+from graft.evaluate.rounding import dominates, reaches
 from graft.evaluate.t_interval import mean_interval
 from graft.recipes.forgetting.flips import flips_of
 from graft.recipes.forgetting.seed_run import MeasuredTask, is_text
@@ -149,17 +149,12 @@ def find_dominated(positions: Mapping[str, tuple[float, float]]) -> dict[str, st
     # c alone; of the three that dominate c, a has the largest gain and is named. Equal points spare each other
     rivals = {**positions, "doing nothing": (0.0, 0.0)}
 
-    def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
-        """Return whether another point is as good in both and better in one, by more than means of floats round."""
-        pairs = list(zip(other, one, strict=True))
-        return all(reaches(*pair) for pair in pairs) and any(exceeds(*pair) for pair in pairs)
-
     def best_of(names: Sequence[str]) -> str:
         """Return the best by gain; of those as good, by the general tasks."""
         most = max(rivals[name][0] for name in names)
         return max((name for name in names if reaches(rivals[name][0], most)), key=lambda name: rivals[name][1])
 
     winners = {
-        point: [name for name in rivals if beats(rivals[name], position)] for point, position in positions.items()
+        point: [name for name in rivals if dominates(rivals[name], position)] for point, position in positions.items()
     }
     return {point: best_of(names) if names else None for point, names in winners.items()}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graft.evaluate.rounding import exceeds, reaches
+from graft.evaluate.rounding import dominates
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import COLORS, INK, PAPER, SOFT, in_style, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
@@ -93,7 +93,7 @@ def _read_point(row: Mapping[str, Any]) -> ParetoPoint:
 def _beats_nothing(row: Mapping[str, Any]) -> bool:
     """Return whether a point is on validation at least as good as doing nothing in both, and better in one."""
     changes = [row["figures"][f"validation_{key}"]["mean"] for key in ("gain", "general")]
-    return all(reaches(change, 0.0) for change in changes) and any(exceeds(change, 0.0) for change in changes)
+    return dominates(changes, (0.0, 0.0))
 
 
 def plot_pareto(panels: Sequence[ParetoPlot], path: Path, *, title: str) -> list[Path]:
