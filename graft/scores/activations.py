@@ -70,6 +70,7 @@ class _Recorder:
         """Return a hook that adds a module's input to the sums of that name."""
 
         def record(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+            """Add a module's input, without padding where it is by token."""
             states, sums = inputs[0], self.sums[name]
             if isinstance(module, torch.nn.Embedding):
                 self._add_rows(sums, states, module)

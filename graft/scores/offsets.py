@@ -40,6 +40,7 @@ def fit_class_offsets(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     optimizer = torch.optim.LBFGS([offsets], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
+        """Return the loss at the present offsets, whose gradient the optimizer reads."""
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(logits + offsets, labels) + _RIDGE * offsets.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -78,6 +78,7 @@ class DenseScores(Scores):
         """Add tensor by tensor, when asked for."""
 
         def add(name: str) -> torch.Tensor:
+            """Return the weighted sum of both tables' scores of a tensor."""
             return (self.table[name]() + weight * other.table[name]()).mul_(factor)
 
         return DenseScores(self.pair, {name: partial(add, name) for name in self.table})

@@ -64,6 +64,7 @@ def label_log(axis: Any, show: Callable[[float], str]) -> None:
     """
 
     def show_between(value: float, _: object) -> str:
+        """Return the label of a tick between powers of ten, empty where it has none."""
         low, high = axis.get_view_interval()
         leading = round(value / 10 ** math.floor(math.log10(value)))
         return show(value) if high <= 100 * low and leading in (2, 5) else ""

@@ -44,6 +44,7 @@ class _Row:
 
     @property
     def is_cut(self) -> bool:
+        """Whether the text or one of its own inputs is cut."""
         return any(encoded.is_cut for encoded in (self.text, *self.own))
 
 
