@@ -177,7 +177,7 @@ def sum_mean_gradients(
     Raises:
         CheckpointError: a loss or a gradient is not finite.
     """
-    ordered = sorted(head.with_outputs(examples), key=lambda example: example.n_characters)
+    ordered = _order_counted(head, examples)
     share = len(examples) / (n or len(examples))
     batches = [MicroBatch(part, share * head.share(part, ordered)) for part in split_examples(ordered, batch_size)]
     stream_gradients(head, weights, sink, batches, loss_of=loss_of, label="support")
@@ -251,8 +251,7 @@ class GradientMean:
     ) -> None:
         self.head = head
         self.weights = weights
-        # by length, which saves padding
-        self.examples = sorted(head.with_outputs(examples), key=lambda example: example.n_characters)
+        self.examples = _order_counted(head, examples)
         self.micro_batch = micro_batch
 
     def of(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Gradients:
@@ -266,3 +265,8 @@ class GradientMean:
         context = ": importance cannot be measured on this model"
         stream_gradients(self.head, self.weights, sink, batches, context=context)
         return sink.means
+
+
+def _order_counted(head: Head, examples: Sequence[Example]) -> list[Example]:
+    """Return the examples that have a loss, by length, which saves padding."""
+    return sorted(head.with_outputs(examples), key=lambda example: example.n_characters)

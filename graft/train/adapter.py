@@ -131,7 +131,8 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
     config = _configure(adapter, seed)
     from peft import get_peft_model
 
-    new = [weight for name, weight in model.named_parameters() if name in find_new(model)]
+    new = find_new(model)
+    new_weights = [weight for name, weight in model.named_parameters() if name in new]
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
@@ -139,7 +140,7 @@ def attach(model: torch.nn.Module, adapter: AdapterSpec, seed: int) -> Any:
             adapted: Any = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"peft: {' '.join(str(error).split())[:200]}") from error
-    for weight in new:
+    for weight in new_weights:
         weight.requires_grad_(True)
     return adapted
 

@@ -63,7 +63,7 @@ class TrainingSchedule:
         return [Batch(step, *part) for step, part in enumerate(parts, start=first)][: self.steps - first]
 
     def checks_after(self, steps: int) -> bool:
-        """Return whether validation is measured within an epoch, after so many steps; the last end the training."""
+        """Return whether validation is measured within an epoch, after so many steps, unless they are the last."""
         every = self.config.check_every
         return every is not None and steps % every == 0 and steps < self.steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -75,7 +76,7 @@ def _row(what: str, narrow: Callable[[], object], wide: Callable[[], object], ro
     ]
     times = times_in_turn(steps, rounds)
     held.registration = None
-    medians = {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+    medians = {name: statistics.median(found) for name, found in times.items()}
     return {
         "run": what,
         "torch's own, ms": f"{medians['own']:.1f}",

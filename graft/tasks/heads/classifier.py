@@ -61,13 +61,13 @@ class ClassifierHead(Head):
         head_rows = own or _rows_of_new_head(task, rows)
         labels: dict[str, Any] = {"id2label": dict(enumerate(head_rows.names))}
         labels["label2id"] = {name: row for row, name in enumerate(head_rows.names)}
+        kind = AutoModelForSequenceClassification
         if own is None and has_head(path):  # in its own size first, so that no other tensor may differ unnoticed
-            loaded, lacking = load_model(AutoModelForSequenceClassification, model, dtype, may_lack=_is_head)
+            loaded, lacking = load_model(kind, model, dtype, may_lack=_is_head)
             _make_room(loaded, len(head_rows.names))
             vars(loaded.config).update(labels)
         else:
             labels["num_labels"] = len(head_rows.names)
-            kind = AutoModelForSequenceClassification
             loaded, lacking = load_model(kind, model, dtype, may_lack=_is_head, **labels)
         if refusal is not None:
             _renew_head(loaded)
