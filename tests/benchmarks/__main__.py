@@ -80,7 +80,8 @@ def _read_sections(path: Path) -> dict[str, str]:
 
 def _about(*, gpu: bool) -> str:
     where = f"{torch.cuda.get_device_name()}, " if gpu else ""
-    where += f"{len(os.sched_getaffinity(0))} CPU core(s) of {os.cpu_count()} ({platform.machine()})"
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    where += f"{len(os.sched_getaffinity(0))} CPU core(s) of {os.cpu_count()} ({processor})"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     return f"*{where}, {versions}; {datetime.datetime.now(datetime.UTC).date()}*"
 

@@ -22,6 +22,7 @@ import graft
 from graft.errors import GraftError
 from graft.files.location import locate
 from graft.patch.skill_patch import Patch
+from graft.tasks.placement import speed_up_products
 from tests.benchmarks.live import draw_patch
 from tests.benchmarks.live_peft import LINEAR
 from tests.benchmarks.timing import Step, ratio_of, times_in_turn
@@ -74,6 +75,7 @@ def measure(
         return
     for dtype in sizes:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        speed_up_products(model)  # as every command does, where the processor is slow at bfloat16
         for n_rows in sizes[dtype]:
             texts = Texts(model, n_rows)
             with contextlib.ExitStack() as stack:

@@ -18,6 +18,7 @@ import graft
 from graft.errors import GraftError
 from graft.files.location import locate
 from graft.patch.skill_patch import Patch
+from graft.tasks.placement import speed_up_products
 from tests.benchmarks.live import draw_patch
 
 ENCODER, DECODER, TOKENS = "embedded:all-MiniLM-L6-v2", "embedded:SmolLM2-135M-Instruct", 24
@@ -41,6 +42,7 @@ def measure(cases: Sequence[tuple[str, torch.dtype, Sequence[tuple[int, int]]]] 
             continue
         kind: Any = AutoModel if base == ENCODER else AutoModelForCausalLM
         model = kind.from_pretrained(path, dtype=dtype).eval()
+        speed_up_products(model)  # as every command does, where the processor is slow at bfloat16
         about = {"base": base.removeprefix("embedded:"), "dtype": str(dtype).removeprefix("torch.")}
         for n_rows, n_skills in sizes:
             drawn = {f"skill {seed}": draw_patch(model, 1e-4, seed) for seed in range(n_skills)}
