@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from graft.evaluate.outcomes import Integers, Outcomes
+from graft.evaluate.outcomes import Integers, Number, Outcomes, split_draws
 
-Metric = Callable[[Outcomes], float]
+Metric = Callable[[Outcomes], Number]  # of one set of examples, or of many resamples of it at once
 Interval = tuple[float, float]  # (low, high)
 
 
@@ -121,18 +121,21 @@ def _draw_metrics(
     outcomes: Outcomes, metrics: Mapping[str, Metric], draws: int, seed: int
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Compute each metric on the same resamples, (draws,) fp64."""
-    values = {name: np.empty(max(draws, 0)) for name in metrics}
-    for draw, rows in enumerate(_resampled_rows(outcomes, draws, seed)):
-        resample = outcomes.take(rows)
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in metrics}
+    for rows in _resampled_rows(outcomes, draws, seed):
+        resamples = outcomes.take(rows)
         for name, metric in metrics.items():
-            values[name][draw] = metric(resample)
-    return values
+            parts[name].append(metric(resamples))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def _resampled_rows(outcomes: Outcomes, draws: int, seed: int) -> Iterator[Integers]:
-    """Yield `draws` arrays of row numbers drawn with replacement, by example or by whole group."""
+    """Yield `draws` lists of row numbers drawn with replacement, by example or by whole group: (some draws, m) each.
+
+    Whole groups make lists of any length, which are yielded one by one.
+    """
     if draws < 1:
         raise ValueError(f"The bootstrap needs at least one draw, not {draws}.")
     rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        yield outcomes.resample(rng)
+    for stack in split_draws(draws, len(outcomes)) if outcomes.group is None else [1] * draws:
+        yield np.stack([outcomes.resample(rng) for _ in range(stack)])

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from graft.evaluate.outcomes import Outcomes
+from graft.evaluate.outcomes import Number, Outcomes, as_number, count_numbers
 
 
-def accuracy(outcomes: Outcomes) -> float:
+def accuracy(outcomes: Outcomes) -> Number:
     """Return the share of examples, in 0..1, whose most probable class is the label."""
-    return float(outcomes.correct.mean())
+    return as_number(outcomes.correct.mean(axis=-1))
 
 
-def macro_f1(outcomes: Outcomes) -> float:
+def macro_f1(outcomes: Outcomes) -> Number:
     """Return the unweighted mean, in 0..1, of the F1 of every class that occurs among the labels.
 
     Equal to scikit-learn's `f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)`.
     A class that is predicted but never a label has no F1 of its own here; it lowers that of the classes it displaces.
     """
     label, n_classes = outcomes.label, outcomes.n_classes
-    support = np.bincount(label, minlength=n_classes)  # (n_classes,) = TP + FN
-    predicted = np.bincount(outcomes.predicted, minlength=n_classes)  # (n_classes,) = TP + FP
-    hits = np.bincount(label[outcomes.correct], minlength=n_classes)  # (n_classes,) = TP
-    present = support > 0
-    f1 = 2.0 * hits[present] / (support + predicted)[present]  # F1 = 2·TP / (2·TP + FP + FN)
-    return float(f1.mean())
+    support = count_numbers(label, n_classes)  # (..., n_classes) = TP + FN
+    predicted = count_numbers(outcomes.predicted, n_classes)  # (..., n_classes) = TP + FP
+    hits = count_numbers(label, n_classes, outcomes.correct)  # (..., n_classes) = TP
+    f1 = 2.0 * hits / np.maximum(support + predicted, 1)  # F1 = 2·TP / (2·TP + FP + FN)
+    rows = zip(np.atleast_2d(f1), np.atleast_2d(support > 0), strict=True)  # each has labels of its own
+    return as_number(np.reshape([row[present].mean() for row, present in rows], label.shape[:-1]))

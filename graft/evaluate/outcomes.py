@@ -7,6 +7,7 @@ only these, so that a resample costs O(n) and not O(n x classes).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
+Number = Any  # what a metric returns: a float of (n,) outcomes, (draws,) fp64 of (draws, n) ones
 
 # A probability of exactly 0 for the true label, as a float32 softmax can give, would make the mean NLL
 # infinite whatever the other examples say; clipped here it costs -ln 1e-12 = 27.6 nats.
 SMALLEST_PROBABILITY = 1e-12
 ROW_SUM_TOLERANCE = 1e-4
+_AT_ONCE = 1 << 18  # rows of resamples that are held at once: 2 MiB a column
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,9 @@ class Outcomes:
 
     Built by `from_probabilities`, which checks its input; the constructor itself checks nothing. The examples may be
     the tokens of texts: those of one text depend on each other, so that resampling draws whole texts.
+
+    Columns may be (draws, n), as `take` gives them of many resamples at once: what is computed from them reduces the
+    last axis, with each resample's numbers to the last bit as by itself.
     """
 
     label: Integers  # (n,) int64, in 0..n_classes-1
@@ -66,7 +72,7 @@ class Outcomes:
 
     def __len__(self) -> int:
         """Return n, the number of examples."""
-        return len(self.label)
+        return int(self.label.shape[-1])
 
     @property
     def correct(self) -> Booleans:
@@ -74,7 +80,7 @@ class Outcomes:
         return np.equal(self.predicted, self.label)
 
     def take(self, rows: Integers) -> Outcomes:
-        """Return the examples at `rows` (m,) int64, in that order; a row may be named any number of times."""
+        """Return the examples at `rows` (m,) or (draws, m) int64, in that order, each any number of times."""
         return Outcomes(
             label=self.label[rows],
             predicted=self.predicted[rows],
@@ -98,6 +104,28 @@ class Outcomes:
         ends = sizes[drawn].cumsum()  # of each drawn group in the resample
         first = starts[drawn] - ends + sizes[drawn]  # (groups,) its first row, less its position in the resample
         return np.asarray(np.arange(ends[-1]) + np.repeat(first, sizes[drawn]), dtype=np.int64)
+
+
+def split_draws(draws: int, n: int) -> list[int]:
+    """Return how many of so many resamples of n rows are computed at once, one stack after another."""
+    step = max(1, _AT_ONCE // n)
+    return [min(step, draws - start) for start in range(0, draws, step)]
+
+
+def as_number(values: npt.ArrayLike) -> Number:
+    """Return a float of a single value, and the (draws,) fp64 of many as they are."""
+    array = np.asarray(values, dtype=np.float64)
+    return array if array.ndim else float(array)
+
+
+def count_numbers(index: Integers, n: int, weights: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
+    """Count how often each of the numbers 0..n-1 is in the last axis of `index`: (..., n); weighted, add weights up."""
+    if weights is not None:
+        index, weights = np.broadcast_arrays(index, weights)
+    # resample i counts in a range of its own, in the order of its examples: sums are those of a resample by itself
+    apart = index.reshape(-1, index.shape[-1]) + n * np.arange(index[..., 0].size)[:, None]
+    counts = np.bincount(apart.ravel(), None if weights is None else np.ravel(weights), minlength=n * len(apart))
+    return counts.reshape(*index.shape[:-1], n)
 
 
 def _integers(labels: npt.ArrayLike) -> Integers:

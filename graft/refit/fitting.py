@@ -87,7 +87,13 @@ class Fit:
     lr: float
 
 
-def fit_values(objective: Objective | MixedObjective, entries: Entries, data: RefitData, config: RefitSpec) -> Fit:
+def fit_values(
+    objective: Objective | MixedObjective,
+    entries: Entries,
+    data: RefitData,
+    config: RefitSpec,
+    start: Measured | None = None,
+) -> Fit:
     """Fit the values of entries to an objective; the entries and, in its dtype, the model hold the kept ones then.
 
     Args:
@@ -95,12 +101,13 @@ def fit_values(objective: Objective | MixedObjective, entries: Entries, data: Re
         entries: of that model, with the values to start from.
         data: texts to fit to, and examples to choose by.
         config: the refit block.
+        start: the model on validation with the values to start from, where it has been measured.
 
     Raises:
         TrainingError: the loss is not finite.
     """
     entries.write(entries.values.detach())
-    kept = Candidate(0, "start", None, measure(objective, data.validation))
+    kept = Candidate(0, "start", None, start or measure(objective, data.validation))
     candidates, values = [kept], entries.values.detach().clone()
     fitting, loss = _begin(Fitting(objective, entries, data.train, config), kept.measured.kl)
     bar = tqdm(range(1, config.epochs + 1), desc="refit", unit="epoch", disable=None)

@@ -27,7 +27,7 @@ from graft.patch.skill_patch import Patch, cut_patch
 from graft.refit.data import RefitData, collect_data
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit, measure_ends, record_fit
-from graft.refit.measured import measure
+from graft.refit.measured import Measured, measure
 from graft.refit.objective import Objective
 from graft.refit.regrow import fit_in_rounds
 from graft.refit.support import SupportContext, choose_by_loss, is_chosen_by_loss, localization_of, match_weights
@@ -100,6 +100,7 @@ class Refitter:
         task: whose head gives the outputs.
         data: to fit to and to choose by.
         objective: over the live base, with the recorded outputs.
+        start: the base on validation; None where it was not measured.
         runtime: where and how the model runs.
     """
 
@@ -108,6 +109,7 @@ class Refitter:
     task: Task
     data: RefitData
     objective: Objective
+    start: Measured | None
     runtime: Runtime
 
     @classmethod
@@ -127,8 +129,9 @@ class Refitter:
         teacher = _open_teacher(pair, task, data, runtime)
         objective = Objective(open_base_head(pair, task, runtime), teacher, config.labels)
         data = data.of(objective.head)
-        _refuse_equal(objective, data)
-        return cls(opened, pair, task, data, objective, runtime)
+        start = measure(objective, data.validation) if objective.labels == 0 else None
+        _refuse_equal(start)
+        return cls(opened, pair, task, data, objective, start, runtime)
 
     def refit(self, config: RefitSpec, support: Patch | Mask | None = None, *, with_base_values: bool = False) -> Patch:
         """Fit a patch; the live model is the base again afterwards, unless it failed.
@@ -145,7 +148,7 @@ class Refitter:
         names = {*mask, *(pair.names_in(scope) if config.rounds > 1 else ())}
         context = self._context(sorted(names), len(mask), config)
         entries = Entries(context.weights, mask, pair.base)
-        entries, fit = fit_in_rounds(context, entries, self.data, config)
+        entries, fit = fit_in_rounds(context, entries, self.data, config, self.start)
         fit = measure_ends(fit, self.objective, entries, self.data)  # the model is the base again
         method, record = _describe(pair, self.data, fit, config, support, mask)
         provenance = describe_origin(self.opened.located, pair, scope, method, self.task)
@@ -183,13 +186,13 @@ def _scope_of(config: RefitSpec, mask: Mask | None) -> Scope:
     return scope if mask is None or all(map(scope.holds, mask)) else Scope("all")
 
 
-def _refuse_equal(objective: Objective, data: RefitData) -> None:
+def _refuse_equal(start: Measured | None) -> None:
     """Refuse a tuned model that answers as the base does.
 
     Raises:
         BudgetError: all of its outputs on validation are the base's, to the last bit.
     """
-    if objective.labels == 0 and measure(objective, data.validation).kl == 0:
+    if start is not None and start.kl == 0:
         raise BudgetError(
             "the tuned model's outputs are the base's on every text of validation: there is no skill to fit"
         )

@@ -18,11 +18,14 @@ import torch
 from graft.refit.data import RefitData
 from graft.refit.entries import Entries
 from graft.refit.fitting import Fit, fit_values
+from graft.refit.measured import Measured
 from graft.refit.support import SupportContext, select_largest
 from graft.specs.refit import RefitSpec
 
 
-def fit_in_rounds(context: SupportContext, entries: Entries, data: RefitData, config: RefitSpec) -> tuple[Entries, Fit]:
+def fit_in_rounds(
+    context: SupportContext, entries: Entries, data: RefitData, config: RefitSpec, start: Measured | None = None
+) -> tuple[Entries, Fit]:
     """Fit values, then drop, grow and fit again, `config.rounds` times in all.
 
     Args:
@@ -30,6 +33,7 @@ def fit_in_rounds(context: SupportContext, entries: Entries, data: RefitData, co
         entries: the first support, of that model.
         data: texts to fit to, and examples to choose by.
         config: the refit block.
+        start: the live model on validation, where it has been measured.
 
     Returns:
         The support and the fit whose kept values have the lowest measure of all rounds; the candidates are those of
@@ -38,7 +42,7 @@ def fit_in_rounds(context: SupportContext, entries: Entries, data: RefitData, co
     Raises:
         TrainingError, CheckpointError: the loss is not finite.
     """
-    best, fit = entries, fit_values(context.objective, entries, data, config)
+    best, fit = entries, fit_values(context.objective, entries, data, config, start)
     candidates = fit.candidates
     for number in range(1, config.rounds):
         entries = change_support(context, entries, round(config.drop * len(entries)))

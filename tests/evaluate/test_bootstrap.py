@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,10 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft.evaluate import outcomes as columns
 from graft.evaluate.bootstrap import Metric, basic_interval, bootstrap_metrics, paired_difference
-from graft.evaluate.calibration import brier_score, expected_calibration_error, negative_log_likelihood
+from graft.evaluate.calibration import (
+    brier_score,
+    calibration_floor,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 from graft.evaluate.correctness import accuracy, macro_f1
 from graft.evaluate.outcomes import Booleans, Outcomes
+from graft.evaluate.registry import METRICS as REGISTERED
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -74,6 +82,26 @@ def test_same_seed_same_intervals_whichever_metrics_are_asked_for() -> None:
     for name, metric in METRICS.items():
         assert bootstrap_metrics(outcomes, {name: metric}, draws=50) == {name: together[name]}
     assert bootstrap_metrics(outcomes, METRICS, draws=50, seed=1) != together
+
+
+@pytest.mark.parametrize(("n", "classes"), [(1, 2), (7, 3), (200, 5), (150, 40)])
+def test_many_resamples_at_once_give_each_its_own_numbers_to_the_last_bit(n: int, classes: int) -> None:
+    outcomes, rng = random_outcomes(n, classes), np.random.default_rng(1)
+    for of in (outcomes, replace(outcomes, n_tokens=rng.integers(0, 9, n))):
+        rows = np.stack([of.resample(rng) for _ in range(30)])
+        for entry in REGISTERED.values():
+            metric: Metric = entry.load()
+            alone = [metric(of.take(row)) for row in rows]
+            assert all(type(value) is float for value in alone)
+            np.testing.assert_array_equal(metric(of.take(rows)), alone)
+
+
+def test_the_size_of_a_stack_changes_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = random_outcomes(60, 3)
+    whole = bootstrap_metrics(outcomes, METRICS, draws=50), calibration_floor(outcomes, draws=50)
+    for rows in (1, 60 * 7):
+        monkeypatch.setattr(columns, "_AT_ONCE", rows)
+        assert (bootstrap_metrics(outcomes, METRICS, draws=50), calibration_floor(outcomes, draws=50)) == whole
 
 
 def test_limits_clip_by_name_only() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from graft.patch.format.writing import patch_bytes, save_patch
 from graft.patch.mask import Mask
 from graft.patch.merge import merge_patches
 from graft.patch.skill_patch import Patch
+from graft.refit import fitting
+from graft.refit import refit as refitting
+from graft.refit.measured import measure
 from graft.refit.refit import refit_skill
 from graft.specs.refit import RefitSpec
 from graft.specs.runtime import Runtime
@@ -49,6 +53,14 @@ def start_of(patch: Patch) -> float:
 def refit(base: Path, tuned: Path, task: Task, **more: Any) -> Patch:
     options = {name: more.pop(name) for name in ("support", "texts", "with_base_values") if name in more}
     return refit_skill(base, tuned, task, dataclasses.replace(CONFIG, **more), **options)
+
+
+def test_every_candidate_is_measured_once(base: Path, tuned: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Mock(side_effect=measure)
+    monkeypatch.setattr(refitting, "measure", measured)
+    monkeypatch.setattr(fitting, "measure", measured)
+    patch = refit(base, tuned, task)
+    assert measured.call_count == len(patch.provenance.refit["candidates"])
 
 
 def test_a_refit_is_a_patch_of_exactly_k_entries_of_the_base(

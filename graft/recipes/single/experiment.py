@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
+from graft.evaluate.evaluation import Predictions
 from graft.evaluate.pooling import pool_seeds
 from graft.evaluate.t_interval import mean_interval
 from graft.files.location import locate
@@ -23,6 +24,7 @@ from graft.results.fields import to_json
 from graft.results.layout import patch_path
 from graft.results.models import graft_name, name_models
 from graft.results.seeds import SingleSeed
+from graft.specs.recipe import EvaluateSpec
 from graft.specs.single import SingleSpec
 from graft.tasks.placement import find_dtype
 from graft.tasks.task import Task
@@ -33,10 +35,15 @@ from graft.tensors.scope import Scope
 
 @dataclass(frozen=True)
 class SingleExperiment(OneTaskExperiment):
-    """A recipe with its task."""
+    """A recipe with its task.
+
+    Attributes:
+        of_base: evaluate block -> what the untouched base predicts, which the seeds have in common.
+    """
 
     recipe: SingleSpec
     task: Task
+    of_base: dict[EvaluateSpec, Predictions] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, recipe: SingleSpec) -> SingleExperiment:
@@ -76,7 +83,7 @@ class SingleExperiment(OneTaskExperiment):
 
     def at(self, context: SeedContext) -> SingleRun:
         """Return one seed at work."""
-        return SingleRun(self.recipe, self.task.with_seed(context.seed), context=context)
+        return SingleRun(self.recipe, self.task.with_seed(context.seed), self.of_base, context=context)
 
     def run_seed(self, context: SeedContext) -> SingleSeed:
         """Run one seed."""

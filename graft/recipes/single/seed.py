@@ -93,7 +93,7 @@ def _train(run: SingleRun) -> None:
 
 def _measure_grafts(run: SingleRun, grafts: Mapping[str, Graft]) -> Models:
     head = run.open(run.recipe.base)
-    models = {"base": run.predict(head), "tuned": run.predict(run.open(run.tuned))}
+    models = {"base": run.predict_base(head), "tuned": run.predict(run.open(run.tuned))}
     for method, graft in grafts.items():
         with put_on(head.model, graft):
             models[graft_name(method)] = run.predict(head)

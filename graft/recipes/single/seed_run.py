@@ -21,6 +21,7 @@ from graft.recipes.seed_run import SeedRun
 from graft.refit.refit import refit_skill
 from graft.results.models import graft_name
 from graft.specs.localize import LocalizeSpec
+from graft.specs.recipe import EvaluateSpec
 from graft.specs.single import SingleSpec
 from graft.tasks.head import Head, open_head
 from graft.tasks.task import Task
@@ -35,12 +36,14 @@ class SingleRun(SeedRun):
     Attributes:
         recipe: the whole recipe.
         task: the task under this seed.
+        of_base: evaluate block -> what the untouched base predicts, for all seeds.
         tables: scores that more than one method starts from.
         located: localize block -> the main method's patch, of which several controls are made.
     """
 
     recipe: SingleSpec
     task: Task
+    of_base: dict[EvaluateSpec, Predictions] = field(default_factory=dict)
     tables: ScoreCache = field(default_factory=dict)
     located: dict[LocalizeSpec, Patch] = field(default_factory=dict)
 
@@ -114,6 +117,15 @@ class SingleRun(SeedRun):
         evaluate = self.recipe.evaluate
         limit, size = evaluate.limit, evaluate.batch_size
         return predict_task(head, self.task, limit=limit, batch_size=size, temperature=temperature)
+
+    def predict_base(self, head: Head) -> Predictions:
+        """Predict with the untouched base in `head`: once for all seeds, unless each has a layer of its own there."""
+        evaluate = self.recipe.evaluate
+        if self.task.spec.head.entry.own_layer is not None:
+            return self.predict(head)
+        if evaluate not in self.of_base:
+            self.of_base[evaluate] = self.predict(head)
+        return self.of_base[evaluate]
 
     def predict_test(self, head: Head) -> Prediction:
         """Predict the test split alone."""

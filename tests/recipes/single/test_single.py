@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -203,6 +205,18 @@ def test_assignments_and_the_train_block_override(shelf: Path, tmp_path: Path) -
     assert (recipe.seeds, recipe.localize.density, recipe.localize.points, recipe.name) == ((7,), 1e-3, 2, "other")
     train = task.spec.train
     assert (train.epochs, train.lr, train.scope, train.batch_size) == (2, 1e-5, "layers", 8)
+
+
+def test_the_untouched_base_is_measured_once_for_all_seeds(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, head = experiment_of(write_recipe(shelf, tmp_path / "tiny.yaml")), Mock()
+    monkeypatch.setattr(SingleRun, "predict", lambda *_: object())
+    first, second = (experiment.at(SeedContext(seed, tmp_path / str(seed), tmp_path)) for seed in (0, 1))
+    assert first.predict_base(head) is second.predict_base(head)
+    own_rows = Task.load(tmp_path / "toy" / "task.yaml", ("head={kind: classifier}",))  # which a seed draws
+    first, second = (dataclasses.replace(run, task=own_rows) for run in (first, second))
+    assert first.predict_base(head) is not second.predict_base(head)
 
 
 def test_a_base_may_lie_beside_the_recipe(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
