@@ -15,6 +15,7 @@ from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
 from graft.extraction.svd import extract_svd
 from graft.specs.adapter import AdapterSpec
+from graft.specs.setting_name import name_number
 from graft.train.adapter import train_adapter, train_plainly
 
 _QUERY_VALUE = r".*\b(query|value|q_proj|v_proj|q_lin|v_lin|q|v)"
@@ -48,4 +49,4 @@ def _train_best(inputs: ExtractionInput, adapter: AdapterSpec) -> Extracted:
 
 
 def _folder_at(inputs: ExtractionInput, rate: float) -> Path:
-    return inputs.folder / f"lora-{rate:g}"
+    return inputs.folder / f"lora-{name_number(rate)}"

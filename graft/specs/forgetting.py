@@ -17,6 +17,7 @@ from graft.specs.ranges import AtLeast
 from graft.specs.reader import override, read_config, to_plain
 from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 from graft.specs.regularize import UNIFORM, RegularizeSpec
+from graft.specs.setting_name import name_number
 
 MEAN = "mean"  # in place of a domain's name: over all domains
 
@@ -216,8 +217,4 @@ def _settings(name: str, how: MethodSpec) -> Iterator[Point]:
 
 
 def _show(value: object) -> str:
-    """Return a setting in six digits, or in all that tell it from others."""
-    if not isinstance(value, float):
-        return str(value)
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+    return name_number(value) if isinstance(value, float) else str(value)
