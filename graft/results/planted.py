@@ -21,8 +21,9 @@ class PlantedCell:
         k: planted entries, all of which moved.
         planted, drifted: accuracy on test without the drift and with it.
         methods: method -> recall at k; area: of the recall over the logarithm of the budget, where all budgets that
-            were asked for can be had; accuracy and recovered_gain, where planting gained anything, of its graft of k entries on test; and seconds,
-            of the localization of k entries. What needs a budget that the method cannot fill is left out.
+            were asked for can be had; accuracy and recovered_gain, where planting gained anything, of its graft of k
+            entries on test; and seconds, of the localization of k entries. What needs a budget that the method cannot
+            fill is left out.
     """
 
     density: float

@@ -76,7 +76,7 @@ def match_larger_random(run: SingleRun, head: Head, target: float, k: int) -> Me
     # shares are of the changed entries, densities of all n: with n = 1,000, 400 changed and a graft of 30 entries the
     # shares are .075, .15, .3, .6 and 1; a share of .3 has 120 entries, a density of .12
     asked = config.density * n if config.budget is None else config.budget
-    # a graft by lines or bytes, one that sizes itself, and a refit have another number of entries than is asked for here
+    # a graft by lines or bytes, one that sizes itself and a refit have another number of entries than is asked for
     shares = [min(1.0, (asked if abs(asked - k) <= 0.5 else k) / n_changed)]
     while shares[-1] < 1:
         shares.append(min(1.0, shares[-1] * DENSER))

@@ -93,7 +93,7 @@ def find_enough(line: Line) -> float | None:
 
 
 def _measured(line: Line, metric: str) -> list[Sequence[ExtractedPoint]]:
-    """Return the points of the sizes at which every seed has a metric: a seed whose tuning gained nothing lacks some."""
+    """Return the points of the sizes at which every seed has a metric; one whose tuning gained nothing lacks some."""
     return [points for points in line.values() if all(metric in point.numbers for point in points)]
 
 

@@ -113,7 +113,14 @@ def test_settings_that_differ_late_are_places_of_their_own_and_an_area_is_over_a
 ) -> None:
     ratios = [0.1, 0.10000001]
     recipe = write_recipe(
-        shelf, tmp_path, methods=["random"], seeds=[0], expect={}, ratios=ratios, densities=[0.01, 0.2], multiples=[1, 9]
+        shelf,
+        tmp_path,
+        methods=["random"],
+        seeds=[0],
+        expect={},
+        ratios=ratios,
+        densities=[0.01, 0.2],
+        multiples=[1, 9],
     )
     result = run_recipe(recipe, tmp_path / "out")
     (seed,) = load_results(tmp_path / "out").seeds
