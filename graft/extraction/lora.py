@@ -14,8 +14,8 @@ from pathlib import Path
 from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
 from graft.extraction.svd import extract_svd
+from graft.registry import name_number
 from graft.specs.adapter import AdapterSpec
-from graft.specs.setting_name import name_number
 from graft.train.adapter import train_adapter, train_plainly
 
 _QUERY_VALUE = r".*\b(query|value|q_proj|v_proj|q_lin|v_lin|q|v)"

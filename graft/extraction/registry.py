@@ -11,8 +11,7 @@ from typing import Literal
 
 from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
-from graft.registry import Entry, Registry
-from graft.specs.setting_name import name_number
+from graft.registry import Entry, Registry, name_number
 
 Needs = Literal["nothing", "texts", "labels"]
 _FOLDER = "graft.extraction."

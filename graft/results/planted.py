@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graft.specs.setting_name import name_number
+from graft.registry import name_number
 
 Numbers = Mapping[str, float]
 

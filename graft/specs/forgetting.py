@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from graft.errors import ConfigError
+from graft.registry import name_number
 from graft.specs.adapter import AdapterSpec
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
@@ -17,7 +18,6 @@ from graft.specs.ranges import AtLeast
 from graft.specs.reader import override, read_config, to_plain
 from graft.specs.recipe import EvaluateSpec, Expectation, check_seeds
 from graft.specs.regularize import UNIFORM, RegularizeSpec
-from graft.specs.setting_name import name_number
 
 MEAN = "mean"  # in place of a domain's name: over all domains
 

@@ -23,9 +23,9 @@ from graft.extraction.registry import EXTRACTION_METHODS
 from graft.patch.live import apply_patch
 from graft.recipes.seed_run import SeedRun
 from graft.recipes.state import find_or_read
+from graft.registry import name_number
 from graft.results.seeds import ExtractedPoint, ExtractionSeed
 from graft.specs.extraction import ExtractionSpec
-from graft.specs.setting_name import name_number
 from graft.tasks.head import Head
 from graft.tasks.loading import tell
 from graft.tasks.task import Task

@@ -25,10 +25,10 @@ from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.recipes.seed_run import SeedRun
 from graft.recipes.state import find_or_read
+from graft.registry import name_number
 from graft.results.planted import Numbers, PlantedCell, PlantedSeed
 from graft.sources.opening import Model, open_pair
 from graft.specs.planted import PlantedSpec
-from graft.specs.setting_name import name_number
 from graft.tasks.head import Head
 from graft.tasks.task import Task
 from graft.tensors.checkpoint import Checkpoint

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.evaluate.t_interval import mean_intervals
+from graft.registry import name_number
 from graft.results.cells import cell, fixed, mean_cell
 from graft.results.planted import PlantedCell, PlantedSeed
 from graft.results.tables import TextTable
-from graft.specs.setting_name import name_number
 
 Metrics = Mapping[str, Mapping[str, Any]]  # model -> metric -> mean, half, values
 

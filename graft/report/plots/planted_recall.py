@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from graft.registry import name_number
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import in_style, label_log, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
 from graft.results.planted import PlantedSeed
-from graft.specs.setting_name import name_number
 
 Lines = Mapping[str, Mapping[float, Sequence[float]]]  # method -> drift -> recall of every seed
 # Okabe and Ito's, without yellow, which is too pale for lines
