@@ -44,6 +44,12 @@ def load_target(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def name_number(value: float) -> str:
+    """Return a number in six digits, or in all that tell it from others, for the names that settings go by."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 E = TypeVar("E", bound=Entry)
 
 

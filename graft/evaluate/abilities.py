@@ -21,7 +21,7 @@ from graft.evaluate.evaluation import predict_examples
 from graft.evaluate.registry import METRICS
 from graft.scores.gradients import split_examples
 from graft.scores.soft_targets import aim_at
-from graft.tasks.examples import Example
+from graft.tasks.examples import NONE_OF_THESE, Example
 from graft.tasks.head import Head
 from graft.tasks.sharing import share_model
 from graft.tasks.task import Task
@@ -160,18 +160,26 @@ class RefusalAbility(Ability):
 
 
 def _halve(task: Task, examples: list[Example], what: str) -> tuple[list[Example], list[Example]]:
-    """Part examples at random into two halves of as many of each label, up to one, whatever their order in the file.
+    """Part examples at random into two halves of as many of each label, up to one.
+
+    The draw goes by the examples' content and their labels' names, whatever the order of rows or of labels.
 
     Raises:
         DataError: there are fewer than two.
     """
     if len(examples) < 2:
         raise DataError(f"task {task.spec.name!r}: {what} are needed to score and to measure: two at least")
+
+    def name_of(example: Example) -> str:
+        """Return the name of the label, or what stands for it where the task has no names."""
+        has_name = task.spec.has_classes and example.label != NONE_OF_THESE
+        return task.spec.labels[example.label] if has_name else str(example.label)
+
     # in order of content first: the draw would go by the order in the file otherwise
-    ordered = sorted(examples, key=lambda example: (example.label, example.texts, example.choices, example.roles))
+    ordered = sorted(examples, key=lambda example: (name_of(example), example.texts, example.choices, example.roles))
     generator = np.random.default_rng(task.spec.seed)
     dealt: list[Example] = []
-    for _, same in itertools.groupby(ordered, key=lambda example: example.label):
+    for _, same in itertools.groupby(ordered, key=name_of):
         pool = list(same)
         dealt += [pool[i] for i in generator.permutation(len(pool))]
     return dealt[::2], dealt[1::2]

@@ -70,7 +70,8 @@ def measure_activations(
     """
     read = head.with_outputs(examples)
     sums, n_tokens = sum_inputs(head, readers, read, batch_size=batch_size, as_task=True)
-    measured = {name: of_reader for name, of_reader in sums.items() if of_reader.n}
+    # an expert to which a short text goes whole is seen in that batch alone, and by other batches in none
+    measured = {name: of_reader for name, of_reader in sums.items() if of_reader.n and not of_reader.missed}
     asked, largest = (
         tuple(_describe(i, measured) for i in chosen) if measured else ()
         for chosen in (dimensions, _find_largest(measured))

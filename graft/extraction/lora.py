@@ -14,6 +14,7 @@ from pathlib import Path
 from graft.extraction.extracted import Extracted
 from graft.extraction.inputs import ExtractionInput
 from graft.extraction.svd import extract_svd
+from graft.registry import name_number
 from graft.specs.adapter import AdapterSpec
 from graft.train.adapter import train_adapter, train_plainly
 
@@ -48,4 +49,4 @@ def _train_best(inputs: ExtractionInput, adapter: AdapterSpec) -> Extracted:
 
 
 def _folder_at(inputs: ExtractionInput, rate: float) -> Path:
-    return inputs.folder / f"lora-{rate:g}"
+    return inputs.folder / f"lora-{name_number(rate)}"

@@ -11,6 +11,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+from graft.errors import BudgetError
 from graft.extraction.extracted import Extracted, extract_patch
 from graft.extraction.inputs import ExtractionInput
 from graft.patch.skill_patch import Patch
@@ -53,11 +54,16 @@ extract_lt_sft = partial(extract_refit, support="magnitude", labels=1.0, **OF_SH
 
 
 def extract_from_texts(inputs: ExtractionInput, n: float) -> Extracted:
-    """Fit to so many texts, with as many steps as the settings' own number of texts would take."""
-    own = inputs.config.refit
-    n_drawn = min(int(n), len(inputs.task.training_texts()))
-    epochs = max(own.epochs, round(own.epochs * own.texts / n_drawn))
-    return extract_refit(inputs, DENSITY, texts=n_drawn, epochs=min(epochs, MOST_EPOCHS))
+    """Fit to so many texts, with as many steps as a refit to the settings' own number of texts takes.
+
+    Raises:
+        BudgetError: the training split has fewer.
+    """
+    own, n_all = inputs.config.refit, len(inputs.task.training_texts())
+    if n > n_all:
+        raise BudgetError(f"{n:,.0f} texts to fit to, and the training split has {n_all:,}")
+    epochs = max(own.epochs, round(own.epochs * min(own.texts, n_all) / n))
+    return extract_refit(inputs, DENSITY, texts=int(n), epochs=min(epochs, MOST_EPOCHS))
 
 
 def extract_again(inputs: ExtractionInput, number: float) -> Extracted:

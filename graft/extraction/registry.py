@@ -11,7 +11,7 @@ from typing import Literal
 
 from graft.controls.registry import CONTROLS
 from graft.errors import ConfigError
-from graft.registry import Entry, Registry
+from graft.registry import Entry, Registry, name_number
 
 Needs = Literal["nothing", "texts", "labels"]
 _FOLDER = "graft.extraction."
@@ -37,7 +37,7 @@ class ExtractionMethod(Entry):
 
     def name_at(self, size: float) -> str:
         """Return the name of the method at a size, such as "svd, rank 4"."""
-        return f"{self.name}, {self.unit} {size:g}"
+        return f"{self.name}, {self.unit} {name_number(size)}"
 
     def check(self, size: float) -> None:
         """Refuse a size that the method cannot have.

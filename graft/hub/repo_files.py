@@ -54,7 +54,7 @@ def find_run_files(patch: Path) -> RepoFiles:
         return RepoFiles()
     run, name = location
     results = _read_results(run)
-    if results is None or name != _method_of(results):
+    if results is None or name != results.main_method:
         return RepoFiles()
     plot = run / RELIABILITY
     files = {RELIABILITY: plot.read_bytes()} if plot.is_file() else {}
@@ -71,9 +71,3 @@ def _read_results(run: Path) -> Results | None:
         return load_results(run)
     except DataError:
         return None
-
-
-def _method_of(results: Results) -> str | None:
-    """Return the method of a run's main patch, None where it has none."""
-    block = results.recipe.get("localize")
-    return block.get("method") if isinstance(block, dict) else None

@@ -12,7 +12,7 @@ from graft.errors import DataError
 from graft.patch.format.reading import load_patch
 from graft.patch.skill_patch import Patch
 from graft.results.layout import RESULTS, patch_path
-from graft.results.models import REFIT, Model, Role, graft_name
+from graft.results.models import Model, Role, graft_name
 from graft.results.run import Results, load_results
 from graft.results.seeds import SingleSeed
 
@@ -101,11 +101,9 @@ def read_run(path: Path, results: Results | None = None) -> RunFolder:
     results, file = results or load_results(path), path / RESULTS
     if not results.seeds:
         raise DataError(f"{file}: seeds: holds no seed")
-    block = results.recipe.get("localize")
-    method = block.get("method") if isinstance(block, Mapping) else None
-    if not isinstance(method, str):
+    method = results.main_method
+    if method is None:
         raise DataError(f"{file}: recipe.localize: the key 'method' is missing")
-    method = REFIT if results.recipe.get("refit") is not None else method
     main = _find_model(results.models, "graft", method) or graft_name(method)
     for seed in results.seeds:
         for name in ("base", "tuned", main):

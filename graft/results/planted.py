@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graft.registry import name_number
+
 Numbers = Mapping[str, float]
 
 
@@ -18,9 +20,10 @@ class PlantedCell:
         overlap: share of the planted entries that drift too.
         k: planted entries, all of which moved.
         planted, drifted: accuracy on test without the drift and with it.
-        methods: method -> recall at k; area: of the recall over the logarithm of the budget, where there are several;
-            accuracy and recovered_gain, where planting gained anything, of its graft of k entries on test; and seconds,
-            of the localization of k entries. What needs a budget that the method cannot fill is left out.
+        methods: method -> recall at k; area: of the recall over the logarithm of the budget, where all budgets that
+            were asked for can be had; accuracy and recovered_gain, where planting gained anything, of its graft of k
+            entries on test; and seconds, of the localization of k entries. What needs a budget that the method cannot
+            fill is left out.
     """
 
     density: float
@@ -34,7 +37,8 @@ class PlantedCell:
     @property
     def name(self) -> str:
         """Its place on the ladder, in words."""
-        return f"density {self.density:g}, drift {self.ratio:g}, overlap {self.overlap:g}"
+        density, drift, overlap = map(name_number, (self.density, self.ratio, self.overlap))
+        return f"density {density}, drift {drift}, overlap {overlap}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from graft.errors import DataError
 from graft.results.fields import from_node, to_json
 from graft.results.json_node import Node
 from graft.results.layout import RESULTS
-from graft.results.models import Model, guess_model
+from graft.results.models import REFIT, Model, guess_model
 from graft.results.planted import PlantedSeed
 from graft.results.seeds import ExtractionSeed, ForgettingSeed, MultitaskSeed, SingleSeed
 from graft.results.tables import Block, read_block
@@ -50,6 +50,15 @@ class Results:
     models: Mapping[str, Model] = field(default_factory=dict)
     missed: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def main_method(self) -> str | None:
+        """The method of the patch that a run of one task is about, the refit where there is one; None of others."""
+        block = self.recipe.get("localize")
+        method = block.get("method") if isinstance(block, Mapping) else None
+        if self.kind != "single" or not isinstance(method, str):
+            return None
+        return method if self.recipe.get("refit") is None else REFIT
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of results.json."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from graft.errors import ConfigError
+from graft.registry import name_number
 from graft.specs.adapter import AdapterSpec
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
@@ -216,8 +217,4 @@ def _settings(name: str, how: MethodSpec) -> Iterator[Point]:
 
 
 def _show(value: object) -> str:
-    """Return a setting in six digits, or in all that tell it from others."""
-    if not isinstance(value, float):
-        return str(value)
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+    return name_number(value) if isinstance(value, float) else str(value)

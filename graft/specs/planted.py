@@ -35,7 +35,8 @@ class PlantedSpec(Block):
             and the learning rate count.
         drift_train: overrides of the train block of the drift's task.
         methods: names as in `localize.method`.
-        multiples: budgets of the recall's curve, in planted entries; 1 must be among them.
+        multiples: budgets of the recall's curve, in planted entries; 1 must be among them. Where a scope has too few
+            entries for the largest, the recall at the others is measured, and no area under the curve.
         localize: settings of the methods; its method, density and budget are replaced, its scope holds the mask.
         evaluate: how models are measured: batch size, and how many rows of the test split.
         seeds: seeds of few-shot draws, training order, dropout and the random masks.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graft.errors import BudgetError, ConfigError, DataError
-from graft.evaluate.abilities import Ability, RefusalAbility
+from graft.evaluate.abilities import Ability, CalibrationAbility, RefusalAbility
 from graft.evaluate.evaluation import evaluate_task
 from graft.evaluate.registry import RESTORABLE, RestorableEntry
 from graft.evaluate.rollback import RolledBack, roll_back, start_trial, trace_rollback
@@ -209,6 +209,17 @@ def test_the_halves_are_alike_whatever_the_order_in_the_file(metric: str, tmp_pa
     assert not {example.texts for example in found[0]} & {example.texts for example in found[1]}
     assert found == halves(draw.sample(alternating, len(alternating))) == halves(alternating[::-1])
     assert found != halves(alternating, seed=1)  # the positive control: it is a draw
+
+
+def test_the_halves_are_those_of_the_labels_in_another_order(tmp_path: Path) -> None:
+    def halves(labels: tuple[str, ...], texts: tuple[str, ...]) -> list[set[tuple[str, ...]]]:
+        rows = [{**row, "label": MOODS[row["label"]]} for row in toy_rows(39, 0)]
+        head = {"kind": "similarity", "texts": list(texts)}
+        task = Task.of(train=rows, validation=rows, labels=labels, head=head, name="moods")
+        ability = CalibrationAbility(task, "nll")
+        return [{example.texts for example in half} for half in (ability.scored, ability.measured)]
+
+    assert halves(tuple(MOODS), tuple(TEXTS)) == halves(tuple(MOODS[::-1]), tuple(TEXTS[::-1]))
 
 
 def test_refusal_aims_at_even_probabilities(base: Path, task: Task) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, SwitchTransformersConfig, SwitchTransformersEncoderModel
 
 from graft.errors import ConfigError, PatchMismatchError
 from graft.explain.activations import measure_activations
@@ -22,6 +22,7 @@ from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
 from graft.tasks.head import Head, open_head
 from graft.tasks.heads.lm import LanguageModelHead
+from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
 from tests.checkpoints import nudged
@@ -66,6 +67,25 @@ def test_what_is_no_module_of_the_model_is_told(head: Head) -> None:
     assert measure_activations(head, ["nowhere.weight"], [0], toy_examples(2), batch_size=2).not_measured == (
         "nowhere.weight",
     )
+
+
+def test_an_expert_is_not_measured_on_the_texts_alone_that_went_to_it_whole(head: Head) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "num_experts": 2}
+    sparse = {"num_sparse_encoder_layers": 1, "encoder_sparse_step": 1, "expert_capacity": 99}
+    config = SwitchTransformersConfig(vocab_size=len(head.tokenizer), **sizes, **sparse)
+    model, examples = SwitchTransformersEncoderModel(config).eval(), toy_examples(12)
+    words = [set(head.tokenizer(example.texts[0])["input_ids"]) for example in examples]
+    rare = min(words[0] - set.intersection(*words))
+    with torch.no_grad():  # all tokens go to the first expert but that word, which some texts lack
+        model.get_input_embeddings().weight.fill_(1)[rare] = -1
+        model.encoder.block[0].layer[1].mlp.router.classifier.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 16))
+    experts = SimilarityHead(model, head.tokenizer, toy_spec())
+    names = [f"encoder.block.0.layer.1.mlp.experts.expert_{i}.wi.weight" for i in range(2)]
+    for batch_size in (1, 12):
+        found = measure_activations(experts, names, [3], examples, batch_size=batch_size)
+        assert found.not_measured == tuple(names)
+        assert not found.dimensions
 
 
 def test_texts_that_change_most(head: Head, base: Path, tuned: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.errors import ConfigError
+from graft.errors import BudgetError, ConfigError
+from graft.extraction import refitted
 from graft.extraction.bitdelta import SignedMatrix
 from graft.extraction.divergence import mean_divergence
 from graft.extraction.extracted import Extracted, count_bytes, count_deflated
@@ -259,3 +261,17 @@ def test_pruning_keeps_the_value_of_rare_codes_on_average() -> None:
         total += part.decode() / 300
     assert float(total[0, :20].mean()) == pytest.approx(1, abs=0.4)
     assert float(total[1, :20].mean()) == pytest.approx(-1, abs=0.4)
+
+
+def test_fewer_texts_take_the_steps_of_the_refit_that_they_are_held_against(
+    inputs: ExtractionInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(refitted, "extract_refit", lambda inputs, density, **changes: asked.append(changes))
+    n_all, own = len(inputs.task.training_texts()), inputs.config.refit
+    assert n_all < own.texts  # so that the refit itself fits to all there are
+    extract(inputs, "refit_texts", n_all)
+    extract(inputs, "refit_texts", n_all / 2)
+    assert asked == [{"texts": n_all, "epochs": own.epochs}, {"texts": n_all // 2, "epochs": 2 * own.epochs}]
+    with pytest.raises(BudgetError, match=f"4,000 texts to fit to, and the training split has {n_all}"):
+        extract(inputs, "refit_texts", 4000)

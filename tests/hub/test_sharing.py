@@ -266,3 +266,19 @@ def test_what_a_run_left_beside_its_main_patch_goes_along(
     assert "note: the run's recipe stays here (recipe.json.recipe.base:" in shown["local", "magnitude"].err
     assert alice("push", tmp_path / "open" / "patches" / "magnitude-seed-0.safetensors", "ran").code == 0
     assert "recipe.json" in carol("pull", "alice/ran", "-o", "ran", "--json").json()["files"]
+
+
+def test_of_a_run_with_a_refit_the_plot_goes_along_with_the_refit_alone(
+    alice: Client, skill: Path, tmp_path: Path
+) -> None:
+    recipe = {"name": "moods", "base": "org/base", "localize": {"method": "magnitude"}, "refit": {"density": 1e-4}}
+    run = tmp_path / "run"
+    (run / "patches").mkdir(parents=True)
+    (run / "results.json").write_text(json.dumps({"schema": 1, "kind": "single", "recipe": recipe, "seeds": []}))
+    (run / "reliability.png").write_bytes(b"\x89PNG")  # of base, tuned model and refit: no bar of it is the cut's
+    for method in ("magnitude", "refit"):
+        file = run / "patches" / f"{method}-seed-0.safetensors"
+        shutil.copyfile(skill, file)
+        pushed = alice("push", file, "ran", "--dry-run", "--json").json()
+        assert ("reliability.png" in pushed["files"]) == (method == "refit")
+        assert ("(reliability.png)" in pushed["card"]) == (method == "refit")

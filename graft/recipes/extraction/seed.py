@@ -23,6 +23,7 @@ from graft.extraction.registry import EXTRACTION_METHODS
 from graft.patch.live import apply_patch
 from graft.recipes.seed_run import SeedRun
 from graft.recipes.state import find_or_read
+from graft.registry import name_number
 from graft.results.seeds import ExtractedPoint, ExtractionSeed
 from graft.specs.extraction import ExtractionSpec
 from graft.tasks.head import Head
@@ -109,8 +110,8 @@ def run_seed(run: ExtractionRun) -> ExtractionSeed:
     points, refusals = [], list[BudgetError]()
     bar = tqdm(run.recipe.points(), desc=f"seed {run.seed}", unit="point", disable=None, leave=False)
     for method, size in bar:
-        bar.set_postfix_str(f"{method} {size:g}")
-        file = run.folder / "points" / f"{method}-{size:g}.json"
+        bar.set_postfix_str(f"{method} {name_number(size)}")
+        file = run.folder / "points" / f"{method}-{name_number(size)}.json"
         find = partial(_run_point, run, inputs, head, yardstick, method, size)
         try:
             points.append(find_or_read(file, ExtractedPoint, find))

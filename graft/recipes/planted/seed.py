@@ -25,6 +25,7 @@ from graft.patch.live import apply_patch
 from graft.patch.mask import Mask
 from graft.recipes.seed_run import SeedRun
 from graft.recipes.state import find_or_read
+from graft.registry import name_number
 from graft.results.planted import Numbers, PlantedCell, PlantedSeed
 from graft.sources.opening import Model, open_pair
 from graft.specs.planted import PlantedSpec
@@ -119,7 +120,7 @@ def run_seed(run: PlantedRun) -> PlantedSeed:
     for density in recipe.densities:
         planting = _plant(run, density)
         for ratio, overlap in places:
-            file = run.folder / "cells" / f"{density:g}-{ratio:g}-{overlap:g}.json"
+            file = run.folder / "cells" / f"{'-'.join(map(name_number, (density, ratio, overlap)))}.json"
             cells.append(
                 find_or_read(file, PlantedCell, partial(_run_cell, run, head, planting, drift, ratio, overlap, base))
             )
@@ -160,8 +161,7 @@ def _run_method(
     numbers: dict[str, float] = {}
     cache: ScoreCache = {}
     general = run.drift if LOCALIZATION_METHODS[method].needs_general else None
-    budgets = list(_budgets(run, mask))
-    for multiple, budget in budgets:
+    for multiple, budget in _budgets(run, mask):
         config = replace(run.recipe.localize, method=method, budget=budget, seed=run.seed)
         begun = time.perf_counter()
         try:
@@ -179,8 +179,8 @@ def _run_method(
             gain = recovered_gain(accuracy, *ends)
             numbers = {"recall": recalls[1], "accuracy": accuracy, "seconds": round(seconds, 1)}
             numbers |= {} if gain is None else {"recovered_gain": gain}
-    # over fewer budgets it would be the area of another curve than the other methods'
-    area = area_over_density(recalls) if len(recalls) == len(budgets) else None
+    # over fewer budgets it would be the area of another curve than the other methods', or than at other densities
+    area = area_over_density(recalls) if len(recalls) == len(run.recipe.multiples) else None
     return numbers if area is None else numbers | {"area": area}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graft.evaluate.t_interval import mean_intervals
+from graft.registry import name_number
 from graft.results.cells import cell, fixed, mean_cell
 from graft.results.planted import PlantedCell, PlantedSeed
 from graft.results.tables import TextTable
@@ -28,7 +29,7 @@ def tabulate_cells(metrics: Metrics, seed: PlantedSeed, metric: str) -> TextTabl
     methods = list(seed.cells[0].methods)
     rows = [
         [
-            *(f"{number:g}" for number in (place.density, place.ratio, place.overlap)),
+            *(name_number(number) for number in (place.density, place.ratio, place.overlap)),
             *(mean_cell(metrics[f"{end}, {place.name}"]["accuracy"]) for end in ("planted", "drifted")),
             *(mean_cell(metrics[f"{method}, {place.name}"].get(metric)) for method in methods),
         ]

@@ -42,14 +42,21 @@ class MeasuredControl(Control):
         return Control(self.setting, self.value, self.validation_accuracy)
 
 
-def measure_blends(run: SingleRun, head: Head, target: float) -> dict[str, MeasuredControl]:
-    """Measure the controls that are made of the base in `head` and the tuned checkpoint, as far as asked for."""
-    makers: Mapping[str, Callable[[SingleRun, Head, float], MeasuredControl]] = {
-        "interpolation": match_interpolation,
-        "larger_random": match_larger_random,
+def measure_blends(run: SingleRun, head: Head, target: float, k: int) -> dict[str, MeasuredControl]:
+    """Measure the controls that are made of the base in `head` and the tuned checkpoint, as far as asked for.
+
+    Args:
+        run: the seed at work.
+        head: over the base.
+        target: the main graft's accuracy on validation.
+        k: its entries.
+    """
+    makers: Mapping[str, Callable[[], MeasuredControl]] = {
+        "interpolation": lambda: match_interpolation(run, head, target),
+        "larger_random": lambda: match_larger_random(run, head, target, k),
     }
     asked = run.recipe.analysis.controls
-    return {CONTROL_NAMES[key]: make(run, head, target) for key, make in makers.items() if key in asked}
+    return {CONTROL_NAMES[key]: make() for key, make in makers.items() if key in asked}
 
 
 def match_interpolation(run: SingleRun, head: Head, target: float) -> MeasuredControl:
@@ -61,15 +68,16 @@ def match_interpolation(run: SingleRun, head: Head, target: float) -> MeasuredCo
     return MeasuredControl("alpha", match.setting, match.accuracy, _measure(run, head, interpolate(match.setting)))
 
 
-def match_larger_random(run: SingleRun, head: Head, target: float) -> MeasuredControl:
-    """Measure random entries of doubling density, each mask holding the one before, until the target is reached."""
+def match_larger_random(run: SingleRun, head: Head, target: float, k: int) -> MeasuredControl:
+    """Measure random entries from k on, twice as many each time and those before among them, up to the target."""
     # an entry that rounding alone moved, of a base in several dtypes, is none that tuning changed
     pair, config, names = run.pair.without_rounding(), run.recipe.localize, frozenset(run.names())
     n, n_changed = pair.base.n_parameters, run.count_changed()
     # shares are of the changed entries, densities of all n: with n = 1,000, 400 changed and a graft of 30 entries the
     # shares are .075, .15, .3, .6 and 1; a share of .3 has 120 entries, a density of .12
-    start = config.density * n if config.budget is None else config.budget
-    shares = [min(1.0, start / n_changed)]
+    asked = config.density * n if config.budget is None else config.budget
+    # a graft by lines or bytes, one that sizes itself and a refit have another number of entries than is asked for
+    shares = [min(1.0, (asked if abs(asked - k) <= 0.5 else k) / n_changed)]
     while shares[-1] < 1:
         shares.append(min(1.0, shares[-1] * DENSER))
 

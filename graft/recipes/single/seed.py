@@ -124,7 +124,7 @@ def _measure_controls(run: SingleRun, patch: Patch, models: Mapping[str, Predict
         head = run.open(run.recipe.base)
         with apply_patch(head.model, patch):
             target = run.validate(head)
-        controls |= measure_blends(run, head, target)
+        controls |= measure_blends(run, head, target, len(patch))
         if "early_stopping" in asked:
             controls[CONTROL_NAMES["early_stopping"]] = match_early_stopping(run, target)
     return {name: controls[name] for name in CONTROL_NAMES.values() if name in controls}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.registry import label_of
+from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
 from graft.report.estimates import Estimate, curve_of, estimate_of, gain_of
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import (
@@ -33,7 +34,7 @@ def build_plot(run: RunFolder) -> Plot | None:
     curves = list_curves(run)
     if not curves:
         return None
-    n = _count_weights(next(iter(curves.values())))
+    n = _count_weights(run, curves)
     shares = {method: _by_share(line, n) for method, line in curves.items()}
     title, levels = f"{run.name}: how much is enough?", _find_levels(run)
     return Plot(
@@ -50,12 +51,23 @@ def list_curves(run: RunFolder) -> Curves:
     return {method: curves[method] for method in sorted(curves, key=lambda method: method != run.method)}
 
 
-def _count_weights(line: Line) -> float:
-    """Return how many weights the base has, by the curve of a method that fills its budget, as the first one does."""
+def _count_weights(run: RunFolder, curves: Curves) -> float:
+    """Return how many weights the base has: as its patch says, else as nearly as the curves tell."""
+    patch = run.patch()
+    if patch is not None and patch.provenance.base.n_parameters:
+        return patch.provenance.base.n_parameters
     # the largest point knows it best, where rounding k to a whole number matters least: 1,600 entries at density 0.4
-    # are of n = 4,000 weights, of which a patch of 40 is the share 0.01
-    density, row = max(line.items())
-    return row["k"].mean / density
+    # are of n = 4,000 weights, of which a patch of 40 is the share 0.01. Whole lines, or what few weights that moved
+    # allow, may leave a part of a budget unfilled, so that the most is nearest
+    largest = {method: max(line.items()) for method, line in curves.items()}
+    fills = {method: row["k"].mean / density for method, (density, row) in largest.items()}
+    return max([n for method, n in fills.items() if _keeps_to_budget(method)] or fills.values())
+
+
+def _keeps_to_budget(method: str) -> bool:
+    """Return whether a method has no more entries than are asked for, as controls of a patch may have."""
+    row = LOCALIZATION_METHODS.get(method)
+    return row is not None and not (isinstance(row, LocalizationMethod) and row.sizes_itself)
 
 
 def _by_share(line: Line, n: float) -> Line:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from graft.registry import name_number
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import in_style, label_log, new_figure, save_figure, short_label
 from graft.report.run_folder import FinishedRun
@@ -36,7 +37,7 @@ def list_panels(seeds: Sequence[PlantedSeed]) -> dict[str, Lines]:
     panels: dict[str, dict[str, dict[float, list[float]]]] = {}
     for seed in seeds:
         for place in sorted(seed.cells, key=lambda place: place.ratio):
-            panel = panels.setdefault(f"density {place.density:g}, overlap {place.overlap:g}", {})
+            panel = panels.setdefault(f"density {name_number(place.density)}, overlap {name_number(place.overlap)}", {})
             for method, numbers in place.methods.items():
                 line = panel.setdefault(method, {})  # also where no budget is filled: colors stay
                 if "recall" in numbers:

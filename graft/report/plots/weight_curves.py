@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from graft.report.plots.extraction_curves import STYLES as ALL_STYLES
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import COLORS, in_style, label_log, new_figure, save_figure
 from graft.report.run_folder import FinishedRun
+from graft.results.seeds import ExtractedPoint
 
 ENOUGH = 0.9  # of the gain
 PANELS = {"recovered_gain": "recovered gain", "ece": "ECE"}
@@ -82,15 +83,23 @@ def plot_weights(lines: Mapping[str, Line], path: Path, *, tuned_ece: float, tit
 
 
 def find_enough(line: Line) -> float | None:
-    """Return the fewest weights whose mean gain is enough; None where no size has it."""
-    means = {points[0].k: fmean([point.numbers.get("recovered_gain", 0.0) for point in points])
-             for points in line.values() if points[0].k}  # fmt: skip
+    """Return the fewest weights whose mean gain is enough, of the sizes where every seed has one; None without any."""
+    means = {
+        points[0].k: fmean([point.numbers["recovered_gain"] for point in points])
+        for points in _measured(line, "recovered_gain")
+        if points[0].k
+    }
     return min((k for k, gain in means.items() if k is not None and reaches(gain, ENOUGH)), default=None)
+
+
+def _measured(line: Line, metric: str) -> list[Sequence[ExtractedPoint]]:
+    """Return the points of the sizes at which every seed has a metric; one whose tuning gained nothing lacks some."""
+    return [points for points in line.values() if all(metric in point.numbers for point in points)]
 
 
 def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     color, marker, dashes = STYLES.get(method, OTHER_STYLE)
-    drawn = [points for points in line.values() if all(metric in point.numbers for point in points)]
+    drawn = _measured(line, metric)
     if not drawn:
         return
     x = [float(points[0].k or 0) for points in drawn]

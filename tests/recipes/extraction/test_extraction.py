@@ -124,6 +124,16 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
     assert {path.name for path in (tmp_path / "out" / "state" / "seed-0").iterdir()} == {"seed.json", "points"}
 
 
+def test_sizes_that_differ_late_are_points_of_their_own(shelf: Path, tmp_path: Path) -> None:
+    sizes = [0.4, 0.400000001]
+    recipe = write_recipe(shelf, tmp_path, methods={"magnitude": sizes}, seeds=[0], expect={})
+    result = run_recipe(recipe, tmp_path / "out")
+    (seed,) = load_results(tmp_path / "out").seeds
+    assert isinstance(seed, ExtractionSeed)
+    assert [point.size for point in seed.points] == sizes
+    assert {"magnitude, density 0.4", "magnitude, density 0.400000001"} < set(result.results["summary"])
+
+
 def test_a_size_that_a_method_cannot_have_costs_its_point_alone(
     shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

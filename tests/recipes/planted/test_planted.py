@@ -108,6 +108,29 @@ def test_a_broken_run_goes_on_where_it_was(shelf: Path, tmp_path: Path, monkeypa
     assert {path.name for path in (tmp_path / "out" / "state" / "seed-0").iterdir()} == {"seed.json", "cells"}
 
 
+def test_settings_that_differ_late_are_places_of_their_own_and_an_area_is_over_all_budgets(
+    shelf: Path, tmp_path: Path
+) -> None:
+    ratios = [0.1, 0.10000001]
+    recipe = write_recipe(
+        shelf,
+        tmp_path,
+        methods=["random"],
+        seeds=[0],
+        expect={},
+        ratios=ratios,
+        densities=[0.01, 0.2],
+        multiples=[1, 9],
+    )
+    result = run_recipe(recipe, tmp_path / "out")
+    (seed,) = load_results(tmp_path / "out").seeds
+    assert isinstance(seed, PlantedSeed)
+    assert [(cell.density, cell.ratio) for cell in seed.cells] == [(d, r) for d in (0.01, 0.2) for r in ratios]
+    assert "random, density 0.01, drift 0.10000001, overlap 0" in result.results["summary"]
+    for cell in seed.cells:  # nine times a fifth is more than there is: a curve of one budget less is another curve
+        assert ("area" in cell.methods["random"]) == (cell.density == 0.01)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from graft.controls.registry import CONTROLS, is_made_of_patch
 from graft.evaluate.calibration import negative_log_likelihood
 from graft.evaluate.evaluation import Predictions, predict_examples
+from graft.evaluate.interpolation import Match
+from graft.localize.budget import resolve_budget
 from graft.recipes.seed_run import SeedContext
 from graft.recipes.single import controls
 from graft.recipes.single.controls import match_early_stopping, match_interpolation, match_larger_random, scale_tuned
 from graft.recipes.single.curve import trace_curve
-from graft.recipes.single.seed import run_seed
+from graft.recipes.single.seed import _measure_controls, run_seed
 from graft.recipes.single.seed_run import SingleRun
 from graft.results.fields import to_json
 from graft.results.gain_split import split_gain
@@ -61,6 +64,11 @@ def bench(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> SingleRun:
 def seed(bench: SingleRun) -> dict[str, Any]:
     found: dict[str, Any] = to_json(run_seed(bench))
     return found
+
+
+def k_of(run: SingleRun) -> int:
+    """How many entries a patch of the recipe's density has."""
+    return resolve_budget(run.pair.base.n_parameters, run.recipe.localize.density, None)
 
 
 def test_a_temperature_divides_the_logits_of_answers_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,14 +166,14 @@ def test_settings_are_chosen_on_validation_and_never_on_test(bench: SingleRun, m
     target = 0.8
     found = {
         "alpha": match_interpolation(bench, head, target),
-        "density": match_larger_random(bench, head, target),
+        "density": match_larger_random(bench, head, target, k_of(bench)),
         "steps": match_early_stopping(bench, target),
     }
     other = Task.load(bench.task.folder / "task.yaml", ("data.test=meals.jsonl",)).with_seed(0)
     swapped = SingleRun(bench.recipe, other, context=bench.context)
     again = {
         "alpha": match_interpolation(swapped, head, target),
-        "density": match_larger_random(swapped, head, target),
+        "density": match_larger_random(swapped, head, target, k_of(bench)),
         "steps": match_early_stopping(swapped, target),
     }
     for setting, control in found.items():
@@ -181,7 +189,7 @@ def test_settings_are_chosen_on_validation_and_never_on_test(bench: SingleRun, m
 def test_a_target_below_the_base_is_reached_at_once(bench: SingleRun) -> None:
     head = bench.open(bench.recipe.base)
     assert match_interpolation(bench, head, 0.0).value == controls.ALPHAS[0]
-    assert match_larger_random(bench, head, 0.0).value == pytest.approx(0.03, abs=0.01)
+    assert match_larger_random(bench, head, 0.0, k_of(bench)).value == pytest.approx(0.03, abs=0.01)
     assert match_early_stopping(bench, 0.01).value == 80 // controls.CHECKS
     few = ("train.localizable={density: 0.05, proximal_epochs: 1, epochs: 15}", "train.epochs=5")
     task = Task.load(bench.task.folder / "task.yaml", few).with_seed(0)
@@ -196,8 +204,28 @@ def test_random_entries_that_rounding_alone_moved_are_not_counted(bench: SingleR
     run = SingleRun(recipe, bench.task, context=bench.context)
     vars(run)["pair"] = CheckpointPair.open(mixed, rounded)
     assert run.count_changed() == 2
-    found = match_larger_random(run, run.open(mixed), 0.0)
+    found = match_larger_random(run, run.open(mixed), 0.0, k_of(run))
     assert found.value * run.pair.base.n_parameters == pytest.approx(2)
+
+
+def test_random_entries_begin_at_the_number_that_the_graft_has(
+    bench: SingleRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[float] = []
+
+    def take_first(settings: Sequence[float], *_: Any, **__: Any) -> Match:
+        begun.append(settings[0])
+        return Match(settings[0], 1.0)
+
+    monkeypatch.setattr(controls, "match_accuracy", take_first)
+    localize = dataclasses.replace(bench.recipe.localize, structure="columns", lines=3)  # 0.03 is 617 entries
+    analysis = dataclasses.replace(bench.recipe.analysis, controls=("larger_random",))
+    recipe = dataclasses.replace(bench.recipe, localize=localize, analysis=analysis)
+    run = SingleRun(recipe, bench.task, context=bench.context)
+    patch = run.localize("magnitude")
+    assert len(patch) < 200
+    _measure_controls(run, patch, {})
+    assert begun == [len(patch) / run.count_changed()]
 
 
 def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
@@ -205,7 +233,7 @@ def test_a_target_that_nothing_reaches_ends_with_the_whole_of_tuning(
 ) -> None:
     head = bench.open(bench.recipe.base)
     tuned = bench.predict_test(bench.open(bench.tuned)).logits
-    larger = match_larger_random(bench, head, 1.01)
+    larger = match_larger_random(bench, head, 1.01, k_of(bench))
     assert larger.validation_accuracy <= 1
     monkeypatch.setattr(controls, "ALPHAS", (1.0,))
     mixed = match_interpolation(bench, head, 1.01).predictions.test.logits

@@ -30,6 +30,17 @@ def test_the_fewest_weights_whose_mean_gain_is_enough() -> None:
     assert find_enough({1e-5: [point("refit", 1e-5, 227, nearly)]}) == 227
 
 
+def test_a_seed_whose_tuning_gained_nothing_counts_as_no_gain_nowhere(tmp_path: Path, drawn: Drawn) -> None:
+    sizes = ((1e-5, 227, 1.4), (1e-4, 2271, 1.4))
+    one = tuple(point("refit", size, k, gain) for size, k, gain in sizes)
+    lacks = tuple(ExtractedPoint("refit", size, 5_000, {"ece": 0.05}, {}, 0.0, k) for size, k, _ in sizes)
+    plot = build_plot(finished(tmp_path, one, one, lacks))  # (1.4 + 1.4 + 0) / 3 would be enough
+    assert plot is not None
+    plot.draw(tmp_path / "weights")
+    assert "of the gain" not in drawn.words()
+    assert find_enough({1e-5: [one[0], one[0], lacks[0]]}) is None
+
+
 def test_patches_are_drawn_by_their_weights_and_nothing_else(tmp_path: Path, drawn: Drawn) -> None:
     seed = (point("refit", 1e-5, 227, 0.8), point("refit", 1e-4, 2271, 0.97), point("svd", 1, None, 0.6))
     plot = build_plot(finished(tmp_path, (*seed, point("svd", 4, None, 0.9)), (*seed, point("svd", 4, None, 0.9))))
