@@ -25,7 +25,7 @@ COLDEST, HOTTEST = 1e-2, 1e2  # bounds, since the best temperature of a faultles
 _UNKNOWN = "validation is answered without a fault, which says of no temperature that it is too low: 1 is taken"
 # temperatures of tokens, each 1.26 times the one before: usual ones, and those beyond, which overlap with these
 _USUAL, _COLDER, _HOTTER = (
-    tuple(np.geomspace(*ends, n).tolist()) for *ends, n in ((0.25, 8, 16), (COLDEST, 0.32, 16), (6.25, HOTTEST, 13))
+    np.geomspace(low, high, n).tolist() for low, high, n in ((0.25, 8, 16), (COLDEST, 0.32, 16), (6.25, HOTTEST, 13))
 )
 
 
