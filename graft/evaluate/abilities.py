@@ -21,7 +21,7 @@ from graft.evaluate.evaluation import predict_examples
 from graft.evaluate.registry import METRICS
 from graft.scores.gradients import split_examples
 from graft.scores.soft_targets import aim_at
-from graft.tasks.examples import NONE_OF_THESE, Example
+from graft.tasks.examples import NONE_OF_THESE, Example, sort_by_length
 from graft.tasks.head import Head
 from graft.tasks.sharing import share_model
 from graft.tasks.task import Task
@@ -187,7 +187,7 @@ def _halve(task: Task, examples: list[Example], what: str) -> tuple[list[Example
 
 def _mean_loss(head: Head, examples: Sequence[Example], batch_size: int) -> float:
     with head.evaluating():
-        parts = split_examples(sorted(examples, key=lambda example: example.n_characters), batch_size)
+        parts = split_examples(sort_by_length(examples), batch_size)
         return sum(head.loss(part).item() * head.share(part, examples) for part in parts)
 
 

@@ -23,7 +23,10 @@ from graft.tasks.loading import tell_once
 
 COLDEST, HOTTEST = 1e-2, 1e2  # bounds, since the best temperature of a faultless model is 0, of a useless one ∞
 _UNKNOWN = "validation is answered without a fault, which says of no temperature that it is too low: 1 is taken"
-_GRID = tuple(np.geomspace(0.25, 8, 16).tolist())  # temperatures of tokens: each is 1.26 times the one before
+# temperatures of tokens, each 1.26 times the one before: usual ones, and those beyond, which overlap with these
+_USUAL, _COLDER, _HOTTER = (
+    np.geomspace(low, high, n).tolist() for low, high, n in ((0.25, 8, 16), (COLDEST, 0.32, 16), (6.25, HOTTEST, 13))
+)
 
 
 def fit_temperature(validation: Prediction) -> float:
@@ -55,9 +58,9 @@ def fit_temperature(validation: Prediction) -> float:
 def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Sequence[Example], size: int) -> float:
     """Return the T that minimizes the mean NLL of softmax(logits / T) over the tokens that the head predicts.
 
-    Logits over a vocabulary are too many to keep: one pass over the examples sums the NLL at `_GRID`, and the least of
-    the cubic spline through it in ln T is returned. Where there is none between its ends, it is 1 at the cold end, as
-    in `fit_temperature`, or the hot end.
+    Logits over a vocabulary are too many to keep: one pass over the examples sums the NLL at a grid of temperatures,
+    and the least of the cubic spline through it in ln T is returned. Where it is an end of the usual grid, a second
+    pass goes on from there, and its last end is treated as in `fit_temperature`.
 
     Args:
         head: over the model.
@@ -67,13 +70,20 @@ def fit_token_temperature(head: LanguageModelHead | CompletionHead, examples: Se
     Raises:
         DataError, ConfigError: as the head's `inspect`.
     """
-    from scipy.interpolate import CubicSpline
-
     rows = head.flag(examples, "validation")
-    spline = CubicSpline(np.log(_GRID), nll_at(head, rows, _GRID, batch_size=size, label="validation"))
-    turns = spline.derivative().roots(extrapolate=False)
-    least = min((*turns, *np.log([_GRID[0], _GRID[-1]])), key=spline)
-    if least > np.log(_GRID[0]):
+
+    def find_least(grid: Sequence[float]) -> float:
+        """Return ln of the best temperature of a grid's range."""
+        from scipy.interpolate import CubicSpline
+
+        spline = CubicSpline(np.log(grid), nll_at(head, rows, grid, batch_size=size, label="validation"))
+        turns = spline.derivative().roots(extrapolate=False)
+        return float(min((*turns, *np.log([grid[0], grid[-1]])), key=spline))
+
+    least = find_least(_USUAL)
+    if not np.log(_USUAL[0]) < least < np.log(_USUAL[-1]):
+        least = find_least(_COLDER if least <= np.log(_USUAL[0]) else _HOTTER)
+    if least > np.log(_COLDER[0]):
         return float(np.exp(least))
     tell_once(_UNKNOWN)
     return 1.0

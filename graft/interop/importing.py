@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from graft.errors import BudgetError
-from graft.files.location import locate
+from graft.files.location import Located, locate
 from graft.interop.registry import IMPORT_FORMATS
 from graft.localize.budget import resolve_budget
 from graft.localize.pair_notes import Differences, note_rounding
@@ -30,29 +30,91 @@ from graft.tensors.scope import Scope
 
 
 @dataclass(frozen=True)
-class _Imported:
-    """A file's changes beside their base.
+class Imported:
+    """A file's changes beside their base, with one tensor in memory at a time.
 
     Attributes:
+        located: where the base was found.
         base, file: the base, and the file.
+        source: the file's format.
         weights: what the file holds.
         edits: the base's tensors -> their edits.
         dense: tensors that the base lacks, or of a head of another size.
     """
 
+    located: Located
     base: Checkpoint
     file: Path
+    source: str
     weights: ImportedWeights
     edits: Mapping[str, Sequence[Edit]]
     dense: dict[str, torch.Tensor]
 
     @classmethod
-    def open(cls, file: Path, source: str, base: Path) -> _Imported:
-        """Match a file's changes with their base; nothing is computed yet."""
-        import_format, checkpoint = IMPORT_FORMATS.find(source), Checkpoint.open(base)
+    def open(cls, file: Path, source: str, base: str) -> Imported:
+        """Match a file's changes with their base; nothing is computed yet.
+
+        Args:
+            file: the file or folder.
+            source: the file's format, a name of `IMPORT_FORMATS`.
+            base: the model that the file belongs to.
+
+        Raises:
+            ConfigError: no such format.
+            CheckpointError: the file is junk or of another kind, or the base cannot be read.
+            MismatchError: the file does not belong to this base; the tensor is named.
+        """
+        import_format, located = IMPORT_FORMATS.find(source), locate(base)
+        checkpoint = Checkpoint.open(located.path)
         weights = import_format.read(file, checkpoint)
         edits, dense = match_edits(weights, checkpoint)
-        return cls(checkpoint, file, weights, dict(sorted(edits.items())), dense)
+        return cls(located, checkpoint, file, source, weights, dict(sorted(edits.items())), dense)
+
+    def cut(self, density: float | None = None, budget: int | None = None, *, with_base_values: bool = False) -> Patch:
+        """Make a patch of the changes.
+
+        Args:
+            density, budget: number of entries to keep, those that change most; entries that differ only by rounding to
+                the file's dtype do not count. Without them every changed entry is kept.
+            with_base_values: also store the base's values.
+
+        Raises:
+            BudgetError: the file changes nothing, or less than the budget.
+            CheckpointError, MismatchError: as `read`.
+        """
+        base = self.base
+        mask = _choose_entries(self, density, budget)
+        rows, grown = new_rows(base, self.edits, self.file)
+        dense = self.dense | rows
+        for name, tensor in dense.items():
+            refuse_not_finite(tensor, name, self.file)
+        config = {"method": "import", "from": self.source, "density": density, "budget": budget, **self.weights.config}
+        buffers = tuple(sorted(base.buffers.intersection(mask)))
+        provenance = replace(trace_provenance(self.located, base, Scope("all"), config), grown=grown, buffers=buffers)
+        values, before = _take_values(self, mask)
+        hashes = {name: hash_values(tensor) for name, tensor in before.items()}
+        return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
+
+    def describe(self, *, whole: bool) -> Differences:
+        """Describe what a person should know of a file and its base: how many entries differ by rounding alone.
+
+        Args:
+            whole: a patch keeps every changed entry; else a budget selects among them.
+
+        Raises:
+            CheckpointError, MismatchError: as `read`.
+        """
+        pairs = {name: (self.base.read(name).dtype, self.read_stored(name).dtype) for name in self.parameters}
+        rounding = [name for name, (left, right) in pairs.items() if left != right or self.narrow is not None]
+        rounded = sum(
+            int((self.changed(name, ignores_rounding=False) & ~self.changed(name, ignores_rounding=True)).sum())
+            for name in rounding
+        )
+        if not rounding or not (rounded or self.narrow is None):
+            return Differences((), (), (), None, {}, ())
+        left, right = (DTYPE_NAMES[dtype] for dtype in pairs[rounding[0]])
+        note = note_rounding(left, right, self.narrow, rounded, whole=whole)
+        return Differences((), (), (), rounded, {}, (note,))
 
     @property
     def parameters(self) -> list[str]:
@@ -108,60 +170,16 @@ def import_patch(
     """Make a patch of the changes that another tool's file makes to a base, with one tensor in memory at a time.
 
     Args:
-        file: the file or folder.
-        source: the file's format, a name of `IMPORT_FORMATS`.
-        base: the model that the file belongs to.
-        density, budget: number of entries to keep, those that change most; entries that differ only by rounding to the
-            file's dtype do not count. Without them every changed entry is kept.
-        with_base_values: also store the base's values.
+        file, source, base: as for `Imported.open`.
+        density, budget, with_base_values: as for `Imported.cut`.
 
     Raises:
-        ConfigError: no such format.
-        CheckpointError: the file is junk or of another kind, or the base cannot be read.
-        MismatchError: the file does not belong to this base; the tensor is named.
-        BudgetError: the file changes nothing, or less than the budget.
+        ConfigError, CheckpointError, MismatchError, BudgetError: as these.
     """
-    located = locate(base)
-    imported = _Imported.open(file, source, located.path)
-    checkpoint = imported.base
-    mask = _choose_entries(imported, density, budget)
-    rows, grown = new_rows(checkpoint, imported.edits, file)
-    dense = imported.dense | rows
-    for name, tensor in dense.items():
-        refuse_not_finite(tensor, name, file)
-    config = {"method": "import", "from": source, "density": density, "budget": budget, **imported.weights.config}
-    buffers = tuple(sorted(checkpoint.buffers.intersection(mask)))
-    provenance = replace(trace_provenance(located, checkpoint, Scope("all"), config), grown=grown, buffers=buffers)
-    values, before = _take_values(imported, mask)
-    hashes = {name: hash_values(tensor) for name, tensor in before.items()}
-    return Patch(mask, values, hashes, provenance, before if with_base_values else None, dense)
+    return Imported.open(file, source, base).cut(density, budget, with_base_values=with_base_values)
 
 
-def describe_import(file: Path, source: str, base: str, *, whole: bool) -> Differences:
-    """Describe what a person should know of a file and its base: how many entries differ by rounding alone.
-
-    Args:
-        file, source, base: as for `import_patch`.
-        whole: the patch keeps every changed entry; else a budget selects among them.
-
-    Raises:
-        ConfigError, CheckpointError, MismatchError: as `import_patch`.
-    """
-    imported = _Imported.open(file, source, locate(base).path)
-    pairs = {name: (imported.base.read(name).dtype, imported.read_stored(name).dtype) for name in imported.parameters}
-    rounding = [name for name, (left, right) in pairs.items() if left != right or imported.narrow is not None]
-    rounded = sum(
-        int((imported.changed(name, ignores_rounding=False) & ~imported.changed(name, ignores_rounding=True)).sum())
-        for name in rounding
-    )
-    if not rounding or not (rounded or imported.narrow is None):
-        return Differences((), (), (), None, {}, ())
-    left, right = (DTYPE_NAMES[dtype] for dtype in pairs[rounding[0]])
-    note = note_rounding(left, right, imported.narrow, rounded, whole=whole)
-    return Differences((), (), (), rounded, {}, (note,))
-
-
-def _choose_entries(imported: _Imported, density: float | None, budget: int | None) -> Mask:
+def _choose_entries(imported: Imported, density: float | None, budget: int | None) -> Mask:
     base, indices = imported.base, dict[str, Indices]()
     if density is None and budget is None:
         for name in imported.edits:
@@ -178,7 +196,7 @@ def _choose_entries(imported: _Imported, density: float | None, budget: int | No
     return mask
 
 
-def _take_values(imported: _Imported, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _take_values(imported: Imported, mask: Mask) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Take the tuned values at a mask, and the base's."""
     values, before = {}, {}
     for name, indices in mask.indices.items():

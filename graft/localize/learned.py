@@ -47,7 +47,7 @@ from graft.scores.gradients import backpropagate
 from graft.scores.offsets import RunningClassOffsets
 from graft.scores.table import Scores
 from graft.specs.localize import LearnSpec
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, sort_by_texts
 from graft.tasks.head import Head
 
 
@@ -174,7 +174,7 @@ def learn_mask(
         CheckpointError: a loss is not finite.
     """
     head.model.eval()
-    validation = sorted(validation, key=lambda example: sum(map(len, example.texts)))  # saves padding
+    validation = sort_by_texts(validation)  # saves padding
     best, lowest = candidates.choose(scores), math.inf
     try:
         for restart in range(config.restarts):

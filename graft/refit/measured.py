@@ -13,7 +13,7 @@ from graft.refit.mixture import MixedObjective
 from graft.refit.objective import Objective, divergences
 from graft.refit.teacher import BATCH_SIZE, RecordedTeacher, ResidentTeacher, Teacher
 from graft.specs.refit import Criterion
-from graft.tasks.examples import NONE_OF_THESE, Example
+from graft.tasks.examples import NONE_OF_THESE, Example, sort_by_length
 from graft.tasks.head import Head
 
 
@@ -90,7 +90,7 @@ def _mean_over_batches(
     head: Head, examples: Sequence[Example], measure_batch: Callable[[Sequence[Example]], torch.Tensor]
 ) -> float:
     """Return a mean over examples, a batch of similar length at a time; of several processes each takes some."""
-    ordered = sorted(examples, key=lambda example: example.n_characters)
+    ordered = sort_by_length(examples)
     batches = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
     with head.evaluating():
         shares = [head.share(batch, ordered) * float(measure_batch(batch)) for batch, _ in head.ranks.shard(batches)]

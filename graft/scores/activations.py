@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from graft.tasks.batches import Texts, run_model
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, order_by_length
 from graft.tasks.head import Head
 from graft.tensors.architecture import architecture_of
 from graft.tensors.scope import is_layer_name
@@ -138,7 +138,7 @@ def _axis_of(module: torch.nn.Module) -> int | None:
 
 def _read_texts(head: Head, examples: Sequence[Example], recorder: _Recorder, batch_size: int, as_task: bool) -> int:
     """Run the model on the texts; return the number of their tokens."""
-    order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
+    order = order_by_length(examples)
     n_tokens = 0
     with head.evaluating():
         for start in tqdm(range(0, len(order), batch_size), desc="activations", disable=None, leave=False):

@@ -22,7 +22,7 @@ from graft.scores.gradients import (
     stream_gradients,
 )
 from graft.scores.offsets import fit_class_offsets
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, sort_by_texts
 from graft.tasks.head import Head
 from graft.tensors.dtypes import as_bits, assign
 from graft.tensors.pair import CheckpointPair
@@ -70,7 +70,7 @@ class GradientPath:
         self.class_debias = class_debias
         head.inspect(examples, "train")
         counted = head.with_outputs(examples)
-        self.examples = sorted(counted, key=lambda example: sum(map(len, example.texts)))  # saves padding
+        self.examples = sort_by_texts(counted)  # saves padding
         self.weights: Mapping[str, torch.Tensor] = LiveTarget(head.model).require(names, "is in scope")
         self._moved: Mask | None = EMPTY_MASK  # where weights are not the base's; None: anywhere
         self._location = _describe_point(0.0)

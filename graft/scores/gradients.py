@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from graft.errors import CheckpointError
 from graft.parallel.sharded import is_sharded
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, sort_by_length
 from graft.tasks.head import Head
 from graft.tensors.live_weight import LiveWeight, find_owners, group_by_owner
 from graft.tensors.shards import local_of, shard_of
@@ -269,4 +269,4 @@ class GradientMean:
 
 def _order_counted(head: Head, examples: Sequence[Example]) -> list[Example]:
     """Return the examples that have a loss, by length, which saves padding."""
-    return sorted(head.with_outputs(examples), key=lambda example: example.n_characters)
+    return sort_by_length(head.with_outputs(examples))

@@ -84,7 +84,7 @@ def link_tokenizer(source: Path, folder: Path) -> None:
     is_complete = has_tokenizer(folder)
     for file in source.iterdir() if source.is_dir() else ():
         is_of_model = file.name.startswith(("config.json", "adapter_", "README", "training_args", "model"))
-        is_text = file.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken")
-        is_other = is_complete and is_of_tokenizer(file.name)
-        if is_text and not (is_of_model or is_other) and file.is_file() and not (folder / file.name).exists():
+        is_of_text = is_of_tokenizer(file.name)
+        is_wanted = not is_complete if is_of_text else file.suffix in (".json", ".txt", ".jinja")
+        if is_wanted and not is_of_model and file.is_file() and not (folder / file.name).exists():
             (folder / file.name).symlink_to(file.resolve())

@@ -34,7 +34,8 @@ class TaskSpec(Block):
             of the completion head at the end.
         shots: examples per class drawn from train and, at the same count, from validation; all where absent. Where a
             task has no classes to balance (choices, lm, completion), examples in all.
-        seed: seed by which the shots are drawn.
+        seed: seed by which the shots are drawn, class after class in the order of `labels`: in another order, as with
+            another order of the rows, other examples are drawn.
         train: how a base is fine-tuned on this task; where absent few weights of the layers train (`localizable`).
     """
 

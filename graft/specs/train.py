@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from graft.specs.block import Block
 from graft.specs.localizable import LocalizableSpec
-from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Share, Within
+from graft.specs.ranges import Above, AtLeast, Between, Count, Seed, Within
 from graft.specs.record import RecordSpec
 from graft.specs.regularize import RegularizeSpec
 
@@ -49,7 +49,8 @@ class TrainSpec(Block):
         scope: which tensors train: layers, embeddings, heads, a sum such as layers+embeddings, all, or a regular
             expression.
         seed: seed of the order of examples and of dropout; the task's where absent.
-        stop_at: accuracy on validation at which training stops early; the schedule stays that of the whole length.
+        stop_at: accuracy on validation at which training stops early, 0 at its first check; the schedule stays that of
+            the whole length.
         check_every: steps between checks of `stop_at`; only the end of each epoch where absent.
         localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
         record: record while training which weights matter, and leave the record beside the tuned weights.
@@ -72,7 +73,7 @@ class TrainSpec(Block):
     average: bool = False
     scope: str = "all"
     seed: Seed | None = None
-    stop_at: Share | None = None
+    stop_at: Annotated[float, Within(0, 1)] | None = None
     check_every: Count | None = None
     localizable: LocalizableSpec | None = None
     record: RecordSpec | None = None

@@ -16,6 +16,11 @@ from graft.tensors.out_of_memory import is_out_of_memory
 Texts = tuple[str, ...]
 Side = Literal["left", "right"]
 _LENGTHS = ("max_position_embeddings", "max_sequence_length", "max_seq_len")  # keys of configs for the longest input
+# architectures without positions, or whose states pass over what is masked: the tests compare each with texts alone
+_PASS_OVER_PADDING = frozenset(
+    {"bloom", "falcon_mamba", "jamba", "mamba", "mamba2", "mpt", "olmo_hybrid"}
+    | {"qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"}
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,17 @@ def run_model(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any
         raise CheckpointError(f"{type(model).__name__} cannot be run on texts alone ({fact})") from error
 
 
+def reads_left_padding(model: Any) -> bool:
+    """Return whether a model writes on after a text padded on the left as it does after the text alone.
+
+    So it does where padding is masked and each token is given its position. A model that counts positions itself, as
+    BART's decoder does, counts padding too; one that keeps states other than keys and values may have read it.
+    """
+    if model.config.get_text_config().model_type in _PASS_OVER_PADDING:
+        return True
+    return "position_ids" in inspect.signature(model.forward).parameters and not getattr(model, "_is_stateful", False)
+
+
 def split_by_end(ids: torch.Tensor, end: int) -> list[torch.Tensor]:
     """Return the rows of (n, tokens) token ids in parts with equally many end tokens, each (m,) int64.
 
@@ -148,6 +164,14 @@ def longest_input(model: Any) -> int | None:
     lengths = [length for length in declared if isinstance(length, int) and length > 0]
     lengths += [table.num_embeddings - _count_skipped(table) for table in position_tables(model)]
     return min(lengths, default=None)
+
+
+def first_position(model: Any) -> int:
+    """Return the position of a text's first token as a model would count: 0, or past the padding's where rows have one.
+
+    Models like RoBERTa are given positions from 0 on by transformers' `generate`, and count from there elsewhere.
+    """
+    return max((_count_skipped(table) for table in position_tables(model) if table.padding_idx is not None), default=0)
 
 
 def position_tables(model: Any) -> list[torch.nn.Embedding]:

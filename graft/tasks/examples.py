@@ -38,6 +38,24 @@ class Example:
         return sum(map(len, self.texts)) + max(map(len, self.choices), default=0)
 
 
+def order_by_length(examples: Sequence[Example]) -> list[int]:
+    """Return the positions of examples from the shortest to the longest: batches of neighbors save padding."""
+    return sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
+
+
+def sort_by_length(examples: Sequence[Example]) -> list[Example]:
+    """Return examples from the shortest to the longest, as `order_by_length`."""
+    return [examples[i] for i in order_by_length(examples)]
+
+
+def sort_by_texts(examples: Sequence[Example]) -> list[Example]:
+    """Return examples by the length of their texts alone, whatever their choices.
+
+    In this order gradients are gathered and masks learned: another one would learn other masks by the same seed.
+    """
+    return sorted(examples, key=lambda example: sum(map(len, example.texts)))
+
+
 def split_by_length(examples: Sequence[Example], worth: int = 500) -> list[list[Example]]:
     """Part examples by length, where that saves padding, for passes one after the other.
 
@@ -47,7 +65,7 @@ def split_by_length(examples: Sequence[Example], worth: int = 500) -> list[list[
         examples: in any order.
         worth: characters of padding that a further pass must save.
     """
-    ordered = sorted(examples, key=lambda example: example.n_characters)
+    ordered = sort_by_length(examples)
     lengths, n = [example.n_characters for example in ordered], len(ordered)
     saved, cut = max(((cut * (lengths[-1] - lengths[cut - 1]), cut) for cut in range(1, n)), default=(0, 0))
     if saved < worth:
@@ -85,7 +103,7 @@ def draw_shots(
         examples: to draw from.
         shots: examples per class.
         labels: label names; without them `shots` examples are drawn in all, whatever their labels.
-        seed: same seed, same examples.
+        seed: same seed, same examples, from the same order of examples and labels.
         strict: refuse a class with fewer examples; else all of its examples are taken.
 
     Raises:

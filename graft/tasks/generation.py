@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from graft.tasks.batches import first_position, reads_left_padding
 from graft.tasks.head import Head
 
 Tokens = Sequence[int]
@@ -19,7 +20,8 @@ def write_on(
     """Return the tokens that a model writes after each context, up to and with the first of `ends`.
 
     Contexts of similar length share a batch, padded on the left; a row that has ended waits for the others, and what
-    stands behind its end is dropped. The folder's own settings for generation, such as sampling, are set aside.
+    stands behind its end is dropped. A model that would read the padding writes after one context at a time. The
+    folder's own settings for generation, such as sampling, are set aside.
 
     Args:
         head: over the model, in evaluation mode.
@@ -31,11 +33,14 @@ def write_on(
     """
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     written: list[list[int]] = [[] for _ in contexts]
-    starts = range(0, len(order), batch_size)
+    first, size = first_position(head.model), batch_size if reads_left_padding(head.model) else 1
+    starts = range(0, len(order), size)
     with _greedy(head.model, head.tokenizer.pad_token_id, ends, most):
         for start in tqdm(starts, desc=label, disable=None, leave=False):
-            chosen = order[start : start + batch_size]
+            chosen = order[start : start + size]
             batch = head.pad([contexts[i] for i in chosen], side="left")
+            if first:  # `generate` would count from 0
+                batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0) + first
             width = batch["input_ids"].shape[1]
             for i, row in zip(chosen, head.model.generate(**batch)[:, width:].tolist(), strict=True):
                 end = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))

@@ -33,7 +33,7 @@ from graft.tasks.batches import (
     pad_tokens,
 )
 from graft.tasks.cuts import tell_cut
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, order_by_length
 from graft.tasks.label_order import RowNames
 from graft.tasks.padded_logits import are_finite
 from graft.tasks.placement import checkpoint_layers, find_device, find_dtype, place_model, speed_up_products
@@ -198,7 +198,7 @@ class Head(ABC):
         Examples of similar length share a batch, which saves padding; the result is in the order given. Batches are
         distributed over the processes, if there are several, and the result is the same on each: a collective call.
         """
-        order = sorted(range(len(examples)), key=lambda i: examples[i].n_characters)
+        order = order_by_length(examples)
         width = max((len(example.choices) for example in examples), default=0) or len(self.task.labels)
         result = torch.full((len(examples), width), -torch.inf)
         batches, n_cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)], 0
@@ -304,7 +304,8 @@ def spread_head(
         raise ConfigError("device 'auto-map' spreads a model within one process: use --parallel fsdp under a launcher")
     sharded = runtime.parallel == "fsdp" and not ranks.is_single
     opening = dataclasses.replace(runtime, device="cpu") if sharded else runtime
-    head = open_head(model, task, opening, seed=seed, rows=rows, renew=renew)
+    computes_on = runtime.device if sharded else None
+    head = open_head(model, task, opening, seed=seed, rows=rows, renew=renew, computes_on=computes_on)
     head.ranks = ranks
     if sharded:
         shard_weights(head.model, find_device(runtime.device), products)
@@ -320,6 +321,7 @@ def open_head(
     seed: int = 0,
     rows: RowNames | None = None,
     renew: bool = False,
+    computes_on: str | None = None,
 ) -> Head:
     """Load a model with the head that the task names.
 
@@ -330,6 +332,7 @@ def open_head(
         seed: of a layer of the head's own that the checkpoint lacks.
         rows: the labels of such a layer's rows as something other than the folder gives them, such as a patch.
         renew: make a new layer where the folder's is for other labels than the task's, which is refused otherwise.
+        computes_on: the device that the model will be moved to, where it is another one.
 
     Raises:
         CheckpointError: transformers cannot load the folder, or its model is not of the kind that the head needs.
@@ -342,6 +345,6 @@ def open_head(
     if runtime.gradient_checkpointing:
         checkpoint_layers(head.model)
     place_model(head.model, runtime.device)
-    speed_up_products(head.model)
+    speed_up_products(head.model, computes_on)
     head.model.eval()
     return head

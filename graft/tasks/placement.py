@@ -76,11 +76,17 @@ def place_model(model: Any, device: str) -> None:
     dispatch_model(model, device_map)
 
 
-def speed_up_products(model: Any) -> None:
+def speed_up_products(model: Any, device: str | None = None) -> None:
     """Have a narrow model's products computed in fp32 where this processor has no instructions for its dtype.
 
-    Of a large model it is said on stderr, once: fp32 alone spares the rounding of each product.
+    Of a large model it is said on stderr, once: fp32 alone spares the rounding of each product. Nothing is done, nor
+    said, of a model in host memory that will compute on another `device`, as one whose shards go to GPUs.
+
+    Raises:
+        ConfigError: no such device here.
     """
+    if device is not None and find_device(device).type != "cpu":
+        return
     sizes: Counter[torch.dtype] = Counter()
     for weight in model.parameters():
         if weight.device.type == "cpu" and not multiplies_fast(weight.dtype):

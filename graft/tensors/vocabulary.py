@@ -10,9 +10,12 @@ from typing import Any
 
 from graft.errors import CheckpointError
 
-_FILES = ("tokenizer*", "*vocab*", "spiece*", "*.model", "merges.txt")
-_VOCABULARY = re.compile(r"tokenizer\.json|.*vocab.*|spiece.*|dict.*|.*\.(model|tiktoken|spm|codes)")
-_TOKENIZER = re.compile(r"(tokenizer|chat_template|special_tokens|added_tokens|merges|emoji).*")
+# files of a vocabulary, by transformers' names for them, and those that say more of a tokenizer
+_VOCABULARY = re.compile(
+    r"tokenizer\.json|.*vocab.*|spiece.*|dict.*|byte_maps\.json|.*\.(model|tiktoken|spm|codes|tokenizer)"
+)
+_MORE = re.compile(r"(tokenizer|chat_template|special_tokens|added_tokens|merges|emoji|normalizer|word_(shape|pron)).*")
+_CONFIG = "tokenizer_config.json"  # all there is of a tokenizer of bytes
 
 
 def read_tokens(folder: Path, start: int, stop: int) -> tuple[str | None, ...]:
@@ -71,17 +74,17 @@ def extend_tokenizer(folder: Path, start: int, tokens: Sequence[str | None]) -> 
 
 def is_of_tokenizer(file: str) -> bool:
     """Return whether a file of that name in a model folder says what its tokenizer is."""
-    return any(pattern.fullmatch(file) for pattern in (_TOKENIZER, _VOCABULARY))
+    return any(pattern.fullmatch(file) for pattern in (_VOCABULARY, _MORE))
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Return whether a folder holds a vocabulary, and with it all of a tokenizer."""
-    return any(_VOCABULARY.fullmatch(file.name) for file in folder.iterdir())
+    return folder.is_dir() and any(_VOCABULARY.fullmatch(file.name) for file in folder.iterdir())
 
 
 def open_tokenizer(folder: Path) -> Any:
     """Open a model folder's tokenizer; None where transformers finds none, or needs code of its own to open it."""
-    if not any(any(folder.glob(pattern)) for pattern in _FILES):  # transformers would make up an empty one
+    if not (has_tokenizer(folder) or (folder / _CONFIG).exists()):  # transformers would make up an empty one
         return None
     from transformers import AutoTokenizer
 

@@ -23,7 +23,7 @@ import torch
 
 from graft.errors import DataError
 from graft.parallel.sharded import is_sharded
-from graft.tasks.examples import Example
+from graft.tasks.examples import Example, sort_by_length
 from graft.tasks.head import Head
 from graft.train.master_weights import MasterWeights
 
@@ -87,7 +87,7 @@ class SharedLoss:
             counted = list(batch)
         part = counted[ranks.rank :: ranks.world]
         if size < largest:  # examples of similar length together, which saves padding
-            part = sorted(part, key=lambda example: example.n_characters)
+            part = sort_by_length(part)
         parts = [part[start : start + size] for start in range(0, largest, size)]
         return [(one, head.share(one, counted)) if one else (counted[:1], 0.0) for one in parts]
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from graft.errors import DataError
+from graft.evaluate import temperature
 from graft.evaluate.calibration import expected_calibration_error, negative_log_likelihood
 from graft.evaluate.evaluation import Prediction, Predictions, predict_examples
 from graft.evaluate.temperature import (
@@ -19,6 +20,7 @@ from graft.evaluate.temperature import (
     scale_predictions,
 )
 from graft.specs.head import HeadSpec
+from graft.tasks import loading
 from graft.tasks.examples import Example
 from graft.tasks.heads.completion import CompletionHead
 from graft.tasks.heads.lm import LanguageModelHead
@@ -123,9 +125,22 @@ def test_no_other_temperature_of_tokens_has_a_smaller_nll(which: int) -> None:
     assert not np.allclose(plain.confidence, scaled.confidence)
 
 
-def test_a_factor_of_the_logits_is_found_again() -> None:
+@pytest.mark.parametrize("factor", [2, 1 / 16, 16])  # the last two lead out of the usual temperatures
+def test_a_factor_of_the_logits_is_found_again(factor: float, capsys: pytest.CaptureFixture[str]) -> None:
     head, examples = heads()[0]
     before = fit_token_temperature(head, examples, 8)
     with torch.no_grad():
-        head.model.get_output_embeddings().weight.mul_(2)
-    assert fit_token_temperature(head, examples, 8) == pytest.approx(2 * before, rel=0.01)
+        head.model.get_output_embeddings().weight.mul_(factor)
+    assert fit_token_temperature(head, examples, 8) == pytest.approx(factor * before, rel=0.01)
+    assert "without a fault" not in capsys.readouterr().err
+
+
+def test_tokens_without_a_fault_say_nothing_of_a_temperature(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_told", set())
+    head, examples = heads()[0]
+    for of_cold, found in ((1.0, 1.0), (-1.0, HOTTEST)):  # an NLL that falls with T, and one that rises
+        monkeypatch.setattr(temperature, "nll_at", lambda *arguments, **_: of_cold * np.array(arguments[2]))  # noqa: B023
+        assert fit_token_temperature(head, examples, 8) == pytest.approx(found)
+        assert capsys.readouterr().err.count("without a fault") == (found == 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from graft_cli.entry import main
 
-from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS
+from graft.interop.registry import EXPORT_FORMATS, IMPORT_FORMATS, ImportFormat
 from graft.patch.format.reading import load_patch
 from graft.patch.format.writing import save_patch
 from graft.tensors.dtypes import as_bits
@@ -55,13 +55,18 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert off == told["missed"] > 0
 
 
-def test_an_import_says_what_rounding_alone_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_reads_once_and_says_what_rounding_alone_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, files = ImportFormat.read, list[Path]()
+    monkeypatch.setattr(ImportFormat, "read", lambda self, file, base: files.append(file) or read(self, file, base))
     before = sample_tensors()
     after = before | {"layers.0.w": before["layers.0.w"] + 1}
     base, same = write_single(tmp_path / "base", before), write_single(tmp_path / "same", after)
     other = write_single(tmp_path / "other", {name: tensor.half() for name, tensor in after.items()})
     command = ("import", same, "--from", "dense", "--base", base, "-o", tmp_path / "skill", "--force")
     assert run(capsys, *command)[2] == ""
+    assert files == [same]
     command = ("import", other, *command[2:])
     for budget, fate in (((), "kept, so that applying gives the tuned bits"), (("--budget", 5), "taken as not moved")):
         code, out, err = run(capsys, *command, *budget, "--json")

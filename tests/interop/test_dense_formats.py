@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError, PatchError, PatchMismatchError
 from graft.interop.exporting import export_patch
-from graft.interop.importing import describe_import, import_patch
+from graft.interop.importing import Imported, import_patch
 from graft.localize.diff import diff_checkpoints
 from graft.localize.pair_notes import describe_differences
 from graft.patch.live import apply_patch
@@ -131,7 +131,7 @@ def test_a_budget_never_buys_what_only_the_rounding_of_a_dense_file_changed(stor
             import_patch(tuned, "dense", str(base), budget=21)
     assert import_patch(tuned, "dense", str(base)).mask == diff_checkpoints(base, tuned).mask  # all bits, as before
     for whole in (True, False):
-        found = describe_import(tuned, "dense", str(base), whole=whole)
+        found = Imported.open(tuned, "dense", str(base)).describe(whole=whole)
         expected = describe_differences(base, tuned, "all", whole=whole)
         assert found.to_json() == expected.to_json()
         assert bool(found.notes) == (stored != torch.float32)

@@ -86,7 +86,7 @@ def test_a_name_that_is_added_later_is_in_range() -> None:
         (lambda: TrainSpec(batch_size=2**32), "batch_size must be a whole number from 1 to 2147483648, not 4294967296"),
         (lambda: TrainSpec(weight_decay=-1), "weight_decay must be 0 or more"),
         (lambda: TrainSpec(seed=-1), "seed must be a whole number from 0 to 4294967295, not -1"),
-        (lambda: TrainSpec(stop_at=1.5, check_every=1), "stop_at must be above 0 and at most 1"),
+        (lambda: TrainSpec(stop_at=1.5, check_every=1), "stop_at must be from 0 to 1"),
         (lambda: LocalizableSpec(epochs=0), "epochs must be above 0"),
         (lambda: RecordSpec(every=0), "every must be 1 or more"),
         (lambda: RecordSpec(xi=0), "xi must be above 0"),

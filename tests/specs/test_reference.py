@@ -74,7 +74,7 @@ def test_the_ranges_are_those_of_the_fields() -> None:
     rows = {row.key: row for row in describe_blocks()["TASK: train"]}
     assert (rows["lr"].type, rows["lr"].default, rows["lr"].range) == ("number", "0.05", "above 0")
     assert rows["optimizer"].type == "one of sgd, adamw"
-    assert rows["stop_at"].range == "above 0 and at most 1"
+    assert rows["stop_at"].range == "from 0 to 1"
 
 
 def test_blocks_load_without_torch() -> None:

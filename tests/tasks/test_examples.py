@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from graft.errors import DataError
 from graft.specs.data import SplitSpec
-from graft.tasks.examples import Example, draw_shots, make_examples, split_by_length
+from graft.tasks.examples import (
+    Example,
+    draw_shots,
+    make_examples,
+    order_by_length,
+    sort_by_length,
+    sort_by_texts,
+    split_by_length,
+)
 from tests.models import Rows, toy_examples, toy_spec
 
 LABELS = ("sad", "glad")
@@ -101,3 +109,10 @@ def test_a_few_long_texts_are_apart_from_many_short_ones() -> None:
     short, long = [Example(("x" * 20,), 0)] * 12, [Example(("x" * 200,), 0)] * 4
     assert split_by_length([*long, *short]) == [short, long]
     assert split_by_length(short) == [short]
+
+
+def test_examples_go_by_length_with_their_choices_or_by_their_texts_alone() -> None:
+    examples = [Example(("a" * n,), 0, choices) for n, choices in ((4, ("b", "ccccc")), (6, ()), (4, ("d", "e")))]
+    assert order_by_length(examples) == [2, 1, 0]
+    assert sort_by_length(examples) == [examples[i] for i in (2, 1, 0)]
+    assert sort_by_texts(examples) == [examples[i] for i in (0, 2, 1)]

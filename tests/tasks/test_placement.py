@@ -9,10 +9,12 @@ import torch
 
 from graft.errors import ConfigError
 from graft.localize.localization import localize_skill
+from graft.parallel.ranks import Ranks
 from graft.specs.localize import LocalizeSpec
 from graft.specs.runtime import Runtime
+from graft.tasks import head as head_module
 from graft.tasks import loading, placement
-from graft.tasks.head import open_head
+from graft.tasks.head import open_head, spread_head
 from graft.tasks.placement import checkpoint_layers
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
@@ -111,3 +113,21 @@ def test_that_products_are_computed_in_fp32_is_told_once_of_a_large_model(
     monkeypatch.setattr(loading, "_told", set())
     open_head(causal, spec, runtime=Runtime(dtype="bfloat16"))
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_nothing_is_said_of_products_where_shards_are_loaded_in_host_memory_and_compute_elsewhere(
+    device: str, causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sharded: list[torch.device] = []
+    monkeypatch.setattr(placement, "_LARGE", 1)
+    monkeypatch.setattr(placement, "multiplies_fast", lambda dtype: dtype is torch.float32)
+    monkeypatch.setattr(loading, "_told", set())
+    for module in (placement, head_module):
+        monkeypatch.setattr(module, "find_device", torch.device)
+    monkeypatch.setattr(head_module, "find_ranks", lambda: Ranks(0, 2))
+    monkeypatch.setattr(head_module, "shard_weights", lambda model, device, _: sharded.append(device))
+    spec = Task.load(write_task(tmp_path, head=VERBALIZER)).spec
+    spread_head(causal, spec, Runtime(device=device, dtype="bfloat16", parallel="fsdp"))
+    assert sharded == [torch.device(device)]
+    assert ("this processor has no products" in capsys.readouterr().err) == (device == "cpu")

@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers
 
-from graft.tensors.vocabulary import add_tokens, extend_tokenizer, open_tokenizer, read_tokens
+from graft.sources.made_checkpoint import link_tokenizer
+from graft.tensors.vocabulary import (
+    add_tokens,
+    extend_tokenizer,
+    has_tokenizer,
+    is_of_tokenizer,
+    open_tokenizer,
+    read_tokens,
+)
 from tests.models import WORDS, word_tokenizer
 
 N = len(WORDS)
@@ -47,3 +56,24 @@ def test_tokens_that_would_get_other_ids_are_not_added(start: int, tokens: list[
     before = tokenizer.get_vocab()
     assert not add_tokens(tokenizer, start, tuple(tokens))
     assert tokenizer.get_vocab() == before
+
+
+NAMES = ["tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "prophetnet.tokenizer", "source.spm",
+         "dict.txt", "bpe.codes", "qwen.tiktoken", "byte_maps.json"]  # fmt: skip
+MORE = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "merges.txt",
+        "normalizer.json", "word_shape.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MORE, "config.json", "model.safetensors", "README.md"])
+def test_one_list_says_what_is_a_tokenizers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "target").mkdir()
+    (tmp_path / "source" / name).touch()
+    assert is_of_tokenizer(name) == (name in [*NAMES, *MORE])
+    assert has_tokenizer(tmp_path / "source") == (name in NAMES)
+    opened: list[Path] = []
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda folder, **_: opened.append(folder))
+    open_tokenizer(tmp_path / "source")
+    assert bool(opened) == (name in [*NAMES, "tokenizer_config.json"])
+    link_tokenizer(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target" / name).exists() == (name in [*NAMES, *MORE])

@@ -111,8 +111,8 @@ def test_going_on_after_an_interruption_stops_at_the_same_step(
 def test_what_cannot_be_meant_is_refused() -> None:
     assert TrainSpec(stop_at=0.8, check_every=10).check_every == 10
     for changes, said in (
-        ({"stop_at": 0.0}, "stop_at must be above 0 and at most 1"),
-        ({"stop_at": 80}, "stop_at must be above 0 and at most 1"),
+        ({"stop_at": -0.1}, "stop_at must be from 0 to 1"),
+        ({"stop_at": 80}, "stop_at must be from 0 to 1"),
         ({"stop_at": 0.8, "check_every": 0}, "check_every must be 1 or more"),
         ({"check_every": 5}, "needs stop_at"),
     ):

@@ -44,10 +44,10 @@ def command(
     """
     from graft.files.claims import claim_output
     from graft.files.location import local_paths, locate
-    from graft.interop.importing import describe_import, import_patch
+    from graft.interop.importing import Imported
 
     claim = claim_output(output, is_folder=False, force=force, inputs=local_paths(file, base))
-    path = locate(file).path
-    differences = describe_import(path, source, base, whole=density is None and budget is None)
-    patch = import_patch(path, source, base, density=density, budget=budget, with_base_values=with_base_values)
+    imported = Imported.open(locate(file).path, source, base)
+    differences = imported.describe(whole=density is None and budget is None)
+    patch = imported.cut(density, budget, with_base_values=with_base_values)
     save_and_show(patch, claim, as_json=as_json, differences=differences)

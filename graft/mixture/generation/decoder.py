@@ -13,6 +13,7 @@ from graft.mixture.drawn_texts import draw_texts
 from graft.mixture.generation.row_cache import RowCache, stack_rows
 from graft.mixture.mixed_model import MixedModel
 from graft.mixture.trial import trial_of
+from graft.tasks.batches import first_position, longest_input
 from graft.tensors.out_of_memory import is_out_of_memory
 
 _LONG, _SHORT = 6, 2  # tokens of the rows on which a model is tried
@@ -37,7 +38,8 @@ class Decoder:
         refuse_unsupported(model)
         self.model = model
         self._config = model.config.get_text_config(decoder=True)
-        self.max_length: int | None = getattr(self._config, "max_position_embeddings", None)
+        self.max_length = longest_input(model)
+        self._first = first_position(model)
         self.n_words: int = model.get_input_embeddings().weight.shape[0]
         self.n_layers = len(self._open(RowCache()).layers)
         self._parameters = inspect.signature(model.forward).parameters
@@ -87,7 +89,7 @@ class Decoder:
         cache = self._open(past)
         inputs = {
             "attention_mask": (places >= starts).long(),
-            "position_ids": (places[past.width :] - starts).clamp_(min=0),
+            "position_ids": (places[past.width :] - starts).clamp_(min=0) + self._first,
             "logits_to_keep": 1,
         }
         inputs = {name: value for name, value in inputs.items() if name in self._parameters}

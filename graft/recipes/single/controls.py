@@ -97,7 +97,7 @@ def match_early_stopping(run: SingleRun, target: float) -> MeasuredControl:
     stage = config if few is None else configure_restart(config, few, 1)  # which stops; of any k as many steps
     every = max(1, TrainingSchedule((len(run.task.train_examples()),), stage, run.seed).steps // CHECKS)
     out = run.folder / "early-stopped"
-    config = dataclasses.replace(config, stop_at=target or None, check_every=every if target else None)
+    config = dataclasses.replace(config, stop_at=target, check_every=every)
     made = train_task(run.recipe.base, run.task, out, config=config, **run.runtime.options, resume=True, force=True)
     predictions = run.predict(run.open(out))
     shutil.rmtree(out)  # as large as the model; its settings make it again

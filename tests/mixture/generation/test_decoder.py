@@ -120,3 +120,18 @@ def test_a_model_in_training_mode_does_not_generate() -> None:
         batch.join([GenerationRequest(0, (1,))])
         with pytest.raises(ConfigError, match="training mode"):
             batch.step()
+
+
+def test_positions_count_from_past_that_of_the_padding_where_a_model_has_one() -> None:
+    """As RoBERTa's: `generate` of transformers counts from 0, which the model does nowhere else."""
+    model = build("RobertaForCausalLM", is_decoder=True, initializer_range=0.4, pad_token_id=1)
+    text, wanted = (5, 6, 7, 8), []
+    with torch.no_grad():
+        for _ in range(6):
+            wanted.append(int(model(torch.tensor([[*text, *wanted]]), use_cache=False).logits[0, -1].argmax()))
+    with graft.serve_patches(model) as mixed:
+        batch = ContinuousBatch(mixed)
+        found = run_all(batch, [GenerationRequest("a", text, None, 6), GenerationRequest("b", (9,), None, 6)])
+        with pytest.raises(ConfigError, match="more than the 62 that the model reads"):
+            batch.check(GenerationRequest("c", text, None, 59))
+    assert found["a"] == wanted

@@ -195,6 +195,7 @@ def test_a_target_below_the_base_is_reached_at_once(bench: SingleRun) -> None:
     task = Task.load(bench.task.folder / "task.yaml", few).with_seed(0)
     confined = SingleRun(bench.recipe, task, context=bench.context)
     assert match_early_stopping(confined, 0.01).value == 3 * 80 // controls.CHECKS  # of the training that can stop
+    assert match_early_stopping(bench, 0.0).value == 80 // controls.CHECKS
 
 
 def test_random_entries_that_rounding_alone_moved_are_not_counted(bench: SingleRun, tmp_path: Path) -> None:
