@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; the processes that tests start inherit it
@@ -14,15 +16,27 @@ import torch
 
 from graft.tasks.task import Task
 from graft.train.fine_tuning import train_task
+from tests.few_draws import few_draws
 from tests.models import write_base, write_task
 from tests.shared_builds import build_once
 
+# the same examples in every run, whatever a folder holds from an earlier one, and however busy the machine is
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 torch.set_num_threads(1)  # tiny models are quickest with one, and bits do not depend on the machine
 
 
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # as in a background job, whose children would inherit it
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def resample_few() -> Iterator[None]:
+    with few_draws():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ Every binned metric is computed from one `ReliabilityBins`, which reliability di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,7 @@ def brier_score(outcomes: Outcomes) -> Number:
     return as_number(outcomes.squared_error.mean(axis=-1))
 
 
+@lru_cache(maxsize=2)  # of the four binned metrics of a resample, two read each of two tables
 def reliability_bins(outcomes: Outcomes, *, bins: int = 15, scheme: Scheme = "width") -> ReliabilityBins:
     """Group examples by the confidence of the predicted class: "width" cuts 0..1 evenly, "mass" at quantiles.
 

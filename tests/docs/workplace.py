@@ -2,7 +2,8 @@
 
 Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the tutorial
 leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a command
-costs no import of torch; its Hub is the tests' own.
+costs no import of torch; its Hub is the tests' own. Tasks are of few shots, on which it does not depend
+whether a page runs.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ graft.files.embedded.find_content = lambda entry: Path("base")
 TASK = "recipes/starter/topics/task.yaml"
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
 PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
+LITTLE: dict[str, Any] = {"shots": 16, "train": {"lr": 0.1, "epochs": 2, "batch_size": 8}}  # no page learns in earnest
 RECIPE = {
     "kind": "single",
     "name": "quickstart",
@@ -63,8 +65,8 @@ def write_workplace(folder: Path, base: Path, tuned: Path) -> Path:
     shutil.copytree(tuned, folder / "runs" / "tuned")
     starter = folder / "recipes" / "starter"
     for name in ("topics", "requests"):
-        write_task(starter / name)
-    reviews = write_task(starter / "reviews")
+        write_task(starter / name, **LITTLE)
+    reviews = write_task(starter / "reviews", **LITTLE)
     write_rows(reviews.parent / "train.jsonl", toy_rows(160, 9, MEALS))
     write_yaml(folder / "recipes" / "quickstart.yaml", RECIPE)
     _write_plain_rows(folder)

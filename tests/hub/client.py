@@ -1,13 +1,14 @@
 """The `graft` command in a process of its own, kept alive: huggingface_hub reads HF_ENDPOINT when it is imported.
 
 The process answers JSON lines. It does not really wait where the client wants to wait before it tries again: it
-notes the seconds, so that a test takes no longer than its requests.
+notes the seconds, so that a test takes no longer than its requests. Intervals are of few resamples.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,30 +17,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from huggingface_hub import constants
+
 ROOT = Path(__file__).parents[2]
 LOOP = """
 import contextlib, io, json, sys, time, traceback
 waits = []
 time.sleep = lambda seconds: waits.append(seconds)
 from graft_cli import main
+from tests.few_draws import few_draws
 channel, sys.stdout = sys.stdout, sys.stderr
-for line in sys.stdin:
-    asked, out, err = json.loads(line), io.StringIO(), io.StringIO()
-    waits.clear()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            if "code" in asked:
-                exec(compile(asked["code"], "<asked>", "exec"), {"__name__": "asked"})
-                code = 0
-            else:
-                main(asked["arguments"])
-        except SystemExit as left:
-            code = left.code
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-    answer = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "waits": list(waits)}
-    print(json.dumps(answer), file=channel, flush=True)
+with few_draws():
+    for line in sys.stdin:
+        asked, out, err = json.loads(line), io.StringIO(), io.StringIO()
+        waits.clear()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                if "code" in asked:
+                    exec(compile(asked["code"], "<asked>", "exec"), {"__name__": "asked"})
+                    code = 0
+                else:
+                    main(asked["arguments"])
+            except SystemExit as left:
+                code = left.code
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+        answer = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "waits": list(waits)}
+        print(json.dumps(answer), file=channel, flush=True)
+"""
+AFRESH = """
+from huggingface_hub import constants
+constants.HF_HUB_OFFLINE, constants.HF_HUB_DOWNLOAD_TIMEOUT = False, {timeout}
 """
 
 
@@ -97,6 +106,13 @@ class Client:
         answer = self._process.stdout.readline()
         assert answer, "the process is gone"
         return Finished(**json.loads(answer))
+
+    def afresh(self) -> Client:
+        """Empty its folder and cache, and take back what tests change in the process."""
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.run(AFRESH.format(timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT))
+        return self
 
     def cached(self) -> list[str]:
         """Names of the blobs and of unfinished downloads in the cache."""

@@ -30,29 +30,46 @@ def skill(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_once(tmp_path_factory, "shelf/published.safetensors", lambda path: save_patch(patch, path))
 
 
-@pytest.fixture(scope="module")
-def running(shelf: Path) -> Iterator[LocalHub]:
-    """A Hub with a base of bob's."""
+@pytest.fixture(scope="session")
+def one_hub() -> Iterator[LocalHub]:
+    """The Hub of all modules: a process keeps the address that it has begun with, and costs seconds to begin."""
     hub = LocalHub()
-    hub.add_folder("bob/base", shelf / "base", owner="bob")
-    card = b"---\nlicense: apache-2.0\n---\n# A base\n"
-    hub.commit("bob/base", "main", "card", {"README.md": card})
     yield hub
     hub.close()
 
 
+@pytest.fixture(scope="session")
+def alices(one_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with Client(one_hub.url, tmp_path_factory.mktemp("alice"), "hf_alice") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def carols(one_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with Client(one_hub.url, tmp_path_factory.mktemp("carol")) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
-def alice(running: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def running(one_hub: LocalHub, shelf: Path) -> LocalHub:
+    """A Hub with a base of bob's, and nothing else."""
+    one_hub.clear()
+    one_hub.add_folder("bob/base", shelf / "base", owner="bob")
+    card = b"---\nlicense: apache-2.0\n---\n# A base\n"
+    one_hub.commit("bob/base", "main", "card", {"README.md": card})
+    return one_hub
+
+
+@pytest.fixture(scope="module")
+def alice(running: LocalHub, alices: Client) -> Client:
     """A process that may write as alice."""
-    with Client(running.url, tmp_path_factory.mktemp("alice"), "hf_alice") as client:
-        yield client
+    return alices.afresh()
 
 
 @pytest.fixture(scope="module")
-def carol(running: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def carol(running: LocalHub, carols: Client) -> Client:
     """A process of someone without a token."""
-    with Client(running.url, tmp_path_factory.mktemp("carol")) as client:
-        yield client
+    return carols.afresh()
 
 
 @pytest.fixture

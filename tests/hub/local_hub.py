@@ -121,6 +121,12 @@ class LocalHub:
         self._server.shutdown()
         self._server.server_close()
 
+    def clear(self) -> None:
+        """Make it as empty as a new one."""
+        self.repositories.clear()
+        self.uploaded.clear()
+        self.order()
+
     def add(self, name: str, files: Tree, *, owner: str = "alice", **flags: bool) -> str:
         """A repository with one commit, as if it had been there; its sha."""
         self.repositories[name] = Repository(owner, **flags)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from graft.errors import CheckpointError
 from graft.localize import top_deltas
 from graft.localize.top_deltas import LAST, Bracket, TopDeltas, find_top_delta_mask
+from graft.tensors import streaming
 from graft.tensors.dtypes import as_bits
 from graft.tensors.pair import CheckpointPair
 from tests.checkpoints import Tensors, write_single
@@ -124,6 +125,7 @@ def test_any_number_of_threads_finds_the_same(
     tmp_path: Path, n_threads: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(top_deltas, "CACHED", kept)
+    monkeypatch.setattr(streaming, "SMALL", 0)
     generator = torch.Generator().manual_seed(0)
     base = {f"t{i}": torch.randn(5_000 + i, generator=generator).bfloat16() for i in range(12)}
     tuned = {

@@ -63,6 +63,7 @@ def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.mkdir()
         run = torchrun(ROOT / "tests" / "parallel" / "worker.py", folder, out)
         assert run.returncode == 0, run.stderr
+        (out / "said.json").write_text(json.dumps([run.stdout, run.stderr]))
 
     return build_once(tmp_path_factory, "parallel_out", build)
 

@@ -134,10 +134,10 @@ def test_an_error_in_one_process_ends_all_with_one_line(folder: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_speaks_once(folder: Path, tmp_path: Path) -> None:
-    options = ["--task", folder / "toy" / "task.yaml", "--budget", 20, "--points", 1, "--json"]
-    module = ["-m", "graft_cli", "localize", folder / "base", folder / "tuned"]
-    run = torchrun(*module, *options, "-o", tmp_path / "skill.safetensors")
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["k"] == 20
-    assert "error" not in run.stderr
+def test_the_command_line_speaks_once(out: Path) -> None:
+    stdout, stderr = json.loads((out / "said.json").read_text())
+    assert json.loads(stdout)["k"] == 20
+    *_, said = stderr.split(worker.SPEAKING)
+    assert "error" not in said
+    assert stderr.count(worker.SPEAKING) == 2  # both processes ran it
+    assert len(load_patch(out / "skill.safetensors")) == 20

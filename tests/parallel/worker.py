@@ -1,4 +1,4 @@
-"""Program of each of two processes, run by torchrun. The first writes the results as JSON."""
+"""Program of each of two processes, run by torchrun. The first writes the results as JSON; at last both run `graft`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from graft_cli.entry import main as graft
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -16,7 +17,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from graft.localize.diff import diff_checkpoints
 from graft.localize.localization import localize_skill
-from graft.parallel.launch import find_ranks, leave
+from graft.parallel.launch import find_ranks
 from graft.patch.format.writing import save_patch
 from graft.refit.refit import refit_skill
 from graft.specs.localize import LearnSpec, LocalizeSpec
@@ -27,6 +28,7 @@ from graft.tensors.shards import local_of, shard_of
 from graft.train.fine_tuning import train_task
 from tests.parallel import protected
 
+SPEAKING = "now the command speaks"
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"l1": 1e-4, "epochs": 1},
     "micro": {"micro_batch_size": 3, "steps": 8},
@@ -154,7 +156,15 @@ def main(folder: Path, out: Path) -> None:
                 save_patch(patch, out / f"refit-{name}-{parallel}.safetensors")
     if ranks.is_first:
         (out / "results.json").write_text(json.dumps(results))
-    leave()
+    speak(folder, out / "skill.safetensors")
+
+
+def speak(folder: Path, out: Path) -> None:
+    """End as the command line does, which alone says something on stdout; on stderr all that follows `SPEAKING`."""
+    print(SPEAKING, file=sys.stderr, flush=True)
+    models, task = (folder / "base", folder / "tuned"), folder / "toy" / "task.yaml"
+    options = ["--task", task, "--budget", 20, "--points", 1, "--json", "-o", out]
+    graft(["localize", *map(str, models), *map(str, options)])
 
 
 if __name__ == "__main__":
