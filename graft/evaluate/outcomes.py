@@ -6,6 +6,7 @@ only these, so that a resample costs O(n) and not O(n x classes).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,13 @@ def as_number(values: npt.ArrayLike) -> Number:
     """Return a float of a single value, and the (draws,) fp64 of many as they are."""
     array = np.asarray(values, dtype=np.float64)
     return array if array.ndim else float(array)
+
+
+def apply_to_each(metric: Callable[[Outcomes], float], outcomes: Outcomes) -> Number:
+    """Return what a metric of one set of examples says of it, or of each of many resamples."""
+    if outcomes.label.ndim == 1:
+        return metric(outcomes)
+    return np.array([metric(outcomes.take(np.asarray(draw))) for draw in range(len(outcomes.label))])
 
 
 def count_numbers(index: Integers, n: int, weights: npt.ArrayLike | None = None) -> npt.NDArray[Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from graft.registry import Entry, Registry
 
@@ -30,6 +31,7 @@ class MetricEntry(Entry):
         needs_probabilities: whether it reads stated probabilities, and not the predicted classes alone.
         needs_classes: whether it is computed class by class, and so is left out where answers are texts.
         places: the outputs that show it: by `graft evaluate`, on the page, in paired comparisons of models.
+        of_many: whether its function takes many resamples at once, as `Outcomes` has them; others take one at a time.
     """
 
     label: str
@@ -39,6 +41,13 @@ class MetricEntry(Entry):
     needs_probabilities: bool = True
     needs_classes: bool = False
     places: frozenset[Place] = EVERYWHERE
+    of_many: bool = False
+
+    def load(self) -> Any:
+        """Import and return the function, so that it takes one set of outcomes or many resamples."""
+        from graft.evaluate.outcomes import apply_to_each
+
+        return super().load() if self.of_many else partial(apply_to_each, super().load())
 
     @property
     def heading(self) -> str:
@@ -56,6 +65,7 @@ METRICS = Registry(
             label="accuracy",
             higher_is_better=True,
             needs_probabilities=False,
+            of_many=True,
         ),
         MetricEntry(
             name="f1",
@@ -66,6 +76,7 @@ METRICS = Registry(
             needs_probabilities=False,
             needs_classes=True,
             places=frozenset(("command", "page")),
+            of_many=True,
         ),
         MetricEntry(
             name="nll",
@@ -75,6 +86,7 @@ METRICS = Registry(
             unit="nats",
             limits=(0.0, math.inf),
             higher_is_better=False,
+            of_many=True,
         ),
         MetricEntry(
             name="brier",
@@ -85,6 +97,7 @@ METRICS = Registry(
             unit="0–2",
             limits=(0.0, 2.0),
             higher_is_better=False,
+            of_many=True,
         ),
         MetricEntry(
             name="ece",
@@ -93,6 +106,7 @@ METRICS = Registry(
             source="https://arxiv.org/abs/1706.04599",
             label="ECE",
             higher_is_better=False,
+            of_many=True,
         ),
         MetricEntry(
             name="ece_mass",
@@ -102,6 +116,7 @@ METRICS = Registry(
             label="equal-mass ECE",
             higher_is_better=False,
             places=frozenset(("command",)),
+            of_many=True,
         ),
         MetricEntry(
             name="ece_debiased",
@@ -111,6 +126,7 @@ METRICS = Registry(
             label="debiased ECE",
             higher_is_better=False,
             places=frozenset(("page",)),
+            of_many=True,
         ),
         MetricEntry(
             name="mce",
@@ -120,6 +136,7 @@ METRICS = Registry(
             label="MCE",
             higher_is_better=False,
             places=frozenset(("command",)),
+            of_many=True,
         ),
     ],
 )

@@ -80,3 +80,13 @@ def test_a_new_metric_is_in_the_help_the_command_s_table_and_the_page(
     write_results(folder, results)
     page = write_report([folder], tmp_path / "after.html").page.read_text()
     assert '<th scope="col">doubt</th>' in page
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_metric_of_one_set_of_examples_is_asked_of_each_resample() -> None:
+    outcomes, rows = predictions(1.0).test.outcomes(), np.random.default_rng(0).integers(0, 40, (7, 40))
+    resamples = outcomes.take(rows)
+    assert isinstance(doubt(resamples), float)  # of all seven together, by itself
+    for entry in METRICS.values():
+        metric = entry.load()
+        assert metric(resamples).tolist() == [metric(outcomes.take(drawn)) for drawn in rows]
