@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from graft.registry import Entry, Registry
+from graft.registry import Entry, Registry, load_target
 
 Place = Literal["command", "page", "comparison"]
 EVERYWHERE: frozenset[Place] = frozenset(("command", "page", "comparison"))
 BINS = "graft.evaluate.calibration:"
+ONE_BY_ONE = "graft.evaluate.outcomes:apply_to_each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,8 @@ class MetricEntry(Entry):
 
     def load(self) -> Any:
         """Import and return the function, so that it takes one set of outcomes or many resamples."""
-        from graft.evaluate.outcomes import apply_to_each
-
-        return super().load() if self.of_many else partial(apply_to_each, super().load())
+        metric = super().load()
+        return metric if self.of_many else partial(load_target(ONE_BY_ONE), metric)
 
     @property
     def heading(self) -> str:
