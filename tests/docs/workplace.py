@@ -2,8 +2,7 @@
 
 Everything in it has the name that the pages give it and is tiny: the base, the tasks, the recipe, and what the tutorial
 leaves. `graft` is a script of a few lines that asks one kept-alive process (`tests.hub.client`), so that a command
-costs no import of torch; its Hub is the tests' own. Tasks are of few shots, on which it does not depend
-whether a page runs.
+costs no import of torch; its Hub is the tests' own. Tasks have few shots: whether a page runs does not depend on them.
 """
 
 from __future__ import annotations
