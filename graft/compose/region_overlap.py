@@ -207,6 +207,7 @@ class _Counts:
 
     @classmethod
     def zeros(cls, m: int) -> _Counts:
+        """Return the sums over no tensor for m regions."""
         nothing = np.zeros((m, m))
         return cls(np.zeros((m, m), np.int64), nothing, nothing.copy(), nothing.copy(), np.zeros(m, np.int64))
 
@@ -222,6 +223,7 @@ class _Counts:
         self.variance += np.outer(k * (1 - share), share * (n - k)) / max(n - 1, 1)
 
     def jaccard(self, i: int, j: int) -> float:
+        """Return what regions i and j share of all that either holds, 0 where neither holds anything."""
         union = int(self.k[i] + self.k[j] - self.overlaps[i, j])
         return int(self.overlaps[i, j]) / union if union else 0.0
 
@@ -240,6 +242,7 @@ class _Table:
         self.null = DegreeNull(self.m)
 
     def add(self, name: str, k: Ints, overlaps: Ints, n: int) -> None:
+        """Add one tensor to the totals and, where regions are few, to those of its layer."""
         self.total.add(k, overlaps, n)
         if self.m <= MOST_BY_LAYER:
             self.layers.setdefault(layer_of(name), _Counts.zeros(self.m)).add(k, overlaps, n)

@@ -99,6 +99,7 @@ def _from_memory(region: Patch | Mask, label: str) -> Source:
     patch = region
 
     def read(name: str) -> Entries:
+        """Return the patch's entries of a tensor."""
         return Entries(mask[name], patch.values[name], patch.base_values[name] if patch.base_values else None)
 
     dense = {name: partial(patch.dense.__getitem__, name) for name in patch.dense}

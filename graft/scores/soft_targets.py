@@ -30,6 +30,7 @@ def aim_at(head: Head, examples: Sequence[Example], targets: torch.Tensor) -> He
     rows = dict(zip(examples, targets, strict=True))
 
     def loss(batch: Sequence[Example], offsets: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean cross-entropy to the batch's targets, in nats, with offsets added to the logits."""
         logits = aimed.logits(batch)
         logits = logits if offsets is None else logits + offsets
         wanted = torch.stack([rows[example] for example in batch])[:, : logits.shape[1]].to(logits.device)
