@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from graft.recipes.registry import KINDS
-from graft.registry import load_target
+from graft.registry import load_target, name_number
 from graft.specs.block import field_hints, ranges_of
 from graft.specs.ranges import OneOf, Range
 
@@ -146,4 +146,4 @@ def _show(value: Any) -> str:
         return f"[{', '.join(map(_show, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return name_number(value) if isinstance(value, float) else str(value)
