@@ -63,7 +63,7 @@ PACKAGES = {
     "files": {"huggingface_hub"},
     "tensors": {"numpy", "safetensors", "torch", "tqdm", "transformers"},
     "sources": {"gguf", "numpy", "peft", "torch", "transformers"},
-    "parallel": {"torch"},
+    "parallel": {"torch", "tqdm"},
     "patch": {"numpy", "safetensors", "scipy", "torch"},
     "tasks": {"accelerate", "datasets", "jinja2", "numpy", "pyarrow", "torch", "tqdm", "transformers"},
     "scores": {"numpy", "torch", "tqdm"},

@@ -1,1 +1,1 @@
-"""Run over several processes: launchers, ranks, messages between them, and weights sharded over them."""
+"""Run over several processes: launchers, ranks, messages between them, weights sharded over them, seeds side by side."""

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from graft.files.location import locate
 from graft.files.outputs import new_file
+from graft.parallel.side_by_side import run_side_by_side
 from graft.recipes.budgets import refuse_budgets
 from graft.recipes.content import content_of_run
 from graft.recipes.experiment import Experiment, Metrics
 from graft.recipes.registry import find_kind
 from graft.recipes.seed_run import SeedContext
 from graft.recipes.splits import survey_data
-from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of
+from graft.recipes.state import claim_run, drop_state, find_or_read, inputs_of, read_done
 from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import FinishedRun, open_run
 from graft.results.layout import PATCHES, RESULTS, STATE, TABLES
@@ -76,11 +77,21 @@ def run_recipe(
     device: str = "auto",
     dtype: str = "auto",
     force: bool = False,
+    jobs: int = 1,
 ) -> RunResult:
     """Run a recipe of any kind (`graft.recipes.registry`) into a folder (`graft.results.layout`).
 
     Seeds that are done stay in the folder until all are, so that a run which was broken off goes on where it was when
     it is started again with the same recipe, base and data, wherever these lie (`graft.recipes.content`).
+
+    Args:
+        path: of the recipe.
+        out: the folder.
+        assignments: what overrides the recipe, such as "localize.density=1e-3".
+        device, dtype: as in `graft.specs.runtime.Runtime`.
+        force: replace what the folder holds.
+        jobs: seeds to run side by side, each in a process of its own, which reads the recipe anew: rows that were
+            added to a registry in this process are not there.
 
     Raises:
         OutputError: the folder holds something else, or a run of other content, and `force` is off.
@@ -96,12 +107,29 @@ def run_recipe(
     content = content_of_run(recipe, base, experiment.used, digests, dtype)
     inputs = inputs_of(path, recipe.base, experiment.files, experiment.tasks)
     claim_run(out, to_plain(recipe), content, force, inputs)
-    seeds = []
-    for seed in tqdm(recipe.seeds, desc=recipe.name, unit="seed", disable=None):
-        context = SeedContext(seed, out / STATE / f"seed-{seed}", out / PATCHES, Runtime(device, dtype))
-        kind = SEEDS.get(recipe.kind, Any)
-        seeds.append(find_or_read(context.folder / "seed.json", kind, partial(experiment.run_seed, context)))
-    return _finish(experiment, seeds, out)
+    contexts = [_context_of(out, seed, Runtime(device, dtype)) for seed in recipe.seeds]
+    kind = SEEDS.get(recipe.kind, Any)
+    if jobs > 1 and len(contexts) > 1:
+        left = [place for place, context in enumerate(contexts) if read_done(context.results, kind) is None]
+        work = partial(_run_alone, path, assignments, out, dtype)
+        run_side_by_side(work, recipe.seeds, left, jobs, device, recipe.name)
+    bar = tqdm(contexts, desc=recipe.name, unit="seed", disable=True if jobs > 1 else None)
+    return _finish(experiment, [_run_seed(experiment, context) for context in bar], out)
+
+
+def _context_of(out: Path, seed: int, runtime: Runtime) -> SeedContext:
+    return SeedContext(seed, out / STATE / f"seed-{seed}", out / PATCHES, runtime)
+
+
+def _run_seed(experiment: Experiment, context: SeedContext) -> Any:
+    """Return the results of a seed, which is run unless they are there."""
+    kind = SEEDS.get(experiment.recipe.kind, Any)
+    return find_or_read(context.results, kind, partial(experiment.run_seed, context))
+
+
+def _run_alone(path: Path, assignments: tuple[str, ...], out: Path, dtype: str, seed: int, device: str) -> None:
+    """Run a seed in a process of its own, which leaves the results in the run's folder."""
+    _run_seed(load_experiment(path, assignments), _context_of(out, seed, Runtime(device, dtype)))
 
 
 def _finish(experiment: Experiment, seeds: Sequence[Any], out: Path) -> RunResult:

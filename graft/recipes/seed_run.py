@@ -55,6 +55,11 @@ class SeedContext:
     patches: Path
     runtime: Runtime = field(default_factory=Runtime)
 
+    @property
+    def results(self) -> Path:
+        """File of its results, once it is done."""
+        return self.folder / "seed.json"
+
     def patch_file(self, name: str) -> Path:
         """Return where the seed leaves a patch."""
         return self.patches / patch_name(name, self.seed)

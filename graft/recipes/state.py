@@ -68,16 +68,23 @@ def find_or_read(file: Path, kind: Any, find: Callable[[], T]) -> T:
         kind: the annotation that the file is read by (`graft.results.fields`).
         find: what finds it.
     """
-    if file.is_file():
-        try:
-            read: T = from_node(kind, Node.load(file))
-            return read
-        except DataError:
-            pass  # cut short, or of another version: found again
+    read: T | None = read_done(file, kind)
+    if read is not None:
+        return read
     result = find()
     with new_file(file, force=True) as temporary:
         temporary.write_text(json.dumps(to_json(result), indent=1), encoding="utf-8")
     return result
+
+
+def read_done(file: Path, kind: Any) -> Any:
+    """Return what a file holds, as `find_or_read`; None where there is none, or one cut short or of another version."""
+    if not file.is_file():
+        return None
+    try:
+        return from_node(kind, Node.load(file))
+    except DataError:
+        return None
 
 
 def drop_state(out: Path) -> None:

@@ -25,6 +25,14 @@ class RunCommand(click.Command):
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key, such as seeds=[0].")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make. [default: runs/NAME]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Seeds to run side by side, in processes that share the cores; each GPU takes its own. Each holds models: "
+    "memory grows with it.",
+)
 @options.data_root
 @options.runs_model
 @options.force
@@ -34,6 +42,7 @@ def command(
     recipe: Path,
     assignments: tuple[str, ...],
     output: Path | None,
+    jobs: int,
     runtime: Runtime,
     force: bool,
     as_json: bool,
@@ -50,7 +59,8 @@ def command(
     from graft.recipes.run import run_recipe
 
     out = output or Path("runs") / recipe.stem
-    result = run_recipe(recipe, out, assignments=assignments, device=runtime.device, dtype=runtime.dtype, force=force)
+    where = {"device": runtime.device, "dtype": runtime.dtype}
+    result = run_recipe(recipe, out, assignments=assignments, force=force, jobs=jobs, **where)
     lines = ["", result.table, "", *(f"wrote {file}" for file in result.files)]
     lines += [f"not as expected: {sentence}" for sentence in result.missed]
     options.show(dict(result.results), as_json, lines)
