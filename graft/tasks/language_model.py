@@ -14,6 +14,7 @@ from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
 from graft.sources.made_checkpoint import folder_of
 from graft.tasks.batches import run_model
+from graft.tasks.causality import refuse_two_way
 from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import NARROW
@@ -47,7 +48,7 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
 
     Raises:
         CheckpointError: the folder cannot be loaded, or its model is not of that family, and its output layer would be
-            drawn at random.
+            drawn at random; or it is of a causal class, and sees later tokens (`graft.tasks.causality`).
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -57,7 +58,10 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
         wanted = f"{only or 'masked or causal'} language model"
         raise CheckpointError(f"{path}: this head needs a {wanted}, and the config's architecture is none")
     kind = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
-    return load_model(kind, model, dtype)[0], load_tokenizer(model), family
+    loaded = load_model(kind, model, dtype)[0]
+    if family == "causal":
+        refuse_two_way(loaded)
+    return loaded, load_tokenizer(model), family
 
 
 def logits_of(
