@@ -75,17 +75,17 @@ def _is_disabled(model: Any) -> bool:
 
 
 def _refuse_scaled(model: Any, name: str) -> None:
-    """Refuse a LoRA whose scale is another than its config gives: a saved adapter could not say so."""
-    from peft.tuners.lora import LoraLayer
-
-    layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer))
-    for path, layer in layers:
-        if name not in layer.scaling:
+    """Refuse an adapter whose scale is another than its config gives: a saved one could not say so."""
+    for path, layer in model.named_modules():
+        scales = getattr(layer, "scaling", None)  # of attention a number, of an adapted layer a table
+        if not isinstance(scales, Mapping) or name not in scales:
             continue
-        rank = layer.r[name]
-        own = layer.lora_alpha[name] / (math.sqrt(rank) if layer.use_rslora.get(name) else rank)
-        if not math.isclose(scale := layer.scaling[name], own):
-            fact = f"the live model's adapter has the scale {scale:g} at {path!r}, and its config gives {own:g}"
+        own = 1.0  # of SHiRA
+        if hasattr(layer, "lora_alpha"):
+            rank = layer.r[name]
+            own = layer.lora_alpha[name] / (math.sqrt(rank) if layer.use_rslora.get(name) else rank)
+        if not math.isclose(scales[name], own):
+            fact = f"the live model's adapter has the scale {scales[name]:g} at {path!r}, and its config gives {own:g}"
             raise CheckpointError(f"{fact}: set it back (set_scale), or merge the adapter first")
 
 

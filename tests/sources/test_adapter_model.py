@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
+from peft.tuners.shira.layer import ShiraLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from graft.errors import CheckpointError, ConfigError, MismatchError
@@ -217,3 +218,12 @@ def test_a_live_adapter_that_was_scaled_by_hand_is_refused(rank_stabilized: bool
     with rescale_adapter_scale(live, 0.5), pytest.raises(CheckpointError, match="its config gives"):
         open_model(live)
     assert digest_of(open_model(live).checkpoint) == merged
+
+
+def test_so_is_a_live_shira(base: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    live = get_peft_model(model, ShiraConfig(target_modules=["query"], r=2, init_weights=False))
+    open_model(live)
+    next(module for module in live.modules() if isinstance(module, ShiraLayer)).set_scale("default", 2.0)
+    with pytest.raises(CheckpointError, match=r"has the scale 2 at .*, and its config gives 1:"):
+        open_model(live)

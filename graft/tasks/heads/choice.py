@@ -88,9 +88,10 @@ class ChoiceHead(Head):
             for position in range(start, len(ids))
         ]
         n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
-        targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
+        chosen = [token for ids, start in texts for token in ids[start:]]
+        targets, compared = torch.tensor(chosen, device=self.device), torch.tensor(sorted(set(chosen)))
         owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
-        logits = self._logits_at(rows, n_read, torch.tensor(places), targets.unique()).float()  # (tokens, vocabulary)
+        logits = self._logits_at(rows, n_read, torch.tensor(places), compared).float()  # (all tokens, vocabulary)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
