@@ -1,9 +1,13 @@
-"""A live PeftModel as a checkpoint: its base with the active adapter merged, while the model stays as it is."""
+"""A live PeftModel as a checkpoint: its base with the active adapter merged, while the model stays as it is.
+
+Where its adapters are disabled, as within PEFT's `disable_adapter()`, it answers as its base does, and is its base.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,14 +35,18 @@ def is_peft_model(model: Any) -> bool:
 
 
 def open_live_adapter(model: Any, tokenizer: Any = None) -> MadeCheckpoint:
-    """Open a PeftModel merged, as its saved adapter would be.
+    """Open a PeftModel merged, as its saved adapter would be; or its base, where its adapters are disabled.
 
     Raises:
-        CheckpointError: several adapters are active, one is merged already, or it is of a kind that is not known here.
+        CheckpointError: several adapters are active, one is merged already or scaled by hand, only some layers have it
+            disabled, or it is of a kind that is not known here.
     """
     name = _active(model)
     inner = model.get_base_model()
     base = open_live(inner, tokenizer, _state_of_base(inner))
+    if _is_disabled(model):
+        return base
+    _refuse_scaled(model, name)
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -55,6 +63,30 @@ def _active(model: Any) -> str:
     if any(getattr(module, "merged_adapters", None) for module in model.modules()):
         raise CheckpointError("the live model's adapter is merged already: unmerge it first (unmerge_adapter)")
     return str(active[0])
+
+
+def _is_disabled(model: Any) -> bool:
+    enabled = model.get_model_status().enabled
+    if not isinstance(enabled, bool):  # "irregular"
+        raise CheckpointError(
+            "the live model's adapter is disabled in some layers alone: enable it, or disable it whole"
+        )
+    return not enabled
+
+
+def _refuse_scaled(model: Any, name: str) -> None:
+    """Refuse an adapter whose scale is another than its config gives: a saved one could not say so."""
+    for path, layer in model.named_modules():
+        scales = getattr(layer, "scaling", None)  # of attention a number, of an adapted layer a table
+        if not isinstance(scales, Mapping) or name not in scales:
+            continue
+        own = 1.0  # of SHiRA
+        if hasattr(layer, "lora_alpha"):
+            rank = layer.r[name]
+            own = layer.lora_alpha[name] / (math.sqrt(rank) if layer.use_rslora.get(name) else rank)
+        if not math.isclose(scales[name], own):
+            fact = f"the live model's adapter has the scale {scales[name]:g} at {path!r}, and its config gives {own:g}"
+            raise CheckpointError(f"{fact}: set it back (set_scale), or merge the adapter first")
 
 
 def _state_of_base(inner: Any) -> Mapping[str, torch.Tensor]:

@@ -52,7 +52,8 @@ class TrainSpec(Block):
         stop_at: accuracy on validation at which training stops early, 0 at its first check; the schedule stays that of
             the whole length.
         check_every: steps between checks of `stop_at`; only the end of each epoch where absent.
-        localizable: train only few weights, in place of optimizer, lr, epochs and l1 above.
+        localizable: train only few weights, in place of optimizer, lr, epochs and l1 above; it counts in epochs of its
+            own, and goes with no `steps`.
         record: record while training which weights matter, and leave the record beside the tuned weights.
         regularize: make moving a weight cost in proportion to how much it matters.
     """
@@ -90,6 +91,8 @@ class TrainSpec(Block):
             raise ValueError("check_every needs stop_at")
         if self.localizable is not None and (self.record is not None or self.regularize is not None):
             raise ValueError("localizable chooses what trains: it goes with neither record nor regularize")
+        if self.localizable is not None and self.steps is not None:
+            raise ValueError("steps would be ignored: localizable trains for epochs of its own (localizable.epochs)")
         try:
             re.compile(self.scope)
         except re.error as error:
@@ -99,6 +102,10 @@ class TrainSpec(Block):
     def examples_at_once(self) -> int:
         """Number of examples in a forward and backward pass, at most."""
         return min(self.batch_size, self.micro_batch_size or self.batch_size)
+
+
+# keys of how all weights train, in whose place few weights train as `localizable` says
+REPLACED_BY_LOCALIZABLE = ("optimizer", "lr", "epochs", "l1")
 
 
 def train_unless_told() -> TrainSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,13 +157,26 @@ def longest_input(model: Any) -> int | None:
     """Return the number of tokens that the model has positions for; None for any number, as with relative positions.
 
     The tables are more exact than the config: models like RoBERTa use no row up to that of the padding, and models like
-    BART leave out the first `offset` rows.
+    BART leave out the first `offset` rows. Positions that are scaled by longrope count as far as they are not.
     """
     config = model.config.get_text_config()
     declared = (getattr(config, name, None) for name in _LENGTHS)
-    lengths = [length for length in declared if isinstance(length, int) and length > 0]
+    lengths = [length for length in (*declared, unscaled_length(model)) if isinstance(length, int) and length > 0]
     lengths += [table.num_embeddings - _count_skipped(table) for table in position_tables(model)]
     return min(lengths, default=None)
+
+
+def unscaled_length(model: Any) -> int | None:
+    """Return the number of tokens up to which a model with longrope has its first factors; None of any other.
+
+    LongRoPE: arXiv 2402.13753. transformers turns all rows of a batch by the long factors where one row is longer, so
+    that the others would have other states than alone; and what is written past this length would go on from keys
+    turned by the short ones.
+    """
+    given: Any = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    settings = [given, *(part for part in given.values() if isinstance(part, Mapping))]  # of all layers, or of a kind
+    scaled = [one for one in settings if one.get("rope_type") == "longrope"]
+    return min((one["original_max_position_embeddings"] for one in scaled), default=None)
 
 
 def first_position(model: Any) -> int:

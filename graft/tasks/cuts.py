@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from graft.tasks.batches import Encoded
+from graft.tasks.batches import Encoded, unscaled_length
 from graft.tasks.examples import Example
 from graft.tasks.loading import tell_once
 
@@ -34,5 +34,8 @@ def tell_cut_labels(head: Head, labels: Sequence[Encoded]) -> None:
 
 
 def _describe_limit(head: Head) -> str:
-    is_task_s = head.limit == head.task.max_length
-    return f"{head.limit} tokens, {'max_length' if is_task_s else 'the longest input of model and tokenizer'}"
+    if head.limit == head.task.max_length:
+        return f"{head.limit} tokens, max_length"
+    if head.limit == unscaled_length(head.model):
+        return f"{head.limit} tokens, past which this model reads a whole batch otherwise (longrope)"
+    return f"{head.limit} tokens, the longest input of model and tokenizer"

@@ -14,6 +14,7 @@ from graft.errors import CheckpointError
 from graft.files.model_config import architecture_in
 from graft.sources.made_checkpoint import folder_of
 from graft.tasks.batches import run_model
+from graft.tasks.causality import refuse_two_way
 from graft.tasks.loading import load_model, load_pretrained, load_tokenizer
 from graft.tensors.checkpoint import Checkpoint
 from graft.tensors.dtypes import NARROW
@@ -47,7 +48,7 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
 
     Raises:
         CheckpointError: the folder cannot be loaded, or its model is not of that family, and its output layer would be
-            drawn at random.
+            drawn at random; or it is of a causal class, and sees later tokens (`graft.tasks.causality`).
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -57,7 +58,10 @@ def load_language_model(model: Path | Checkpoint, dtype: Any, *, only: Family | 
         wanted = f"{only or 'masked or causal'} language model"
         raise CheckpointError(f"{path}: this head needs a {wanted}, and the config's architecture is none")
     kind = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
-    return load_model(kind, model, dtype)[0], load_tokenizer(model), family
+    loaded = load_model(kind, model, dtype)[0]
+    if family == "causal":
+        refuse_two_way(loaded)
+    return loaded, load_tokenizer(model), family
 
 
 def logits_of(
@@ -66,6 +70,7 @@ def logits_of(
     tokens: torch.Tensor,
     *,
     words: torch.Tensor | None = None,
+    compared: torch.Tensor | None = None,
     cache: Any = None,
     whole: bool = False,
 ) -> torch.Tensor:
@@ -73,13 +78,14 @@ def logits_of(
 
     The output layer is the widest of a small model: it is given the states of these tokens alone. Where products are
     in bf16 or fp16, those of a few words are summed up in fp32: logits between 8 and 16 would be 1/16 apart, so that
-    words tie, and which of them is the most probable would be the order of the labels.
+    words tie, and which of them is the most probable would be the order of labels or choices.
 
     Args:
         model: a masked or causal language model.
         batch: its inputs, (n, width) each.
         tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
         words: (n_words,) int64, the tokens whose logits are wanted; the whole vocabulary where absent.
+        compared: without words, (n_compared,) int64, those of the vocabulary that are compared with one another.
         cache: keys and values of what each row has read before.
         whole: the output layer is given all states and gives all words in its own dtype, as where rows change it.
 
@@ -93,7 +99,7 @@ def logits_of(
     layer = None if whole else model.get_output_embeddings()
     with (
         _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed,
-        _widened_output(model, layer, words) as wide,
+        _widened_output(model, layer, compared if words is None else words, among_all=words is None) as wide,
     ):
         logits: torch.Tensor = run_model(model, batch, **options).logits
     logits = logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
@@ -136,15 +142,18 @@ def _narrowed_output(layer: Any, shape: torch.Size, tokens: torch.Tensor) -> Ite
 
 
 @contextlib.contextmanager
-def _widened_output(model: Any, layer: Any, words: torch.Tensor | None) -> Iterator[list[bool]]:
-    """Let a narrow output layer give the logits of these words alone, in fp32; yield a list, empty where it does not.
+def _widened_output(
+    model: Any, layer: Any, words: torch.Tensor | None, *, among_all: bool = False
+) -> Iterator[list[bool]]:
+    """Let a narrow output layer give the logits of these words in fp32; yield a list, empty where it does not.
 
-    The model still does with them what it does with logits, such as to scale or cap them. Under autocast the weights
-    are rounded as the layer would round them, so that what trains is what will be saved.
+    They are given alone, or, among all, each in its place of the vocabulary. The model still does with them what it
+    does with logits, such as to scale or cap them. Under autocast the weights are rounded as the layer would round
+    them, so that what trains is what will be saved.
     """
     is_widened: list[bool] = []
 
-    def widen(_: Any, inputs: tuple[Any, ...], __: Any) -> torch.Tensor | None:
+    def widen(_: Any, inputs: tuple[Any, ...], narrow_logits: torch.Tensor) -> torch.Tensor | None:
         """Return the logits of these words in fp32; None leaves the layer's own."""
         states, device = inputs[0], layer.weight.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
@@ -156,7 +165,8 @@ def _widened_output(model: Any, layer: Any, words: torch.Tensor | None) -> Itera
         rows = words.to(layer.weight.device)
         bias = None if layer.bias is None else layer.bias[rows].float()
         with torch.autocast(device, enabled=False):
-            return torch.nn.functional.linear(states.float(), layer.weight[rows].to(narrow).float(), bias)
+            wide = torch.nn.functional.linear(states.float(), layer.weight[rows].to(narrow).float(), bias)
+        return narrow_logits.float().index_copy(-1, rows, wide) if among_all else wide
 
     # a subclass, such as an adapter's or a quantized one, knows more than its weight; a shard does not hold all rows
     can_widen = words is not None and type(layer) is torch.nn.Linear and type(layer.weight) is torch.nn.Parameter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,34 @@ def test_few_weights_may_be_set_in_part(
         cli("train", base, "--task", task, *options, "-o", tmp_path / "out")
     assert [config.localizable for config in seen] == [LocalizableSpec(**expected)] * len(tasks)
     assert [config.scope for config in seen] == ["layers", "all"][: len(tasks)]
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (["--lr", "1e-3"], "lr is of training all weights.*--set localizable.lr"),
+        (["--epochs", "2"], "epochs is of training all weights.*--set localizable.epochs"),
+        (["--optimizer", "sgd"], "optimizer is of training all weights.*leave it out"),
+        (["--set", "l1=1e-3"], "l1 is of training all weights.*leave it out"),
+    ],
+)
+def test_what_few_weights_would_ignore_is_refused(
+    options: list[str], advice: str, base: Path, task_file: Path, tmp_path: Path, cli: Cli, seen: list[TrainSpec]
+) -> None:
+    made = cli("train", base, "--task", task_file, "--localizable", *options, "-o", tmp_path / "out")
+    assert made.code == 2
+    assert re.search(advice, " ".join(made.err.split()))
+    assert not seen
+    assert cli("train", base, "--task", task_file, *options, "-o", tmp_path / "out").code != 2
+    assert len(seen) == 1  # the control: of all weights
+
+
+def test_a_number_of_steps_goes_not_with_few_weights(base: Path, task_file: Path, tmp_path: Path, cli: Cli) -> None:
+    asked = ["train", base, "--task", task_file, "--set", "steps=3", "-o", tmp_path / "out"]
+    refused = cli(*asked, "--localizable")
+    assert refused.code == 1
+    assert "steps would be ignored" in refused.err
+    assert cli(*asked).code == 0
 
 
 def test_a_key_of_the_first_training_asks_for_it(base: Path, task_file: Path, cli: Cli) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
+from peft.helpers import rescale_adapter_scale
+from peft.tuners.lora import LoraLayer
+from peft.tuners.shira.layer import ShiraLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from graft.errors import CheckpointError, ConfigError, MismatchError
@@ -185,4 +188,42 @@ def test_a_live_adapter_in_another_state_is_refused(tmp_path: Path) -> None:
     live = PeftModel.from_pretrained(model, tmp_path / "adapter")
     live.merge_adapter()
     with pytest.raises(CheckpointError, match="unmerge_adapter"):
+        open_model(live)
+
+
+@pytest.mark.parametrize("kind", ["q", "head"])
+def test_a_live_adapter_that_is_disabled_is_its_base(kind: str, tmp_path: Path) -> None:
+    more = {"q": {"target_modules": ["q_proj"]}, "head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}
+    adapted("q", more[kind], tmp_path, tied=False, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    live = PeftModel.from_pretrained(model, tmp_path / "adapter")
+    base, merged = digest_of(Checkpoint.open(tmp_path / "base")), digest_of(open_model(live).checkpoint)
+    with live.disable_adapter():
+        assert digest_of(open_model(live).checkpoint) == base != merged
+    assert digest_of(open_model(live).checkpoint) == merged
+    layers = [module for module in live.modules() if isinstance(module, LoraLayer)]
+    layers[0].enable_adapters(False)
+    with pytest.raises(CheckpointError, match="disabled in some layers alone"):
+        open_model(live)
+
+
+@pytest.mark.parametrize("rank_stabilized", [True, False])
+def test_a_live_adapter_that_was_scaled_by_hand_is_refused(rank_stabilized: bool, tmp_path: Path) -> None:
+    adapted(
+        "q", {"target_modules": ["q_proj"], "use_rslora": rank_stabilized}, tmp_path, tied=False, dtype=torch.float32
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    live = PeftModel.from_pretrained(model, tmp_path / "adapter")
+    merged = digest_of(open_model(live).checkpoint)
+    with rescale_adapter_scale(live, 0.5), pytest.raises(CheckpointError, match="its config gives"):
+        open_model(live)
+    assert digest_of(open_model(live).checkpoint) == merged
+
+
+def test_so_is_a_live_shira(base: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    live = get_peft_model(model, ShiraConfig(target_modules=["query"], r=2, init_weights=False))
+    open_model(live)
+    next(module for module in live.modules() if isinstance(module, ShiraLayer)).set_scale("default", 2.0)
+    with pytest.raises(CheckpointError, match=r"has the scale 2 at .*, and its config gives 1:"):
         open_model(live)

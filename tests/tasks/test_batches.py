@@ -33,6 +33,9 @@ BART: dict[str, Any] = {
     for side in ("encoder", "decoder")
     for key, n in {"layers": 2, "attention_heads": 2, "ffn_dim": 64}.items()
 }
+FACTORS = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+LONGROPE: dict[str, Any] = {**ENCODER, "max_position_embeddings": 4 * PLACES, "rope_parameters": FACTORS,
+                            "original_max_position_embeddings": PLACES}  # fmt: skip
 CONFIGS: dict[str, tuple[str, dict[str, Any], int | None]] = {  # class, its settings, and the tokens it has places for
     "gpt2": ("GPT2", {**DECODER, "n_positions": PLACES, "n_embd": 32, "n_layer": 2, "n_head": 2}, PLACES),
     "bert": ("Bert", ENCODER, PLACES),
@@ -46,6 +49,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], int | None]] = {  # class, its set
     "t5": ("T5", T5, None),
     "bart": ("Bart", {**SEQ2SEQ, **BART, "num_labels": 2, "max_position_embeddings": PLACES}, PLACES),
     "llama": ("Llama", {**ENCODER, "num_key_value_heads": 1}, PLACES),
+    # longer texts are turned by other factors, and every text beside them
+    "phi3": ("Phi3", LONGROPE, PLACES),
     "xlnet": ("XLNet", {**DECODER, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}, None),
     "mamba": ("Mamba", {**DECODER, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, None),
 }
@@ -116,7 +121,7 @@ def test_logits_are_the_same_in_every_batch(name: str, kind: Any, tmp_path: Path
         alike(folder, toy_spec(head=HeadSpec(kind), text=("a", "b"), max_length=1000), pairs)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mamba", "opt", "bart"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "phi3", "mamba", "opt", "bart"])
 def test_language_models_too(name: str, tmp_path: Path) -> None:
     suffix = {"gpt2": "LMHeadModel", "bart": "ForConditionalGeneration"}.get(name, "ForCausalLM")
     folder = write(tmp_path / "m", name, suffix, padding_side="left", mask_token="all")
@@ -249,3 +254,12 @@ def test_an_error_of_ours_keeps_its_line() -> None:
         run_model(model, {"input_ids": torch.ones(3, 4, dtype=torch.int64)})
     with pytest.raises(CheckpointError, match="BertModel cannot be run on texts alone"):
         run_model(model, {"input_ids": torch.full((1, 4), 10**6)})
+
+
+def test_texts_that_longrope_would_stretch_are_cut_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = open_head(write(tmp_path / "m", "phi3", "Model"), toy_spec(name="long", max_length=1000))
+    head.inspect(texts(), "test")
+    line = f"texts are cut to {PLACES} tokens, past which this model reads a whole batch otherwise (longrope)"
+    assert line in capsys.readouterr().err

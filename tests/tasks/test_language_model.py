@@ -72,6 +72,18 @@ def test_words_of_a_narrow_model_are_told_apart_where_its_own_logits_tie(
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_words_to_be_compared_are_in_their_places_among_all(causal: Path, dtype: torch.dtype) -> None:
+    words, model = torch.tensor([20, 7, 5]), AutoModelForCausalLM.from_pretrained(causal, dtype=dtype).eval()
+    own, found = logits_of(model, BATCH, TOKENS), logits_of(model, BATCH, TOKENS, compared=words)
+    others = torch.tensor([word not in words for word in range(own.shape[1])])
+    assert torch.equal(found[:, others], own.to(found.dtype)[:, others])
+    assert torch.equal(found[:, words], logits_of(model, BATCH, TOKENS, words=words))
+    assert found.dtype == torch.float32
+    assert torch.equal(found[:, words], own[:, words]) == (dtype == torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_bias_that_a_model_adds_to_its_logits_is_in_those_of_words(dtype: torch.dtype) -> None:
     sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 32))}
     heads: dict[str, Any] = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from graft.specs.localizable import LocalizableSpec
 from graft.specs.runtime import Runtime
-from graft.specs.train import Optimizer, Precision, TrainSpec
+from graft.specs.train import REPLACED_BY_LOCALIZABLE, Optimizer, Precision, TrainSpec
 from graft_cli import options
 from graft_cli.regions import load_regions
 
@@ -185,7 +186,17 @@ def _read_config(
         block["localizable"] = {} if pulls else {"support": "gradient"}
     for key, fields in more.items():
         changes[key] = {**block.get(key, {}), **{name: value for name, value in fields.items() if value is not None}}
-    return read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
+    config = read_config(TrainSpec, override({**block, **changes}, assignments), "command line")
+    if config.localizable is not None:
+        _refuse_ignored({*(key for key, value in settings.items() if value is not None), *map(_first_key, assignments)})
+    return config
+
+
+def _refuse_ignored(told: set[str]) -> None:
+    """Refuse what was asked for on the command line and would be ignored, where few weights train."""
+    for key in (key for key in REPLACED_BY_LOCALIZABLE if key in told):
+        own = f"--set localizable.{key}=…" if key in LocalizableSpec.__dataclass_fields__ else "leave it out"
+        raise click.UsageError(f"{key} is of training all weights, and few train here in a way of their own: {own}")
 
 
 def _first_key(assignment: str) -> str:

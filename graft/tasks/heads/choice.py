@@ -88,9 +88,10 @@ class ChoiceHead(Head):
             for position in range(start, len(ids))
         ]
         n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
-        targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
+        chosen = [token for ids, start in texts for token in ids[start:]]
+        targets, compared = torch.tensor(chosen, device=self.device), torch.tensor(sorted(set(chosen)))
         owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
-        logits = self._logits_at(rows, n_read, torch.tensor(places)).float()  # (all tokens, vocabulary)
+        logits = self._logits_at(rows, n_read, torch.tensor(places), compared).float()  # (all tokens, vocabulary)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
@@ -101,7 +102,9 @@ class ChoiceHead(Head):
         work, packed_work = (len(parts) * max(len(row.ids) for row in parts) for parts in (rows, together))
         return (together, groups) if can_pack(self.model) and packed_work < work else (rows, alone)
 
-    def _logits_at(self, rows: Sequence[Packed], n_read: int, places: torch.Tensor) -> torch.Tensor:
+    def _logits_at(
+        self, rows: Sequence[Packed], n_read: int, places: torch.Tensor, compared: torch.Tensor
+    ) -> torch.Tensor:
         """Return logits (m, vocabulary) at places in the rows without their first `n_read` tokens, which come first."""
         batch, cache = self.pad([row.ids[n_read:] for row in rows]), None
         if n_read or any(len(row.offsets) > 1 for row in rows):
@@ -109,7 +112,7 @@ class ChoiceHead(Head):
             batch |= {name: part.to(self.device) for name, part in more.items()}
         if n_read:
             cache = read_prefix(self.model, rows[0].ids[:n_read], len(rows), self.device)
-        return logits_of(self.model, batch, places, cache=cache)
+        return logits_of(self.model, batch, places, compared=compared, cache=cache)
 
     def _encode(self, example: Example) -> _Row:
         """Return the choices after their prompt.

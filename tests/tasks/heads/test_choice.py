@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from graft.errors import CheckpointError, DataError
 from graft.specs.data import SplitSpec
 from graft.specs.head import HeadSpec
+from graft.specs.runtime import Runtime
 from graft.tasks.examples import Example, draw_shots, make_examples
 from graft.tasks.head import open_head
 from graft.tasks.heads.choice import ChoiceHead
 from graft.tasks.heads.similarity import SimilarityHead
 from graft.tasks.padded_logits import are_finite, pad_rows
-from tests.models import choice_rows, toy_spec
+from tests.models import WORDS, choice_rows, toy_spec
 
 EXAMPLES = [Example((row["text"],), row["label"], tuple(row["choices"])) for row in choice_rows(12, 5)]
 UNLIKE = [  # choices of several lengths
@@ -28,8 +29,8 @@ UNLIKE = [  # choices of several lengths
 
 def opened(folder: Path, kind: str = "choice", **more: Any) -> Any:
     fields = {key: more.pop(key) for key in ("template", "normalize") if key in more}
-    head = HeadSpec(kind, **fields)  # type: ignore[arg-type]
-    return open_head(folder, toy_spec(labels=(), choices="choices", head=head, **more))
+    head, runtime = HeadSpec(kind, **fields), Runtime(dtype=more.pop("dtype", "auto"))  # type: ignore[arg-type]
+    return open_head(folder, toy_spec(labels=(), choices="choices", head=head, **more), runtime)
 
 
 def by_hand(head: ChoiceHead, text: str, choice: str) -> tuple[float, int]:
@@ -56,6 +57,18 @@ def test_a_choice_scores_the_log_likelihood_of_its_tokens_after_the_text(
             assert score == pytest.approx(total / unit, abs=1e-4)
     assert logits[1, 2] == -math.inf
     assert logits[:, :2].std() > 0.1
+
+
+@torch.no_grad()
+def test_the_order_of_choices_does_not_decide_in_a_narrow_model(causal: Path) -> None:
+    head = opened(causal, dtype="bfloat16")
+    head.model.model.norm.weight.mul_(30)  # so that logits are as large as a trained model's, and many words tie
+    words = tuple(WORDS[5:29])
+    asked = [Example(example.texts, 0, words) for example in EXAMPLES]
+    logits = head.predict(asked)
+    other = head.predict([Example(example.texts, 0, words[::-1]) for example in asked]).flip(1)
+    assert torch.equal(logits.argmax(1), other.argmax(1))
+    assert all(row.unique().numel() == len(words) for row in logits)  # no word ties with another
 
 
 @torch.no_grad()
