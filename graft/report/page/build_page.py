@@ -149,7 +149,7 @@ def _run_section(page: RunPage, number: int) -> Html:
 def _tiles(page: RunPage) -> Html:
     """Show the numbers that matter most, large."""
     run, share = page.run, page.share
-    tiles = [_tile("weights in the patch", f"{share.k:,}", _of_all(share))]
+    tiles = [_tile("weights in the patch", *share.entries.split(" ", 1), _of_all(share))]
     gain = gain_of(run, run.main)
     if gain:
         tiles.append(_tile("of the gain recovered", *str(gain).split(" ", 1)))

@@ -45,4 +45,4 @@ def share_of(run: RunFolder, patch: Patch | None) -> Share:
     by_other = {"localize.budget", "localize.lines", "localize.bytes"} & set(run.settings)  # in place of a density
     is_by_density = run.main != graft_name(REFIT) and not by_other
     density = run.settings.get("localize.density") if is_by_density else None
-    return Share(run.seeds[0].k, n or None, float(density) if density and not n else None)
+    return Share(run.k, run.entries, n or None, float(density) if density and not n else None)

@@ -38,7 +38,7 @@ def build_plot(run: RunFolder) -> Plot | None:
     shares = {method: _by_share(line, n) for method, line in curves.items()}
     title, levels = f"{run.name}: how much is enough?", _find_levels(run)
     return Plot(
-        partial(plot_density_curves, shares, title=title, levels=levels, at=run.seeds[0].k / n),
+        partial(plot_density_curves, shares, title=title, levels=levels, at=run.k / n),
         alt="Recovered gain and ECE on test against density; the numbers are in the table below.",
         caption="Lines: mean over seeds; small dots: seeds. Dashed: base and tuned model. Dotted: the patch of this "
         "run. Test split, logarithmic axis.",

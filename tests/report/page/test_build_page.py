@@ -225,6 +225,23 @@ def test_several_runs_begin_with_an_overview(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_sizes_that_differ_by_seed_are_told_with_their_mean(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, seeds=2) for name in ("one", "two")]
+    results = read_results(folders[0])
+    results["seeds"][1]["k"] = 60  # of the first 40
+    write_results(folders[0], results)
+    written = write_report(folders, tmp_path / "r.html")
+    assert written.headlines["one"].startswith("50 (40 to 60 by seed) of 4,000 weights (1.25 %) recover")
+    assert written.headlines["two"].startswith("40 of 4,000 weights (1 %) recover")
+    overview, run = written.page.read_text(encoding="utf-8").split(">one</h2>")
+    assert "50 (40 to 60 by seed)" in Reader(overview).texts
+    tile = run[run.index("weights in the patch") :]
+    assert Reader(tile[: tile.index("of the gain recovered")]).texts[1:4] == [
+        *("50", "(40 to 60 by seed)", "1.25 % of 4,000"),
+    ]
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name / "x", seeds=1, patch=False) for name in ("a", "b")]
     written = write_report([*folders, shutil.copytree(folders[0], tmp_path / "y")], tmp_path / "r.html")
