@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graft.report.plots.weight_curves import build_plot, find_enough
@@ -42,7 +43,7 @@ def test_weights_that_differ_by_seed_are_their_mean(tmp_path: Path, drawn: Drawn
     plot.draw(tmp_path / "weights")
     line, ring = (line for line in drawn[-1].axes[0].lines if line.get_marker() != "None")
     assert line.get_xdata() == pytest.approx([6, 13])
-    assert (ring.get_xdata(), ring.get_ydata()) == (pytest.approx([13]), pytest.approx([0.95]))
+    assert ring.get_xydata() == pytest.approx(np.array([[13, 0.95]]))
 
 
 def test_a_seed_whose_tuning_gained_nothing_counts_as_no_gain_nowhere(tmp_path: Path, drawn: Drawn) -> None:
