@@ -28,7 +28,7 @@ from graft.results.layout import PATCHES, RESULTS, TABLES
 from graft.results.run import load_results
 
 READING = (
-    "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model. Over several seeds: "
+    "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model. Over several seeds "
     "the mean of the seeds' own gains, in which one counts most where tuning raised least.",
     "ECE: mean gap between confidence and accuracy over 15 equal-width bins, 0 to 1, lower is better. It is biased "
     "upward: compare it with the floor, the ECE that a perfectly calibrated model would show at this n, not with 0.",
