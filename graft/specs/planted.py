@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from graft.errors import ConfigError
-from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
+from graft.localize.registry import LOCALIZATION_METHODS, keeps_to_budget
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
 from graft.specs.ranges import Above, Within
@@ -78,9 +78,10 @@ class PlantedSpec(Block):
         if "localizable" in self.train:
             raise ValueError("train.localizable: at most the planted weights train anyway; see support and densities")
         try:
-            rows = [LOCALIZATION_METHODS.find(method) for method in self.methods]
+            for method in self.methods:
+                LOCALIZATION_METHODS.find(method)
         except ConfigError as error:
             raise ValueError(f"methods: {error}") from error
-        for row in rows:
-            if isinstance(row, LocalizationMethod) and row.sizes_itself:
-                raise ValueError(f"methods: {row.name} sizes itself, and a recall is among as many entries as planted")
+        for method in self.methods:
+            if not keeps_to_budget(method):
+                raise ValueError(f"methods: {method} sizes itself, and a recall is among as many entries as planted")
