@@ -24,6 +24,7 @@ from graft.scores.activations import sum_inputs
 from graft.tasks.examples import Example
 from graft.tasks.head import Head
 from graft.tensors.dtypes import take
+from graft.tensors.live_weight import find_readers
 from graft.tensors.transposed import is_plain_conv1d, is_plain_linear
 
 BATCH = 16
@@ -84,10 +85,7 @@ def find_linear(model: torch.nn.Module, names: Sequence[str]) -> dict[str, torch
         Base name -> module, for the names that have one. A weight that several modules share, such as that of a tied
         output layer, has none.
     """
-    readers: dict[int, list[torch.nn.Module]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            readers.setdefault(id(parameter), []).append(module)
+    readers = find_readers(model)
     live = LiveTarget(model).require(names, "has its output shifted")
     found = {name: readers.get(id(weight), []) for name, weight in live.items()}
     return {name: of[0] for name, of in found.items() if len(of) == 1 and _is_product(of[0])}

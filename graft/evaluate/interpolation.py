@@ -13,6 +13,7 @@ import torch
 
 from graft.errors import MismatchError
 from graft.patch.live import LiveTarget
+from graft.patch.whole_tensors import find_whole_tensors
 from graft.scores.random import draw
 from graft.tensors.dtypes import same_bits
 from graft.tensors.pair import CheckpointPair
@@ -141,8 +142,4 @@ def _match_tensors(
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
         if siblings := pair.base.tied.listed(name, target.names):
             names[name] = siblings[0]
-    heads = {name: target.tensors[name] for name in (*pair.extra, *pair.replaced) if name in target.tensors}
-    for name, tensor in heads.items():
-        if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:
-            raise MismatchError(f"tensor {name!r} of the model has another size: load it with the task's head")
-    return {name: target.tensors[own_name] for name, own_name in names.items()}, heads
+    return {name: target.tensors[own_name] for name, own_name in names.items()}, find_whole_tensors(model, pair)

@@ -22,6 +22,7 @@ from graft.patch.head_config import read_head, renames_labels
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
+from graft.patch.whole_tensors import find_whole_tensors
 from graft.scores.gradient_path import GradientPath
 from graft.scores.registry import SCORES
 from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
@@ -277,12 +278,9 @@ def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:
 
 def _copy_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
     """Copy tensors that only the tuned checkpoint has into the model: a graft holds them, and so its gradients must."""
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name in (*pair.extra, *pair.replaced):
-            tuned = pair.read_whole(name) if name in parameters else None
-            if tuned is not None and tuned.shape == parameters[name].shape:
-                local_of(parameters[name]).copy_(shard_of(parameters[name]).cut(tuned))
+        for name, tensor in find_whole_tensors(model, pair).items():
+            local_of(tensor).copy_(shard_of(tensor).cut(pair.read_whole(name)))
 
 
 def _refuse_dense(config: LocalizeSpec) -> None:

@@ -66,6 +66,12 @@ LOCALIZATION_METHODS: LayeredRegistry[ScoreEntry] = LayeredRegistry(
 )
 
 
+def keeps_to_budget(method: str) -> bool:
+    """Return whether a method has no more entries than are asked for, as controls of a patch may have."""
+    row = LOCALIZATION_METHODS.get(method)
+    return row is not None and not (isinstance(row, LocalizationMethod) and row.sizes_itself)
+
+
 def check_general(method: str, is_given: bool) -> None:
     """Refuse a method without the general texts that it needs, or with such as it does not read.
 

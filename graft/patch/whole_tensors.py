@@ -1,4 +1,4 @@
-"""A patch's whole tensors, such as a classifier head, without its entries."""
+"""Whole tensors, such as a classifier head: of a patch without its entries, and of a pair in a live model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import torch
 
+from graft.errors import MismatchError
+from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.skill_patch import Patch
 from graft.tensors.hashing import hash_values
+from graft.tensors.pair import CheckpointPair
 
 ReadBase = Callable[[str, torch.Tensor], torch.Tensor]
 
@@ -30,3 +33,20 @@ def keep_whole_tensors(patch: Patch, read: ReadBase) -> Patch:
     return dataclasses.replace(
         patch, mask=mask, values={name: value}, base_hashes={name: hash_values(value)}, base_values=None
     )
+
+
+def find_whole_tensors(model: torch.nn.Module, pair: CheckpointPair) -> dict[str, torch.Tensor]:
+    """Find what a graft would replace whole: the tensors that only the tuned checkpoint has, or has in another size.
+
+    Returns:
+        The name in a patch -> the live tensor, of those that the model has, under whichever name.
+
+    Raises:
+        MismatchError: the model has one in another size than the tuned checkpoint.
+    """
+    target = LiveTarget(model)
+    found = {name: target.tensors[own] for name, own in target.match([*pair.extra, *pair.replaced]).found.items()}
+    for name, tensor in found.items():
+        if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:
+            raise MismatchError(f"tensor {name!r} of the model has another size: load it with the task's head")
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from graft.evaluate.rounding import reaches
 from graft.files.location import locate
 from graft.files.outputs import new_file
 from graft.parallel.side_by_side import run_side_by_side
@@ -175,6 +176,6 @@ def find_missed(expect: Mapping[str, Expectation], metrics: Metrics) -> tuple[st
         estimate = metrics.get(model, {}).get(key.removeprefix(f"{model}."))
         if estimate is None:
             missed.append(f"{key}: no such figure")
-        elif abs(estimate["mean"] - expected.value) > expected.tolerance:
+        elif not reaches(expected.tolerance, abs(estimate["mean"] - expected.value)):  # NaN is no figure's value
             missed.append(f"{key} is {estimate['mean']:.3f}, expected {expected.value:g} ± {expected.tolerance:g}")
     return tuple(missed)

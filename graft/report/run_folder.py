@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from graft.errors import DataError
@@ -55,6 +56,17 @@ class RunFolder(FinishedRun):
     def seeds(self) -> tuple[SingleSeed, ...]:
         """The seeds in the order of the file, one or more."""
         return self.results.seeds
+
+    @property
+    def k(self) -> float:
+        """Entries of the main patch, mean over seeds: a patch of lines or bytes has as many as its own lines have."""
+        return fmean(seed.k for seed in self.seeds)
+
+    @property
+    def entries(self) -> str:
+        """The same as text: "2,271", or, where seeds differ, "2,290 (2,256 to 2,310 by seed)"."""
+        least, most = (of(seed.k for seed in self.seeds) for of in (min, max))
+        return f"{self.k:,.0f}" + (f" ({least:,} to {most:,} by seed)" if least < most else "")
 
     @property
     def missed(self) -> tuple[str, ...]:

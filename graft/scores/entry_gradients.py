@@ -9,8 +9,9 @@ which takes R C products a token where the whole takes n m: with 2,271 coordinat
 fewer. Vectors, tables, convolutions and matrices with many coordinates give their whole gradients, as in
 `graft.scores.gradients`.
 
-A model may read a layer's weight without calling the layer, or share it with another. The first backward pass is
-therefore run in both ways, and a layer whose two answers differ stays with its whole gradient.
+A layer that shares its weight with another module gives its whole gradient too. A model may also read a layer's weight
+without calling the layer. The first backward pass is therefore run in both ways, and a layer whose two answers differ
+stays with its whole gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 
 from graft.scores.candidates import CandidateSum
 from graft.scores.gradients import capture_gradients
-from graft.tensors.live_weight import find_owners
+from graft.tensors.live_weight import find_owners, find_readers
 from graft.tensors.shards import is_distributed
 from graft.tensors.touched_lines import block_cost, number
 from graft.tensors.transposed import is_plain_linear
@@ -53,8 +54,14 @@ def capture_entry_gradients(model: torch.nn.Module, sink: CandidateSum[Any]) -> 
 
 
 def find_layers(model: torch.nn.Module, sink: CandidateSum[Any]) -> dict[str, TouchedLayer]:
-    """Find the linear layers in which few rows and columns hold a sink's coordinates: base name -> layer."""
-    modules = {id(module.weight): module for module in model.modules() if is_plain_linear(module)}
+    """Find the linear layers in which few rows and columns hold a sink's coordinates: base name -> layer.
+
+    A weight that several modules share has none: an output layer that is tied to a table of embeddings looks alone in
+    every pass over texts without the tokens of its coordinates.
+    """
+    readers = find_readers(model)
+    linear = (module for module in model.modules() if is_plain_linear(module))
+    modules = {id(module.weight): module for module in linear if len(readers.get(id(module.weight), ())) == 1}
     weights, lock, layers = sink.candidates.weights, threading.Lock(), {}
     for name, weight in find_owners(model, weights).items():
         module = modules.get(id(weight.owner))

@@ -10,7 +10,7 @@ and column agree on is kept, and one that stands alone counts little.
 
 Differences: r is 1/32 of the smaller side and at least 1, so 128 for sides of 4096; the mask is
 chosen once, after tuning, among the entries that moved, and over the scope instead of within each matrix. Of packed
-experts each is a matrix of its own. Vectors are no matrices and score 0.
+experts each is a matrix of its own. Vectors, packed biases among them, are no matrices and score 0.
 
     [[2, 2, 0],      of rank 1 the block of twos stays (singular value 4), and the larger entry that
      [2, 2, 0],      stands alone is gone (singular value 3)
@@ -26,6 +26,7 @@ import torch
 from graft.errors import CheckpointError
 from graft.scores.inputs import ScoreInput, ScoreTable
 from graft.tensors.pair import CheckpointPair
+from graft.tensors.transposed import has_inputs, holds_matrices
 
 SHARE = 1 / 32  # of the smaller side
 
@@ -53,11 +54,11 @@ def approximate(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     return nearest
 
 
-def size_of_principal(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return (n,) fp32 sizes of the approximation of a tensor of that shape, a convolution's by rows."""
-    if len(shape) < 2 or not values.numel():
+def size_of_principal(values: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return (n,) fp32 sizes of the approximation of a tensor of that name and shape, a convolution's by rows."""
+    if not has_inputs(name, shape) or not values.numel():
         return torch.zeros(values.numel())
-    matrix = values.reshape(shape if len(shape) <= 3 else (shape[0], -1))
+    matrix = values.reshape(shape if holds_matrices(name, shape) else (shape[0], -1))
     rank = max(1, round(SHARE * min(matrix.shape[-2:])))
     return approximate(matrix, rank).abs().flatten()
 
@@ -65,10 +66,10 @@ def size_of_principal(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Ten
 def _principal_weights(pair: CheckpointPair, name: str) -> torch.Tensor:
     """Return (n,) fp32 sizes of the base's approximation of one tensor."""
     weight, _ = pair.read(name)
-    return size_of_principal(weight.float().flatten(), tuple(weight.shape))
+    return size_of_principal(weight.float().flatten(), name, tuple(weight.shape))
 
 
 def _principal_movement(pair: CheckpointPair, name: str) -> torch.Tensor:
     """Return (n,) fp32 sizes of delta's approximation of one tensor."""
     delta, _ = pair.read_delta(name)
-    return size_of_principal(delta, tuple(pair.base.spec(name).shape))
+    return size_of_principal(delta, name, tuple(pair.base.spec(name).shape))

@@ -36,7 +36,7 @@ class ExtractSpec(Block):
 
     Attributes:
         localize: cut, magnitude, columns: how entries are scored, and the scope in which they lie; attribution is exact
-            and along the straight path, whatever it says of these.
+            and along the straight path, whatever it says of these. Whole lines and a rank are methods of their own.
         lora_rates: lora, lora_qv: learning rates, of which the one that validates best is kept.
         refit: how values are fitted; the epoch is chosen by the divergence, so that no label is read.
         distill: bitdelta_distilled: how the scales are fitted.
@@ -48,10 +48,19 @@ class ExtractSpec(Block):
     distill: DistillSpec = field(default_factory=DistillSpec)
 
     def __post_init__(self) -> None:
-        """Refuse an adapter without a rate."""
+        """Refuse an adapter without a rate, and sizes and structures that methods have by themselves."""
         super().__post_init__()
         if not self.lora_rates:
             raise ValueError("lora_rates must hold one or more learning rates")
+        for name, block in (("localize", self.localize), ("refit", self.refit)):
+            sizes = [key for key in ("budget", "lines", "bytes") if getattr(block, key) is not None]
+            if sizes:
+                raise ValueError(f"{name}.{sizes[0]}: sizes are those that `methods` lists: leave it out")
+        if self.localize.structure not in (None, "entries") or self.localize.max_rank is not None:
+            raise ValueError(
+                "localize: cut and magnitude choose entries one by one; methods columns, rows and rank are for whole "
+                "lines and a rank: leave out structure and max_rank"
+            )
 
 
 @dataclass(frozen=True)

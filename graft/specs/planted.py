@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from graft.errors import ConfigError
-from graft.localize.registry import LOCALIZATION_METHODS
+from graft.localize.registry import LOCALIZATION_METHODS, keeps_to_budget
 from graft.specs.block import Block
 from graft.specs.localize import LocalizeSpec
 from graft.specs.ranges import Above, Within
@@ -34,7 +34,7 @@ class PlantedSpec(Block):
         train: overrides of the task's train block for the planted entries, which alone train; of "gradient" the epochs
             and the learning rate count.
         drift_train: overrides of the train block of the drift's task.
-        methods: names as in `localize.method`.
+        methods: names as in `localize.method`, of those that keep to a budget.
         multiples: budgets of the recall's curve, in planted entries; 1 must be among them. Where a scope has too few
             entries for the largest, the recall at the others is measured, and no area under the curve.
         localize: settings of the methods; its method, density and budget are replaced, its scope holds the mask.
@@ -82,3 +82,6 @@ class PlantedSpec(Block):
                 LOCALIZATION_METHODS.find(method)
         except ConfigError as error:
             raise ValueError(f"methods: {error}") from error
+        for method in self.methods:
+            if not keeps_to_budget(method):
+                raise ValueError(f"methods: {method} sizes itself, and a recall is among as many entries as planted")

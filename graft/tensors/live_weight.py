@@ -125,6 +125,15 @@ def find_owners(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> 
     return {name: owners.weight(name, tensor) for name, tensor in tensors.items()}
 
 
+def find_readers(model: torch.nn.Module) -> dict[int, list[torch.nn.Module]]:
+    """Find the modules that hold each parameter, by its id: more than one where it is tied."""
+    readers: dict[int, list[torch.nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            readers.setdefault(id(parameter), []).append(module)
+    return readers
+
+
 def group_by_owner(weights: Mapping[str, LiveWeight]) -> list[tuple[torch.Tensor, dict[str, LiveWeight]]]:
     """Return each parameter once, with the tensors that lie in it."""
     groups: dict[int, tuple[torch.Tensor, dict[str, LiveWeight]]] = {}

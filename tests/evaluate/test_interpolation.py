@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertForSequenceClassification
 
 from graft.errors import MismatchError
@@ -81,15 +82,18 @@ def test_the_model_is_as_before_also_after_an_error(
     assert bits_of(model) == bits
 
 
-def test_a_head_that_only_the_tuned_model_has_comes_along_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod."])
+def test_a_head_that_only_the_tuned_model_has_comes_along_whole(wrapper: str, tmp_path: Path) -> None:
     encoder = small_bert()
     base = save_model(encoder, tmp_path / "base")
     tuned = save_model(small_classifier(nudged(encoder)), tmp_path / "tuned")
+    tensors = {wrapper + name: tensor for name, tensor in load_file(tuned / "model.safetensors").items()}
+    save_file(tensors, tuned / "model.safetensors", {"format": "pt"})
     model = BertForSequenceClassification.from_pretrained(base, num_labels=3)
     pair, before = CheckpointPair.open(base, tuned), bits_of(model)
     head = held(model, pair, interpolate(0.5))["classifier.weight"]
     assert not torch.equal(head, model.classifier.weight)
-    assert torch.equal(head, pair.tuned.read("classifier.weight"))
+    assert torch.equal(head, pair.tuned.read(f"{wrapper}classifier.weight"))
     assert bits_of(model) == before
 
 

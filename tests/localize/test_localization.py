@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from graft.errors import BudgetError, CheckpointError, ConfigError, MismatchError
 from graft.localize.changes import Changes
@@ -125,6 +127,19 @@ def test_gradients_are_taken_with_the_tuned_classifier(base: Path, classified: t
         localize_skill(base, tuned, every.with_seed(seed), LocalizeSpec(budget=100, points=1)).mask for seed in (0, 1)
     ]
     assert masks[0].jaccard(masks[1]) > 0.95
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
+def test_the_tuned_classifier_is_found_under_a_wrapper_s_name(
+    wrapper: str, base: Path, classified: tuple[Path, Task], tmp_path: Path
+) -> None:
+    tuned, task = classified
+    wrapped = Path(shutil.copytree(tuned, tmp_path / "wrapped"))
+    tensors = {wrapper + name: tensor for name, tensor in load_file(tuned / "model.safetensors").items()}
+    save_file(tensors, wrapped / "model.safetensors", {"format": "pt"})
+    config = LocalizeSpec(budget=100, points=1)
+    masks = [localize_skill(base, folder, task, config).mask for folder in (tuned, wrapped)]
+    assert masks[0] == masks[1]
 
 
 def test_what_cannot_be_localized_is_refused(base: Path, tuned: Path, task: Task, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_what_has_rows_and_columns(name: str, shape: tuple[int, ...], expected: 
 
 
 @pytest.mark.parametrize(
-    "asked", [{"structure": "columns"}, {"structure": "rows"}, {"max_rank": 2}, {"method": "lift"}]
+    "asked", [{"structure": "columns"}, {"structure": "rows"}, {"max_rank": 2}, {"method": "lift-delta"}]
 )
 def test_a_structure_of_matrices_passes_over_them(folders: tuple[Path, Path], asked: dict[str, Any]) -> None:
     choose: Callable[..., Any] = localize_skill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,12 @@ def batches(n: int = 3) -> list[torch.Tensor]:
     return [torch.randint(20, (4, 7)) for _ in range(n)]
 
 
-def run(model: torch.nn.Module, sink: CandidateSum[Any]) -> list[torch.Tensor]:
+def run(
+    model: torch.nn.Module, sink: CandidateSum[Any], texts: Sequence[torch.Tensor] | None = None
+) -> list[torch.Tensor]:
     """The gathered gradients of each batch."""
     found = []
-    for ids in batches():
+    for ids in texts or batches():
         model(ids).float().square().mean().backward()
         sink.end_batch()
         found.append(sink.pop())
@@ -126,6 +129,21 @@ def test_they_are_those_of_the_whole_gradients(kind: type[Plain], names: tuple[s
         assert torch.allclose(mine, theirs, atol=(1e-6 if dtype == torch.float32 else 0.02) * float(theirs.abs().max()))
     assert all(weight.grad is None for weight in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_tied_weight_gives_its_whole_gradient_also_where_the_first_texts_lack_its_tokens() -> None:
+    model = Tied()
+    weight = model.table.weight
+    spec = {"table.weight": TensorSpec("F32", tuple(weight.shape))}
+    mask = Mask.of(spec, {"table.weight": 19 * N + np.arange(K)})  # of a token that stands in the second text alone
+    texts = [torch.tensor([[1, 2, 3]]), torch.tensor([[1, 19, 3]])]
+    whole, few = (CandidateSum(LiveCoordinates({"table.weight": weight}, mask)) for _ in range(2))
+    with capture_gradients(model, whole.candidates.weights, whole):
+        expected = run(model, whole, texts)
+    with capture_entry_gradients(model, few):
+        found = run(model, few, texts)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6 * float(theirs.abs().max()))
 
 
 def watched(model: torch.nn.Module, names: tuple[str, ...]) -> dict[str, bool]:

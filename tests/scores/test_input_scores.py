@@ -166,14 +166,15 @@ def test_an_approximation_is_the_nearest_of_its_rank(seed: int, rows: int, colum
 def test_principal_weights_are_what_a_block_shares() -> None:
     matrix = torch.tensor([[2.0, 2, 0], [2, 2, 0], [0, 0, 3]])
     assert torch.allclose(
-        size_of_principal(matrix.flatten(), (3, 3)), torch.tensor([2.0, 2, 0, 2, 2, 0, 0, 0, 0]), atol=1e-5
+        size_of_principal(matrix.flatten(), "w", (3, 3)), torch.tensor([2.0, 2, 0, 2, 2, 0, 0, 0, 0]), atol=1e-5
     )
     experts = torch.stack([matrix, 2 * matrix])
-    both = size_of_principal(experts.flatten(), (2, 3, 3))
+    both = size_of_principal(experts.flatten(), "experts.w", (2, 3, 3))
     assert torch.allclose(both[9:], 2 * both[:9], atol=1e-5)  # each a matrix of its own
-    assert not size_of_principal(torch.ones(4), (4,)).any()
-    kernel = size_of_principal(matrix.flatten(), (3, 1, 1, 3))
-    assert torch.allclose(kernel, both[:9], atol=1e-5)
+    for name, shape in (("norm.weight", (4,)), ("experts.up_bias", (2, 2))):
+        assert not size_of_principal(torch.ones(4), name, shape).any()
+    for kernel in ((3, 3, 1), (3, 1, 3), (3, 1, 1, 3)):  # over texts, and over pictures
+        assert torch.allclose(size_of_principal(matrix.flatten(), "conv.weight", kernel), both[:9], atol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "of"), [("lift", "base"), ("lift-delta", "delta")])

@@ -137,9 +137,10 @@ def _setting(model: str, seeds: Sequence[SingleSeed]) -> tuple[str, str]:
     if not controls:
         return MISSING, MISSING
     value = mean_interval([control.value for control in controls])
-    reached = mean_interval([control.validation_accuracy or 0.0 for control in controls])
+    reached = [control.validation_accuracy for control in controls if control.validation_accuracy is not None]
     shown = cell(value["mean"], half=value["half"], show="{:.3g}".format, show_error="{:.2g}".format)
-    return f"{controls[0].setting} {shown}", mean_cell(reached)
+    is_whole = len(reached) == len(controls)  # a mean over fewer seeds would stand beside means over all
+    return f"{controls[0].setting} {shown}", mean_cell(mean_interval(reached) if is_whole else None)
 
 
 def _difference_cell(item: Mapping[str, Any] | None) -> str:

@@ -28,7 +28,8 @@ from graft.results.layout import PATCHES, RESULTS, TABLES
 from graft.results.run import load_results
 
 READING = (
-    "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model.",
+    "Recovered gain: (graft − base) / (tuned − base) in accuracy; 0 is the base, 1 the tuned model. Over several seeds "
+    "the mean of the seeds' own gains, in which one counts most where tuning raised least.",
     "ECE: mean gap between confidence and accuracy over 15 equal-width bins, 0 to 1, lower is better. It is biased "
     "upward: compare it with the floor, the ECE that a perfectly calibrated model would show at this n, not with 0.",
     "Debiased ECE: root mean square gap over equal-mass bins less its sampling bias (arXiv 1909.10155).",
@@ -149,7 +150,7 @@ def _run_section(page: RunPage, number: int) -> Html:
 def _tiles(page: RunPage) -> Html:
     """Show the numbers that matter most, large."""
     run, share = page.run, page.share
-    tiles = [_tile("weights in the patch", f"{share.k:,}", _of_all(share))]
+    tiles = [_tile("weights in the patch", *share.entries.split(" ", 1), _of_all(share))]
     gain = gain_of(run, run.main)
     if gain:
         tiles.append(_tile("of the gain recovered", *str(gain).split(" ", 1)))

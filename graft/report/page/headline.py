@@ -12,16 +12,17 @@ from graft.results.figures import TEST
 
 @dataclass(frozen=True)
 class Share:
-    """The main patch's size: entries, all parameters of the base where they are known, and the density."""
+    """The main patch's size: entries, as number and as text, all parameters of the base, if known, and the density."""
 
-    k: int
+    k: float
+    entries: str
     n_parameters: int | None
     density: float | None
 
     def __str__(self) -> str:
         if self.n_parameters:
-            return f"{self.k:,} of {count(self.n_parameters)} weights ({percent(self.k / self.n_parameters)})"
-        return f"{self.k:,} weights" + (f" ({percent(self.density)})" if self.density else "")
+            return f"{self.entries} of {count(self.n_parameters)} weights ({percent(self.k / self.n_parameters)})"
+        return f"{self.entries} weights" + (f" ({percent(self.density)})" if self.density else "")
 
 
 def state_result(run: RunFolder, share: Share) -> str:

@@ -55,7 +55,7 @@ def _gains_table(runs: Sequence[RunFolder]) -> Html:
         rows.append(
             [
                 element("a", run.name, href=f"#run-{runs.index(run) + 1}"),
-                f"{run.seeds[0].k:,}",
+                run.entries,
                 f"{n.mean:,.0f}" if n else "–",
                 *(cell(estimate_of(run, name, "accuracy")) for name in ("base", "tuned", run.main)),
                 *gains,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graft.localize.registry import keeps_to_budget
 from graft.patch.skill_patch import Patch
 from graft.report.page.headline import Share
 from graft.report.page.markup import Html
@@ -11,6 +12,7 @@ from graft.report.page.plot_writer import PlotWriter
 from graft.report.plots.registry import PLOTS
 from graft.report.run_folder import RunFolder
 from graft.results.models import REFIT, graft_name
+from graft.specs.localize import LINES
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def share_of(run: RunFolder, patch: Patch | None) -> Share:
     """Return the size of a run's main patch; of all parameters where the patch knows how many there are."""
     n = patch.provenance.base.n_parameters if patch else 0
     by_other = {"localize.budget", "localize.lines", "localize.bytes"} & set(run.settings)  # in place of a density
-    is_by_density = run.main != graft_name(REFIT) and not by_other
+    fills_it = keeps_to_budget(run.method) and run.settings.get("localize.structure") not in LINES
+    is_by_density = run.main != graft_name(REFIT) and not by_other and fills_it
     density = run.settings.get("localize.density") if is_by_density else None
-    return Share(run.seeds[0].k, n or None, float(density) if density and not n else None)
+    return Share(run.k, run.entries, n or None, float(density) if density and not n else None)

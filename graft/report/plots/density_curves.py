@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.evaluate.registry import label_of
-from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod
+from graft.localize.registry import keeps_to_budget
 from graft.report.estimates import Estimate, curve_of, estimate_of, gain_of
 from graft.report.plots.plot import Plot
 from graft.report.plots.style import (
@@ -38,7 +38,7 @@ def build_plot(run: RunFolder) -> Plot | None:
     shares = {method: _by_share(line, n) for method, line in curves.items()}
     title, levels = f"{run.name}: how much is enough?", _find_levels(run)
     return Plot(
-        partial(plot_density_curves, shares, title=title, levels=levels, at=run.seeds[0].k / n),
+        partial(plot_density_curves, shares, title=title, levels=levels, at=run.k / n),
         alt="Recovered gain and ECE on test against density; the numbers are in the table below.",
         caption="Lines: mean over seeds; small dots: seeds. Dashed: base and tuned model. Dotted: the patch of this "
         "run. Test split, logarithmic axis.",
@@ -61,13 +61,7 @@ def _count_weights(run: RunFolder, curves: Curves) -> float:
     # allow, may leave a part of a budget unfilled, so that the most is nearest
     largest = {method: max(line.items()) for method, line in curves.items()}
     fills = {method: row["k"].mean / density for method, (density, row) in largest.items()}
-    return max([n for method, n in fills.items() if _keeps_to_budget(method)] or fills.values())
-
-
-def _keeps_to_budget(method: str) -> bool:
-    """Return whether a method has no more entries than are asked for, as controls of a patch may have."""
-    row = LOCALIZATION_METHODS.get(method)
-    return row is not None and not (isinstance(row, LocalizationMethod) and row.sizes_itself)
+    return max([n for method, n in fills.items() if keeps_to_budget(method)] or fills.values())
 
 
 def _by_share(line: Line, n: float) -> Line:

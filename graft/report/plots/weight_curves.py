@@ -84,12 +84,13 @@ def plot_weights(lines: Mapping[str, Line], path: Path, *, tuned_ece: float, tit
 
 def find_enough(line: Line) -> float | None:
     """Return the fewest weights whose mean gain is enough, of the sizes where every seed has one; None without any."""
-    means = {
-        points[0].k: fmean([point.numbers["recovered_gain"] for point in points])
-        for points in _measured(line, "recovered_gain")
-        if points[0].k
-    }
-    return min((k for k, gain in means.items() if k is not None and reaches(gain, ENOUGH)), default=None)
+    means = [_mean_of(points, "recovered_gain") for points in _measured(line, "recovered_gain")]
+    return min((k for k, gain in means if k and reaches(gain, ENOUGH)), default=None)
+
+
+def _mean_of(points: Sequence[ExtractedPoint], metric: str) -> tuple[float, float]:
+    """Return the mean over seeds of the weights, of which a control may have others in each, and of a metric."""
+    return fmean([point.k or 0 for point in points]), fmean([point.numbers[metric] for point in points])
 
 
 def _measured(line: Line, metric: str) -> list[Sequence[ExtractedPoint]]:
@@ -102,8 +103,7 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     drawn = _measured(line, metric)
     if not drawn:
         return
-    x = [float(points[0].k or 0) for points in drawn]
-    y = [fmean([point.numbers[metric] for point in points]) for points in drawn]
+    x, y = zip(*(_mean_of(points, metric) for points in drawn), strict=True)
     enough = find_enough(line)
     label = name_line(method) + ("" if enough is None else f"\n   {enough:,.0f} for {ENOUGH:g} of the gain")
     axes.plot(x, y, color=color, marker=marker, linestyle=dashes, markersize=6, linewidth=1.6, label=label)
@@ -111,4 +111,5 @@ def _draw_line(axes: Any, method: str, line: Line, metric: str) -> None:
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=7, color=color, alpha=0.45, linewidths=0)
     if enough is not None and metric == "recovered_gain":
-        axes.plot([enough], [y[x.index(enough)]], marker="o", markersize=13, fillstyle="none", color=color, linewidth=0)
+        height = max(gain for k, gain in zip(x, y, strict=True) if k == enough)
+        axes.plot([enough], [height], marker="o", markersize=13, fillstyle="none", color=color, linewidth=0)

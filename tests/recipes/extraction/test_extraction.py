@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def finished(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         with pytest.raises(ZeroDivisionError):
             run_recipe(recipe, folder / "out")
     return folder / "out", run_recipe(recipe, folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("block", "refusal"),
+    [
+        # of two densities these would make one and the same patch, by the name of both
+        ({"refit": {"structure": "columns", "lines": 2}}, "refit.lines: sizes are those that `methods` lists"),
+        ({"refit": {"structure": "columns", "bytes": 900}}, "refit.bytes: sizes are"),
+        ({"localize": {"budget": 5}}, "localize.budget: sizes are"),
+        # which cut would not keep to, and say that it did
+        ({"localize": {"max_rank": 1}}, "methods columns, rows and rank are for whole lines and a rank"),
+        ({"localize": {"structure": "rows"}}, "methods columns, rows and rank are for"),
+    ],
+)
+def test_a_size_or_structure_that_methods_have_themselves_is_refused(
+    block: dict[str, Any], refusal: str, shelf: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(refusal)):
+        load_experiment(write_recipe(shelf, tmp_path, extract=block))
+    load_experiment(write_recipe(shelf, tmp_path, extract={"refit": {"structure": "columns"}}))
 
 
 def test_every_method_is_measured_at_every_size(finished: tuple[Path, RunResult]) -> None:

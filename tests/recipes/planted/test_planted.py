@@ -136,6 +136,7 @@ def test_settings_that_differ_late_are_places_of_their_own_and_an_area_is_over_a
     [
         ({"methods": ["zip"]}, "methods: .*'zip'"),
         ({"methods": []}, "methods must hold one or more"),
+        ({"methods": ["magnitude", "paper"]}, "methods: paper sizes itself, and a recall is among as many entries"),
         ({"densities": [0.05, 0.05]}, "densities must hold one or more different values"),
         ({"multiples": [2, 4]}, "multiples must ascend, and 1 be among them"),
         ({"train": {"localizable": {}}}, "train.localizable: at most the planted weights train anyway"),

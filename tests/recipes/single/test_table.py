@@ -53,7 +53,7 @@ def test_the_table_to_the_letter() -> None:
     assert "| .800 ± .635 | 10.000 ± 127.062 | –           | 20.500 ± 127.062 |" in both
 
 
-def with_control(value: float, reached: float) -> SingleSeed:
+def with_control(value: float, reached: float | None) -> SingleSeed:
     """A seed with a graft, a control and a removal."""
     models = {
         "base": {"accuracy": 0.5, "ece": 0.1},
@@ -78,6 +78,12 @@ def test_controls_and_removals_have_a_table_of_their_own() -> None:
         lines_of(tabulate_controls(summarize(seeds), MODELS, seeds))
     )
     assert tabulate_controls(summarize([seed_of({"models": {"base": {"ece": 0.1}}})]), MODELS, []) is None
+
+
+def test_an_accuracy_on_validation_that_a_seed_lacks_is_a_dash() -> None:
+    seeds = [with_control(0.25, 0.75), with_control(0.25, None)]
+    table = lines_of(tabulate_controls(summarize(seeds), MODELS, seeds))
+    assert [cell.strip() for cell in table[2].split("|")[1:4]] == ["interpolation", "alpha 0.25 ± 0", "–"]
 
 
 def test_differences_show_their_sign_and_interval() -> None:

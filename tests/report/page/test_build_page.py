@@ -11,6 +11,9 @@ import pytest
 
 from graft.errors import DataError, OutputError
 from graft.report.page.build_page import WrittenReport, write_report
+from graft.report.page.headline import state_result
+from graft.report.page.run_page import share_of
+from graft.report.run_folder import read_run
 from tests.report.page.test_markup import Reader
 from tests.report.runs import read_results, write_results, write_run
 
@@ -222,6 +225,46 @@ def test_several_runs_begin_with_an_overview(tmp_path: Path) -> None:
     assert "Against random: ahead on 2 of 2, mean +.2" in overview
     assert re.search(r"Against attribution: tied on \d", overview)
     assert overview.count('alt="Forest plot') == 2
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_sizes_that_differ_by_seed_are_told_with_their_mean(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, seeds=2) for name in ("one", "two")]
+    results = read_results(folders[0])
+    results["seeds"][1]["k"] = 60  # of the first 40
+    write_results(folders[0], results)
+    written = write_report(folders, tmp_path / "r.html")
+    assert written.headlines["one"].startswith("50 (40 to 60 by seed) of 4,000 weights (1.25 %) recover")
+    assert written.headlines["two"].startswith("40 of 4,000 weights (1 %) recover")
+    overview, run = written.page.read_text(encoding="utf-8").split(">one</h2>")
+    assert "50 (40 to 60 by seed)" in Reader(overview).texts
+    tile = run[run.index("weights in the patch") :]
+    assert Reader(tile[: tile.index("of the gain recovered")]).texts[1:4] == [
+        *("50", "(40 to 60 by seed)", "1.25 % of 4,000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("localize", "said"),
+    [
+        ({"method": "learned"}, "40 weights (1 %) recover"),
+        ({"method": "paper"}, "40 weights recover"),  # which sizes itself
+        ({"method": "learned", "structure": "columns"}, "40 weights recover"),  # as many lines as fit
+    ],
+)
+def test_a_density_that_was_asked_for_is_told_of_a_patch_that_has_it(
+    localize: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", seeds=1, patch=False)  # nothing tells how many weights there are
+    results = read_results(folder)
+    results["recipe"]["localize"] |= localize
+    name = f"graft ({localize['method']})"
+    results["models"][name] = {"role": "graft", "method": localize["method"]}
+    models = results["seeds"][0]["models"]
+    models[name] = models["graft (learned)"]
+    write_results(folder, results)
+    run = read_run(folder)
+    assert state_result(run, share_of(run, None)).startswith(said)
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -31,6 +31,19 @@ def test_a_control_that_does_not_fill_the_budget_stands_where_its_entries_are(tm
         assert own.get_xdata() == pytest.approx([0.01, 0.01])
 
 
+def test_the_run_s_own_patch_stands_at_the_mean_of_its_sizes(tmp_path: Path, drawn: Drawn) -> None:
+    folder = write_run(tmp_path / "run", seeds=2)  # of 4,000 weights
+    results = read_results(folder)
+    results["seeds"][1]["k"] = 60  # of the first 40
+    write_results(folder, results)
+    plot = build_plot(read_run(folder))
+    assert plot is not None
+    plot.draw(tmp_path / "curves")
+    for axes in drawn[-1].axes:
+        (own,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert own.get_xdata() == pytest.approx([0.0125, 0.0125])
+
+
 @pytest.mark.parametrize(("method", "times"), [("paper", 3), ("learned", 0.5)])  # sizes itself; fills whole columns
 @pytest.mark.parametrize("patch", [True, False])
 def test_a_main_method_that_has_other_sizes_than_asked_for_moves_no_line(

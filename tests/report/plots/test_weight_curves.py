@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from graft.report.plots.weight_curves import build_plot, find_enough
 from graft.report.run_folder import FinishedRun
 from graft.results.run import Results
@@ -28,6 +31,19 @@ def test_the_fewest_weights_whose_mean_gain_is_enough() -> None:
     nearly = (0.59 - 0.5) / (0.6 - 0.5)
     assert nearly < 0.9  # by rounding alone
     assert find_enough({1e-5: [point("refit", 1e-5, 227, nearly)]}) == 227
+
+
+def test_weights_that_differ_by_seed_are_their_mean(tmp_path: Path, drawn: Drawn) -> None:
+    seeds = [
+        (point("vectors_only", 1e-5, k, 0.5), point("vectors_only", 1e-4, more, 0.95)) for k, more in ((5, 5), (7, 21))
+    ]  # of the first seed both have 5
+    assert find_enough({size: [seed[i] for seed in seeds] for i, size in enumerate((1e-5, 1e-4))}) == 13
+    plot = build_plot(finished(tmp_path, *seeds))
+    assert plot is not None
+    plot.draw(tmp_path / "weights")
+    line, ring = (line for line in drawn[-1].axes[0].lines if line.get_marker() != "None")
+    assert line.get_xdata() == pytest.approx([6, 13])
+    assert ring.get_xydata() == pytest.approx(np.array([[13, 0.95]]))
 
 
 def test_a_seed_whose_tuning_gained_nothing_counts_as_no_gain_nowhere(tmp_path: Path, drawn: Drawn) -> None:
