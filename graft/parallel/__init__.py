@@ -1,1 +1,1 @@
-"""Run over several processes: launchers, ranks, messages between them, weights sharded over them, seeds side by side."""
+"""Run over several processes: launchers, ranks, messages between them, sharded weights, seeds side by side."""
