@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -139,14 +141,22 @@ def _work(writer: Connection, work: Work, seed: int, device: str, threads: int) 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, on which half-written outputs go
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(threads)
-    failure: Exception | None = None
     try:
         work(seed, device)
     except KeyboardInterrupt:
         return  # the process that started this one tells of it
     except Exception as error:
-        failure = error
+        writer.send(_portable(error, seed))
+    else:
+        writer.send(None)
+
+
+def _portable(error: Exception, seed: int) -> Exception:
+    """Return an error as it can be sent, with where it was raised as a note, which --debug shows."""
+    where = f"in the process of seed {seed}:\n{traceback.format_exc()}"
     try:
-        writer.send(failure)
-    except (TypeError, AttributeError, ValueError):  # no exception of ours: one that cannot be pickled
-        writer.send(GraftError(f"seed {seed}: {type(failure).__name__}: {failure}"))
+        sent: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:  # it holds what no pickle does, or is made of other arguments than it keeps
+        sent = GraftError(f"seed {seed}: {type(error).__name__}: {error}")
+    sent.add_note(where)
+    return sent

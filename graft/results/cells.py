@@ -42,18 +42,21 @@ def times(ratio: float) -> str:
 
 def count(number: float) -> str:
     """Return a large count as a person says it: 22.7M, 8.03B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:,.0f}"
+    return _in_units(number, ((1e12, "T"), (1e9, "B"), (1e6, "M"))) or f"{number:,.0f}"
 
 
 def file_size(n_bytes: float) -> str:
     """Return a number of bytes as a person says it: 940 B, 83.5 kB, 1.39 MB, in powers of 1,000."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}"
-    return f"{n_bytes:.0f} B"
+    return _in_units(n_bytes, ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"))) or f"{n_bytes:.0f} B"
+
+
+def _in_units(number: float, units: Sequence[tuple[float, str]]) -> str:
+    """Return three digits and the largest unit that they reach; "" for a number below all units."""
+    if number < units[-1][0]:
+        return ""
+    rounded = float(f"{number:.3g}")  # 999,900,000 is 1B, not 1e+03M
+    size, unit = next((size, unit) for size, unit in units if rounded >= size)
+    return f"{rounded / size:.3g}{unit}"
 
 
 def plus_minus(half: float | None, show: Format = decimal) -> str:

@@ -36,14 +36,15 @@ def test_each_seed_has_its_line_and_its_share_of_threads(tmp_path: Path) -> None
 
 
 def test_the_first_failure_ends_the_others_and_is_raised(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^row 3 has no text$"):
+    with pytest.raises(DataError, match=r"^row 3 has no text\n"):
         run_side_by_side(partial(refuse, tmp_path), [0, 1], [0, 1], 2, "cpu", "tiny")
     assert (tmp_path / "ended").exists()
 
 
 def test_a_failure_that_no_pickle_holds_and_a_killed_process_are_told_in_one_line() -> None:
-    with pytest.raises(GraftError, match=r"^seed 7: ValueError: <function"):
+    with pytest.raises(GraftError, match=r"^seed 7: ValueError: <function") as caught:
         run_side_by_side(fail, [7], [0], 2, "cpu", "tiny")
+    assert "in fail" in caught.value.__notes__[0]
     with pytest.raises(GraftError, match=r"^seed 7: its process was killed; where memory"):
         run_side_by_side(vanish, [7], [0], 2, "cpu", "tiny")
 

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from graft.results.cells import brackets, cell, count, decimal, fixed, mean_cell, percent, plus_minus, signed_decimal
+from graft.results.cells import (
+    brackets,
+    cell,
+    count,
+    decimal,
+    file_size,
+    fixed,
+    mean_cell,
+    percent,
+    plus_minus,
+    signed_decimal,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +53,5 @@ def test_parts_of_a_cell_are_empty_where_nothing_is_known() -> None:
 def test_shares_and_counts_are_as_a_person_says_them() -> None:
     assert [percent(x) for x in (1e-4, 0.5)] == ["0.01 %", "50 %"]
     assert [count(x) for x in (999, 22.7e6, 8.03e9, 1e12)] == ["999", "22.7M", "8.03B", "1T"]
+    assert [count(x) for x in (999_999, 999_499_999, 999_900_000)] == ["999,999", "999M", "1B"]
+    assert [file_size(x) for x in (999, 83_481, 999_900, 2.5e9)] == ["999 B", "83.5 kB", "1 MB", "2.5 GB"]
