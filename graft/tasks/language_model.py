@@ -70,7 +70,7 @@ def logits_of(
     tokens: torch.Tensor,
     *,
     words: torch.Tensor | None = None,
-    compared: torch.Tensor | None = None,
+    own: torch.Tensor | None = None,
     cache: Any = None,
     whole: bool = False,
 ) -> torch.Tensor:
@@ -78,14 +78,15 @@ def logits_of(
 
     The output layer is the widest of a small model: it is given the states of these tokens alone. Where products are
     in bf16 or fp16, those of a few words are summed up in fp32: logits between 8 and 16 would be 1/16 apart, so that
-    words tie, and which of them is the most probable would be the order of labels or choices.
+    words tie, and which of them is the most probable would be the order of labels or choices. Among the whole
+    vocabulary it is one word a token, so that no logit depends on what other rows of the batch ask for.
 
     Args:
         model: a masked or causal language model.
         batch: its inputs, (n, width) each.
         tokens: (m,) int64 on the CPU, row * width + position; one may come several times.
         words: (n_words,) int64, the tokens whose logits are wanted; the whole vocabulary where absent.
-        compared: without words, (n_compared,) int64, those of the vocabulary that are compared with one another.
+        own: without words, (m,) int64, the word of each token whose logit will be compared with others.
         cache: keys and values of what each row has read before.
         whole: the output layer is given all states and gives all words in its own dtype, as where rows change it.
 
@@ -99,7 +100,7 @@ def logits_of(
     layer = None if whole else model.get_output_embeddings()
     with (
         _narrowed_output(layer, batch["input_ids"].shape, tokens) as is_narrowed,
-        _widened_output(model, layer, compared if words is None else words, among_all=words is None) as wide,
+        _widened_output(model, layer, words, own) as wide,
     ):
         logits: torch.Tensor = run_model(model, batch, **options).logits
     logits = logits[0] if is_narrowed else logits.flatten(0, 1).index_select(0, tokens.to(logits.device))
@@ -143,33 +144,36 @@ def _narrowed_output(layer: Any, shape: torch.Size, tokens: torch.Tensor) -> Ite
 
 @contextlib.contextmanager
 def _widened_output(
-    model: Any, layer: Any, words: torch.Tensor | None, *, among_all: bool = False
+    model: Any, layer: Any, words: torch.Tensor | None, own: torch.Tensor | None = None
 ) -> Iterator[list[bool]]:
-    """Let a narrow output layer give the logits of these words in fp32; yield a list, empty where it does not.
+    """Let a narrow output layer give logits in fp32; yield a list that is empty where it does not.
 
-    They are given alone, or, among all, each in its place of the vocabulary. The model still does with them what it
-    does with logits, such as to scale or cap them. Under autocast the weights are rounded as the layer would round
-    them, so that what trains is what will be saved.
+    These are the logits of some words alone, or, with one word of its `own` a token, of all words, that one's summed
+    up in fp32. The model still does with them what it does with logits, such as to scale or cap them. Under autocast
+    the weights are rounded as the layer would round them, so that what trains is what will be saved.
     """
     is_widened: list[bool] = []
+    chosen = own if words is None else words
 
     def widen(_: Any, inputs: tuple[Any, ...], narrow_logits: torch.Tensor) -> torch.Tensor | None:
-        """Return the logits of these words in fp32; None leaves the layer's own."""
+        """Return the logits in fp32; None leaves the layer's own."""
         states, device = inputs[0], layer.weight.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
-        if narrow not in NARROW:
+        assert chosen is not None
+        if narrow not in NARROW or (words is None and states.shape[:2] != (1, len(chosen))):
             return None
-        assert words is not None
-        _require_words(words, len(layer.weight))
+        _require_words(chosen, len(layer.weight))
         is_widened.append(True)
-        rows = words.to(layer.weight.device)
-        bias = None if layer.bias is None else layer.bias[rows].float()
+        rows = chosen.to(layer.weight.device)
+        weight, bias = layer.weight[rows].to(narrow).float(), None if layer.bias is None else layer.bias[rows].float()
         with torch.autocast(device, enabled=False):
-            wide = torch.nn.functional.linear(states.float(), layer.weight[rows].to(narrow).float(), bias)
-        return narrow_logits.float().index_copy(-1, rows, wide) if among_all else wide
+            if words is not None:
+                return torch.nn.functional.linear(states.float(), weight, bias)
+            exact = (states.float() * weight).sum(-1) + (0.0 if bias is None else bias)  # (1, m)
+            return narrow_logits.float().scatter(-1, rows[None, :, None], exact[..., None])
 
     # a subclass, such as an adapter's or a quantized one, knows more than its weight; a shard does not hold all rows
-    can_widen = words is not None and type(layer) is torch.nn.Linear and type(layer.weight) is torch.nn.Parameter
+    can_widen = chosen is not None and type(layer) is torch.nn.Linear and type(layer.weight) is torch.nn.Parameter
     can_widen = can_widen and not hasattr(model, "final_logits_bias")  # BART and its kin add one of all words to these
     hook = layer.register_forward_hook(widen) if can_widen else None
     try:

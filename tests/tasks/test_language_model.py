@@ -72,14 +72,15 @@ def test_words_of_a_narrow_model_are_told_apart_where_its_own_logits_tie(
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_words_to_be_compared_are_in_their_places_among_all(causal: Path, dtype: torch.dtype) -> None:
-    words, model = torch.tensor([20, 7, 5]), AutoModelForCausalLM.from_pretrained(causal, dtype=dtype).eval()
-    own, found = logits_of(model, BATCH, TOKENS), logits_of(model, BATCH, TOKENS, compared=words)
-    others = torch.tensor([word not in words for word in range(own.shape[1])])
-    assert torch.equal(found[:, others], own.to(found.dtype)[:, others])
-    assert torch.equal(found[:, words], logits_of(model, BATCH, TOKENS, words=words))
-    assert found.dtype == torch.float32
-    assert torch.equal(found[:, words], own[:, words]) == (dtype == torch.float32)
+def test_the_word_of_each_token_is_summed_up_in_fp32_and_no_other(causal: Path, dtype: torch.dtype) -> None:
+    model = AutoModelForCausalLM.from_pretrained(causal, dtype=dtype).eval()
+    own = torch.arange(5, 5 + len(TOKENS))
+    narrow, found = logits_of(model, BATCH, TOKENS), logits_of(model, BATCH, TOKENS, own=own)
+    words = logits_of(model, BATCH, TOKENS, words=own).diagonal()
+    is_own = torch.nn.functional.one_hot(own, narrow.shape[1]).bool()
+    assert torch.equal(found[~is_own], narrow.float()[~is_own])  # whatever other tokens ask for
+    assert torch.allclose(found[is_own], words, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[is_own], narrow[is_own]) == (dtype == torch.float32)
 
 
 @torch.no_grad()

@@ -88,10 +88,9 @@ class ChoiceHead(Head):
             for position in range(start, len(ids))
         ]
         n_tokens = torch.tensor([len(ids) - start for ids, start in texts])
-        chosen = [token for ids, start in texts for token in ids[start:]]
-        targets, compared = torch.tensor(chosen, device=self.device), torch.tensor(sorted(set(chosen)))
+        targets = torch.tensor([token for ids, start in texts for token in ids[start:]], device=self.device)
         owners = torch.arange(len(texts)).repeat_interleave(n_tokens).to(self.device)
-        logits = self._logits_at(rows, n_read, torch.tensor(places), compared).float()  # (all tokens, vocabulary)
+        logits = self._logits_at(rows, n_read, torch.tensor(places), targets).float()  # (all tokens, vocabulary)
         nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         return -nll.new_zeros(len(texts)).index_add(0, owners, nll), n_tokens.to(self.device)
 
@@ -103,7 +102,7 @@ class ChoiceHead(Head):
         return (together, groups) if can_pack(self.model) and packed_work < work else (rows, alone)
 
     def _logits_at(
-        self, rows: Sequence[Packed], n_read: int, places: torch.Tensor, compared: torch.Tensor
+        self, rows: Sequence[Packed], n_read: int, places: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """Return logits (m, vocabulary) at places in the rows without their first `n_read` tokens, which come first."""
         batch, cache = self.pad([row.ids[n_read:] for row in rows]), None
@@ -112,7 +111,7 @@ class ChoiceHead(Head):
             batch |= {name: part.to(self.device) for name, part in more.items()}
         if n_read:
             cache = read_prefix(self.model, rows[0].ids[:n_read], len(rows), self.device)
-        return logits_of(self.model, batch, places, compared=compared, cache=cache)
+        return logits_of(self.model, batch, places, own=targets, cache=cache)
 
     def _encode(self, example: Example) -> _Row:
         """Return the choices after their prompt.
