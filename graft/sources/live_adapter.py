@@ -46,14 +46,15 @@ def open_live_adapter(model: Any, tokenizer: Any = None) -> MadeCheckpoint:
     base = open_live(inner, tokenizer, _state_of_base(inner))
     if _is_disabled(model):
         return base
-    _refuse_scaled(model, name)
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     config = json.loads(json.dumps(model.peft_config[name].to_dict(), default=list))
     tensors = {key: plan_tensor(tensor.detach().cpu().contiguous()) for key, tensor in state.items()}
     adapter = Adapter(f"the live adapter {name!r}", config, MadeCheckpoint(Path(name), tensors))
-    return merge_adapter(adapter, base)
+    merged = merge_adapter(adapter, base)  # which refuses kinds that are not known here
+    _refuse_scaled(model, name)
+    return merged
 
 
 def _active(model: Any) -> str:

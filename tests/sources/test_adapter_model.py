@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
+from peft import LoHaConfig, LoraConfig, PeftModel, ShiraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from peft.tuners.lora import LoraLayer
 from peft.tuners.shira.layer import ShiraLayer
@@ -227,3 +227,9 @@ def test_so_is_a_live_shira(base: Path) -> None:
     next(module for module in live.modules() if isinstance(module, ShiraLayer)).set_scale("default", 2.0)
     with pytest.raises(CheckpointError, match=r"has the scale 2 at .*, and its config gives 1:"):
         open_model(live)
+
+
+def test_a_live_adapter_of_another_kind_is_refused_as_such_whatever_its_scale(base: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    with pytest.raises(CheckpointError, match="of type 'LOHA', not LORA or SHIRA"):
+        open_model(get_peft_model(model, LoHaConfig(target_modules=["query"], r=4, alpha=8)))
