@@ -56,7 +56,7 @@ def run_side_by_side(
                 running[pipe] = seeds[place], slot, process
             for pipe in connection.wait(list(running)):
                 seed, slot, process = running[pipe]
-                _receive(pipe, seed)
+                _receive(pipe, seed, process)
                 process.join()
                 del running[pipe]
                 slots.append(slot)
@@ -87,14 +87,15 @@ def device_of(slot: int, device: str) -> str:
     return f"cuda:{slot % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device
 
 
-def _receive(pipe: Any, seed: int) -> None:
+def _receive(pipe: Any, seed: int, process: BaseProcess) -> None:
     """Wait for the end of a seed's process; raise its failure."""
     try:
         failure = pipe.recv()
     except EOFError:
-        raise GraftError(
-            f"seed {seed}: its process was killed; where memory ran out, run fewer seeds side by side"
-        ) from None
+        process.join()
+        killed = "was killed; where memory ran out, run fewer seeds side by side"
+        unguarded = 'ended before its work; a script keeps what it does under `if __name__ == "__main__":`'
+        raise GraftError(f"seed {seed}: its process {killed if (process.exitcode or 0) < 0 else unguarded}") from None
     if failure is not None:
         raise failure
 

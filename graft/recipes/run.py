@@ -92,7 +92,8 @@ def run_recipe(
         device, dtype: as in `graft.specs.runtime.Runtime`.
         force: replace what the folder holds.
         jobs: seeds to run side by side, each in a process of its own, which reads the recipe anew: rows that were
-            added to a registry in this process are not there.
+            added to a registry in this process are not there. A script that asks for several keeps what it does under
+            `if __name__ == "__main__":`, since each process imports it.
 
     Raises:
         OutputError: the folder holds something else, or a run of other content, and `force` is off.
@@ -110,11 +111,12 @@ def run_recipe(
     claim_run(out, to_plain(recipe), content, force, inputs)
     contexts = [_context_of(out, seed, Runtime(device, dtype)) for seed in recipe.seeds]
     kind = SEEDS.get(recipe.kind, Any)
-    if jobs > 1 and len(contexts) > 1:
+    apart = jobs > 1 and len(contexts) > 1
+    if apart:
         left = [place for place, context in enumerate(contexts) if read_done(context.results, kind) is None]
         work = partial(_run_alone, path, assignments, out, dtype)
         run_side_by_side(work, recipe.seeds, left, jobs, device, recipe.name)
-    bar = tqdm(contexts, desc=recipe.name, unit="seed", disable=True if jobs > 1 else None)
+    bar = tqdm(contexts, desc=recipe.name, unit="seed", disable=apart or None)
     return _finish(experiment, [_run_seed(experiment, context) for context in bar], out)
 
 

@@ -58,6 +58,15 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     wait_until(lambda: not (other / "cmdline").exists() or not (other / "cmdline").read_bytes())  # gone, or a zombie
 
 
+def test_a_script_that_does_its_work_when_it_is_imported_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(FIRST.format(folder=str(tmp_path)), encoding="utf-8")
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ | paths)
+    assert "seed 0: its process ended before its work; a script keeps" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "pid").exists()
+
+
 def test_threads_are_shared_among_the_seeds_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert [threads_of(place, 5, 3) for place in range(5)] == [2, 2, 2, 4, 4]
