@@ -13,7 +13,7 @@ import torch
 
 from graft.errors import MismatchError
 from graft.patch.live import LiveTarget
-from graft.patch.whole_tensors import find_whole_tensors
+from graft.patch.whole_tensors import match_whole_tensors
 from graft.scores.random import draw
 from graft.tensors.dtypes import same_bits
 from graft.tensors.pair import CheckpointPair
@@ -142,4 +142,4 @@ def _match_tensors(
     for name in matched.missing:  # a tied tensor may be listed under another name of its group
         if siblings := pair.base.tied.listed(name, target.names):
             names[name] = siblings[0]
-    return {name: target.tensors[own_name] for name, own_name in names.items()}, find_whole_tensors(model, pair)
+    return {name: target.tensors[own_name] for name, own_name in names.items()}, match_whole_tensors(target, pair)

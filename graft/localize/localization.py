@@ -19,10 +19,11 @@ from graft.localize.lines import count_lines, count_on_path, find_budget, find_c
 from graft.localize.registry import LOCALIZATION_METHODS, LocalizationMethod, check_general
 from graft.parallel.launch import find_ranks
 from graft.patch.head_config import read_head, renames_labels
+from graft.patch.live import LiveTarget
 from graft.patch.mask import Mask
 from graft.patch.provenance import Provenance, trace_provenance
 from graft.patch.skill_patch import Patch, cut_patch
-from graft.patch.whole_tensors import find_whole_tensors
+from graft.patch.whole_tensors import match_whole_tensors
 from graft.scores.gradient_path import GradientPath
 from graft.scores.registry import SCORES
 from graft.sources.opening import Model, open_model, open_pair, refuse_idle_tokenizer
@@ -279,7 +280,7 @@ def open_base_head(pair: CheckpointPair, task: Task, runtime: Runtime) -> Head:
 def _copy_head(model: torch.nn.Module, pair: CheckpointPair) -> None:
     """Copy tensors that only the tuned checkpoint has into the model: a graft holds them, and so its gradients must."""
     with torch.no_grad():
-        for name, tensor in find_whole_tensors(model, pair).items():
+        for name, tensor in match_whole_tensors(LiveTarget(model), pair).items():
             local_of(tensor).copy_(shard_of(tensor).cut(pair.read_whole(name)))
 
 

@@ -35,8 +35,8 @@ def keep_whole_tensors(patch: Patch, read: ReadBase) -> Patch:
     )
 
 
-def find_whole_tensors(model: torch.nn.Module, pair: CheckpointPair) -> dict[str, torch.Tensor]:
-    """Find what a graft would replace whole: the tensors that only the tuned checkpoint has, or has in another size.
+def match_whole_tensors(target: LiveTarget, pair: CheckpointPair) -> dict[str, torch.Tensor]:
+    """Match what a graft would replace whole: the tensors that only the tuned checkpoint has, or has in another size.
 
     Returns:
         The name in a patch -> the live tensor, of those that the model has, under whichever name.
@@ -44,7 +44,6 @@ def find_whole_tensors(model: torch.nn.Module, pair: CheckpointPair) -> dict[str
     Raises:
         MismatchError: the model has one in another size than the tuned checkpoint.
     """
-    target = LiveTarget(model)
     found = {name: target.tensors[own] for name, own in target.match([*pair.extra, *pair.replaced]).found.items()}
     for name, tensor in found.items():
         if tensor.shape != pair.tuned.spec(pair.replaced.get(name, name)).shape:
