@@ -219,12 +219,15 @@ class _SameNames:
         self._checkpoint = checkpoint
 
     def spec(self, name: str) -> TensorSpec:
+        """Return a tensor's dtype and shape in the file."""
         return self._checkpoint.spec(name)
 
     def owner(self, name: str) -> str:
+        """Return the name itself: a file has each tensor once."""
         return name
 
     def gather(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        """Return a tensor's values at flat indices (n,) int64."""
         return take(self._checkpoint.read(name), indices)
 
 

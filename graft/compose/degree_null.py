@@ -102,6 +102,7 @@ class _Block:
 
     @classmethod
     def of(cls, owner: int, start: int, n_columns: int, indices: Indices) -> _Block:
+        """Make the block of a matrix's flat indices; its nodes are rows or columns, whichever are more."""
         rows, columns = np.divmod(indices, n_columns)
         if len(np.unique(rows)) >= len(np.unique(columns)):
             return cls(owner, start, rows, columns, (n_columns, 1))

@@ -92,6 +92,7 @@ def _rename(source: Source, names: Mapping[str, str]) -> Source:
         own.setdefault(names[name], []).append(name)
 
     def read(name: str) -> Entries:
+        """Read a tensor's entries under each of its own names."""
         first, *others = own[name]
         entries = source.read(first)
         for other in others:  # two names of a tied tensor become one
